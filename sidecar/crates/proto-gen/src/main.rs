@@ -1,0 +1,35 @@
+//! Writes the committed Rust code of the proto packages: `proto-gen PROTO_ROOT OUT_DIR`.
+//!
+//! Uses protox, so that no `protoc` is needed. The file descriptor set goes beside the code, for reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const SOURCES: [&str; 8] = [
+    "tollkeeper/quota/v1/quota.proto",
+    "tollkeeper/quota/v1/error.proto",
+    "tollkeeper/ledger/v1/limits.proto",
+    "tollkeeper/ledger/v1/usage.proto",
+    "tollkeeper/bridge/v1/bridge.proto",
+    "tollkeeper/bridge/v1/log.proto",
+    "tollkeeper/quota/v1/usage.proto",
+    "tollkeeper/quota/v1/decision.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args_os().skip(1).map(PathBuf::from);
+    let (Some(root), Some(out)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: proto-gen PROTO_ROOT OUT_DIR".into());
+    };
+    fs::create_dir_all(&out)?;
+    let descriptors = protox::compile(SOURCES, [&root])?;
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_transport(false)
+        .out_dir(&out)
+        .bytes(".tollkeeper.bridge")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

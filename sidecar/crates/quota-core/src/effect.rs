@@ -1,0 +1,131 @@
+//! What the engine wants done.
+
+use std::sync::Arc;
+
+use crate::{
+    decision::Decision,
+    engine::Ticket,
+    id::{Holder, KeyHash, ReservationId, WindowId},
+    request::Units,
+};
+
+/// Names a command; exactly one event with it must come back, also on failure or timeout.
+pub type CommandId = u64;
+
+/// What the engine wants done; the owner carries it out in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Answer the check of this ticket.
+    Decide {
+        /// Ticket that was given to `check`.
+        ticket: Ticket,
+        /// The answer.
+        decision: Decision,
+    },
+    /// Ask the world.
+    Command {
+        /// Names it.
+        id: CommandId,
+        /// Give up after so many real milliseconds.
+        timeout_ms: u32,
+        /// What to ask.
+        command: Command,
+    },
+    /// A reservation expired unsettled: its units stay spent, the log notes it.
+    Expired(ReservationId),
+}
+
+/// What to ask of whom.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Command {
+    /// `LimitService.Allot`.
+    Allot {
+        /// Who asks.
+        holder: Holder,
+        /// Up to 10,000 entries.
+        asks: Vec<AllotAsk>,
+    },
+    /// `LimitService.ReturnUnits`: (window, generation or 0, returned_cum).
+    ReturnUnits {
+        /// Who returns.
+        holder: Holder,
+        /// What.
+        entries: Vec<(WindowId, u64, Units)>,
+    },
+    /// `LimitService.ReportConsumption`: (window, consumed_cum, over_cum).
+    ReportConsumption {
+        /// Who reports.
+        holder: Holder,
+        /// What.
+        entries: Vec<(WindowId, Units, Units)>,
+    },
+    /// Redis functions, one pipeline, never retried.
+    Redis(Vec<FunctionCall>),
+    /// Subscribe to these channels and tell when it is confirmed.
+    Subscribe(Vec<Arc<str>>),
+    /// Leave these channels.
+    Unsubscribe(Vec<Arc<str>>),
+    /// Follow these tenants on the watch stream.
+    WatchTenants(Vec<Arc<str>>),
+}
+
+/// One `FCALL`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FunctionCall {
+    /// Function name.
+    pub function: &'static str,
+    /// Keys, all of one hash tag.
+    pub keys: Vec<Arc<str>>,
+    /// Arguments.
+    pub arguments: Vec<String>,
+}
+
+/// What went wrong at a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PoolFault {
+    /// Not there.
+    NoPool,
+    /// Of another replication history.
+    Fence,
+    /// Of another generation.
+    Generation,
+    /// Closed.
+    Closed,
+    /// Behind what this holder has seen.
+    Rollback,
+    /// Does not know this holder's last request.
+    Seq,
+    /// Does not know what this holder was granted.
+    ReturnRange,
+    /// Redis did not answer.
+    Unreachable,
+}
+
+/// One entry of `Allot`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AllotAsk {
+    /// Tenant whose limit it is.
+    pub tenant: Arc<str>,
+    /// Limit name.
+    pub limit: Arc<str>,
+    /// Key.
+    pub key_hash: KeyHash,
+    /// Key values in the rule's order.
+    pub key_values: Vec<Box<str>>,
+    /// The window must contain this ledger time.
+    pub at_us: i64,
+    /// Counts this holder's asks of the ledger for this window, from 1; a repeat after an unknown outcome keeps it.
+    pub request_seq: u64,
+    /// At least this or nothing.
+    pub need: Units,
+    /// Rather this.
+    pub want: Units,
+    /// Generation known, 0 = none.
+    pub generation_seen: u64,
+    /// The pool's allotted_cum seen in it.
+    pub allotted_cum_seen: Units,
+    /// What went wrong at that generation's pool.
+    pub fault: Option<PoolFault>,
+    /// Every unit straight from the ledger.
+    pub ledger_only: bool,
+}

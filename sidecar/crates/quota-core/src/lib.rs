@@ -1,0 +1,27 @@
+//! Buckets, leases and decisions of the sidecar, pure: no I/O, no clock, no randomness, no runtime.
+//!
+//! [`Engine`] is one sans-I/O state machine. Its owner feeds it requests and [`Event`]s with the present time and
+//! carries out the [`Effect`]s that it leaves behind. It owns every lease decision; whoever carries messages decides
+//! nothing. The same machine runs in the sidecar, in the simulator and under the tests' fake clock.
+
+mod decision;
+mod effect;
+mod engine;
+mod event;
+mod id;
+mod limit;
+mod request;
+mod reservation;
+mod time;
+
+pub use decision::{Decision, LimitState, Reason};
+pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault};
+pub use engine::{Engine, EngineConfig, Ticket};
+pub use event::{AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse};
+pub use id::{Holder, KeyHash, ReservationId, WindowId};
+pub use limit::{
+    AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter, TenantSnapshot,
+};
+pub use request::{Checked, CheckRequest, Cost, Mode, Units, UNITS_MAX};
+pub use reservation::{Hold, Settled, Reservation, SettleRefusal};
+pub use time::Now;

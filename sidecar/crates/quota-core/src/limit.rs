@@ -1,0 +1,130 @@
+//! Limits, meters and tenants as the ledger declares them.
+
+use std::sync::Arc;
+
+use crate::request::Units;
+
+/// How a limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LimitKind {
+    /// `amount` tokens come every `refill_interval_us`, at most `burst` are held.
+    TokenBucket {
+        /// Microseconds of ledger time, > 0.
+        refill_interval_us: i64,
+        /// Most tokens held, ≥ 1.
+        burst: Units,
+    },
+    /// `amount` units in a span of ledger time whose bounds the ledger computes.
+    Window,
+}
+
+/// What happens to a call beyond a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enforcement {
+    /// Denied.
+    Hard,
+    /// Admitted and reported.
+    Soft,
+    /// Admitted, counted, reported only where nothing else is exceeded.
+    Shadow,
+}
+
+/// What a hard limit does while neither units nor proof can be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailurePolicy {
+    /// Spend a share leased beforehand, then deny.
+    Standby,
+    /// Lease every unit straight from the ledger.
+    Ledger,
+    /// Deny.
+    Closed,
+    /// Admit, mark as uncovered.
+    Open,
+}
+
+/// What an attribute's value must be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MatchRule {
+    /// Equal.
+    Exact(Box<str>),
+    /// Beginning with.
+    Prefix(Box<str>),
+    /// One of these, sorted.
+    Set(Box<[Box<str>]>),
+    /// Anything, but present.
+    Any,
+}
+
+/// A rule that a call's attribute must meet for the limit to apply.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttributeMatch {
+    /// Attribute name.
+    pub attribute: Box<str>,
+    /// What its value must be.
+    pub rule: MatchRule,
+}
+
+/// One effective limit of one tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LimitRule {
+    /// Name, unique in the tenant.
+    pub name: Arc<str>,
+    /// Meter that it counts.
+    pub meter: Arc<str>,
+    /// How it counts.
+    pub kind: LimitKind,
+    /// Units per window or refill interval; `None` is unlimited.
+    pub amount: Option<Units>,
+    /// Raised with every change of amount or enforcement.
+    pub amount_version: u64,
+    /// What happens beyond it.
+    pub enforcement: Enforcement,
+    /// What it does without an authority.
+    pub failure_policy: FailurePolicy,
+    /// Every one must match.
+    pub matches: Box<[AttributeMatch]>,
+    /// Attributes that split it.
+    pub key: Box<[Box<str>]>,
+    /// In force from here (ledger microseconds).
+    pub valid_from_us: Option<i64>,
+    /// In force until here, exclusive.
+    pub valid_to_us: Option<i64>,
+    /// `plan`, `subscription` or `override`.
+    pub source: Box<str>,
+    /// Nominal length in microseconds of ledger time (a month counts 30 days): sizes standby shares and estimates only.
+    pub nominal_us: i64,
+}
+
+/// What the engine needs of a meter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meter {
+    /// Name.
+    pub name: Arc<str>,
+    /// Unit, for people.
+    pub unit: Box<str>,
+    /// Decimal digits that units stand for.
+    pub scale: u32,
+    /// Attributes that records of it may carry.
+    pub attributes: Box<[Box<str>]>,
+}
+
+/// A tenant whole; a later one replaces it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TenantSnapshot {
+    /// Wire id.
+    pub tenant: Arc<str>,
+    /// Internal id.
+    pub tenant_id: [u8; 16],
+    /// Is denied everything.
+    pub suspended: bool,
+    /// Wire id of the parent.
+    pub parent: Option<Arc<str>>,
+    /// Plan name; empty = none.
+    pub plan: Arc<str>,
+    /// Features that it has, sorted.
+    pub features: Box<[Box<str>]>,
+    /// Effective limits in name order.
+    pub limits: Vec<LimitRule>,
+    /// Number of the change that it includes.
+    pub change: u64,
+}
