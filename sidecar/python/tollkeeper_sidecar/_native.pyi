@@ -1,0 +1,77 @@
+"""Types of the native data plane, written in Rust (crates/sidecar-py): bytes in and out, no rule lives here.
+
+Every method releases the GIL while it works and may be called from any thread. None of them waits for the network
+or the disk, except ``start`` (reads the usage log) and ``stop`` (joins the data plane's threads).
+"""
+
+from typing import final
+
+@final
+class DataPlane:
+    """One running data plane: listeners, engine, usage log and shipper, on threads of their own."""
+
+    @staticmethod
+    def start(config_json: str) -> DataPlane:
+        """Start the data plane and return once its listeners are bound.
+
+        ``config_json`` is one JSON object; an unknown key is refused. Keys:
+
+        - ``listen``: ``"host:port"`` of the gRPC listener, or null for none. Port 0 takes a free one.
+        - ``socket``: path of the Unix socket, or null for none. Made with mode 0600; a socket that somebody still
+          listens on is an error, a stale one is replaced.
+        - ``usage_log_dir``: directory of the usage log (required).
+        - ``usage_log_bytes``: room for the log, default 1 GiB.
+        - ``embedded``: whether a scaled clock is believed, default false.
+        - ``waiting_max``: checks that may wait for units at once, default 10,000.
+        - ``redis_budget_us``, ``ledger_budget_us``, ``proof_age_us``: budgets of a waiting check in real
+          microseconds, default 5,000, 100,000 and 100,000.
+        - ``ship_interval_ms``: longest time that a record waits for its batch, default 1,000 (at most 60,000).
+
+        Raises ValueError for a bad configuration and OSError where an address can't be bound or the usage log can't
+        be opened.
+        """
+
+    def fd(self) -> int:
+        """Return the eventfd that becomes readable when commands wait; ``take_commands`` makes it unreadable again.
+
+        The descriptor belongs to the data plane: watch it, neither read nor close it.
+        """
+
+    def take_commands(self) -> bytes:
+        """Take every waiting command as one encoded ``tollkeeper.bridge.v1.CommandBatch``; empty when there is none.
+
+        Exactly one answer with each command's id must come back through ``give_answers``. On a new watch stream the
+        first ``watch`` command to send is the one that carries a hello; ``watch`` commands that were taken for an
+        earlier stream are answered UNREACHABLE instead of being sent before it.
+        """
+
+    def give_answers(self, batch: bytes) -> None:
+        """Hand over an encoded ``tollkeeper.bridge.v1.AnswerBatch``: answers to commands, and news (id 0).
+
+        Answers with unknown ids are counted and dropped. Raises ValueError when the bytes can't be decoded (nothing
+        is taken then).
+        """
+
+    def addresses(self) -> str:
+        """Return where it listens, as a JSON object ``{"tcp": "127.0.0.1:8601" | null, "socket": path | null}``."""
+
+    def stats(self) -> str:
+        """Return a snapshot of its counters as a JSON object, for the health endpoint.
+
+        Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
+        reason), ``errors`` (object by reason), ``waiting``, ``reservations_open``, ``records``, ``log`` (``fill_percent``,
+        ``unshipped_records``, ``lag_ms``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
+        ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``.
+        """
+
+    def begin_drain(self) -> None:
+        """Begin a clean stop: health says NOT_SERVING, leases go back, the usage log is shipped to its end.
+
+        Calls are still answered. Repeating it changes nothing. Go on carrying commands until ``drained``.
+        """
+
+    def drained(self) -> bool:
+        """Return whether a drain has finished: no units are held, no command is outstanding, no record is unshipped."""
+
+    def stop(self) -> None:
+        """Stop listeners and threads at once. Repeating it changes nothing; nothing that was acknowledged is lost."""
