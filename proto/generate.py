@@ -20,7 +20,8 @@ def generate(out: Path) -> None:
     """Replace the generated tree below `out`. Raises RuntimeError where protoc refuses a file."""
     tree = out / "tollkeeper"
     shutil.rmtree(tree, ignore_errors=True)
-    sources = sorted(str(path.relative_to(PROTO_ROOT)) for room in PUBLIC for path in (PROTO_ROOT / room).glob("*.proto"))
+    found = (path for room in PUBLIC for path in (PROTO_ROOT / room).glob("*.proto"))
+    sources = sorted(str(path.relative_to(PROTO_ROOT)) for path in found)
     status = protoc.main(
         [
             "protoc",
@@ -35,9 +36,10 @@ def generate(out: Path) -> None:
     )
     if status != 0:
         raise RuntimeError(f"protoc ended with {status}")
-    for path in tree.rglob("*_pb2_grpc.py*"):
-        if "bridge" in path.parts:
-            path.unlink()
+    for source in sources:
+        if "\nservice " not in (PROTO_ROOT / source).read_text():
+            for suffix in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
+                (out / source.replace(".proto", suffix)).unlink()
 
 
 if __name__ == "__main__":

@@ -460,6 +460,118 @@ class TokenKey(_message.Message):
 Global___TokenKey: _TypeAlias = TokenKey  # noqa: Y015
 
 @_typing.final
+class ReservationToken(_message.Message):
+    """What a reservation token says. The token is base64url without padding over: version (1 byte, 1), key_id (4 bytes, big
+    endian), this message, HMAC-SHA-256 (32 bytes) under the key over everything before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPIRES_US_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.bytes
+    """16 random bytes that name the reservation."""
+    tenant: _builtins.str
+    """Wire id of the tenant that reserved."""
+    home: _builtins.bytes
+    """16 bytes, the home: the usage producer whose log holds the reservation."""
+    sequence: _builtins.int
+    """The home's last sequence number when the reservation was opened."""
+    expires_us: _builtins.int
+    """When it expires, microseconds, ledger time."""
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenHold]:
+        """What is held of which limit."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenCost]:
+        """What was reserved of each meter, in the caller's order."""
+
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        home: _builtins.bytes = ...,
+        sequence: _builtins.int = ...,
+        expires_us: _builtins.int = ...,
+        holds: _abc.Iterable[Global___TokenHold] | None = ...,
+        costs: _abc.Iterable[Global___TokenCost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "expires_us", b"expires_us", "holds", b"holds", "home", b"home", "reservation_id", b"reservation_id", "sequence", b"sequence", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReservationToken: _TypeAlias = ReservationToken  # noqa: Y015
+
+@_typing.final
+class TokenHold(_message.Message):
+    """Units of one limit that a reservation holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WINDOW_ID_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is."""
+    limit: _builtins.str
+    """Limit name."""
+    window_id: _builtins.bytes
+    """16 bytes that name the window; empty for token buckets."""
+    units: _builtins.int
+    """Units."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        window_id: _builtins.bytes = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "tenant", b"tenant", "units", b"units", "window_id", b"window_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenHold: _TypeAlias = TokenHold  # noqa: Y015
+
+@_typing.final
+class TokenCost(_message.Message):
+    """Units of one meter that were reserved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    """Meter name."""
+    units: _builtins.int
+    """Units."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenCost: _TypeAlias = TokenCost  # noqa: Y015
+
+@_typing.final
 class ClockState(_message.Message):
     """Ledger time: at the moment of sending it is now_us; from there it runs at speed (elapsed real time x speed)."""
 

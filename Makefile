@@ -1,0 +1,91 @@
+# Tollkeeper. `make help` lists what there is.
+# Needs Python >= 3.11 (with venv), Rust >= 1.85 with cargo, a C linker, make. Everything else comes by lock file.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := .uv/bin/uv
+RUN := .venv/bin
+ARGS ?=
+PY_CODE := ledger sidecar/python sidecar/tests clients tests tools proto/generate.py
+MYPY_CODE := ledger/src sidecar/python clients/python/src clients/cli/src tools proto/generate.py
+export MATURIN_NO_INSTALL_RUST = 1
+export UV_PYTHON_DOWNLOADS = never
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- use it -------------------------------------------------------------------------------------------------------
+
+.PHONY: run
+run: install ## Start everything, replay the real trace, print what was metered and invoiced (ARGS="--once --json FILE")
+	@$(RUN)/tollkeeper demo $(ARGS)
+
+.PHONY: test
+test: install ## Run everything that must pass
+	@$(MAKE) --no-print-directory test-rust test-python
+	@echo "make test: Rust and Python tests passed"
+
+.PHONY: ci
+ci: install ## What continuous integration runs: generated code, lint, types, all tests, docs
+	@echo "== generated code"; $(MAKE) --no-print-directory gen-check
+	@echo "== lint"; $(MAKE) --no-print-directory lint
+	@echo "== types"; $(MAKE) --no-print-directory types
+	@echo "== test"; $(MAKE) --no-print-directory test
+	@echo "make ci: generated code, lint, types and tests passed"
+
+## ---- set up -------------------------------------------------------------------------------------------------------
+
+.PHONY: tools
+tools:
+	@sh tools/check_machine.sh $(PYTHON)
+
+$(UV): Makefile
+	@$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && touch $@
+
+.PHONY: install
+install: tools $(UV) ## Install and build into .venv (again after a change: only what changed)
+	@$(UV) sync --frozen --quiet --all-packages --python $(PYTHON)
+
+.PHONY: dev
+dev: $(UV) ## Rebuild the Rust part in the dev profile, in seconds
+	@cd sidecar && cargo build --quiet --package sidecar-py --features pyo3/extension-module
+	@cp sidecar/target/debug/lib_native.so sidecar/python/tollkeeper_sidecar/_native.abi3.so
+
+.PHONY: clean
+clean: ## Remove what was built and what runs left behind
+	rm -rf .venv .uv .run sidecar/target .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+## ---- work on it ---------------------------------------------------------------------------------------------------
+
+.PHONY: gen
+gen: install ## Generate the committed code from the proto files
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python tools/generated.py write
+
+.PHONY: gen-check
+gen-check: install ## Check that the committed generated code is fresh
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python tools/generated.py check
+
+.PHONY: fmt
+fmt: install ## Format everything
+	@$(RUN)/ruff format $(PY_CODE) && $(RUN)/ruff check --fix --quiet $(PY_CODE); cd sidecar && cargo fmt
+
+.PHONY: lint
+lint: install ## Check form: ruff, rustfmt, clippy, import contracts
+	@$(RUN)/ruff check $(PY_CODE) && $(RUN)/ruff format --check --quiet $(PY_CODE)
+	@$(RUN)/lint-imports
+	@cd sidecar && cargo fmt --check && cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+.PHONY: types
+types: install ## Check types strictly
+	@$(RUN)/mypy $(MYPY_CODE)
+
+.PHONY: test-rust
+test-rust: install ## Run the Rust tests
+	@cd sidecar && cargo test --quiet --locked
+
+.PHONY: test-python
+test-python: install ## Run the Python tests, those with real servers and kill -9 included
+	@$(RUN)/pytest -q
