@@ -146,6 +146,58 @@ pub struct TokenKey {
     #[prost(bytes = "vec", tag = "2")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
 }
+/// What a reservation token says. The token is base64url without padding over: version (1 byte, 1), key_id (4 bytes, big
+/// endian), this message, HMAC-SHA-256 (32 bytes) under the key over everything before it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReservationToken {
+    /// 16 random bytes that name the reservation.
+    #[prost(bytes = "vec", tag = "1")]
+    pub reservation_id: ::prost::alloc::vec::Vec<u8>,
+    /// Wire id of the tenant that reserved.
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    /// 16 bytes, the home: the usage producer whose log holds the reservation.
+    #[prost(bytes = "vec", tag = "3")]
+    pub home: ::prost::alloc::vec::Vec<u8>,
+    /// The home's last sequence number when the reservation was opened.
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+    /// When it expires, microseconds, ledger time.
+    #[prost(int64, tag = "5")]
+    pub expires_us: i64,
+    /// What is held of which limit.
+    #[prost(message, repeated, tag = "6")]
+    pub holds: ::prost::alloc::vec::Vec<TokenHold>,
+    /// What was reserved of each meter, in the caller's order.
+    #[prost(message, repeated, tag = "7")]
+    pub costs: ::prost::alloc::vec::Vec<TokenCost>,
+}
+/// Units of one limit that a reservation holds.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenHold {
+    /// Wire id of the tenant whose limit it is.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// 16 bytes that name the window; empty for token buckets.
+    #[prost(bytes = "vec", tag = "3")]
+    pub window_id: ::prost::alloc::vec::Vec<u8>,
+    /// Units.
+    #[prost(int64, tag = "4")]
+    pub units: i64,
+}
+/// Units of one meter that were reserved.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenCost {
+    /// Meter name.
+    #[prost(string, tag = "1")]
+    pub meter: ::prost::alloc::string::String,
+    /// Units.
+    #[prost(int64, tag = "2")]
+    pub units: i64,
+}
 /// Ledger time: at the moment of sending it is now_us; from there it runs at speed (elapsed real time x speed).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClockState {
