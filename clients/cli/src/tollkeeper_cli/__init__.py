@@ -1,0 +1,1 @@
+"""Run, operate and demonstrate Tollkeeper from the command line."""
