@@ -196,6 +196,7 @@ class LoggedHold(_message.Message):
     WINDOW_ID_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     WINDOW_END_US_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant whose limit it is."""
     limit: _builtins.str
@@ -208,6 +209,8 @@ class LoggedHold(_message.Message):
     """Units."""
     window_end_us: _builtins.int
     """End of the window, microseconds; refunds after it vanish."""
+    meter: _builtins.str
+    """Meter that the limit counts."""
     def __init__(
         self,
         *,
@@ -217,10 +220,11 @@ class LoggedHold(_message.Message):
         window_id: _builtins.bytes = ...,
         units: _builtins.int = ...,
         window_end_us: _builtins.int = ...,
+        meter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "tenant", b"tenant", "units", b"units", "window_end_us", b"window_end_us", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "meter", b"meter", "tenant", b"tenant", "units", b"units", "window_end_us", b"window_end_us", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

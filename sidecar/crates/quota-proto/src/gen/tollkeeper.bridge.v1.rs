@@ -314,6 +314,9 @@ pub struct LoggedHold {
     /// End of the window, microseconds; refunds after it vanish.
     #[prost(int64, tag = "6")]
     pub window_end_us: i64,
+    /// Meter that the limit counts.
+    #[prost(string, tag = "7")]
+    pub meter: ::prost::alloc::string::String,
 }
 /// A reservation that expired (a settle or release writes LoggedUsage instead).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
