@@ -1,0 +1,173 @@
+-- What operators declare: sellers, meters, plans, tenants, subscriptions, overrides; and the billing segments
+-- that usage is stamped with. Times are ledger time.
+
+CREATE TABLE seller (
+  seller_id text PRIMARY KEY CONSTRAINT seller_id_form CHECK (seller_id ~ '^[A-Za-z0-9._:-]{1,128}$'),
+  name text NOT NULL,
+  address text[] NOT NULL,
+  tax_id text NOT NULL,
+  email text NOT NULL,
+  website text NOT NULL,
+  tax_note text NOT NULL,
+  payment_note text NOT NULL,
+  invoice_prefix text NOT NULL,
+  currency text NOT NULL,
+  time_zone text NOT NULL
+);
+
+CREATE TABLE meter (
+  meter_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  seller_id text NOT NULL REFERENCES seller,
+  name text NOT NULL,
+  unit text NOT NULL,
+  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN ('sum')),
+  scale integer NOT NULL CONSTRAINT meter_scale_range CHECK (scale BETWEEN 0 AND 9),
+  attributes text[] NOT NULL,
+  pseudonymised text[] NOT NULL,
+  -- One name space per installation: checks name a meter without its seller.
+  CONSTRAINT meter_name_unique UNIQUE (name)
+);
+
+CREATE TABLE feature (
+  feature_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  seller_id text NOT NULL REFERENCES seller,
+  name text NOT NULL,
+  CONSTRAINT feature_name_unique UNIQUE (name)
+);
+
+CREATE TABLE plan (
+  plan_id uuid PRIMARY KEY,
+  seller_id text NOT NULL REFERENCES seller,
+  name text NOT NULL,
+  CONSTRAINT plan_name_unique UNIQUE (name)
+);
+
+-- Immutable: a change makes the next version. `definition` is canonical JSON (domain/catalogue/canonical.py).
+CREATE TABLE plan_version (
+  plan_version_id uuid PRIMARY KEY,
+  plan_id uuid NOT NULL REFERENCES plan,
+  version integer NOT NULL CONSTRAINT plan_version_positive CHECK (version > 0),
+  definition bytea NOT NULL,
+  digest bytea NOT NULL CONSTRAINT plan_version_digest_length CHECK (length(digest) = 32),
+  created_at timestamptz NOT NULL,
+  CONSTRAINT plan_version_unique UNIQUE (plan_id, version)
+);
+
+CREATE TABLE tenant (
+  tenant_id uuid PRIMARY KEY,
+  seller_id text NOT NULL REFERENCES seller,
+  wire_id text NOT NULL CONSTRAINT tenant_wire_id_form CHECK (wire_id ~ '^[A-Za-z0-9._:-]{1,128}$'),
+  display_name text NOT NULL,
+  parent_tenant_id uuid REFERENCES tenant,
+  billing_tenant_id uuid REFERENCES tenant,
+  address text[] NOT NULL,
+  tax_id text NOT NULL,
+  state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),
+  created_at timestamptz NOT NULL,
+  CONSTRAINT tenant_wire_id_unique UNIQUE (wire_id),
+  CONSTRAINT tenant_not_its_parent CHECK (parent_tenant_id <> tenant_id)
+);
+CREATE INDEX tenant_by_parent ON tenant (parent_tenant_id) WHERE parent_tenant_id IS NOT NULL;
+
+-- `plan_version_id` gives limits and features, at once after a move; prices follow subscription_phase.
+CREATE TABLE subscription (
+  subscription_id uuid PRIMARY KEY,
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  plan_version_id uuid NOT NULL REFERENCES plan_version,
+  state text NOT NULL
+    CONSTRAINT subscription_state_known CHECK (state IN ('trialing', 'active', 'past_due', 'paused', 'cancelled')),
+  started_at timestamptz NOT NULL,
+  ended_at timestamptz CONSTRAINT subscription_ends_after_start CHECK (ended_at > started_at),
+  -- Wall clock time in time_zone that periods are counted from.
+  anchor timestamp NOT NULL,
+  time_zone text NOT NULL,
+  interval_unit text NOT NULL
+    CONSTRAINT subscription_unit_known CHECK (interval_unit IN ('hour', 'day', 'week', 'month', 'year')),
+  interval_count integer NOT NULL CONSTRAINT subscription_count_positive CHECK (interval_count > 0),
+  -- Limits of this subscription alone, an array of the shape that plan definitions have.
+  limits jsonb NOT NULL,
+  -- End of the last closed period.
+  billed_until timestamptz NOT NULL,
+  CONSTRAINT subscription_of_tenant_unique UNIQUE (tenant_id, subscription_id)
+);
+CREATE UNIQUE INDEX subscription_one_live_per_tenant ON subscription (tenant_id) WHERE ended_at IS NULL;
+
+-- The plan version that rates periods starting at or after starts_at, until the next phase.
+CREATE TABLE subscription_phase (
+  tenant_id uuid NOT NULL,
+  subscription_id uuid NOT NULL,
+  starts_at timestamptz NOT NULL,
+  plan_version_id uuid NOT NULL REFERENCES plan_version,
+  PRIMARY KEY (tenant_id, subscription_id, starts_at),
+  CONSTRAINT subscription_phase_subscription FOREIGN KEY (tenant_id, subscription_id)
+    REFERENCES subscription (tenant_id, subscription_id)
+);
+
+-- One row per (subscription, plan version, period) that anything was used in; usage and rollups carry its id, so a
+-- close cuts exactly. Usage of a closed period goes to a segment of an open one whose late_for names the closed one.
+-- A tenant without a subscription has segments without one: months of UTC that nobody bills.
+CREATE TABLE billing_segment (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  segment_id uuid NOT NULL,
+  subscription_id uuid,
+  plan_version_id uuid REFERENCES plan_version,
+  period_start timestamptz NOT NULL,
+  period_end timestamptz NOT NULL,
+  late_for uuid,
+  state text NOT NULL CONSTRAINT billing_segment_state_known CHECK (state IN ('open', 'closed')),
+  closed_at timestamptz,
+  PRIMARY KEY (tenant_id, segment_id),
+  CONSTRAINT billing_segment_subscription FOREIGN KEY (tenant_id, subscription_id)
+    REFERENCES subscription (tenant_id, subscription_id),
+  CONSTRAINT billing_segment_late_for FOREIGN KEY (tenant_id, late_for)
+    REFERENCES billing_segment (tenant_id, segment_id),
+  CONSTRAINT billing_segment_span CHECK (period_end > period_start),
+  CONSTRAINT billing_segment_closed_at CHECK ((state = 'closed') = (closed_at IS NOT NULL)),
+  CONSTRAINT billing_segment_plan CHECK ((subscription_id IS NULL) = (plan_version_id IS NULL)),
+  CONSTRAINT billing_segment_unique
+    UNIQUE NULLS NOT DISTINCT (tenant_id, subscription_id, plan_version_id, period_start, late_for)
+);
+CREATE INDEX billing_segment_by_period ON billing_segment (tenant_id, period_end, period_start);
+
+-- A whole rule that replaces the plan's and the subscription's of the same name.
+CREATE TABLE limit_override (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  name text NOT NULL,
+  rule jsonb NOT NULL,
+  note text NOT NULL,
+  set_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, name)
+);
+
+-- The last effective amount and enforcement of every limit name that a tenant ever had, so that amount_version rises
+-- exactly when one of them changes. Rows stay when a limit goes, so the version never goes back.
+CREATE TABLE limit_state (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  name text NOT NULL,
+  amount bigint NOT NULL,
+  enforcement text NOT NULL,
+  amount_version bigint NOT NULL CONSTRAINT limit_state_version_positive CHECK (amount_version > 0),
+  PRIMARY KEY (tenant_id, name)
+);
+
+-- The catalogue itself is no tenant's: every role reads it, billing writes it.
+GRANT SELECT ON seller, meter, feature, plan, plan_version
+  TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
+GRANT INSERT, UPDATE ON seller, meter TO tollkeeper_billing;
+GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
+
+GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state
+  TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
+GRANT INSERT ON billing_segment TO tollkeeper_ingest;
+GRANT INSERT, UPDATE ON tenant, subscription, billing_segment, limit_state TO tollkeeper_billing;
+GRANT INSERT ON subscription_phase TO tollkeeper_billing;
+GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
+GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;
+GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;
+
+CALL secure_tenant_table('tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('subscription', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('subscription_phase', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('billing_segment', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('limit_override', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('limit_state', 'tollkeeper_ingest', 'tollkeeper_billing');
