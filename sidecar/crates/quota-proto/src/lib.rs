@@ -1,4 +1,7 @@
 //! Generated messages of the three proto packages, and their conversion to and from the core's types.
+//!
+//! Outside data becomes a domain type here, once: a bad field is a [`FieldError`], a bad message of our own ledger or
+//! control plane a [`MessageError`]. Nothing is dropped or read as a default.
 
 /// Generated code, as `proto-gen` wrote it.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
@@ -20,7 +23,18 @@ mod generated {
     }
 }
 
+pub mod answer;
+pub mod check;
+pub mod command;
+pub mod decision;
+mod field;
+mod limits;
+pub mod usage;
+pub mod watch;
+
+pub use field::{FieldError, FieldResult, attributes, reason_name, text, units};
 pub use generated::{bridge::v1 as bridge, ledger::v1 as ledger, quota::v1 as quota};
+pub use limits::MessageError;
 
 /// File descriptor set of the packages, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");

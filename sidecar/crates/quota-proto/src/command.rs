@@ -1,0 +1,131 @@
+//! The engine's commands as the control plane carries them.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use prost_types::bytes::Bytes;
+use quota_core::{AllotAsk, Command, FunctionCall, KeyHash, PoolFault};
+
+use crate::{
+    bridge::{Channels, RedisCall, RedisCalls, command::Action},
+    decision::signed,
+    ledger::{self, watch_limits_request::Message as WatchMessage},
+};
+
+/// What kind of answer a command waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnswerKind {
+    /// `AllotResponse`.
+    Allot,
+    /// `ReturnUnitsResponse`.
+    Return,
+    /// `ReportConsumptionResponse`.
+    Report,
+    /// Replies of Redis functions.
+    Functions,
+    /// Only that it is done.
+    Done,
+}
+
+/// Encodes a command for the bridge, and says what will come back.
+#[must_use]
+pub fn action(command: Command) -> (Action, AnswerKind) {
+    match command {
+        Command::Allot { holder, asks } => {
+            let entries = asks.into_iter().map(allot_entry).collect();
+            let request = ledger::AllotRequest { holder: holder.0.to_vec(), entries };
+            (Action::Allot(encoded(&request)), AnswerKind::Allot)
+        }
+        Command::ReturnUnits { holder, entries } => {
+            let entry = |(window, generation, returned): (quota_core::WindowId, u64, u64)| ledger::ReturnEntry {
+                window_id: window.0.to_vec(),
+                generation,
+                returned_cum: signed(returned),
+            };
+            let entries = entries.into_iter().map(entry).collect();
+            let request = ledger::ReturnUnitsRequest { holder: holder.0.to_vec(), entries };
+            (Action::ReturnUnits(encoded(&request)), AnswerKind::Return)
+        }
+        Command::ReportConsumption { holder, entries } => {
+            let entry = |(window, consumed, over): (quota_core::WindowId, u64, u64)| ledger::ConsumptionEntry {
+                window_id: window.0.to_vec(),
+                consumed_cum: signed(consumed),
+                over_cum: signed(over),
+            };
+            let entries = entries.into_iter().map(entry).collect();
+            let request = ledger::ReportConsumptionRequest { holder: holder.0.to_vec(), entries };
+            (Action::ReportConsumption(encoded(&request)), AnswerKind::Report)
+        }
+        Command::Redis(calls) => {
+            let calls = calls.into_iter().map(redis_call).collect();
+            (Action::Redis(RedisCalls { calls }), AnswerKind::Functions)
+        }
+        Command::Subscribe(names) => (Action::Subscribe(channels(&names)), AnswerKind::Done),
+        Command::Unsubscribe(names) => (Action::Unsubscribe(channels(&names)), AnswerKind::Done),
+        Command::WatchTenants(tenants) => (watch_add(&tenants), AnswerKind::Done),
+    }
+}
+
+/// Encodes the wish to follow more tenants.
+#[must_use]
+pub fn watch_add(tenants: &[Arc<str>]) -> Action {
+    let tenants = tenants.iter().map(|tenant| tenant.as_ref().to_owned()).collect();
+    watch(WatchMessage::Add(ledger::WatchTenants { tenants }))
+}
+
+/// Encodes the first message of a watch stream.
+#[must_use]
+pub fn watch_hello(hello: ledger::WatchHello) -> Action {
+    watch(WatchMessage::Hello(hello))
+}
+
+fn watch(message: WatchMessage) -> Action {
+    Action::Watch(encoded(&ledger::WatchLimitsRequest { message: Some(message) }))
+}
+
+fn encoded(message: &impl prost::Message) -> Bytes {
+    Bytes::from(message.encode_to_vec())
+}
+
+fn channels(names: &[Arc<str>]) -> Channels {
+    Channels { channels: names.iter().map(|name| name.as_ref().to_owned()).collect() }
+}
+
+fn redis_call(call: FunctionCall) -> RedisCall {
+    RedisCall {
+        function: call.function.to_owned(),
+        keys: call.keys.iter().map(|key| key.as_ref().to_owned()).collect(),
+        arguments: call.arguments,
+    }
+}
+
+fn allot_entry(ask: AllotAsk) -> ledger::AllotEntry {
+    let split = ask.key_hash != KeyHash::default();
+    ledger::AllotEntry {
+        tenant: ask.tenant.as_ref().to_owned(),
+        limit: ask.limit.as_ref().to_owned(),
+        key_hash: if split { ask.key_hash.0.to_vec() } else { Vec::new() },
+        key_values: ask.key_values.into_iter().map(Box::into_string).collect(),
+        at_us: ask.at_us,
+        request_seq: ask.request_seq,
+        need: signed(ask.need),
+        want: signed(ask.want),
+        generation_seen: ask.generation_seen,
+        allotted_cum_seen: signed(ask.allotted_cum_seen),
+        pool_error: ask.fault.map_or(ledger::PoolError::Unspecified, pool_error).into(),
+        ledger_only: ask.ledger_only,
+    }
+}
+
+const fn pool_error(fault: PoolFault) -> ledger::PoolError {
+    match fault {
+        PoolFault::NoPool => ledger::PoolError::NoPool,
+        PoolFault::Fence => ledger::PoolError::Fence,
+        PoolFault::Generation => ledger::PoolError::Generation,
+        PoolFault::Closed => ledger::PoolError::Closed,
+        PoolFault::Rollback => ledger::PoolError::Rollback,
+        PoolFault::Seq => ledger::PoolError::Seq,
+        PoolFault::ReturnRange => ledger::PoolError::ReturnRange,
+        PoolFault::Unreachable => ledger::PoolError::Unreachable,
+    }
+}

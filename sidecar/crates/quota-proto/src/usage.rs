@@ -1,0 +1,159 @@
+//! Usage records and settlements as callers send them.
+
+use prost_types::Timestamp;
+use quota_core::Cost;
+
+use crate::{
+    check::meter_units,
+    field::{FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant},
+    quota::{self, Acknowledgement, ErrorReason},
+};
+
+/// Prefixes of ids that only the system makes.
+const RESERVED_PREFIXES: [&str; 2] = ["r/", "c/"];
+/// Last second of the year 9999.
+const SECONDS_MAX: i64 = 253_402_300_799;
+/// Most records of one call.
+const RECORDS_MAX: usize = 1_000;
+
+/// A usage record whose every field keeps its rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParsedRecord {
+    /// Idempotency id; empty = the sidecar makes one.
+    pub id: String,
+    /// Wire id of the tenant.
+    pub tenant: String,
+    /// Event time in microseconds; `None` = now.
+    pub event_time_us: Option<i64>,
+    /// Quantities, each of another meter, in the caller's order.
+    pub quantities: Vec<Cost>,
+    /// Attributes sorted by name.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+}
+
+impl TryFrom<quota::UsageRecord> for ParsedRecord {
+    type Error = FieldError;
+
+    fn try_from(record: quota::UsageRecord) -> FieldResult<Self> {
+        tenant("tenant", &record.tenant)?;
+        optional_text("id", &record.id)?;
+        if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| record.id.starts_with(**prefix)) {
+            return Err(FieldError::new(
+                ErrorReason::FieldInvalid,
+                "id",
+                &record.id,
+                format!("free of the system's prefix {prefix}"),
+                "choose another id",
+            ));
+        }
+        if !record.id.is_empty() && record.event_time.is_none() {
+            return Err(FieldError::required(
+                "event_time",
+                "set where id is set",
+                "send the time of use with your id, so that a retry is the same record",
+            ));
+        }
+        if record.quantities.is_empty() {
+            return Err(FieldError::required("quantities", "1 to 16 quantities", "name a meter with its units"));
+        }
+        Ok(Self {
+            id: record.id,
+            tenant: record.tenant,
+            event_time_us: record.event_time.map(event_time_us).transpose()?,
+            quantities: quantities(record.quantities)?,
+            attributes: attributes(record.attributes)?,
+        })
+    }
+}
+
+/// What a settlement says, with every field keeping its rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParsedSettle {
+    /// The token as it came.
+    pub token: String,
+    /// What was used, each of another meter.
+    pub quantities: Vec<Cost>,
+    /// Attributes sorted by name.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+    /// Event time in microseconds; `None` = now.
+    pub event_time_us: Option<i64>,
+}
+
+impl TryFrom<quota::SettleReservationRequest> for ParsedSettle {
+    type Error = FieldError;
+
+    fn try_from(request: quota::SettleReservationRequest) -> FieldResult<Self> {
+        Ok(Self {
+            token: token(request.token)?,
+            quantities: quantities(request.quantities)?,
+            attributes: attributes(request.attributes)?,
+            event_time_us: request.event_time.map(event_time_us).transpose()?,
+        })
+    }
+}
+
+/// Parses a reservation's token as far as its form goes.
+///
+/// # Errors
+/// Empty.
+pub fn token(value: String) -> FieldResult<String> {
+    if value.is_empty() {
+        return Err(FieldError::required("token", "the token of a reservation", "send what the reserving check answered"));
+    }
+    Ok(value)
+}
+
+/// Parses a wish for acknowledgement; true = of the ledger.
+///
+/// # Errors
+/// An unknown value.
+pub fn wants_ledger(value: i32) -> FieldResult<bool> {
+    match Acknowledgement::try_from(value) {
+        Ok(Acknowledgement::Unspecified | Acknowledgement::Local) => Ok(false),
+        Ok(Acknowledgement::Ledger) => Ok(true),
+        Err(_) => Err(FieldError::unknown_enum("acknowledgement", value)),
+    }
+}
+
+/// Checks how many records one call brings.
+///
+/// # Errors
+/// None, or more than 1,000.
+pub fn record_count(count: usize) -> FieldResult<()> {
+    match count {
+        0 => Err(FieldError::required("records", "1 to 1000 records", "send at least one record")),
+        1..=RECORDS_MAX => Ok(()),
+        _ => Err(FieldError::too_long("records", count, "at most 1000 records")),
+    }
+}
+
+/// Parses whom `GetQuota` asks about: (tenant, attributes, meter or empty).
+///
+/// # Errors
+/// A malformed tenant, attribute or meter.
+pub fn quota_query(request: quota::GetQuotaRequest) -> FieldResult<(String, Vec<(Box<str>, Box<str>)>, String)> {
+    tenant("tenant", &request.tenant)?;
+    optional_text("meter", &request.meter)?;
+    Ok((request.tenant, attributes(request.attributes)?, request.meter))
+}
+
+fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
+    if values.len() > LIST_MAX {
+        return Err(FieldError::too_long("quantities", values.len(), "at most 16 quantities"));
+    }
+    meter_units("quantities", values.into_iter().map(|quantity| (quantity.meter, quantity.units)))
+}
+
+fn event_time_us(time: Timestamp) -> FieldResult<i64> {
+    let plain = (0..=SECONDS_MAX).contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
+    let micros = time.seconds.checked_mul(1_000_000).and_then(|us| us.checked_add(i64::from(time.nanos / 1_000)));
+    match micros {
+        Some(us) if plain => Ok(us),
+        _ => Err(FieldError::out_of_range(
+            "event_time",
+            format!("{}s {}ns", time.seconds, time.nanos),
+            "1970 to 9999, nanos 0 to 999999999",
+            "send the time of use as a valid timestamp",
+        )),
+    }
+}

@@ -1,0 +1,62 @@
+//! News of the watch stream.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use quota_core::{Event, Meter, TenantSnapshot};
+
+use crate::{
+    ledger::{self, ClockState, Heartbeat, WatchWelcome, watch_limits_response::Message},
+    limits::{MessageError, key_hash, meter, snapshot},
+};
+
+/// One message of the watch stream, parsed.
+#[derive(Clone, PartialEq, Debug)]
+pub enum WatchNews {
+    /// The ledger introduced itself.
+    Welcome(WatchWelcome),
+    /// All meters, with the attributes of each that must not be stored as they are.
+    Meters(Vec<Meter>, Vec<Vec<String>>),
+    /// A tenant, new or changed.
+    Tenant(TenantSnapshot),
+    /// No such tenant.
+    Unknown(Arc<str>),
+    /// For the engine as it is: units notice or recall.
+    Engine(Event),
+    /// The clock was set.
+    Clock(ClockState),
+    /// The connection is alive.
+    Heartbeat(Heartbeat),
+    /// Nothing to do here: confirmed tenants, settlements of other homes.
+    Nothing,
+}
+
+/// Decodes and parses one message.
+///
+/// # Errors
+/// Undecodable, or with a field that this version does not take; the stream goes on.
+pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
+    let message = ledger::WatchLimitsResponse::decode(bytes).map_err(|_| MessageError::Undecodable("watch"))?;
+    Ok(match message.message.ok_or(MessageError::Missing("watch.message"))? {
+        Message::Welcome(welcome) => WatchNews::Welcome(welcome),
+        Message::Meters(list) => {
+            let hidden = list.meters.iter().map(|meter| meter.pseudonymised.clone()).collect();
+            WatchNews::Meters(list.meters.into_iter().map(meter).collect(), hidden)
+        }
+        Message::Tenant(tenant) => WatchNews::Tenant(snapshot(tenant)?),
+        Message::Unknown(unknown) => WatchNews::Unknown(unknown.tenant.into()),
+        Message::Units(notice) => WatchNews::Engine(Event::UnitsNotice {
+            tenant: notice.tenant.into(),
+            limit: notice.limit.into(),
+            key_hash: key_hash(&notice.key_hash)?,
+        }),
+        Message::Recall(recall) => WatchNews::Engine(Event::Recall {
+            tenant: recall.tenant.into(),
+            limit: recall.limit.into(),
+            key_hash: if recall.key_hash.is_empty() { None } else { Some(key_hash(&recall.key_hash)?) },
+        }),
+        Message::Clock(clock) => WatchNews::Clock(clock),
+        Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
+        Message::Settlements(_) | Message::Confirmed(_) => WatchNews::Nothing,
+    })
+}
