@@ -1,0 +1,162 @@
+"""Read and add billing segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Say which plan version rates periods that start at or after `starts_at`."""
+
+    starts_at: datetime
+    plan_version_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSchedule:
+    """Hold what a subscription's periods and their plan versions depend on."""
+
+    tenant_id: UUID
+    subscription_id: UUID
+    schedule: Schedule
+    ended_at: datetime | None
+    billed_until: datetime
+    phases: tuple[Phase, ...]
+    """In time order; the first begins with the subscription."""
+
+    def plan_version_at(self, period_start: datetime) -> UUID:
+        """Give the plan version that rates the period starting then."""
+        for phase in reversed(self.phases):
+            if phase.starts_at <= period_start:
+                return phase.plan_version_id
+        return self.phases[0].plan_version_id
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKey:
+    """Name a segment by what makes it one of a kind."""
+
+    tenant_id: UUID
+    subscription_id: UUID | None
+    plan_version_id: UUID | None
+    period_start: datetime
+    late_for: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A segment as it is stored."""
+
+    tenant_id: UUID
+    segment_id: UUID
+    period_start: datetime
+    period_end: datetime
+    late_for: UUID | None
+    closed: bool
+    billed: bool
+    """Belongs to a subscription."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSegment:
+    """A segment to add."""
+
+    key: SegmentKey
+    segment_id: UUID
+    period_end: datetime
+    closed_at: datetime | None
+
+
+async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[SubscriptionSchedule]:
+    """Read the subscriptions of these tenants, ended ones as well, in order of their start."""
+    rows = await conn.fetch(sql("segments.schedules"), tenant_ids)
+    phases: dict[UUID, list[Phase]] = {}
+    for row in rows:
+        phase = Phase(starts_at=row["starts_at"], plan_version_id=row["plan_version_id"])
+        phases.setdefault(row["subscription_id"], []).append(phase)
+    firsts = {row["subscription_id"]: row for row in reversed(rows)}
+    ordered = [firsts[subscription_id] for subscription_id in phases]
+    return [
+        SubscriptionSchedule(
+            tenant_id=row["tenant_id"],
+            subscription_id=row["subscription_id"],
+            schedule=Schedule(
+                anchor=row["anchor"],
+                time_zone=row["time_zone"],
+                interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
+                started_at=row["started_at"],
+            ),
+            ended_at=row["ended_at"],
+            billed_until=row["billed_until"],
+            phases=tuple(phases[row["subscription_id"]]),
+        )
+        for row in ordered
+    ]
+
+
+async def segments_between(
+    conn: Connection, tenant_ids: Sequence[UUID], *, first: datetime, last: datetime
+) -> list[StoredSegment]:
+    """Read billed segments, no late ones, of periods that overlap `first` to `last`, both inclusive."""
+    rows = await conn.fetch(sql("segments.segments_between"), tenant_ids, first, last)
+    return [
+        StoredSegment(
+            tenant_id=row["tenant_id"],
+            segment_id=row["segment_id"],
+            period_start=row["period_start"],
+            period_end=row["period_end"],
+            late_for=None,
+            closed=row["state"] == "closed",
+            billed=True,
+        )
+        for row in rows
+    ]
+
+
+async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list[StoredSegment]:
+    """Add the segments that are not there and give all of them as stored, in the order given."""
+    keys = [segment.key for segment in segments]
+    await conn.execute(
+        sql("segments.add_segments"),
+        [key.tenant_id for key in keys],
+        [segment.segment_id for segment in segments],
+        [key.subscription_id for key in keys],
+        [key.plan_version_id for key in keys],
+        [key.period_start for key in keys],
+        [segment.period_end for segment in segments],
+        [key.late_for for key in keys],
+        [segment.closed_at for segment in segments],
+    )
+    # A second statement, so that a segment which another append has just committed is seen.
+    rows = await conn.fetch(
+        sql("segments.find_segments"),
+        [key.tenant_id for key in keys],
+        [key.subscription_id for key in keys],
+        [key.plan_version_id for key in keys],
+        [key.period_start for key in keys],
+        [key.late_for for key in keys],
+    )
+    return [
+        StoredSegment(
+            tenant_id=row["tenant_id"],
+            segment_id=row["segment_id"],
+            period_start=row["period_start"],
+            period_end=row["period_end"],
+            late_for=row["late_for"],
+            closed=row["state"] == "closed",
+            billed=row["subscription_id"] is not None,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,46 @@
+-- name: share_tenants
+-- Takes tenants' locks shared, in the order given. $1 keys, ascending.
+SELECT pg_advisory_xact_lock_shared(key) FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) ORDER BY place;
+
+-- name: lock_tenant
+-- Takes a tenant's lock alone. $1 key.
+SELECT pg_advisory_xact_lock($1::bigint);
+
+-- name: segments_between
+-- Gives billed segments, but no late ones, that overlap a span. $1 tenant ids, $2 from, $3 to, inclusive.
+SELECT tenant_id, segment_id, period_start, period_end, state
+FROM billing_segment
+WHERE tenant_id = ANY ($1::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
+  AND period_end > $2 AND period_start <= $3;
+
+-- name: schedules
+-- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
+SELECT s.tenant_id, s.subscription_id, s.started_at, s.ended_at, s.anchor, s.time_zone, s.interval_unit,
+       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id
+FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)
+WHERE s.tenant_id = ANY ($1::uuid[])
+ORDER BY s.tenant_id, s.started_at, s.subscription_id, p.starts_at;
+
+-- name: add_segments
+-- Adds segments that are not there; one that is stays as it is. Columns $1 tenant, $2 segment, $3 subscription,
+-- $4 plan version, $5 start, $6 end, $7 late_for, $8 closed_at (null = open), each in the same order.
+INSERT INTO billing_segment
+  (tenant_id, segment_id, subscription_id, plan_version_id, period_start, period_end, late_for, state, closed_at)
+SELECT tenant_id, segment_id, subscription_id, plan_version_id, period_start, period_end, late_for,
+       CASE WHEN closed_at IS NULL THEN 'open' ELSE 'closed' END, closed_at
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::uuid[],
+            $8::timestamptz[])
+  AS wanted (tenant_id, segment_id, subscription_id, plan_version_id, period_start, period_end, late_for, closed_at)
+ORDER BY tenant_id, period_start, segment_id
+ON CONFLICT ON CONSTRAINT billing_segment_unique DO NOTHING;
+
+-- name: find_segments
+-- Gives the segments with these keys. Columns $1 tenant, $2 subscription, $3 plan version, $4 start, $5 late_for.
+SELECT b.tenant_id, b.segment_id, b.subscription_id, b.period_start, b.period_end, b.late_for, b.state
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::uuid[])
+  WITH ORDINALITY AS w (tenant_id, subscription_id, plan_version_id, period_start, late_for, place)
+JOIN billing_segment b ON b.tenant_id = w.tenant_id AND b.period_start = w.period_start
+  AND b.subscription_id IS NOT DISTINCT FROM w.subscription_id
+  AND b.plan_version_id IS NOT DISTINCT FROM w.plan_version_id
+  AND b.late_for IS NOT DISTINCT FROM w.late_for
+ORDER BY w.place;
