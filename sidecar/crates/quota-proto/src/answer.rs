@@ -14,7 +14,7 @@ use crate::{
 #[must_use]
 pub fn event(id: CommandId, kind: AnswerKind, outcome: Option<Outcome>) -> Event {
     match kind {
-        AnswerKind::Allot => Event::Allotted(id, ledger_answer(outcome, allot_answers)),
+        AnswerKind::Allot => Event::Allotted(id, ledger_answer(outcome, |from| Ok(allot_answers(from)))),
         AnswerKind::Return => Event::Returned(id, ledger_answer(outcome, returned)),
         AnswerKind::Report => Event::Reported(id, ledger_answer(outcome, uses)),
         AnswerKind::Functions => Event::Functions(id, functions(outcome)),
@@ -93,8 +93,8 @@ fn window_use(from: ledger::WindowUse) -> Result<WindowUse, MessageError> {
     })
 }
 
-fn allot_answers(from: ledger::AllotResponse) -> Result<Vec<AllotAnswer>, MessageError> {
-    Ok(from.answers.into_iter().map(|answer| allot_answer(answer).unwrap_or_else(|_| malformed())).collect())
+fn allot_answers(from: ledger::AllotResponse) -> Vec<AllotAnswer> {
+    from.answers.into_iter().map(|answer| allot_answer(answer).unwrap_or_else(|_| malformed())).collect()
 }
 
 /// One bad entry must not spoil its neighbours: it counts as refused, and what it may have given is never used.

@@ -6,7 +6,7 @@ use prost_types::Duration;
 use quota_core::Cost;
 
 use crate::{
-    field::{FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant, text, units},
+    field::{Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant, text, units},
     quota::{self, CheckMode, Detail, ErrorReason},
 };
 
@@ -43,7 +43,7 @@ pub struct ParsedCheck {
     /// Features that the plan must have.
     pub features: Vec<Box<str>>,
     /// Attributes sorted by name.
-    pub attributes: Vec<(Box<str>, Box<str>)>,
+    pub attributes: Attributes,
     /// Idempotency id; empty = none.
     pub request_id: Box<str>,
     /// How much the answer tells; never unspecified.

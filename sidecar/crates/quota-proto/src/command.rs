@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
-use prost_types::bytes::Bytes;
+use prost::bytes::Bytes;
 use quota_core::{AllotAsk, Command, FunctionCall, KeyHash, PoolFault};
 
 use crate::{
@@ -105,7 +104,7 @@ fn allot_entry(ask: AllotAsk) -> ledger::AllotEntry {
         tenant: ask.tenant.as_ref().to_owned(),
         limit: ask.limit.as_ref().to_owned(),
         key_hash: if split { ask.key_hash.0.to_vec() } else { Vec::new() },
-        key_values: ask.key_values.into_iter().map(Box::into_string).collect(),
+        key_values: ask.key_values.into_iter().map(String::from).collect(),
         at_us: ask.at_us,
         request_seq: ask.request_seq,
         need: signed(ask.need),

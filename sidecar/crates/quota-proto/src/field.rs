@@ -1,6 +1,6 @@
 //! Bad fields of callers, and the small parsers that find them.
 
-use std::{borrow::Cow, collections::HashMap, fmt::Display};
+use std::{borrow::Cow, collections::HashMap, fmt::Display, hash::BuildHasher};
 
 use quota_core::{UNITS_MAX, Units};
 
@@ -14,7 +14,7 @@ pub(crate) const LIST_MAX: usize = 16;
 const VALUE_CHARS_MAX: usize = 64;
 
 /// Sorted names with values.
-pub(crate) type Attributes = Vec<(Box<str>, Box<str>)>;
+pub type Attributes = Vec<(Box<str>, Box<str>)>;
 
 /// A field that breaks its rule: where, what, which bound, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -172,7 +172,7 @@ pub fn units(field: impl FnOnce() -> String, value: i64) -> FieldResult<Units> {
 ///
 /// # Errors
 /// Too many, or a name or value that is malformed.
-pub fn attributes(values: HashMap<String, String>) -> FieldResult<Attributes> {
+pub fn attributes(values: HashMap<String, String, impl BuildHasher>) -> FieldResult<Attributes> {
     if values.len() > LIST_MAX {
         return Err(FieldError::too_long("attributes", values.len(), "at most 16 attributes"));
     }

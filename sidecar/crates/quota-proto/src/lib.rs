@@ -26,13 +26,14 @@ mod generated {
 pub mod answer;
 pub mod check;
 pub mod command;
+pub mod content;
 pub mod decision;
 mod field;
 mod limits;
 pub mod usage;
 pub mod watch;
 
-pub use field::{FieldError, FieldResult, attributes, reason_name, text, units};
+pub use field::{Attributes, FieldError, FieldResult, attributes, reason_name, text, units};
 pub use generated::{bridge::v1 as bridge, ledger::v1 as ledger, quota::v1 as quota};
 pub use limits::MessageError;
 

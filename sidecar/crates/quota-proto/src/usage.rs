@@ -5,7 +5,7 @@ use quota_core::Cost;
 
 use crate::{
     check::meter_units,
-    field::{FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant},
+    field::{Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant},
     quota::{self, Acknowledgement, ErrorReason},
 };
 
@@ -28,7 +28,7 @@ pub struct ParsedRecord {
     /// Quantities, each of another meter, in the caller's order.
     pub quantities: Vec<Cost>,
     /// Attributes sorted by name.
-    pub attributes: Vec<(Box<str>, Box<str>)>,
+    pub attributes: Attributes,
 }
 
 impl TryFrom<quota::UsageRecord> for ParsedRecord {
@@ -74,7 +74,7 @@ pub struct ParsedSettle {
     /// What was used, each of another meter.
     pub quantities: Vec<Cost>,
     /// Attributes sorted by name.
-    pub attributes: Vec<(Box<str>, Box<str>)>,
+    pub attributes: Attributes,
     /// Event time in microseconds; `None` = now.
     pub event_time_us: Option<i64>,
 }
@@ -127,14 +127,25 @@ pub fn record_count(count: usize) -> FieldResult<()> {
     }
 }
 
-/// Parses whom `GetQuota` asks about: (tenant, attributes, meter or empty).
-///
-/// # Errors
-/// A malformed tenant, attribute or meter.
-pub fn quota_query(request: quota::GetQuotaRequest) -> FieldResult<(String, Vec<(Box<str>, Box<str>)>, String)> {
-    tenant("tenant", &request.tenant)?;
-    optional_text("meter", &request.meter)?;
-    Ok((request.tenant, attributes(request.attributes)?, request.meter))
+/// Whom `GetQuota` asks about, with every field keeping its rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ParsedQuery {
+    /// Wire id of the tenant.
+    pub tenant: String,
+    /// Attributes sorted by name.
+    pub attributes: Attributes,
+    /// Only limits of this meter; empty = all.
+    pub meter: String,
+}
+
+impl TryFrom<quota::GetQuotaRequest> for ParsedQuery {
+    type Error = FieldError;
+
+    fn try_from(request: quota::GetQuotaRequest) -> FieldResult<Self> {
+        tenant("tenant", &request.tenant)?;
+        optional_text("meter", &request.meter)?;
+        Ok(Self { tenant: request.tenant, attributes: attributes(request.attributes)?, meter: request.meter })
+    }
 }
 
 fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
