@@ -1,0 +1,135 @@
+"""The ledger's composition root: everything is wired here and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tollkeeper_ledger.config import Settings
+from tollkeeper_ledger.jobs.loops import every
+from tollkeeper_ledger.rpc.server import start_server
+from tollkeeper_ledger.services.clock import LedgerClock
+from tollkeeper_ledger.services.listener import Listener
+from tollkeeper_ledger.services.resources import Resources
+from tollkeeper_ledger.store.migrations import migrate
+from tollkeeper_ledger.store.pool import open_pools
+from tollkeeper_ledger.web.health import HealthServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from structlog.typing import FilteringBoundLogger
+
+_STOP_GRACE_S = 2.0
+
+
+def open_redis(url: str) -> Redis:
+    """Give a client that never retries: what to repeat is the protocol's decision."""
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=1.0,
+        socket_timeout=2.0,
+        max_connections=16,
+    )
+
+
+def open_log(level: str) -> FilteringBoundLogger:
+    """Give a logger that writes one JSON object a line to standard error."""
+    number: int = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    log: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+    )
+    return log
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Resources]:
+    """Open what the process has one of, and close it at the end."""
+    redis = open_redis(settings.redis_url)
+    try:
+        async with open_pools(settings) as pools:
+            clock = LedgerClock(pools.ingest, embedded=settings.embedded, monotonic_ns=time.monotonic_ns)
+            await clock.refresh()
+            listener = Listener(settings.database_url, role="tollkeeper_ingest", log=log)
+            yield Resources(settings=settings, pools=pools, redis=redis, clock=clock, listener=listener, log=log)
+    finally:
+        await redis.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A ledger that serves."""
+
+    resources: Resources
+    port: int
+    http_port: int
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """Serve until the block ends; calls in flight get two seconds to finish."""
+    log = open_log(settings.log_level)
+    async with open_resources(settings, log) as resources, asyncio.TaskGroup() as tasks:
+        server, port = await start_server(resources)
+        http = await HealthServer(resources).start()
+        loops = [
+            tasks.create_task(resources.listener.run()),
+            tasks.create_task(every(1.0, resources.clock.refresh, log=log)),
+            tasks.create_task(every(1.0, resources.clock.keep_floor, log=log)),
+        ]
+        try:
+            yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])
+        finally:
+            http.close()
+            await server.stop(_STOP_GRACE_S)
+            for loop in loops:
+                loop.cancel()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Migrates first in an embedded setup."""
+    if settings.embedded:
+        await migrate(settings.database_url)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as ledger:
+        ledger.resources.log.info(
+            "ledger serves", grpc=settings.ledger_listen, port=ledger.port, http_port=ledger.http_port
+        )
+        await stop.wait()
+
+
+def main() -> None:
+    """Run `tollkeeper-ledger serve` or `tollkeeper-ledger migrate`."""
+    parser = argparse.ArgumentParser(prog="tollkeeper-ledger", description="Tollkeeper's ledger.")
+    parser.add_argument("command", choices=["serve", "migrate"])
+    command: str = parser.parse_args().command
+    settings = Settings()
+    if command == "migrate":
+        for name in asyncio.run(migrate(settings.database_url)):
+            sys.stdout.write(f"applied {name}\n")
+    else:
+        asyncio.run(serve(settings))

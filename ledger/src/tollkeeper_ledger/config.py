@@ -1,0 +1,24 @@
+"""The ledger's configuration: one frozen, validated object from TOLLKEEPER_* variables."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Hold what an operator decides. A missing URL is an error, never an empty truth of our own."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_", frozen=True, extra="ignore")
+
+    database_url: str = Field(description="Postgres 15 or later, as a URL.")
+    redis_url: str = Field(description="Redis 7.0 or later, or Valkey, as a URL (redis:// or unix://).")
+    ledger_listen: str = Field(default="127.0.0.1:8611", description="Address of the gRPC server.")
+    ledger_http: str = Field(default="127.0.0.1:8612", description="Address of the HTTP server.")
+    embedded: bool = Field(default=False, description="Embedded setup: the scaled clock may be set.")
+    log_level: str = Field(default="INFO", description="Least level that is logged.")
+    invoice_dir: str = Field(default="", description="Folder for invoices as PDF; empty = made on demand only.")
+    pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
+    pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")
+    pool_size_admin: int = Field(default=3, ge=1, le=100, description="Postgres connections for operators' changes.")
+    pool_size_reader: int = Field(default=3, ge=1, le=100, description="Postgres connections for reports.")

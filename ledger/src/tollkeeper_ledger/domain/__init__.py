@@ -1,0 +1,1 @@
+"""Decide, purely: no I/O, no clock, no randomness, standard library only."""

@@ -1,0 +1,1 @@
+"""Run what nobody asks for: loops that keep the ledger in order."""

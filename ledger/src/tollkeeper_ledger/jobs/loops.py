@@ -1,0 +1,22 @@
+"""Do something again and again without ever dying of one failure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+
+async def every(interval_s: float, work: Callable[[], Awaitable[object]], *, log: FilteringBoundLogger) -> None:
+    """Await `work`, wait `interval_s`, and begin anew until cancelled. A failure is logged and the loop goes on."""
+    name = getattr(work, "__qualname__", repr(work))
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - a loop's top: the next turn may succeed
+            log.warning("job failed", job=name, error=str(error), kind=type(error).__name__)
+        await asyncio.sleep(interval_s)

@@ -1,0 +1,1 @@
+"""Convert between generated messages and domain types; the only package that knows generated messages."""

@@ -1,0 +1,21 @@
+"""Which services this process serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
+
+from tollkeeper_ledger.rpc.limit_service import LimitService
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from tollkeeper_ledger.services.resources import Resources
+
+
+def add_services(server: grpc.aio.Server, resources: Resources) -> list[str]:
+    """Add every service to the server and give their full names, for health and reflection."""
+    limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources), server)
+    descriptors = [limits_pb2.DESCRIPTOR]
+    return [service.full_name for file in descriptors for service in file.services_by_name.values()]

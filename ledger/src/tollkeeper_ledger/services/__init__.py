@@ -1,0 +1,1 @@
+"""Carry out what an RPC asks: transactions, caches, background work."""

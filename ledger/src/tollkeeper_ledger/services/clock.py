@@ -1,0 +1,105 @@
+"""Ledger time in this replica, and setting it in an embedded setup."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
+from tollkeeper_ledger.store.clock import ClockReading, read_clock, set_clock
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from tollkeeper_ledger.store.pool import Pool
+
+SPEED_MILLI_MAX = 1_000_000
+
+
+class LedgerClock:
+    """Follow Postgres' ledger time: exact in transactions, estimated here for heartbeats.
+
+    The estimate runs on the monotonic clock at the setting's speed between refreshes and never goes back.
+    """
+
+    def __init__(self, pool: Pool, *, embedded: bool, monotonic_ns: Callable[[], int]) -> None:
+        self._pool = pool
+        self._embedded = embedded
+        self._monotonic_ns = monotonic_ns
+        self._reading = ClockReading(now_us=0, speed_milli=1000, version=0)
+        self._read_at_ns = 0
+        self._latest_us = 0
+        self._setting = asyncio.Lock()
+        self._followers: list[Callable[[ClockReading], Awaitable[None]]] = []
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the clock may be set."""
+        return self._embedded
+
+    def follow(self, told: Callable[[ClockReading], Awaitable[None]]) -> None:
+        """Have `told` awaited with every new setting; a setter waits for it."""
+        self._followers.append(told)
+
+    def reading(self) -> ClockReading:
+        """Estimate ledger time now, with the setting that it rests on. Touches nothing but memory."""
+        elapsed_us = (self._monotonic_ns() - self._read_at_ns) // 1000
+        now_us = self._reading.now_us + elapsed_us * self._reading.speed_milli // 1000
+        self._latest_us = max(self._latest_us, now_us)
+        return ClockReading(
+            now_us=self._latest_us, speed_milli=self._reading.speed_milli, version=self._reading.version
+        )
+
+    async def refresh(self) -> None:
+        """Read Postgres' clock again; tell followers where another replica has set it."""
+        async with self._setting:
+            started_ns = self._monotonic_ns()
+            async with self._pool.acquire() as conn:
+                reading = await read_clock(conn)
+            await self._take(reading, started_ns)
+
+    async def keep_floor(self) -> None:
+        """Keep the ledger time seen so far in Postgres, so that a clock that steps back is held there."""
+        async with self._pool.acquire() as conn, conn.transaction():
+            await conn.execute("SET LOCAL synchronous_commit = off")
+            await conn.execute(sql("installation.raise_floor"))
+
+    async def set(self, *, now: datetime | None, speed_milli: int | None) -> ClockReading:
+        """Set ledger time or its speed and wait until every connected sidecar has it.
+
+        Raises PreconditionError outside an embedded setup, InvalidFieldError for a speed out of range.
+        """
+        if not self._embedded:
+            raise PreconditionError(
+                "the clock can be set in an embedded setup only",
+                reason="EMBEDDED_ONLY",
+                metadata={"remedy": "start with TOLLKEEPER_EMBEDDED=1 on a database that holds no real data"},
+            )
+        if speed_milli is not None and not 0 <= speed_milli <= SPEED_MILLI_MAX:
+            raise InvalidFieldError(
+                "speed_milli",
+                "is out of range",
+                reason="FIELD_OUT_OF_RANGE",
+                value=speed_milli,
+                bound=f"0 to {SPEED_MILLI_MAX}",
+            )
+        async with self._setting:
+            started_ns = self._monotonic_ns()
+            async with self._pool.acquire() as conn:
+                reading = await set_clock(conn, now=now, speed_milli=speed_milli)
+            await self._take(reading, started_ns)
+        return reading
+
+    async def get(self) -> ClockReading:
+        """Read ledger time from Postgres."""
+        async with self._pool.acquire() as conn:
+            return await read_clock(conn)
+
+    async def _take(self, reading: ClockReading, read_at_ns: int) -> None:
+        news = reading.version > self._reading.version
+        self._reading = reading
+        self._read_at_ns = read_at_ns
+        if news:
+            await asyncio.gather(*(told(reading) for told in self._followers))

@@ -1,0 +1,27 @@
+"""What every service is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.listener import Listener
+    from tollkeeper_ledger.store.pool import Pools
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Hold what a process has one of. Built in `app.py`, given to every service."""
+
+    settings: Settings
+    pools: Pools
+    redis: Redis
+    clock: LedgerClock
+    listener: Listener
+    log: FilteringBoundLogger

@@ -1,0 +1,1 @@
+"""Speak SQL and Redis; the only package that does."""

@@ -1,0 +1,61 @@
+"""Ledger time in Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.store.pool import Connection
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_us(moment: datetime) -> int:
+    """Give microseconds since the Unix epoch, exactly."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_us(microseconds: int) -> datetime:
+    """Give the UTC moment, exactly. Raises OverflowError outside the years 1 to 9999."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """Ledger time and how fast it runs."""
+
+    now_us: int
+    speed_milli: int
+    version: int
+
+
+async def ledger_now(conn: Connection) -> datetime:
+    """Read ledger time. Never below what the ledger has kept as its floor."""
+    now: datetime = await conn.fetchval(sql("installation.ledger_now"))
+    return now
+
+
+async def read_clock(conn: Connection) -> ClockReading:
+    """Read ledger time with its setting."""
+    row = await conn.fetchrow(sql("installation.clock"))
+    if row is None:
+        raise RuntimeError("clock_setting has no row: run `tollkeeper-ledger migrate`")
+    return ClockReading(now_us=to_us(row["now"]), speed_milli=row["speed_milli"], version=row["version"])
+
+
+async def set_clock(conn: Connection, *, now: datetime | None, speed_milli: int | None) -> ClockReading:
+    """Set ledger time and speed; a `now` in the past of ledger time leaves time as it is.
+
+    Does not wait for the disk: the clock of an embedded setup may lose its last steps with a crash of the machine.
+    """
+    async with conn.transaction():
+        await conn.execute("SET LOCAL synchronous_commit = off")
+        row = await conn.fetchrow(sql("installation.set_clock"), now, speed_milli)
+    if row is None:
+        raise RuntimeError("clock_setting has no row: run `tollkeeper-ledger migrate`")
+    return ClockReading(now_us=to_us(row["now"]), speed_milli=row["speed_milli"], version=row["version"])

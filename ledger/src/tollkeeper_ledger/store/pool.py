@@ -1,0 +1,86 @@
+"""Connections to Postgres: one pool per role, so that row-level security holds whatever the code does."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from tollkeeper_ledger.config import Settings
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+SEARCH_PATH = "tollkeeper, pg_temp"
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Hold the pools. Each connection of a pool acts as that role and nothing else."""
+
+    ingest: Pool
+    """All tenants, on the tables of limits, usage and changes. For sidecars' calls."""
+    billing: Pool
+    """All tenants, on catalogue, billing and audit. For periods, invoices and cross-tenant listings."""
+    admin: Pool
+    """One tenant per transaction, reads and writes: use `tenant_transaction`."""
+    reader: Pool
+    """One tenant per transaction, reads: use `tenant_transaction`."""
+
+
+async def _prepare(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+    await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def open_pool(url: str, *, role: str, size: int) -> Pool:
+    """Open a pool whose connections act as `role` with the ledger's search path and UTC."""
+    settings = {
+        "role": role,
+        "search_path": SEARCH_PATH,
+        "timezone": "UTC",
+        "application_name": role,
+        "jit": "off",
+        "idle_in_transaction_session_timeout": "60000",
+    }
+    pool: Any = await asyncpg.create_pool(
+        url, min_size=1, max_size=size, server_settings=settings, init=_prepare, command_timeout=60
+    )
+    opened: Pool = pool
+    return opened
+
+
+@asynccontextmanager
+async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
+    """Open all pools and close them at the end."""
+    url = settings.database_url
+    ingest = await open_pool(url, role="tollkeeper_ingest", size=settings.pool_size_ingest)
+    billing = await open_pool(url, role="tollkeeper_billing", size=settings.pool_size_billing)
+    admin = await open_pool(url, role="tollkeeper_admin", size=settings.pool_size_admin)
+    reader = await open_pool(url, role="tollkeeper_reader", size=settings.pool_size_reader)
+    try:
+        yield Pools(ingest=ingest, billing=billing, admin=admin, reader=reader)
+    finally:
+        for pool in (ingest, billing, admin, reader):
+            pool.terminate()
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """Begin a transaction on a connection of its own; committed at the end, rolled back by an exception."""
+    async with pool.acquire() as conn, conn.transaction():
+        yield conn
+
+
+@asynccontextmanager
+async def tenant_transaction(pool: Pool, tenant_id: UUID, *, readonly: bool = False) -> AsyncIterator[Connection]:
+    """Begin a transaction that sees and touches this tenant's rows only."""
+    async with pool.acquire() as conn, conn.transaction(readonly=readonly):
+        await conn.execute("SELECT set_config('tollkeeper.tenant_id', $1, true)", str(tenant_id))
+        yield conn

@@ -1,0 +1,81 @@
+-- The installation itself, its clock, its changes, and answers already given.
+
+-- One row: what this installation is.
+CREATE TABLE installation (
+  only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+  installation_id bytea NOT NULL CHECK (octet_length(installation_id) = 16),
+  -- Times that Postgres has been restored, plus 1. Part of every generation.
+  timeline bigint NOT NULL DEFAULT 1 CHECK (timeline BETWEEN 1 AND 2097151),
+  -- Random bytes that were shown outside after they were committed: unknown to a Postgres that went back.
+  witness bytea NOT NULL CHECK (octet_length(witness) = 16)
+);
+INSERT INTO installation (installation_id, witness)
+  SELECT uuid_send(gen_random_uuid()), uuid_send(gen_random_uuid());
+
+-- Keys of reservation tokens, newest = highest id. Rows are added, never changed.
+CREATE TABLE token_key (
+  key_id integer PRIMARY KEY CHECK (key_id > 0),
+  secret bytea NOT NULL CHECK (octet_length(secret) = 32),
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO token_key (key_id, secret)
+  SELECT 1, uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid());
+
+-- One row: ledger time = origin + (Postgres' clock - started_at) x speed, never below floor.
+CREATE TABLE clock_setting (
+  only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+  origin timestamptz NOT NULL,
+  started_at timestamptz NOT NULL,
+  speed_milli bigint NOT NULL DEFAULT 1000 CHECK (speed_milli BETWEEN 0 AND 1000000),
+  version bigint NOT NULL DEFAULT 1,
+  -- Ledger time that somebody has seen: a clock that steps back is held here.
+  floor timestamptz NOT NULL
+);
+INSERT INTO clock_setting (origin, started_at, floor)
+  SELECT t, t, t FROM (SELECT clock_timestamp() AS t) now;
+
+-- Ledger time.
+CREATE FUNCTION ledger_now() RETURNS timestamptz
+  LANGUAGE sql VOLATILE
+  SET search_path = tollkeeper, pg_temp
+  AS $$
+    SELECT greatest(floor, origin + (clock_timestamp() - started_at) * (speed_milli / 1000.0)) FROM clock_setting
+  $$;
+GRANT EXECUTE ON FUNCTION ledger_now() TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
+
+-- One row: the number of the last change. Locked as the last statement of a changing transaction, so that numbers
+-- are in commit order and a resume skips nothing.
+CREATE TABLE change_counter (
+  only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+  last bigint NOT NULL DEFAULT 0
+);
+INSERT INTO change_counter DEFAULT VALUES;
+
+-- Which tenants a change touched.
+CREATE TABLE tenant_change (
+  tenant_id uuid NOT NULL,
+  change bigint NOT NULL,
+  PRIMARY KEY (tenant_id, change)
+);
+CREATE INDEX tenant_change_order ON tenant_change (change);
+CALL secure_tenant_table('tenant_change', 'tollkeeper_ingest', 'tollkeeper_billing');
+
+-- First answers of mutating requests: a repeat of the same request gets the same answer.
+CREATE TABLE answered_request (
+  rpc text NOT NULL,
+  request_id text NOT NULL CHECK (octet_length(request_id) BETWEEN 1 AND 128),
+  -- SHA-256 of the request: the same id with other content is refused.
+  digest bytea NOT NULL,
+  answer bytea NOT NULL,
+  answered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (rpc, request_id)
+);
+CREATE INDEX answered_request_age ON answered_request (answered_at);
+
+GRANT SELECT ON installation, token_key, clock_setting, change_counter, tenant_change TO tollkeeper_ingest,
+  tollkeeper_billing, tollkeeper_admin;
+GRANT SELECT ON installation, clock_setting TO tollkeeper_reader;
+GRANT UPDATE ON clock_setting TO tollkeeper_ingest;
+GRANT UPDATE ON change_counter TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
+GRANT INSERT ON tenant_change TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
+GRANT SELECT, INSERT ON answered_request TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;

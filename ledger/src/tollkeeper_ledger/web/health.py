@@ -1,0 +1,73 @@
+"""Answer `GET /health` for probes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.clock import from_us
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.services.resources import Resources
+
+_REQUEST_BYTES_MAX = 8192
+_REQUEST_SECONDS_MAX = 5.0
+_CHECK_SECONDS_MAX = 2.0
+
+
+class HealthServer:
+    """Serve /health: 200 while Postgres answers, 503 otherwise. Every other path is 404."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    async def start(self) -> asyncio.Server:
+        """Listen on `ledger_http`."""
+        host, _, port = self._resources.settings.ledger_http.rpartition(":")
+        return await asyncio.start_server(self._serve, host, int(port), limit=_REQUEST_BYTES_MAX, backlog=20)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS_MAX):
+                head = await reader.readuntil(b"\r\n\r\n")
+                status, body = await self._answer(head.split(b"\r\n", 1)[0])
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                    + body
+                )
+                await writer.drain()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, request_line: bytes) -> tuple[str, bytes]:
+        parts = request_line.split(b" ")
+        if len(parts) != 3 or parts[0] != b"GET" or parts[1].split(b"?")[0] != b"/health":
+            return "404 Not Found", b'{"error":"only GET /health is served here"}'
+        postgres, redis = await asyncio.gather(self._postgres(), self._redis())
+        body = {
+            "status": "ok" if postgres else "failing",
+            "postgres": postgres,
+            "redis": redis,
+            "ledger_time": from_us(self._resources.clock.reading().now_us).isoformat(),
+        }
+        return ("200 OK" if postgres else "503 Service Unavailable"), json.dumps(body).encode()
+
+    async def _postgres(self) -> bool:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS_MAX), self._resources.pools.ingest.acquire() as conn:
+                await conn.fetchval("SELECT 1")
+        except Exception:  # noqa: BLE001 - whatever is wrong, the answer is no
+            return False
+        return True
+
+    async def _redis(self) -> bool:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS_MAX):
+                await self._resources.redis.ping()
+        except Exception:  # noqa: BLE001 - whatever is wrong, the answer is no
+            return False
+        return True

@@ -1,0 +1,101 @@
+"""Real servers for tests of more than one component: one Postgres and one Valkey per session, databases of one's own.
+
+`database_url` is a fresh clone of a migrated database per module, `ledger_settings` is a configuration for it on free
+ports, and `tollkeeper_ledger.app.running(settings)` serves it in the test's own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+from redis import Redis
+from tollkeeper_cli.embedded import EmbeddedPostgres, EmbeddedValkey
+from tollkeeper_ledger.config import Settings
+from tollkeeper_ledger.store.migrations import apply_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_TEMPLATE = "tollkeeper_template"
+
+
+def database_named(server_url: str, name: str) -> str:
+    """Give the URL of another database of the same server."""
+    head, _, query = server_url.partition("?")
+    return f"{head.rpartition('/')[0]}/{name}?{query}"
+
+
+async def run_statement(url: str, statement: str) -> None:
+    """Run one statement on a connection of its own."""
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """Run one Postgres for the session."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """Run one Valkey for the session."""
+    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
+    """Give a maker of databases: each call clones one that has the whole schema and nothing else."""
+    url = postgres.url
+    asyncio.run(run_statement(url, f"CREATE DATABASE {_TEMPLATE}"))
+    asyncio.run(apply_schema(database_named(url, _TEMPLATE)))
+    numbers = itertools.count(1)
+
+    def make() -> str:
+        name = f"test_{next(numbers)}"
+        asyncio.run(run_statement(url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
+        return database_named(url, name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def database_url(new_database: Callable[[], str]) -> str:
+    """Give this module a database of its own."""
+    return new_database()
+
+
+@pytest.fixture(scope="module")
+def redis_url(valkey: EmbeddedValkey) -> str:
+    """Give an empty Valkey; modules run one after the other."""
+    client = Redis.from_url(valkey.url)
+    client.flushall()
+    client.function_flush()
+    client.close()
+    return valkey.url
+
+
+@pytest.fixture(scope="module")
+def ledger_settings(database_url: str, redis_url: str) -> Settings:
+    """Configure an embedded ledger on this module's database, on free ports."""
+    return Settings(
+        database_url=database_url,
+        redis_url=redis_url,
+        ledger_listen="127.0.0.1:0",
+        ledger_http="127.0.0.1:0",
+        embedded=True,
+        log_level="WARNING",
+    )
