@@ -1,1 +1,5 @@
-//! Placeholder until its owner writes it.
+//! The data plane of the sidecar: handlers behind a transport, the engine's owner, the usage log's user.
+
+mod outbox;
+
+pub use outbox::Outbox;
