@@ -173,6 +173,9 @@ class WatchLimitsRequest(_message.Message):
     ADD_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
+    CLOCK_APPLIED_FIELD_NUMBER: _builtins.int
+    clock_applied: _builtins.int
+    """Version of the clock setting that is in force here now; sent after each ClockState. SetClock waits for it."""
     @_builtins.property
     def hello(self) -> Global___WatchHello:
         """First message of every stream."""
@@ -196,12 +199,13 @@ class WatchLimitsRequest(_message.Message):
         add: Global___WatchTenants | None = ...,
         remove: Global___WatchTenants | None = ...,
         acknowledge: Global___AcknowledgeSettlements | None = ...,
+        clock_applied: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "add", "remove", "acknowledge"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "add", "remove", "acknowledge", "clock_applied"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -3,7 +3,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchLimitsRequest {
     /// What the message says.
-    #[prost(oneof = "watch_limits_request::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "watch_limits_request::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<watch_limits_request::Message>,
 }
 /// Nested message and enum types in `WatchLimitsRequest`.
@@ -23,6 +23,9 @@ pub mod watch_limits_request {
         /// Settlement outcomes that the home has taken in and the ledger may forget.
         #[prost(message, tag = "4")]
         Acknowledge(super::AcknowledgeSettlements),
+        /// Version of the clock setting that is in force here now; sent after each ClockState. SetClock waits for it.
+        #[prost(uint64, tag = "5")]
+        ClockApplied(u64),
     }
 }
 /// Introduces a holder.
