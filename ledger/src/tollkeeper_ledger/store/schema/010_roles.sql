@@ -42,7 +42,7 @@ BEGIN
     RETURN;
   END IF;
   -- One maker per parent at a time; whoever waited finds the partition there.
-  PERFORM pg_advisory_xact_lock(7205759403792795, parent::oid::int);
+  PERFORM pg_advisory_xact_lock(hashtextextended('make_partition ' || parent::text, 0));
   IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
     RETURN;
   END IF;
