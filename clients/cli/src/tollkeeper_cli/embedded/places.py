@@ -11,7 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tollkeeper_cli.embedded.process import Account, ProcessError
+from tollkeeper_cli.embedded.process import Account, ProcessError, end_leftover
 
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the final NUL; names below a directory take up to 24.
 _DIRECTORY_LENGTH_MAX = 78
@@ -65,10 +65,17 @@ def server_home(wanted: Path, account: Account) -> Path:
 
 
 def remove_home(wanted: Path) -> None:
-    """Remove a server's directory with everything in it, and its stand-in."""
+    """End a server that was left in a directory; remove the directory with everything in it, and its stand-in."""
     for path in (wanted, _stand_in_path(wanted.resolve())):
         if path.exists():
+            for pid_path in path.glob("*.pid.json"):
+                end_leftover(pid_path)
             shutil.rmtree(path)
+
+
+def remove_stand_in(wanted: Path) -> None:
+    """Remove only the stand-in of a directory, if there is one."""
+    shutil.rmtree(_stand_in_path(wanted.resolve()), ignore_errors=True)
 
 
 def reachable_programs(source: Path, home: Path, account: Account) -> Path:
