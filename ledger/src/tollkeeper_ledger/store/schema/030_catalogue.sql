@@ -159,8 +159,7 @@ GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
 GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state
   TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT INSERT ON billing_segment TO tollkeeper_ingest;
-GRANT INSERT, UPDATE ON tenant, subscription, billing_segment, limit_state TO tollkeeper_billing;
-GRANT INSERT ON subscription_phase TO tollkeeper_billing;
+GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segment, limit_state TO tollkeeper_billing;
 GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;
 GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;

@@ -1,0 +1,70 @@
+"""One byte string per meaning: what digests and versions are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
+from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, plain
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.domain.catalogue.model import Plan
+
+PLAN_FORMAT = 1
+
+
+def canonical_json(value: Any) -> bytes:
+    """Give UTF-8 JSON with sorted names and no spaces. Raises TypeError for floats: money and units never are."""
+    _refuse_floats(value)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _refuse_floats(value: Any) -> None:
+    match value:
+        case dict():
+            for inner in value.values():
+                _refuse_floats(inner)
+        case list() | tuple():
+            for inner in value:
+                _refuse_floats(inner)
+        case None | str() | int():
+            pass
+        case _:
+            raise TypeError(f"no canonical form: {type(value).__name__}")
+
+
+def digest_of(canonical: bytes) -> bytes:
+    """Give the SHA-256 of canonical bytes."""
+    return hashlib.sha256(canonical).digest()
+
+
+def plan_to_json(plan: Plan) -> JsonObject:
+    """Give a plan version's definition. Equal meaning gives equal JSON: 2.5 and 2.50 of USD are the same."""
+    digits = CURRENCY_DIGITS[plan.currency]
+    return {
+        "format": PLAN_FORMAT,
+        "name": plan.name,
+        "currency": plan.currency,
+        "billing_interval": {"unit": plan.billing_interval.unit.value, "count": plan.billing_interval.count},
+        "grace": {"unit": plan.grace[0], "count": plan.grace[1]},
+        "features": list(plan.features),
+        "fees": [
+            {"name": fee.name, "amount": plain(fee.amount, digits_min=digits), "timing": fee.timing}
+            for fee in plan.fees
+        ],
+        "prices": [
+            {
+                "meter": price.meter,
+                "model": price.model,
+                "per": price.per,
+                "unit_price": plain(price.unit_price, digits_min=digits),
+                "included": price.included,
+                "description": price.description,
+            }
+            for price in plan.prices
+        ],
+        "limits": [limit_to_json(limit) for limit in plan.limits],
+    }

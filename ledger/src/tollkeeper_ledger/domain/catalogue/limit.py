@@ -1,0 +1,251 @@
+"""Limits as the catalogue declares them, and their canonical JSON.
+
+The same JSON stands in plan definitions, subscriptions and overrides; the resolution of effective limits reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.catalogue.reader import UNITS_MAX
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tollkeeper_ledger.domain.catalogue.reader import Fields
+
+JsonObject: TypeAlias = dict[str, Any]
+
+KINDS = ("window", "token_bucket")
+ENFORCEMENTS = ("hard", "soft", "shadow")
+FAILURE_POLICIES = ("standby", "ledger", "closed", "open")
+WINDOW_UNITS = ("minute", "hour", "day", "week", "month", "year", "billing_period")
+REFILL_UNITS = ("second", "minute", "hour", "day")
+ALIGNMENTS = ("calendar", "rolling")
+KEYS_MAX = 8
+MATCHES_MAX = 16
+
+LIMIT_ALIASES = {
+    "limit_value": "amount",
+    "enforcement_mode": "enforcement",
+    "reset_period": "window",
+    "usage_type": "meter",
+    "service": "meter",
+}
+LIMIT_FIELDS = frozenset({
+    "name", "meter", "kind", "amount", "window", "refill", "burst", "enforcement", "failure_policy", "match", "key",
+    "valid_from", "valid_to",
+})  # fmt: skip
+_MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
+_WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment"})
+_PERIOD_WORDS = {
+    "minutely": "minute",
+    "hourly": "hour",
+    "daily": "day",
+    "weekly": "week",
+    "monthly": "month",
+    "yearly": "year",
+    "annual": "year",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Match one attribute by `rule`: `exact`, `prefix`, `set` or `any`."""
+
+    attribute: str
+    rule: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Say how long windows are and where they begin."""
+
+    unit: str
+    count: int
+    time_zone: str
+    alignment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One declared limit: a window with `window`, a token bucket with `refill` and `burst`."""
+
+    name: str
+    meter: str
+    kind: str
+    amount: int
+    enforcement: str
+    failure_policy: str
+    match: tuple[Match, ...]
+    key: tuple[str, ...]
+    window: Window | None
+    refill: tuple[str, int] | None
+    """Unit and count of the time in which `amount` tokens come."""
+    burst: int | None
+    valid_from: datetime | None
+    valid_to: datetime | None
+
+
+def read_limit(fields: Fields, *, time_zone: str) -> Limit:
+    """Read one limit; `time_zone` is what windows without one of their own get."""
+    kind = _read_kind(fields)
+    window = _read_window(fields, time_zone=time_zone) if kind == "window" else None
+    if kind == "window":
+        for name in ("refill", "burst"):
+            if fields.has(name):
+                fields.fault(name, "belongs to kind token_bucket only", remedy="remove it, or use kind: token_bucket")
+    elif fields.has("window"):
+        fields.fault("window", "belongs to kind window only", remedy="use refill, or kind: window")
+    amount = fields.whole("amount", least=-1, required=True)
+    valid_from, valid_to = fields.instant("valid_from"), fields.instant("valid_to")
+    if valid_from is not None and valid_to is not None and valid_to <= valid_from:
+        fields.fault("valid_to", "is not after valid_from")
+    return Limit(
+        name=fields.name("name"),
+        meter=fields.name("meter", refers_to="meter"),
+        kind=kind,
+        amount=amount,
+        enforcement=fields.choice("enforcement", ENFORCEMENTS, default="hard"),
+        failure_policy=fields.choice("failure_policy", FAILURE_POLICIES, default="standby"),
+        match=_read_matches(fields),
+        key=fields.names("key", count_max=KEYS_MAX),
+        window=window,
+        refill=_read_refill(fields) if kind == "token_bucket" else None,
+        burst=_read_burst(fields, amount) if kind == "token_bucket" else None,
+        valid_from=valid_from,
+        valid_to=valid_to,
+    )
+
+
+def _read_kind(fields: Fields) -> str:
+    if fields.scalar_text("kind") == "rate":
+        return "token_bucket"
+    return fields.choice("kind", KINDS, default="window", later=("level", "concurrency"), required=True)
+
+
+def _read_window(fields: Fields, *, time_zone: str) -> Window | None:
+    word = fields.scalar_text("window")
+    if word is not None:
+        unit = _PERIOD_WORDS.get(word, word)
+        if unit not in WINDOW_UNITS:
+            fields.fault("window", "is not known", value=word, bound=", ".join(WINDOW_UNITS))
+            return None
+        return Window(unit=unit, count=1, time_zone=time_zone, alignment="calendar")
+    inner = fields.table("window", names=_WINDOW_FIELDS, required=True)
+    if inner is None:
+        return None
+    window = Window(
+        unit=inner.choice("unit", WINDOW_UNITS, default="day", required=True),
+        count=inner.whole("count", least=1, most=1000, default=1),
+        time_zone=inner.time_zone("time_zone", default=time_zone),
+        alignment=inner.choice("alignment", ALIGNMENTS, default="calendar"),
+    )
+    if window.unit == "billing_period" and (window.count != 1 or window.alignment != "calendar"):
+        inner.fault("unit", "billing_period is always one period, aligned to the subscription", remedy="leave the rest")
+    return window
+
+
+def _read_refill(fields: Fields) -> tuple[str, int] | None:
+    word = fields.scalar_text("refill")
+    if word is not None:
+        if word not in REFILL_UNITS:
+            fields.fault("refill", "is not known", value=word, bound=", ".join(REFILL_UNITS))
+        return (word, 1)
+    inner = fields.table("refill", names=frozenset({"unit", "count"}), required=True)
+    if inner is None:
+        return None
+    unit = inner.choice("unit", REFILL_UNITS, default="second", required=True)
+    return (unit, inner.whole("count", least=1, most=1000, default=1))
+
+
+def _read_burst(fields: Fields, amount: int) -> int:
+    least = 1 if amount > 0 else 0
+    return fields.whole("burst", least=least, default=max(amount, 0))
+
+
+def _read_matches(fields: Fields) -> tuple[Match, ...]:
+    matches: list[Match] = []
+    for inner in fields.tables("match", names=_MATCH_FIELDS):
+        rules = [rule for rule in ("exact", "prefix", "set", "any") if inner.has(rule)]
+        attribute = inner.name("attribute")
+        if len(rules) != 1:
+            inner.fault("attribute", "needs exactly one of exact, prefix, set, any", value=", ".join(rules))
+            continue
+        rule = rules[0]
+        values = () if rule == "any" else inner.texts(rule, length_max=128, count_max=100 if rule == "set" else 1)
+        if rule == "any" and not inner.flag("any"):
+            inner.fault("any", "can only be true")
+        if rule == "set" and not values:
+            inner.fault("set", "is empty", remedy="name at least one value")
+        if any(match.attribute == attribute for match in matches):
+            inner.fault("attribute", "is matched twice", value=attribute)
+        matches.append(Match(attribute=attribute, rule=rule, values=values or ("",)))
+    if len(matches) > MATCHES_MAX:
+        fields.fault("match", "has too many entries", value=str(len(matches)), bound=f"up to {MATCHES_MAX}")
+    return tuple(matches)
+
+
+def limit_to_json(limit: Limit) -> JsonObject:
+    """Give a limit as the JSON object that is stored."""
+    stored: JsonObject = {
+        "name": limit.name,
+        "meter": limit.meter,
+        "kind": limit.kind,
+        "amount": limit.amount,
+        "enforcement": limit.enforcement,
+        "failure_policy": limit.failure_policy,
+        "match": [_match_to_json(match) for match in limit.match],
+        "key": list(limit.key),
+    }
+    if limit.window is not None:
+        window = limit.window
+        stored["window"] = {
+            "unit": window.unit,
+            "count": window.count,
+            "time_zone": window.time_zone,
+            "alignment": window.alignment,
+        }
+    if limit.refill is not None:
+        stored["refill"] = {"unit": limit.refill[0], "count": limit.refill[1]}
+        stored["burst"] = limit.burst
+    if limit.valid_from is not None:
+        stored["valid_from"] = _instant(limit.valid_from)
+    if limit.valid_to is not None:
+        stored["valid_to"] = _instant(limit.valid_to)
+    return stored
+
+
+def _match_to_json(match: Match) -> JsonObject:
+    if match.rule == "any":
+        return {"attribute": match.attribute, "any": True}
+    if match.rule == "set":
+        return {"attribute": match.attribute, "set": sorted(set(match.values))}
+    return {"attribute": match.attribute, match.rule: match.values[0]}
+
+
+def _instant(value: datetime) -> str:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def changed_limit(stored: JsonObject, *, amount: int | None, enforcement: str | None, burst: int | None) -> JsonObject:
+    """Give the stored limit with the values that are not None in place of its own.
+
+    Raises ValueError: amount or burst out of range, or a burst for something that is no token bucket.
+    """
+    changed = dict(stored)
+    if amount is not None:
+        if not -1 <= amount <= UNITS_MAX:
+            raise ValueError(f"amount must be -1 to {UNITS_MAX}")
+        changed["amount"] = amount
+    if enforcement is not None:
+        changed["enforcement"] = enforcement
+    if burst is not None:
+        if stored["kind"] != "token_bucket":
+            raise ValueError("burst belongs to token buckets only")
+        if not 0 <= burst <= UNITS_MAX:
+            raise ValueError(f"burst must be 0 to {UNITS_MAX}")
+        changed["burst"] = burst
+    return changed

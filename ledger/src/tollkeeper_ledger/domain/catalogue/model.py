@@ -1,0 +1,125 @@
+"""What a catalogue declares, as values that are right in themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+    from tollkeeper_ledger.domain.catalogue.limit import Limit
+    from tollkeeper_ledger.domain.catalogue.reader import Reference
+    from tollkeeper_ledger.domain.periods import Interval
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seller:
+    """Who sells and invoices."""
+
+    seller_id: str
+    name: str
+    address: tuple[str, ...]
+    tax_id: str
+    email: str
+    website: str
+    tax_note: str
+    payment_note: str
+    invoice_prefix: str
+    currency: str
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """What is counted."""
+
+    name: str
+    unit: str
+    aggregation: str
+    scale: int
+    attributes: tuple[str, ...]
+    pseudonymised: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fee:
+    """A flat amount per period."""
+
+    name: str
+    amount: Decimal
+    timing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price per unit: `unit_price` for each `per` units beyond `included`."""
+
+    meter: str
+    model: str
+    per: int
+    unit_price: Decimal
+    included: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rate card, limits and features together."""
+
+    name: str
+    currency: str
+    billing_interval: Interval
+    grace: tuple[str, int]
+    """Unit and count of the time that a period stays open after its end."""
+    features: tuple[str, ...]
+    fees: tuple[Fee, ...]
+    prices: tuple[Price, ...]
+    limits: tuple[Limit, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """When a tenant's subscription begins and how its periods lie; what is left out is None or empty."""
+
+    start: datetime | None
+    anchor: str
+    """`start`, `calendar` or a date."""
+    time_zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who is limited and billed."""
+
+    tenant: str
+    display_name: str
+    parent: str
+    billing_tenant: str
+    address: tuple[str, ...]
+    tax_id: str
+    plan: str
+    move_to_latest: bool
+    """`plan_version: latest`: an existing subscription moves to the plan's newest version."""
+    subscription: Subscription
+    limits: tuple[Limit, ...]
+    line: int
+    lines: dict[str, int]
+    """Lines of the fields that faults are named by later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """A whole file, right in itself; names that it refers to may still be missing."""
+
+    seller: Seller | None
+    meters: tuple[Meter, ...]
+    features: tuple[str, ...]
+    plans: tuple[Plan, ...]
+    tenants: tuple[Tenant, ...]
+    references: tuple[Reference, ...]

@@ -1,0 +1,271 @@
+"""Turn a located tree into a catalogue, and name everything that is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import TYPE_CHECKING, TypeVar
+
+from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
+from tollkeeper_ledger.domain.catalogue.model import (
+    FORMAT_VERSION,
+    Catalogue,
+    Fee,
+    Meter,
+    Plan,
+    Price,
+    Seller,
+    Subscription,
+    Tenant,
+)
+from tollkeeper_ledger.domain.catalogue.reader import Collected, Fields
+from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
+from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tollkeeper_ledger.domain.catalogue.faults import Faults
+    from tollkeeper_ledger.domain.catalogue.tree import Node
+
+_ROOT_FIELDS = frozenset({"version", "seller", "meters", "features", "plans", "tenants"})
+_ROOT_ALIASES = {"customers": "tenants", "tiers": "plans"}
+_SELLER_FIELDS = frozenset({
+    "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
+    "time_zone",
+})  # fmt: skip
+_METER_FIELDS = frozenset({"name", "unit", "aggregation", "scale", "attributes", "pseudonymise"})
+_PLAN_FIELDS = frozenset({"name", "currency", "billing_interval", "grace", "features", "fees", "prices", "limits"})
+_FEE_FIELDS = frozenset({"name", "amount", "timing"})
+_PRICE_FIELDS = frozenset({"meter", "model", "per", "unit_price", "included", "description"})
+_TENANT_FIELDS = frozenset({
+    "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
+})  # fmt: skip
+_LATER_AGGREGATIONS = ("count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
+_LATER_MODELS = ("graduated", "volume", "package", "percentage", "stair_step", "dynamic", "flat")
+_GRACE_MAX = {"minute": 44_640, "hour": 744, "day": 31}
+_PREFIX = re.compile(r"[A-Z0-9][A-Z0-9-]{0,15}")
+
+Named = TypeVar("Named")
+
+
+def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
+    """Read a whole catalogue. Where `faults` is not empty afterwards, the result must not be used."""
+    collected = Collected(faults=faults)
+    fields = Fields(root, "", collected, names=_ROOT_FIELDS, aliases=_ROOT_ALIASES)
+    if not fields.has("version"):
+        fields.fault("version", "is missing", bound=str(FORMAT_VERSION), remedy=f"add `version: {FORMAT_VERSION}`")
+    fields.whole("version", least=FORMAT_VERSION, most=FORMAT_VERSION, default=FORMAT_VERSION)
+    seller = _read_seller(fields)
+    currency = seller.currency if seller else ""
+    time_zone = seller.time_zone if seller else "UTC"
+    features = [_read_feature(inner) for inner in fields.tables("features", names=frozenset({"name"}))]
+    meters = _unique(fields, "meters", _METER_FIELDS, _read_meter, lambda meter: meter.name)
+    plans = _unique(
+        fields,
+        "plans",
+        _PLAN_FIELDS,
+        lambda inner: _read_plan(inner, currency=currency, time_zone=time_zone),
+        lambda plan: plan.name,
+        aliases={"quotas": "limits"},
+    )
+    tenants = _unique(
+        fields,
+        "tenants",
+        _TENANT_FIELDS,
+        lambda inner: _read_tenant(inner, time_zone=time_zone),
+        lambda tenant: tenant.tenant,
+        aliases={"tier": "plan", "quotas": "limits"},
+    )
+    return Catalogue(
+        seller=seller,
+        meters=meters,
+        features=tuple(dict.fromkeys(features)),
+        plans=plans,
+        tenants=tenants,
+        references=tuple(collected.references),
+    )
+
+
+def _unique(
+    fields: Fields,
+    section: str,
+    names: frozenset[str],
+    read: Callable[[Fields], Named],
+    name_of: Callable[[Named], str],
+    *,
+    aliases: dict[str, str] | None = None,
+    key: str = "name",
+) -> tuple[Named, ...]:
+    found: dict[str, Named] = {}
+    for inner in fields.tables(section, names=names, aliases=aliases):
+        one = read(inner)
+        name = name_of(one)
+        if name in found:
+            inner.fault(
+                "id" if section == "tenants" else key, "stands twice in this list", value=name, remedy="keep one"
+            )
+        elif name:
+            found[name] = one
+    return tuple(found.values())
+
+
+def _read_seller(fields: Fields) -> Seller | None:
+    inner = fields.table("seller", names=_SELLER_FIELDS)
+    if inner is None:
+        return None
+    prefix = inner.text("invoice_prefix", default="INV", length_max=16)
+    if _PREFIX.fullmatch(prefix) is None:
+        inner.fault("invoice_prefix", "is malformed", value=prefix, bound="1 to 16 of A-Z 0-9 -")
+    return Seller(
+        seller_id=inner.name("id"),
+        name=inner.text("name", required=True),
+        address=inner.texts("address", count_max=8),
+        tax_id=inner.text("tax_id", length_max=64),
+        email=inner.text("email"),
+        website=inner.text("website"),
+        tax_note=inner.text("tax_note", length_max=500),
+        payment_note=inner.text("payment_note", length_max=500),
+        invoice_prefix=prefix,
+        currency=_read_currency(inner, default=""),
+        time_zone=inner.time_zone("time_zone", default="UTC"),
+    )
+
+
+def _read_currency(fields: Fields, *, default: str) -> str:
+    code = fields.text("currency", required=not default, default=default)
+    if code and code not in CURRENCY_DIGITS:
+        fields.fault("currency", "is not a currency", value=code, bound="ISO 4217 codes like USD")
+    return code
+
+
+def _read_feature(fields: Fields) -> str:
+    return fields.name("name")
+
+
+def _read_meter(fields: Fields) -> Meter:
+    attributes = fields.names("attributes", count_max=16)
+    pseudonymised = fields.names("pseudonymise", count_max=16)
+    for name in pseudonymised:
+        if name not in attributes:
+            fields.fault("pseudonymise", "names an attribute that is not declared", value=name, remedy="declare it")
+    return Meter(
+        name=fields.name("name"),
+        unit=fields.text("unit", required=True, length_max=32),
+        aggregation=fields.choice("aggregation", ("sum",), default="sum", later=_LATER_AGGREGATIONS),
+        scale=fields.whole("scale", least=0, most=9),
+        attributes=attributes,
+        pseudonymised=pseudonymised,
+        line=fields.line,
+    )
+
+
+def _read_interval(fields: Fields) -> Interval:
+    word = fields.scalar_text("billing_interval")
+    units = tuple(unit.value for unit in IntervalUnit)
+    if word is not None:
+        if word not in units:
+            fields.fault("billing_interval", "is not known", value=word, bound=", ".join(units))
+            return Interval(unit=IntervalUnit.MONTH, count=1)
+        return Interval(unit=IntervalUnit(word), count=1)
+    inner = fields.table("billing_interval", names=frozenset({"unit", "count"}), required=True)
+    if inner is None:
+        return Interval(unit=IntervalUnit.MONTH, count=1)
+    unit = IntervalUnit(inner.choice("unit", units, default="month", required=True))
+    return Interval(unit=unit, count=inner.whole("count", least=1, most=100, default=1))
+
+
+def _read_grace(fields: Fields) -> tuple[str, int]:
+    inner = fields.table("grace", names=frozenset({"unit", "count"}))
+    if inner is None:
+        return ("hour", 1)
+    unit = inner.choice("unit", tuple(_GRACE_MAX), default="hour", required=True)
+    return (unit, inner.whole("count", least=0, most=_GRACE_MAX[unit], required=True))
+
+
+def _read_plan(fields: Fields, *, currency: str, time_zone: str) -> Plan:
+    return Plan(
+        name=fields.name("name"),
+        currency=_read_currency(fields, default=currency),
+        billing_interval=_read_interval(fields),
+        grace=_read_grace(fields),
+        features=tuple(sorted(fields.names("features", refers_to="feature"))),
+        fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
+        prices=_unique(fields, "prices", _PRICE_FIELDS, _read_price, lambda price: price.meter, key="meter"),
+        limits=_read_limits(fields, time_zone=time_zone),
+        line=fields.line,
+    )
+
+
+def _read_fee(fields: Fields) -> Fee:
+    return Fee(
+        name=fields.text("name", required=True, length_max=128),
+        amount=fields.decimal("amount"),
+        timing=fields.choice("timing", ("arrears",), default="arrears", later=("advance",)),
+    )
+
+
+def _read_price(fields: Fields) -> Price:
+    return Price(
+        meter=fields.name("meter", refers_to="meter"),
+        model=fields.choice("model", ("per_unit",), default="per_unit", later=_LATER_MODELS),
+        per=fields.whole("per", least=1, default=1),
+        unit_price=fields.decimal("unit_price"),
+        included=fields.whole("included", least=0),
+        description=fields.text("description"),
+    )
+
+
+def _read_limits(fields: Fields, *, time_zone: str) -> tuple[Limit, ...]:
+    limits = _unique(
+        fields,
+        "limits",
+        LIMIT_FIELDS,
+        lambda inner: read_limit(inner, time_zone=time_zone),
+        lambda limit: limit.name,
+        aliases=LIMIT_ALIASES,
+    )
+    return tuple(sorted(limits, key=lambda limit: limit.name))
+
+
+def _read_tenant(fields: Fields, *, time_zone: str) -> Tenant:
+    tenant = fields.name("id")
+    parent = fields.name("parent", required=False, refers_to="tenant")
+    if parent and parent == tenant:
+        fields.fault("parent", "is the tenant itself", value=parent, remedy="name another tenant, or null")
+    version = fields.text("plan_version")
+    if version not in {"", "latest"}:
+        fields.fault("plan_version", "is not known", value=version, bound="latest", remedy="leave it out to stay")
+    plan = fields.name("plan", required=False, refers_to="plan")
+    limits = _read_limits(fields, time_zone=time_zone)
+    if not plan:
+        for name in ("subscription", "limits", "plan_version"):
+            if fields.has(name):
+                fields.fault(name, "needs a plan", remedy="add `plan: …`")
+    return Tenant(
+        tenant=tenant,
+        display_name=fields.text("name", default=tenant),
+        parent=parent,
+        billing_tenant=fields.name("billing_tenant", required=False, refers_to="tenant"),
+        address=fields.texts("address", count_max=8),
+        tax_id=fields.text("tax_id", length_max=64),
+        plan=plan,
+        move_to_latest=version == "latest",
+        subscription=_read_subscription(fields),
+        limits=limits,
+        line=fields.line,
+        lines={name: fields.line_of(name) for name in ("plan", "parent", "subscription", "billing_tenant")},
+    )
+
+
+def _read_subscription(fields: Fields) -> Subscription:
+    inner = fields.table("subscription", names=frozenset({"start", "anchor", "time_zone"}))
+    if inner is None:
+        return Subscription(start=None, anchor="", time_zone="")
+    anchor = inner.text("anchor")
+    if anchor not in {"", "start", "calendar"}:
+        try:
+            date.fromisoformat(anchor)
+        except ValueError:
+            inner.fault("anchor", "is not known", value=anchor, bound='start, calendar or a date like "2026-01-31"')
+    return Subscription(start=inner.instant("start"), anchor=anchor, time_zone=inner.time_zone("time_zone", default=""))

@@ -1,0 +1,77 @@
+"""Exact money: integer minor units of an ISO 4217 currency, decimal unit prices, one rounding."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Quantities have up to 16 digits and prices up to 15 before and 15 after the point, so products are exact. A quotient
+# by `per` (up to 16 digits) that never ends is cut after 100 digits: it differs from every half minor unit by more than
+# 10^-40, so the cut never moves what round_line gives.
+EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+"""The context of every calculation with money."""
+
+DECIMAL_DIGITS_MAX = 15
+_DECIMAL = re.compile(rf"-?[0-9]{{1,{DECIMAL_DIGITS_MAX}}}(\.[0-9]{{1,{DECIMAL_DIGITS_MAX}}})?")
+_TWO_DIGITS = (
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC CUP "
+    "CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES "
+    "KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK "
+    "NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB "
+    "TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG"
+)
+_NO_DIGITS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_THREE_DIGITS = "BHD IQD JOD KWD LYD OMR TND"
+
+CURRENCY_DIGITS: Mapping[str, int] = MappingProxyType(
+    dict.fromkeys(_TWO_DIGITS.split(), 2)
+    | dict.fromkeys(_NO_DIGITS.split(), 0)
+    | dict.fromkeys(_THREE_DIGITS.split(), 3)
+)
+"""Digits after the point of a currency's minor unit. Source: ISO 4217, list one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Currency:
+    """Name a currency and its minor unit."""
+
+    code: str
+    digits: int
+
+    @classmethod
+    def from_code(cls, code: str) -> Currency:
+        """Find a currency by its ISO 4217 code. Raises ValueError for an unknown one."""
+        if code not in CURRENCY_DIGITS:
+            raise ValueError(f"not an ISO 4217 currency: {code[:16]!r}")
+        return cls(code=code, digits=CURRENCY_DIGITS[code])
+
+
+def parse_decimal(text: str) -> Decimal:
+    """Read a plain decimal like 2.50: no exponent, no grouping. Raises ValueError for anything else."""
+    if _DECIMAL.fullmatch(text) is None:
+        raise ValueError(f"not a decimal: {text[:40]!r}")
+    return Decimal(text)
+
+
+def plain(value: Decimal, *, digits_min: int = 0) -> str:
+    """Write a decimal without exponent or needless zeros, with at least `digits_min` digits after the point."""
+    whole, _, fraction = f"{value:f}".partition(".")
+    fraction = fraction.rstrip("0").ljust(digits_min, "0")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def round_line(amount: Decimal, currency: Currency) -> int:
+    """Round a line's exact amount in major units to minor units, half away from zero. The one rounding of money."""
+    scaled = EXACT.scaleb(amount, currency.digits)
+    return int(scaled.quantize(Decimal(1), rounding=ROUND_HALF_UP, context=EXACT))
+
+
+def major(amount_minor: int, currency: Currency) -> str:
+    """Write minor units as major units, for example 1234 of USD as 12.34."""
+    return f"{EXACT.scaleb(Decimal(amount_minor), -currency.digits):.{currency.digits}f}"

@@ -1,0 +1,128 @@
+"""Read what is declared, for comparison and for listings."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.catalogue.known import Known, KnownPlan, KnownSubscription, KnownTenant
+from tollkeeper_ledger.domain.catalogue.model import Meter, Seller
+from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.store.pool import Connection
+
+EVERYTHING = 1_000_000
+"""Bound of listings that are read whole: meters and plans of an installation."""
+
+
+def _interval(row: Mapping[str, Any]) -> Interval:
+    return Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"])
+
+
+async def read_known(conn: Connection, wire_ids: Collection[str]) -> Known:
+    """Read all sellers, meters, features, plans, and the named tenants with their ancestors."""
+    sellers = [_seller(dict(row)) for row in await conn.fetch(sql("catalogue.sellers"))]
+    features = await conn.fetch(sql("catalogue.features"))
+    tenants = await conn.fetch(sql("catalogue.tenants_named"), sorted(wire_ids))
+    return Known(
+        sellers={seller.seller_id: seller for seller in sellers},
+        meters={meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)},
+        features=frozenset(row["name"] for row in features),
+        plans={row["name"]: _known_plan(row) for row in await read_plans(conn, after="", count_max=EVERYTHING)},
+        tenants={row["wire_id"]: _known_tenant(dict(row)) for row in tenants},
+    )
+
+
+def _seller(row: Mapping[str, Any]) -> Seller:
+    return Seller(**{**row, "address": tuple(row["address"])})
+
+
+def _known_plan(row: Mapping[str, Any]) -> KnownPlan:
+    definition: JsonObject = json.loads(row["definition"])
+    interval = definition["billing_interval"]
+    return KnownPlan(
+        plan_id=row["plan_id"],
+        seller_id=row["seller_id"],
+        version=row["version"],
+        plan_version_id=row["plan_version_id"],
+        digest=row["digest"],
+        currency=definition["currency"],
+        interval=Interval(unit=IntervalUnit(interval["unit"]), count=interval["count"]),
+    )
+
+
+def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
+    subscription = None
+    if row["subscription_id"] is not None:
+        subscription = KnownSubscription(
+            subscription_id=row["subscription_id"],
+            plan=row["plan"],
+            version=row["version"],
+            plan_version_id=row["plan_version_id"],
+            currency=json.loads(row["definition"])["currency"],
+            started_at=row["started_at"],
+            anchor=row["anchor"],
+            time_zone=row["time_zone"],
+            interval=_interval(row),
+            limits=row["limits"],
+        )
+    return KnownTenant(
+        tenant_id=row["tenant_id"],
+        display_name=row["display_name"],
+        parent=row["parent"],
+        billing_tenant=row["billing_tenant"],
+        address=tuple(row["address"]),
+        tax_id=row["tax_id"],
+        subscription=subscription,
+    )
+
+
+async def read_meters(conn: Connection, *, after: str, count_max: int) -> list[Meter]:
+    """Read meters in name order."""
+    rows = await conn.fetch(sql("catalogue.meters"), after, count_max)
+    return [
+        Meter(
+            name=row["name"],
+            unit=row["unit"],
+            aggregation=row["aggregation"],
+            scale=row["scale"],
+            attributes=tuple(row["attributes"]),
+            pseudonymised=tuple(row["pseudonymised"]),
+            line=0,
+        )
+        for row in rows
+    ]
+
+
+async def read_plans(conn: Connection, *, after: str, count_max: int) -> Sequence[Mapping[str, Any]]:
+    """Read plans with their newest versions in name order."""
+    rows = await conn.fetch(sql("catalogue.plans"), after, count_max)
+    return [dict(row) for row in rows]
+
+
+async def read_tenants(
+    conn: Connection, *, after: str = "", count_max: int = 1, only: str | None = None
+) -> Sequence[Mapping[str, Any]]:
+    """Read tenants in wire id order, or the one that is named."""
+    rows = await conn.fetch(sql("catalogue.tenants"), after, count_max, only)
+    return [dict(row) for row in rows]
+
+
+async def read_subscriptions(
+    conn: Connection, *, after: tuple[str, UUID], count_max: int, only: str | None
+) -> Sequence[Mapping[str, Any]]:
+    """Read subscriptions in order of wire id."""
+    rows = await conn.fetch(sql("catalogue.subscriptions"), *after, count_max, only)
+    return [dict(row) for row in rows]
+
+
+async def find_tenant_ids(conn: Connection, wire_ids: Collection[str]) -> dict[str, UUID]:
+    """Give the internal ids of the tenants that exist."""
+    rows = await conn.fetch(sql("catalogue.tenant_ids"), sorted(wire_ids))
+    return {row["wire_id"]: row["tenant_id"] for row in rows}

@@ -1,0 +1,206 @@
+-- What operators declare.
+
+-- name: lock_catalogue
+-- Lets one catalogue be applied at a time.
+SELECT pg_advisory_xact_lock(7205759403792796);
+
+-- name: sellers
+-- Reads every seller.
+SELECT seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency, time_zone
+FROM seller ORDER BY seller_id;
+
+-- name: meters
+-- Reads meters in name order. $1 after this name, $2 at most so many.
+SELECT meter_id, seller_id, name, unit, aggregation, scale, attributes, pseudonymised
+FROM meter WHERE name > $1 ORDER BY name LIMIT $2;
+
+-- name: features
+-- Reads every feature.
+SELECT name FROM feature ORDER BY name;
+
+-- name: plans
+-- Reads plans with their newest versions in name order. $1 after this name, $2 at most so many.
+SELECT p.plan_id, p.seller_id, p.name, v.plan_version_id, v.version, v.definition, v.digest
+FROM plan p CROSS JOIN LATERAL (
+  SELECT plan_version_id, version, definition, digest FROM plan_version
+  WHERE plan_version.plan_id = p.plan_id ORDER BY version DESC LIMIT 1
+) v
+WHERE p.name > $1 ORDER BY p.name LIMIT $2;
+
+-- name: tenants_named
+-- Reads tenants with their ancestors and running subscriptions. $1 wire ids.
+WITH RECURSIVE line AS (
+  SELECT tenant_id, parent_tenant_id, 1 AS depth FROM tenant WHERE wire_id = ANY ($1::text[])
+  UNION
+  SELECT t.tenant_id, t.parent_tenant_id, line.depth + 1
+  FROM tenant t JOIN line ON t.tenant_id = line.parent_tenant_id WHERE line.depth < 8
+)
+SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
+       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.state, s.subscription_id, s.started_at,
+       s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.plan_version_id, v.version, p.name AS plan,
+       v.definition
+FROM (SELECT DISTINCT tenant_id FROM line) named
+JOIN tenant t USING (tenant_id)
+LEFT JOIN tenant parent ON parent.tenant_id = t.parent_tenant_id
+LEFT JOIN tenant payer ON payer.tenant_id = t.billing_tenant_id
+LEFT JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
+LEFT JOIN plan_version v ON v.plan_version_id = s.plan_version_id
+LEFT JOIN plan p ON p.plan_id = v.plan_id
+ORDER BY t.wire_id;
+
+-- name: put_seller
+-- Adds or replaces a seller. Columns of seller in order.
+INSERT INTO seller (seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency,
+                    time_zone)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (seller_id) DO UPDATE SET
+  name = excluded.name, address = excluded.address, tax_id = excluded.tax_id, email = excluded.email,
+  website = excluded.website, tax_note = excluded.tax_note, payment_note = excluded.payment_note,
+  invoice_prefix = excluded.invoice_prefix, currency = excluded.currency, time_zone = excluded.time_zone;
+
+-- name: put_meter
+-- Adds a meter, or changes its attributes. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
+-- $7 pseudonymised attributes.
+INSERT INTO meter (seller_id, name, unit, aggregation, scale, attributes, pseudonymised)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT ON CONSTRAINT meter_name_unique
+DO UPDATE SET attributes = excluded.attributes, pseudonymised = excluded.pseudonymised;
+
+-- name: add_feature
+-- Adds a feature. $1 seller, $2 name.
+INSERT INTO feature (seller_id, name) VALUES ($1, $2);
+
+-- name: add_plan
+-- Adds a plan without versions. $1 id, $2 seller, $3 name.
+INSERT INTO plan (plan_id, seller_id, name) VALUES ($1, $2, $3);
+
+-- name: add_plan_version
+-- Adds a plan's version. $1 id, $2 plan name, $3 version, $4 definition, $5 digest, $6 ledger time.
+INSERT INTO plan_version (plan_version_id, plan_id, version, definition, digest, created_at)
+SELECT $1, plan_id, $3, $4, $5, $6 FROM plan WHERE name = $2;
+
+-- name: put_tenants
+-- Adds tenants, or changes their own data; parents and payers follow in relate_tenants. $1 ids for new ones, $2 seller,
+-- $3 wire ids, $4 names, $5 tax ids, $6 ledger time.
+INSERT INTO tenant (tenant_id, seller_id, wire_id, display_name, address, tax_id, state, created_at)
+SELECT tenant_id, $2, wire_id, display_name, '{}', tax_id, 'active', $6
+FROM unnest($1::uuid[], $3::text[], $4::text[], $5::text[]) AS put (tenant_id, wire_id, display_name, tax_id)
+ON CONFLICT ON CONSTRAINT tenant_wire_id_unique
+DO UPDATE SET display_name = excluded.display_name, tax_id = excluded.tax_id;
+
+-- name: relate_tenant
+-- Sets a tenant's address, parent and payer. $1 wire id, $2 address lines, $3 parent or '', $4 payer or ''.
+UPDATE tenant SET
+  address = $2,
+  parent_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $3),
+  billing_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $4)
+WHERE wire_id = $1;
+
+-- name: add_subscription
+-- Subscribes a tenant to a plan's newest version. $1 id, $2 wire id, $3 plan, $4 start, $5 anchor, $6 time zone,
+-- $7 interval unit, $8 interval count, $9 own limits.
+WITH added AS (
+  INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor, time_zone,
+                            interval_unit, interval_count, limits, billed_until)
+  SELECT $1, t.tenant_id, v.plan_version_id, 'active', $4, $5, $6, $7, $8, $9, $4
+  FROM tenant t, plan p JOIN plan_version v USING (plan_id)
+  WHERE t.wire_id = $2 AND p.name = $3
+  ORDER BY v.version DESC LIMIT 1
+  RETURNING tenant_id, subscription_id, started_at, plan_version_id
+)
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id)
+SELECT tenant_id, subscription_id, started_at, plan_version_id FROM added;
+
+-- name: set_subscription_limits
+-- Sets a subscription's own limits. $1 id, $2 limits.
+UPDATE subscription SET limits = $2 WHERE subscription_id = $1;
+
+-- name: last_segment_end
+-- Gives the latest end of a subscription's segments, null where it has none. $1 tenant id, $2 subscription id.
+SELECT max(period_end) FROM billing_segment WHERE tenant_id = $1 AND subscription_id = $2;
+
+-- name: move_subscription
+-- Moves a subscription to a plan's newest version: limits now, prices of periods from $4 on. $1 id, $2 tenant id,
+-- $3 plan, $4 instant.
+WITH target AS (
+  SELECT v.plan_version_id FROM plan p JOIN plan_version v USING (plan_id)
+  WHERE p.name = $3 ORDER BY v.version DESC LIMIT 1
+), moved AS (
+  UPDATE subscription SET plan_version_id = target.plan_version_id FROM target
+  WHERE subscription_id = $1 AND tenant_id = $2
+)
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id)
+SELECT $2, $1, $4, plan_version_id FROM target
+ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET plan_version_id = excluded.plan_version_id;
+
+-- name: tenant_ids
+-- Gives tenants' ids. $1 wire ids.
+SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
+
+-- name: tenants
+-- Lists tenants in wire id order. $1 after this wire id, $2 at most so many, $3 only this wire id or null.
+SELECT t.tenant_id, t.wire_id, t.display_name, t.state, coalesce(parent.wire_id, '') AS parent,
+       coalesce(payer.wire_id, t.wire_id) AS billing_tenant, coalesce(p.name, '') AS plan
+FROM tenant t
+LEFT JOIN tenant parent ON parent.tenant_id = t.parent_tenant_id
+LEFT JOIN tenant payer ON payer.tenant_id = t.billing_tenant_id
+LEFT JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
+LEFT JOIN plan_version v ON v.plan_version_id = s.plan_version_id
+LEFT JOIN plan p ON p.plan_id = v.plan_id
+WHERE t.wire_id > $1 AND ($3::text IS NULL OR t.wire_id = $3)
+ORDER BY t.wire_id LIMIT $2;
+
+-- name: set_tenant_state
+-- Sets a tenant's state; gives the state before. $1 tenant id, $2 state.
+UPDATE tenant SET state = $2 FROM (SELECT state FROM tenant WHERE tenant_id = $1 FOR UPDATE) AS before
+WHERE tenant_id = $1 RETURNING before.state;
+
+-- name: subscriptions
+-- Lists subscriptions in order of wire id and start. $1 after this wire id, $2 and this subscription id, $3 at most so
+-- many, $4 only this wire id or null.
+SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.ended_at, s.anchor, s.time_zone,
+       s.interval_unit, s.interval_count, p.name AS plan, v.version
+FROM subscription s JOIN tenant t USING (tenant_id)
+JOIN plan_version v ON v.plan_version_id = s.plan_version_id JOIN plan p ON p.plan_id = v.plan_id
+WHERE (t.wire_id, s.subscription_id) > ($1, $2::uuid) AND ($4::text IS NULL OR t.wire_id = $4)
+ORDER BY t.wire_id, s.subscription_id LIMIT $3;
+
+-- name: declared_limits
+-- Gives what tenants' limits come from. $1 tenant ids.
+SELECT t.tenant_id, v.plan_version_id, v.definition, s.limits,
+       coalesce((SELECT jsonb_agg(o.rule ORDER BY o.name) FROM limit_override o WHERE o.tenant_id = t.tenant_id), '[]')
+         AS overrides
+FROM tenant t
+LEFT JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
+LEFT JOIN plan_version v ON v.plan_version_id = s.plan_version_id
+WHERE t.tenant_id = ANY ($1::uuid[]);
+
+-- name: put_limit_states
+-- Keeps effective amounts and enforcements; the version rises where one of them changed. $1 tenant ids, $2 names,
+-- $3 amounts, $4 enforcements.
+INSERT INTO limit_state AS kept (tenant_id, name, amount, enforcement, amount_version)
+SELECT tenant_id, name, amount, enforcement, 1
+FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[]) AS put (tenant_id, name, amount, enforcement)
+ON CONFLICT (tenant_id, name) DO UPDATE SET
+  amount = excluded.amount, enforcement = excluded.enforcement, amount_version = kept.amount_version + 1
+WHERE (kept.amount, kept.enforcement) IS DISTINCT FROM (excluded.amount, excluded.enforcement);
+
+-- name: limit_versions
+-- Reads amount versions by limit name. $1 tenant id.
+SELECT name, amount_version FROM limit_state WHERE tenant_id = $1;
+
+-- name: put_override
+-- Sets an override; gives nothing. $1 tenant id, $2 limit name, $3 rule, $4 note, $5 ledger time.
+INSERT INTO limit_override (tenant_id, name, rule, note, set_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id, name) DO UPDATE SET rule = excluded.rule, note = excluded.note, set_at = excluded.set_at;
+
+-- name: delete_override
+-- Removes an override and gives its rule. $1 tenant id, $2 limit name.
+DELETE FROM limit_override WHERE tenant_id = $1 AND name = $2 RETURNING rule;
+
+-- name: add_audit
+-- Adds entries to the audit log. $1 ledger time, $2 actor, $3 action, $4 request id; columns $5 tenant ids, $6 subjects,
+-- $7 before, $8 after.
+INSERT INTO audit_log (at, actor, action, request_id, tenant_id, subject, before, after)
+SELECT $1, $2, $3, $4, tenant_id, subject, before, after
+FROM unnest($5::uuid[], $6::text[], $7::jsonb[], $8::jsonb[]) AS added (tenant_id, subject, before, after);
