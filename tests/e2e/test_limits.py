@@ -1,0 +1,148 @@
+"""Limits over the wire: known answers, live changes, and sharing between sidecars."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tollkeeper.ledger.v1 import limits_pb2
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+    from platform_support import Platform
+
+TABLES = json.loads((Path(__file__).parents[1] / "data" / "quota_tables.json").read_text())
+# Steps that move time run against the pure core with a fake clock.
+TIMELESS = [
+    case
+    for case in TABLES["cases"]
+    if not any(isinstance(step, list) and step[0] > 0 for step in case["steps"]) and case.get("kind") != "token_bucket"
+]
+IN_FORCE_WITHIN_S = 1.0
+
+
+def window(name: str, amount: int, *, key: str = "", match: str = "") -> limits_pb2.LimitRule:
+    """Describe a hard limit on requests per year; with `match` only for calls whose attribute `case` is that."""
+    rule = limits_pb2.LimitRule(
+        name=name,
+        meter="requests",
+        kind=decision_pb2.LIMIT_KIND_WINDOW,
+        amount=amount,
+        enforcement=decision_pb2.ENFORCEMENT_HARD,
+        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
+        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
+        window_count=1,
+        time_zone="UTC",
+        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
+    )
+    if key:
+        rule.key.append(key)
+    if match:
+        rule.match.append(limits_pb2.AttributeMatch(attribute="case", exact=match))
+    return rule
+
+
+async def ask(
+    channel: grpc.aio.Channel, tenant: str, units: int, *, peek: bool = False, **attributes: str
+) -> decision_pb2.Decision:
+    """Check `units` requests and return the decision."""
+    request = quota_pb2.CheckQuotaRequest(
+        tenant=tenant,
+        costs=[quota_pb2.Cost(meter="requests", units=units)],
+        attributes=attributes,
+        mode=quota_pb2.CHECK_MODE_PEEK if peek else quota_pb2.CHECK_MODE_CONSUME,
+        detail=quota_pb2.DETAIL_ALL,
+    )
+    answer = await quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota(request, timeout=10)
+    return answer.decision
+
+
+async def until_in_force(channel: grpc.aio.Channel, tenant: str, name: str, amount: int, **attributes: str) -> float:
+    """Wait until the sidecar shows a limit with this amount and return how many seconds that took."""
+    started = time.monotonic()
+    stub = quota_pb2_grpc.QuotaServiceStub(channel)
+    while time.monotonic() - started < 10:
+        answer = await stub.GetQuota(quota_pb2.GetQuotaRequest(tenant=tenant, attributes=attributes), timeout=5)
+        if any(limit.name == name and limit.amount == amount for limit in answer.limits):
+            return time.monotonic() - started
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{name} of {tenant} did not become {amount} in 10 s")
+
+
+@pytest.mark.parametrize("case", TIMELESS, ids=[case["id"] for case in TIMELESS])
+async def test_known_answers_over_the_wire(platform: Platform, case: dict[str, Any]) -> None:
+    """A running sidecar gives the known answers of a widely used limiter: admitted, and what remains."""
+    amounts = [limit["amount"] for limit in case.get("limits", [case])]
+    names = [f"{case['id']}-{number}" for number in range(len(amounts))]
+    async with platform.channel() as channel:
+        for name, amount in zip(names, amounts, strict=True):
+            await platform.set_limit("tables", window(name, amount, match=case["id"]))
+            await until_in_force(channel, "tables", name, amount)
+        for step in case["steps"]:
+            if isinstance(step, dict):
+                await platform.set_amount("tables", names[0], step["amount"])
+                await until_in_force(channel, "tables", names[0], step["amount"])
+                continue
+            _, units, allowed, remaining = step
+            decision = await ask(channel, "tables", units, case=case["id"])
+            least = min(limit.remaining for limit in decision.limits)
+            assert (allowed, remaining) == (decision.allowed, least), f"{case['id']} at {step}"
+
+
+async def test_a_denied_call_burns_nothing(platform: Platform) -> None:
+    """Denied by one limit, a call leaves every other limit as it was, however often it is repeated."""
+    async with platform.channel() as channel:
+        for name, amount in (("wide", 10), ("narrow", 3)):
+            await platform.set_limit("tables", window(name, amount, match="burn"))
+            await until_in_force(channel, "tables", name, amount)
+        for _ in range(3):
+            assert (await ask(channel, "tables", 1, case="burn")).allowed
+        decisions = [await ask(channel, "tables", 1, case="burn") for _ in range(20)]
+        assert {(decision.allowed, decision.binding.name) for decision in decisions} == {(False, "narrow")}
+        remaining = {limit.name: limit.remaining for limit in decisions[-1].limits}
+    assert remaining == {"wide": 7, "narrow": 0}
+
+
+async def test_a_change_is_in_force_within_a_second(platform: Platform) -> None:
+    """A changed limit reaches the sidecar within 1 s (the median of seven changes; noise may delay one)."""
+    delays = []
+    async with platform.channel() as channel:
+        await platform.set_limit("tables", window("live", 1_000, match="live"))
+        await until_in_force(channel, "tables", "live", 1_000)
+        for amount in range(1, 8):
+            await platform.set_amount("tables", "live", amount)
+            delays.append(await until_in_force(channel, "tables", "live", amount))
+    assert sorted(delays)[3] <= IN_FORCE_WITHIN_S
+
+
+@pytest.mark.parametrize("amount", [10, 1_000])
+async def test_sidecars_share_a_limit_exactly(platform: Platform, amount: int, more_sidecars: list[str]) -> None:
+    """Three sidecars that are asked for twice a limit admit no more than it between them, then deny by proof."""
+    name = f"share-{amount}"
+    await platform.set_limit("shared", window(name, amount, match=name))
+    targets = [platform.target, *more_sidecars]
+    reasons: set[int] = set()
+    numbers = itertools.count()
+
+    async def worker(target: str) -> int:
+        mine = 0
+        async with platform.channel(target) as channel:
+            await until_in_force(channel, "shared", name, amount)
+            while next(numbers) < 2 * amount:
+                decision = await ask(channel, "shared", 1, case=name)
+                mine += decision.allowed
+                reasons.add(decision.reason)
+        return mine
+
+    admitted = sum(await asyncio.gather(*(worker(target) for target in targets for _ in range(4))))
+    assert admitted <= amount
+    # Leases of the others may still hold a few units when the last call is made.
+    assert admitted >= amount * 0.9
+    denied = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
+    assert reasons <= {decision_pb2.DECISION_REASON_ALLOWED, denied}

@@ -1,0 +1,137 @@
+"""A whole platform of real processes for tests: Postgres, Valkey, a ledger, and as many sidecars as asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
+from tollkeeper_cli.embedded.process import Child, ChildSpec
+from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Stack, is_serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ANY_PORT = Addresses(
+    ledger_listen="127.0.0.1:0", ledger_http="127.0.0.1:0", sidecar_listen="127.0.0.1:0", sidecar_http="127.0.0.1:0"
+)
+CALL_TIMEOUT_S = 20.0
+
+
+class Platform:
+    """A running stack and the calls that tests make to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.stack = Stack(directory, addresses=ANY_PORT)
+        self._requests = 0
+        self._sidecars: list[Child] = []
+
+    def start(self) -> None:
+        """Start every process and wait until each serves."""
+        self.stack.start()
+
+    def stop(self) -> None:
+        """Stop every process, added sidecars first."""
+        for sidecar in self._sidecars:
+            sidecar.stop(timeout_s=10)
+        self.stack.stop()
+
+    def add_sidecar(self, name: str) -> str:
+        """Start one more sidecar with a usage log of its own and return the target of its Unix socket."""
+        folder = self.stack.directory / name
+        folder.mkdir()
+        socket = str(folder / "s.sock")
+        own = {
+            "TOLLKEEPER_SIDECAR_LISTEN": "127.0.0.1:0",
+            "TOLLKEEPER_SIDECAR_HTTP": "127.0.0.1:0",
+            "TOLLKEEPER_SIDECAR_SOCKET": socket,
+            "TOLLKEEPER_USAGE_LOG_DIR": str(folder / "usage-log"),
+        }
+        child = Child(
+            ChildSpec(
+                name=name,
+                argv=[sys.executable, "-m", "tollkeeper_sidecar"],
+                log_path=folder / "sidecar.log",
+                pid_path=folder / "sidecar.pid.json",
+                environment={**os.environ, **self.stack.environment(), **own},
+            )
+        )
+        child.start()
+        child.wait_until(lambda: is_serving(f"unix:{socket}"), timeout_s=30)
+        self._sidecars.append(child)
+        return f"unix:{socket}"
+
+    @property
+    def target(self) -> str:
+        """Return the target of the first sidecar's Unix socket."""
+        return self.stack.addresses.sidecar_target
+
+    @asynccontextmanager
+    async def channel(self, target: str | None = None) -> AsyncIterator[grpc.aio.Channel]:
+        """Open a channel to a sidecar, by default the first one's Unix socket."""
+        async with grpc.aio.insecure_channel(target or self.target, options=CHANNEL_OPTIONS) as channel:
+            yield channel
+
+    @asynccontextmanager
+    async def ledger(self) -> AsyncIterator[grpc.aio.Channel]:
+        """Open a channel to the ledger."""
+        async with grpc.aio.insecure_channel(self.stack.addresses.ledger_listen) as channel:
+            yield channel
+
+    def request_id(self) -> str:
+        """Return a fresh idempotency id."""
+        self._requests += 1
+        return f"test-{self._requests}"
+
+    @staticmethod
+    def now() -> Timestamp:
+        """Return the present; the ledger's clock runs at real time unless a test sets it."""
+        stamp = Timestamp()
+        stamp.GetCurrentTime()
+        stamp.nanos -= stamp.nanos % 1000
+        return stamp
+
+    async def apply(self, yaml: str) -> None:
+        """Declare a catalogue."""
+        async with self.ledger() as channel:
+            await admin_pb2_grpc.AdminServiceStub(channel).ApplyCatalogue(
+                admin_pb2.ApplyCatalogueRequest(request_id=self.request_id(), yaml=yaml, source_name="test"),
+                timeout=CALL_TIMEOUT_S,
+            )
+
+    async def set_limit(self, tenant: str, rule: limits_pb2.LimitRule) -> int:
+        """Give a tenant a whole new limit, or replace it; return the change number."""
+        return await self._override(
+            admin_pb2.SetOverrideRequest(request_id=self.request_id(), tenant=tenant, limit=rule.name, rule=rule)
+        )
+
+    async def set_amount(self, tenant: str, limit: str, amount: int) -> int:
+        """Change only the amount of a tenant's limit; return the change number."""
+        return await self._override(
+            admin_pb2.SetOverrideRequest(request_id=self.request_id(), tenant=tenant, limit=limit, amount=amount)
+        )
+
+    async def _override(self, request: admin_pb2.SetOverrideRequest) -> int:
+        async with self.ledger() as channel:
+            answer = await admin_pb2_grpc.AdminServiceStub(channel).SetOverride(request, timeout=CALL_TIMEOUT_S)
+        return answer.change
+
+    async def stored(self, tenant: str) -> list[reports_pb2.StoredRecord]:
+        """Return every stored record of a tenant."""
+        records: list[reports_pb2.StoredRecord] = []
+        async with self.ledger() as channel:
+            stub = reports_pb2_grpc.ReportServiceStub(channel)
+            async for page in stub.ListUsageRecords(
+                reports_pb2.ListUsageRecordsRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
+            ):
+                records.extend(page.records)
+        return records
+
+    async def stored_ids(self, tenant: str) -> list[str]:
+        """Return the id of every stored record of a tenant."""
+        return [record.id for record in await self.stored(tenant)]
