@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tollkeeper_cli.errors import UsageError
+from tollkeeper_cli.errors import FoundProblemsError, UsageError
 from tollkeeper_cli.replay.model import MICROSECONDS, UNITS_MAX, MalformedLine, MalformedLineError, ReplayRequest
 from tollkeeper_cli.replay.users import ZipfUsers
 
@@ -92,7 +92,7 @@ def read_requests(
 
 def stop_at_malformed(line: MalformedLine) -> None:
     """Refuse the file at its first line that can't be read."""
-    raise UsageError(str(line))
+    raise FoundProblemsError(str(line))
 
 
 def _read_lines(

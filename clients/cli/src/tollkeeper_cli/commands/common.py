@@ -1,0 +1,83 @@
+"""What commands share: options, tenants, pages, ids."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, Targets
+from tollkeeper_cli.errors import UsageError
+from tollkeeper_cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the listing.")]
+TenantOption = Annotated[str, typer.Option("--tenant", envvar="TOLLKEEPER_TENANT", help="The tenant.")]
+
+_PAGE_SIZE = 1_000
+
+
+def targets_of(context: typer.Context) -> Targets:
+    """Return the servers that the command line chose."""
+    targets: Targets = context.obj
+    return targets
+
+
+def require_tenant(tenant: str) -> str:
+    """Return the tenant, or say how to give one."""
+    if not tenant:
+        raise UsageError("which tenant? Give --tenant NAME or set TOLLKEEPER_TENANT")
+    return tenant
+
+
+def new_request_id() -> str:
+    """Make an idempotency id for one run of a command."""
+    return f"cli/{uuid.uuid4()}"
+
+
+def pages(call: Callable[..., Any], request: Any) -> Iterator[Any]:
+    """Yield the answers of a listing, page after page."""
+    request.page_size = _PAGE_SIZE
+    while True:
+        answer = call(request, timeout=CALL_TIMEOUT_S)
+        yield answer
+        if not answer.next_page_token:
+            return
+        request.page_token = answer.next_page_token
+
+
+def pairs(values: list[str], *, what: str) -> dict[str, str]:
+    """Read NAME=VALUE words."""
+    found: dict[str, str] = {}
+    for word in values:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{what} {word!r} is not of the form NAME=VALUE")
+        if name in found:
+            raise UsageError(f"{what} {name!r} stands twice")
+        found[name] = value
+    return found
+
+
+def whole_number(text: str, *, what: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{what} is {text!r}, expected a whole number") from None
+
+
+def moment(text: str, *, what: str) -> Timestamp:
+    """Read RFC 3339 text; without an offset it is UTC."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{what} is {text!r}, expected a time such as 2023-11-16T18:15:00Z") from None
+    stamp = Timestamp()
+    stamp.FromDatetime((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC))
+    return stamp

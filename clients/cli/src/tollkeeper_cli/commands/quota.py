@@ -1,0 +1,283 @@
+"""`quota`: look at limits, try them, use them, set them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
+
+from tollkeeper_cli.commands.common import (
+    OutputOption,
+    TenantOption,
+    new_request_id,
+    pairs,
+    require_tenant,
+    targets_of,
+    whole_number,
+)
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.errors import FoundProblemsError, UsageError
+from tollkeeper_cli.output import Cell, Output, show
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+
+_LIMIT_COLUMNS = (
+    "name", "meter", "kind", "enforcement", "amount", "burst", "used", "used_percent", "remaining",
+    "reset_after_ms", "window_end", "key", "source", "plan", "as_of",
+)  # fmt: skip
+_DECISION_COLUMNS = ("allowed", "reason", "limit", "subject", "remaining", "reset_after_ms", "retry_after_ms")
+_SOFT = (decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED, decision_pb2.DECISION_REASON_UNCOVERED)
+
+CostsArgument = Annotated[list[str], typer.Argument(metavar="METER=UNITS...", help="What the call would use.")]
+AttributesOption = Annotated[list[str] | None, typer.Option("-a", "--attribute", metavar="NAME=VALUE")]
+FeaturesOption = Annotated[list[str] | None, typer.Option("--feature", help="A feature that the plan must have.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit 1 when a soft limit is exceeded, too.")]
+
+
+class EnforcementChoice(StrEnum):
+    """What happens beyond a limit."""
+
+    HARD = "hard"
+    SOFT = "soft"
+    SHADOW = "shadow"
+
+
+class WindowChoice(StrEnum):
+    """Unit of a new limit's window."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Look at limits, try them, use them, set them.")
+    group.command("get-all")(get_all)
+    group.command("get")(get)
+    group.command("check")(check)
+    group.command("enforce")(enforce)
+    group.command("set")(set_limit)
+    group.command("unset")(unset_limit)
+    app.add_typer(group, name="quota")
+
+
+def get_all(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    attribute: AttributesOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List every limit of a tenant with what is used and left. Takes nothing."""
+    answer = _get_quota(context, tenant, attribute, meter="")
+    show([_limit_row(limit) for limit in answer.limits], _LIMIT_COLUMNS, output, title=f"Limits of {answer.tenant}")
+
+
+def get(
+    context: typer.Context,
+    limit: Annotated[str, typer.Argument(help="The limit's name, or its meter's.")],
+    *,
+    tenant: TenantOption = "",
+    attribute: AttributesOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one limit, or all limits of one meter. Takes nothing."""
+    answer = _get_quota(context, tenant, attribute, meter="")
+    found = [state for state in answer.limits if limit in (state.name, state.meter)]
+    if not found:
+        known = ", ".join(sorted(state.name for state in answer.limits)) or "none"
+        raise UsageError(f"tenant {answer.tenant} has no limit or limited meter {limit!r}; its limits: {known}")
+    show([_limit_row(state) for state in found], _LIMIT_COLUMNS, output, title=f"Limits of {answer.tenant}")
+
+
+def check(
+    context: typer.Context,
+    costs: CostsArgument,
+    *,
+    tenant: TenantOption = "",
+    attribute: AttributesOption = None,
+    feature: FeaturesOption = None,
+    output: OutputOption = Output.TABLE,
+    strict: StrictOption = False,
+) -> None:
+    """Tell whether a call would be admitted. Takes nothing. Exits 1 when it would be denied."""
+    request = _check_request(tenant, costs, attribute, feature)
+    request.mode = quota_pb2.CHECK_MODE_PEEK
+    _decide(context, request, output, strict=strict)
+
+
+def enforce(
+    context: typer.Context,
+    costs: CostsArgument,
+    *,
+    tenant: TenantOption = "",
+    attribute: AttributesOption = None,
+    feature: FeaturesOption = None,
+    request_id: Annotated[str, typer.Option(help="Idempotency id; a repeat gets the first answer.")] = "",
+    output: OutputOption = Output.TABLE,
+    record: Annotated[bool, typer.Option("--record", help="Write a usage record as well.")] = False,
+    strict: StrictOption = False,
+) -> None:
+    """Take the units of a call from every limit that matches. Exits 1 when it is denied."""
+    request = _check_request(tenant, costs, attribute, feature)
+    request.mode = quota_pb2.CHECK_MODE_CONSUME
+    request.request_id = request_id or new_request_id()
+    request.record_usage = record
+    _decide(context, request, output, strict=strict)
+
+
+def set_limit(
+    context: typer.Context,
+    limit: Annotated[str, typer.Argument(help="The limit's name.")],
+    amount: Annotated[str, typer.Argument(help="Units; -1 or `unlimited`, 0 = none.")],
+    *,
+    tenant: TenantOption = "",
+    enforcement: Annotated[EnforcementChoice | None, typer.Option(help="What happens beyond it.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Token buckets: the most that it holds.")] = None,
+    meter: Annotated[str, typer.Option(help="For a new limit: what it counts.")] = "",
+    window: Annotated[WindowChoice | None, typer.Option(help="For a new limit: its window.")] = None,
+    note: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set or add one limit of one tenant, over what its plan says. In force within a second."""
+    units = -1 if amount == "unlimited" else whole_number(amount, what="the amount")
+    request = admin_pb2.SetOverrideRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), limit=limit, amount=units, note=note
+    )
+    if enforcement is not None:
+        request.enforcement = decision_pb2.Enforcement.Value(f"ENFORCEMENT_{enforcement.upper()}")
+    if burst is not None:
+        request.burst = burst
+    if meter or window is not None:
+        request.rule.CopyFrom(_new_rule(limit, units, meter, window, enforcement))
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        rule = admin_pb2_grpc.AdminServiceStub(channel).SetOverride(request, timeout=CALL_TIMEOUT_S).limit
+    row: dict[str, Cell] = {
+        "name": rule.name,
+        "meter": rule.meter,
+        "amount": rule.amount,
+        "enforcement": _name(decision_pb2.Enforcement.Name(rule.enforcement), "ENFORCEMENT_"),
+        "source": rule.source,
+    }
+    show([row], tuple(row), output, title=f"Limit of {request.tenant}")
+
+
+def unset_limit(
+    context: typer.Context,
+    limit: Annotated[str, typer.Argument(help="The limit's name.")],
+    *,
+    tenant: TenantOption = "",
+) -> None:
+    """Remove what `set` did: the plan's limit is in force again."""
+    request = admin_pb2.DeleteOverrideRequest(request_id=new_request_id(), tenant=require_tenant(tenant), limit=limit)
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        admin_pb2_grpc.AdminServiceStub(channel).DeleteOverride(request, timeout=CALL_TIMEOUT_S)
+
+
+def _new_rule(
+    limit: str, units: int, meter: str, window: WindowChoice | None, enforcement: EnforcementChoice | None
+) -> limits_pb2.LimitRule:
+    """Describe a window limit that doesn't exist yet."""
+    if not meter or window is None:
+        raise UsageError("a new limit needs both --meter and --window")
+    return limits_pb2.LimitRule(
+        name=limit,
+        meter=meter,
+        kind=decision_pb2.LIMIT_KIND_WINDOW,
+        amount=units,
+        enforcement=decision_pb2.Enforcement.Value(f"ENFORCEMENT_{(enforcement or EnforcementChoice.HARD).upper()}"),
+        window_unit=limits_pb2.WindowUnit.Value(f"WINDOW_UNIT_{window.upper()}"),
+        window_count=1,
+        time_zone="UTC",
+        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
+    )
+
+
+def _get_quota(
+    context: typer.Context, tenant: str, attribute: list[str] | None, *, meter: str
+) -> quota_pb2.GetQuotaResponse:
+    """Ask the sidecar for a tenant's limits."""
+    request = quota_pb2.GetQuotaRequest(
+        tenant=require_tenant(tenant), attributes=pairs(attribute or [], what="attribute"), meter=meter
+    )
+    with channel_to(targets_of(context).sidecar, server="sidecar") as channel:
+        return quota_pb2_grpc.QuotaServiceStub(channel).GetQuota(request, timeout=CALL_TIMEOUT_S)
+
+
+def _check_request(
+    tenant: str, costs: list[str], attribute: list[str] | None, feature: list[str] | None
+) -> quota_pb2.CheckQuotaRequest:
+    """Read a check from the command line."""
+    return quota_pb2.CheckQuotaRequest(
+        tenant=require_tenant(tenant),
+        costs=[
+            quota_pb2.Cost(meter=meter, units=whole_number(units, what=f"the units of {meter}"))
+            for meter, units in pairs(costs, what="cost").items()
+        ],
+        attributes=pairs(attribute or [], what="attribute"),
+        features=feature or [],
+    )
+
+
+def _decide(context: typer.Context, request: quota_pb2.CheckQuotaRequest, output: Output, *, strict: bool) -> None:
+    """Ask, show the decision, and end with the exit code that it means."""
+    with channel_to(targets_of(context).sidecar, server="sidecar") as channel:
+        answer = quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota(request, timeout=CALL_TIMEOUT_S)
+    decision = answer.decision
+    reason = _name(decision_pb2.DecisionReason.Name(decision.reason), "DECISION_REASON_")
+    row: dict[str, Cell] = {
+        "allowed": decision.allowed,
+        "reason": reason,
+        "limit": decision.binding.name,
+        "subject": decision.subject,
+        "remaining": decision.remaining if decision.HasField("remaining") else None,
+        "reset_after_ms": _milliseconds(decision.reset_after) if decision.HasField("reset_after") else None,
+        "retry_after_ms": _milliseconds(decision.retry_after) if decision.HasField("retry_after") else None,
+    }
+    show([row], _DECISION_COLUMNS, output)
+    if not decision.allowed:
+        raise FoundProblemsError(f"denied: {reason} {decision.binding.name or decision.subject}".rstrip())
+    if decision.reason in _SOFT:
+        message = f"admitted, but: {reason} {decision.binding.name}".rstrip()
+        if strict:
+            raise FoundProblemsError(message)
+        Console(stderr=True).print(f"warning: {message}", markup=False, highlight=False)
+
+
+def _limit_row(limit: decision_pb2.LimitState) -> dict[str, Cell]:
+    """Turn a limit into a row."""
+    is_bucket = limit.kind == decision_pb2.LIMIT_KIND_TOKEN_BUCKET
+    return {
+        "name": limit.name,
+        "meter": limit.meter,
+        "kind": _name(decision_pb2.LimitKind.Name(limit.kind), "LIMIT_KIND_"),
+        "enforcement": _name(decision_pb2.Enforcement.Name(limit.enforcement), "ENFORCEMENT_"),
+        "amount": limit.amount,
+        "burst": limit.burst if is_bucket else None,
+        "used": limit.used,
+        "used_percent": limit.used_percent,
+        "remaining": limit.remaining,
+        "reset_after_ms": _milliseconds(limit.reset_after) if limit.HasField("reset_after") else None,
+        "window_end": to_text(limit.window_end),
+        "key": dict(limit.key),
+        "source": limit.source,
+        "plan": limit.plan,
+        "as_of": to_text(limit.as_of),
+    }
+
+
+def _milliseconds(duration: Duration) -> int:
+    return duration.seconds * 1_000 + duration.nanos // 1_000_000
+
+
+def _name(value: str, prefix: str) -> str:
+    return value.removeprefix(prefix).lower()

@@ -1,0 +1,67 @@
+"""The command `tollkeeper`: wires the commands and turns errors into exit codes.
+
+Exit codes: 0 done, 1 denied or found problems, 2 wrong usage, 3 a server doesn't answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from tollkeeper_cli.commands import catalogue, demo, invoices, listings, processes, quota, replay, usage
+from tollkeeper_cli.connection import find_targets
+from tollkeeper_cli.embedded import ProcessError
+from tollkeeper_cli.errors import CommandError
+
+_INTERRUPTED = 130
+_HELP = (
+    "Runs, operates and demonstrates Tollkeeper: quotas and metering beside a service, with a billing ledger behind."
+)
+
+
+def build_app() -> typer.Typer:
+    """Build the application with every command."""
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=_HELP
+    )
+    app.callback()(_choose_servers)
+    for module in (processes, demo, replay, catalogue, quota, usage, listings, invoices):
+        module.register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    errors = Console(stderr=True, highlight=False)
+    try:
+        code = build_app()(args=arguments, standalone_mode=False, prog_name="tollkeeper")
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except CommandError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return error.exit_code
+    except ProcessError as error:
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _choose_servers(
+    context: typer.Context,
+    *,
+    ledger: Annotated[str, typer.Option(help="Address of the ledger. Default: TOLLKEEPER_LEDGER_ADDRESS.")] = "",
+    sidecar: Annotated[str, typer.Option(help="Address of the sidecar, also unix:PATH.")] = "",
+) -> None:
+    """Remember which servers to talk to."""
+    context.obj = find_targets(os.environ, ledger=ledger, sidecar=sidecar)

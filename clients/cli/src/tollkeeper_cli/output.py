@@ -1,0 +1,143 @@
+"""Print listings as a table, as JSON or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+Cell = str | int | bool | Sequence[str] | Mapping[str, str] | Mapping[str, int] | None
+Row = Mapping[str, Cell]
+
+# Spreadsheets take a cell that begins so for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# ISO 4217: currencies whose minor unit isn't a hundredth.
+_MINOR_DIGITS = {
+    "BHD": 3,
+    "IQD": 3,
+    "JOD": 3,
+    "KWD": 3,
+    "LYD": 3,
+    "OMR": 3,
+    "TND": 3,
+    "CLF": 4,
+    "UYW": 4,
+} | dict.fromkeys(
+    (
+        "BIF",
+        "CLP",
+        "DJF",
+        "GNF",
+        "ISK",
+        "JPY",
+        "KMF",
+        "KRW",
+        "PYG",
+        "RWF",
+        "UGX",
+        "UYI",
+        "VND",
+        "VUV",
+        "XAF",
+        "XOF",
+        "XPF",
+    ),
+    0,
+)
+_MINOR_DIGITS_DEFAULT = 2
+
+
+class Output(StrEnum):
+    """A listing's form."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def show(rows: Sequence[Row], columns: Sequence[str], output: Output, *, title: str = "") -> None:
+    """Print rows to standard output. JSON and CSV carry every column as it is; the table is for reading."""
+    if output is Output.JSON:
+        sys.stdout.write(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False) + "\n")
+    elif output is Output.CSV:
+        write_csv(sys.stdout, rows, columns)
+    else:
+        _print_table(rows, columns, title)
+
+
+def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write rows as CSV; text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
+
+
+def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """Return rows as CSV text."""
+    stream = io.StringIO()
+    write_csv(stream, rows, columns)
+    return stream.getvalue()
+
+
+def money(amount_minor: int, currency: str) -> str:
+    """Return an amount for reading, for example `1,234.50 USD`."""
+    digits = _MINOR_DIGITS.get(currency, _MINOR_DIGITS_DEFAULT)
+    whole, rest = divmod(abs(amount_minor), 10**digits)
+    sign = "-" if amount_minor < 0 else ""
+    fraction = f".{rest:0{digits}d}" if digits else ""
+    return f"{sign}{whole:,}{fraction} {currency}"
+
+
+def _csv_cell(value: Cell) -> str | int:
+    """Turn a value into a cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return value
+    text = _plain(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def _plain(value: Cell) -> str:
+    """Turn a value into text on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={item}" for name, item in value.items())
+    return " ".join(value)
+
+
+def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
+    """Print a table; numbers stand right."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        is_number = any(isinstance(row.get(column), int) and not isinstance(row.get(column), bool) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_escape(_plain(row.get(column))) for column in columns))
+    Console().print(table)
+
+
+def _escape(text: str) -> str:
+    """Keep text from being read as markup or as terminal control."""
+    visible = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return visible.replace("[", "\\[")
