@@ -1,15 +1,29 @@
 //! The state machine.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
+
+use foldhash::fast::FixedState;
 
 use crate::{
+    book::Book,
+    bucket::Buckets,
+    check::{Outcome, judge::Charge, state::limit_state},
     decision::LimitState,
     effect::Effect,
     event::Event,
+    hash::{hex, keyed},
     id::{Holder, ReservationId},
-    request::{Checked, CheckRequest, Cost},
+    lease::plan::Budget,
+    links::Links,
+    outbox::Outbox,
+    report::Reporter,
+    request::{CheckRequest, Checked, Cost},
     reservation::{Reservation, SettleRefusal, Settled},
+    slab::Key,
+    tenants::{Catalog, Lookup},
     time::Now,
+    timers::Timers,
+    waiting::{Waiter, Waiting},
 };
 
 /// Names a waiting check for its owner.
@@ -28,60 +42,293 @@ pub struct EngineConfig {
     pub proof_age_us: u64,
 }
 
-/// Every bucket, lease and reservation of one sidecar process.
-pub struct Engine;
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { redis_budget_us: 5_000, ledger_budget_us: 100_000, waiting_max: 10_000, proof_age_us: 100_000 }
+    }
+}
 
-#[allow(clippy::unused_self, unused_variables, clippy::todo)]
+/// Every bucket, lease and reservation of one sidecar process.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) holder: Holder,
+    pub(crate) holder_hex: String,
+    pub(crate) hasher: FixedState,
+    pub(crate) catalog: Catalog,
+    pub(crate) buckets: Buckets,
+    pub(crate) links: Links,
+    pub(crate) outbox: Outbox,
+    pub(crate) waiting: Waiting,
+    pub(crate) meter_waiters: Vec<Key>,
+    pub(crate) timers: Timers,
+    pub(crate) reporter: Reporter,
+    pub(crate) book: Book,
+    /// Limits that the check being decided must pass; kept for its memory.
+    pub(crate) charges: Vec<Charge>,
+    /// Buckets whose waiters want to look again.
+    pub(crate) dirty: VecDeque<Key>,
+    /// Buckets for which the next step is to be taken.
+    pub(crate) hunts: VecDeque<Key>,
+    pub(crate) is_draining: bool,
+}
+
 impl Engine {
     /// Makes an engine that knows no tenant.
     #[must_use]
-    pub fn new(config: EngineConfig, holder: Holder) -> Self { todo!() }
+    pub fn new(config: EngineConfig, holder: Holder) -> Self {
+        let hasher = keyed(holder);
+        Self {
+            config,
+            holder,
+            holder_hex: hex(&holder.0),
+            hasher: hasher.clone(),
+            catalog: Catalog::new(hasher.clone()),
+            buckets: Buckets::new(hasher.clone()),
+            links: Links::new(hasher.clone()),
+            outbox: Outbox::new(holder, hasher.clone()),
+            waiting: Waiting::new(hasher.clone()),
+            meter_waiters: Vec::new(),
+            timers: Timers::default(),
+            reporter: Reporter::default(),
+            book: Book::new(hasher.clone()),
+            charges: Vec::with_capacity(16),
+            dirty: VecDeque::with_capacity(16),
+            hunts: VecDeque::with_capacity(16),
+            is_draining: false,
+        }
+    }
 
     /// Decides, or begins to fetch what is missing. All limits are charged or none.
-    pub fn check(&mut self, now: Now, ticket: Ticket, request: &CheckRequest) -> Checked { todo!() }
+    pub fn check(&mut self, now: Now, ticket: Ticket, request: &CheckRequest) -> Checked {
+        let outcome = self.evaluate(now, request, false);
+        let checked = match outcome {
+            Outcome::Decided(decision) => Checked::Decided(decision),
+            _ if self.waiting.len() >= self.config.waiting_max => Checked::Full,
+            outcome => {
+                let waiter = Waiter {
+                    ticket,
+                    request: request.clone(),
+                    since_us: now.real_us,
+                    deadline_us: now.real_us.saturating_add(self.config.redis_budget_us),
+                    queues: Vec::new(),
+                };
+                let key = self.waiting.insert(waiter);
+                self.enlist(key, &outcome);
+                Checked::Waiting
+            }
+        };
+        self.work_off(now);
+        checked
+    }
 
     /// Forgets a waiting check whose caller went away; its units are not taken. No effect if it was decided.
-    pub fn cancel(&mut self, ticket: Ticket) { todo!() }
+    pub fn cancel(&mut self, ticket: Ticket) {
+        if let Some(key) = self.waiting.by_ticket(ticket) {
+            self.waiting.remove(key);
+        }
+    }
 
     /// The open reservation made by a decided `Mode::Reserve` (to be logged before the caller hears of it).
     #[must_use]
-    pub fn reservation(&self, id: ReservationId) -> Option<&Reservation> { todo!() }
+    pub fn reservation(&self, id: ReservationId) -> Option<&Reservation> {
+        self.book.get(id)
+    }
 
     /// Undoes a charge whose log entry failed: consumed or held units go back to the balance.
-    pub fn undo_reservation(&mut self, now: Now, id: ReservationId) { todo!() }
+    pub fn undo_reservation(&mut self, now: Now, id: ReservationId) {
+        self.undo(now, id);
+        self.work_off(now);
+    }
 
     /// Takes in a reservation found in the log at start; `holder` in it is the dead process', so nothing is held here.
-    pub fn restore_reservation(&mut self, reservation: Reservation) { todo!() }
+    pub fn restore_reservation(&mut self, reservation: Reservation) {
+        self.book.open(reservation, Vec::new());
+    }
 
     /// Ends a reservation at `actual` (zero units of every meter = release). Call after its record is durable.
     ///
     /// # Errors
     /// `Unknown` where the engine has no such open reservation.
-    pub fn settle(&mut self, now: Now, id: ReservationId, actual: &[Cost]) -> Result<Settled, SettleRefusal> { todo!() }
+    pub fn settle(&mut self, now: Now, id: ReservationId, actual: &[Cost]) -> Result<Settled, SettleRefusal> {
+        let settled = self.settle_reservation(now, id, actual);
+        self.work_off(now);
+        settled
+    }
 
     /// Takes in what happened.
-    pub fn handle(&mut self, now: Now, event: Event) { todo!() }
+    pub fn handle(&mut self, now: Now, event: Event) {
+        self.on_event(now, event);
+        self.work_off(now);
+    }
 
     /// Does what is due by time: expiries of waits, early leases, idle returns, reports, reservation expiry.
-    pub fn advance(&mut self, now: Now) { todo!() }
+    pub fn advance(&mut self, now: Now) {
+        self.upkeep_due(now);
+        self.work_off(now);
+        while let Some(key) = self.waiting.pop_due(now.real_us) {
+            self.reconsider(now, key, true);
+        }
+        self.expire_reservations(now);
+        self.report(now, false);
+        self.work_off(now);
+    }
 
     /// Real µs until `advance` must be called next.
     #[must_use]
-    pub fn next_due(&self, now: Now) -> u64 { todo!() }
+    pub fn next_due(&self, now: Now) -> u64 {
+        if self.outbox.has_news() {
+            return 0;
+        }
+        let mut due_us = now.real_us.saturating_add(1_000_000);
+        let others = [self.waiting.next_due_us(), self.timers.next_due_us(), self.reporter.next_due_us()];
+        for other in others.into_iter().flatten() {
+            due_us = due_us.min(other);
+        }
+        let expiry = self.book.next_expiry_us().and_then(|at_us| now.real_us_until(at_us));
+        due_us.saturating_sub(now.real_us).min(expiry.unwrap_or(u64::MAX))
+    }
 
     /// Moves what the engine wants done into `out`, in order.
-    pub fn drain_effects(&mut self, out: &mut Vec<Effect>) { todo!() }
+    pub fn drain_effects(&mut self, out: &mut Vec<Effect>) {
+        self.outbox.flush(out);
+    }
 
     /// Every limit of a tenant as known here; `None` where the tenant isn't known (yet).
-    pub fn quota(&mut self, now: Now, tenant: &str, attributes: &[(Box<str>, Box<str>)]) -> Option<Vec<LimitState>> { todo!() }
+    pub fn quota(&mut self, now: Now, tenant: &str, attributes: &[(Box<str>, Box<str>)]) -> Option<Vec<LimitState>> {
+        let name: Arc<str> = Arc::from(tenant);
+        let Lookup::Known(index) = self.catalog.look_up(now, &name, self.outbox.watch_list()) else { return None };
+        let limits = self.catalog.all_limits(index).to_vec();
+        let mut states = Vec::with_capacity(limits.len());
+        for index in limits {
+            let key = self.find_bucket_for(index, attributes);
+            if let Some(key) = key {
+                self.turn_if_over(now, key);
+                self.mark_moved(key);
+            }
+            let Some(limit) = self.catalog.limit(index) else { continue };
+            if crate::matching::is_in_force(&limit.rule, now.ledger_us) {
+                let bucket = key.and_then(|key| self.buckets.get(key));
+                states.push(limit_state(limit, bucket, attributes, now));
+            }
+        }
+        Some(states)
+    }
 
     /// Whether a tenant is known, unknown for sure, or not known yet (then it is being fetched).
-    pub fn tenant_known(&mut self, now: Now, tenant: &Arc<str>) -> Option<bool> { todo!() }
+    pub fn tenant_known(&mut self, now: Now, tenant: &Arc<str>) -> Option<bool> {
+        match self.catalog.look_up(now, tenant, self.outbox.watch_list()) {
+            Lookup::Known(_) => Some(true),
+            Lookup::Unknown => Some(false),
+            Lookup::Fetching(_) => None,
+        }
+    }
 
     /// Lowers every balance and returns everything, for a clean stop. Done when no command is outstanding.
-    pub fn drain(&mut self, now: Now) { todo!() }
+    pub fn drain(&mut self, now: Now) {
+        self.is_draining = true;
+        for key in self.buckets.keys() {
+            self.turn_if_over(now, key);
+            self.give_back(now, key, 0);
+            self.give_back_next(now, key);
+            let is_moved = self.buckets.get(key).and_then(|bucket| bucket.current.as_ref()).is_some_and(|window| {
+                window.reported != (window.balance.consumed, window.balance.over)
+            });
+            if is_moved {
+                self.mark_moved(key);
+            }
+        }
+        self.report(now, true);
+        self.work_off(now);
+    }
 
     /// Commands without an answer yet.
     #[must_use]
-    pub fn outstanding(&self) -> usize { todo!() }
+    pub fn outstanding(&self) -> usize {
+        self.outbox.outstanding()
+    }
+}
+
+impl Engine {
+    /// Real µs that a check may wait.
+    const fn budget_us(&self, budget: Budget) -> u64 {
+        match budget {
+            Budget::Redis => self.config.redis_budget_us,
+            Budget::Ledger => self.config.ledger_budget_us,
+        }
+    }
+
+    /// Queues a check where what it lacks will arrive.
+    fn enlist(&mut self, key: Key, outcome: &Outcome) {
+        let budget = if let Outcome::Short(budget) = outcome { *budget } else { Budget::Ledger };
+        let budget_us = self.budget_us(budget);
+        let Some(waiter) = self.waiting.get_mut(key) else { return };
+        let deadline_us = waiter.since_us.saturating_add(budget_us);
+        match outcome {
+            Outcome::Decided(_) => return,
+            Outcome::Tenant(tenant) => self.catalog.wait_for(*tenant, key),
+            Outcome::Meters => self.meter_waiters.push(key),
+            Outcome::Short(_) => {
+                for charge in &self.charges {
+                    let crate::check::judge::Verdict::Short(_) = charge.verdict else { continue };
+                    let Some(bucket) = charge.bucket else { continue };
+                    if !waiter.queues.contains(&bucket)
+                        && let Some(state) = self.buckets.get_mut(bucket)
+                    {
+                        waiter.queues.push(bucket);
+                        state.waiters.push_back((key, charge.units));
+                    }
+                    self.hunts.push_back(bucket);
+                }
+            }
+        }
+        self.waiting.extend(key, deadline_us);
+    }
+
+    /// Looks at a waiting check again.
+    pub(crate) fn reconsider(&mut self, now: Now, key: Key, is_last: bool) {
+        let Some(waiter) = self.waiting.get_mut(key) else { return };
+        let request = std::mem::replace(&mut waiter.request, CheckRequest::nothing());
+        let is_last = is_last || waiter.deadline_us <= now.real_us;
+        let outcome = self.evaluate(now, &request, is_last);
+        if let Some(waiter) = self.waiting.get_mut(key) {
+            waiter.request = request;
+        }
+        if let Outcome::Decided(decision) = outcome {
+            if let Some(waiter) = self.waiting.remove(key) {
+                self.outbox.tell(Effect::Decide { ticket: waiter.ticket, decision });
+            }
+        } else {
+            self.enlist(key, &outcome);
+        }
+    }
+
+    /// Lets those who wait look again, and takes next steps, until nothing changes any more.
+    pub(crate) fn work_off(&mut self, now: Now) {
+        loop {
+            if let Some(key) = self.dirty.pop_front() {
+                self.wake(now, key);
+            } else if let Some(key) = self.hunts.pop_front() {
+                self.pursue(now, key);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Now, key: Key) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        bucket.is_dirty = false;
+        let queue = std::mem::take(&mut bucket.waiters);
+        for (waiter, _) in queue {
+            if let Some(state) = self.waiting.get_mut(waiter) {
+                state.queues.retain(|bucket| *bucket != key);
+                self.reconsider(now, waiter, false);
+            }
+        }
+        if self.is_draining && self.buckets.get(key).is_some_and(|bucket| bucket.waiters.is_empty()) {
+            self.give_back(now, key, 0);
+            self.give_back_next(now, key);
+        }
+    }
 }

@@ -4,15 +4,31 @@
 //! carries out the [`Effect`]s that it leaves behind. It owns every lease decision; whoever carries messages decides
 //! nothing. The same machine runs in the sidecar, in the simulator and under the tests' fake clock.
 
+mod book;
+mod bucket;
+mod check;
 mod decision;
 mod effect;
 mod engine;
 mod event;
+mod events;
+mod hash;
 mod id;
+mod lease;
 mod limit;
+mod links;
+mod matching;
+mod outbox;
+mod proof;
+mod report;
 mod request;
 mod reservation;
+mod slab;
+mod tenants;
 mod time;
+mod timers;
+mod upkeep;
+mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault};

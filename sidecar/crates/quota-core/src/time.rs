@@ -13,3 +13,16 @@ pub struct Now {
     /// Ledger microseconds per 1,000 real microseconds: 1,000 is real time, 0 stands still.
     pub speed_milli: i64,
 }
+
+impl Now {
+    /// Real µs until ledger time `at_us`; `None` while the clock stands still, 0 when it is past.
+    pub(crate) fn real_us_until(&self, at_us: i64) -> Option<u64> {
+        let left = at_us.saturating_sub(self.ledger_us);
+        if left <= 0 {
+            return Some(0);
+        }
+        let scaled = i128::from(left).saturating_mul(1_000);
+        let real = scaled.checked_div(i128::from(self.speed_milli)).filter(|real| *real >= 0)?;
+        Some(u64::try_from(real).unwrap_or(u64::MAX).saturating_add(1))
+    }
+}

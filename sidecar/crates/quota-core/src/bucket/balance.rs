@@ -1,0 +1,194 @@
+//! Units of one window in this process: where they came from, where they went.
+//!
+//! I3: the sum over sources of granted − returned = consumed + held + free, at every moment.
+
+use crate::request::Units;
+
+/// Where leased units came from: the ledger (generation 0) or one generation of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    /// 0 = the ledger.
+    pub(crate) generation: u64,
+    /// Cumulative grants as the source counts them.
+    pub(crate) seen: Units,
+    /// Of these, the units that were credited here.
+    pub(crate) granted: Units,
+    /// Units of it that are known to be consumed; grows, never shrinks.
+    pub(crate) consumed: Units,
+    /// Cumulative returns through the pool.
+    pub(crate) returned_pool: Units,
+    /// The part of them that the pool has confirmed.
+    pub(crate) told_pool: Units,
+    /// Cumulative returns through the ledger.
+    pub(crate) returned_ledger: Units,
+    /// The part of them that the ledger has confirmed.
+    pub(crate) told_ledger: Units,
+}
+
+impl Source {
+    const fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            seen: 0,
+            granted: 0,
+            consumed: 0,
+            returned_pool: 0,
+            told_pool: 0,
+            returned_ledger: 0,
+            told_ledger: 0,
+        }
+    }
+
+    /// Units of it that are still here and not consumed.
+    pub(crate) const fn rest(&self) -> Units {
+        self.granted
+            .saturating_sub(self.returned_pool)
+            .saturating_sub(self.returned_ledger)
+            .saturating_sub(self.consumed)
+    }
+}
+
+/// Units of one window in this process.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Balance {
+    /// Units that may be spent.
+    pub(crate) free: Units,
+    /// Units that reservations hold.
+    pub(crate) held: Units,
+    /// All units spent so far.
+    pub(crate) consumed: Units,
+    /// All units admitted beyond the limit so far.
+    pub(crate) over: Units,
+    /// Units used above what was reserved and not paid yet. While there are any, `free` is 0.
+    pub(crate) debt: Units,
+    /// Oldest first.
+    pub(crate) sources: Vec<Source>,
+}
+
+impl Balance {
+    /// Units that a call of this cost lacks.
+    pub(crate) const fn missing(&self, cost: Units) -> Units {
+        cost.saturating_add(self.debt).saturating_sub(self.free)
+    }
+
+    /// Spends units; refuses, and changes nothing, where they are not there.
+    pub(crate) const fn take(&mut self, units: Units) -> bool {
+        if self.free < units {
+            return false;
+        }
+        self.free = self.free.saturating_sub(units);
+        self.consumed = self.consumed.saturating_add(units);
+        true
+    }
+
+    /// Holds units for a reservation; refuses, and changes nothing, where they are not there.
+    pub(crate) const fn hold(&mut self, units: Units) -> bool {
+        if self.free < units {
+            return false;
+        }
+        self.free = self.free.saturating_sub(units);
+        self.held = self.held.saturating_add(units);
+        true
+    }
+
+    /// Puts held units back. Never more than are held.
+    pub(crate) fn refund(&mut self, units: Units) -> Units {
+        let units = units.min(self.held);
+        self.held = self.held.saturating_sub(units);
+        self.free = self.free.saturating_add(units);
+        self.pay();
+        units
+    }
+
+    /// Spends held units.
+    pub(crate) fn spend_held(&mut self, units: Units) {
+        let units = units.min(self.held);
+        self.held = self.held.saturating_sub(units);
+        self.consumed = self.consumed.saturating_add(units);
+    }
+
+    /// Takes in units that were used without having been reserved.
+    pub(crate) fn owe(&mut self, units: Units) {
+        self.debt = self.debt.saturating_add(units);
+        self.pay();
+    }
+
+    /// Counts units admitted without having them.
+    pub(crate) const fn exceed(&mut self, units: Units) {
+        self.over = self.over.saturating_add(units);
+    }
+
+    fn pay(&mut self) {
+        let paid = self.debt.min(self.free);
+        self.debt = self.debt.saturating_sub(paid);
+        self.free = self.free.saturating_sub(paid);
+        self.consumed = self.consumed.saturating_add(paid);
+    }
+
+    /// The source of a generation, made where it is new.
+    pub(crate) fn source(&mut self, generation: u64) -> &mut Source {
+        let found = self.sources.iter().position(|source| source.generation == generation);
+        let index = found.unwrap_or_else(|| {
+            self.sources.push(Source::new(generation));
+            self.sources.len().saturating_sub(1)
+        });
+        &mut self.sources[index]
+    }
+
+    /// Takes in what a source says it gave: `give` by this answer, `granted_cum` in all. Repeats credit nothing.
+    /// Grants of which only the cumulative counter tells are given up: nobody knows who spends them.
+    pub(crate) fn credit(&mut self, generation: u64, granted_cum: Units, give: Units) -> Units {
+        let source = self.source(generation);
+        let credited = granted_cum.saturating_sub(source.seen).min(give);
+        source.seen = source.seen.max(granted_cum);
+        source.granted = source.granted.saturating_add(credited);
+        self.free = self.free.saturating_add(credited);
+        self.pay();
+        credited
+    }
+
+    /// Settles which source's units were consumed, oldest source first. Figures per source only grow.
+    pub(crate) fn attribute(&mut self) {
+        let known = self.sources.iter().fold(0, |sum: Units, source| sum.saturating_add(source.consumed));
+        let mut rest = self.consumed.saturating_sub(known);
+        for source in &mut self.sources {
+            let part = rest.min(source.rest());
+            source.consumed = source.consumed.saturating_add(part);
+            rest = rest.saturating_sub(part);
+        }
+    }
+
+    /// Lowers the balance to `keep` and books the difference as returned, newest source first. Units of `pool` (the
+    /// generation that serves now) go back to it, all others to the ledger. Answers what left for the (ledger, pool).
+    pub(crate) fn give_back(&mut self, keep: Units, pool: Option<u64>) -> (Units, Units) {
+        self.attribute();
+        let mut rest = self.free.saturating_sub(keep);
+        let (mut to_ledger, mut to_pool): (Units, Units) = (0, 0);
+        for source in self.sources.iter_mut().rev() {
+            let part = rest.min(source.rest());
+            if part == 0 {
+                continue;
+            }
+            rest = rest.saturating_sub(part);
+            self.free = self.free.saturating_sub(part);
+            if source.generation != 0 && Some(source.generation) == pool {
+                source.returned_pool = source.returned_pool.saturating_add(part);
+                to_pool = to_pool.saturating_add(part);
+            } else {
+                source.returned_ledger = source.returned_ledger.saturating_add(part);
+                to_ledger = to_ledger.saturating_add(part);
+            }
+        }
+        (to_ledger, to_pool)
+    }
+
+    /// Whether I3 holds.
+    pub(crate) fn is_sound(&self) -> bool {
+        let lent = self.sources.iter().fold(0_u64, |sum, source| {
+            let here = source.granted.saturating_sub(source.returned_pool).saturating_sub(source.returned_ledger);
+            sum.saturating_add(here)
+        });
+        let here = self.consumed.saturating_add(self.held).saturating_add(self.free);
+        lent == here && (self.debt == 0 || self.free == 0)
+    }
+}

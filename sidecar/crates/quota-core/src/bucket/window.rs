@@ -1,0 +1,147 @@
+//! One window of one bucket: its units, its pool, what was asked of whom.
+
+use std::sync::Arc;
+
+use crate::{
+    bucket::balance::Balance,
+    effect::PoolFault,
+    event::{WindowInfo, WindowUse},
+    proof::{Proof, Sent},
+    request::Units,
+};
+
+/// A pool as this holder knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    /// timeline × 2^32 + n.
+    pub(crate) generation: u64,
+    /// Redis key of the pool.
+    pub(crate) pool_key: Arc<str>,
+    /// Redis key of its holders.
+    pub(crate) holders_key: Arc<str>,
+    /// Channel of its notices.
+    pub(crate) channel: Arc<str>,
+    /// Last request that it answered.
+    pub(crate) request_seq: u64,
+    /// The pool's own counter as last seen.
+    pub(crate) witness_seq: u64,
+    /// Units moved to it, as last seen there.
+    pub(crate) total: Units,
+    /// Units that it can give, as last seen there.
+    pub(crate) free: Units,
+    /// Holders as last seen there.
+    pub(crate) holders: u64,
+    /// Request whose outcome is unknown.
+    pub(crate) unsure: Option<Sent>,
+}
+
+/// A request that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flight {
+    /// To the ledger.
+    Allot(Sent),
+    /// To the pool; the cumulative return that it carries.
+    Grant(Sent, Units),
+}
+
+/// One window.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// Its name, bounds and figures as last heard.
+    pub(crate) info: WindowInfo,
+    /// Its units.
+    pub(crate) balance: Balance,
+    /// Last ask that the ledger answered.
+    pub(crate) ledger_seq: u64,
+    /// Ask of the ledger whose outcome is unknown.
+    pub(crate) unsure: Option<Sent>,
+    /// Its pool, once the ledger named one.
+    pub(crate) pool: Option<Pool>,
+    /// What went wrong at the pool and is to be told to the ledger.
+    pub(crate) fault: Option<PoolFault>,
+    /// The pool could not serve: the ledger is to extend it.
+    pub(crate) extend: bool,
+    /// The pool refused before its channel was confirmed: ask again once it is.
+    pub(crate) await_channel: bool,
+    /// What is under way.
+    pub(crate) flight: Option<Flight>,
+    /// Proof of exhaustion.
+    pub(crate) proof: Option<Proof>,
+    /// The last ask was refused: serve the smallest first.
+    pub(crate) smallest_first: bool,
+    /// Below this balance more is asked for ahead; 0 = never.
+    pub(crate) low_mark: Units,
+    /// What the fleet used as last heard, and what this process had used when it was asked.
+    pub(crate) fleet: Option<(WindowUse, Units)>,
+    /// (consumed, over) as last confirmed by the ledger.
+    pub(crate) reported: (Units, Units),
+    /// A return to the ledger is under way.
+    pub(crate) returning: bool,
+}
+
+impl Window {
+    /// A window of which nothing is held yet.
+    pub(crate) fn new(info: WindowInfo) -> Self {
+        Self {
+            info,
+            balance: Balance::default(),
+            ledger_seq: 0,
+            unsure: None,
+            pool: None,
+            fault: None,
+            extend: false,
+            await_channel: false,
+            flight: None,
+            proof: None,
+            smallest_first: false,
+            low_mark: 0,
+            fleet: None,
+            reported: (0, 0),
+            returning: false,
+        }
+    }
+
+    /// Whether it is over.
+    pub(crate) const fn has_ended(&self, ledger_us: i64) -> bool {
+        self.info.end_us <= ledger_us
+    }
+
+    /// Units that this process used, beyond the limit or within.
+    pub(crate) const fn own_use(&self) -> Units {
+        self.balance.consumed.saturating_add(self.balance.over).saturating_add(self.balance.debt)
+    }
+
+    /// Units that the fleet used, as last heard, own use up to now.
+    pub(crate) fn used(&self) -> Units {
+        let own = self.own_use();
+        self.fleet.map_or(own, |(fleet, own_then)| {
+            let all = fleet.consumed.saturating_add(fleet.over);
+            all.saturating_add(own.saturating_sub(own_then)).max(own)
+        })
+    }
+
+    /// Units that a call could still take at this amount, as last seen.
+    pub(crate) fn remaining(&self, amount: Units) -> Units {
+        let free_in_pool = self.pool.as_ref().map_or(0, |pool| pool.free);
+        let reach = self.balance.free.saturating_add(free_in_pool).saturating_add(amount);
+        let by_units = reach.saturating_sub(self.info.allotted).saturating_sub(self.balance.debt);
+        let by_use = amount.saturating_sub(self.used()).saturating_sub(self.balance.held);
+        by_units.min(by_use)
+    }
+
+    /// Whether this process' own use alone leaves no room for so many units more.
+    pub(crate) const fn is_own_use_full(&self, units: Units, amount: Units) -> bool {
+        let own = self.balance.consumed.saturating_add(self.balance.held).saturating_add(self.balance.debt);
+        own.saturating_add(units) > amount
+    }
+
+    /// Takes in newer figures of the same window.
+    pub(crate) fn update(&mut self, info: WindowInfo) {
+        self.info = info;
+    }
+
+    /// The generation that takes units back, where there is one.
+    pub(crate) fn pool_generation(&self) -> Option<u64> {
+        self.pool.as_ref().filter(|_| self.fault.is_none()).map(|pool| pool.generation)
+    }
+}

@@ -1,0 +1,117 @@
+//! Taking what an admitted call takes.
+
+use crate::{
+    check::judge::{Charge, Verdict},
+    engine::Engine,
+    id::ReservationId,
+    limit::LimitKind,
+    request::{CheckRequest, Mode},
+    reservation::{Hold, Reservation},
+    slab::Key,
+    time::Now,
+};
+
+/// A bucket in use is looked after this often, real µs.
+pub(crate) const UPKEEP_US: u64 = 1_000_000;
+
+impl Engine {
+    /// Takes the units of every charge; all verdicts let the call pass.
+    pub(crate) fn commit(&mut self, now: Now, request: &CheckRequest) {
+        let charges = std::mem::take(&mut self.charges);
+        match request.mode {
+            Mode::Peek => {}
+            Mode::Consume => {
+                for charge in &charges {
+                    self.take(now, charge, false);
+                }
+            }
+            Mode::Reserve { id, expires_us } => self.reserve(now, request, &charges, id, expires_us),
+        }
+        self.charges = charges;
+    }
+
+    fn reserve(&mut self, now: Now, request: &CheckRequest, charges: &[Charge], id: ReservationId, expires_us: i64) {
+        let mut holds = Vec::with_capacity(charges.len());
+        let mut buckets = Vec::with_capacity(charges.len());
+        for charge in charges {
+            let Some(key) = charge.bucket else { continue };
+            let is_held = self.take(now, charge, true);
+            let (Some(limit), Some(bucket)) = (self.catalog.limit(charge.limit), self.buckets.get(key)) else {
+                continue;
+            };
+            let is_window = limit.rule.kind == LimitKind::Window;
+            let window = bucket.current.as_ref().filter(|_| is_window);
+            holds.push(Hold {
+                tenant: limit.tenant_name.clone(),
+                limit: limit.rule.name.clone(),
+                meter: limit.rule.meter.clone(),
+                key_hash: bucket.key_hash,
+                window: window.map(|window| window.info.id),
+                window_end_us: window.map_or(0, |window| window.info.end_us),
+                units: if is_held { charge.units } else { 0 },
+            });
+            buckets.push(key);
+        }
+        let reservation = Reservation {
+            id,
+            tenant: request.tenant.clone(),
+            costs: request.costs.clone(),
+            holds,
+            expires_us,
+            holder: self.holder,
+        };
+        self.book.open(reservation, buckets);
+    }
+
+    /// Takes one charge. Answers whether units were taken (and not just counted).
+    fn take(&mut self, now: Now, charge: &Charge, is_hold: bool) -> bool {
+        let Some(key) = charge.bucket else { return false };
+        let Some(limit) = self.catalog.limit(charge.limit) else { return false };
+        let kind = limit.rule.kind;
+        let Some(bucket) = self.buckets.get_mut(key) else { return false };
+        if charge.units == 0 || limit.rule.amount.is_none() {
+            return false;
+        }
+        bucket.used_us = now.real_us;
+        if !bucket.is_active {
+            bucket.is_active = true;
+            self.timers.arm(key, bucket, now.real_us.saturating_add(UPKEEP_US));
+        }
+        match kind {
+            LimitKind::TokenBucket { .. } => {
+                let tokens = bucket.tokens.get_or_insert_default();
+                if charge.verdict == Verdict::Fits {
+                    return tokens.take(charge.units, now.real_us);
+                }
+                tokens.over = tokens.over.saturating_add(charge.units);
+                false
+            }
+            LimitKind::Window => self.take_window(key, charge, is_hold),
+        }
+    }
+
+    fn take_window(&mut self, key: Key, charge: &Charge, is_hold: bool) -> bool {
+        let Some(bucket) = self.buckets.get_mut(key) else { return false };
+        let Some(window) = bucket.current.as_mut() else {
+            bucket.over_early = bucket.over_early.saturating_add(charge.units);
+            return false;
+        };
+        if !bucket.has_moved {
+            bucket.has_moved = true;
+            self.reporter.moved.push(key);
+        }
+        bucket.demand.taken = bucket.demand.taken.saturating_add(charge.units);
+        if charge.verdict != Verdict::Fits {
+            window.balance.exceed(charge.units);
+            return false;
+        }
+        let is_taken =
+            if is_hold { window.balance.hold(charge.units) } else { window.balance.take(charge.units) };
+        debug_assert!(is_taken, "a verdict said that the units were there");
+        if window.balance.free < window.low_mark && window.flight.is_none() {
+            bucket.ahead_steps = 3;
+            self.hunts.push_back(key);
+        }
+        is_taken
+    }
+}

@@ -1,0 +1,252 @@
+//! A check from question to answer: which limits apply, what each says, what follows.
+
+pub(crate) mod charge;
+pub(crate) mod judge;
+pub(crate) mod state;
+
+use crate::{
+    check::judge::{Charge, Sight, Verdict, judge, judge_without_bucket},
+    decision::{Decision, Reason},
+    engine::Engine,
+    lease::plan::Budget,
+    limit::Enforcement,
+    matching,
+    request::{CheckRequest, Units},
+    slab::Key,
+    tenants::Lookup,
+    time::Now,
+};
+
+/// What came of looking at a check.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Decided; what it takes is taken.
+    Decided(Decision),
+    /// Units are missing; the charges say where.
+    Short(Budget),
+    /// This tenant is being fetched.
+    Tenant(u32),
+    /// The meters are not known yet.
+    Meters,
+}
+
+impl Engine {
+    /// Decides a check with what is known, or says what is missing. The charges stay in `self.charges`.
+    pub(crate) fn evaluate(&mut self, now: Now, request: &CheckRequest, is_last: bool) -> Outcome {
+        let found = self.catalog.look_up(now, &request.tenant, self.outbox.watch_list());
+        let tenant = match found {
+            Lookup::Known(tenant) => tenant,
+            Lookup::Unknown => return denied(Reason::TenantUnknown, None),
+            Lookup::Fetching(_) if is_last => return denied(Reason::AuthorityUnreachable, None),
+            Lookup::Fetching(place) => return Outcome::Tenant(place),
+        };
+        if self.catalog.is_suspended(tenant) {
+            return denied(Reason::TenantSuspended, None);
+        }
+        if let Some(feature) = self.catalog.lacks(tenant, &request.features) {
+            return denied(Reason::FeatureDisabled, Some(feature));
+        }
+        self.charges.clear();
+        if let Some(outcome) = self.list_charges(now, tenant, request, is_last) {
+            return outcome;
+        }
+        let short = self.judge_charges(now, request, is_last);
+        let is_denied = self.charges.iter().any(|charge| matches!(charge.verdict, Verdict::Denied(..)));
+        match short {
+            Some(budget) if !is_denied => Outcome::Short(budget),
+            _ => Outcome::Decided(self.conclude(now, request)),
+        }
+    }
+
+    /// Lists the limits that a call must pass. Answers the outcome where a meter decides it.
+    fn list_charges(&mut self, now: Now, tenant: u32, request: &CheckRequest, is_last: bool) -> Option<Outcome> {
+        for (place, cost) in request.costs.iter().enumerate() {
+            let limits = self.catalog.limits_on(tenant, &cost.meter);
+            if limits.is_empty() {
+                match self.catalog.has_meter(&cost.meter) {
+                    Some(true) => continue,
+                    Some(false) => return Some(denied(Reason::MeterUnknown, Some(&cost.meter))),
+                    None if is_last => return Some(denied(Reason::AuthorityUnreachable, None)),
+                    None => return Some(Outcome::Meters),
+                }
+            }
+            for index in limits {
+                let Some(limit) = self.catalog.limit(*index) else { continue };
+                if matching::applies(&limit.rule, &request.attributes, now.ledger_us) {
+                    let verdict = Verdict::Fits;
+                    self.charges.push(Charge { limit: *index, bucket: None, cost: place, units: cost.units, verdict });
+                }
+            }
+        }
+        None
+    }
+
+    /// Lets every limit speak. Answers the longest budget where units are missing.
+    fn judge_charges(&mut self, now: Now, request: &CheckRequest, is_last: bool) -> Option<Budget> {
+        let mut charges = std::mem::take(&mut self.charges);
+        let mut short: Option<Budget> = None;
+        for charge in &mut charges {
+            charge.bucket = self.find_bucket(charge.limit, request);
+            charge.verdict = self.judge_charge(now, charge, request, is_last);
+            if let Verdict::Short(budget) = charge.verdict {
+                short = short.max(Some(budget));
+            }
+        }
+        self.charges = charges;
+        short
+    }
+
+    fn judge_charge(&mut self, now: Now, charge: &mut Charge, request: &CheckRequest, is_last: bool) -> Verdict {
+        if let Some(key) = charge.bucket {
+            self.turn_if_over(now, key);
+        }
+        let Some(limit) = self.catalog.limit(charge.limit) else { return Verdict::Fits };
+        if let Some(verdict) = judge_without_bucket(&limit.rule, charge.units) {
+            return verdict;
+        }
+        let key = charge.bucket.unwrap_or_else(|| self.make_bucket(charge.limit, request));
+        charge.bucket = Some(key);
+        let Self { catalog, buckets, links, config, .. } = self;
+        let (Some(limit), Some(bucket)) = (catalog.limit(charge.limit), buckets.get_mut(key)) else {
+            return Verdict::Fits;
+        };
+        judge(limit, bucket, charge.units, &Sight { now, links, config, is_last })
+    }
+
+    /// The bucket of a limit for this call, where there is one.
+    pub(crate) fn find_bucket(&self, limit: u32, request: &CheckRequest) -> Option<Key> {
+        self.find_bucket_for(limit, &request.attributes)
+    }
+
+    /// The bucket of a limit for these attributes, where there is one.
+    pub(crate) fn find_bucket_for(&self, index: u32, attributes: &matching::Attributes) -> Option<Key> {
+        let limit = self.catalog.limit(index)?;
+        if limit.rule.key.is_empty() {
+            return limit.unsplit;
+        }
+        self.buckets.find(index, matching::key_values(&limit.rule, attributes))
+    }
+
+    fn make_bucket(&mut self, index: u32, request: &CheckRequest) -> Key {
+        let Self { catalog, buckets, .. } = self;
+        let values = catalog.limit(index).map(|limit| {
+            matching::key_values(&limit.rule, &request.attributes).map(Box::from).collect::<Box<[Box<str>]>>()
+        });
+        let values = values.unwrap_or_default();
+        let is_unsplit = values.is_empty();
+        let place = catalog.limit(index).map_or(0, |limit| u32::try_from(limit.buckets.len()).unwrap_or(u32::MAX));
+        let key = buckets.insert(index, place, values);
+        if let Some(limit) = catalog.limit_mut(index) {
+            limit.buckets.push(key);
+            if is_unsplit {
+                limit.unsplit = Some(key);
+            }
+        }
+        key
+    }
+
+    /// Takes what an admitted call takes, and words the decision.
+    fn conclude(&mut self, now: Now, request: &CheckRequest) -> Decision {
+        let denied_at = self.charges.iter().position(|charge| matches!(charge.verdict, Verdict::Denied(..)));
+        if denied_at.is_none() {
+            self.commit(now, request);
+        }
+        let (reason, binding) = match denied_at {
+            Some(_) => self.denial(),
+            None => self.admission(now),
+        };
+        let retry_after_us = denied_at.and_then(|_| self.retry_after_us());
+        let states = if request.all_limits { self.charges.len() } else { 0 };
+        let mut limits = Vec::with_capacity(states);
+        if request.all_limits {
+            limits.extend(self.charges.iter().filter_map(|charge| self.state_of(now, charge, request)));
+        }
+        let binding = binding.and_then(|place| self.charges.get(place));
+        let binding = binding.and_then(|charge| self.state_of(now, charge, request));
+        Decision { reason, binding, retry_after_us, limits, subject: None }
+    }
+
+    fn state_of(&self, now: Now, charge: &Charge, request: &CheckRequest) -> Option<crate::LimitState> {
+        let limit = self.catalog.limit(charge.limit)?;
+        let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
+        Some(state::limit_state(limit, bucket, &request.attributes, now))
+    }
+
+    /// The first limit that denied, one with proof before one without.
+    fn denial(&self) -> (Reason, Option<usize>) {
+        let mut found: (Reason, Option<usize>) = (Reason::AuthorityUnreachable, None);
+        for (place, charge) in self.charges.iter().enumerate() {
+            let Verdict::Denied(reason, _) = charge.verdict else { continue };
+            if reason != Reason::AuthorityUnreachable {
+                return (reason, Some(place));
+            }
+            if found.1.is_none() {
+                found = (reason, Some(place));
+            }
+        }
+        found
+    }
+
+    /// When every limit that denied would let the call pass; `None` where one never would or doesn't know.
+    fn retry_after_us(&self) -> Option<i64> {
+        let mut longest = None;
+        for charge in &self.charges {
+            if let Verdict::Denied(_, retry_after_us) = charge.verdict {
+                longest = longest.max(Some(retry_after_us?));
+            }
+        }
+        longest
+    }
+
+    /// How an admitted call is called, and the limit that it comes nearest to.
+    fn admission(&self, now: Now) -> (Reason, Option<usize>) {
+        let mut reason = Reason::Allowed;
+        let mut binding: Option<usize> = None;
+        let mut least: Option<(Units, Units)> = None;
+        for (place, charge) in self.charges.iter().enumerate() {
+            let Some(limit) = self.catalog.limit(charge.limit) else { continue };
+            let exceeded = match (charge.verdict, limit.rule.enforcement) {
+                (Verdict::Uncovered, _) => Some(Reason::Uncovered),
+                (Verdict::Over, Enforcement::Shadow) => Some(Reason::ShadowLimitExceeded),
+                (Verdict::Over, _) => Some(Reason::SoftLimitExceeded),
+                _ => None,
+            };
+            if let Some(exceeded) = exceeded
+                && rank(exceeded) > rank(reason)
+            {
+                (reason, binding) = (exceeded, Some(place));
+            }
+            if reason != Reason::Allowed {
+                continue;
+            }
+            let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
+            let share = state::remaining(limit, bucket, now).zip(limit.rule.amount);
+            if binding.is_none() || share.is_some_and(|share| least.is_none_or(|least| is_less(share, least))) {
+                binding = Some(place);
+                least = share.or(least);
+            }
+        }
+        (reason, binding)
+    }
+}
+
+const fn rank(reason: Reason) -> u8 {
+    match reason {
+        Reason::Uncovered => 3,
+        Reason::SoftLimitExceeded => 2,
+        Reason::ShadowLimitExceeded => 1,
+        _ => 0,
+    }
+}
+
+/// Whether the first share (part, whole) is smaller.
+fn is_less(one: (Units, Units), other: (Units, Units)) -> bool {
+    let left = u128::from(one.0).saturating_mul(u128::from(other.1));
+    let right = u128::from(other.0).saturating_mul(u128::from(one.1));
+    left < right
+}
+
+fn denied(reason: Reason, subject: Option<&str>) -> Outcome {
+    let subject = subject.map(Box::from);
+    Outcome::Decided(Decision { reason, binding: None, retry_after_us: None, limits: Vec::new(), subject })
+}

@@ -1,0 +1,172 @@
+//! Taking in what happened: each event to the part that it concerns.
+
+use std::sync::Arc;
+
+use crate::{
+    effect::CommandId,
+    engine::Engine,
+    event::{CommandFailure, Event, FailureKind, FunctionReply},
+    id::KeyHash,
+    outbox::{CallOrigin, Outstanding},
+    tenants::Changed,
+    time::Now,
+};
+
+impl Engine {
+    /// Takes in an event; what follows from it is left to `work_off`.
+    pub(crate) fn on_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Meters(meters) => {
+                self.catalog.set_meters(&meters);
+                for key in std::mem::take(&mut self.meter_waiters) {
+                    self.reconsider(now, key, false);
+                }
+            }
+            Event::Tenant(snapshot) => {
+                let name = Arc::clone(&snapshot.tenant);
+                let changes = self.catalog.set_tenant(now, snapshot);
+                self.apply(now, &changes);
+                self.wake_tenant(now, &name);
+            }
+            Event::TenantUnknown(name) => {
+                let changes = self.catalog.set_unknown(now, &name);
+                self.apply(now, &changes);
+                self.wake_tenant(now, &name);
+            }
+            Event::WatchUp => {
+                self.links.watch(true, now.real_us);
+                self.catalog.fetch_again(now, self.outbox.watch_list());
+            }
+            Event::WatchDown => self.links.watch(false, now.real_us),
+            Event::LedgerAlive => self.links.ledger_alive(now.real_us),
+            Event::RedisAlive => self.links.redis_alive(now.real_us),
+            Event::RedisLost => self.links.redis_lost(),
+            Event::Notice(channel) => {
+                for key in self.links.followers(&channel).to_vec() {
+                    self.on_notice(key);
+                }
+            }
+            Event::UnitsNotice { tenant, limit, key_hash } => self.on_units_notice(&tenant, &limit, key_hash),
+            Event::Recall { tenant, limit, key_hash } => self.on_recall(now, &tenant, &limit, key_hash),
+            Event::Allotted(id, result) => {
+                if let Some(Outstanding::Allot(origins)) = self.outbox.answered(id) {
+                    self.on_allotted(now, origins, result);
+                }
+            }
+            Event::Returned(id, result) => {
+                if let Some(Outstanding::Return(entries)) = self.outbox.answered(id) {
+                    self.on_returned(now, &entries, result);
+                }
+            }
+            Event::Reported(id, result) => {
+                if let Some(Outstanding::Report(entries)) = self.outbox.answered(id) {
+                    self.on_reported(now, entries, result);
+                }
+            }
+            Event::Functions(id, result) => {
+                if let Some(Outstanding::Functions(origins)) = self.outbox.answered(id) {
+                    self.on_functions(now, origins, result);
+                }
+            }
+            Event::Done(id, result) => self.on_done(now, id, result.is_ok()),
+        }
+    }
+
+    fn wake_tenant(&mut self, now: Now, name: &str) {
+        for key in self.catalog.take_waiters(name) {
+            self.reconsider(now, key, false);
+        }
+    }
+
+    /// Lets changed limits act on what is leased.
+    fn apply(&mut self, now: Now, changes: &[(u32, Changed)]) {
+        for (index, change) in changes {
+            let Some(limit) = self.catalog.limit(*index) else { continue };
+            for key in limit.buckets.clone() {
+                self.turn_if_over(now, key);
+                self.apply_to_bucket(now, key, *change);
+            }
+        }
+    }
+
+    fn apply_to_bucket(&mut self, now: Now, key: crate::slab::Key, change: Changed) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        if let Some(tokens) = bucket.tokens.as_mut() {
+            tokens.forget();
+        }
+        bucket.refused_until_us = 0;
+        let mut keep = None;
+        for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
+            window.proof = None;
+            window.smallest_first = false;
+            // What the pool says may still be of the old amount: the ledger knows.
+            window.extend = window.pool.is_some();
+        }
+        match change {
+            Changed::Raised => {}
+            Changed::Lowered(amount) => {
+                let used = bucket.current.as_ref().map_or(0, |window| {
+                    window.used().saturating_add(window.balance.held)
+                });
+                keep = Some(amount.saturating_sub(used));
+            }
+            Changed::Shape | Changed::Removed => keep = Some(0),
+        }
+        if let Some(keep) = keep {
+            self.give_back(now, key, keep);
+        }
+        self.stir(key);
+    }
+
+    fn on_recall(&mut self, now: Now, tenant: &str, limit: &str, key_hash: Option<KeyHash>) {
+        let Some(index) = self.catalog.limit_named(tenant, limit) else { return };
+        let Some(limit) = self.catalog.limit(index) else { return };
+        for key in limit.buckets.clone() {
+            let Some(bucket) = self.buckets.get_mut(key) else { continue };
+            if key_hash.is_some_and(|wanted| wanted != bucket.key_hash) {
+                continue;
+            }
+            // Whatever is under way brings units that nobody asked for any more.
+            bucket.recalled = bucket.has_flight();
+            let keep = bucket.second_use;
+            self.give_back(now, key, keep);
+        }
+    }
+
+    fn on_functions(
+        &mut self,
+        now: Now,
+        origins: Vec<CallOrigin>,
+        result: Result<Vec<FunctionReply>, CommandFailure>,
+    ) {
+        let (replies, failure) = match result {
+            Ok(replies) => (replies, FailureKind::Deadline),
+            Err(failure) => (Vec::new(), failure.kind),
+        };
+        if !replies.is_empty() {
+            self.links.redis.answered();
+        }
+        let mut replies = replies.into_iter();
+        for origin in origins {
+            let reply = replies.next().ok_or(failure);
+            match origin {
+                CallOrigin::Grant(key, window, generation) => self.on_grant(now, key, window, generation, reply),
+                CallOrigin::Take(key, generation) => self.on_take(now, key, generation, reply),
+            }
+        }
+    }
+
+    fn on_done(&mut self, now: Now, id: CommandId, is_ok: bool) {
+        match self.outbox.answered(id) {
+            Some(Outstanding::Subscribe(channels, epoch)) => {
+                for channel in channels {
+                    for key in self.links.subscribed(&channel, epoch, is_ok, now.real_us) {
+                        self.stir(key);
+                    }
+                }
+            }
+            Some(Outstanding::Watch(names)) if !is_ok => self.catalog.fetch_failed(&names),
+            _ => {}
+        }
+    }
+}

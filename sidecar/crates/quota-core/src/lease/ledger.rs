@@ -1,0 +1,315 @@
+//! Asking the ledger, and what it answers.
+
+use std::sync::Arc;
+
+use crate::{
+    bucket::window::{Flight, Pool, Window},
+    effect::{AllotAsk, PoolFault},
+    engine::Engine,
+    event::{AllotAnswer, CommandFailure, FailureKind, WindowInfo},
+    id::{KeyHash, WindowId},
+    lease::pursue::{Size, sent},
+    outbox::AskOrigin,
+    proof::{Proof, Sent},
+    request::{UNITS_MAX, Units},
+    slab::Key,
+    time::Now,
+};
+
+/// After a refusal the ledger is left alone for so long, real µs.
+const REFUSED_US: u64 = 100_000;
+
+impl Engine {
+    /// Asks the ledger for more units of a known window.
+    pub(crate) fn ask_ledger(&mut self, now: Now, key: Key, id: WindowId, size: Size, ledger_only: bool) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let want = bucket.demand.want.max(size.all).max(size.need);
+        let mut ask = sent(bucket, &self.links, now, size.need, want, None);
+        ask.ledger_only = ledger_only;
+        let Some(window) = bucket.window_mut(id) else { return };
+        let ask = ask.repeating(window.unsure);
+        window.flight = Some(Flight::Allot(ask));
+        let request_seq = window.ledger_seq.saturating_add(1);
+        let at_us = now.ledger_us.clamp(window.info.start_us, window.info.end_us.saturating_sub(1));
+        let pool = window.pool.as_ref();
+        let fault = window.fault.filter(|_| !ledger_only);
+        let known = (fault, pool.map_or(0, |pool| pool.generation), pool.map_or(0, |pool| pool.total));
+        let origin = AskOrigin::Window(key, id);
+        self.send_ask(key, at_us, request_seq, (size.need, want), known, ledger_only, origin);
+    }
+
+    /// Puts an ask in words.
+    #[allow(clippy::too_many_arguments)] // one caller more would be one struct more; these are the wire's fields
+    pub(crate) fn send_ask(
+        &mut self,
+        key: Key,
+        at_us: i64,
+        request_seq: u64,
+        (need, want): (Units, Units),
+        (fault, generation_seen, allotted_cum_seen): (Option<PoolFault>, u64, Units),
+        ledger_only: bool,
+        origin: AskOrigin,
+    ) {
+        let Some(bucket) = self.buckets.get(key) else { return };
+        let Some(limit) = self.catalog.limit(bucket.limit) else { return };
+        let most = limit.rule.amount.unwrap_or(UNITS_MAX).min(UNITS_MAX);
+        let ask = AllotAsk {
+            tenant: Arc::clone(&limit.tenant_name),
+            limit: Arc::clone(&limit.rule.name),
+            key_hash: bucket.key_hash,
+            key_values: bucket.key_values.to_vec(),
+            at_us,
+            request_seq,
+            need: need.min(UNITS_MAX),
+            want: want.min(most).max(need.min(UNITS_MAX)),
+            generation_seen,
+            allotted_cum_seen,
+            fault,
+            ledger_only,
+        };
+        self.outbox.ask(ask, origin);
+    }
+
+    /// Takes in the answers to one `Allot`.
+    pub(crate) fn on_allotted(
+        &mut self,
+        now: Now,
+        origins: Vec<AskOrigin>,
+        result: Result<Vec<AllotAnswer>, CommandFailure>,
+    ) {
+        let (answers, failure) = match result {
+            Ok(answers) => (answers, FailureKind::Deadline),
+            Err(failure) => (Vec::new(), failure.kind),
+        };
+        let is_heard = !answers.is_empty() || failure == FailureKind::Refused;
+        if is_heard { self.links.ledger.answered() } else { self.links.ledger.failed(now.real_us) }
+        let mut answers = answers.into_iter();
+        for origin in origins {
+            match answers.next() {
+                Some(answer) => self.on_answer(now, origin, answer),
+                None => self.on_no_answer(now, origin, failure),
+            }
+        }
+    }
+
+    fn on_no_answer(&mut self, now: Now, origin: AskOrigin, failure: FailureKind) {
+        let is_unsure = failure == FailureKind::Deadline;
+        let (key, id) = match origin {
+            AskOrigin::Shard(limit) => return self.on_shard(now, limit, None),
+            AskOrigin::Opening(key) => (key, None),
+            AskOrigin::Window(key, id) => (key, Some(id)),
+        };
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        bucket.ahead_steps = 0;
+        if failure == FailureKind::Refused {
+            bucket.refused_until_us = now.real_us.saturating_add(REFUSED_US);
+        }
+        match id {
+            None => {
+                let opening = bucket.opening.take().filter(|_| is_unsure);
+                bucket.opening = opening.map(|opening| crate::bucket::Opening { is_flying: false, ..opening });
+            }
+            Some(id) => {
+                if let Some(window) = bucket.window_mut(id)
+                    && let Some(Flight::Allot(ask)) = window.flight.take()
+                    && is_unsure
+                {
+                    window.unsure = Some(ask);
+                }
+            }
+        }
+        self.stir(key);
+    }
+
+    fn on_answer(&mut self, now: Now, origin: AskOrigin, answer: AllotAnswer) {
+        let (key, ask, request_seq) = match origin {
+            AskOrigin::Shard(limit) => return self.on_shard(now, limit, Some(answer)),
+            AskOrigin::Opening(key) => {
+                let opening = self.buckets.get_mut(key).and_then(|bucket| bucket.opening.take());
+                let Some(opening) = opening else { return };
+                (key, opening.sent, opening.request_seq)
+            }
+            AskOrigin::Window(key, id) => {
+                let window = self.buckets.get_mut(key).and_then(|bucket| bucket.window_mut(id));
+                let Some(window) = window else { return };
+                let Some(Flight::Allot(ask)) = window.flight.take() else { return };
+                (key, ask, window.ledger_seq.saturating_add(1))
+            }
+        };
+        self.stir(key);
+        match answer {
+            AllotAnswer::Lease { window, give, granted_cum } => {
+                self.on_lease(now, key, window, request_seq, &ask, give, granted_cum);
+            }
+            AllotAnswer::Pool { window, generation, allotted_cum, pool_key, holders_key, channel, last: _ } => {
+                let pool = Pool {
+                    generation,
+                    pool_key,
+                    holders_key,
+                    channel,
+                    request_seq: 0,
+                    witness_seq: 0,
+                    total: allotted_cum,
+                    free: allotted_cum,
+                    holders: 1,
+                    unsure: None,
+                };
+                self.on_pool(now, key, window, request_seq, pool);
+            }
+            AllotAnswer::Denied { window, left: _ } => self.on_denied(now, key, window, request_seq, &ask),
+            AllotAnswer::Refused { reason, last_request_seq } => {
+                self.on_refused(now, key, origin, &ask, &reason, last_request_seq);
+            }
+            AllotAnswer::Bucket { .. } => self.leave_ledger_alone(now, key),
+        }
+    }
+
+    fn leave_ledger_alone(&mut self, now: Now, key: Key) {
+        if let Some(bucket) = self.buckets.get_mut(key) {
+            bucket.refused_until_us = now.real_us.saturating_add(REFUSED_US);
+            bucket.ahead_steps = 0;
+        }
+    }
+
+    fn on_refused(&mut self, now: Now, key: Key, origin: AskOrigin, ask: &Sent, reason: &str, last_request_seq: u64) {
+        if reason != "REQUEST_SEQ" {
+            return self.leave_ledger_alone(now, key);
+        }
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        match origin {
+            AskOrigin::Window(_, id) => {
+                if let Some(window) = bucket.window_mut(id) {
+                    window.ledger_seq = last_request_seq;
+                    window.unsure = None;
+                }
+            }
+            _ => {
+                let request_seq = last_request_seq.saturating_add(1);
+                let opening = crate::bucket::Opening { at_us: now.ledger_us, sent: *ask, request_seq, is_flying: false };
+                bucket.opening = Some(opening);
+            }
+        }
+    }
+
+    /// The window that an answer speaks of, brought up to date; `None` where it is over already.
+    fn enter(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64) -> Option<&mut Window> {
+        let id = info.id;
+        let bucket = self.buckets.get_mut(key)?;
+        if let Some(window) = bucket.window_mut(id) {
+            window.update(info);
+        } else if info.end_us <= now.ledger_us {
+            return None;
+        } else if info.start_us > now.ledger_us {
+            let before = bucket.next.replace(Box::new(Window::new(info)));
+            self.retire(key, before.map(|window| *window));
+        } else {
+            let mut window = Window::new(info);
+            window.balance.over = std::mem::take(&mut bucket.over_early);
+            let before = bucket.current.replace(window);
+            bucket.mark = (0, now.real_us);
+            self.retire(key, before);
+            self.watch_end(now, key);
+        }
+        let window = self.buckets.get_mut(key)?.window_mut(id)?;
+        window.ledger_seq = window.ledger_seq.max(request_seq);
+        window.unsure = None;
+        Some(window)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the answer's fields
+    fn on_lease(
+        &mut self,
+        now: Now,
+        key: Key,
+        info: WindowInfo,
+        request_seq: u64,
+        ask: &Sent,
+        give: Units,
+        granted_cum: Units,
+    ) {
+        let (allotted, amount) = (info.allotted, info.amount.unwrap_or(Units::MAX));
+        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        if window.fault.take().is_some() {
+            window.pool = None;
+        }
+        let credited = window.balance.credit(0, granted_cum, give);
+        window.extend = false;
+        if credited > 0 {
+            window.proof = None;
+            window.smallest_first = false;
+            let is_scarce = amount.saturating_sub(allotted) < amount / 10;
+            window.low_mark = if is_scarce || ask.want <= ask.need { 0 } else { credited / 2 };
+        }
+        if let Some(bucket) = self.buckets.get_mut(key) {
+            bucket.ahead_steps = 0;
+        }
+        self.keep_sound(key);
+    }
+
+    fn on_pool(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, pool: Pool) {
+        let id = info.id;
+        let is_next = info.start_us > now.ledger_us;
+        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        window.fault = None;
+        window.extend = false;
+        match &mut window.pool {
+            Some(known) if known.generation == pool.generation => {
+                let more = pool.total.saturating_sub(known.total);
+                known.free = known.free.saturating_add(more);
+                known.total = known.total.max(pool.total);
+                known.pool_key = pool.pool_key;
+                known.holders_key = pool.holders_key;
+                known.channel = pool.channel;
+            }
+            _ => {
+                window.pool = Some(pool);
+                window.await_channel = false;
+                window.proof = None;
+            }
+        }
+        self.follow_pool(key, id);
+        if is_next {
+            self.fill_next(now, key, id);
+        } else {
+            self.hunts.push_back(key);
+        }
+    }
+
+    fn on_denied(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, ask: &Sent) {
+        let notices = self.buckets.get(key).map_or(0, |bucket| bucket.notices);
+        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        window.extend = false;
+        window.low_mark = 0;
+        window.smallest_first = true;
+        let is_proof = ask.need > 0 && !ask.ledger_only;
+        window.proof = Proof::by_ledger(ask, notices).filter(|_| is_proof);
+        let must_wait = ask.ledger_only || ask.watch.is_none() || ask.need == 0;
+        if must_wait {
+            // Asking again at once would bring the same: who waits hears that nobody knows.
+            self.leave_ledger_alone(now, key);
+        }
+    }
+
+    /// Takes in a notice of the ledger.
+    pub(crate) fn on_units_notice(&mut self, tenant: &str, limit: &str, key_hash: KeyHash) {
+        let Some(limit) = self.catalog.limit_named(tenant, limit).and_then(|index| self.catalog.limit(index)) else {
+            return;
+        };
+        for key in limit.buckets.clone() {
+            if self.buckets.get(key).is_some_and(|bucket| bucket.key_hash == key_hash) {
+                self.on_notice(key);
+            }
+        }
+    }
+
+    /// Units may be there: proofs end.
+    pub(crate) fn on_notice(&mut self, key: Key) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        bucket.notices = bucket.notices.wrapping_add(1);
+        for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
+            window.proof = None;
+            window.smallest_first = false;
+        }
+        self.stir(key);
+    }
+}

@@ -1,0 +1,9 @@
+//! Getting units, and giving them back.
+
+pub(crate) mod giving;
+pub(crate) mod ledger;
+pub(crate) mod plan;
+pub(crate) mod pool;
+pub(crate) mod pursue;
+pub(crate) mod shard;
+pub(crate) mod turn;

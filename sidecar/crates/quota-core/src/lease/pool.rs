@@ -1,0 +1,210 @@
+//! Asking a pool, and what it answers.
+
+use crate::{
+    bucket::window::{Flight, Window},
+    effect::{FunctionCall, PoolFault},
+    engine::Engine,
+    event::{FailureKind, FunctionReply},
+    id::WindowId,
+    lease::pursue::{Size, sent},
+    outbox::CallOrigin,
+    proof::{Proof, Sent},
+    request::{UNITS_MAX, Units},
+    slab::Key,
+    time::Now,
+};
+
+/// How a call of a function ended.
+pub(crate) type Reply = Result<FunctionReply, FailureKind>;
+
+struct Grant {
+    give: Units,
+    granted_cum: Units,
+    pool_seq: u64,
+    free: Units,
+    is_final: bool,
+    total: Units,
+    holders: u64,
+}
+
+impl Engine {
+    /// Asks the pool of a window for units.
+    pub(crate) fn ask_pool(&mut self, now: Now, key: Key, id: WindowId, size: Size) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let want = bucket.demand.window(now.real_us, size.need).max(size.all);
+        self.call_pool(now, key, id, size.need, want);
+    }
+
+    /// Sends one `lease_grant`: an ask, or with zeros only a return.
+    pub(crate) fn call_pool(&mut self, now: Now, key: Key, id: WindowId, need: Units, want: Units) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let most = self.catalog.limit(bucket.limit).and_then(|limit| limit.rule.amount).unwrap_or(UNITS_MAX);
+        let want = want.min(most).max(need).min(UNITS_MAX);
+        let channel = bucket.window_mut(id).and_then(|window| window.pool.as_ref()).map(|pool| pool.channel.clone());
+        let ask = sent(bucket, &self.links, now, need, want, channel.as_deref());
+        let Some(window) = bucket.window_mut(id) else { return };
+        window.balance.attribute();
+        let over = window.balance.over;
+        let Some(pool) = &window.pool else { return };
+        let source = *window.balance.source(pool.generation);
+        let ask = ask.repeating(pool.unsure);
+        let text = |number: u64| number.to_string();
+        let call = FunctionCall {
+            function: "lease_grant",
+            keys: vec![pool.pool_key.clone(), pool.holders_key.clone()],
+            arguments: vec![
+                text(pool.generation),
+                self.holder_hex.clone(),
+                text(pool.request_seq.saturating_add(1)),
+                text(need),
+                text(want),
+                text(source.returned_pool),
+                text(source.consumed),
+                text(over),
+                text(pool.witness_seq),
+                text(pool.holders),
+                pool.channel.to_string(),
+            ],
+        };
+        let origin = CallOrigin::Grant(key, id, pool.generation);
+        window.flight = Some(Flight::Grant(ask, source.returned_pool));
+        self.outbox.call(call, origin);
+    }
+
+    /// Takes in what a pool answered.
+    pub(crate) fn on_grant(&mut self, now: Now, key: Key, id: WindowId, generation: u64, reply: Reply) {
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let notices = bucket.notices;
+        let Some(window) = bucket.window_mut(id) else { return };
+        let Some(Flight::Grant(ask, returned_cum)) = window.flight else { return };
+        window.flight = None;
+        let is_late = window.pool.as_ref().is_none_or(|pool| pool.generation != generation);
+        match read_grant(reply) {
+            _ if is_late => {}
+            Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices),
+            Err(Trouble::Fault(fault)) => {
+                window.fault = Some(fault);
+                window.proof = None;
+                window.low_mark = 0;
+            }
+            Err(Trouble::Silence(is_unsure)) => {
+                if let Some(pool) = window.pool.as_mut().filter(|_| is_unsure) {
+                    pool.unsure = Some(ask);
+                }
+                self.links.redis.failed(now.real_us);
+                bucket.ahead_steps = 0;
+            }
+        }
+        self.after_grant(now, key, id, ask.need == 0);
+    }
+
+    fn after_grant(&mut self, now: Now, key: Key, id: WindowId, was_ahead: bool) {
+        self.keep_sound(key);
+        self.stir(key);
+        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let is_current = bucket.current.as_ref().is_some_and(|window| window.info.id == id);
+        let is_extending = bucket.current.as_ref().is_some_and(|window| window.extend);
+        if was_ahead && !is_extending {
+            bucket.ahead_steps = 0;
+        }
+        let awaits_channel = bucket.window_mut(id).is_some_and(|window| window.await_channel);
+        if awaits_channel {
+            self.follow_pool(key, id);
+        }
+        if is_current {
+            self.hunts.push_back(key);
+        }
+        self.go_on_returning(now, key);
+    }
+}
+
+enum Trouble {
+    Fault(PoolFault),
+    /// Nothing came; whether it may have been done.
+    Silence(bool),
+}
+
+fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Units, notices: u32) {
+    let Some(pool) = window.pool.as_mut() else { return };
+    let was_unsure = pool.unsure.take().is_some();
+    pool.request_seq = pool.request_seq.saturating_add(1);
+    pool.witness_seq = pool.witness_seq.max(grant.pool_seq);
+    pool.total = grant.total;
+    pool.free = grant.free;
+    pool.holders = grant.holders.max(1);
+    let generation = pool.generation;
+    let is_plenty = pool.free.saturating_mul(10) >= pool.total;
+    let credited = window.balance.credit(generation, grant.granted_cum, grant.give);
+    if !was_unsure {
+        // A repeated answer says nothing about what this request returned.
+        let source = window.balance.source(generation);
+        source.told_pool = source.told_pool.max(returned_cum);
+    }
+    window.await_channel = false;
+    if credited > 0 {
+        window.proof = None;
+        window.smallest_first = false;
+        window.low_mark = if ask.want > ask.need && (is_plenty || !grant.is_final) { ask.want / 2 } else { 0 };
+        return;
+    }
+    if ask.want == 0 {
+        return;
+    }
+    window.low_mark = 0;
+    if !grant.is_final && (grant.free < ask.need || !is_plenty) {
+        window.extend = true;
+        window.proof = None;
+        return;
+    }
+    if ask.need == 0 || grant.free >= ask.need || !grant.is_final {
+        return;
+    }
+    window.smallest_first = true;
+    window.proof = Proof::by_pool(ask, notices);
+    // Without the channel nobody would say when it ends: follow it, then ask again.
+    window.await_channel = ask.channel.is_none();
+}
+
+fn read_grant(reply: Reply) -> Result<Grant, Trouble> {
+    let elements = match reply {
+        Ok(FunctionReply::Elements(elements)) => elements,
+        Ok(FunctionReply::Error(_)) | Err(FailureKind::Deadline) => return Err(Trouble::Silence(true)),
+        Err(FailureKind::Unreachable | FailureKind::Refused) => return Err(Trouble::Silence(false)),
+    };
+    if let [first, second, ..] = elements.as_slice()
+        && &**first == "ERR"
+    {
+        return Err(fault_of(second).map_or(Trouble::Silence(true), Trouble::Fault));
+    }
+    parse_grant(&elements).ok_or(Trouble::Silence(true))
+}
+
+fn parse_grant(elements: &[Box<str>]) -> Option<Grant> {
+    let [ok, give, granted_cum, pool_seq, free, is_final, total, holders] = elements else { return None };
+    if &**ok != "OK" {
+        return None;
+    }
+    Some(Grant {
+        give: give.parse().ok()?,
+        granted_cum: granted_cum.parse().ok()?,
+        pool_seq: pool_seq.parse().ok()?,
+        free: free.parse().ok()?,
+        is_final: &**is_final == "1",
+        total: total.parse().ok()?,
+        holders: holders.parse().ok()?,
+    })
+}
+
+/// The fault that a function's error names.
+pub(crate) fn fault_of(reason: &str) -> Option<PoolFault> {
+    match reason {
+        "NO_POOL" => Some(PoolFault::NoPool),
+        "FENCE" => Some(PoolFault::Fence),
+        "GENERATION" => Some(PoolFault::Generation),
+        "CLOSED" => Some(PoolFault::Closed),
+        "ROLLBACK" => Some(PoolFault::Rollback),
+        "SEQ" => Some(PoolFault::Seq),
+        "RETURN_RANGE" => Some(PoolFault::ReturnRange),
+        _ => None,
+    }
+}

@@ -1,0 +1,252 @@
+//! What is to be done: collected while events are handled, and sent in few large commands.
+
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::{
+    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall},
+    hash::Map,
+    id::{Holder, WindowId},
+    request::Units,
+    slab::Key,
+};
+
+/// Entries of one command at most.
+const ENTRIES_MAX: usize = 10_000;
+/// Calls of one pipeline at most.
+const CALLS_MAX: usize = 1_000;
+
+const ALLOT_TIMEOUT_MS: u32 = 500;
+const REDIS_TIMEOUT_MS: u32 = 100;
+const SLOW_TIMEOUT_MS: u32 = 2_000;
+
+/// Who asked the ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AskOrigin {
+    /// A bucket, for a window that it does not know yet.
+    Opening(Key),
+    /// A bucket, for this window.
+    Window(Key, WindowId),
+    /// A token bucket limit, for its shard.
+    Shard(u32),
+}
+
+/// Who called Redis.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CallOrigin {
+    /// A window, at the pool of this generation.
+    Grant(Key, WindowId, u64),
+    /// A token bucket, at the shard of this generation.
+    Take(Key, u64),
+}
+
+/// What is returned to the ledger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Return {
+    /// Bucket.
+    pub(crate) bucket: Key,
+    /// Window.
+    pub(crate) window: WindowId,
+    /// Source.
+    pub(crate) generation: u64,
+    /// All that was returned of it.
+    pub(crate) returned_cum: Units,
+}
+
+/// What is reported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Report {
+    /// Bucket; `None` where the window is over.
+    pub(crate) bucket: Option<Key>,
+    /// Window.
+    pub(crate) window: WindowId,
+    /// All units spent.
+    pub(crate) consumed_cum: Units,
+    /// All units beyond the limit.
+    pub(crate) over_cum: Units,
+    /// Own use at this moment, as the window counts it.
+    pub(crate) own_use: Units,
+}
+
+/// A command without an answer.
+#[derive(Debug)]
+pub(crate) enum Outstanding {
+    /// `Allot`.
+    Allot(Vec<AskOrigin>),
+    /// `ReturnUnits`.
+    Return(Vec<Return>),
+    /// `ReportConsumption`.
+    Report(Vec<Report>),
+    /// Functions.
+    Functions(Vec<CallOrigin>),
+    /// Channels, asked for in this life of the subscriber connection.
+    Subscribe(Vec<Arc<str>>, u64),
+    /// Channels.
+    Unsubscribe,
+    /// Tenants.
+    Watch(Vec<Arc<str>>),
+}
+
+/// What is to be done and what is under way.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    holder: Holder,
+    effects: Vec<Effect>,
+    asks: Vec<(AllotAsk, AskOrigin)>,
+    calls: Vec<(FunctionCall, CallOrigin)>,
+    returns: Vec<Return>,
+    reports: Vec<Report>,
+    subscribe: Vec<Arc<str>>,
+    subscribe_epoch: u64,
+    unsubscribe: Vec<Arc<str>>,
+    watch: Vec<Arc<str>>,
+    next_id: CommandId,
+    outstanding: Map<CommandId, Outstanding>,
+}
+
+impl Outbox {
+    /// Nothing to do.
+    pub(crate) const fn new(holder: Holder, state: FixedState) -> Self {
+        Self {
+            holder,
+            effects: Vec::new(),
+            asks: Vec::new(),
+            calls: Vec::new(),
+            returns: Vec::new(),
+            reports: Vec::new(),
+            subscribe: Vec::new(),
+            subscribe_epoch: 0,
+            unsubscribe: Vec::new(),
+            watch: Vec::new(),
+            next_id: 1,
+            outstanding: Map::with_hasher(state),
+        }
+    }
+
+    /// Tells the owner something that needs no answer.
+    pub(crate) fn tell(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Asks the ledger for units.
+    pub(crate) fn ask(&mut self, ask: AllotAsk, origin: AskOrigin) {
+        self.asks.push((ask, origin));
+    }
+
+    /// Calls a function.
+    pub(crate) fn call(&mut self, call: FunctionCall, origin: CallOrigin) {
+        self.calls.push((call, origin));
+    }
+
+    /// Returns units to the ledger.
+    pub(crate) fn give_back(&mut self, entry: Return) {
+        self.returns.push(entry);
+    }
+
+    /// Reports use.
+    pub(crate) fn report(&mut self, entry: Report) {
+        self.reports.push(entry);
+    }
+
+    /// Subscribes to a channel, in this life of the connection. Subscriptions leave before function calls.
+    pub(crate) fn subscribe(&mut self, channel: Arc<str>, epoch: u64) {
+        if epoch != self.subscribe_epoch {
+            self.flush_subscriptions();
+            self.subscribe_epoch = epoch;
+        }
+        self.subscribe.push(channel);
+    }
+
+    /// Leaves a channel.
+    pub(crate) fn unsubscribe(&mut self, channel: Arc<str>) {
+        self.unsubscribe.push(channel);
+    }
+
+    /// Where to name tenants to be fetched.
+    pub(crate) fn watch_list(&mut self) -> &mut Vec<Arc<str>> {
+        &mut self.watch
+    }
+
+    /// Takes the command of this name off the list.
+    pub(crate) fn answered(&mut self, id: CommandId) -> Option<Outstanding> {
+        self.outstanding.remove(&id)
+    }
+
+    /// Commands without an answer, sent or not.
+    pub(crate) fn outstanding(&self) -> usize {
+        let waiting = self.asks.len().saturating_add(self.calls.len()).saturating_add(self.returns.len());
+        let others = self.reports.len().saturating_add(self.subscribe.len()).saturating_add(self.unsubscribe.len());
+        let unsent = waiting.saturating_add(others).saturating_add(self.watch.len());
+        self.outstanding.len().saturating_add(unsent)
+    }
+
+    /// Whether `flush` would bring anything.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.effects.is_empty()
+            || !self.asks.is_empty()
+            || !self.calls.is_empty()
+            || !self.returns.is_empty()
+            || !self.reports.is_empty()
+            || !self.subscribe.is_empty()
+            || !self.unsubscribe.is_empty()
+            || !self.watch.is_empty()
+    }
+
+    fn command(&mut self, timeout_ms: u32, command: Command, outstanding: Outstanding) {
+        let id = self.next_id;
+        self.next_id = self.next_id.saturating_add(1);
+        self.outstanding.insert(id, outstanding);
+        self.effects.push(Effect::Command { id, timeout_ms, command });
+    }
+
+    fn flush_subscriptions(&mut self) {
+        if !self.unsubscribe.is_empty() {
+            let channels = std::mem::take(&mut self.unsubscribe);
+            self.command(SLOW_TIMEOUT_MS, Command::Unsubscribe(channels), Outstanding::Unsubscribe);
+        }
+        if !self.subscribe.is_empty() {
+            let channels = std::mem::take(&mut self.subscribe);
+            let outstanding = Outstanding::Subscribe(channels.clone(), self.subscribe_epoch);
+            self.command(SLOW_TIMEOUT_MS, Command::Subscribe(channels), outstanding);
+        }
+    }
+
+    fn flush_ledger(&mut self) {
+        let holder = self.holder;
+        while !self.asks.is_empty() {
+            let count = self.asks.len().min(ENTRIES_MAX);
+            let (asks, origins) = self.asks.drain(..count).unzip();
+            self.command(ALLOT_TIMEOUT_MS, Command::Allot { holder, asks }, Outstanding::Allot(origins));
+        }
+        while !self.returns.is_empty() {
+            let count = self.returns.len().min(ENTRIES_MAX);
+            let sent: Vec<Return> = self.returns.drain(..count).collect();
+            let entries = sent.iter().map(|entry| (entry.window, entry.generation, entry.returned_cum)).collect();
+            self.command(SLOW_TIMEOUT_MS, Command::ReturnUnits { holder, entries }, Outstanding::Return(sent));
+        }
+        while !self.reports.is_empty() {
+            let count = self.reports.len().min(ENTRIES_MAX);
+            let sent: Vec<Report> = self.reports.drain(..count).collect();
+            let entries = sent.iter().map(|entry| (entry.window, entry.consumed_cum, entry.over_cum)).collect();
+            self.command(SLOW_TIMEOUT_MS, Command::ReportConsumption { holder, entries }, Outstanding::Report(sent));
+        }
+    }
+
+    /// Moves everything into `out`: answers first, then questions, subscriptions before functions.
+    pub(crate) fn flush(&mut self, out: &mut Vec<Effect>) {
+        self.flush_subscriptions();
+        while !self.calls.is_empty() {
+            let count = self.calls.len().min(CALLS_MAX);
+            let (calls, origins) = self.calls.drain(..count).unzip();
+            self.command(REDIS_TIMEOUT_MS, Command::Redis(calls), Outstanding::Functions(origins));
+        }
+        self.flush_ledger();
+        if !self.watch.is_empty() {
+            let names = std::mem::take(&mut self.watch);
+            let outstanding = Outstanding::Watch(names.clone());
+            self.command(SLOW_TIMEOUT_MS, Command::WatchTenants(names), outstanding);
+        }
+        out.append(&mut self.effects);
+    }
+}

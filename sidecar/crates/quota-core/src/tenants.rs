@@ -1,0 +1,413 @@
+//! Tenants, their limits and ancestors, and the meters.
+
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::{
+    bucket::token::Shard,
+    effect::PoolFault,
+    hash::Map,
+    limit::{LimitKind, LimitRule, Meter, TenantSnapshot},
+    request::Units,
+    slab::Key,
+    time::Now,
+};
+
+/// An unknown tenant is remembered for so long, real µs.
+const UNKNOWN_US: u64 = 5_000_000;
+/// A fetch that brought nothing is repeated after so long, real µs.
+const FETCH_AGAIN_US: u64 = 1_000_000;
+/// A tenant and this many ancestors.
+const DEPTH_MAX: usize = 5;
+
+/// A token bucket limit's way to its shard.
+#[derive(Debug, Default)]
+pub(crate) struct ShardState {
+    /// Where the buckets live, once known.
+    pub(crate) shard: Option<Shard>,
+    /// What went wrong there.
+    pub(crate) fault: Option<PoolFault>,
+    /// It is being asked for.
+    pub(crate) is_flying: bool,
+    /// Last ask answered.
+    pub(crate) request_seq: u64,
+    /// The ledger refused: don't ask before this real time.
+    pub(crate) refused_until_us: u64,
+    /// Buckets that wait for it.
+    pub(crate) waiting: Vec<Key>,
+}
+
+/// One limit of one tenant; keeps its place while the process lives, so that windows and sequences are never begun anew.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    /// Whose.
+    pub(crate) tenant: u32,
+    /// Its tenant's wire id.
+    pub(crate) tenant_name: Arc<str>,
+    /// As declared last.
+    pub(crate) rule: LimitRule,
+    /// Still declared.
+    pub(crate) is_live: bool,
+    /// The bucket where nothing splits it.
+    pub(crate) unsplit: Option<Key>,
+    /// All its buckets.
+    pub(crate) buckets: Vec<Key>,
+    /// Token buckets only.
+    pub(crate) shard: ShardState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Knowledge {
+    Fetching { since_us: u64 },
+    Known,
+    Unknown { until_us: u64 },
+}
+
+/// What a check of a tenant needs, own and inherited.
+#[derive(Debug, Default)]
+struct View {
+    suspended: bool,
+    /// (meter, limits) by meter; own limits first, then the parent's, and so on.
+    groups: Vec<(Arc<str>, Vec<u32>)>,
+    all: Vec<u32>,
+}
+
+/// One tenant.
+#[derive(Debug)]
+struct Tenant {
+    name: Arc<str>,
+    knowledge: Knowledge,
+    suspended: bool,
+    parent: Option<u32>,
+    features: Box<[Box<str>]>,
+    limits: Vec<u32>,
+    children: Vec<u32>,
+    view: Option<View>,
+    waiters: Vec<Key>,
+}
+
+/// What the catalog says of a tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lookup {
+    /// All that a check needs is known.
+    Known(u32),
+    /// This tenant (it or an ancestor) is being fetched.
+    Fetching(u32),
+    /// It does not exist.
+    Unknown,
+}
+
+/// A change of one limit that matters to units already leased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Changed {
+    /// More than before.
+    Raised,
+    /// Less than before: the new amount.
+    Lowered(Units),
+    /// Rate, burst, kind or key.
+    Shape,
+    /// Not declared any more.
+    Removed,
+}
+
+/// Tenants, limits and meters.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    tenants: Vec<Tenant>,
+    by_name: Map<Arc<str>, u32>,
+    limits: Vec<Limit>,
+    meters: Option<Map<Arc<str>, ()>>,
+    state: FixedState,
+}
+
+impl Catalog {
+    /// Knows nothing.
+    pub(crate) fn new(state: FixedState) -> Self {
+        Self {
+            tenants: Vec::new(),
+            by_name: Map::with_capacity_and_hasher(256, state.clone()),
+            limits: Vec::new(),
+            meters: None,
+            state,
+        }
+    }
+
+    /// Takes in all meters.
+    pub(crate) fn set_meters(&mut self, meters: &[Meter]) {
+        let mut known = Map::with_capacity_and_hasher(meters.len(), self.state.clone());
+        for meter in meters {
+            known.insert(Arc::clone(&meter.name), ());
+        }
+        self.meters = Some(known);
+    }
+
+    /// Whether a meter exists; `None` while no meters are known.
+    pub(crate) fn has_meter(&self, name: &str) -> Option<bool> {
+        self.meters.as_ref().map(|meters| meters.contains_key(name))
+    }
+
+    /// A limit.
+    pub(crate) fn limit(&self, index: u32) -> Option<&Limit> {
+        self.limits.get(index as usize)
+    }
+
+    /// A limit.
+    pub(crate) fn limit_mut(&mut self, index: u32) -> Option<&mut Limit> {
+        self.limits.get_mut(index as usize)
+    }
+
+    /// A limit by its tenant's wire id and its name, declared now or before.
+    pub(crate) fn limit_named(&self, tenant: &str, name: &str) -> Option<u32> {
+        let tenant = self.tenants.get(*self.by_name.get(tenant)? as usize)?;
+        tenant.limits.iter().copied().find(|index| self.limit(*index).is_some_and(|limit| &*limit.rule.name == name))
+    }
+
+    fn tenant_index(&mut self, name: &Arc<str>) -> (u32, bool) {
+        if let Some(index) = self.by_name.get(name) {
+            return (*index, false);
+        }
+        let index = u32::try_from(self.tenants.len()).unwrap_or(u32::MAX);
+        self.tenants.push(Tenant {
+            name: Arc::clone(name),
+            knowledge: Knowledge::Unknown { until_us: 0 },
+            suspended: false,
+            parent: None,
+            features: Box::default(),
+            limits: Vec::new(),
+            children: Vec::new(),
+            view: None,
+            waiters: Vec::new(),
+        });
+        self.by_name.insert(Arc::clone(name), index);
+        (index, true)
+    }
+
+    /// Finds a tenant with all its ancestors. Names the tenants that must be fetched now in `fetch`, each once.
+    pub(crate) fn look_up(&mut self, now: Now, name: &Arc<str>, fetch: &mut Vec<Arc<str>>) -> Lookup {
+        let known = self.by_name.get(name).copied();
+        let index = known.unwrap_or_else(|| self.tenant_index(name).0);
+        if self.tenants.get(index as usize).is_some_and(|tenant| tenant.view.is_some()) {
+            return Lookup::Known(index);
+        }
+        self.look_up_slowly(now, index, fetch)
+    }
+
+    fn look_up_slowly(&mut self, now: Now, index: u32, fetch: &mut Vec<Arc<str>>) -> Lookup {
+        let mut at = Some(index);
+        for _ in 0..DEPTH_MAX {
+            let Some(place) = at else { break };
+            let Some(tenant) = self.tenants.get_mut(place as usize) else { return Lookup::Unknown };
+            let again = match tenant.knowledge {
+                Knowledge::Known => {
+                    at = tenant.parent;
+                    continue;
+                }
+                Knowledge::Unknown { until_us } if now.real_us < until_us => return Lookup::Unknown,
+                Knowledge::Unknown { .. } => true,
+                Knowledge::Fetching { since_us } => now.real_us.saturating_sub(since_us) >= FETCH_AGAIN_US,
+            };
+            if again {
+                tenant.knowledge = Knowledge::Fetching { since_us: now.real_us };
+                fetch.push(Arc::clone(&tenant.name));
+            }
+            return Lookup::Fetching(place);
+        }
+        self.build_view(index);
+        Lookup::Known(index)
+    }
+
+    fn build_view(&mut self, index: u32) {
+        let mut view = View::default();
+        let mut at = Some(index);
+        for _ in 0..DEPTH_MAX {
+            let Some(tenant) = at.and_then(|place| self.tenants.get(place as usize)) else { break };
+            view.suspended |= tenant.suspended;
+            for limit in &tenant.limits {
+                let Some(Limit { rule, is_live: true, .. }) = self.limits.get(*limit as usize) else { continue };
+                view.all.push(*limit);
+                let found = view.groups.binary_search_by(|(meter, _)| meter.cmp(&rule.meter));
+                match found {
+                    Ok(place) => view.groups[place].1.push(*limit),
+                    Err(place) => view.groups.insert(place, (Arc::clone(&rule.meter), vec![*limit])),
+                }
+            }
+            at = tenant.parent;
+        }
+        if let Some(tenant) = self.tenants.get_mut(index as usize) {
+            tenant.view = Some(view);
+        }
+    }
+
+    /// Whether the tenant or one of its ancestors is suspended.
+    pub(crate) fn is_suspended(&self, tenant: u32) -> bool {
+        self.view(tenant).is_some_and(|view| view.suspended)
+    }
+
+    fn view(&self, tenant: u32) -> Option<&View> {
+        self.tenants.get(tenant as usize)?.view.as_ref()
+    }
+
+    /// The first of these features that the tenant lacks.
+    pub(crate) fn lacks<'a>(&self, tenant: u32, features: &'a [Box<str>]) -> Option<&'a str> {
+        let has = self.tenants.get(tenant as usize).map(|tenant| &tenant.features);
+        let lacks = |feature: &&Box<str>| has.is_none_or(|has| has.binary_search(feature).is_err());
+        features.iter().find(lacks).map(|feature| &**feature)
+    }
+
+    /// Limits of a tenant on a meter, own first; empty where it has none.
+    pub(crate) fn limits_on(&self, tenant: u32, meter: &str) -> &[u32] {
+        let Some(view) = self.view(tenant) else { return &[] };
+        let found = view.groups.binary_search_by(|(name, _)| (**name).cmp(meter));
+        found.ok().and_then(|place| view.groups.get(place)).map_or(&[], |(_, limits)| limits)
+    }
+
+    /// Every limit of a tenant, own first.
+    pub(crate) fn all_limits(&self, tenant: u32) -> &[u32] {
+        self.view(tenant).map_or(&[], |view| &view.all)
+    }
+
+    /// Notes that a check waits for a tenant.
+    pub(crate) fn wait_for(&mut self, tenant: u32, waiter: Key) {
+        if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
+            tenant.waiters.push(waiter);
+        }
+    }
+
+    /// The checks that wait for a tenant, which forgets them.
+    pub(crate) fn take_waiters(&mut self, name: &str) -> Vec<Key> {
+        let Some(index) = self.by_name.get(name) else { return Vec::new() };
+        self.tenants.get_mut(*index as usize).map(|tenant| std::mem::take(&mut tenant.waiters)).unwrap_or_default()
+    }
+
+    /// Remembers that a tenant does not exist.
+    pub(crate) fn set_unknown(&mut self, now: Now, name: &Arc<str>) -> Vec<(u32, Changed)> {
+        let (index, _) = self.tenant_index(name);
+        let until_us = now.real_us.saturating_add(UNKNOWN_US);
+        let Some(tenant) = self.tenants.get_mut(index as usize) else { return Vec::new() };
+        tenant.knowledge = Knowledge::Unknown { until_us };
+        let limits = tenant.limits.clone();
+        self.forget_views(index);
+        let removed = |limit: u32| self.limits.get_mut(limit as usize).filter(|limit| limit.is_live).map(|_| limit);
+        let gone: Vec<u32> = limits.into_iter().filter_map(removed).collect();
+        for limit in &gone {
+            self.limits[*limit as usize].is_live = false;
+        }
+        gone.into_iter().map(|limit| (limit, Changed::Removed)).collect()
+    }
+
+    /// Asks again for whatever is being fetched, because the connection is new.
+    pub(crate) fn fetch_again(&mut self, now: Now, fetch: &mut Vec<Arc<str>>) {
+        for tenant in &mut self.tenants {
+            if let Knowledge::Fetching { .. } = tenant.knowledge {
+                tenant.knowledge = Knowledge::Fetching { since_us: now.real_us };
+                fetch.push(Arc::clone(&tenant.name));
+            }
+        }
+    }
+
+    /// Notes that fetches of these tenants failed, so that the next check tries again.
+    pub(crate) fn fetch_failed(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            let Some(index) = self.by_name.get(name) else { continue };
+            let Some(tenant) = self.tenants.get_mut(*index as usize) else { continue };
+            if let Knowledge::Fetching { .. } = tenant.knowledge {
+                tenant.knowledge = Knowledge::Unknown { until_us: 0 };
+            }
+        }
+    }
+
+    fn forget_views(&mut self, index: u32) {
+        let mut pending = vec![index];
+        let mut depth_left = self.tenants.len();
+        while let Some(place) = pending.pop() {
+            let Some(tenant) = self.tenants.get_mut(place as usize) else { continue };
+            tenant.view = None;
+            if depth_left == 0 {
+                break;
+            }
+            depth_left = depth_left.saturating_sub(1);
+            pending.extend_from_slice(&tenant.children);
+        }
+    }
+
+    /// Takes in a tenant whole; answers what changed of limits known before.
+    pub(crate) fn set_tenant(&mut self, now: Now, snapshot: TenantSnapshot) -> Vec<(u32, Changed)> {
+        let (index, _) = self.tenant_index(&snapshot.tenant);
+        let parent = snapshot.parent.as_ref().map(|parent| self.tenant_index(parent).0);
+        self.adopt(now, index, parent);
+        let Some(tenant) = self.tenants.get_mut(index as usize) else { return Vec::new() };
+        tenant.knowledge = Knowledge::Known;
+        tenant.suspended = snapshot.suspended;
+        tenant.features = snapshot.features;
+        tenant.features.sort_unstable();
+        let before = tenant.limits.clone();
+        let mut changes = Vec::new();
+        for index in before {
+            let Some(limit) = self.limits.get_mut(index as usize) else { continue };
+            if limit.is_live && !snapshot.limits.iter().any(|rule| rule.name == limit.rule.name) {
+                limit.is_live = false;
+                changes.push((index, Changed::Removed));
+            }
+        }
+        for rule in snapshot.limits {
+            if let Some(change) = self.set_limit(index, &snapshot.tenant, rule) {
+                changes.push(change);
+            }
+        }
+        self.forget_views(index);
+        changes
+    }
+
+    fn adopt(&mut self, now: Now, index: u32, parent: Option<u32>) {
+        let Some(tenant) = self.tenants.get_mut(index as usize) else { return };
+        let before = std::mem::replace(&mut tenant.parent, parent);
+        if before == parent {
+            return;
+        }
+        if let Some(before) = before.and_then(|place| self.tenants.get_mut(place as usize)) {
+            before.children.retain(|child| *child != index);
+        }
+        let Some(parent) = parent.and_then(|place| self.tenants.get_mut(place as usize)) else { return };
+        parent.children.push(index);
+        if let Knowledge::Unknown { until_us: 0 } = parent.knowledge {
+            // Ancestors come along without being asked for.
+            parent.knowledge = Knowledge::Fetching { since_us: now.real_us };
+        }
+    }
+
+    fn set_limit(&mut self, tenant: u32, tenant_name: &Arc<str>, rule: LimitRule) -> Option<(u32, Changed)> {
+        if let Some(index) = self.limit_named(tenant_name, &rule.name) {
+            let limit = self.limits.get_mut(index as usize)?;
+            let before = std::mem::replace(&mut limit.rule, rule);
+            let was_live = std::mem::replace(&mut limit.is_live, true);
+            return change_of(&before, &limit.rule, was_live).map(|change| (index, change));
+        }
+        let index = u32::try_from(self.limits.len()).unwrap_or(u32::MAX);
+        self.limits.push(Limit {
+            tenant,
+            tenant_name: Arc::clone(tenant_name),
+            rule,
+            is_live: true,
+            unsplit: None,
+            buckets: Vec::new(),
+            shard: ShardState::default(),
+        });
+        self.tenants.get_mut(tenant as usize)?.limits.push(index);
+        None
+    }
+}
+
+fn change_of(before: &LimitRule, after: &LimitRule, was_live: bool) -> Option<Changed> {
+    let windows = (before.kind, after.kind) == (LimitKind::Window, LimitKind::Window);
+    if before.key != after.key || (!windows && (before.kind, before.amount) != (after.kind, after.amount)) {
+        return Some(Changed::Shape);
+    }
+    let (old, new) = (before.amount.unwrap_or(Units::MAX), after.amount.unwrap_or(Units::MAX));
+    match old.cmp(&new) {
+        std::cmp::Ordering::Less => Some(Changed::Raised),
+        std::cmp::Ordering::Greater => Some(Changed::Lowered(new)),
+        std::cmp::Ordering::Equal if !was_live => Some(Changed::Raised),
+        std::cmp::Ordering::Equal => None,
+    }
+}
