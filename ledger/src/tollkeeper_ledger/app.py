@@ -23,6 +23,7 @@ from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.listener import Listener
 from tollkeeper_ledger.services.resources import Resources
+from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.migrations import migrate
 from tollkeeper_ledger.store.pool import open_pools
 from tollkeeper_ledger.web.health import HealthServer
@@ -131,5 +132,7 @@ def main() -> None:
     if command == "migrate":
         for name in asyncio.run(migrate(settings.database_url)):
             sys.stdout.write(f"applied {name}\n")
+        if settings.embedded and settings.clock_start is not None:
+            asyncio.run(start_clock(settings.database_url, settings.clock_start))
     else:
         asyncio.run(serve(settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,6 +16,9 @@ class Settings(BaseSettings):
     ledger_listen: str = Field(default="127.0.0.1:8611", description="Address of the gRPC server.")
     ledger_http: str = Field(default="127.0.0.1:8612", description="Address of the HTTP server.")
     embedded: bool = Field(default=False, description="Embedded setup: the scaled clock may be set.")
+    clock_start: AwareDatetime | None = Field(
+        default=None, description="Embedded setup: `migrate` starts the clock of a fresh database at this time."
+    )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     invoice_dir: str = Field(default="", description="Folder for invoices as PDF; empty = made on demand only.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")

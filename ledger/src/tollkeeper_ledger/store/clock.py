@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+import asyncpg
+
+from tollkeeper_ledger.store.pool import SEARCH_PATH
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -59,3 +62,16 @@ async def set_clock(conn: Connection, *, now: datetime | None, speed_milli: int 
     if row is None:
         raise RuntimeError("clock_setting has no row: run `tollkeeper-ledger migrate`")
     return ClockReading(now_us=to_us(row["now"]), speed_milli=row["speed_milli"], version=row["version"])
+
+
+async def start_clock(url: str, at: datetime) -> bool:
+    """Start the clock of a fresh database at a time, also a past one; return whether it was fresh.
+
+    A clock that was ever set stays as it is. Connects as the migrating user.
+    """
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute(f"SET search_path = {SEARCH_PATH}")
+        return await conn.fetchrow(sql("installation.start_clock"), at) is not None
+    finally:
+        await conn.close()

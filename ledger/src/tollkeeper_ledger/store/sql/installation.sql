@@ -59,6 +59,12 @@ UPDATE clock_setting SET
 FROM (SELECT ledger_now() AS ledger, clock_timestamp() AS wall) now
 RETURNING origin AS now, speed_milli, version;
 
+-- name: start_clock
+-- Starts a clock that was never set at another time, also a past one. $1 ledger time.
+UPDATE clock_setting SET origin = $1, started_at = clock_timestamp(), floor = $1, version = version + 1
+WHERE version = 1
+RETURNING version;
+
 -- name: raise_floor
 -- Keeps ledger time that has been seen, so that a clock that steps back is held.
 UPDATE clock_setting SET floor = ledger_now();
