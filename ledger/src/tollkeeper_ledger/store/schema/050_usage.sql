@@ -91,7 +91,7 @@ CREATE TABLE usage_rollup_minute (
 ) PARTITION BY RANGE (minute);
 
 -- One link per batch that took sequence numbers. hash = SHA-256("tollkeeper.link.v1", stream, position, hash of the
--- link before, SHA-256 over the columns from producer_id to holes); domain/usage_chain.py is the definition.
+-- link before, SHA-256 over all that it says of the batch); domain/usage_chain.py is the definition.
 CREATE TABLE usage_chain (
   stream integer NOT NULL,
   position bigint NOT NULL CONSTRAINT usage_chain_position_positive CHECK (position > 0),

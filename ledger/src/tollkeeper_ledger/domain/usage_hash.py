@@ -1,0 +1,115 @@
+"""Hashes of usage, version 1: content, holes, the producer's chain h, and Merkle roots.
+
+Source: the comment of proto/tollkeeper/ledger/v1/usage.proto; proto/vectors/content_hash.json holds cases.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_CONTENT_TAG = b"tollkeeper.content.v1"
+_HOLE_TAG = b"tollkeeper.hole.v1"
+_MERKLE_NODE = b"\x01"
+_MERKLE_TENANT_TAG = b"tollkeeper.merkle.tenant.v1"
+
+EVENT_TIME_PRESENT = (1).to_bytes(4, "little")
+EVENT_TIME_ABSENT = (0).to_bytes(4, "little")
+
+
+def string_bytes(text: str) -> bytes:
+    """Give a string as hashes take it: its UTF-8 length as u32 little-endian, then its bytes."""
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
+def count_bytes(count: int) -> bytes:
+    """Give a count as hashes take it: u32 little-endian."""
+    return count.to_bytes(4, "little")
+
+
+def content_head(tenant: str) -> bytes:
+    """Give the bytes that every record of this tenant begins with."""
+    return len(_CONTENT_TAG).to_bytes(4, "little") + _CONTENT_TAG + string_bytes(tenant)
+
+
+def content_hash(
+    *,
+    tenant: str,
+    quantities: Iterable[tuple[str, int]],
+    attributes: Iterable[tuple[str, str]],
+    event_time_us: int | None,
+) -> bytes:
+    """Give a record's content hash; `event_time_us` is None where the system made the id.
+
+    The obvious form. Batches are hashed by `usage_batch.read_batch`, which must agree with it.
+    """
+    ordered = sorted(quantities, key=lambda quantity: quantity[0].encode())
+    named = sorted(attributes, key=lambda attribute: attribute[0].encode())
+    parts = [content_head(tenant), count_bytes(len(ordered))]
+    for meter, units in ordered:
+        parts += [string_bytes(meter), units.to_bytes(8, "little", signed=True)]
+    parts.append(count_bytes(len(named)))
+    for name, value in named:
+        parts += [string_bytes(name), string_bytes(value)]
+    if event_time_us is None:
+        parts.append(EVENT_TIME_ABSENT)
+    else:
+        parts += [EVENT_TIME_PRESENT, event_time_us.to_bytes(8, "little", signed=True)]
+    return sha256(b"".join(parts)).digest()
+
+
+def hole_hash(first_seq: int, last_seq: int) -> bytes:
+    """Give the content hash of a hole. Both numbers are unsigned 64-bit."""
+    numbers = first_seq.to_bytes(8, "little") + last_seq.to_bytes(8, "little")
+    return sha256(len(_HOLE_TAG).to_bytes(4, "little") + _HOLE_TAG + numbers).digest()
+
+
+def h_start(producer_id: bytes) -> bytes:
+    """Give h(0): nothing committed yet."""
+    return sha256(producer_id).digest()
+
+
+def h_next(h: bytes, entry_hash: bytes) -> bytes:
+    """Give h after one more entry."""
+    return sha256(h + entry_hash).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Give the root over hashes in their order; SHA-256 of nothing where there are none.
+
+    Nodes are SHA-256(0x01, left, right); a node without a partner moves up as it is. Leaves are content hashes, whose
+    preimages begin with 0x15, so no leaf can pass for a node. Source: the shape of RFC 6962, section 2.1.
+    """
+    if not leaves:
+        return sha256(b"").digest()
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = zip(level[0::2], level[1::2], strict=False)
+        parents = [sha256(_MERKLE_NODE + left + right).digest() for left, right in pairs]
+        if len(level) % 2:
+            parents.append(level[-1])
+        level = parents
+    return level[0]
+
+
+def merkle_tenant_leaf(tenant: str, count: int, root: bytes) -> bytes:
+    """Give the leaf that stands for a tenant's records in the root over all tenants."""
+    head = len(_MERKLE_TENANT_TAG).to_bytes(4, "little") + _MERKLE_TENANT_TAG
+    return sha256(head + string_bytes(tenant) + count.to_bytes(8, "little") + root).digest()
+
+
+def merkle_root_by_tenant(hashes: dict[str, list[bytes]]) -> bytes:
+    """Give the root over a batch: per tenant a tree in sequence order, over them a tree in bytewise tenant order.
+
+    A tenant can be shown that a record is in it without seeing anything of another tenant's but one hash.
+    """
+    return merkle_root(
+        [
+            merkle_tenant_leaf(tenant, len(leaves), merkle_root(leaves))
+            for tenant, leaves in sorted(hashes.items(), key=lambda item: item[0].encode())
+        ]
+    )

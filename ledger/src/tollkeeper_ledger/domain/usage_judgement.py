@@ -1,0 +1,81 @@
+"""Decide, record by record, what of a batch is stored and what goes to quarantine. Pure."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tollkeeper_ledger.domain.usage import Problem
+from tollkeeper_ledger.domain.usage_rules import time_problem, times_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tollkeeper_ledger.domain.usage_batch import UsageBatch
+
+NOBODY = UUID(int=0)
+"""Stands for the tenant of a record whose tenant is unknown."""
+
+CONFLICT = Problem("CONFLICT", "id")
+_TENANT_UNKNOWN = Problem("TENANT_UNKNOWN", "tenant")
+_METER_UNKNOWN = Problem("METER_UNKNOWN", "quantities.meter")
+
+
+def judge(
+    batch: UsageBatch,
+    *,
+    skip: int,
+    tenant_ids: Mapping[str, UUID],
+    meter_ids: Mapping[str, int],
+    now_us: int,
+) -> dict[int, Problem]:
+    """Give the first problem of each record from `skip` on that has one. One tenant's problem is no other's."""
+    records = batch.records
+    problems = {place: problem for place, problem in batch.problems.items() if place >= skip}
+    strangers = {at for at, tenant in enumerate(batch.tenants) if tenant not in tenant_ids}
+    known = [meter in meter_ids for meter in batch.meters]
+    unknown = {at for at, shape in enumerate(batch.shapes) if not all(known[meter] for meter in shape)}
+    fit = skip >= len(records) or times_fit(records.event_us[skip:], records.received_us[skip:], now_us)
+    if fit and not strangers and not unknown:
+        return problems
+    for place in range(skip, len(records)):
+        if place in problems:
+            continue
+        if records.tenant[place] in strangers:
+            problems[place] = _TENANT_UNKNOWN
+        elif records.shape[place] in unknown:
+            problems[place] = _METER_UNKNOWN
+        elif problem := time_problem(records.event_us[place], records.received_us[place], now_us):
+            problems[place] = problem
+    return problems
+
+
+def describe_records(batch: UsageBatch, places: Iterable[int]) -> dict[int, bytes]:
+    """Give records as canonical JSON in UTF-8, exactly as they came, whatever they hold."""
+    columns = batch.source.columns
+    records = batch.records
+    ends = list(accumulate(columns.attribute_count))
+    described = {}
+    for place in places:
+        attributes = slice(ends[place] - columns.attribute_count[place], ends[place])
+        content = {
+            "attributes": [
+                [columns.attribute_names[name], columns.attribute_values[value]]
+                for name, value in zip(
+                    columns.attribute_name[attributes], columns.attribute_value[attributes], strict=True
+                )
+            ],
+            "event_time_us": records.event_us[place],
+            "flags": records.flags[place],
+            "id": records.ids[place],
+            "quantities": [
+                [batch.meters[meter], units]
+                for meter, units in zip(batch.shapes[records.shape[place]], records.units[place], strict=True)
+            ],
+            "received_us": records.received_us[place],
+            "tenant": batch.tenants[records.tenant[place]],
+        }
+        described[place] = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return described

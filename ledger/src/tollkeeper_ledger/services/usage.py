@@ -1,0 +1,136 @@
+"""Commit usage exactly once: announce producers, append their batches.
+
+Nothing here trusts a producer's word for what was committed: the producer's row says it, under a lock, and the hash
+over its history must agree. A record is stored with its id, its sum and its link of the chain in one transaction, or
+not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from tollkeeper_ledger.domain.errors import LedgerError
+from tollkeeper_ledger.domain.usage import CLOCK_AHEAD_MAX_US, LATENESS_MAX_US, SHIPPING_MAX_US, ProducerPosition
+from tollkeeper_ledger.domain.usage_batch import read_batch
+from tollkeeper_ledger.domain.usage_hash import h_start
+from tollkeeper_ledger.domain.usage_producer import Producer, check_format, check_holder, check_opening, unknown
+from tollkeeper_ledger.services.usage_append import append_batch
+from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.usage_batches import make_month
+from tollkeeper_ledger.store.usage_producers import add_producer, announce_producer, lock_producer, safe_seq
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import date, datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage import AppendOutcome, UsageAppend
+    from tollkeeper_ledger.domain.usage_batch import UsageBatch
+    from tollkeeper_ledger.store.pool import Connection, Pool
+
+ATTEMPTS_MAX = 5
+"""How often one append is tried before the producer is told to come back."""
+RETRY_AFTER_MS = 500
+SAFE_AFTER = timedelta(hours=24)
+"""Age from which a commit counts as safe from a restore, where nobody has said better."""
+
+_COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError, OSError)
+
+Answer = TypeVar("Answer")
+
+
+class UsageIngest:
+    """Serve producers on the pool of role `ingest`. Any number of calls at once; those of one producer queue."""
+
+    def __init__(self, pool: Pool, *, embedded: bool, stream: int = 0) -> None:
+        self._pool = pool
+        self._embedded = embedded
+        self._stream = stream
+        self._months: set[date] = set()
+
+    async def open_producer(
+        self, producer_id: UUID, *, incarnation: int, holder: bytes, version: int
+    ) -> ProducerPosition:
+        """Announce a producer's process and fence every older one. Idempotent.
+
+        Raises InvalidFieldError; PreconditionError PRODUCER_FENCED, VERSION_UNSUPPORTED.
+        """
+        check_format(version)
+        check_opening(incarnation=incarnation, holder=holder)
+
+        async def announce(conn: Connection) -> ProducerPosition:
+            now = await ledger_now(conn)
+            async with conn.transaction():
+                fresh = Producer(producer_id, incarnation, holder, committed_seq=0, h=h_start(producer_id.bytes))
+                await add_producer(conn, fresh, version=version, now=now)
+                known = await lock_producer(conn, producer_id)
+                if known is None:
+                    raise unknown(producer_id)
+                check_holder(known, incarnation=incarnation, holder=holder)
+                await announce_producer(
+                    conn, producer_id, incarnation=incarnation, holder=holder, version=version, now=now
+                )
+                return await self._position(conn, producer_id, committed_seq=known.committed_seq, h=known.h, now=now)
+
+        return await self._with_retries(announce)
+
+    async def append(self, append: UsageAppend) -> AppendOutcome:
+        """Commit a batch, deduplicated, rolled up and chained, in one transaction. Idempotent, however it is cut.
+
+        A cancelled call may have committed; the producer sends again and is told. Raises InvalidFieldError for a batch
+        that can't be read; PreconditionError PRODUCER_FENCED, PRODUCER_FORKED, PRODUCER_GAP, PRODUCER_UNKNOWN;
+        LedgerError LEDGER_UNREACHABLE where Postgres stays away.
+        """
+        # In a thread, so that a large batch doesn't hold up heartbeats of this process.
+        batch = await asyncio.to_thread(read_batch, append)
+
+        async def commit(conn: Connection) -> AppendOutcome:
+            now = await ledger_now(conn)
+            await self._need_months(conn, batch, now)
+            # TODO(#5): merge all waiting batches into this transaction: producers in id order, then one pass over all.
+            async with conn.transaction():
+                return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
+
+        return await self._with_retries(commit)
+
+    async def _position(
+        self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime
+    ) -> ProducerPosition:
+        safe = committed_seq
+        if not self._embedded:
+            safe = min(committed_seq, await safe_seq(conn, producer_id, before=now - SAFE_AFTER))
+        return ProducerPosition(committed_seq=committed_seq, h=h, safe_seq=safe)
+
+    async def _need_months(self, conn: Connection, batch: UsageBatch, now: datetime) -> None:
+        """Make the partitions that the batch may need, before its transaction: making one takes a lock."""
+        if not batch.records:
+            return
+        now_us = to_us(now)
+        first = max(min(batch.records.event_us), now_us - SHIPPING_MAX_US - LATENESS_MAX_US)
+        last = min(max(batch.records.event_us), now_us + 2 * CLOCK_AHEAD_MAX_US)
+        if first > last:
+            return
+        month = from_us(first).date().replace(day=1)
+        while month <= from_us(last).date():
+            if month not in self._months:
+                await make_month(conn, month)
+                self._months.add(month)
+            month = (month + timedelta(days=31)).replace(day=1)
+
+    async def _with_retries(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        problem: Exception | None = None
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                async with self._pool.acquire() as conn:
+                    return await work(conn)
+            except (*_COLLISIONS, *_LOST) as error:
+                # A lost connection may have committed: the next attempt finds out from the producer's row.
+                problem = error
+        raise LedgerError(
+            "the ledger's database can't be reached", reason="LEDGER_UNREACHABLE", retry_after_ms=RETRY_AFTER_MS
+        ) from problem

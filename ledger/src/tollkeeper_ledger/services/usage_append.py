@@ -1,0 +1,261 @@
+"""One append: everything that happens to a batch inside its transaction.
+
+Locks in the order that every transaction of the ledger keeps: producer, ids, tenants (shared), segments, sums in key
+order, head of the chain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tollkeeper_ledger.domain.usage import AppendOutcome
+from tollkeeper_ledger.domain.usage_batch import holes_after
+from tollkeeper_ledger.domain.usage_chain import BatchBody
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
+from tollkeeper_ledger.domain.usage_judgement import CONFLICT, NOBODY, describe_records, judge
+from tollkeeper_ledger.domain.usage_producer import place, unknown
+from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.services.segments import ensure_segments
+from tollkeeper_ledger.store.clock import from_us, to_us
+from tollkeeper_ledger.store.tenant_locks import share_tenants
+from tollkeeper_ledger.store.usage_batches import (
+    IdClaim,
+    NewRecords,
+    Refused,
+    add_quarantine,
+    add_records,
+    add_rollups,
+    audit_holes,
+    claim_ids,
+    find_meters,
+    find_tenants,
+    next_batch,
+)
+from tollkeeper_ledger.store.usage_chain import add_link
+from tollkeeper_ledger.store.usage_producers import advance_producer, lock_producer, see_producer, serve_tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage import Problem, ProducerPosition
+    from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
+    from tollkeeper_ledger.domain.usage_producer import Producer
+    from tollkeeper_ledger.store.pool import Connection
+
+
+class Position(Protocol):
+    """Say where the ledger stands with a producer, and how much of that a restore would keep."""
+
+    async def __call__(
+        self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime
+    ) -> ProducerPosition:
+        """Give the position."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    tenant_ids: Mapping[str, UUID]
+    meter_ids: Mapping[str, int]
+
+    def tenant(self, wire_id: str) -> UUID:
+        return self.tenant_ids.get(wire_id, NOBODY)
+
+
+async def append_batch(
+    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position
+) -> AppendOutcome:
+    """Commit what of the batch is new; the caller's transaction ends right after.
+
+    Raises PreconditionError as `domain.usage_producer.place` says; nothing is stored then.
+    """
+    source = batch.source
+    producer = await lock_producer(conn, source.producer_id)
+    if producer is None:
+        raise unknown(source.producer_id)
+    placement = place(producer, batch)
+    if placement.behind:
+        await see_producer(conn, source.producer_id)
+        at = await position(conn, source.producer_id, committed_seq=producer.committed_seq, h=producer.h, now=now)
+        return AppendOutcome(position=at, trimmed=placement.skip)
+    served = [wire_id for wire_id in dict.fromkeys([*batch.tenants, *source.tenants_served]) if wire_id]
+    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters))
+    done = _Done()
+    if batch.last_seq > producer.committed_seq:
+        done = await _commit_entries(conn, batch, producer, skip=placement.skip, names=names, now=now, stream=stream)
+    h = batch.h_at(batch.last_seq) or producer.h
+    await serve_tenants(conn, source.producer_id, names.tenant_ids.values())
+    await advance_producer(
+        conn,
+        source.producer_id,
+        committed_seq=batch.last_seq,
+        h=h,
+        watermark=_watermark(source.watermark_us, now),
+        closing=source.closing,
+    )
+    return AppendOutcome(
+        position=await position(conn, source.producer_id, committed_seq=batch.last_seq, h=h, now=now),
+        stored=done.stored,
+        duplicates=done.duplicates,
+        conflicts=done.conflicts,
+        quarantined=done.quarantined,
+        trimmed=placement.skip,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    stored: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    quarantined: int = 0
+
+
+async def _commit_entries(
+    conn: Connection, batch: UsageBatch, producer: Producer, *, skip: int, names: _Names, now: datetime, stream: int
+) -> _Done:
+    batch_id = await next_batch(conn)
+    problems = judge(batch, skip=skip, tenant_ids=names.tenant_ids, meter_ids=names.meter_ids, now_us=to_us(now))
+    places: Sequence[int] = range(skip, len(batch.records))
+    if problems:
+        places = [at for at in places if at not in problems]
+    taken = await _claim(conn, batch, places, batch_id, names)
+    if taken:
+        places = [at for at in places if at not in taken]
+    conflicts = {at: CONFLICT for at, same in taken.items() if not same}
+    stored = batch.records.take(places)
+    if stored:
+        await _store(conn, batch, stored, batch_id, names)
+    refused = {**problems, **conflicts}
+    if refused:
+        await add_quarantine(
+            conn, _refused(batch, refused, names), producer_id=producer.producer_id, batch_id=batch_id, now=now
+        )
+    holes = holes_after(batch.source.holes, producer.committed_seq)
+    if holes:
+        await audit_holes(conn, holes, producer_id=producer.producer_id, now=now)
+    body = BatchBody(
+        batch_id=batch_id,
+        producer_id=producer.producer_id,
+        incarnation=producer.incarnation,
+        first_seq=producer.committed_seq + 1,
+        last_seq=batch.last_seq,
+        h=batch.entry_h[-1],
+        merkle_root=_merkle_root(batch, stored),
+        stored=len(stored),
+        duplicates=len(taken) - len(conflicts),
+        conflicts=len(conflicts),
+        quarantined=len(problems),
+        holes=sum(hole.last_seq - hole.first_seq + 1 for hole in holes),
+        committed_us=to_us(now),
+    )
+    await add_link(conn, body, stream=stream)
+    return _Done(stored=body.stored, duplicates=body.duplicates, conflicts=body.conflicts, quarantined=body.quarantined)
+
+
+async def _claim(
+    conn: Connection, batch: UsageBatch, places: Sequence[int], batch_id: int, names: _Names
+) -> dict[int, bool]:
+    """Claim the ids of these records; give those that were taken, by place in the batch, and whether by their like."""
+    if not places:
+        return {}
+    records = batch.records.take(places)
+    claim = IdClaim(
+        batch_id=batch_id,
+        tenant_ids=[names.tenant(wire_id) for wire_id in batch.tenants],
+        tenant=records.tenant,
+        ids=records.ids,
+        seqs=records.seqs,
+        hashes=records.hashes,
+    )
+    return {places[at]: same for at, same in (await claim_ids(conn, claim)).items()}
+
+
+async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> None:
+    tenant_ids = [names.tenant(wire_id) for wire_id in batch.tenants]
+    used = sorted(set(records.tenant))
+    await share_tenants(conn, [tenant_ids[at] for at in used])
+    segments = await _stamp(conn, records, tenant_ids)
+    parts: dict[tuple[UUID, UUID, int], int] = {}
+    part = [
+        parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
+        for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
+    ]
+    # A shape that only refused records have may hold unknown meters: nobody points at it.
+    shapes = [[names.meter_ids.get(batch.meters[meter], 0) for meter in shape] for shape in batch.shapes]
+    await add_records(
+        conn,
+        NewRecords(
+            batch_id=batch_id,
+            parts=list(parts),
+            part=part,
+            shapes=shapes,
+            shape=records.shape,
+            ids=records.ids,
+            seqs=records.seqs,
+            event_us=records.event_us,
+            received_us=records.received_us,
+            units=records.units,
+            attributes=records.attributes,
+        ),
+    )
+    sums = roll_up(
+        part=part,
+        parts=[(tenant_id, segment_id) for tenant_id, segment_id, _ in parts],
+        event_us=records.event_us,
+        shape=records.shape,
+        shape_meters=shapes,
+        units=records.units,
+    )
+    await add_rollups(conn, sums)
+
+
+async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:
+    """Give each record's segment: by tenant where one segment holds the whole batch, else by event time."""
+    times: dict[int, list[int]] = {}
+    for tenant, at in zip(records.tenant, records.event_us, strict=True):
+        times.setdefault(tenant, []).append(at)
+    ends = [(tenant_ids[tenant], edge) for tenant, found in times.items() for edge in (min(found), max(found))]
+    edges = await ensure_segments(conn, ends)
+    whole: dict[int, UUID] = {}
+    for tenant, first, last in zip(times, edges[0::2], edges[1::2], strict=True):
+        if first.segment_id == last.segment_id:
+            whole[tenant] = first.segment_id
+    mixed = [(tenant, at) for tenant, found in times.items() if tenant not in whole for at in sorted(set(found))]
+    exact = await ensure_segments(conn, [(tenant_ids[tenant], at) for tenant, at in mixed])
+    single = {key: segment.segment_id for key, segment in zip(mixed, exact, strict=True)}
+    return [
+        whole[tenant] if tenant in whole else single[tenant, at]
+        for tenant, at in zip(records.tenant, records.event_us, strict=True)
+    ]
+
+
+def _refused(batch: UsageBatch, refused: Mapping[int, Problem], names: _Names) -> list[Refused]:
+    records = batch.records
+    described = describe_records(batch, refused)
+    return [
+        Refused(
+            tenant_id=names.tenant(batch.tenants[records.tenant[at]]),
+            seq=records.seqs[at],
+            reason=problem.reason,
+            field=problem.field,
+            content_hash=records.hashes[at],
+            record=described[at],
+        )
+        for at, problem in sorted(refused.items())
+    ]
+
+
+def _merkle_root(batch: UsageBatch, stored: Records) -> bytes:
+    hashes: dict[str, list[bytes]] = {}
+    for tenant, content_hash in zip(stored.tenant, stored.hashes, strict=True):
+        hashes.setdefault(batch.tenants[tenant], []).append(content_hash)
+    return merkle_root_by_tenant(hashes)
+
+
+def _watermark(watermark_us: int, now: datetime) -> datetime | None:
+    """Give the producer's watermark, none for 0; it is not believed beyond the ledger's own time."""
+    return from_us(min(watermark_us, to_us(now))) if watermark_us > 0 else None

@@ -1,0 +1,146 @@
+-- Usage: producers, records, ids, rollups, the chain. Columns of a batch come joined as one text each, because a text
+-- costs a twentieth of an array to send: `$n::text::bigint[]` is an array literal, string_to_table splits at $separator.
+
+-- name: find_producer
+-- Locks a producer. $1 producer id.
+SELECT producer_id, incarnation, holder, committed_seq, h
+FROM producer WHERE producer_id = $1 FOR UPDATE;
+
+-- name: add_producer
+-- Adds a producer that is new. $1 id, $2 incarnation, $3 holder, $4 format, $5 h(0), $6 ledger time.
+INSERT INTO producer (producer_id, incarnation, holder, format, committed_seq, h, state, opened_at, seen_at)
+VALUES ($1, $2, $3, $4, 0, $5, 'open', $6, clock_timestamp())
+ON CONFLICT (producer_id) DO NOTHING;
+
+-- name: open_producer
+-- Takes the announcement of a process. $1 id, $2 incarnation, $3 holder, $4 format, $5 ledger time.
+UPDATE producer
+SET incarnation = $2, holder = $3, format = $4, state = 'open', opened_at = $5, seen_at = clock_timestamp()
+WHERE producer_id = $1;
+
+-- name: advance_producer
+-- Moves a producer to the end of its batch. $1 id, $2 committed_seq, $3 h, $4 watermark, null = none, $5 closing.
+UPDATE producer
+SET committed_seq = $2, h = $3, watermark = greatest(watermark, $4::timestamptz),
+    state = CASE WHEN $5::boolean THEN 'closed' ELSE 'open' END, seen_at = clock_timestamp()
+WHERE producer_id = $1;
+
+-- name: see_producer
+-- Notes that a producer was heard of. $1 id.
+UPDATE producer SET seen_at = clock_timestamp() WHERE producer_id = $1;
+
+-- name: safe_seq
+-- Gives what was committed up to then. $1 producer id, $2 ledger time.
+SELECT last_seq FROM usage_chain
+WHERE producer_id = $1 AND committed_at <= $2 ORDER BY committed_at DESC, last_seq DESC LIMIT 1;
+
+-- name: serve_tenants
+-- Notes tenants that a producer serves. $1 producer id, $2 tenant ids.
+INSERT INTO producer_tenant (tenant_id, producer_id)
+SELECT tenant_id, $1::uuid FROM unnest($2::uuid[]) AS served (tenant_id)
+ORDER BY tenant_id
+ON CONFLICT (tenant_id, producer_id) DO NOTHING;
+
+-- name: tenant_ids
+-- Gives the ids of tenants that exist. $1 wire ids.
+SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
+
+-- name: meter_ids
+-- Gives the ids of meters that exist. $1 names.
+SELECT name, meter_id FROM meter WHERE name = ANY ($1::text[]);
+
+-- name: next_batch
+-- Takes the number of a batch.
+SELECT nextval('usage_batch_number');
+
+-- name: claim_ids
+-- Claims ids that nobody has; in id order, so that two batches with the same ids wait instead of deadlocking.
+-- $1 tenant ids, $2 per record its place in $1, $3 ids, $4 separator, $5 seqs, $6 content hashes, $7 batch.
+INSERT INTO usage_id (tenant_id, id, content_hash, batch_id, seq)
+SELECT ($1::uuid[])[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32), $7::bigint, seq
+FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+  WITH ORDINALITY AS record (tenant, id, seq, place)
+ORDER BY tenant_id, id COLLATE "C", seq
+ON CONFLICT (tenant_id, id) DO NOTHING;
+
+-- name: taken_ids
+-- Gives the records whose id another record has, and whether that has the same content. Arguments as claim_ids.
+SELECT place::integer - 1 AS place,
+       known.content_hash = substr($6::bytea, (place::integer - 1) * 32 + 1, 32) AS same
+FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+  WITH ORDINALITY AS record (tenant, id, seq, place)
+JOIN usage_id known ON known.tenant_id = ($1::uuid[])[record.tenant] AND known.id = record.id
+WHERE known.batch_id <> $7::bigint OR known.seq <> record.seq
+ORDER BY place;
+
+-- name: add_records
+-- Stores records. $1 tenant ids, $2 segment ids, $3 flags, $4 per record its place in $1 to $3; $5 meter ids of each
+-- shape as array literals, $6 per record its place in $5; $7 ids, $8 separator, $9 seqs, $10 event times and
+-- $11 receive times in microseconds, $12 units as array literals in lines, $13 attributes as JSON in lines, $14 batch.
+INSERT INTO usage_record
+  (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units, attributes)
+SELECT ($1::uuid[])[part], ($2::uuid[])[part],
+       timestamptz 'epoch' + interval '1 microsecond' * event_us,
+       timestamptz 'epoch' + interval '1 microsecond' * received_us,
+       $14::bigint, seq, ($3::smallint[])[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb
+FROM ROWS FROM (
+  unnest($4::text::integer[]), unnest($6::text::integer[]), string_to_table($7::text, $8::text),
+  unnest($9::text::bigint[]), unnest($10::text::bigint[]), unnest($11::text::bigint[]),
+  string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'))
+  AS record (part, shape, id, seq, event_us, received_us, units, attributes);
+
+-- name: add_rollups
+-- Adds to sums, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 minutes in microseconds, $5 units,
+-- $6 records.
+INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, minute, units, records)
+SELECT tenant_id, segment_id, meter_id, timestamptz 'epoch' + interval '1 microsecond' * minute_us, units, records
+FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::bigint[]),
+                unnest($5::text::numeric[]), unnest($6::bigint[]))
+  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, minute_us, units, records, place)
+ORDER BY place
+ON CONFLICT (tenant_id, segment_id, meter_id, minute)
+DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
+
+-- name: add_quarantine
+-- Keeps refused records. $1 producer id, $2 batch, $3 ledger time; columns $4 tenant ids, $5 seqs, $6 reasons,
+-- $7 fields, $8 content hashes, $9 records.
+INSERT INTO usage_quarantine
+  (tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record, quarantined_at)
+SELECT tenant_id, $1::uuid, seq, $2::bigint, reason, field, content_hash, record, $3::timestamptz
+FROM unnest($4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::bytea[])
+  AS refused (tenant_id, seq, reason, field, content_hash, record);
+
+-- name: audit_holes
+-- Notes holes in the audit log. $1 ledger time, $2 actor; columns $3 subjects, $4 what they say, as JSON.
+INSERT INTO audit_log (at, actor, action, subject, request_id, after)
+SELECT $1::timestamptz, $2::text, 'UsageHole', subject, '', said::jsonb
+FROM unnest($3::text[], $4::text[]) AS hole (subject, said);
+
+-- name: add_stream
+-- Begins a stream of the chain. $1 stream, $2 hash before its first link.
+INSERT INTO usage_chain_head (stream, position, hash, stored_total, quarantined_total)
+VALUES ($1, 0, $2, 0, 0)
+ON CONFLICT (stream) DO NOTHING;
+
+-- name: chain_head
+-- Locks a stream's last link. $1 stream.
+SELECT position, hash FROM usage_chain_head WHERE stream = $1 FOR UPDATE;
+
+-- name: add_link
+-- Adds a link and moves the head to it. $1 stream, $2 position, $3 batch, $4 producer id, $5 incarnation, $6 first_seq,
+-- $7 last_seq, $8 h, $9 Merkle root, $10 stored, $11 duplicates, $12 conflicts, $13 quarantined, $14 holes, $15 hash,
+-- $16 ledger time.
+WITH head AS (
+  UPDATE usage_chain_head
+  SET position = $2, hash = $15, stored_total = stored_total + $10::integer,
+      quarantined_total = quarantined_total + $12::integer + $13::integer
+  WHERE stream = $1
+)
+INSERT INTO usage_chain
+  (stream, position, batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, stored, duplicates,
+   conflicts, quarantined, holes, hash, committed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+
+-- name: make_month
+-- Makes the partitions of a month. $1 its first day.
+SELECT make_usage_month($1);

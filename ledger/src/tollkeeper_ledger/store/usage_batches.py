@@ -1,0 +1,194 @@
+"""Batches in Postgres: ids, records, sums, what was refused, holes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date, datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage import Hole
+    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum
+    from tollkeeper_ledger.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class IdClaim:
+    """Ids to claim, as columns of equal length."""
+
+    batch_id: int
+    tenant_ids: Sequence[UUID]
+    tenant: Sequence[int]
+    """Per record: index into tenant_ids."""
+    ids: Sequence[str]
+    seqs: Sequence[int]
+    hashes: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecords:
+    """Records to store, as columns of equal length."""
+
+    batch_id: int
+    parts: Sequence[tuple[UUID, UUID, int]]
+    """Tenant, segment and flags that records have together."""
+    part: Sequence[int]
+    """Per record: index into parts."""
+    shapes: Sequence[Sequence[int]]
+    """Meter ids that records have together."""
+    shape: Sequence[int]
+    """Per record: index into shapes."""
+    ids: Sequence[str]
+    seqs: Sequence[int]
+    event_us: Sequence[int]
+    received_us: Sequence[int]
+    units: Sequence[tuple[int, ...]]
+    attributes: Sequence[str]
+    """Per record: JSON without line breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record for quarantine."""
+
+    tenant_id: UUID
+    """All zeros where the tenant is unknown."""
+    seq: int
+    reason: str
+    field: str
+    content_hash: bytes
+    record: bytes
+    """Canonical JSON."""
+
+
+async def find_tenants(conn: Connection, wire_ids: Iterable[str]) -> dict[str, UUID]:
+    """Give the ids of those tenants that exist."""
+    rows = await conn.fetch(sql("usage.tenant_ids"), [wire_id for wire_id in wire_ids if "\0" not in wire_id])
+    return {row["wire_id"]: row["tenant_id"] for row in rows}
+
+
+async def find_meters(conn: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Give the ids of those meters that exist."""
+    rows = await conn.fetch(sql("usage.meter_ids"), [name for name in names if "\0" not in name])
+    return {row["name"]: row["meter_id"] for row in rows}
+
+
+async def next_batch(conn: Connection) -> int:
+    """Take the number of a batch."""
+    number: int = await conn.fetchval(sql("usage.next_batch"))
+    return number
+
+
+async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
+    """Claim the ids of records that nobody has; wait for who is claiming the same.
+
+    Gives, for each record whose id was taken (by an earlier one of the same batch as well), its place and whether the
+    one that has it has the same content.
+    """
+    text, separator = _joined(claim.ids)
+    arguments = (
+        claim.tenant_ids,
+        _literal([place + 1 for place in claim.tenant]),
+        text,
+        separator,
+        _literal(claim.seqs),
+        b"".join(claim.hashes),
+        claim.batch_id,
+    )
+    done = await conn.execute(sql("usage.claim_ids"), *arguments)
+    if int(done.rpartition(" ")[2]) == len(claim.ids):
+        return {}
+    rows = await conn.fetch(sql("usage.taken_ids"), *arguments)
+    return {row["place"]: row["same"] for row in rows}
+
+
+async def add_records(conn: Connection, records: NewRecords) -> None:
+    """Store records whose ids this batch has claimed. Their months must exist."""
+    text, separator = _joined(records.ids)
+    forms = ["{" + ",".join(["%d"] * len(shape)) + "}" for shape in records.shapes]
+    units = [forms[shape] % amounts for shape, amounts in zip(records.shape, records.units, strict=True)]
+    await conn.execute(
+        sql("usage.add_records"),
+        [tenant_id for tenant_id, _, _ in records.parts],
+        [segment_id for _, segment_id, _ in records.parts],
+        [flags for _, _, flags in records.parts],
+        _literal([place + 1 for place in records.part]),
+        [_literal(shape) for shape in records.shapes],
+        _literal([place + 1 for place in records.shape]),
+        text,
+        separator,
+        _literal(records.seqs),
+        _literal(records.event_us),
+        _literal(records.received_us),
+        "\n".join(units),
+        "\n".join(records.attributes),
+        records.batch_id,
+    )
+
+
+async def add_rollups(conn: Connection, sums: Sequence[tuple[RollupKey, RollupSum]]) -> None:
+    """Add to the sums per minute, locking them in the order given. Their months must exist."""
+    await conn.execute(
+        sql("usage.add_rollups"),
+        [key.tenant_id for key, _ in sums],
+        [key.segment_id for key, _ in sums],
+        [key.meter_id for key, _ in sums],
+        [key.minute_us for key, _ in sums],
+        _literal([total.units for _, total in sums]),
+        [total.records for _, total in sums],
+    )
+
+
+async def add_quarantine(
+    conn: Connection, refused: Sequence[Refused], *, producer_id: UUID, batch_id: int, now: datetime
+) -> None:
+    """Keep records that were not stored, with why."""
+    await conn.execute(
+        sql("usage.add_quarantine"),
+        producer_id,
+        batch_id,
+        now,
+        [one.tenant_id for one in refused],
+        [one.seq for one in refused],
+        [one.reason for one in refused],
+        [one.field for one in refused],
+        [one.content_hash for one in refused],
+        [one.record for one in refused],
+    )
+
+
+async def audit_holes(conn: Connection, holes: Sequence[Hole], *, producer_id: UUID, now: datetime) -> None:
+    """Note in the audit log that sequence numbers were taken by damage."""
+    said = [
+        json.dumps({"first_seq": hole.first_seq, "last_seq": hole.last_seq, "reason": hole.reason.replace("\0", "?")})
+        for hole in holes
+    ]
+    subjects = [f"producer/{producer_id.hex}/{hole.first_seq}" for hole in holes]
+    await conn.execute(sql("usage.audit_holes"), now, f"producer/{producer_id.hex}", subjects, said)
+
+
+async def make_month(conn: Connection, month: date) -> None:
+    """Make the partitions of the month that starts on this day; nothing happens where they are there."""
+    await conn.execute(sql("usage.make_month"), month)
+
+
+def _literal(numbers: Iterable[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _joined(texts: Sequence[str]) -> tuple[str, str]:
+    """Join texts by a character that is in none of them; Postgres takes one text far faster than an array."""
+    joined = "\n".join(texts)
+    if joined.count("\n") == len(texts) - 1:
+        return joined, "\n"
+    used = set("".join(texts))
+    characters = map(chr, chain(range(1, 0xD800), range(0xE000, 0x110000)))
+    separator = next(character for character in characters if character not in used)
+    return separator.join(texts), separator
