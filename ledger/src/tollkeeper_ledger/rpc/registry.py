@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
 
+from tollkeeper_ledger.rpc.admin_service import AdminService
 from tollkeeper_ledger.rpc.limit_service import LimitService
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def add_services(server: grpc.aio.Server, resources: Resources) -> list[str]:
     """Add every service to the server and give their full names, for health and reflection."""
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources), server)
-    descriptors = [limits_pb2.DESCRIPTOR]
+    descriptors = [admin_pb2.DESCRIPTOR, limits_pb2.DESCRIPTOR]
     return [service.full_name for file in descriptors for service in file.services_by_name.values()]

@@ -20,7 +20,6 @@ from tollkeeper_ledger.domain.catalogue.known import (
 from tollkeeper_ledger.domain.catalogue.parse import parse_catalogue
 from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.periods import period_at
-from tollkeeper_ledger.services import limit_states
 from tollkeeper_ledger.services.catalogue_source import read_source
 from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.billing_segments import read_schedules
@@ -133,7 +132,6 @@ async def apply_catalogue(
         for change in changed
     ]
     await writes.add_audit(conn, entries, now=now, actor=actor, action="ApplyCatalogue", request_id=request_id)
-    await limit_states.refresh(conn, tenant_ids.values())
     await record_changes(conn, list(tenant_ids.values()))
     return changes
 

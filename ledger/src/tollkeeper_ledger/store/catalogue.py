@@ -126,3 +126,9 @@ async def find_tenant_ids(conn: Connection, wire_ids: Collection[str]) -> dict[s
     """Give the internal ids of the tenants that exist."""
     rows = await conn.fetch(sql("catalogue.tenant_ids"), sorted(wire_ids))
     return {row["wire_id"]: row["tenant_id"] for row in rows}
+
+
+async def read_override(conn: Connection, tenant_id: UUID, *, name: str) -> JsonObject | None:
+    """Read an override's stored entry; None where there is none."""
+    entry: JsonObject | None = await conn.fetchval(sql("catalogue.override"), tenant_id, name)
+    return entry

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tollkeeper_ledger.domain.catalogue.reader import UNITS_MAX
-
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -228,24 +226,3 @@ def _match_to_json(match: Match) -> JsonObject:
 
 def _instant(value: datetime) -> str:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def changed_limit(stored: JsonObject, *, amount: int | None, enforcement: str | None, burst: int | None) -> JsonObject:
-    """Give the stored limit with the values that are not None in place of its own.
-
-    Raises ValueError: amount or burst out of range, or a burst for something that is no token bucket.
-    """
-    changed = dict(stored)
-    if amount is not None:
-        if not -1 <= amount <= UNITS_MAX:
-            raise ValueError(f"amount must be -1 to {UNITS_MAX}")
-        changed["amount"] = amount
-    if enforcement is not None:
-        changed["enforcement"] = enforcement
-    if burst is not None:
-        if stored["kind"] != "token_bucket":
-            raise ValueError("burst belongs to token buckets only")
-        if not 0 <= burst <= UNITS_MAX:
-            raise ValueError(f"burst must be 0 to {UNITS_MAX}")
-        changed["burst"] = burst
-    return changed

@@ -165,30 +165,6 @@ JOIN plan_version v ON v.plan_version_id = s.plan_version_id JOIN plan p ON p.pl
 WHERE (t.wire_id, s.subscription_id) > ($1, $2::uuid) AND ($4::text IS NULL OR t.wire_id = $4)
 ORDER BY t.wire_id, s.subscription_id LIMIT $3;
 
--- name: declared_limits
--- Gives what tenants' limits come from. $1 tenant ids.
-SELECT t.tenant_id, v.plan_version_id, v.definition, s.limits,
-       coalesce((SELECT jsonb_agg(o.rule ORDER BY o.name) FROM limit_override o WHERE o.tenant_id = t.tenant_id), '[]')
-         AS overrides
-FROM tenant t
-LEFT JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
-LEFT JOIN plan_version v ON v.plan_version_id = s.plan_version_id
-WHERE t.tenant_id = ANY ($1::uuid[]);
-
--- name: put_limit_states
--- Keeps effective amounts and enforcements; the version rises where one of them changed. $1 tenant ids, $2 names,
--- $3 amounts, $4 enforcements.
-INSERT INTO limit_state AS kept (tenant_id, name, amount, enforcement, amount_version)
-SELECT tenant_id, name, amount, enforcement, 1
-FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[]) AS put (tenant_id, name, amount, enforcement)
-ON CONFLICT (tenant_id, name) DO UPDATE SET
-  amount = excluded.amount, enforcement = excluded.enforcement, amount_version = kept.amount_version + 1
-WHERE (kept.amount, kept.enforcement) IS DISTINCT FROM (excluded.amount, excluded.enforcement);
-
--- name: limit_versions
--- Reads amount versions by limit name. $1 tenant id.
-SELECT name, amount_version FROM limit_state WHERE tenant_id = $1;
-
 -- name: put_override
 -- Sets an override; gives nothing. $1 tenant id, $2 limit name, $3 rule, $4 note, $5 ledger time.
 INSERT INTO limit_override (tenant_id, name, rule, note, set_at) VALUES ($1, $2, $3, $4, $5)
@@ -204,3 +180,7 @@ DELETE FROM limit_override WHERE tenant_id = $1 AND name = $2 RETURNING rule;
 INSERT INTO audit_log (at, actor, action, request_id, tenant_id, subject, before, after)
 SELECT $1, $2, $3, $4, tenant_id, subject, before, after
 FROM unnest($5::uuid[], $6::text[], $7::jsonb[], $8::jsonb[]) AS added (tenant_id, subject, before, after);
+
+-- name: override
+-- Reads an override. $1 tenant id, $2 limit name.
+SELECT rule FROM limit_override WHERE tenant_id = $1 AND name = $2;

@@ -1,0 +1,55 @@
+"""Pages of listings: sizes and opaque tokens."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+_TOKEN_CHARS_MAX = 1024
+
+
+def page_size(asked: int) -> int:
+    """Give how many entries a page has. Raises InvalidFieldError above 1,000."""
+    if asked > PAGE_SIZE_MAX:
+        raise InvalidFieldError(
+            "page_size", "is too large", reason="FIELD_OUT_OF_RANGE", value=asked, bound=f"0 to {PAGE_SIZE_MAX}"
+        )
+    return asked or PAGE_SIZE_DEFAULT
+
+
+def to_token(*key: str) -> str:
+    """Give the token that begins after the entry with this key."""
+    return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode()
+
+
+def from_token(token: str, *, start: Sequence[str]) -> list[str]:
+    """Give the key that a token begins after, `start` for none. Raises InvalidFieldError for what is not a token."""
+    if not token:
+        return list(start)
+    key = _decoded(token) if len(token) <= _TOKEN_CHARS_MAX else None
+    if (
+        not isinstance(key, list)
+        or len(key) != len(start)
+        or not all(isinstance(part, str) and "\0" not in part for part in key)
+    ):
+        raise InvalidFieldError(
+            "page_token", "is not one that this listing gave", remedy="use next_page_token of the page before"
+        )
+    return key
+
+
+def _decoded(token: str) -> object:
+    try:
+        decoded: object = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    return decoded

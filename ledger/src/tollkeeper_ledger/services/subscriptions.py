@@ -1,0 +1,61 @@
+"""Read subscriptions with their running periods."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule, period_at
+from tollkeeper_ledger.store.catalogue import read_subscriptions
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.store.pool import Connection
+
+FIRST = ("", str(uuid.UUID(int=0)))
+"""Key before every subscription."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionView:
+    """A subscription as operators see it."""
+
+    subscription_id: str
+    tenant: str
+    plan: str
+    plan_version: int
+    state: str
+    started_at: datetime
+    running: Period | None
+    """None before its start."""
+
+
+async def list_subscriptions(
+    conn: Connection, *, after: tuple[str, str], count_max: int, only: str | None, now: datetime
+) -> list[SubscriptionView]:
+    """List subscriptions in order of wire id; `only` keeps to one tenant. Raises ValueError for a malformed key."""
+    key = (after[0], uuid.UUID(after[1]))
+    rows = await read_subscriptions(conn, after=key, count_max=count_max, only=only)
+    return [
+        SubscriptionView(
+            subscription_id=str(row["subscription_id"]),
+            tenant=row["wire_id"],
+            plan=row["plan"],
+            plan_version=row["version"],
+            state=row["state"],
+            started_at=row["started_at"],
+            running=period_at(
+                Schedule(
+                    anchor=row["anchor"],
+                    time_zone=row["time_zone"],
+                    interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
+                    started_at=row["started_at"],
+                ),
+                now,
+            ),
+        )
+        for row in rows
+    ]
