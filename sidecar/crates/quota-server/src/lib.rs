@@ -1,5 +1,37 @@
 //! The data plane of the sidecar: handlers behind a transport, the engine's owner, the usage log's user.
+//!
+//! ```text
+//! transport ──▶ handlers ──▶ hub (engine, clock) ──▶ outbox ──▶ control plane
+//!                  │               ▲                               │
+//!                  ▼               └──────────── answers ◀─────────┘
+//!               journal (usage log) ──▶ shipper ──▶ outbox
+//! ```
+//!
+//! Everything runs on one thread with a current-thread runtime, which never touches Python. Invariants: nothing is
+//! acknowledged before the log has it; no lock is held across an await; what a call began is ended whatever its caller
+//! does; a denial is an answer, an error is a [`refusal::Refusal`].
 
+pub mod clock;
+pub mod config;
+mod directory;
+mod fingerprint;
+pub mod handlers;
+mod headers;
+mod hub;
+pub mod ids;
+pub mod journal;
 mod outbox;
+mod recent;
+mod records;
+pub mod refusal;
+mod replay;
+mod reservations;
+mod runtime;
+mod service;
+mod stats;
+mod token;
+pub mod transport;
 
 pub use outbox::Outbox;
+pub use runtime::{BadAnswers, DataPlane, StartError};
+pub use service::Service;

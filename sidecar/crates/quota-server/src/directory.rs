@@ -1,0 +1,131 @@
+//! What the ledger said of tenants, meters and itself, for everything but decisions (those are the engine's).
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use quota_core::{Meter, TenantSnapshot};
+use quota_proto::{
+    Attributes,
+    bridge::command::Action,
+    command::{watch_add, watch_hello},
+    ledger::{WatchHello, WatchWelcome},
+};
+
+use crate::token::TokenKeys;
+
+/// Version of the watch protocol that we speak.
+const PROTOCOL_VERSION: u32 = 1;
+
+/// What handlers need of a tenant.
+#[derive(Debug)]
+pub(crate) struct TenantFacts {
+    pub(crate) plan: Arc<str>,
+    pub(crate) features: Box<[Box<str>]>,
+}
+
+/// What handlers need of a meter.
+#[derive(Debug)]
+struct MeterFacts {
+    /// Attributes that may be stored as they are.
+    plain: Box<[Box<str>]>,
+}
+
+/// Tenants, meters and the state of the watch stream.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    /// Tenants on the watch stream; `None` until their snapshot came.
+    tenants: HashMap<Arc<str>, Option<Arc<TenantFacts>>>,
+    meters: Option<HashMap<Arc<str>, MeterFacts>>,
+    pub(crate) keys: TokenKeys,
+    pub(crate) watch_up: bool,
+    pub(crate) welcomed: bool,
+    timeline: u64,
+    witness: Vec<u8>,
+    change: u64,
+}
+
+impl Directory {
+    /// Notes that tenants are to be followed.
+    pub(crate) fn follow(&mut self, tenants: &[Arc<str>]) {
+        for tenant in tenants {
+            self.tenants.entry(Arc::clone(tenant)).or_default();
+        }
+    }
+
+    /// Takes in a tenant.
+    pub(crate) fn learn(&mut self, snapshot: &TenantSnapshot) {
+        let facts = TenantFacts { plan: Arc::clone(&snapshot.plan), features: snapshot.features.clone() };
+        self.tenants.insert(Arc::clone(&snapshot.tenant), Some(Arc::new(facts)));
+    }
+
+    /// Forgets a tenant that does not exist.
+    pub(crate) fn forget(&mut self, tenant: &str) {
+        self.tenants.remove(tenant);
+    }
+
+    /// Takes in the list of meters; `hidden` are each one's attributes that must not be stored as they are.
+    pub(crate) fn learn_meters(&mut self, meters: &[Meter], hidden: &[Vec<String>]) {
+        let facts = |(meter, hidden): (&Meter, &Vec<String>)| {
+            let open = |name: &&Box<str>| !hidden.iter().any(|other| *other == ***name);
+            (Arc::clone(&meter.name), MeterFacts { plain: meter.attributes.iter().filter(open).cloned().collect() })
+        };
+        self.meters = Some(meters.iter().zip(hidden).map(facts).collect());
+    }
+
+    /// Takes in the ledger's introduction.
+    pub(crate) fn welcome(&mut self, welcome: &WatchWelcome) {
+        self.timeline = self.timeline.max(welcome.timeline);
+        self.witness.clone_from(&welcome.witness);
+        self.keys = TokenKeys::new(&welcome.token_keys);
+        self.welcomed = true;
+    }
+
+    /// Notes the last change that the ledger sent.
+    pub(crate) fn changed(&mut self, change: u64) {
+        self.change = self.change.max(change);
+    }
+
+    /// Says what to send first on a new watch stream.
+    ///
+    /// Only tenants whose snapshot is here may be confirmed by a change number, so the others are added afterwards.
+    pub(crate) fn introduction(&self, holder: [u8; 16], producer: [u8; 16]) -> Vec<Action> {
+        let named = |known: bool| self.tenants.iter().filter(move |(_, facts)| facts.is_some() == known).map(|(name, _)| name);
+        let hello = WatchHello {
+            protocol_version: PROTOCOL_VERSION,
+            holder: holder.to_vec(),
+            producer_id: producer.to_vec(),
+            resume_change: self.change,
+            timeline_seen: self.timeline,
+            witness_seen: self.witness.clone(),
+            tenants: named(true).map(|name| name.as_ref().to_owned()).collect(),
+        };
+        let added: Vec<Arc<str>> = named(false).map(Arc::clone).collect();
+        let add = (!added.is_empty()).then(|| watch_add(&added));
+        std::iter::once(watch_hello(hello)).chain(add).collect()
+    }
+
+    /// Gives what is known of a tenant.
+    pub(crate) fn tenant(&self, tenant: &str) -> Option<Arc<TenantFacts>> {
+        self.tenants.get(tenant)?.clone()
+    }
+
+    /// Wire ids of the tenants whose snapshot is here.
+    pub(crate) fn served(&self) -> Vec<Arc<str>> {
+        self.tenants.iter().filter(|(_, facts)| facts.is_some()).map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Whether a meter exists; `None` before the ledger has said which there are.
+    pub(crate) fn meter_exists(&self, meter: &str) -> Option<bool> {
+        self.meters.as_ref().map(|meters| meters.contains_key(meter))
+    }
+
+    /// Leaves those attributes that one of the meters declares; the rest is not to be stored.
+    ///
+    /// Attributes to be pseudonymised are left out as well: the ledger does not hand out keys for them yet.
+    pub(crate) fn declared<'m>(&self, meters: impl Iterator<Item = &'m str> + Clone, attributes: &mut Attributes) {
+        let Some(facts) = &self.meters else { return attributes.clear() };
+        attributes.retain(|(name, _)| {
+            meters.clone().filter_map(|meter| facts.get(meter)).any(|meter| meter.plain.contains(name))
+        });
+    }
+}

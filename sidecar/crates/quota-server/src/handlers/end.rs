@@ -1,0 +1,269 @@
+//! `SettleReservation` and `ReleaseReservation`: one end each, whatever is repeated, lost or torn.
+//!
+//! Order: the record that ends it is durable, then the engine gives back the rest, then the caller hears of it. A crash
+//! in between leaves the durable end, and a repeat is told that it happened before.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use quota_core::{Cost, ReservationId, Settled};
+use quota_proto::{
+    Attributes, FieldError,
+    content::content_hash,
+    decision::quantities,
+    ledger::{RecordFlag, ReservationToken},
+    quota::{
+        ErrorReason, ReleaseReservationRequest, ReleaseReservationResponse, SettleReservationRequest,
+        SettleReservationResponse,
+    },
+    usage::{ParsedSettle, token},
+};
+use usage_log::Append;
+
+use crate::{
+    handlers::record::event_time,
+    journal::durable,
+    records::{self, Draft, reservation_record_id, token_costs},
+    refusal::{Answer, Refusal},
+    reservations::{Ended, Found, Opened},
+    service::{Service, shielded},
+};
+
+/// What a caller says about the end.
+enum Actual {
+    /// These quantities were used.
+    Used { quantities: Vec<Cost>, attributes: Attributes, event_time_us: Option<i64> },
+    /// Nothing was used.
+    Nothing,
+}
+
+/// Ends a reservation at what was used: refunds the rest, records usage. A repeat gets the first answer.
+///
+/// # Errors
+/// Bad input, a token of another installation or home, a released reservation, a log that can't be written.
+pub async fn settle_reservation(service: &Arc<Service>, request: SettleReservationRequest) -> Answer<SettleReservationResponse> {
+    let answer = settle(service, request).await;
+    service.counted(answer)
+}
+
+async fn settle(service: &Arc<Service>, request: SettleReservationRequest) -> Answer<SettleReservationResponse> {
+    let ParsedSettle { token, quantities: used, attributes, event_time_us } = request.try_into()?;
+    let actual = Actual::Used { quantities: used, attributes, event_time_us };
+    let (ended, repeated) = shielded(end(Arc::clone(service), token, actual)).await?;
+    if ended.released {
+        return Err(Refusal::new(
+            ErrorReason::ReservationReleased,
+            "the reservation was released, so nothing can be settled; record the usage on its own",
+        )
+        .with("field", "token")
+        .with("remedy", "record the usage with RecordUsage"));
+    }
+    Ok(SettleReservationResponse {
+        refunded: quantities(&ended.refunded),
+        excess: quantities(&ended.excess),
+        record_id: ended.record_id,
+        expired: ended.expired,
+        repeated_call: repeated,
+    })
+}
+
+/// Ends a reservation at zero. A repeat gets the first answer.
+///
+/// # Errors
+/// Bad input, a token of another installation or home, a log that can't be written.
+pub async fn release_reservation(
+    service: &Arc<Service>,
+    request: ReleaseReservationRequest,
+) -> Answer<ReleaseReservationResponse> {
+    let answer = release(service, request).await;
+    service.counted(answer)
+}
+
+async fn release(service: &Arc<Service>, request: ReleaseReservationRequest) -> Answer<ReleaseReservationResponse> {
+    let token = token(request.token)?;
+    let (ended, repeated) = shielded(end(Arc::clone(service), token, Actual::Nothing)).await?;
+    Ok(ReleaseReservationResponse { refunded: quantities(&ended.refunded), repeated_call: repeated })
+}
+
+/// Puts a reservation back when its end fails, for whatever reason, a panic included.
+struct Attempt<'a> {
+    service: &'a Service,
+    id: ReservationId,
+    outcome: Option<Answer<Ended>>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut reservations = self.service.reservations.lock();
+        match self.outcome.take() {
+            Some(Ok(ended)) => reservations.finish(self.id, ended, self.service.hub.real_us()),
+            Some(Err(refusal)) => reservations.abandon(self.id, &refusal),
+            None => reservations.abandon(self.id, &Refusal::internal()),
+        }
+    }
+}
+
+/// Ends a reservation once; the flag says that it had been ended before.
+async fn end(service: Arc<Service>, text: String, actual: Actual) -> Answer<(Ended, bool)> {
+    let token = service.hub.directory.lock().keys.verify(&text)?;
+    let Ok(id) = <[u8; 16]>::try_from(token.reservation_id.as_slice()).map(ReservationId) else {
+        return Err(Refusal::internal());
+    };
+    let found = service.reservations.lock().begin(id);
+    let opened = match found {
+        Found::Before(ended) => return Ok((ended, true)),
+        Found::Joined(receiver) => {
+            return receiver.await.unwrap_or_else(|_| Err(Refusal::internal())).map(|ended| (ended, true));
+        }
+        Found::Ready(opened) => opened,
+    };
+    let mut attempt = Attempt { service: &service, id, outcome: None };
+    let outcome = end_now(&service, id, &token, opened, actual).await;
+    attempt.outcome = Some(outcome.clone().map(|(ended, _)| ended));
+    outcome
+}
+
+async fn end_now(
+    service: &Service,
+    id: ReservationId,
+    token: &ReservationToken,
+    opened: Option<Opened>,
+    actual: Actual,
+) -> Answer<(Ended, bool)> {
+    let now_us = service.hub.now()?.ledger_us;
+    let expired = token.expires_us <= now_us;
+    if opened.is_none() {
+        if token.home != service.hub.producer() {
+            return Err(Refusal::new(
+                ErrorReason::ReservationElsewhere,
+                "another sidecar holds this reservation; settle it there",
+            )
+            .with("field", "token")
+            .with("remedy", "send it to the sidecar that reserved"));
+        }
+        if !expired {
+            // Ours, not open, not expired: it ended before, too long ago to know how.
+            return Ok((Ended { record_id: reservation_record_id(id), ..Ended::default() }, true));
+        }
+    }
+    let opened = opened.unwrap_or_else(|| Opened {
+        costs: token_costs(token),
+        attributes: Attributes::new(),
+        expires_us: token.expires_us,
+    });
+    let plan = Plan::new(service, &opened, actual, now_us)?;
+    let excess = excess(&opened.costs, &plan.actual);
+    record(service, id, token, &plan, expired, !excess.is_empty(), now_us).await?;
+    let settled = service.hub.settle(id, &plan.actual).unwrap_or(Settled { refunded: Vec::new(), excess, expired: true });
+    let ended = Ended {
+        released: plan.released,
+        refunded: settled.refunded,
+        excess: settled.excess,
+        expired: settled.expired || expired,
+        record_id: reservation_record_id(id),
+    };
+    Ok((ended, false))
+}
+
+/// What an end writes and what it tells the engine.
+struct Plan {
+    released: bool,
+    /// Of every reserved meter, what was used.
+    actual: Vec<Cost>,
+    /// Of every meter of the record.
+    recorded: Vec<Cost>,
+    attributes: Attributes,
+    event_time_us: i64,
+}
+
+impl Plan {
+    fn new(service: &Service, opened: &Opened, actual: Actual, now_us: i64) -> Answer<Self> {
+        let nothing = || opened.costs.iter().map(|cost| Cost { meter: Arc::clone(&cost.meter), units: 0 }).collect::<Vec<_>>();
+        let Actual::Used { quantities, attributes: added, event_time_us } = actual else {
+            return Ok(Self {
+                released: true,
+                actual: nothing(),
+                recorded: nothing(),
+                attributes: opened.attributes.clone(),
+                event_time_us: now_us,
+            });
+        };
+        for (index, quantity) in quantities.iter().enumerate() {
+            service.require_meter(format!("quantities[{index}].meter"), &quantity.meter)?;
+        }
+        let used = |cost: &Cost| quantities.iter().find(|quantity| quantity.meter == cost.meter).map_or(0, |used| used.units);
+        let actual = opened.costs.iter().map(|cost| Cost { meter: Arc::clone(&cost.meter), units: used(cost) }).collect();
+        let mut attributes = added;
+        service.hub.directory.lock().declared(quantities.iter().map(|quantity| &*quantity.meter), &mut attributes);
+        for pair in &opened.attributes {
+            if !attributes.iter().any(|(name, _)| *name == pair.0) {
+                attributes.push(pair.clone());
+            }
+        }
+        attributes.sort_unstable();
+        if attributes.len() > ATTRIBUTES_MAX {
+            return Err(too_many_attributes(attributes.len()));
+        }
+        let event_time_us = event_time_us.map(|at| event_time(at, now_us)).transpose()?.unwrap_or(now_us);
+        let recorded = if quantities.is_empty() { nothing() } else { quantities };
+        Ok(Self { released: false, actual, recorded, attributes, event_time_us })
+    }
+}
+
+/// Most attributes of a record.
+const ATTRIBUTES_MAX: usize = 16;
+
+fn too_many_attributes(count: usize) -> Refusal {
+    FieldError::new(
+        ErrorReason::FieldTooLong,
+        "attributes",
+        count,
+        "at most 16 together with those given when it was reserved",
+        "send fewer",
+    )
+    .into()
+}
+
+/// Units of every reserved meter above its reserve.
+fn excess(reserved: &[Cost], actual: &[Cost]) -> Vec<Cost> {
+    let above = |(reserve, used): (&Cost, &Cost)| {
+        let units = used.units.saturating_sub(reserve.units);
+        (units > 0).then(|| Cost { meter: Arc::clone(&reserve.meter), units })
+    };
+    reserved.iter().zip(actual).filter_map(above).collect()
+}
+
+/// Makes the record that ends a reservation durable, together with the end.
+async fn record(
+    service: &Service,
+    id: ReservationId,
+    token: &ReservationToken,
+    plan: &Plan,
+    expired: bool,
+    exceeded: bool,
+    now_us: i64,
+) -> Answer<()> {
+    let mut flags = RecordFlag::SystemId as u32;
+    if exceeded {
+        flags |= RecordFlag::Excess as u32;
+    }
+    if expired {
+        flags |= RecordFlag::Expired as u32;
+    }
+    let record = records::usage(Draft {
+        tenant: &token.tenant,
+        id: reservation_record_id(id),
+        event_time_us: plan.event_time_us,
+        received_us: now_us,
+        quantities: &plan.recorded,
+        attributes: &plan.attributes,
+        flags,
+        ends: Some(id),
+    });
+    let payload = record.encode_to_vec();
+    let entry = Append::Usage { payload: &payload, content_hash: content_hash(&record), ends: Some(id.0) };
+    let position = service.journal.append(entry)?;
+    durable(&*service.journal, position).await?;
+    service.stats.recorded(1);
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! The calls of `QuotaService`: plain async functions over decoded messages, with no idea of what carries them.
+
+mod check;
+mod end;
+mod query;
+mod record;
+mod reserve;
+mod stream;
+
+pub use check::check_quota;
+pub use end::{release_reservation, settle_reservation};
+pub use query::{get_quota, lease_quota};
+pub use record::record_usage;
+pub use stream::stream_quota;

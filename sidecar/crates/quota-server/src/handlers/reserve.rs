@@ -1,0 +1,139 @@
+//! Checks that are durable before they are answered: reservations, and consumption with its usage record.
+
+use std::{sync::Arc, time::Instant};
+
+use prost::Message as _;
+use quota_core::{Mode, Now, Reason, Reservation, ReservationId};
+use quota_proto::{
+    check::ParsedCheck,
+    content::content_hash,
+    decision::timestamp,
+    ledger::RecordFlag,
+    quota::{self, CheckQuotaResponse},
+};
+use usage_log::Append;
+
+use crate::{
+    handlers::check::{core_request, decide, told},
+    journal::durable,
+    records::{self, Draft, check_record_id, logged_reservation},
+    refusal::{Answer, Refusal},
+    reservations::Opened,
+    service::Service,
+};
+
+/// How long the units of a recorded consumption may stay held while its record becomes durable, ledger µs.
+const RECORDING_US: i64 = 7 * 86_400_000_000;
+
+/// Holds units until they are settled, released or expire.
+pub(crate) async fn reserve(
+    service: &Arc<Service>,
+    mut check: ParsedCheck,
+    ttl_us: i64,
+    started: Instant,
+) -> Answer<CheckQuotaResponse> {
+    service.room()?;
+    if service.hub.directory.lock().keys.is_empty() {
+        return Err(Refusal::starting());
+    }
+    let now = service.hub.now()?;
+    let id = service.reservation_id()?;
+    let expires_us = now.ledger_us.saturating_add(ttl_us);
+    let request = core_request(&mut check, Mode::Reserve { id, expires_us });
+    let decision = decide(service, &request).await?;
+    let mut answer = told(service, &check, &request.tenant, &decision, started);
+    if decision.reason.allowed() {
+        let reservation = service.hub.reservation(id).unwrap_or_else(|| unheld(service, &check, id, expires_us));
+        let token = made_durable(service, &check, reservation, now).await;
+        if token.is_err() {
+            service.hub.undo(id);
+        }
+        answer.reservation = Some(quota::Reservation { token: token?, expires_at: Some(timestamp(expires_us)) });
+    }
+    Ok(answer)
+}
+
+/// A reservation that no limit holds units for still ends exactly once.
+fn unheld(service: &Service, check: &ParsedCheck, id: ReservationId, expires_us: i64) -> Reservation {
+    Reservation {
+        id,
+        tenant: Arc::clone(&check.tenant),
+        costs: check.costs.clone(),
+        holds: Vec::new(),
+        expires_us,
+        holder: service.hub.holder(),
+    }
+}
+
+/// Logs a reservation, then signs its token.
+async fn made_durable(service: &Service, check: &ParsedCheck, reservation: Reservation, now: Now) -> Answer<String> {
+    let mut attributes = check.attributes.clone();
+    service.hub.directory.lock().declared(check.costs.iter().map(|cost| &*cost.meter), &mut attributes);
+    let payload = logged_reservation(&reservation, &attributes, &check.request_id, now.ledger_us);
+    let sequence = service.journal.stats().durable_seq;
+    let content = records::token(&reservation, service.hub.producer(), sequence);
+    let token = service.hub.directory.lock().keys.sign(&content)?;
+    let position = service.journal.append(Append::Open { key: reservation.id.0, payload: &payload })?;
+    durable(&*service.journal, position).await?;
+    let opened = Opened { costs: reservation.costs, attributes, expires_us: reservation.expires_us };
+    service.reservations.lock().open(reservation.id, opened);
+    Ok(token)
+}
+
+/// Consumes and records in one: the units are held while the record becomes durable, so that a failure undoes them.
+pub(crate) async fn consume_recorded(
+    service: &Arc<Service>,
+    mut check: ParsedCheck,
+    started: Instant,
+) -> Answer<CheckQuotaResponse> {
+    service.room()?;
+    let now = service.hub.now()?;
+    let id = service.reservation_id()?;
+    let expires_us = now.ledger_us.saturating_add(RECORDING_US);
+    let request = core_request(&mut check, Mode::Reserve { id, expires_us });
+    let decision = decide(service, &request).await?;
+    if decision.reason.allowed() {
+        match recorded(service, &check, decision.reason).await {
+            Ok(()) => drop(service.hub.settle(id, &check.costs)),
+            Err(refusal) => {
+                service.hub.undo(id);
+                return Err(refusal);
+            }
+        }
+    }
+    Ok(told(service, &check, &request.tenant, &decision, started))
+}
+
+/// Makes the usage record of an admitted check durable.
+async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Answer<()> {
+    for (index, cost) in check.costs.iter().enumerate() {
+        service.require_meter(format!("costs[{index}].meter"), &cost.meter)?;
+    }
+    let now = service.hub.now()?;
+    let mut attributes = check.attributes.clone();
+    service.hub.directory.lock().declared(check.costs.iter().map(|cost| &*cost.meter), &mut attributes);
+    let system = !check.request_id.is_empty();
+    let id = if system { check_record_id(&check.request_id) } else { service.record_id(now)? };
+    let mut flags = 0;
+    if system {
+        flags |= RecordFlag::SystemId as u32;
+    }
+    if reason == Reason::Uncovered {
+        flags |= RecordFlag::Uncovered as u32;
+    }
+    let record = records::usage(Draft {
+        tenant: &check.tenant,
+        id,
+        event_time_us: now.ledger_us,
+        received_us: now.ledger_us,
+        quantities: &check.costs,
+        attributes: &attributes,
+        flags,
+        ends: None,
+    });
+    let entry = Append::Usage { payload: &record.encode_to_vec(), content_hash: content_hash(&record), ends: None };
+    let position = service.journal.append(entry)?;
+    durable(&*service.journal, position).await?;
+    service.stats.recorded(1);
+    Ok(())
+}

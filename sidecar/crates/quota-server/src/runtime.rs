@@ -1,0 +1,301 @@
+//! One running data plane: wires everything and owns its thread.
+
+use std::{
+    io,
+    os::fd::RawFd,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use prost::Message as _;
+use quota_core::{EngineConfig, Holder, ReservationId};
+use quota_proto::{
+    bridge::{Answer, AnswerBatch},
+    content::payload_hash,
+};
+use serde_json::{Value, json};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use usage_log::{LogError, NewProducer, Recovered, UsageLog};
+
+use crate::{
+    clock::BootClock,
+    config::{Config, ConfigError},
+    hub::{Hub, HubParts},
+    ids::{Ids, Randomness as _, SystemRandomness, hex},
+    journal::{Journal as _, fill_percent},
+    outbox::Outbox,
+    service::Service,
+    stats::Stats,
+    transport::{Listeners, Phase, Tonic, Transport},
+};
+
+/// Batches of answers that may wait for the data plane; whoever brings more waits.
+const ANSWERS_WAITING: usize = 1_024;
+/// How long running calls may take to end once listeners are closed.
+const CALLS_END: Duration = Duration::from_millis(500);
+
+/// Why a data plane can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A bad setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The usage log can't be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An address can't be bound, or the system has no resources left.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Answers that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the bytes are no AnswerBatch: {0}")]
+pub struct BadAnswers(#[from] prost::DecodeError);
+
+/// One running data plane. Methods may be called from any thread; dropping it stops it.
+pub struct DataPlane {
+    outbox: Arc<Outbox>,
+    service: Arc<Service>,
+    log: UsageLog,
+    answers: mpsc::Sender<Vec<Answer>>,
+    phase: watch::Sender<Phase>,
+    addresses: Value,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread takes over.
+struct Work {
+    service: Arc<Service>,
+    listeners: Listeners,
+    answers: mpsc::Receiver<Vec<Answer>>,
+    expired: mpsc::UnboundedReceiver<ReservationId>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl DataPlane {
+    /// Opens the usage log, binds the listeners, and starts the data plane's thread.
+    ///
+    /// # Errors
+    /// Bad settings, an address that can't be bound, a log that can't be opened.
+    pub fn start(config_json: &str) -> Result<Self, StartError> {
+        Self::start_with(config_json, Tonic)
+    }
+
+    /// The same with another transport.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(config_json: &str, transport: impl Transport) -> Result<Self, StartError> {
+        let config = Config::parse(config_json)?;
+        let mut randomness = SystemRandomness;
+        let (log, recovered) = open_log(&config, &mut randomness)?;
+        let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
+        let addresses = json!({
+            "tcp": listeners.address().map(|address| address.to_string()),
+            "socket": config.socket.as_ref().map(|path| path.display().to_string()),
+        });
+        let outbox = Arc::new(Outbox::new()?);
+        let (expired_sender, expired) = mpsc::unbounded_channel();
+        let stats = Arc::new(Stats::default());
+        let hub = Arc::new(Hub::new(HubParts {
+            engine: engine_config(&config),
+            scaled: config.embedded,
+            monotonic: Arc::new(BootClock),
+            outbox: Arc::clone(&outbox),
+            stats: Arc::clone(&stats),
+            holder: Holder(Ids::new(Box::new(randomness)).sixteen()?),
+            producer: recovered.producer_id,
+            expired: expired_sender,
+        }));
+        let budget = Duration::from_micros(config.ledger_budget_us);
+        let service = Arc::new(Service::new(hub, Arc::new(log.clone()), stats, Box::new(randomness), budget));
+        let unreadable = recovered.open.iter().filter(|kept| !service.restore(&kept.payload)).count();
+        if unreadable > 0 {
+            service.stats.bad_message("reservations in the usage log that can't be read");
+        }
+        let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
+        let (phase_sender, phase) = watch::channel(Phase::Serving);
+        let work = Work { service: Arc::clone(&service), listeners, answers, expired, phase };
+        let thread = spawn(work, transport)?;
+        Ok(Self {
+            outbox,
+            service,
+            log,
+            answers: answers_sender,
+            phase: phase_sender,
+            addresses,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Gives the eventfd that is readable while commands wait.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.outbox.fd()
+    }
+
+    /// Takes every waiting command as an encoded `CommandBatch`.
+    #[must_use]
+    pub fn take_commands(&self) -> Vec<u8> {
+        self.outbox.take()
+    }
+
+    /// Hands over an encoded `AnswerBatch`. Waits only while 1,024 earlier batches are unread; not for async threads.
+    ///
+    /// # Errors
+    /// The bytes are no such message; nothing was taken.
+    pub fn give_answers(&self, batch: &[u8]) -> Result<(), BadAnswers> {
+        let batch = AnswerBatch::decode(batch)?;
+        // After `stop` nobody listens, and nothing is waited for.
+        let _ = self.answers.blocking_send(batch.answers);
+        Ok(())
+    }
+
+    /// Tells where it listens, as JSON.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        self.addresses.to_string()
+    }
+
+    /// Tells its counters, as JSON.
+    #[must_use]
+    pub fn stats(&self) -> String {
+        let service = &self.service;
+        let mut told = service.stats.json();
+        let (waiting, redis_alive, ledger_us) = service.hub.figures();
+        let log = self.log.stats();
+        let watch_up = service.hub.directory.lock().watch_up;
+        told.insert("ready".into(), service.ready().into());
+        told.insert("draining".into(), service.is_draining().into());
+        told.insert("watch_up".into(), watch_up.into());
+        told.insert("redis_alive".into(), redis_alive.into());
+        told.insert("waiting".into(), waiting.into());
+        told.insert("reservations_open".into(), service.reservations.lock().count().into());
+        told.insert("ledger_time_us".into(), ledger_us.into());
+        told.insert("producer_id".into(), hex(&service.hub.producer()).into());
+        told.insert("holder".into(), hex(&service.hub.holder().0).into());
+        told.insert(
+            "commands".into(),
+            json!({"outstanding": self.outbox.outstanding(), "late_answers": self.outbox.late_answers()}),
+        );
+        told.insert(
+            "log".into(),
+            json!({
+                "fill_percent": fill_percent(&log),
+                "unshipped_records": log.durable_seq.saturating_sub(log.committed_seq),
+                "io_errors": log.io_errors,
+            }),
+        );
+        Value::Object(told).to_string()
+    }
+
+    /// Begins a clean stop: leases go back and the log is shipped to its end, while calls are still answered.
+    pub fn begin_drain(&self) {
+        self.service.begin_drain();
+        self.service.hub.drain();
+        self.phase.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Draining;
+            }
+            serving
+        });
+    }
+
+    /// Whether a drain has finished.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        let log = self.service.journal.stats();
+        let shipped = log.durable_seq == log.committed_seq && log.appended == log.durable;
+        self.service.is_draining() && shipped && self.service.hub.engine_outstanding() == 0 && self.outbox.outstanding() == 0
+    }
+
+    /// Stops listeners and the thread at once. What was acknowledged is in the log.
+    pub fn stop(&self) {
+        self.phase.send_replace(Phase::Stopped);
+        if let Some(thread) = self.thread.lock().take() {
+            // A data plane that panicked has stopped too.
+            let _ = thread.join();
+            // What can't be written now was never acknowledged.
+            let _ = self.log.close();
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn open_log(config: &Config, randomness: &mut SystemRandomness) -> Result<(UsageLog, Recovered), StartError> {
+    let mut new_producer = NewProducer { id: [0; 16], salt: [0; 16] };
+    randomness.fill(&mut new_producer.id)?;
+    randomness.fill(&mut new_producer.salt)?;
+    let (segment_bytes, segments) = config.log_layout();
+    let layout = usage_log::Config { segment_bytes, segments, ..usage_log::Config::new(&config.usage_log_dir, new_producer) };
+    Ok(UsageLog::open(layout, Arc::new(payload_hash))?)
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        redis_budget_us: config.redis_budget_us,
+        ledger_budget_us: config.ledger_budget_us,
+        waiting_max: config.waiting_max,
+        proof_age_us: config.proof_age_us,
+    }
+}
+
+fn spawn(work: Work, transport: impl Transport) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("tollkeeper-data".into()).spawn(move || {
+        runtime.block_on(run(work, transport));
+        // Calls that have not ended by now are dropped with the runtime.
+        runtime.shutdown_background();
+    })
+}
+
+async fn run(work: Work, transport: impl Transport) {
+    let Work { service, listeners, answers, expired, mut phase } = work;
+    tokio::spawn(hear(Arc::clone(&service), answers));
+    tokio::spawn(tick(Arc::clone(&service)));
+    tokio::spawn(expire(Arc::clone(&service), expired));
+    let serving = tokio::spawn(transport.serve(listeners, Arc::clone(&service), phase.clone()));
+    // A sender that is gone means the same as a stop.
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+    let _ = timeout(CALLS_END, serving).await;
+}
+
+/// Takes in answers and news, in their order.
+async fn hear(service: Arc<Service>, mut answers: mpsc::Receiver<Vec<Answer>>) {
+    while let Some(batch) = answers.recv().await {
+        for answer in batch {
+            service.hub.hear(answer);
+        }
+    }
+}
+
+/// Does what is due by time.
+async fn tick(service: Arc<Service>) {
+    loop {
+        let wait = Duration::from_micros(service.hub.advance());
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = service.hub.rearm.notified() => {}
+        }
+    }
+}
+
+/// Takes in expiries of reservations.
+async fn expire(service: Arc<Service>, mut expired: mpsc::UnboundedReceiver<ReservationId>) {
+    while let Some(id) = expired.recv().await {
+        service.expired(id);
+    }
+}

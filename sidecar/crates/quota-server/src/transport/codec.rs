@@ -1,0 +1,72 @@
+//! Messages to bytes and back; a message that can't be read is the caller's error, with a reason.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use quota_proto::quota::ErrorReason;
+use tonic::{
+    Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+use crate::{refusal::Refusal, transport::status::status};
+
+/// Protobuf, as `tonic_prost` does it, but with typed errors.
+pub(super) struct Typed<Request, Response>(PhantomData<(Request, Response)>);
+
+/// Reads messages of one type.
+pub(super) struct Reader<Message>(PhantomData<Message>);
+
+/// Writes messages of one type.
+pub(super) struct Writer<Message>(PhantomData<Message>);
+
+impl<Request, Response> Default for Typed<Request, Response> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Request, Response> Codec for Typed<Request, Response>
+where
+    Request: Message + Default + Send + 'static,
+    Response: Message + Send + 'static,
+{
+    type Encode = Response;
+    type Decode = Request;
+    type Encoder = Writer<Response>;
+    type Decoder = Reader<Request>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Writer(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Reader(PhantomData)
+    }
+}
+
+impl<M: Message> Encoder for Writer<M> {
+    type Item = M;
+    type Error = Status;
+
+    fn encode(&mut self, message: M, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.encode(buffer).map_err(|_| status(Refusal::internal()))
+    }
+}
+
+impl<M: Message + Default> Decoder for Reader<M> {
+    type Item = M;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
+        M::decode(buffer).map(Some).map_err(|error| status(undecodable(&error.to_string())))
+    }
+}
+
+pub(super) fn undecodable(why: &str) -> Refusal {
+    Refusal::new(ErrorReason::FieldInvalid, format!("the message can't be decoded: {why}; send it as the .proto file says"))
+        .with("field", "message")
+        .with("value", why)
+        .with("bound", "a message of the .proto file, strings in UTF-8")
+        .with("remedy", "send it as the .proto file says")
+}
