@@ -1,0 +1,1 @@
+"""The sidecar's control plane: carries the Rust data plane's commands, and nothing of its rules."""

@@ -20,6 +20,8 @@ small = st.integers(0, 60)
 large = st.integers(UNITS_MAX - 40, UNITS_MAX)
 amounts = st.one_of(small, small, large)
 names = st.sampled_from(HOLDERS[:3])
+versions = st.sampled_from([1, 1, 1, 2, 3, 0])
+then = st.one_of(st.none(), amounts, amounts, amounts)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -65,7 +67,13 @@ class PoolMachine(RuleBasedStateMachine):
         if self.model.pool is not None:
             assert self.model.open(generation) == self.calls.open(generation)
 
-    @rule(total=amounts, version=st.integers(0, 3), final=st.integers(0, 1))
+    @rule(more=st.sampled_from([0, 0, 1, 2, 3, 10, -1, -5]), version=versions, final=st.integers(0, 1))
+    def extend_a_little(self, more: int, version: int, final: int) -> None:
+        """Extend about to where it is: what was refused may just be there, or not yet."""
+        total = self.model.pool.total if self.model.pool else 0
+        self.extend(total=max(0, min(UNITS_MAX, total + more)), version=version, final=final)
+
+    @rule(total=amounts, version=versions, final=st.integers(0, 1))
     def extend(self, total: int, version: int, final: int) -> None:
         """Extend, in any order of totals and versions."""
         self.extends.append((self.generation, total, version, final))
@@ -82,47 +90,72 @@ class PoolMachine(RuleBasedStateMachine):
         assert expected == self.calls.extend(generation, total, version=version, final=final)
 
     @rule(
-        name=names, step=st.sampled_from([1, 1, 1, 1, 1, 0, 0, 2, -1]), need=amounts, more=amounts,
-        back=st.sampled_from([0, 0, 1, 5, 1000, UNITS_MAX, -1]), used=st.sampled_from([0, 0, 1, 7, UNITS_MAX]),
-        ahead=st.sampled_from([0, 0, 0, 1]), older=st.sampled_from([0, 0, 0, 0, 0, 1]), count=st.integers(0, 9),
-    )  # fmt: skip
+        name=names,
+        step=st.sampled_from([1] * 8 + [0, 0, 0, 2, -1]),
+        need=st.one_of(amounts, st.just(0), st.integers(1, 3)),
+        about_free=st.one_of(st.none(), st.integers(-3, 3)),
+        want=amounts,
+        back=st.sampled_from([0] * 6 + [1, 2, 5, 1000, UNITS_MAX, -1]),
+        used=st.sampled_from([0] * 8 + [1, 7, UNITS_MAX]),
+        lies=st.sampled_from([(0, 0)] * 12 + [(1, 0), (0, 1)]),
+        count=st.integers(0, 4),
+    )
     def grant(  # noqa: PLR0917 - hypothesis passes by name
-        self, name: str, step: int, need: int, more: int, back: int, used: int, ahead: int, older: int, count: int
+        self,
+        name: str,
+        step: int,
+        need: int,
+        about_free: int | None,
+        want: int,
+        back: int,
+        used: int,
+        lies: tuple[int, int],
+        count: int,
     ) -> None:
         """Ask: next, again, too early or too late; return some, all, too much; know more than the pool."""
         pool = self.model.pool
         known = pool.holders.get(name) if pool else None
         seq, granted, returned = (known.seq, known.granted, known.returned) if known else (0, 0, 0)
-        returning = max(0, min(returned + back, max(granted, back)))
+        if about_free is not None and pool is not None:
+            need = max(0, min(UNITS_MAX, pool.free + about_free))
+        if back == 1000:  # Everything, to the unit.
+            back = granted - returned
+        ahead, older = lies
         asked = {
-            "returned": min(returning, UNITS_MAX),
-            "consumed": min(used, UNITS_MAX),
+            "returned": max(0, min(UNITS_MAX, returned + back)),
+            "consumed": used,
             "witness": (pool.seq if pool else 0) + ahead,
             "count": count,
         }
-        want = min(UNITS_MAX, more)
-        seq = max(1, seq + step)
-        generation = max(0, self.generation - older)
+        seq, generation = max(1, seq + step), max(0, self.generation - older)
         expected = self.model.grant(generation, name, seq, need, want, **asked)
         assert expected == self.calls.grant(generation, seq, need, want, holder=name, **asked)
 
-    @rule()
-    def close(self) -> None:
+    def _go_on(self, total: int | None) -> None:
+        if total is not None:
+            self.open_next(jump=1)
+            self.extend(total=total, version=1, final=0)
+
+    @rule(total=then)
+    def close(self, total: int | None) -> None:
         """Close, and again."""
         assert self.model.close(self.generation) == self.calls.close_pool(self.generation)
+        self._go_on(total)
 
-    @rule()
-    def flush(self) -> None:
+    @rule(total=then)
+    def flush(self, total: int | None) -> None:
         """Lose everything."""
         self.calls.redis.flushall()
         self.model.pool, self.saved = None, None
+        self._go_on(total)
 
-    @rule()
-    def fail_over(self) -> None:
+    @rule(total=then)
+    def fail_over(self, total: int | None) -> None:
         """Follow somebody else for a moment: another history with the same data."""
         self.calls.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
         self.calls.redis.execute_command("REPLICAOF", "NO", "ONE")
         self.model.fenced = self.model.pool is not None
+        self._go_on(total)
 
     @rule()
     def remember(self) -> None:
@@ -175,7 +208,7 @@ def test_every_reply_and_notice_equals_the_model(machine: type[PoolMachine]) -> 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=120, stateful_step_count=40, deadline=None, derandomize=False,
+            max_examples=200, stateful_step_count=60, deadline=None, derandomize=False,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -104,9 +104,10 @@ def test_largest_numbers_are_exact(calls: Functions) -> None:
     assert calls.extend(2, MAX) == ["ERR", "GENERATION", "1"]
 
 
-@pytest.mark.parametrize(
-    "bad", ["9007199254740992", "9223372036854775807", "-1", "1.5", "1e3", "0x10", " 1", "", "nan", "inf", "00000000000000001"]
-)  # fmt: skip
+MALFORMED = [str(2**53), str(2**63 - 1), "-1", "1.5", "1e3", "0x10", " 1", "", "nan", "inf", "0" * 16 + "1"]
+
+
+@pytest.mark.parametrize("bad", MALFORMED)
 def test_malformed_numbers_change_nothing(calls: Functions, bad: str) -> None:
     """A number that is not a plain decimal below 2^53 is refused in every place, and nothing is written."""
     opened(calls, 100)
@@ -186,3 +187,12 @@ def test_fifty_holders_empty_a_final_pool_with_little_waste(calls: Functions) ->
             break
     assert admitted == 20_000
     assert denied
+
+
+def test_nothing_is_leased_ahead_below_a_tenth(calls: Functions) -> None:
+    """With a tenth free a share is lent ahead; with less, each ask gets what it needs and no more."""
+    opened(calls, 100)
+    assert calls.grant(1, 1, 90)[:5] == ["OK", "90", "90", "1", "10"]
+    assert calls.grant(1, 2, 0, 100)[1] == "5"
+    assert calls.grant(1, 3, 0, 100, returned=4)[1] == "0"
+    assert calls.grant(1, 4, 2, 100, returned=4)[1] == "2"

@@ -1,0 +1,57 @@
+"""Starts a sidecar: `python -m tollkeeper_sidecar`, or the command `tollkeeper-sidecar`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from tollkeeper_sidecar import config as configuration
+from tollkeeper_sidecar import native
+from tollkeeper_sidecar.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tollkeeper_sidecar.config import Config
+    from tollkeeper_sidecar.plane import DataPlane
+
+EXIT_OK, EXIT_PROBLEM, EXIT_USAGE = 0, 1, 2
+
+
+def main() -> None:
+    """Run a sidecar until SIGTERM or SIGINT; exit 0 after a clean stop, 1 after another end, 2 for a wrong setting."""
+    sys.exit(_main())
+
+
+def _main() -> int:
+    try:
+        config = configuration.load()
+        plane = native.start(config.native_json())
+    except (ConfigurationError, ValueError, OSError) as error:
+        sys.stderr.write(f"tollkeeper-sidecar can't start:\n{error}\n")
+        return EXIT_USAGE if isinstance(error, ConfigurationError | ValueError) else EXIT_PROBLEM
+    try:
+        return EXIT_OK if asyncio.run(_control(plane, config)) else EXIT_PROBLEM
+    except asyncio.CancelledError:
+        return EXIT_PROBLEM
+    except OSError as error:
+        sys.stderr.write(f"tollkeeper-sidecar can't go on:\n{error}\n")
+        return EXIT_PROBLEM
+    finally:
+        plane.stop()
+
+
+async def _control(plane: DataPlane, config: Config) -> bool:
+    # The data plane answers already: grpc and redis are imported beside it, not before it.
+    from tollkeeper_sidecar import control, logs  # noqa: PLC0415
+
+    logs.configure(config.log_level)
+    logs.logger(__name__).info("data plane serves", addresses=plane.addresses())
+    if config.sidecar_nice:
+        # Linux keeps niceness per thread: this lowers the control plane alone, since the data plane's threads exist
+        # already and keep theirs. Where cores are shared, a busy control plane then can't delay a check.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), config.sidecar_nice)
+    stopping = asyncio.Event()
+    control.stop_on_signals(stopping)
+    return await control.run(plane, config, stopping=stopping)

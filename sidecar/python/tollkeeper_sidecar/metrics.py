@@ -1,0 +1,99 @@
+"""Writes the data plane's counters as Prometheus text (format 0.0.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+GAUGES: Final = {
+    "ready": "Whether the data plane knows its limits and serves (1) or not (0).",
+    "draining": "Whether a clean stop is under way.",
+    "watch_up": "Whether the ledger's watch stream is up.",
+    "redis_alive": "Whether notices of pools are heard.",
+    "waiting": "Checks that wait for units.",
+    "reservations_open": "Reservations neither settled, released nor expired.",
+    "log_fill_percent": "How full the usage log is.",
+    "log_unshipped_records": "Usage records that the ledger has not yet acknowledged.",
+    "log_lag_seconds": "Age of the oldest usage record that the ledger has not yet acknowledged.",
+    "commands_outstanding": "Commands of the data plane that await their answer.",
+}
+COUNTERS: Final = {
+    "checks_total": "Checks decided.",
+    "admitted_total": "Checks admitted.",
+    "records_total": "Usage records made durable.",
+    "late_answers_total": "Answers to commands that were no longer awaited.",
+    "bad_messages_total": "Messages of ledger or control plane that could not be used.",
+}
+BY_REASON: Final = {
+    "denied_total": ("denied", "Checks denied, by reason."),
+    "errors_total": ("errors", "Calls that failed, by reason."),
+}
+LATENCY: Final = "check_latency_seconds"
+_PREFIX: Final = "tollkeeper_sidecar_"
+
+
+def render(stats: Mapping[str, Any]) -> str:
+    """Render a snapshot of `DataPlane.stats()`. Figures that the snapshot lacks are left out, never shown as 0."""
+    return "\n".join(_lines(stats)) + "\n"
+
+
+def _lines(stats: Mapping[str, Any]) -> Iterator[str]:
+    flat = _flat(stats)
+    for kind, table in (("gauge", GAUGES), ("counter", COUNTERS)):
+        for name, text in table.items():
+            if name in flat:
+                yield from _head(name, kind, text)
+                yield f"{_PREFIX}{name} {_number(flat[name])}"
+    for name, (key, text) in BY_REASON.items():
+        if key in stats:
+            yield from _head(name, "counter", text)
+            for reason, count in sorted(stats[key].items()):
+                yield f'{_PREFIX}{name}{{reason="{_label(reason)}"}} {_number(count)}'
+    yield from _latency(stats.get("latency_us", {}).get("buckets", ()))
+
+
+def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
+    log, commands = stats.get("log", {}), stats.get("commands", {})
+    named = {
+        **{name: stats.get(name) for name in ("ready", "draining", "watch_up", "redis_alive", "waiting")},
+        "reservations_open": stats.get("reservations_open"),
+        "log_fill_percent": log.get("fill_percent"),
+        "log_unshipped_records": log.get("unshipped_records"),
+        "log_lag_seconds": log["lag_ms"] / 1000 if "lag_ms" in log else None,
+        "commands_outstanding": commands.get("outstanding"),
+        "checks_total": stats.get("checks"),
+        "admitted_total": stats.get("admitted"),
+        "records_total": stats.get("records"),
+        "late_answers_total": commands.get("late_answers"),
+        "bad_messages_total": stats.get("bad_messages"),
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _latency(buckets: list[int] | tuple[int, ...]) -> Iterator[str]:
+    # Bucket i counts what took below 2^i microseconds and not below 2^(i-1); the last one has no upper bound.
+    if not buckets:
+        return
+    yield from _head(LATENCY, "histogram", "Time from a check's arrival to its decision.")
+    total = 0
+    for index, count in enumerate(buckets[:-1]):
+        total += count
+        yield f'{_PREFIX}{LATENCY}_bucket{{le="{2**index / 1_000_000:g}"}} {total}'
+    total += buckets[-1]
+    yield f'{_PREFIX}{LATENCY}_bucket{{le="+Inf"}} {total}'
+    yield f"{_PREFIX}{LATENCY}_count {total}"
+
+
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {_PREFIX}{name} {text}"
+    yield f"# TYPE {_PREFIX}{name} {kind}"
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,18 @@
+"""The only importer of the native module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tollkeeper_sidecar._native import DataPlane as NativeDataPlane
+
+if TYPE_CHECKING:
+    from tollkeeper_sidecar.plane import DataPlane
+
+
+def start(config_json: str) -> DataPlane:
+    """Start the native data plane and return once its listeners are bound.
+
+    Raises ValueError for a bad configuration, OSError where an address or the usage log can't be opened.
+    """
+    return NativeDataPlane.start(config_json)
