@@ -41,24 +41,40 @@ pub(crate) struct Book {
 impl Book {
     /// None.
     pub(crate) fn new(state: FixedState) -> Self {
-        Self { entries: Map::with_hasher(state), expiries: BinaryHeap::new(), expired: VecDeque::new() }
+        Self {
+            entries: Map::with_hasher(state),
+            expiries: BinaryHeap::new(),
+            expired: VecDeque::new(),
+        }
     }
 
     /// Takes a reservation in.
     pub(crate) fn open(&mut self, reservation: Reservation, buckets: Vec<Key>) {
         let id = reservation.id;
         self.expiries.push(Reverse((reservation.expires_us, id)));
-        self.entries.insert(id, Entry { reservation, buckets, is_expired: false });
+        self.entries.insert(
+            id,
+            Entry {
+                reservation,
+                buckets,
+                is_expired: false,
+            },
+        );
     }
 
     /// An open one.
     pub(crate) fn get(&self, id: ReservationId) -> Option<&Reservation> {
-        self.entries.get(&id).filter(|entry| !entry.is_expired).map(|entry| &entry.reservation)
+        self.entries
+            .get(&id)
+            .filter(|entry| !entry.is_expired)
+            .map(|entry| &entry.reservation)
     }
 
     /// Ledger time of the next expiry; never late.
     pub(crate) fn next_expiry_us(&self) -> Option<i64> {
-        self.expiries.peek().map(|Reverse((expires_us, _))| *expires_us)
+        self.expiries
+            .peek()
+            .map(|Reverse((expires_us, _))| *expires_us)
     }
 
     fn pop_expired(&mut self, ledger_us: i64) -> Option<ReservationId> {
@@ -67,8 +83,9 @@ impl Book {
                 return None;
             }
             self.expiries.pop();
-            let is_open =
-                self.entries.get(&id).is_some_and(|entry| !entry.is_expired && entry.reservation.expires_us == expires_us);
+            let is_open = self.entries.get(&id).is_some_and(|entry| {
+                !entry.is_expired && entry.reservation.expires_us == expires_us
+            });
             if is_open {
                 return Some(id);
             }
@@ -105,11 +122,22 @@ impl Engine {
         id: ReservationId,
         actual: &[Cost],
     ) -> Result<Settled, SettleRefusal> {
-        let entry = self.book.entries.remove(&id).ok_or(SettleRefusal::Unknown)?;
+        let entry = self
+            .book
+            .entries
+            .remove(&id)
+            .ok_or(SettleRefusal::Unknown)?;
         let expired = entry.is_expired || entry.reservation.expires_us <= now.ledger_us;
-        let mut settled = Settled { refunded: Vec::new(), excess: Vec::new(), expired };
+        let mut settled = Settled {
+            refunded: Vec::new(),
+            excess: Vec::new(),
+            expired,
+        };
         for cost in &entry.reservation.costs {
-            let used = actual.iter().find(|used| used.meter == cost.meter).map_or(0, |used| used.units);
+            let used = actual
+                .iter()
+                .find(|used| used.meter == cost.meter)
+                .map_or(0, |used| used.units);
             let ending = Ending {
                 actual: used,
                 refund: cost.units.saturating_sub(used),
@@ -117,21 +145,41 @@ impl Engine {
             };
             let is_refunded = self.end_holds(now, &entry, cost, ending, expired);
             if ending.refund > 0 && is_refunded {
-                settled.refunded.push(Cost { meter: cost.meter.clone(), units: ending.refund });
+                settled.refunded.push(Cost {
+                    meter: cost.meter.clone(),
+                    units: ending.refund,
+                });
             }
             if ending.excess > 0 {
-                settled.excess.push(Cost { meter: cost.meter.clone(), units: ending.excess });
+                settled.excess.push(Cost {
+                    meter: cost.meter.clone(),
+                    units: ending.excess,
+                });
             }
         }
         let unreserved = |used: &&Cost| {
-            used.units > 0 && !entry.reservation.costs.iter().any(|cost| cost.meter == used.meter)
+            used.units > 0
+                && !entry
+                    .reservation
+                    .costs
+                    .iter()
+                    .any(|cost| cost.meter == used.meter)
         };
-        settled.excess.extend(actual.iter().filter(unreserved).cloned());
+        settled
+            .excess
+            .extend(actual.iter().filter(unreserved).cloned());
         Ok(settled)
     }
 
     /// Ends what a reservation holds of one meter. Answers whether units went back, or none were held at all.
-    fn end_holds(&mut self, now: Now, entry: &Entry, cost: &Cost, ending: Ending, expired: bool) -> bool {
+    fn end_holds(
+        &mut self,
+        now: Now,
+        entry: &Entry,
+        cost: &Cost,
+        ending: Ending,
+        expired: bool,
+    ) -> bool {
         let is_own = entry.reservation.holder == self.holder;
         let (mut had_holds, mut went_back) = (false, false);
         for (hold, key) in entry.reservation.holds.iter().zip(&entry.buckets) {
@@ -140,17 +188,30 @@ impl Engine {
             }
             had_holds |= hold.units > 0;
             self.turn_if_over(now, *key);
-            let Some(bucket) = self.buckets.get_mut(*key) else { continue };
-            let enforcement = self.catalog.limit(bucket.limit).map(|limit| limit.rule.enforcement);
-            let Some(window) = hold.window.and_then(|id| bucket.window_mut(id)) else { continue };
+            let Some(bucket) = self.buckets.get_mut(*key) else {
+                continue;
+            };
+            let enforcement = self
+                .catalog
+                .limit(bucket.limit)
+                .map(|limit| limit.rule.enforcement);
+            let Some(window) = hold.window.and_then(|id| bucket.window_mut(id)) else {
+                continue;
+            };
             if !entry.is_expired {
-                let spent = if expired { hold.units } else { hold.units.min(ending.actual) };
+                let spent = if expired {
+                    hold.units
+                } else {
+                    hold.units.min(ending.actual)
+                };
                 window.balance.spend_held(spent);
                 went_back |= window.balance.refund(hold.units.saturating_sub(spent)) > 0;
             }
             if ending.excess > 0 {
                 match enforcement {
-                    Some(Enforcement::Hard) if hold.units > 0 || cost.units == 0 => window.balance.owe(ending.excess),
+                    Some(Enforcement::Hard) if hold.units > 0 || cost.units == 0 => {
+                        window.balance.owe(ending.excess)
+                    }
                     _ => window.balance.exceed(ending.excess),
                 }
             }
@@ -163,9 +224,15 @@ impl Engine {
 
     /// Takes a charge back as if it had never been.
     pub(crate) fn undo(&mut self, now: Now, id: ReservationId) {
-        let Some(entry) = self.book.entries.remove(&id) else { return };
+        let Some(entry) = self.book.entries.remove(&id) else {
+            return;
+        };
         for cost in &entry.reservation.costs {
-            let ending = Ending { actual: 0, refund: cost.units, excess: 0 };
+            let ending = Ending {
+                actual: 0,
+                refund: cost.units,
+                excess: 0,
+            };
             self.end_holds(now, &entry, cost, ending, false);
         }
     }
@@ -173,10 +240,17 @@ impl Engine {
     /// Ends reservations whose time is up: their units stay spent.
     pub(crate) fn expire_reservations(&mut self, now: Now) {
         while let Some(id) = self.book.pop_expired(now.ledger_us) {
-            let Some(entry) = self.book.entries.get(&id) else { continue };
+            let Some(entry) = self.book.entries.get(&id) else {
+                continue;
+            };
             let is_own = entry.reservation.holder == self.holder;
-            let pairs: Vec<_> =
-                entry.reservation.holds.iter().map(|hold| (hold.window, hold.units)).zip(entry.buckets.clone()).collect();
+            let pairs: Vec<_> = entry
+                .reservation
+                .holds
+                .iter()
+                .map(|hold| (hold.window, hold.units))
+                .zip(entry.buckets.clone())
+                .collect();
             for ((window, units), key) in pairs {
                 if !is_own {
                     continue;

@@ -86,6 +86,9 @@ impl Reason {
     /// Whether the call may go on.
     #[must_use]
     pub const fn allowed(self) -> bool {
-        matches!(self, Self::Allowed | Self::SoftLimitExceeded | Self::ShadowLimitExceeded | Self::Uncovered)
+        matches!(
+            self,
+            Self::Allowed | Self::SoftLimitExceeded | Self::ShadowLimitExceeded | Self::Uncovered
+        )
     }
 }

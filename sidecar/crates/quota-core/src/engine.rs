@@ -44,7 +44,12 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { redis_budget_us: 5_000, ledger_budget_us: 100_000, waiting_max: 10_000, proof_age_us: 100_000 }
+        Self {
+            redis_budget_us: 5_000,
+            ledger_budget_us: 100_000,
+            waiting_max: 10_000,
+            proof_age_us: 100_000,
+        }
     }
 }
 
@@ -150,7 +155,12 @@ impl Engine {
     ///
     /// # Errors
     /// `Unknown` where the engine has no such open reservation.
-    pub fn settle(&mut self, now: Now, id: ReservationId, actual: &[Cost]) -> Result<Settled, SettleRefusal> {
+    pub fn settle(
+        &mut self,
+        now: Now,
+        id: ReservationId,
+        actual: &[Cost],
+    ) -> Result<Settled, SettleRefusal> {
         let settled = self.settle_reservation(now, id, actual);
         self.work_off(now);
         settled
@@ -181,12 +191,21 @@ impl Engine {
             return 0;
         }
         let mut due_us = now.real_us.saturating_add(1_000_000);
-        let others = [self.waiting.next_due_us(), self.timers.next_due_us(), self.reporter.next_due_us()];
+        let others = [
+            self.waiting.next_due_us(),
+            self.timers.next_due_us(),
+            self.reporter.next_due_us(),
+        ];
         for other in others.into_iter().flatten() {
             due_us = due_us.min(other);
         }
-        let expiry = self.book.next_expiry_us().and_then(|at_us| now.real_us_until(at_us));
-        due_us.saturating_sub(now.real_us).min(expiry.unwrap_or(u64::MAX))
+        let expiry = self
+            .book
+            .next_expiry_us()
+            .and_then(|at_us| now.real_us_until(at_us));
+        due_us
+            .saturating_sub(now.real_us)
+            .min(expiry.unwrap_or(u64::MAX))
     }
 
     /// Moves what the engine wants done into `out`, in order.
@@ -195,9 +214,17 @@ impl Engine {
     }
 
     /// Every limit of a tenant as known here; `None` where the tenant isn't known (yet).
-    pub fn quota(&mut self, now: Now, tenant: &str, attributes: &[(Box<str>, Box<str>)]) -> Option<Vec<LimitState>> {
+    pub fn quota(
+        &mut self,
+        now: Now,
+        tenant: &str,
+        attributes: &[(Box<str>, Box<str>)],
+    ) -> Option<Vec<LimitState>> {
         let name: Arc<str> = Arc::from(tenant);
-        let Lookup::Known(index) = self.catalog.look_up(now, &name, self.outbox.watch_list()) else { return None };
+        let Lookup::Known(index) = self.catalog.look_up(now, &name, self.outbox.watch_list())
+        else {
+            return None;
+        };
         let limits = self.catalog.all_limits(index).to_vec();
         let mut states = Vec::with_capacity(limits.len());
         for index in limits {
@@ -206,7 +233,9 @@ impl Engine {
                 self.turn_if_over(now, key);
                 self.mark_moved(key);
             }
-            let Some(limit) = self.catalog.limit(index) else { continue };
+            let Some(limit) = self.catalog.limit(index) else {
+                continue;
+            };
             if crate::matching::is_in_force(&limit.rule, now.ledger_us) {
                 let bucket = key.and_then(|key| self.buckets.get(key));
                 states.push(limit_state(limit, bucket, attributes, now));
@@ -231,9 +260,13 @@ impl Engine {
             self.turn_if_over(now, key);
             self.give_back(now, key, 0);
             self.give_back_next(now, key);
-            let is_moved = self.buckets.get(key).and_then(|bucket| bucket.current.as_ref()).is_some_and(|window| {
-                window.reported != (window.balance.consumed, window.balance.over)
-            });
+            let is_moved = self
+                .buckets
+                .get(key)
+                .and_then(|bucket| bucket.current.as_ref())
+                .is_some_and(|window| {
+                    window.reported != (window.balance.consumed, window.balance.over)
+                });
             if is_moved {
                 self.mark_moved(key);
             }
@@ -260,9 +293,15 @@ impl Engine {
 
     /// Queues a check where what it lacks will arrive.
     fn enlist(&mut self, key: Key, outcome: &Outcome) {
-        let budget = if let Outcome::Short(budget) = outcome { *budget } else { Budget::Ledger };
+        let budget = if let Outcome::Short(budget) = outcome {
+            *budget
+        } else {
+            Budget::Ledger
+        };
         let budget_us = self.budget_us(budget);
-        let Some(waiter) = self.waiting.get_mut(key) else { return };
+        let Some(waiter) = self.waiting.get_mut(key) else {
+            return;
+        };
         let deadline_us = waiter.since_us.saturating_add(budget_us);
         match outcome {
             Outcome::Decided(_) => return,
@@ -270,8 +309,12 @@ impl Engine {
             Outcome::Meters => self.meter_waiters.push(key),
             Outcome::Short(_) => {
                 for charge in &self.charges {
-                    let crate::check::judge::Verdict::Short(_) = charge.verdict else { continue };
-                    let Some(bucket) = charge.bucket else { continue };
+                    let crate::check::judge::Verdict::Short(_) = charge.verdict else {
+                        continue;
+                    };
+                    let Some(bucket) = charge.bucket else {
+                        continue;
+                    };
                     if !waiter.queues.contains(&bucket)
                         && let Some(state) = self.buckets.get_mut(bucket)
                     {
@@ -287,7 +330,9 @@ impl Engine {
 
     /// Looks at a waiting check again.
     pub(crate) fn reconsider(&mut self, now: Now, key: Key, is_last: bool) {
-        let Some(waiter) = self.waiting.get_mut(key) else { return };
+        let Some(waiter) = self.waiting.get_mut(key) else {
+            return;
+        };
         let request = std::mem::replace(&mut waiter.request, CheckRequest::nothing());
         let is_last = is_last || waiter.deadline_us <= now.real_us;
         let outcome = self.evaluate(now, &request, is_last);
@@ -296,7 +341,10 @@ impl Engine {
         }
         if let Outcome::Decided(decision) = outcome {
             if let Some(waiter) = self.waiting.remove(key) {
-                self.outbox.tell(Effect::Decide { ticket: waiter.ticket, decision });
+                self.outbox.tell(Effect::Decide {
+                    ticket: waiter.ticket,
+                    decision,
+                });
             }
         } else {
             self.enlist(key, &outcome);
@@ -317,7 +365,9 @@ impl Engine {
     }
 
     fn wake(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         bucket.is_dirty = false;
         let queue = std::mem::take(&mut bucket.waiters);
         for (waiter, _) in queue {
@@ -326,7 +376,12 @@ impl Engine {
                 self.reconsider(now, waiter, false);
             }
         }
-        if self.is_draining && self.buckets.get(key).is_some_and(|bucket| bucket.waiters.is_empty()) {
+        if self.is_draining
+            && self
+                .buckets
+                .get(key)
+                .is_some_and(|bucket| bucket.waiters.is_empty())
+        {
             self.give_back(now, key, 0);
             self.give_back_next(now, key);
         }

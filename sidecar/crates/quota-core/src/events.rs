@@ -46,8 +46,16 @@ impl Engine {
                     self.on_notice(key);
                 }
             }
-            Event::UnitsNotice { tenant, limit, key_hash } => self.on_units_notice(&tenant, &limit, key_hash),
-            Event::Recall { tenant, limit, key_hash } => self.on_recall(now, &tenant, &limit, key_hash),
+            Event::UnitsNotice {
+                tenant,
+                limit,
+                key_hash,
+            } => self.on_units_notice(&tenant, &limit, key_hash),
+            Event::Recall {
+                tenant,
+                limit,
+                key_hash,
+            } => self.on_recall(now, &tenant, &limit, key_hash),
             Event::Allotted(id, result) => {
                 if let Some(Outstanding::Allot(origins)) = self.outbox.answered(id) {
                     self.on_allotted(now, origins, result);
@@ -81,7 +89,9 @@ impl Engine {
     /// Lets changed limits act on what is leased.
     fn apply(&mut self, now: Now, changes: &[(u32, Changed)]) {
         for (index, change) in changes {
-            let Some(limit) = self.catalog.limit(*index) else { continue };
+            let Some(limit) = self.catalog.limit(*index) else {
+                continue;
+            };
             for key in limit.buckets.clone() {
                 self.turn_if_over(now, key);
                 self.apply_to_bucket(now, key, *change);
@@ -90,7 +100,9 @@ impl Engine {
     }
 
     fn apply_to_bucket(&mut self, now: Now, key: crate::slab::Key, change: Changed) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         if let Some(tokens) = bucket.tokens.as_mut() {
             tokens.forget();
         }
@@ -119,10 +131,16 @@ impl Engine {
     }
 
     fn on_recall(&mut self, now: Now, tenant: &str, limit: &str, key_hash: Option<KeyHash>) {
-        let Some(index) = self.catalog.limit_named(tenant, limit) else { return };
-        let Some(limit) = self.catalog.limit(index) else { return };
+        let Some(index) = self.catalog.limit_named(tenant, limit) else {
+            return;
+        };
+        let Some(limit) = self.catalog.limit(index) else {
+            return;
+        };
         for key in limit.buckets.clone() {
-            let Some(bucket) = self.buckets.get_mut(key) else { continue };
+            let Some(bucket) = self.buckets.get_mut(key) else {
+                continue;
+            };
             if key_hash.is_some_and(|wanted| wanted != bucket.key_hash) {
                 continue;
             }
@@ -150,7 +168,9 @@ impl Engine {
         for origin in origins {
             let reply = replies.next().ok_or(failure);
             match origin {
-                CallOrigin::Grant(key, window, generation) => self.on_grant(now, key, window, generation, reply),
+                CallOrigin::Grant(key, window, generation) => {
+                    self.on_grant(now, key, window, generation, reply)
+                }
                 CallOrigin::Take(key, generation) => self.on_take(now, key, generation, reply),
             }
         }

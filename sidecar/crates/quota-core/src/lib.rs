@@ -33,11 +33,14 @@ mod waiting;
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault};
 pub use engine::{Engine, EngineConfig, Ticket};
-pub use event::{AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse};
+pub use event::{
+    AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse,
+};
 pub use id::{Holder, KeyHash, ReservationId, WindowId};
 pub use limit::{
-    AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter, TenantSnapshot,
+    AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,
+    TenantSnapshot,
 };
-pub use request::{Checked, CheckRequest, Cost, Mode, Units, UNITS_MAX};
-pub use reservation::{Hold, Settled, Reservation, SettleRefusal};
+pub use request::{CheckRequest, Checked, Cost, Mode, UNITS_MAX, Units};
+pub use reservation::{Hold, Reservation, SettleRefusal, Settled};
 pub use time::Now;

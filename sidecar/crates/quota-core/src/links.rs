@@ -28,7 +28,10 @@ impl Outage {
         if self.is_down(now_us) {
             return;
         }
-        self.pause_us = self.pause_us.saturating_mul(2).clamp(RETRY_MIN_US, RETRY_MAX_US);
+        self.pause_us = self
+            .pause_us
+            .saturating_mul(2)
+            .clamp(RETRY_MIN_US, RETRY_MAX_US);
         self.retry_us = now_us.saturating_add(self.pause_us);
     }
 
@@ -77,8 +80,14 @@ impl Links {
             redis_heard_us: 0,
             redis_epoch: 0,
             channels: Map::with_hasher(state),
-            ledger: Outage { retry_us: 0, pause_us: 0 },
-            redis: Outage { retry_us: 0, pause_us: 0 },
+            ledger: Outage {
+                retry_us: 0,
+                pause_us: 0,
+            },
+            redis: Outage {
+                retry_us: 0,
+                pause_us: 0,
+            },
         }
     }
 
@@ -131,20 +140,24 @@ impl Links {
     /// The life in which a channel's subscription is confirmed.
     pub(crate) fn confirmed(&self, channel: &str) -> Option<u64> {
         let confirmed = Subscription::Confirmed(self.redis_epoch);
-        self.channels.get(channel).filter(|channel| channel.state == confirmed).map(|_| self.redis_epoch)
+        self.channels
+            .get(channel)
+            .filter(|channel| channel.state == confirmed)
+            .map(|_| self.redis_epoch)
     }
 
     /// Notes that a bucket follows a channel; answers whether it must be asked for now.
     pub(crate) fn follow(&mut self, name: &Arc<str>, bucket: Key) -> bool {
         let epoch = self.redis_epoch;
-        let channel = self
-            .channels
-            .entry_ref(name)
-            .or_insert_with(|| Channel { buckets: Vec::with_capacity(1), state: Subscription::Absent });
+        let channel = self.channels.entry_ref(name).or_insert_with(|| Channel {
+            buckets: Vec::with_capacity(1),
+            state: Subscription::Absent,
+        });
         if !channel.buckets.contains(&bucket) {
             channel.buckets.push(bucket);
         }
-        let fresh = channel.state != Subscription::Asked(epoch) && channel.state != Subscription::Confirmed(epoch);
+        let fresh = channel.state != Subscription::Asked(epoch)
+            && channel.state != Subscription::Confirmed(epoch);
         if fresh {
             channel.state = Subscription::Asked(epoch);
         }
@@ -153,7 +166,9 @@ impl Links {
 
     /// Notes that a bucket left a channel; answers whether nobody follows it any more.
     pub(crate) fn leave(&mut self, name: &str, bucket: Key) -> bool {
-        let Some(channel) = self.channels.get_mut(name) else { return false };
+        let Some(channel) = self.channels.get_mut(name) else {
+            return false;
+        };
         channel.buckets.retain(|key| *key != bucket);
         if channel.buckets.is_empty() {
             self.channels.remove(name);
@@ -163,9 +178,17 @@ impl Links {
     }
 
     /// Takes in how a subscription ended that was asked for in life `epoch`. Answers the buckets that may go on.
-    pub(crate) fn subscribed(&mut self, name: &str, epoch: u64, confirmed: bool, now_us: u64) -> Vec<Key> {
+    pub(crate) fn subscribed(
+        &mut self,
+        name: &str,
+        epoch: u64,
+        confirmed: bool,
+        now_us: u64,
+    ) -> Vec<Key> {
         let current = self.redis_epoch;
-        let Some(channel) = self.channels.get_mut(name) else { return Vec::new() };
+        let Some(channel) = self.channels.get_mut(name) else {
+            return Vec::new();
+        };
         if confirmed && epoch == current {
             channel.state = Subscription::Confirmed(epoch);
             self.redis_heard_us = self.redis_heard_us.max(now_us);
@@ -177,6 +200,8 @@ impl Links {
 
     /// Buckets that follow a channel.
     pub(crate) fn followers(&self, name: &str) -> &[Key] {
-        self.channels.get(name).map_or(&[], |channel| &channel.buckets)
+        self.channels
+            .get(name)
+            .map_or(&[], |channel| &channel.buckets)
     }
 }

@@ -7,7 +7,9 @@ pub(crate) type Attributes = [(Box<str>, Box<str>)];
 
 /// The value of an attribute.
 pub(crate) fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {
-    let place = attributes.binary_search_by(|(other, _)| (**other).cmp(name)).ok()?;
+    let place = attributes
+        .binary_search_by(|(other, _)| (**other).cmp(name))
+        .ok()?;
     attributes.get(place).map(|(_, value)| &**value)
 }
 
@@ -26,7 +28,8 @@ pub(crate) fn applies(rule: &LimitRule, attributes: &Attributes, ledger_us: i64)
 
 /// Whether a limit is in force at this ledger time.
 pub(crate) fn is_in_force(rule: &LimitRule, ledger_us: i64) -> bool {
-    rule.valid_from_us.is_none_or(|from| from <= ledger_us) && rule.valid_to_us.is_none_or(|to| ledger_us < to)
+    rule.valid_from_us.is_none_or(|from| from <= ledger_us)
+        && rule.valid_to_us.is_none_or(|to| ledger_us < to)
 }
 
 /// Key values of a call in the rule's order; a missing one is empty.
@@ -34,5 +37,7 @@ pub(crate) fn key_values<'a>(
     rule: &'a LimitRule,
     attributes: &'a Attributes,
 ) -> impl Iterator<Item = &'a str> + Clone {
-    rule.key.iter().map(|name| attribute(attributes, name).unwrap_or(""))
+    rule.key
+        .iter()
+        .map(|name| attribute(attributes, name).unwrap_or(""))
 }

@@ -175,9 +175,19 @@ impl Outbox {
 
     /// Commands without an answer, sent or not.
     pub(crate) fn outstanding(&self) -> usize {
-        let waiting = self.asks.len().saturating_add(self.calls.len()).saturating_add(self.returns.len());
-        let others = self.reports.len().saturating_add(self.subscribe.len()).saturating_add(self.unsubscribe.len());
-        let unsent = waiting.saturating_add(others).saturating_add(self.watch.len());
+        let waiting = self
+            .asks
+            .len()
+            .saturating_add(self.calls.len())
+            .saturating_add(self.returns.len());
+        let others = self
+            .reports
+            .len()
+            .saturating_add(self.subscribe.len())
+            .saturating_add(self.unsubscribe.len());
+        let unsent = waiting
+            .saturating_add(others)
+            .saturating_add(self.watch.len());
         self.outstanding.len().saturating_add(unsent)
     }
 
@@ -197,13 +207,21 @@ impl Outbox {
         let id = self.next_id;
         self.next_id = self.next_id.saturating_add(1);
         self.outstanding.insert(id, outstanding);
-        self.effects.push(Effect::Command { id, timeout_ms, command });
+        self.effects.push(Effect::Command {
+            id,
+            timeout_ms,
+            command,
+        });
     }
 
     fn flush_subscriptions(&mut self) {
         if !self.unsubscribe.is_empty() {
             let channels = std::mem::take(&mut self.unsubscribe);
-            self.command(SLOW_TIMEOUT_MS, Command::Unsubscribe(channels), Outstanding::Unsubscribe);
+            self.command(
+                SLOW_TIMEOUT_MS,
+                Command::Unsubscribe(channels),
+                Outstanding::Unsubscribe,
+            );
         }
         if !self.subscribe.is_empty() {
             let channels = std::mem::take(&mut self.subscribe);
@@ -217,19 +235,37 @@ impl Outbox {
         while !self.asks.is_empty() {
             let count = self.asks.len().min(ENTRIES_MAX);
             let (asks, origins) = self.asks.drain(..count).unzip();
-            self.command(ALLOT_TIMEOUT_MS, Command::Allot { holder, asks }, Outstanding::Allot(origins));
+            self.command(
+                ALLOT_TIMEOUT_MS,
+                Command::Allot { holder, asks },
+                Outstanding::Allot(origins),
+            );
         }
         while !self.returns.is_empty() {
             let count = self.returns.len().min(ENTRIES_MAX);
             let sent: Vec<Return> = self.returns.drain(..count).collect();
-            let entries = sent.iter().map(|entry| (entry.window, entry.generation, entry.returned_cum)).collect();
-            self.command(SLOW_TIMEOUT_MS, Command::ReturnUnits { holder, entries }, Outstanding::Return(sent));
+            let entries = sent
+                .iter()
+                .map(|entry| (entry.window, entry.generation, entry.returned_cum))
+                .collect();
+            self.command(
+                SLOW_TIMEOUT_MS,
+                Command::ReturnUnits { holder, entries },
+                Outstanding::Return(sent),
+            );
         }
         while !self.reports.is_empty() {
             let count = self.reports.len().min(ENTRIES_MAX);
             let sent: Vec<Report> = self.reports.drain(..count).collect();
-            let entries = sent.iter().map(|entry| (entry.window, entry.consumed_cum, entry.over_cum)).collect();
-            self.command(SLOW_TIMEOUT_MS, Command::ReportConsumption { holder, entries }, Outstanding::Report(sent));
+            let entries = sent
+                .iter()
+                .map(|entry| (entry.window, entry.consumed_cum, entry.over_cum))
+                .collect();
+            self.command(
+                SLOW_TIMEOUT_MS,
+                Command::ReportConsumption { holder, entries },
+                Outstanding::Report(sent),
+            );
         }
     }
 
@@ -239,7 +275,11 @@ impl Outbox {
         while !self.calls.is_empty() {
             let count = self.calls.len().min(CALLS_MAX);
             let (calls, origins) = self.calls.drain(..count).unzip();
-            self.command(REDIS_TIMEOUT_MS, Command::Redis(calls), Outstanding::Functions(origins));
+            self.command(
+                REDIS_TIMEOUT_MS,
+                Command::Redis(calls),
+                Outstanding::Functions(origins),
+            );
         }
         self.flush_ledger();
         if !self.watch.is_empty() {

@@ -19,8 +19,6 @@ pub(crate) struct Sent {
     pub(crate) channel: Option<u64>,
     /// Notices that the bucket had had.
     pub(crate) notices: u32,
-    /// Sources other than the ledger were left aside.
-    pub(crate) ledger_only: bool,
 }
 
 impl Sent {
@@ -35,7 +33,6 @@ impl Sent {
             watch: self.watch.filter(|epoch| first.watch == Some(*epoch)),
             channel: self.channel.filter(|epoch| first.channel == Some(*epoch)),
             notices: first.notices,
-            ledger_only: self.ledger_only || first.ledger_only,
         }
     }
 }
@@ -59,13 +56,21 @@ impl Proof {
     /// Proof by a pool that gave nothing, if its channel was followed before it was asked and no notice came since.
     pub(crate) fn by_pool(sent: &Sent, notices: u32) -> Option<Self> {
         let epoch = sent.channel.filter(|_| sent.notices == notices)?;
-        Some(Self { need: sent.need, herald: Herald::Channel(epoch), sent_us: sent.real_us })
+        Some(Self {
+            need: sent.need,
+            herald: Herald::Channel(epoch),
+            sent_us: sent.real_us,
+        })
     }
 
     /// Proof by the ledger, if the watch stream was up before it was asked and no notice came since.
     pub(crate) fn by_ledger(sent: &Sent, notices: u32) -> Option<Self> {
         let epoch = sent.watch.filter(|_| sent.notices == notices)?;
-        Some(Self { need: sent.need, herald: Herald::Watch(epoch), sent_us: sent.real_us })
+        Some(Self {
+            need: sent.need,
+            herald: Herald::Watch(epoch),
+            sent_us: sent.real_us,
+        })
     }
 
     /// Whether it says anything about a call that lacks `missing`.
@@ -74,11 +79,18 @@ impl Proof {
     }
 
     /// Whether its end would have been heard: the same connection, and a sign of life from it within `age_us`.
-    pub(crate) fn is_current(&self, links: &Links, channel: Option<&str>, now_us: u64, age_us: u64) -> bool {
+    pub(crate) fn is_current(
+        &self,
+        links: &Links,
+        channel: Option<&str>,
+        now_us: u64,
+        age_us: u64,
+    ) -> bool {
         let (same, heard_us) = match self.herald {
-            Herald::Channel(epoch) => {
-                (channel.and_then(|name| links.confirmed(name)) == Some(epoch), links.redis_heard_us())
-            }
+            Herald::Channel(epoch) => (
+                channel.and_then(|name| links.confirmed(name)) == Some(epoch),
+                links.redis_heard_us(),
+            ),
             Herald::Watch(epoch) => (links.watch_epoch() == Some(epoch), links.ledger_heard_us()),
         };
         same && now_us.saturating_sub(heard_us.max(self.sent_us)) <= age_us

@@ -41,7 +41,10 @@ impl Reporter {
 impl Engine {
     /// Reports what moved, once a second or at once.
     pub(crate) fn report(&mut self, now: Now, at_once: bool) {
-        let is_due = self.reporter.next_due_us().is_some_and(|due_us| due_us <= now.real_us);
+        let is_due = self
+            .reporter
+            .next_due_us()
+            .is_some_and(|due_us| due_us <= now.real_us);
         if !is_due && !at_once {
             return;
         }
@@ -50,9 +53,13 @@ impl Engine {
             self.outbox.report(entry);
         }
         for key in std::mem::take(&mut self.reporter.moved) {
-            let Some(bucket) = self.buckets.get_mut(key) else { continue };
+            let Some(bucket) = self.buckets.get_mut(key) else {
+                continue;
+            };
             bucket.has_moved = false;
-            let Some(window) = bucket.current.as_ref() else { continue };
+            let Some(window) = bucket.current.as_ref() else {
+                continue;
+            };
             self.outbox.report(Report {
                 bucket: Some(key),
                 window: window.info.id,
@@ -85,7 +92,10 @@ impl Engine {
             for entry in entries {
                 match entry.bucket {
                     Some(key) if self.is_current(key, &entry) => self.mark_moved(key),
-                    _ => self.reporter.keep(Report { bucket: None, ..entry }),
+                    _ => self.reporter.keep(Report {
+                        bucket: None,
+                        ..entry
+                    }),
                 }
             }
             return;
@@ -93,7 +103,9 @@ impl Engine {
         self.links.ledger.answered();
         for (entry, fleet) in entries.iter().zip(uses) {
             let bucket = entry.bucket.and_then(|key| self.buckets.get_mut(key));
-            let Some(window) = bucket.and_then(|bucket| bucket.window_mut(entry.window)) else { continue };
+            let Some(window) = bucket.and_then(|bucket| bucket.window_mut(entry.window)) else {
+                continue;
+            };
             window.reported = (entry.consumed_cum, entry.over_cum);
             window.fleet = Some((fleet, entry.own_use));
             window.info.allotted = fleet.allotted;
@@ -101,7 +113,10 @@ impl Engine {
     }
 
     fn is_current(&self, key: Key, entry: &Report) -> bool {
-        let window = self.buckets.get(key).and_then(|bucket| bucket.current.as_ref());
+        let window = self
+            .buckets
+            .get(key)
+            .and_then(|bucket| bucket.current.as_ref());
         window.is_some_and(|window| window.info.id == entry.window)
     }
 }

@@ -24,7 +24,10 @@ pub(crate) struct Slab<T> {
 impl<T> Slab<T> {
     /// Makes an empty one.
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// Takes a value in.
@@ -34,26 +37,43 @@ impl<T> Slab<T> {
         {
             slot.turn = slot.turn.wrapping_add(1);
             slot.value = Some(value);
-            return Key { index, turn: slot.turn };
+            return Key {
+                index,
+                turn: slot.turn,
+            };
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot { turn: 0, value: Some(value) });
+        self.slots.push(Slot {
+            turn: 0,
+            value: Some(value),
+        });
         Key { index, turn: 0 }
     }
 
     /// The value, while it is there.
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        self.slots.get(key.index as usize).filter(|slot| slot.turn == key.turn)?.value.as_ref()
+        self.slots
+            .get(key.index as usize)
+            .filter(|slot| slot.turn == key.turn)?
+            .value
+            .as_ref()
     }
 
     /// The value, while it is there.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        self.slots.get_mut(key.index as usize).filter(|slot| slot.turn == key.turn)?.value.as_mut()
+        self.slots
+            .get_mut(key.index as usize)
+            .filter(|slot| slot.turn == key.turn)?
+            .value
+            .as_mut()
     }
 
     /// Takes it out.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.turn == key.turn)?;
+        let slot = self
+            .slots
+            .get_mut(key.index as usize)
+            .filter(|slot| slot.turn == key.turn)?;
         let value = slot.value.take()?;
         self.free.push(key.index);
         Some(value)
@@ -68,7 +88,10 @@ impl<T> Slab<T> {
     pub(crate) fn keys(&self) -> Vec<Key> {
         let named = |(index, slot): (usize, &Slot<T>)| {
             let index = u32::try_from(index).ok()?;
-            slot.value.as_ref().map(|_| Key { index, turn: slot.turn })
+            slot.value.as_ref().map(|_| Key {
+                index,
+                turn: slot.turn,
+            })
         };
         self.slots.iter().enumerate().filter_map(named).collect()
     }

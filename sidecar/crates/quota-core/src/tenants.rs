@@ -41,8 +41,6 @@ pub(crate) struct ShardState {
 /// One limit of one tenant; keeps its place while the process lives, so that windows and sequences are never begun anew.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    /// Whose.
-    pub(crate) tenant: u32,
     /// Its tenant's wire id.
     pub(crate) tenant_name: Arc<str>,
     /// As declared last.
@@ -160,7 +158,10 @@ impl Catalog {
     /// A limit by its tenant's wire id and its name, declared now or before.
     pub(crate) fn limit_named(&self, tenant: &str, name: &str) -> Option<u32> {
         let tenant = self.tenants.get(*self.by_name.get(tenant)? as usize)?;
-        tenant.limits.iter().copied().find(|index| self.limit(*index).is_some_and(|limit| &*limit.rule.name == name))
+        tenant.limits.iter().copied().find(|index| {
+            self.limit(*index)
+                .is_some_and(|limit| &*limit.rule.name == name)
+        })
     }
 
     fn tenant_index(&mut self, name: &Arc<str>) -> (u32, bool) {
@@ -184,10 +185,19 @@ impl Catalog {
     }
 
     /// Finds a tenant with all its ancestors. Names the tenants that must be fetched now in `fetch`, each once.
-    pub(crate) fn look_up(&mut self, now: Now, name: &Arc<str>, fetch: &mut Vec<Arc<str>>) -> Lookup {
+    pub(crate) fn look_up(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        fetch: &mut Vec<Arc<str>>,
+    ) -> Lookup {
         let known = self.by_name.get(name).copied();
         let index = known.unwrap_or_else(|| self.tenant_index(name).0);
-        if self.tenants.get(index as usize).is_some_and(|tenant| tenant.view.is_some()) {
+        if self
+            .tenants
+            .get(index as usize)
+            .is_some_and(|tenant| tenant.view.is_some())
+        {
             return Lookup::Known(index);
         }
         self.look_up_slowly(now, index, fetch)
@@ -197,18 +207,26 @@ impl Catalog {
         let mut at = Some(index);
         for _ in 0..DEPTH_MAX {
             let Some(place) = at else { break };
-            let Some(tenant) = self.tenants.get_mut(place as usize) else { return Lookup::Unknown };
+            let Some(tenant) = self.tenants.get_mut(place as usize) else {
+                return Lookup::Unknown;
+            };
             let again = match tenant.knowledge {
                 Knowledge::Known => {
                     at = tenant.parent;
                     continue;
                 }
-                Knowledge::Unknown { until_us } if now.real_us < until_us => return Lookup::Unknown,
+                Knowledge::Unknown { until_us } if now.real_us < until_us => {
+                    return Lookup::Unknown;
+                }
                 Knowledge::Unknown { .. } => true,
-                Knowledge::Fetching { since_us } => now.real_us.saturating_sub(since_us) >= FETCH_AGAIN_US,
+                Knowledge::Fetching { since_us } => {
+                    now.real_us.saturating_sub(since_us) >= FETCH_AGAIN_US
+                }
             };
             if again {
-                tenant.knowledge = Knowledge::Fetching { since_us: now.real_us };
+                tenant.knowledge = Knowledge::Fetching {
+                    since_us: now.real_us,
+                };
                 fetch.push(Arc::clone(&tenant.name));
             }
             return Lookup::Fetching(place);
@@ -221,15 +239,28 @@ impl Catalog {
         let mut view = View::default();
         let mut at = Some(index);
         for _ in 0..DEPTH_MAX {
-            let Some(tenant) = at.and_then(|place| self.tenants.get(place as usize)) else { break };
+            let Some(tenant) = at.and_then(|place| self.tenants.get(place as usize)) else {
+                break;
+            };
             view.suspended |= tenant.suspended;
             for limit in &tenant.limits {
-                let Some(Limit { rule, is_live: true, .. }) = self.limits.get(*limit as usize) else { continue };
+                let Some(Limit {
+                    rule,
+                    is_live: true,
+                    ..
+                }) = self.limits.get(*limit as usize)
+                else {
+                    continue;
+                };
                 view.all.push(*limit);
-                let found = view.groups.binary_search_by(|(meter, _)| meter.cmp(&rule.meter));
+                let found = view
+                    .groups
+                    .binary_search_by(|(meter, _)| meter.cmp(&rule.meter));
                 match found {
                     Ok(place) => view.groups[place].1.push(*limit),
-                    Err(place) => view.groups.insert(place, (Arc::clone(&rule.meter), vec![*limit])),
+                    Err(place) => view
+                        .groups
+                        .insert(place, (Arc::clone(&rule.meter), vec![*limit])),
                 }
             }
             at = tenant.parent;
@@ -250,16 +281,34 @@ impl Catalog {
 
     /// The first of these features that the tenant lacks.
     pub(crate) fn lacks<'a>(&self, tenant: u32, features: &'a [Box<str>]) -> Option<&'a str> {
-        let has = self.tenants.get(tenant as usize).map(|tenant| &tenant.features);
-        let lacks = |feature: &&Box<str>| has.is_none_or(|has| has.binary_search(feature).is_err());
-        features.iter().find(lacks).map(|feature| &**feature)
+        let has = self
+            .tenants
+            .get(tenant as usize)
+            .map(|tenant| &tenant.features);
+        let lacks = |feature: &str| {
+            has.is_none_or(|has| {
+                has.binary_search_by(|other| (**other).cmp(feature))
+                    .is_err()
+            })
+        };
+        features
+            .iter()
+            .map(|feature| &**feature)
+            .find(|feature| lacks(feature))
     }
 
     /// Limits of a tenant on a meter, own first; empty where it has none.
     pub(crate) fn limits_on(&self, tenant: u32, meter: &str) -> &[u32] {
-        let Some(view) = self.view(tenant) else { return &[] };
-        let found = view.groups.binary_search_by(|(name, _)| (**name).cmp(meter));
-        found.ok().and_then(|place| view.groups.get(place)).map_or(&[], |(_, limits)| limits)
+        let Some(view) = self.view(tenant) else {
+            return &[];
+        };
+        let found = view
+            .groups
+            .binary_search_by(|(name, _)| (**name).cmp(meter));
+        found
+            .ok()
+            .and_then(|place| view.groups.get(place))
+            .map_or(&[], |(_, limits)| limits)
     }
 
     /// Every limit of a tenant, own first.
@@ -276,31 +325,47 @@ impl Catalog {
 
     /// The checks that wait for a tenant, which forgets them.
     pub(crate) fn take_waiters(&mut self, name: &str) -> Vec<Key> {
-        let Some(index) = self.by_name.get(name) else { return Vec::new() };
-        self.tenants.get_mut(*index as usize).map(|tenant| std::mem::take(&mut tenant.waiters)).unwrap_or_default()
+        let Some(index) = self.by_name.get(name) else {
+            return Vec::new();
+        };
+        self.tenants
+            .get_mut(*index as usize)
+            .map(|tenant| std::mem::take(&mut tenant.waiters))
+            .unwrap_or_default()
     }
 
     /// Remembers that a tenant does not exist.
     pub(crate) fn set_unknown(&mut self, now: Now, name: &Arc<str>) -> Vec<(u32, Changed)> {
         let (index, _) = self.tenant_index(name);
         let until_us = now.real_us.saturating_add(UNKNOWN_US);
-        let Some(tenant) = self.tenants.get_mut(index as usize) else { return Vec::new() };
+        let Some(tenant) = self.tenants.get_mut(index as usize) else {
+            return Vec::new();
+        };
         tenant.knowledge = Knowledge::Unknown { until_us };
         let limits = tenant.limits.clone();
         self.forget_views(index);
-        let removed = |limit: u32| self.limits.get_mut(limit as usize).filter(|limit| limit.is_live).map(|_| limit);
+        let removed = |limit: u32| {
+            self.limits
+                .get_mut(limit as usize)
+                .filter(|limit| limit.is_live)
+                .map(|_| limit)
+        };
         let gone: Vec<u32> = limits.into_iter().filter_map(removed).collect();
         for limit in &gone {
             self.limits[*limit as usize].is_live = false;
         }
-        gone.into_iter().map(|limit| (limit, Changed::Removed)).collect()
+        gone.into_iter()
+            .map(|limit| (limit, Changed::Removed))
+            .collect()
     }
 
     /// Asks again for whatever is being fetched, because the connection is new.
     pub(crate) fn fetch_again(&mut self, now: Now, fetch: &mut Vec<Arc<str>>) {
         for tenant in &mut self.tenants {
             if let Knowledge::Fetching { .. } = tenant.knowledge {
-                tenant.knowledge = Knowledge::Fetching { since_us: now.real_us };
+                tenant.knowledge = Knowledge::Fetching {
+                    since_us: now.real_us,
+                };
                 fetch.push(Arc::clone(&tenant.name));
             }
         }
@@ -309,8 +374,12 @@ impl Catalog {
     /// Notes that fetches of these tenants failed, so that the next check tries again.
     pub(crate) fn fetch_failed(&mut self, names: &[Arc<str>]) {
         for name in names {
-            let Some(index) = self.by_name.get(name) else { continue };
-            let Some(tenant) = self.tenants.get_mut(*index as usize) else { continue };
+            let Some(index) = self.by_name.get(name) else {
+                continue;
+            };
+            let Some(tenant) = self.tenants.get_mut(*index as usize) else {
+                continue;
+            };
             if let Knowledge::Fetching { .. } = tenant.knowledge {
                 tenant.knowledge = Knowledge::Unknown { until_us: 0 };
             }
@@ -321,7 +390,9 @@ impl Catalog {
         let mut pending = vec![index];
         let mut depth_left = self.tenants.len();
         while let Some(place) = pending.pop() {
-            let Some(tenant) = self.tenants.get_mut(place as usize) else { continue };
+            let Some(tenant) = self.tenants.get_mut(place as usize) else {
+                continue;
+            };
             tenant.view = None;
             if depth_left == 0 {
                 break;
@@ -334,9 +405,14 @@ impl Catalog {
     /// Takes in a tenant whole; answers what changed of limits known before.
     pub(crate) fn set_tenant(&mut self, now: Now, snapshot: TenantSnapshot) -> Vec<(u32, Changed)> {
         let (index, _) = self.tenant_index(&snapshot.tenant);
-        let parent = snapshot.parent.as_ref().map(|parent| self.tenant_index(parent).0);
+        let parent = snapshot
+            .parent
+            .as_ref()
+            .map(|parent| self.tenant_index(parent).0);
         self.adopt(now, index, parent);
-        let Some(tenant) = self.tenants.get_mut(index as usize) else { return Vec::new() };
+        let Some(tenant) = self.tenants.get_mut(index as usize) else {
+            return Vec::new();
+        };
         tenant.knowledge = Knowledge::Known;
         tenant.suspended = snapshot.suspended;
         tenant.features = snapshot.features;
@@ -344,8 +420,15 @@ impl Catalog {
         let before = tenant.limits.clone();
         let mut changes = Vec::new();
         for index in before {
-            let Some(limit) = self.limits.get_mut(index as usize) else { continue };
-            if limit.is_live && !snapshot.limits.iter().any(|rule| rule.name == limit.rule.name) {
+            let Some(limit) = self.limits.get_mut(index as usize) else {
+                continue;
+            };
+            if limit.is_live
+                && !snapshot
+                    .limits
+                    .iter()
+                    .any(|rule| rule.name == limit.rule.name)
+            {
                 limit.is_live = false;
                 changes.push((index, Changed::Removed));
             }
@@ -360,7 +443,9 @@ impl Catalog {
     }
 
     fn adopt(&mut self, now: Now, index: u32, parent: Option<u32>) {
-        let Some(tenant) = self.tenants.get_mut(index as usize) else { return };
+        let Some(tenant) = self.tenants.get_mut(index as usize) else {
+            return;
+        };
         let before = std::mem::replace(&mut tenant.parent, parent);
         if before == parent {
             return;
@@ -368,15 +453,24 @@ impl Catalog {
         if let Some(before) = before.and_then(|place| self.tenants.get_mut(place as usize)) {
             before.children.retain(|child| *child != index);
         }
-        let Some(parent) = parent.and_then(|place| self.tenants.get_mut(place as usize)) else { return };
+        let Some(parent) = parent.and_then(|place| self.tenants.get_mut(place as usize)) else {
+            return;
+        };
         parent.children.push(index);
         if let Knowledge::Unknown { until_us: 0 } = parent.knowledge {
             // Ancestors come along without being asked for.
-            parent.knowledge = Knowledge::Fetching { since_us: now.real_us };
+            parent.knowledge = Knowledge::Fetching {
+                since_us: now.real_us,
+            };
         }
     }
 
-    fn set_limit(&mut self, tenant: u32, tenant_name: &Arc<str>, rule: LimitRule) -> Option<(u32, Changed)> {
+    fn set_limit(
+        &mut self,
+        tenant: u32,
+        tenant_name: &Arc<str>,
+        rule: LimitRule,
+    ) -> Option<(u32, Changed)> {
         if let Some(index) = self.limit_named(tenant_name, &rule.name) {
             let limit = self.limits.get_mut(index as usize)?;
             let before = std::mem::replace(&mut limit.rule, rule);
@@ -385,7 +479,6 @@ impl Catalog {
         }
         let index = u32::try_from(self.limits.len()).unwrap_or(u32::MAX);
         self.limits.push(Limit {
-            tenant,
             tenant_name: Arc::clone(tenant_name),
             rule,
             is_live: true,
@@ -400,10 +493,15 @@ impl Catalog {
 
 fn change_of(before: &LimitRule, after: &LimitRule, was_live: bool) -> Option<Changed> {
     let windows = (before.kind, after.kind) == (LimitKind::Window, LimitKind::Window);
-    if before.key != after.key || (!windows && (before.kind, before.amount) != (after.kind, after.amount)) {
+    if before.key != after.key
+        || (!windows && (before.kind, before.amount) != (after.kind, after.amount))
+    {
         return Some(Changed::Shape);
     }
-    let (old, new) = (before.amount.unwrap_or(Units::MAX), after.amount.unwrap_or(Units::MAX));
+    let (old, new) = (
+        before.amount.unwrap_or(Units::MAX),
+        after.amount.unwrap_or(Units::MAX),
+    );
     match old.cmp(&new) {
         std::cmp::Ordering::Less => Some(Changed::Raised),
         std::cmp::Ordering::Greater => Some(Changed::Lowered(new)),

@@ -22,7 +22,9 @@ impl Now {
             return Some(0);
         }
         let scaled = i128::from(left).saturating_mul(1_000);
-        let real = scaled.checked_div(i128::from(self.speed_milli)).filter(|real| *real >= 0)?;
+        let real = scaled
+            .checked_div(i128::from(self.speed_milli))
+            .filter(|real| *real >= 0)?;
         Some(u64::try_from(real).unwrap_or(u64::MAX).saturating_add(1))
     }
 }

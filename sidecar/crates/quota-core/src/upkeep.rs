@@ -1,11 +1,7 @@
 //! Looking after buckets: idle units go back, windows turn, what nobody needs is forgotten.
 
 use crate::{
-    check::charge::UPKEEP_US,
-    engine::Engine,
-    lease::turn::LATELY_US,
-    slab::Key,
-    time::Now,
+    check::charge::UPKEEP_US, engine::Engine, lease::turn::LATELY_US, slab::Key, time::Now,
 };
 
 /// Units idle for so long go back, real µs.
@@ -17,7 +13,10 @@ impl Engine {
     /// Looks after every bucket whose time has come.
     pub(crate) fn upkeep_due(&mut self, now: Now) {
         while let Some((due_us, key)) = self.timers.pop_due(now.real_us) {
-            let is_meant = self.buckets.get(key).is_some_and(|bucket| bucket.due_us == due_us);
+            let is_meant = self
+                .buckets
+                .get(key)
+                .is_some_and(|bucket| bucket.due_us == due_us);
             if is_meant {
                 self.upkeep(now, key);
             }
@@ -26,13 +25,19 @@ impl Engine {
 
     fn upkeep(&mut self, now: Now, key: Key) {
         self.turn_if_over(now, key);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         bucket.due_us = u64::MAX;
         let idle_us = now.real_us.saturating_sub(bucket.used_us);
-        let own_use = bucket.current.as_ref().map_or(0, crate::bucket::window::Window::own_use);
+        let own_use = bucket
+            .current
+            .as_ref()
+            .map_or(0, crate::bucket::window::Window::own_use);
         let span_us = now.real_us.saturating_sub(bucket.mark.1);
         if span_us >= UPKEEP_US / 2 {
-            let used = u128::from(own_use.saturating_sub(bucket.mark.0)).saturating_mul(u128::from(UPKEEP_US));
+            let used = u128::from(own_use.saturating_sub(bucket.mark.0))
+                .saturating_mul(u128::from(UPKEEP_US));
             let per_second = used.checked_div(u128::from(span_us)).unwrap_or(0);
             bucket.second_use = u64::try_from(per_second).unwrap_or(u64::MAX);
             bucket.mark = (own_use, now.real_us);
@@ -53,20 +58,34 @@ impl Engine {
 
     fn plan_upkeep(&mut self, now: Now, key: Key) {
         self.watch_end(now, key);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let owes = bucket.current.as_ref().is_some_and(|window| {
             let sources = &window.balance.sources;
-            sources.iter().any(|source| source.told_ledger < source.returned_ledger)
+            sources
+                .iter()
+                .any(|source| source.told_ledger < source.returned_ledger)
         });
-        let pause_us = if bucket.is_active || owes || bucket.current.is_none() { UPKEEP_US } else { REST_US };
-        self.timers.arm(key, bucket, now.real_us.saturating_add(pause_us));
+        let pause_us = if bucket.is_active || owes || bucket.current.is_none() {
+            UPKEEP_US
+        } else {
+            REST_US
+        };
+        self.timers
+            .arm(key, bucket, now.real_us.saturating_add(pause_us));
     }
 
     /// Forgets a bucket whose window is over and that nobody used lately.
     fn forget_if_done(&mut self, now: Now, key: Key) -> bool {
-        let Some(bucket) = self.buckets.get(key) else { return true };
+        let Some(bucket) = self.buckets.get(key) else {
+            return true;
+        };
         let is_idle = now.real_us.saturating_sub(bucket.used_us) >= LATELY_US;
-        let is_needed = !bucket.waiters.is_empty() || bucket.has_flight() || bucket.has_moved || bucket.is_dirty;
+        let is_needed = !bucket.waiters.is_empty()
+            || bucket.has_flight()
+            || bucket.has_moved
+            || bucket.is_dirty;
         if !is_idle || is_needed || bucket.current.is_some() || bucket.next.is_some() {
             return false;
         }
@@ -75,13 +94,17 @@ impl Engine {
     }
 
     fn forget(&mut self, key: Key) {
-        let Some(bucket) = self.buckets.remove(key) else { return };
+        let Some(bucket) = self.buckets.remove(key) else {
+            return;
+        };
         if let Some(channel) = &bucket.channel
             && self.links.leave(channel, key)
         {
             self.outbox.unsubscribe(channel.clone());
         }
-        let Some(limit) = self.catalog.limit_mut(bucket.limit) else { return };
+        let Some(limit) = self.catalog.limit_mut(bucket.limit) else {
+            return;
+        };
         if limit.unsplit == Some(key) {
             limit.unsplit = None;
         }

@@ -37,7 +37,11 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Nobody waits.
     pub(crate) const fn new(state: FixedState) -> Self {
-        Self { slab: Slab::new(), tickets: Map::with_hasher(state), deadlines: BinaryHeap::new() }
+        Self {
+            slab: Slab::new(),
+            tickets: Map::with_hasher(state),
+            deadlines: BinaryHeap::new(),
+        }
     }
 
     /// How many wait.
@@ -89,7 +93,10 @@ impl Waiting {
     /// The next check whose time is up.
     pub(crate) fn pop_due(&mut self, real_us: u64) -> Option<Key> {
         while let Some(Reverse((due_us, key))) = self.deadlines.peek().copied() {
-            let is_live = self.slab.get(key).is_some_and(|waiter| waiter.deadline_us == due_us);
+            let is_live = self
+                .slab
+                .get(key)
+                .is_some_and(|waiter| waiter.deadline_us == due_us);
             if is_live && due_us > real_us {
                 return None;
             }

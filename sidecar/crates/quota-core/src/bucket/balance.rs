@@ -127,7 +127,10 @@ impl Balance {
 
     /// The source of a generation, made where it is new.
     pub(crate) fn source(&mut self, generation: u64) -> &mut Source {
-        let found = self.sources.iter().position(|source| source.generation == generation);
+        let found = self
+            .sources
+            .iter()
+            .position(|source| source.generation == generation);
         let index = found.unwrap_or_else(|| {
             self.sources.push(Source::new(generation));
             self.sources.len().saturating_sub(1)
@@ -149,7 +152,10 @@ impl Balance {
 
     /// Settles which source's units were consumed, oldest source first. Figures per source only grow.
     pub(crate) fn attribute(&mut self) {
-        let known = self.sources.iter().fold(0, |sum: Units, source| sum.saturating_add(source.consumed));
+        let known = self
+            .sources
+            .iter()
+            .fold(0, |sum: Units, source| sum.saturating_add(source.consumed));
         let mut rest = self.consumed.saturating_sub(known);
         for source in &mut self.sources {
             let part = rest.min(source.rest());
@@ -185,10 +191,16 @@ impl Balance {
     /// Whether I3 holds.
     pub(crate) fn is_sound(&self) -> bool {
         let lent = self.sources.iter().fold(0_u64, |sum, source| {
-            let here = source.granted.saturating_sub(source.returned_pool).saturating_sub(source.returned_ledger);
+            let here = source
+                .granted
+                .saturating_sub(source.returned_pool)
+                .saturating_sub(source.returned_ledger);
             sum.saturating_add(here)
         });
-        let here = self.consumed.saturating_add(self.held).saturating_add(self.free);
+        let here = self
+            .consumed
+            .saturating_add(self.held)
+            .saturating_add(self.free);
         lent == here && (self.debt == 0 || self.free == 0)
     }
 }

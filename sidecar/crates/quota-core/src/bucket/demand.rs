@@ -24,9 +24,13 @@ impl Demand {
     /// What to want in an ask that must bring `need`, for use over `aim_us`, and notes that it was asked.
     fn next(&mut self, now_us: u64, need: Units, aim_us: u64) -> Units {
         let span_us = now_us.saturating_sub(self.asked_us).max(SPAN_MIN_US);
-        let used = u128::from(self.taken).saturating_mul(u128::from(aim_us)).checked_div(u128::from(span_us));
+        let used = u128::from(self.taken)
+            .saturating_mul(u128::from(aim_us))
+            .checked_div(u128::from(span_us));
         let target = Units::try_from(used.unwrap_or(0)).unwrap_or(Units::MAX);
-        self.want = target.min(self.want.max(need).saturating_mul(GROWTH)).max(need);
+        self.want = target
+            .min(self.want.max(need).saturating_mul(GROWTH))
+            .max(need);
         self.taken = 0;
         self.asked_us = now_us;
         self.want

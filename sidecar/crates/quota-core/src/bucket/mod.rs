@@ -121,10 +121,16 @@ impl Bucket {
 
     /// The window of this name, current or next.
     pub(crate) fn window_mut(&mut self, id: crate::WindowId) -> Option<&mut Window> {
-        if self.current.as_ref().is_some_and(|window| window.info.id == id) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|window| window.info.id == id)
+        {
             return self.current.as_mut();
         }
-        self.next.as_deref_mut().filter(|window| window.info.id == id)
+        self.next
+            .as_deref_mut()
+            .filter(|window| window.info.id == id)
     }
 
     /// Whether anything is asked for and not answered yet.
@@ -133,7 +139,10 @@ impl Bucket {
         self.opening.is_some_and(|opening| opening.is_flying)
             || self.current.as_ref().is_some_and(flying)
             || self.next.as_deref().is_some_and(flying)
-            || self.tokens.as_ref().is_some_and(|tokens| tokens.flight.is_some())
+            || self
+                .tokens
+                .as_ref()
+                .is_some_and(|tokens| tokens.flight.is_some())
     }
 }
 
@@ -148,7 +157,11 @@ pub(crate) struct Buckets {
 impl Buckets {
     /// Makes an empty one.
     pub(crate) fn new(state: FixedState) -> Self {
-        Self { slab: Slab::new(), index: HashTable::with_capacity(1_024), state }
+        Self {
+            slab: Slab::new(),
+            index: HashTable::with_capacity(1_024),
+            state,
+        }
     }
 
     fn hash<'a>(state: &FixedState, limit: u32, values: impl Iterator<Item = &'a str>) -> u64 {
@@ -161,11 +174,20 @@ impl Buckets {
     }
 
     /// The bucket of a limit for these key values.
-    pub(crate) fn find<'a>(&self, limit: u32, values: impl Iterator<Item = &'a str> + Clone) -> Option<Key> {
+    pub(crate) fn find<'a>(
+        &self,
+        limit: u32,
+        values: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<Key> {
         let hash = Self::hash(&self.state, limit, values.clone());
         let same = |key: &Key| {
             self.slab.get(*key).is_some_and(|bucket| {
-                bucket.limit == limit && bucket.key_values.iter().map(|value| &**value).eq(values.clone())
+                bucket.limit == limit
+                    && bucket
+                        .key_values
+                        .iter()
+                        .map(|value| &**value)
+                        .eq(values.clone())
             })
         };
         self.index.find(hash, same).copied()
@@ -174,11 +196,17 @@ impl Buckets {
     /// Makes the bucket of a limit for these key values; `find` has seen that there is none.
     pub(crate) fn insert(&mut self, limit: u32, place: u32, values: Box<[Box<str>]>) -> Key {
         let hash = Self::hash(&self.state, limit, values.iter().map(|value| &**value));
-        let key = self.slab.insert(Box::new(Bucket::new(limit, place, values)));
+        let key = self
+            .slab
+            .insert(Box::new(Bucket::new(limit, place, values)));
         let (slab, state) = (&self.slab, &self.state);
         self.index.insert_unique(hash, key, |key| {
             slab.get(*key).map_or(0, |bucket| {
-                Self::hash(state, bucket.limit, bucket.key_values.iter().map(|value| &**value))
+                Self::hash(
+                    state,
+                    bucket.limit,
+                    bucket.key_values.iter().map(|value| &**value),
+                )
             })
         });
         key
@@ -197,7 +225,11 @@ impl Buckets {
     /// Forgets a bucket.
     pub(crate) fn remove(&mut self, key: Key) -> Option<Box<Bucket>> {
         let bucket = self.slab.remove(key)?;
-        let hash = Self::hash(&self.state, bucket.limit, bucket.key_values.iter().map(|value| &**value));
+        let hash = Self::hash(
+            &self.state,
+            bucket.limit,
+            bucket.key_values.iter().map(|value| &**value),
+        );
         if let Ok(entry) = self.index.find_entry(hash, |other| *other == key) {
             entry.remove();
         }

@@ -39,7 +39,9 @@ impl Refill {
     pub(crate) fn time_for(&self, tokens: Units) -> i64 {
         let spans = i128::from(tokens).saturating_mul(i128::from(self.interval_us));
         let rate = i128::from(self.units);
-        let time = spans.saturating_add(rate.saturating_sub(1)).checked_div(rate);
+        let time = spans
+            .saturating_add(rate.saturating_sub(1))
+            .checked_div(rate);
         time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
     }
 
@@ -92,7 +94,11 @@ impl Tokens {
             return false;
         }
         let mut rest = units;
-        for slice in self.slices.iter_mut().filter(|slice| real_us < slice.ends_us) {
+        for slice in self
+            .slices
+            .iter_mut()
+            .filter(|slice| real_us < slice.ends_us)
+        {
             let part = rest.min(slice.units);
             slice.units = slice.units.saturating_sub(part);
             rest = rest.saturating_sub(part);
@@ -114,13 +120,26 @@ impl Tokens {
         }
         let [first, second] = self.slices;
         // The one that ends first stays in front; where both are alive the older is dropped, as a slice may always be.
-        let kept = if now.real_us < second.ends_us && second.units > 0 { second } else { first };
-        self.slices = [kept, Slice { units: give, ends_us }];
+        let kept = if now.real_us < second.ends_us && second.units > 0 {
+            second
+        } else {
+            first
+        };
+        self.slices = [
+            kept,
+            Slice {
+                units: give,
+                ends_us,
+            },
+        ];
     }
 
     /// Takes in a refusal: it stands until so much ledger time after it was asked for.
     pub(crate) fn deny(&mut self, sent: &Sent, retry_after_us: i64) {
-        self.denial = Some(Denial { need: sent.need, until_us: sent.ledger_us.saturating_add(retry_after_us) });
+        self.denial = Some(Denial {
+            need: sent.need,
+            until_us: sent.ledger_us.saturating_add(retry_after_us),
+        });
     }
 
     /// Forgets what was proved and held, because rate or burst changed.
@@ -130,11 +149,23 @@ impl Tokens {
     }
 
     /// Ledger µs until a call that lacks `missing` would pass, where that is proved to be later than now.
-    pub(crate) fn denied_for(&self, missing: Units, refill: &Refill, ledger_us: i64) -> Option<i64> {
-        let denial = self.denial.filter(|denial| missing >= denial.need && ledger_us < denial.until_us)?;
+    pub(crate) fn denied_for(
+        &self,
+        missing: Units,
+        refill: &Refill,
+        ledger_us: i64,
+    ) -> Option<i64> {
+        let denial = self
+            .denial
+            .filter(|denial| missing >= denial.need && ledger_us < denial.until_us)?;
         let more = missing.saturating_sub(denial.need);
         let extra = if more == 0 { 0 } else { refill.time_for(more) };
-        Some(denial.until_us.saturating_sub(ledger_us).saturating_add(extra))
+        Some(
+            denial
+                .until_us
+                .saturating_sub(ledger_us)
+                .saturating_add(extra),
+        )
     }
 
     /// Tokens that a call could take now, as far as is known.
@@ -142,12 +173,15 @@ impl Tokens {
         let in_shard = self.level.map_or(refill.burst, |(level, at_us, _)| {
             level.saturating_add(refill.tokens_in(now.ledger_us.saturating_sub(at_us)))
         });
-        in_shard.saturating_add(self.free(now.real_us)).min(refill.burst)
+        in_shard
+            .saturating_add(self.free(now.real_us))
+            .min(refill.burst)
     }
 
     /// Whether its figures are too old to be shown.
     pub(crate) fn is_stale(&self, real_us: u64) -> bool {
-        self.level.is_none_or(|(_, _, heard_us)| real_us.saturating_sub(heard_us) >= FIGURES_US)
+        self.level
+            .is_none_or(|(_, _, heard_us)| real_us.saturating_sub(heard_us) >= FIGURES_US)
     }
 
     /// Ledger time of its figures.

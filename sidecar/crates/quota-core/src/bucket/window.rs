@@ -108,7 +108,10 @@ impl Window {
 
     /// Units that this process used, beyond the limit or within.
     pub(crate) const fn own_use(&self) -> Units {
-        self.balance.consumed.saturating_add(self.balance.over).saturating_add(self.balance.debt)
+        self.balance
+            .consumed
+            .saturating_add(self.balance.over)
+            .saturating_add(self.balance.debt)
     }
 
     /// Units that the fleet used, as last heard, own use up to now.
@@ -123,15 +126,27 @@ impl Window {
     /// Units that a call could still take at this amount, as last seen.
     pub(crate) fn remaining(&self, amount: Units) -> Units {
         let free_in_pool = self.pool.as_ref().map_or(0, |pool| pool.free);
-        let reach = self.balance.free.saturating_add(free_in_pool).saturating_add(amount);
-        let by_units = reach.saturating_sub(self.info.allotted).saturating_sub(self.balance.debt);
-        let by_use = amount.saturating_sub(self.used()).saturating_sub(self.balance.held);
+        let reach = self
+            .balance
+            .free
+            .saturating_add(free_in_pool)
+            .saturating_add(amount);
+        let by_units = reach
+            .saturating_sub(self.info.allotted)
+            .saturating_sub(self.balance.debt);
+        let by_use = amount
+            .saturating_sub(self.used())
+            .saturating_sub(self.balance.held);
         by_units.min(by_use)
     }
 
     /// Whether this process' own use alone leaves no room for so many units more.
     pub(crate) const fn is_own_use_full(&self, units: Units, amount: Units) -> bool {
-        let own = self.balance.consumed.saturating_add(self.balance.held).saturating_add(self.balance.debt);
+        let own = self
+            .balance
+            .consumed
+            .saturating_add(self.balance.held)
+            .saturating_add(self.balance.debt);
         own.saturating_add(units) > amount
     }
 
@@ -142,6 +157,9 @@ impl Window {
 
     /// The generation that takes units back, where there is one.
     pub(crate) fn pool_generation(&self) -> Option<u64> {
-        self.pool.as_ref().filter(|_| self.fault.is_none()).map(|pool| pool.generation)
+        self.pool
+            .as_ref()
+            .filter(|_| self.fault.is_none())
+            .map(|pool| pool.generation)
     }
 }

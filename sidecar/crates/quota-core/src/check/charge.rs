@@ -25,18 +25,29 @@ impl Engine {
                     self.take(now, charge, false);
                 }
             }
-            Mode::Reserve { id, expires_us } => self.reserve(now, request, &charges, id, expires_us),
+            Mode::Reserve { id, expires_us } => {
+                self.reserve(now, request, &charges, id, expires_us)
+            }
         }
         self.charges = charges;
     }
 
-    fn reserve(&mut self, now: Now, request: &CheckRequest, charges: &[Charge], id: ReservationId, expires_us: i64) {
+    fn reserve(
+        &mut self,
+        now: Now,
+        request: &CheckRequest,
+        charges: &[Charge],
+        id: ReservationId,
+        expires_us: i64,
+    ) {
         let mut holds = Vec::with_capacity(charges.len());
         let mut buckets = Vec::with_capacity(charges.len());
         for charge in charges {
             let Some(key) = charge.bucket else { continue };
             let is_held = self.take(now, charge, true);
-            let (Some(limit), Some(bucket)) = (self.catalog.limit(charge.limit), self.buckets.get(key)) else {
+            let (Some(limit), Some(bucket)) =
+                (self.catalog.limit(charge.limit), self.buckets.get(key))
+            else {
                 continue;
             };
             let is_window = limit.rule.kind == LimitKind::Window;
@@ -65,17 +76,24 @@ impl Engine {
 
     /// Takes one charge. Answers whether units were taken (and not just counted).
     fn take(&mut self, now: Now, charge: &Charge, is_hold: bool) -> bool {
-        let Some(key) = charge.bucket else { return false };
-        let Some(limit) = self.catalog.limit(charge.limit) else { return false };
+        let Some(key) = charge.bucket else {
+            return false;
+        };
+        let Some(limit) = self.catalog.limit(charge.limit) else {
+            return false;
+        };
         let kind = limit.rule.kind;
-        let Some(bucket) = self.buckets.get_mut(key) else { return false };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return false;
+        };
         if charge.units == 0 || limit.rule.amount.is_none() {
             return false;
         }
         bucket.used_us = now.real_us;
         if !bucket.is_active {
             bucket.is_active = true;
-            self.timers.arm(key, bucket, now.real_us.saturating_add(UPKEEP_US));
+            self.timers
+                .arm(key, bucket, now.real_us.saturating_add(UPKEEP_US));
         }
         match kind {
             LimitKind::TokenBucket { .. } => {
@@ -91,7 +109,9 @@ impl Engine {
     }
 
     fn take_window(&mut self, key: Key, charge: &Charge, is_hold: bool) -> bool {
-        let Some(bucket) = self.buckets.get_mut(key) else { return false };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return false;
+        };
         let Some(window) = bucket.current.as_mut() else {
             bucket.over_early = bucket.over_early.saturating_add(charge.units);
             return false;
@@ -105,8 +125,11 @@ impl Engine {
             window.balance.exceed(charge.units);
             return false;
         }
-        let is_taken =
-            if is_hold { window.balance.hold(charge.units) } else { window.balance.take(charge.units) };
+        let is_taken = if is_hold {
+            window.balance.hold(charge.units)
+        } else {
+            window.balance.take(charge.units)
+        };
         debug_assert!(is_taken, "a verdict said that the units were there");
         if window.balance.free < window.low_mark && window.flight.is_none() {
             bucket.ahead_steps = 3;

@@ -1,11 +1,7 @@
 //! What one limit says to one call.
 
 use crate::{
-    bucket::{
-        Bucket,
-        token::Refill,
-        window::Window,
-    },
+    bucket::{Bucket, token::Refill, window::Window},
     decision::Reason,
     engine::EngineConfig,
     lease::plan::{Budget, plan},
@@ -39,8 +35,6 @@ pub(crate) struct Charge {
     pub(crate) limit: u32,
     /// Its bucket, where there is one.
     pub(crate) bucket: Option<Key>,
-    /// Index of the cost.
-    pub(crate) cost: usize,
     /// Units.
     pub(crate) units: Units,
     /// What it says.
@@ -63,16 +57,23 @@ pub(crate) struct Sight<'a> {
 /// What refills a token bucket limit.
 pub(crate) fn refill_of(rule: &LimitRule) -> Option<Refill> {
     match rule.kind {
-        LimitKind::TokenBucket { refill_interval_us, burst } => {
-            Some(Refill { units: rule.amount?, interval_us: refill_interval_us.max(1), burst })
-        }
+        LimitKind::TokenBucket {
+            refill_interval_us,
+            burst,
+        } => Some(Refill {
+            units: rule.amount?,
+            interval_us: refill_interval_us.max(1),
+            burst,
+        }),
         LimitKind::Window => None,
     }
 }
 
 /// Whether a call of this cost needs no bucket: nothing is counted, or nothing can ever fit.
 pub(crate) fn judge_without_bucket(rule: &LimitRule, units: Units) -> Option<Verdict> {
-    let Some(amount) = rule.amount else { return Some(Verdict::Fits) };
+    let Some(amount) = rule.amount else {
+        return Some(Verdict::Fits);
+    };
     let most = match rule.kind {
         LimitKind::Window => amount,
         LimitKind::TokenBucket { .. } if amount == 0 => 0,
@@ -81,13 +82,20 @@ pub(crate) fn judge_without_bucket(rule: &LimitRule, units: Units) -> Option<Ver
     match (rule.kind, rule.enforcement) {
         (LimitKind::Window, _) if units == 0 => Some(Verdict::Fits),
         (LimitKind::TokenBucket { .. }, _) if units == 0 && amount == 0 => Some(Verdict::Fits),
-        (_, Enforcement::Hard) if units > most => Some(Verdict::Denied(Reason::CostExceedsLimit, None)),
+        (_, Enforcement::Hard) if units > most => {
+            Some(Verdict::Denied(Reason::CostExceedsLimit, None))
+        }
         _ => None,
     }
 }
 
 /// What a limit says to a call of this cost.
-pub(crate) fn judge(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sight<'_>) -> Verdict {
+pub(crate) fn judge(
+    limit: &Limit,
+    bucket: &mut Bucket,
+    units: Units,
+    sight: &Sight<'_>,
+) -> Verdict {
     let proved = match refill_of(&limit.rule) {
         Some(refill) => judge_tokens(bucket, &refill, units, sight),
         None => judge_window(&limit.rule, bucket, units, sight),
@@ -96,8 +104,12 @@ pub(crate) fn judge(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Si
         Proved::Fits => Verdict::Fits,
         Proved::Exhausted(retry_after_us) => match (limit.rule.enforcement, limit.rule.kind) {
             (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
-            (Enforcement::Hard, LimitKind::Window) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
-            (Enforcement::Hard, LimitKind::TokenBucket { .. }) => Verdict::Denied(Reason::RateLimited, retry_after_us),
+            (Enforcement::Hard, LimitKind::Window) => {
+                Verdict::Denied(Reason::QuotaExhausted, retry_after_us)
+            }
+            (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
+                Verdict::Denied(Reason::RateLimited, retry_after_us)
+            }
         },
         Proved::Nothing => match plan(limit, bucket, sight.links, sight.now).budget() {
             Some(budget) if !sight.is_last => Verdict::Short(budget),
@@ -110,7 +122,9 @@ pub(crate) fn judge(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Si
 fn unreachable_verdict(rule: &LimitRule, units: Units) -> Verdict {
     match (rule.enforcement, rule.failure_policy) {
         _ if units == 0 => Verdict::Fits,
-        (Enforcement::Soft | Enforcement::Shadow, _) | (_, FailurePolicy::Open) => Verdict::Uncovered,
+        (Enforcement::Soft | Enforcement::Shadow, _) | (_, FailurePolicy::Open) => {
+            Verdict::Uncovered
+        }
         // TODO(#4): standby spends a share leased beforehand; here it asks the ledger while Redis is away, then denies.
         (Enforcement::Hard, _) => Verdict::Denied(Reason::AuthorityUnreachable, None),
     }
@@ -124,7 +138,9 @@ enum Proved {
 
 fn judge_window(rule: &LimitRule, bucket: &Bucket, units: Units, sight: &Sight<'_>) -> Proved {
     let amount = rule.amount.unwrap_or(Units::MAX);
-    let Some(window) = &bucket.current else { return Proved::Nothing };
+    let Some(window) = &bucket.current else {
+        return Proved::Nothing;
+    };
     let retry_after_us = Some(window.info.end_us.saturating_sub(sight.now.ledger_us));
     if window.is_own_use_full(units, amount) {
         return Proved::Exhausted(retry_after_us);
@@ -133,14 +149,23 @@ fn judge_window(rule: &LimitRule, bucket: &Bucket, units: Units, sight: &Sight<'
     if missing == 0 {
         return Proved::Fits;
     }
-    if is_proved(window, missing, sight) { Proved::Exhausted(retry_after_us) } else { Proved::Nothing }
+    if is_proved(window, missing, sight) {
+        Proved::Exhausted(retry_after_us)
+    } else {
+        Proved::Nothing
+    }
 }
 
 fn is_proved(window: &Window, missing: Units, sight: &Sight<'_>) -> bool {
     window.proof.is_some_and(|proof| {
         let channel = window.pool.as_ref().map(|pool| &*pool.channel);
         proof.covers(missing)
-            && proof.is_current(sight.links, channel, sight.now.real_us, sight.config.proof_age_us)
+            && proof.is_current(
+                sight.links,
+                channel,
+                sight.now.real_us,
+                sight.config.proof_age_us,
+            )
     })
 }
 
@@ -148,7 +173,11 @@ fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sigh
     let tokens = bucket.tokens.get_or_insert_default();
     let now = sight.now;
     if units == 0 {
-        return if tokens.is_stale(now.real_us) { Proved::Nothing } else { Proved::Fits };
+        return if tokens.is_stale(now.real_us) {
+            Proved::Nothing
+        } else {
+            Proved::Fits
+        };
     }
     if units > refill.burst || refill.units == 0 {
         return Proved::Exhausted(None);
@@ -158,5 +187,7 @@ fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sigh
         return Proved::Fits;
     }
     let denied_for = tokens.denied_for(units.saturating_sub(free), refill, now.ledger_us);
-    denied_for.map_or(Proved::Nothing, |retry_after_us| Proved::Exhausted(Some(retry_after_us)))
+    denied_for.map_or(Proved::Nothing, |retry_after_us| {
+        Proved::Exhausted(Some(retry_after_us))
+    })
 }

@@ -33,7 +33,9 @@ pub(crate) enum Outcome {
 impl Engine {
     /// Decides a check with what is known, or says what is missing. The charges stay in `self.charges`.
     pub(crate) fn evaluate(&mut self, now: Now, request: &CheckRequest, is_last: bool) -> Outcome {
-        let found = self.catalog.look_up(now, &request.tenant, self.outbox.watch_list());
+        let found = self
+            .catalog
+            .look_up(now, &request.tenant, self.outbox.watch_list());
         let tenant = match found {
             Lookup::Known(tenant) => tenant,
             Lookup::Unknown => return denied(Reason::TenantUnknown, None),
@@ -51,7 +53,10 @@ impl Engine {
             return outcome;
         }
         let short = self.judge_charges(now, request, is_last);
-        let is_denied = self.charges.iter().any(|charge| matches!(charge.verdict, Verdict::Denied(..)));
+        let is_denied = self
+            .charges
+            .iter()
+            .any(|charge| matches!(charge.verdict, Verdict::Denied(..)));
         match short {
             Some(budget) if !is_denied => Outcome::Short(budget),
             _ => Outcome::Decided(self.conclude(now, request)),
@@ -59,8 +64,14 @@ impl Engine {
     }
 
     /// Lists the limits that a call must pass. Answers the outcome where a meter decides it.
-    fn list_charges(&mut self, now: Now, tenant: u32, request: &CheckRequest, is_last: bool) -> Option<Outcome> {
-        for (place, cost) in request.costs.iter().enumerate() {
+    fn list_charges(
+        &mut self,
+        now: Now,
+        tenant: u32,
+        request: &CheckRequest,
+        is_last: bool,
+    ) -> Option<Outcome> {
+        for cost in &request.costs {
             let limits = self.catalog.limits_on(tenant, &cost.meter);
             if limits.is_empty() {
                 match self.catalog.has_meter(&cost.meter) {
@@ -71,10 +82,17 @@ impl Engine {
                 }
             }
             for index in limits {
-                let Some(limit) = self.catalog.limit(*index) else { continue };
+                let Some(limit) = self.catalog.limit(*index) else {
+                    continue;
+                };
                 if matching::applies(&limit.rule, &request.attributes, now.ledger_us) {
                     let verdict = Verdict::Fits;
-                    self.charges.push(Charge { limit: *index, bucket: None, cost: place, units: cost.units, verdict });
+                    self.charges.push(Charge {
+                        limit: *index,
+                        bucket: None,
+                        units: cost.units,
+                        verdict,
+                    });
                 }
             }
         }
@@ -96,21 +114,48 @@ impl Engine {
         short
     }
 
-    fn judge_charge(&mut self, now: Now, charge: &mut Charge, request: &CheckRequest, is_last: bool) -> Verdict {
+    fn judge_charge(
+        &mut self,
+        now: Now,
+        charge: &mut Charge,
+        request: &CheckRequest,
+        is_last: bool,
+    ) -> Verdict {
         if let Some(key) = charge.bucket {
             self.turn_if_over(now, key);
         }
-        let Some(limit) = self.catalog.limit(charge.limit) else { return Verdict::Fits };
+        let Some(limit) = self.catalog.limit(charge.limit) else {
+            return Verdict::Fits;
+        };
         if let Some(verdict) = judge_without_bucket(&limit.rule, charge.units) {
             return verdict;
         }
-        let key = charge.bucket.unwrap_or_else(|| self.make_bucket(charge.limit, request));
+        let key = charge
+            .bucket
+            .unwrap_or_else(|| self.make_bucket(charge.limit, request));
         charge.bucket = Some(key);
-        let Self { catalog, buckets, links, config, .. } = self;
-        let (Some(limit), Some(bucket)) = (catalog.limit(charge.limit), buckets.get_mut(key)) else {
+        let Self {
+            catalog,
+            buckets,
+            links,
+            config,
+            ..
+        } = self;
+        let (Some(limit), Some(bucket)) = (catalog.limit(charge.limit), buckets.get_mut(key))
+        else {
             return Verdict::Fits;
         };
-        judge(limit, bucket, charge.units, &Sight { now, links, config, is_last })
+        judge(
+            limit,
+            bucket,
+            charge.units,
+            &Sight {
+                now,
+                links,
+                config,
+                is_last,
+            },
+        )
     }
 
     /// The bucket of a limit for this call, where there is one.
@@ -119,22 +164,33 @@ impl Engine {
     }
 
     /// The bucket of a limit for these attributes, where there is one.
-    pub(crate) fn find_bucket_for(&self, index: u32, attributes: &matching::Attributes) -> Option<Key> {
+    pub(crate) fn find_bucket_for(
+        &self,
+        index: u32,
+        attributes: &matching::Attributes,
+    ) -> Option<Key> {
         let limit = self.catalog.limit(index)?;
         if limit.rule.key.is_empty() {
             return limit.unsplit;
         }
-        self.buckets.find(index, matching::key_values(&limit.rule, attributes))
+        self.buckets
+            .find(index, matching::key_values(&limit.rule, attributes))
     }
 
     fn make_bucket(&mut self, index: u32, request: &CheckRequest) -> Key {
-        let Self { catalog, buckets, .. } = self;
+        let Self {
+            catalog, buckets, ..
+        } = self;
         let values = catalog.limit(index).map(|limit| {
-            matching::key_values(&limit.rule, &request.attributes).map(Box::from).collect::<Box<[Box<str>]>>()
+            matching::key_values(&limit.rule, &request.attributes)
+                .map(Box::from)
+                .collect::<Box<[Box<str>]>>()
         });
         let values = values.unwrap_or_default();
         let is_unsplit = values.is_empty();
-        let place = catalog.limit(index).map_or(0, |limit| u32::try_from(limit.buckets.len()).unwrap_or(u32::MAX));
+        let place = catalog.limit(index).map_or(0, |limit| {
+            u32::try_from(limit.buckets.len()).unwrap_or(u32::MAX)
+        });
         let key = buckets.insert(index, place, values);
         if let Some(limit) = catalog.limit_mut(index) {
             limit.buckets.push(key);
@@ -147,7 +203,10 @@ impl Engine {
 
     /// Takes what an admitted call takes, and words the decision.
     fn conclude(&mut self, now: Now, request: &CheckRequest) -> Decision {
-        let denied_at = self.charges.iter().position(|charge| matches!(charge.verdict, Verdict::Denied(..)));
+        let denied_at = self
+            .charges
+            .iter()
+            .position(|charge| matches!(charge.verdict, Verdict::Denied(..)));
         if denied_at.is_none() {
             self.commit(now, request);
         }
@@ -156,17 +215,36 @@ impl Engine {
             None => self.admission(now),
         };
         let retry_after_us = denied_at.and_then(|_| self.retry_after_us());
-        let states = if request.all_limits { self.charges.len() } else { 0 };
+        let states = if request.all_limits {
+            self.charges.len()
+        } else {
+            0
+        };
         let mut limits = Vec::with_capacity(states);
         if request.all_limits {
-            limits.extend(self.charges.iter().filter_map(|charge| self.state_of(now, charge, request)));
+            limits.extend(
+                self.charges
+                    .iter()
+                    .filter_map(|charge| self.state_of(now, charge, request)),
+            );
         }
         let binding = binding.and_then(|place| self.charges.get(place));
         let binding = binding.and_then(|charge| self.state_of(now, charge, request));
-        Decision { reason, binding, retry_after_us, limits, subject: None }
+        Decision {
+            reason,
+            binding,
+            retry_after_us,
+            limits,
+            subject: None,
+        }
     }
 
-    fn state_of(&self, now: Now, charge: &Charge, request: &CheckRequest) -> Option<crate::LimitState> {
+    fn state_of(
+        &self,
+        now: Now,
+        charge: &Charge,
+        request: &CheckRequest,
+    ) -> Option<crate::LimitState> {
         let limit = self.catalog.limit(charge.limit)?;
         let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
         Some(state::limit_state(limit, bucket, &request.attributes, now))
@@ -176,7 +254,9 @@ impl Engine {
     fn denial(&self) -> (Reason, Option<usize>) {
         let mut found: (Reason, Option<usize>) = (Reason::AuthorityUnreachable, None);
         for (place, charge) in self.charges.iter().enumerate() {
-            let Verdict::Denied(reason, _) = charge.verdict else { continue };
+            let Verdict::Denied(reason, _) = charge.verdict else {
+                continue;
+            };
             if reason != Reason::AuthorityUnreachable {
                 return (reason, Some(place));
             }
@@ -204,7 +284,9 @@ impl Engine {
         let mut binding: Option<usize> = None;
         let mut least: Option<(Units, Units)> = None;
         for (place, charge) in self.charges.iter().enumerate() {
-            let Some(limit) = self.catalog.limit(charge.limit) else { continue };
+            let Some(limit) = self.catalog.limit(charge.limit) else {
+                continue;
+            };
             let exceeded = match (charge.verdict, limit.rule.enforcement) {
                 (Verdict::Uncovered, _) => Some(Reason::Uncovered),
                 (Verdict::Over, Enforcement::Shadow) => Some(Reason::ShadowLimitExceeded),
@@ -221,7 +303,9 @@ impl Engine {
             }
             let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
             let share = state::remaining(limit, bucket, now).zip(limit.rule.amount);
-            if binding.is_none() || share.is_some_and(|share| least.is_none_or(|least| is_less(share, least))) {
+            if binding.is_none()
+                || share.is_some_and(|share| least.is_none_or(|least| is_less(share, least)))
+            {
                 binding = Some(place);
                 least = share.or(least);
             }
@@ -248,5 +332,11 @@ fn is_less(one: (Units, Units), other: (Units, Units)) -> bool {
 
 fn denied(reason: Reason, subject: Option<&str>) -> Outcome {
     let subject = subject.map(Box::from);
-    Outcome::Decided(Decision { reason, binding: None, retry_after_us: None, limits: Vec::new(), subject })
+    Outcome::Decided(Decision {
+        reason,
+        binding: None,
+        retry_after_us: None,
+        limits: Vec::new(),
+        subject,
+    })
 }

@@ -25,9 +25,9 @@ struct Figures {
 pub(crate) fn remaining(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Option<Units> {
     let amount = limit.rule.amount?;
     let left = match limit.rule.kind {
-        LimitKind::Window => {
-            bucket.and_then(|bucket| bucket.current.as_ref()).map_or(amount, |window| window.remaining(amount))
-        }
+        LimitKind::Window => bucket
+            .and_then(|bucket| bucket.current.as_ref())
+            .map_or(amount, |window| window.remaining(amount)),
         LimitKind::TokenBucket { burst, .. } => {
             let refill = refill_of(&limit.rule)?;
             let tokens = bucket.and_then(|bucket| bucket.tokens.as_ref());
@@ -39,7 +39,12 @@ pub(crate) fn remaining(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Opt
 }
 
 /// A limit as known here.
-pub(crate) fn limit_state(limit: &Limit, bucket: Option<&Bucket>, attributes: &Attributes, now: Now) -> LimitState {
+pub(crate) fn limit_state(
+    limit: &Limit,
+    bucket: Option<&Bucket>,
+    attributes: &Attributes,
+    now: Now,
+) -> LimitState {
     let rule = &limit.rule;
     let figures = match rule.kind {
         LimitKind::Window => window_figures(limit, bucket, now),
@@ -78,7 +83,9 @@ fn window_figures(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Figures {
         remaining: limit.rule.amount.map(|amount| window.remaining(amount)),
         reset_after_us: Some(window.info.end_us.saturating_sub(now.ledger_us)),
         window_us: Some((window.info.start_us, window.info.end_us)),
-        as_of_us: window.fleet.map_or(now.ledger_us, |(fleet, _)| fleet.as_of_us),
+        as_of_us: window
+            .fleet
+            .map_or(now.ledger_us, |(fleet, _)| fleet.as_of_us),
     }
 }
 
@@ -86,13 +93,19 @@ fn token_figures(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Figures {
     let tokens = bucket.and_then(|bucket| bucket.tokens.as_ref());
     let left = remaining(limit, bucket, now);
     let refill = refill_of(&limit.rule);
-    let used = refill.zip(left).map_or(0, |(refill, left)| refill.burst.saturating_sub(left));
-    let full_after_us = refill.filter(|refill| refill.units > 0).map(|refill| refill.time_for(used));
+    let used = refill
+        .zip(left)
+        .map_or(0, |(refill, left)| refill.burst.saturating_sub(left));
+    let full_after_us = refill
+        .filter(|refill| refill.units > 0)
+        .map(|refill| refill.time_for(used));
     Figures {
         used,
         remaining: left,
         reset_after_us: full_after_us,
         window_us: None,
-        as_of_us: tokens.and_then(|tokens| tokens.as_of_us()).unwrap_or(now.ledger_us),
+        as_of_us: tokens
+            .and_then(|tokens| tokens.as_of_us())
+            .unwrap_or(now.ledger_us),
     }
 }

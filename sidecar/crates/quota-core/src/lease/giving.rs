@@ -1,20 +1,19 @@
 //! Giving units back to where they came from: lower the balance first, then say so, cumulatively.
 
 use crate::{
-    engine::Engine,
-    event::CommandFailure,
-    id::WindowId,
-    outbox::Return,
-    request::Units,
-    slab::Key,
+    engine::Engine, event::CommandFailure, id::WindowId, outbox::Return, request::Units, slab::Key,
     time::Now,
 };
 
 impl Engine {
     /// Returns all free units of a bucket's current window above `keep`.
     pub(crate) fn give_back(&mut self, now: Now, key: Key, keep: Units) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let Some(window) = bucket.current.as_mut() else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let Some(window) = bucket.current.as_mut() else {
+            return;
+        };
         if window.balance.free > keep {
             let (to_ledger, to_pool) = window.balance.give_back(keep, window.pool_generation());
             window.info.allotted = window.info.allotted.saturating_sub(to_ledger);
@@ -29,17 +28,27 @@ impl Engine {
 
     /// Returns everything of the window leased early.
     pub(crate) fn give_back_next(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let Some(window) = bucket.next.as_deref_mut() else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let Some(window) = bucket.next.as_deref_mut() else {
+            return;
+        };
         let _ = window.balance.give_back(0, window.pool_generation());
         self.go_on_returning(now, key);
     }
 
     /// Says what was returned and not confirmed yet, where nothing is under way and nobody waits.
     pub(crate) fn go_on_returning(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get(key) else { return };
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
         let ids = [bucket.current.as_ref(), bucket.next.as_deref()];
-        for id in ids.map(|window| window.map(|window| window.info.id)).into_iter().flatten() {
+        for id in ids
+            .map(|window| window.map(|window| window.info.id))
+            .into_iter()
+            .flatten()
+        {
             self.return_to_ledger(now, key, id);
             self.return_to_pool(now, key, id);
         }
@@ -47,12 +56,25 @@ impl Engine {
 
     fn return_to_pool(&mut self, now: Now, key: Key, id: WindowId) {
         let is_redis_down = self.links.redis.is_down(now.real_us);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         // Whoever waits sends a request soon, and that carries the return.
         let is_busy = !bucket.waiters.is_empty() || is_redis_down;
-        let Some(window) = bucket.window_mut(id).filter(|window| window.flight.is_none() && !is_busy) else { return };
-        let Some(generation) = window.pool_generation() else { return };
-        let source = window.balance.sources.iter().find(|source| source.generation == generation);
+        let Some(window) = bucket
+            .window_mut(id)
+            .filter(|window| window.flight.is_none() && !is_busy)
+        else {
+            return;
+        };
+        let Some(generation) = window.pool_generation() else {
+            return;
+        };
+        let source = window
+            .balance
+            .sources
+            .iter()
+            .find(|source| source.generation == generation);
         if source.is_some_and(|source| source.told_pool < source.returned_pool) {
             self.call_pool(now, key, id, 0, 0);
         }
@@ -60,7 +82,13 @@ impl Engine {
 
     fn return_to_ledger(&mut self, now: Now, key: Key, id: WindowId) {
         let is_down = self.links.ledger.is_down(now.real_us);
-        let Some(window) = self.buckets.get_mut(key).and_then(|bucket| bucket.window_mut(id)) else { return };
+        let Some(window) = self
+            .buckets
+            .get_mut(key)
+            .and_then(|bucket| bucket.window_mut(id))
+        else {
+            return;
+        };
         if window.returning || is_down {
             return;
         }
@@ -68,21 +96,35 @@ impl Engine {
             if source.told_ledger < source.returned_ledger {
                 window.returning = true;
                 let returned_cum = source.returned_ledger;
-                self.outbox.give_back(Return { bucket: key, window: id, generation: source.generation, returned_cum });
+                self.outbox.give_back(Return {
+                    bucket: key,
+                    window: id,
+                    generation: source.generation,
+                    returned_cum,
+                });
             }
         }
     }
 
     /// Takes in what the ledger confirmed.
-    pub(crate) fn on_returned(&mut self, now: Now, entries: &[Return], result: Result<Vec<Units>, CommandFailure>) {
+    pub(crate) fn on_returned(
+        &mut self,
+        now: Now,
+        entries: &[Return],
+        result: Result<Vec<Units>, CommandFailure>,
+    ) {
         match &result {
             Ok(_) => self.links.ledger.answered(),
             Err(_) => self.links.ledger.failed(now.real_us),
         }
         let told = result.unwrap_or_default();
         for (place, entry) in entries.iter().enumerate() {
-            let Some(bucket) = self.buckets.get_mut(entry.bucket) else { continue };
-            let Some(window) = bucket.window_mut(entry.window) else { continue };
+            let Some(bucket) = self.buckets.get_mut(entry.bucket) else {
+                continue;
+            };
+            let Some(window) = bucket.window_mut(entry.window) else {
+                continue;
+            };
             window.returning = false;
             if told.get(place).is_some() {
                 // What it did not take it never will: a cumulative return is taken whole or lost.
@@ -99,7 +141,9 @@ impl Engine {
 
     /// Asserts I3; a balance that breaks it is never spent.
     pub(crate) fn keep_sound(&mut self, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
             let is_sound = window.balance.is_sound();
             debug_assert!(is_sound, "I3 is broken: {:?}", window.balance);

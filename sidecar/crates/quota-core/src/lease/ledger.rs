@@ -21,21 +21,36 @@ const REFUSED_US: u64 = 100_000;
 
 impl Engine {
     /// Asks the ledger for more units of a known window.
-    pub(crate) fn ask_ledger(&mut self, now: Now, key: Key, id: WindowId, size: Size, ledger_only: bool) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+    pub(crate) fn ask_ledger(
+        &mut self,
+        now: Now,
+        key: Key,
+        id: WindowId,
+        size: Size,
+        fault: Option<PoolFault>,
+    ) {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let want = bucket.demand.want.max(size.all).max(size.need);
-        let mut ask = sent(bucket, &self.links, now, size.need, want, None);
-        ask.ledger_only = ledger_only;
-        let Some(window) = bucket.window_mut(id) else { return };
+        let ask = sent(bucket, &self.links, now, size.need, want, None);
+        let Some(window) = bucket.window_mut(id) else {
+            return;
+        };
         let ask = ask.repeating(window.unsure);
         window.flight = Some(Flight::Allot(ask));
         let request_seq = window.ledger_seq.saturating_add(1);
-        let at_us = now.ledger_us.clamp(window.info.start_us, window.info.end_us.saturating_sub(1));
+        let at_us = now
+            .ledger_us
+            .clamp(window.info.start_us, window.info.end_us.saturating_sub(1));
         let pool = window.pool.as_ref();
-        let fault = window.fault.filter(|_| !ledger_only);
-        let known = (fault, pool.map_or(0, |pool| pool.generation), pool.map_or(0, |pool| pool.total));
+        let known = (
+            fault,
+            pool.map_or(0, |pool| pool.generation),
+            pool.map_or(0, |pool| pool.total),
+        );
         let origin = AskOrigin::Window(key, id);
-        self.send_ask(key, at_us, request_seq, (size.need, want), known, ledger_only, origin);
+        self.send_ask(key, at_us, request_seq, (size.need, want), known, origin);
     }
 
     /// Puts an ask in words.
@@ -47,11 +62,14 @@ impl Engine {
         request_seq: u64,
         (need, want): (Units, Units),
         (fault, generation_seen, allotted_cum_seen): (Option<PoolFault>, u64, Units),
-        ledger_only: bool,
         origin: AskOrigin,
     ) {
-        let Some(bucket) = self.buckets.get(key) else { return };
-        let Some(limit) = self.catalog.limit(bucket.limit) else { return };
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
+        let Some(limit) = self.catalog.limit(bucket.limit) else {
+            return;
+        };
         let most = limit.rule.amount.unwrap_or(UNITS_MAX).min(UNITS_MAX);
         let ask = AllotAsk {
             tenant: Arc::clone(&limit.tenant_name),
@@ -65,7 +83,7 @@ impl Engine {
             generation_seen,
             allotted_cum_seen,
             fault,
-            ledger_only,
+            ledger_only: false,
         };
         self.outbox.ask(ask, origin);
     }
@@ -82,7 +100,11 @@ impl Engine {
             Err(failure) => (Vec::new(), failure.kind),
         };
         let is_heard = !answers.is_empty() || failure == FailureKind::Refused;
-        if is_heard { self.links.ledger.answered() } else { self.links.ledger.failed(now.real_us) }
+        if is_heard {
+            self.links.ledger.answered()
+        } else {
+            self.links.ledger.failed(now.real_us)
+        }
         let mut answers = answers.into_iter();
         for origin in origins {
             match answers.next() {
@@ -99,7 +121,9 @@ impl Engine {
             AskOrigin::Opening(key) => (key, None),
             AskOrigin::Window(key, id) => (key, Some(id)),
         };
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         bucket.ahead_steps = 0;
         if failure == FailureKind::Refused {
             bucket.refused_until_us = now.real_us.saturating_add(REFUSED_US);
@@ -107,7 +131,10 @@ impl Engine {
         match id {
             None => {
                 let opening = bucket.opening.take().filter(|_| is_unsure);
-                bucket.opening = opening.map(|opening| crate::bucket::Opening { is_flying: false, ..opening });
+                bucket.opening = opening.map(|opening| crate::bucket::Opening {
+                    is_flying: false,
+                    ..opening
+                });
             }
             Some(id) => {
                 if let Some(window) = bucket.window_mut(id)
@@ -125,23 +152,43 @@ impl Engine {
         let (key, ask, request_seq) = match origin {
             AskOrigin::Shard(limit) => return self.on_shard(now, limit, Some(answer)),
             AskOrigin::Opening(key) => {
-                let opening = self.buckets.get_mut(key).and_then(|bucket| bucket.opening.take());
+                let opening = self
+                    .buckets
+                    .get_mut(key)
+                    .and_then(|bucket| bucket.opening.take());
                 let Some(opening) = opening else { return };
                 (key, opening.sent, opening.request_seq)
             }
             AskOrigin::Window(key, id) => {
-                let window = self.buckets.get_mut(key).and_then(|bucket| bucket.window_mut(id));
+                let window = self
+                    .buckets
+                    .get_mut(key)
+                    .and_then(|bucket| bucket.window_mut(id));
                 let Some(window) = window else { return };
-                let Some(Flight::Allot(ask)) = window.flight.take() else { return };
+                let Some(Flight::Allot(ask)) = window.flight.take() else {
+                    return;
+                };
                 (key, ask, window.ledger_seq.saturating_add(1))
             }
         };
         self.stir(key);
         match answer {
-            AllotAnswer::Lease { window, give, granted_cum } => {
+            AllotAnswer::Lease {
+                window,
+                give,
+                granted_cum,
+            } => {
                 self.on_lease(now, key, window, request_seq, &ask, give, granted_cum);
             }
-            AllotAnswer::Pool { window, generation, allotted_cum, pool_key, holders_key, channel, last: _ } => {
+            AllotAnswer::Pool {
+                window,
+                generation,
+                allotted_cum,
+                pool_key,
+                holders_key,
+                channel,
+                last: _,
+            } => {
                 let pool = Pool {
                     generation,
                     pool_key,
@@ -156,8 +203,13 @@ impl Engine {
                 };
                 self.on_pool(now, key, window, request_seq, pool);
             }
-            AllotAnswer::Denied { window, left: _ } => self.on_denied(now, key, window, request_seq, &ask),
-            AllotAnswer::Refused { reason, last_request_seq } => {
+            AllotAnswer::Denied { window, left: _ } => {
+                self.on_denied(now, key, window, request_seq, &ask)
+            }
+            AllotAnswer::Refused {
+                reason,
+                last_request_seq,
+            } => {
                 self.on_refused(now, key, origin, &ask, &reason, last_request_seq);
             }
             AllotAnswer::Bucket { .. } => self.leave_ledger_alone(now, key),
@@ -171,11 +223,21 @@ impl Engine {
         }
     }
 
-    fn on_refused(&mut self, now: Now, key: Key, origin: AskOrigin, ask: &Sent, reason: &str, last_request_seq: u64) {
+    fn on_refused(
+        &mut self,
+        now: Now,
+        key: Key,
+        origin: AskOrigin,
+        ask: &Sent,
+        reason: &str,
+        last_request_seq: u64,
+    ) {
         if reason != "REQUEST_SEQ" {
             return self.leave_ledger_alone(now, key);
         }
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         match origin {
             AskOrigin::Window(_, id) => {
                 if let Some(window) = bucket.window_mut(id) {
@@ -185,14 +247,25 @@ impl Engine {
             }
             _ => {
                 let request_seq = last_request_seq.saturating_add(1);
-                let opening = crate::bucket::Opening { at_us: now.ledger_us, sent: *ask, request_seq, is_flying: false };
+                let opening = crate::bucket::Opening {
+                    at_us: now.ledger_us,
+                    sent: *ask,
+                    request_seq,
+                    is_flying: false,
+                };
                 bucket.opening = Some(opening);
             }
         }
     }
 
     /// The window that an answer speaks of, brought up to date; `None` where it is over already.
-    fn enter(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64) -> Option<&mut Window> {
+    fn enter(
+        &mut self,
+        now: Now,
+        key: Key,
+        info: WindowInfo,
+        request_seq: u64,
+    ) -> Option<&mut Window> {
         let id = info.id;
         let bucket = self.buckets.get_mut(key)?;
         if let Some(window) = bucket.window_mut(id) {
@@ -228,7 +301,9 @@ impl Engine {
         granted_cum: Units,
     ) {
         let (allotted, amount) = (info.allotted, info.amount.unwrap_or(Units::MAX));
-        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        let Some(window) = self.enter(now, key, info, request_seq) else {
+            return;
+        };
         if window.fault.take().is_some() {
             window.pool = None;
         }
@@ -238,7 +313,11 @@ impl Engine {
             window.proof = None;
             window.smallest_first = false;
             let is_scarce = amount.saturating_sub(allotted) < amount / 10;
-            window.low_mark = if is_scarce || ask.want <= ask.need { 0 } else { credited / 2 };
+            window.low_mark = if is_scarce || ask.want <= ask.need {
+                0
+            } else {
+                credited / 2
+            };
         }
         if let Some(bucket) = self.buckets.get_mut(key) {
             bucket.ahead_steps = 0;
@@ -249,7 +328,9 @@ impl Engine {
     fn on_pool(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, pool: Pool) {
         let id = info.id;
         let is_next = info.start_us > now.ledger_us;
-        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        let Some(window) = self.enter(now, key, info, request_seq) else {
+            return;
+        };
         window.fault = None;
         window.extend = false;
         match &mut window.pool {
@@ -277,13 +358,15 @@ impl Engine {
 
     fn on_denied(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, ask: &Sent) {
         let notices = self.buckets.get(key).map_or(0, |bucket| bucket.notices);
-        let Some(window) = self.enter(now, key, info, request_seq) else { return };
+        let Some(window) = self.enter(now, key, info, request_seq) else {
+            return;
+        };
         window.extend = false;
         window.low_mark = 0;
         window.smallest_first = true;
-        let is_proof = ask.need > 0 && !ask.ledger_only;
+        let is_proof = ask.need > 0;
         window.proof = Proof::by_ledger(ask, notices).filter(|_| is_proof);
-        let must_wait = ask.ledger_only || ask.watch.is_none() || ask.need == 0;
+        let must_wait = ask.watch.is_none() || ask.need == 0;
         if must_wait {
             // Asking again at once would bring the same: who waits hears that nobody knows.
             self.leave_ledger_alone(now, key);
@@ -292,11 +375,19 @@ impl Engine {
 
     /// Takes in a notice of the ledger.
     pub(crate) fn on_units_notice(&mut self, tenant: &str, limit: &str, key_hash: KeyHash) {
-        let Some(limit) = self.catalog.limit_named(tenant, limit).and_then(|index| self.catalog.limit(index)) else {
+        let Some(limit) = self
+            .catalog
+            .limit_named(tenant, limit)
+            .and_then(|index| self.catalog.limit(index))
+        else {
             return;
         };
         for key in limit.buckets.clone() {
-            if self.buckets.get(key).is_some_and(|bucket| bucket.key_hash == key_hash) {
+            if self
+                .buckets
+                .get(key)
+                .is_some_and(|bucket| bucket.key_hash == key_hash)
+            {
                 self.on_notice(key);
             }
         }
@@ -304,7 +395,9 @@ impl Engine {
 
     /// Units may be there: proofs end.
     pub(crate) fn on_notice(&mut self, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         bucket.notices = bucket.notices.wrapping_add(1);
         for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
             window.proof = None;

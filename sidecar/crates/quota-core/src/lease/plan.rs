@@ -29,7 +29,7 @@ pub(crate) enum Plan {
     /// Ask the ledger for the window.
     Open,
     /// Ask the ledger for more.
-    Allot(Option<PoolFault>, bool),
+    Allot(Option<PoolFault>),
     /// Ask the pool.
     Grant(Budget),
     /// Follow the pool's channel first.
@@ -63,7 +63,10 @@ pub(crate) fn plan(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> P
 }
 
 fn plan_window(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan {
-    if bucket.opening.is_some_and(|opening| opening.is_flying && opening.at_us <= now.ledger_us) {
+    if bucket
+        .opening
+        .is_some_and(|opening| opening.is_flying && opening.at_us <= now.ledger_us)
+    {
         return Plan::Wait(Budget::Ledger);
     }
     let is_ledger_away = links.ledger.is_down(now.real_us) || now.real_us < bucket.refused_until_us;
@@ -87,19 +90,37 @@ fn plan_window(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan 
             plan_pool(limit, window, pool, links, now, is_ledger_away)
         }
         _ if is_ledger_away => Plan::Unreachable,
-        _ => Plan::Allot(window.fault, false),
+        _ => Plan::Allot(window.fault),
     }
 }
 
 /// Proof that has to be renewed is worth a longer wait than units.
 const fn budget_of(window: &Window) -> Budget {
-    if window.proof.is_some() || window.await_channel { Budget::Ledger } else { Budget::Redis }
+    if window.proof.is_some() || window.await_channel {
+        Budget::Ledger
+    } else {
+        Budget::Redis
+    }
 }
 
-fn plan_pool(limit: &Limit, window: &Window, pool: &Pool, links: &Links, now: Now, is_ledger_away: bool) -> Plan {
+fn plan_pool(
+    limit: &Limit,
+    window: &Window,
+    pool: &Pool,
+    links: &Links,
+    now: Now,
+    is_ledger_away: bool,
+) -> Plan {
     if links.redis.is_down(now.real_us) {
-        let may_ask = matches!(limit.rule.failure_policy, FailurePolicy::Standby | FailurePolicy::Ledger);
-        return if may_ask && !is_ledger_away { Plan::Allot(None, true) } else { Plan::Unreachable };
+        let may_ask = matches!(
+            limit.rule.failure_policy,
+            FailurePolicy::Standby | FailurePolicy::Ledger
+        );
+        return if may_ask && !is_ledger_away {
+            Plan::Allot(Some(PoolFault::Unreachable))
+        } else {
+            Plan::Unreachable
+        };
     }
     if window.await_channel && links.confirmed(&pool.channel).is_none() {
         return Plan::Subscribe;
@@ -108,15 +129,28 @@ fn plan_pool(limit: &Limit, window: &Window, pool: &Pool, links: &Links, now: No
 }
 
 fn plan_tokens(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan {
-    if bucket.tokens.as_ref().is_some_and(|tokens| tokens.flight.is_some()) {
+    if bucket
+        .tokens
+        .as_ref()
+        .is_some_and(|tokens| tokens.flight.is_some())
+    {
         return Plan::Wait(Budget::Redis);
     }
     if limit.shard.is_flying {
         return Plan::Wait(Budget::Ledger);
     }
     if limit.shard.shard.is_some() && limit.shard.fault.is_none() {
-        return if links.redis.is_down(now.real_us) { Plan::Unreachable } else { Plan::Take };
+        return if links.redis.is_down(now.real_us) {
+            Plan::Unreachable
+        } else {
+            Plan::Take
+        };
     }
-    let is_ledger_away = links.ledger.is_down(now.real_us) || now.real_us < limit.shard.refused_until_us;
-    if is_ledger_away { Plan::Unreachable } else { Plan::Shard }
+    let is_ledger_away =
+        links.ledger.is_down(now.real_us) || now.real_us < limit.shard.refused_until_us;
+    if is_ledger_away {
+        Plan::Unreachable
+    } else {
+        Plan::Shard
+    }
 }

@@ -30,19 +30,32 @@ struct Grant {
 impl Engine {
     /// Asks the pool of a window for units.
     pub(crate) fn ask_pool(&mut self, now: Now, key: Key, id: WindowId, size: Size) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let want = bucket.demand.window(now.real_us, size.need).max(size.all);
         self.call_pool(now, key, id, size.need, want);
     }
 
     /// Sends one `lease_grant`: an ask, or with zeros only a return.
     pub(crate) fn call_pool(&mut self, now: Now, key: Key, id: WindowId, need: Units, want: Units) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let most = self.catalog.limit(bucket.limit).and_then(|limit| limit.rule.amount).unwrap_or(UNITS_MAX);
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let most = self
+            .catalog
+            .limit(bucket.limit)
+            .and_then(|limit| limit.rule.amount)
+            .unwrap_or(UNITS_MAX);
         let want = want.min(most).max(need).min(UNITS_MAX);
-        let channel = bucket.window_mut(id).and_then(|window| window.pool.as_ref()).map(|pool| pool.channel.clone());
+        let channel = bucket
+            .window_mut(id)
+            .and_then(|window| window.pool.as_ref())
+            .map(|pool| pool.channel.clone());
         let ask = sent(bucket, &self.links, now, need, want, channel.as_deref());
-        let Some(window) = bucket.window_mut(id) else { return };
+        let Some(window) = bucket.window_mut(id) else {
+            return;
+        };
         window.balance.attribute();
         let over = window.balance.over;
         let Some(pool) = &window.pool else { return };
@@ -72,13 +85,29 @@ impl Engine {
     }
 
     /// Takes in what a pool answered.
-    pub(crate) fn on_grant(&mut self, now: Now, key: Key, id: WindowId, generation: u64, reply: Reply) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+    pub(crate) fn on_grant(
+        &mut self,
+        now: Now,
+        key: Key,
+        id: WindowId,
+        generation: u64,
+        reply: Reply,
+    ) {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let notices = bucket.notices;
-        let Some(window) = bucket.window_mut(id) else { return };
-        let Some(Flight::Grant(ask, returned_cum)) = window.flight else { return };
+        let Some(window) = bucket.window_mut(id) else {
+            return;
+        };
+        let Some(Flight::Grant(ask, returned_cum)) = window.flight else {
+            return;
+        };
         window.flight = None;
-        let is_late = window.pool.as_ref().is_none_or(|pool| pool.generation != generation);
+        let is_late = window
+            .pool
+            .as_ref()
+            .is_none_or(|pool| pool.generation != generation);
         match read_grant(reply) {
             _ if is_late => {}
             Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices),
@@ -101,13 +130,20 @@ impl Engine {
     fn after_grant(&mut self, now: Now, key: Key, id: WindowId, was_ahead: bool) {
         self.keep_sound(key);
         self.stir(key);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let is_current = bucket.current.as_ref().is_some_and(|window| window.info.id == id);
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let is_current = bucket
+            .current
+            .as_ref()
+            .is_some_and(|window| window.info.id == id);
         let is_extending = bucket.current.as_ref().is_some_and(|window| window.extend);
         if was_ahead && !is_extending {
             bucket.ahead_steps = 0;
         }
-        let awaits_channel = bucket.window_mut(id).is_some_and(|window| window.await_channel);
+        let awaits_channel = bucket
+            .window_mut(id)
+            .is_some_and(|window| window.await_channel);
         if awaits_channel {
             self.follow_pool(key, id);
         }
@@ -125,7 +161,9 @@ enum Trouble {
 }
 
 fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Units, notices: u32) {
-    let Some(pool) = window.pool.as_mut() else { return };
+    let Some(pool) = window.pool.as_mut() else {
+        return;
+    };
     let was_unsure = pool.unsure.take().is_some();
     pool.request_seq = pool.request_seq.saturating_add(1);
     pool.witness_seq = pool.witness_seq.max(grant.pool_seq);
@@ -134,7 +172,9 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
     pool.holders = grant.holders.max(1);
     let generation = pool.generation;
     let is_plenty = pool.free.saturating_mul(10) >= pool.total;
-    let credited = window.balance.credit(generation, grant.granted_cum, grant.give);
+    let credited = window
+        .balance
+        .credit(generation, grant.granted_cum, grant.give);
     if !was_unsure {
         // A repeated answer says nothing about what this request returned.
         let source = window.balance.source(generation);
@@ -144,7 +184,11 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
     if credited > 0 {
         window.proof = None;
         window.smallest_first = false;
-        window.low_mark = if ask.want > ask.need && (is_plenty || !grant.is_final) { ask.want / 2 } else { 0 };
+        window.low_mark = if ask.want > ask.need && (is_plenty || !grant.is_final) {
+            ask.want / 2
+        } else {
+            0
+        };
         return;
     }
     if ask.want == 0 {
@@ -168,8 +212,12 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
 fn read_grant(reply: Reply) -> Result<Grant, Trouble> {
     let elements = match reply {
         Ok(FunctionReply::Elements(elements)) => elements,
-        Ok(FunctionReply::Error(_)) | Err(FailureKind::Deadline) => return Err(Trouble::Silence(true)),
-        Err(FailureKind::Unreachable | FailureKind::Refused) => return Err(Trouble::Silence(false)),
+        Ok(FunctionReply::Error(_)) | Err(FailureKind::Deadline) => {
+            return Err(Trouble::Silence(true));
+        }
+        Err(FailureKind::Unreachable | FailureKind::Refused) => {
+            return Err(Trouble::Silence(false));
+        }
     };
     if let [first, second, ..] = elements.as_slice()
         && &**first == "ERR"
@@ -180,7 +228,19 @@ fn read_grant(reply: Reply) -> Result<Grant, Trouble> {
 }
 
 fn parse_grant(elements: &[Box<str>]) -> Option<Grant> {
-    let [ok, give, granted_cum, pool_seq, free, is_final, total, holders] = elements else { return None };
+    let [
+        ok,
+        give,
+        granted_cum,
+        pool_seq,
+        free,
+        is_final,
+        total,
+        holders,
+    ] = elements
+    else {
+        return None;
+    };
     if &**ok != "OK" {
         return None;
     }

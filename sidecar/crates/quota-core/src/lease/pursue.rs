@@ -33,40 +33,64 @@ impl Engine {
             if missing == 0 && *cost > 0 {
                 continue;
             }
-            size = Some(size.map_or(Size { need: missing, all: missing }, |size| Size {
-                need: if smallest_first { size.need.min(missing) } else { size.need },
-                all: size.all.saturating_add(*cost),
-            }));
+            size = Some(size.map_or(
+                Size {
+                    need: missing,
+                    all: missing,
+                },
+                |size| Size {
+                    need: if smallest_first {
+                        size.need.min(missing)
+                    } else {
+                        size.need
+                    },
+                    all: size.all.saturating_add(*cost),
+                },
+            ));
         }
         size
     }
 
     fn is_token(&self, bucket: &Bucket) -> bool {
-        let kind = self.catalog.limit(bucket.limit).map(|limit| limit.rule.kind);
+        let kind = self
+            .catalog
+            .limit(bucket.limit)
+            .map(|limit| limit.rule.kind);
         matches!(kind, Some(LimitKind::TokenBucket { .. }))
     }
 
     /// Takes the next step for a bucket that somebody waits for, or that is to hold more.
     pub(crate) fn pursue(&mut self, now: Now, key: Key) {
         self.turn_if_over(now, key);
-        let Some(bucket) = self.buckets.get(key) else { return };
-        let smallest_first = bucket.current.as_ref().is_some_and(|window| window.smallest_first);
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
+        let smallest_first = bucket
+            .current
+            .as_ref()
+            .is_some_and(|window| window.smallest_first);
         let size = self.size(bucket, now, smallest_first);
         if size.is_none() && bucket.ahead_steps == 0 {
             return;
         }
         let size = size.unwrap_or(Size { need: 0, all: 0 });
-        let Some(limit) = self.catalog.limit(bucket.limit) else { return };
+        let Some(limit) = self.catalog.limit(bucket.limit) else {
+            return;
+        };
         let plan = plan(limit, bucket, &self.links, now);
         let is_ahead = size.all == 0 && !self.is_token(bucket);
         if is_ahead && !self.may_go_on_ahead(key, plan) {
             return;
         }
-        let current = self.buckets.get(key).and_then(|bucket| bucket.current.as_ref()).map(|window| window.info.id);
+        let current = self
+            .buckets
+            .get(key)
+            .and_then(|bucket| bucket.current.as_ref())
+            .map(|window| window.info.id);
         match (plan, current) {
             (Plan::Wait(_), _) => {}
             (Plan::Open, _) => self.open(now, key, now.ledger_us, size),
-            (Plan::Allot(_, ledger_only), Some(id)) => self.ask_ledger(now, key, id, size, ledger_only),
+            (Plan::Allot(fault), Some(id)) => self.ask_ledger(now, key, id, size, fault),
             (Plan::Grant(_), Some(id)) => self.ask_pool(now, key, id, size),
             (Plan::Subscribe, Some(id)) => self.follow_pool(key, id),
             (Plan::Shard, _) => self.ask_shard(now, key),
@@ -78,9 +102,11 @@ impl Engine {
 
     /// Counts the steps of an ask that nobody waits for, so that it ends.
     fn may_go_on_ahead(&mut self, key: Key, plan: Plan) -> bool {
-        let Some(bucket) = self.buckets.get_mut(key) else { return false };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return false;
+        };
         bucket.ahead_steps = bucket.ahead_steps.saturating_sub(1);
-        let is_useful = matches!(plan, Plan::Allot(_, false) | Plan::Grant(_));
+        let is_useful = matches!(plan, Plan::Allot(_) | Plan::Grant(_));
         if !is_useful {
             bucket.ahead_steps = 0;
         }
@@ -90,14 +116,29 @@ impl Engine {
     /// Asks the ledger for the window that contains `at_us`, of which nothing is known.
     pub(crate) fn open(&mut self, now: Now, key: Key, at_us: i64, size: Size) {
         let need = size.need.max(1);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let unsure = bucket.opening.take();
         let want = bucket.demand.window(now.real_us, need).max(size.all);
-        let sent = sent(bucket, &self.links, now, need, want, None).repeating(unsure.map(|opening| opening.sent));
+        let sent = sent(bucket, &self.links, now, need, want, None)
+            .repeating(unsure.map(|opening| opening.sent));
         let request_seq = unsure.map_or(1, |opening| opening.request_seq);
-        bucket.opening = Some(Opening { at_us, sent, request_seq, is_flying: true });
+        bucket.opening = Some(Opening {
+            at_us,
+            sent,
+            request_seq,
+            is_flying: true,
+        });
         let known = (None, 0, 0);
-        self.send_ask(key, at_us, request_seq, (need, want), known, false, crate::outbox::AskOrigin::Opening(key));
+        self.send_ask(
+            key,
+            at_us,
+            request_seq,
+            (need, want),
+            known,
+            crate::outbox::AskOrigin::Opening(key),
+        );
     }
 
     /// Marks a bucket whose waiters want to look again.
@@ -112,11 +153,18 @@ impl Engine {
 
     /// Follows the channel of a window's pool.
     pub(crate) fn follow_pool(&mut self, key: Key, id: WindowId) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let pool = bucket.window_mut(id).and_then(|window| window.pool.as_ref());
-        let Some(channel) = pool.map(|pool| pool.channel.clone()) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let pool = bucket
+            .window_mut(id)
+            .and_then(|window| window.pool.as_ref());
+        let Some(channel) = pool.map(|pool| pool.channel.clone()) else {
+            return;
+        };
         if self.links.follow(&channel, key) {
-            self.outbox.subscribe(channel.clone(), self.links.redis_epoch());
+            self.outbox
+                .subscribe(channel.clone(), self.links.redis_epoch());
         }
         if bucket.channel.as_ref() == Some(&channel) {
             return;
@@ -132,10 +180,16 @@ impl Engine {
 /// Units that a call of this cost lacks at a bucket.
 fn missing(bucket: &Bucket, cost: Units, now: Now, is_token: bool) -> Units {
     if is_token {
-        let free = bucket.tokens.as_ref().map_or(0, |tokens| tokens.free(now.real_us));
+        let free = bucket
+            .tokens
+            .as_ref()
+            .map_or(0, |tokens| tokens.free(now.real_us));
         return cost.saturating_sub(free);
     }
-    bucket.current.as_ref().map_or(cost, |window| window.balance.missing(cost))
+    bucket
+        .current
+        .as_ref()
+        .map_or(cost, |window| window.balance.missing(cost))
 }
 
 /// What is true of an ask at the moment of sending.
@@ -155,6 +209,5 @@ pub(crate) fn sent(
         watch: links.watch_epoch(),
         channel: channel.and_then(|name| links.confirmed(name)),
         notices: bucket.notices,
-        ledger_only: false,
     }
 }

@@ -1,14 +1,8 @@
 //! Windows end, the next begin: old units die, early leases come into force.
 
 use crate::{
-    bucket::window::Window,
-    engine::Engine,
-    hash::jitter,
-    id::WindowId,
-    lease::pursue::Size,
-    outbox::Report,
-    slab::Key,
-    time::Now,
+    bucket::window::Window, engine::Engine, hash::jitter, id::WindowId, lease::pursue::Size,
+    outbox::Report, slab::Key, time::Now,
 };
 
 /// The next window is leased this much ahead at most, ledger µs.
@@ -19,21 +13,33 @@ pub(crate) const LATELY_US: u64 = 10_000_000;
 impl Engine {
     /// Ends the current window if its time is up and lets the next one begin if that was leased early.
     pub(crate) fn turn_if_over(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let is_over = bucket.current.as_ref().is_some_and(|window| window.has_ended(now.ledger_us));
-        let may_begin =
-            bucket.current.is_none() && bucket.next.as_ref().is_some_and(|next| next.info.start_us <= now.ledger_us);
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let is_over = bucket
+            .current
+            .as_ref()
+            .is_some_and(|window| window.has_ended(now.ledger_us));
+        let may_begin = bucket.current.is_none()
+            && bucket
+                .next
+                .as_ref()
+                .is_some_and(|next| next.info.start_us <= now.ledger_us);
         if is_over || may_begin {
             self.turn(now, key);
         }
     }
 
     fn turn(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let ended = bucket.current.take();
         bucket.ahead_steps = 0;
         bucket.mark = (0, now.real_us);
-        let next = bucket.next.take_if(|next| next.info.start_us <= now.ledger_us);
+        let next = bucket
+            .next
+            .take_if(|next| next.info.start_us <= now.ledger_us);
         let next = next.map(|next| *next);
         let (begun, skipped) = match next {
             Some(next) if next.has_ended(now.ledger_us) => (None, Some(next)),
@@ -41,7 +47,10 @@ impl Engine {
         };
         bucket.current = begun;
         if let Some(window) = bucket.current.as_mut() {
-            window.balance.over = window.balance.over.saturating_add(std::mem::take(&mut bucket.over_early));
+            window.balance.over = window
+                .balance
+                .over
+                .saturating_add(std::mem::take(&mut bucket.over_early));
         }
         if !bucket.waiters.is_empty() {
             self.stir(key);
@@ -57,7 +66,13 @@ impl Engine {
         window.balance.spend_held(window.balance.held);
         let (consumed_cum, over_cum) = (window.balance.consumed, window.balance.over);
         if (consumed_cum, over_cum) != window.reported {
-            let entry = Report { bucket: None, window: window.info.id, consumed_cum, over_cum, own_use: 0 };
+            let entry = Report {
+                bucket: None,
+                window: window.info.id,
+                consumed_cum,
+                over_cum,
+                own_use: 0,
+            };
             self.reporter.keep(entry);
         }
     }
@@ -65,11 +80,22 @@ impl Engine {
     /// Plans to look after a bucket when its window ends, or before, when the next is to be leased.
     pub(crate) fn watch_end(&mut self, now: Now, key: Key) {
         let early_us = self.early_at(key);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
-        let Some(window) = bucket.current.as_ref() else { return };
-        let at_us = if bucket.is_active { early_us.unwrap_or(window.info.end_us) } else { window.info.end_us };
-        let Some(left_us) = now.real_us_until(at_us) else { return };
-        self.timers.arm(key, bucket, now.real_us.saturating_add(left_us));
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let Some(window) = bucket.current.as_ref() else {
+            return;
+        };
+        let at_us = if bucket.is_active {
+            early_us.unwrap_or(window.info.end_us)
+        } else {
+            window.info.end_us
+        };
+        let Some(left_us) = now.real_us_until(at_us) else {
+            return;
+        };
+        self.timers
+            .arm(key, bucket, now.real_us.saturating_add(left_us));
     }
 
     /// Ledger time at which the next window of a bucket is to be leased.
@@ -82,21 +108,33 @@ impl Engine {
         }
         let length_us = end_us.saturating_sub(window.info.start_us);
         let span_us = u64::try_from(EARLY_US.min(length_us / 2)).unwrap_or(0);
-        let ahead_us = i64::try_from(jitter(&self.hasher, bucket.key_hash, bucket.limit, span_us)).unwrap_or(0);
+        let ahead_us = i64::try_from(jitter(&self.hasher, bucket.key_hash, bucket.limit, span_us))
+            .unwrap_or(0);
         Some(end_us.saturating_sub(ahead_us))
     }
 
     /// Leases the next window of a bucket that was used lately, when it is time for that.
     pub(crate) fn lease_early(&mut self, now: Now, key: Key) {
-        let Some(early_us) = self.early_at(key) else { return };
+        let Some(early_us) = self.early_at(key) else {
+            return;
+        };
         let is_ledger_down = self.links.ledger.is_down(now.real_us);
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let is_idle = now.real_us.saturating_sub(bucket.used_us) > LATELY_US;
         let is_refused = now.real_us < bucket.refused_until_us;
-        if early_us > now.ledger_us || is_idle || is_refused || is_ledger_down || bucket.opening.is_some() {
+        if early_us > now.ledger_us
+            || is_idle
+            || is_refused
+            || is_ledger_down
+            || bucket.opening.is_some()
+        {
             return;
         }
-        let Some(window) = bucket.current.as_ref() else { return };
+        let Some(window) = bucket.current.as_ref() else {
+            return;
+        };
         let end_us = window.info.end_us;
         let all = bucket.second_use.max(1);
         bucket.early_at_us = end_us;
@@ -105,10 +143,17 @@ impl Engine {
 
     /// The next window's units are in a pool already: fetches some once, without insisting.
     pub(crate) fn fill_next(&mut self, now: Now, key: Key, id: WindowId) {
-        let Some(bucket) = self.buckets.get_mut(key) else { return };
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
         let want = bucket.second_use.max(1);
-        let Some(window) = bucket.window_mut(id) else { return };
-        if window.flight.is_none() && window.balance.free == 0 && !self.links.redis.is_down(now.real_us) {
+        let Some(window) = bucket.window_mut(id) else {
+            return;
+        };
+        if window.flight.is_none()
+            && window.balance.free == 0
+            && !self.links.redis.is_down(now.real_us)
+        {
             self.call_pool(now, key, id, 0, want);
         }
     }
