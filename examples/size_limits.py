@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a program, not a package
 """Replay the example trace against a catalogue's limits offline, and print what would be denied.
 
     .venv/bin/python examples/size_limits.py [CATALOGUE]

@@ -6,10 +6,8 @@ Exit codes: 0 done, 1 denied or found problems, 2 wrong usage, 3 a server doesn'
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -18,7 +16,6 @@ from tollkeeper_cli.connection import find_targets
 from tollkeeper_cli.embedded import ProcessError
 from tollkeeper_cli.errors import CommandError
 
-_INTERRUPTED = 130
 _HELP = (
     "Runs, operates and demonstrates Tollkeeper: quotas and metering beside a service, with a billing ledger behind."
 )
@@ -39,22 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     errors = Console(stderr=True, highlight=False)
     try:
-        code = build_app()(args=arguments, standalone_mode=False, prog_name="tollkeeper")
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        build_app()(args=arguments, prog_name="tollkeeper")
+    except SystemExit as end:  # the framework's way to say that the command is over
+        return end.code if isinstance(end.code, int) else 0
     except CommandError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return error.exit_code
     except ProcessError as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _choose_servers(

@@ -78,9 +78,8 @@ def show(rows: Sequence[Row], columns: Sequence[str], output: Output, *, title: 
 
 def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
     """Write rows as CSV; text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
+    stream.write(_csv_line(columns))
+    stream.writelines(_csv_line([_csv_cell(row.get(column)) for column in columns]) for row in rows)
 
 
 def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
@@ -97,6 +96,13 @@ def money(amount_minor: int, currency: str) -> str:
     sign = "-" if amount_minor < 0 else ""
     fraction = f".{rest:0{digits}d}" if digits else ""
     return f"{sign}{whole:,}{fraction} {currency}"
+
+
+def _csv_line(cells: Sequence[str | int]) -> str:
+    """Return one line. The writer quotes what is in its terminator: with CR LF a lone CR can't fake a row."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _csv_cell(value: Cell) -> str | int:

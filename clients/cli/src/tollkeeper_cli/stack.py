@@ -73,7 +73,8 @@ class Stack:
     """Four processes that belong together.
 
     `start` brings them up in order and returns when each is healthy; `stop` takes them down in reverse, so that the
-    sidecar can still ship what it holds. The `kill_*` and `start_*` pairs are for fault tests.
+    sidecar can still ship what it holds. The scaled clock of a fresh database begins at `clock_start` (RFC 3339).
+    The `kill_*` and `start_*` pairs are for fault tests.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class Stack:
         *,
         addresses: Addresses | None = None,
         servers: Servers | None = None,
+        clock_start: str = "",
         say: Callable[[str], None] = lambda _message: None,
     ) -> None:
         self.directory = directory.resolve()
         self._servers = servers or Servers()
+        self._clock_start = clock_start
         self._say = say
         self._wanted = addresses or Addresses()
         self._addresses: Addresses | None = None
@@ -190,14 +193,15 @@ class Stack:
             self._valkey.start()
 
     def _migrate(self) -> None:
-        """Bring the database's schema up to date."""
+        """Bring the database's schema up to date; a fresh one's clock starts where it should."""
+        clock = {"TOLLKEEPER_CLOCK_START": self._clock_start} if self._clock_start else {}
         finished = subprocess.run(
             [sys.executable, "-m", "tollkeeper_ledger", "migrate"],
             check=False,
             capture_output=True,
             text=True,
             timeout=_MIGRATE_TIMEOUT_S,
-            env={**os.environ, **self.environment()},
+            env={**os.environ, **self.environment(), **clock},
         )
         (self.directory / "migrate.log").write_text(finished.stdout + finished.stderr)
         if finished.returncode != 0:

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from tollkeeper_cli.commands.processes import DataDirectoryOption, ended_by_signals, stay_up
-from tollkeeper_cli.connection import DATA_DIRECTORY
-from tollkeeper_cli.demo.journey import JourneyOptions, travel
+from tollkeeper_cli.connection import DATA_DIRECTORY, micros_text
+from tollkeeper_cli.demo.journey import JourneyOptions, read_trace, travel
 from tollkeeper_cli.demo.summary import print_summary
 from tollkeeper_cli.embedded import ProcessError
 from tollkeeper_cli.errors import CommandError, FoundProblemsError, UsageError
@@ -22,9 +22,14 @@ from tollkeeper_cli.replay.session import Speed
 from tollkeeper_cli.stack import Stack, addresses_from, owned_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tollkeeper_cli.demo.summary import Summary
+    from tollkeeper_cli.replay.model import ReplayRequest
 
 _EXAMPLES = Path("examples")
+# The clock of a fresh stack starts so much before the trace: it runs at real speed until the replay begins.
+_CLOCK_LEAD_US = 900_000_000
 
 
 def register(app: typer.Typer) -> None:
@@ -60,11 +65,17 @@ def demo(
         run_name=f"replay-{secrets.token_hex(4)}" if keep else "replay",
     )
     with owned_directory(data_dir, fresh=not keep) as directory, ended_by_signals():
-        stack = Stack(directory, addresses=addresses_from(os.environ), say=console.print)
+        trace = read_trace(options)
+        stack = Stack(
+            directory,
+            addresses=addresses_from(os.environ),
+            clock_start=micros_text(trace[0].at_us - _CLOCK_LEAD_US),
+            say=console.print,
+        )
         try:
             console.print("starting Postgres, Valkey, ledger and sidecar")
             stack.start()
-            summary = _travel(stack, options, console)
+            summary = _travel(stack, trace, options, console)
             _report(summary, json_file, console)
             if once:
                 if summary.problems:
@@ -77,10 +88,10 @@ def demo(
             stack.stop()
 
 
-def _travel(stack: Stack, options: JourneyOptions, console: Console) -> Summary:
+def _travel(stack: Stack, trace: Sequence[ReplayRequest], options: JourneyOptions, console: Console) -> Summary:
     """Go the journey; take a single error out of the group that it comes in."""
     try:
-        return asyncio.run(travel(stack, options, console))
+        return asyncio.run(travel(stack, trace, options, console))
     except* (CommandError, ProcessError) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):

@@ -92,22 +92,23 @@ def trace_totals(requests: Sequence[ReplayRequest]) -> dict[str, dict[str, int]]
     }
 
 
-async def travel(stack: Stack, options: JourneyOptions, console: Console) -> Summary:
+async def travel(stack: Stack, trace: Sequence[ReplayRequest], options: JourneyOptions, console: Console) -> Summary:
     """Go the whole way on a running stack and return what it came to.
 
     Raises ProcessError as soon as one of the stack's processes dies.
     """
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(stack))
-        summary = await _travel(stack, options, console)
+        summary = await _travel(stack, trace, options, console)
         watch.cancel()
     return summary
 
 
-async def _travel(stack: Stack, options: JourneyOptions, console: Console) -> Summary:
+async def _travel(
+    stack: Stack, recorded: Sequence[ReplayRequest], options: JourneyOptions, console: Console
+) -> Summary:
     """Do every step in order."""
     started_s = time.monotonic()
-    recorded = read_trace(options)
     async with ledger_at(stack.addresses.ledger_listen) as ledger:
         timing = await plan_timing(ledger, recorded[0].at_us, fresh=options.fresh)
         if not timing.scaled:

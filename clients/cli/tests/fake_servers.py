@@ -1,0 +1,178 @@
+# ruff: noqa: N802 - gRPC names its methods
+"""A ledger and a sidecar that answer from memory, for tests of commands."""
+
+from __future__ import annotations
+
+from concurrent import futures
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from tollkeeper.ledger.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    billing_pb2,
+    billing_pb2_grpc,
+    limits_pb2,
+    reports_pb2,
+    reports_pb2_grpc,
+)
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = 2
+AT = Timestamp(seconds=1_700_158_623, nanos=5_000)
+
+
+def refuse(context: grpc.ServicerContext, code: int, message: str, reason: str, **metadata: str) -> None:
+    """Fail as our servers fail."""
+    detail = AnyMessage()
+    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="tollkeeper", metadata=metadata))
+    context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=code, message=message, details=[detail])))
+
+
+class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
+    """Remembers requests; lists five tenants, two to a page."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    def ListTenants(self, request: Any, context: Any) -> Any:
+        """List tenants in pages."""
+        assert request.page_size == 1_000
+        start = int(request.page_token or 0)
+        names = ["acme", "=evil", "code", "conv", "probe"]
+        return admin_pb2.ListTenantsResponse(
+            tenants=[
+                admin_pb2.Tenant(tenant=name, display_name=name.title(), state=limits_pb2.TENANT_STATE_ACTIVE)
+                for name in names[start : start + PAGE]
+            ],
+            next_page_token=str(start + PAGE) if start + PAGE < len(names) else "",
+        )
+
+    def ApplyCatalogue(self, request: Any, context: Any) -> Any:
+        """Refuse what says so, else tell one change."""
+        self.requests.append(request)
+        if "wrong" in request.yaml:
+            refuse(
+                context,
+                code_pb2.INVALID_ARGUMENT,
+                f"{request.source_name}:3: unknown meter",
+                "CATALOGUE_INVALID",
+                remedy="declare the meter",
+            )
+        return admin_pb2.ApplyCatalogueResponse(
+            changes=[admin_pb2.CatalogueChange(action="create", kind="meter", name="tokens")]
+        )
+
+    def SetOverride(self, request: Any, context: Any) -> Any:
+        """Take the limit as asked."""
+        self.requests.append(request)
+        rule = limits_pb2.LimitRule(name=request.limit, amount=request.amount, enforcement=request.enforcement)
+        return admin_pb2.SetOverrideResponse(limit=rule, change=1)
+
+
+class FakeReports(reports_pb2_grpc.ReportServiceServicer):
+    """Has three records, one with an attribute that a spreadsheet would run."""
+
+    def ListUsageRecords(self, request: Any, context: Any) -> Any:
+        """Stream records in two messages."""
+        for ids in (("r/1", "r/2"), ("r/3",)):
+            yield reports_pb2.ListUsageRecordsResponse(
+                records=[
+                    reports_pb2.StoredRecord(
+                        id=record_id, event_time=AT, units={"tokens": 5}, attributes={"user": "=cmd()"}, seq=1
+                    )
+                    for record_id in ids
+                ]
+            )
+
+    def QueryUsage(self, request: Any, context: Any) -> Any:
+        """Answer a sum beyond 64 bits."""
+        return reports_pb2.QueryUsageResponse(
+            buckets=[reports_pb2.UsageBucket(meter="tokens", unit="tokens", sum=str(10**30), records=3)]
+        )
+
+
+class FakeBilling(billing_pb2_grpc.BillingServiceServicer):
+    """Has one invoice; holds one tenant's period."""
+
+    def RunInvoices(self, request: Any, context: Any) -> Any:
+        """Finalise one, hold another."""
+        yield billing_pb2.RunInvoicesResponse(due=2, done=0, held_tenant="conv", held_reason="producer ab is behind")
+        yield billing_pb2.RunInvoicesResponse(
+            due=2,
+            done=1,
+            invoice=billing_pb2.Invoice(number="TK-000001", tenant="code", currency="USD", total_minor=123),
+        )
+
+    def GetInvoicePdf(self, request: Any, context: Any) -> Any:
+        """Give a PDF whose name would leave the folder."""
+        return billing_pb2.GetInvoicePdfResponse(pdf=b"%PDF-1.7", file_name="../../TK-000001.pdf")
+
+
+class FakeQuota(quota_pb2_grpc.QuotaServiceServicer):
+    """Denies costs above 100, calls those above 50 a soft excess."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    def CheckQuota(self, request: Any, context: Any) -> Any:
+        """Decide by the first cost."""
+        self.requests.append(request)
+        units = request.costs[0].units
+        if units < 0:
+            refuse(context, code_pb2.INVALID_ARGUMENT, "costs[0].units is -1", "FIELD_OUT_OF_RANGE", bound="0")
+        reason = decision_pb2.DECISION_REASON_ALLOWED
+        if units > 50:
+            reason = decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED
+        if units > 100:
+            reason = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
+        return quota_pb2.CheckQuotaResponse(
+            decision=decision_pb2.Decision(
+                allowed=units <= 100,
+                reason=reason,
+                binding=decision_pb2.LimitState(name="tokens-per-minute"),
+                remaining=0,
+                retry_after=Duration(seconds=1, nanos=500_000_000),
+            )
+        )
+
+    def GetQuota(self, request: Any, context: Any) -> Any:
+        """Show one limit."""
+        return quota_pb2.GetQuotaResponse(
+            tenant=request.tenant,
+            limits=[
+                decision_pb2.LimitState(
+                    name="tokens-per-minute",
+                    meter="tokens",
+                    kind=decision_pb2.LIMIT_KIND_WINDOW,
+                    enforcement=decision_pb2.ENFORCEMENT_HARD,
+                    amount=-1,
+                    key=request.attributes,
+                )
+            ],
+        )
+
+
+@contextmanager
+def serving(ledger: FakeLedger, quota: FakeQuota) -> Iterator[str]:
+    """Serve everything on one port and give its address."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(ledger, server)
+    reports_pb2_grpc.add_ReportServiceServicer_to_server(FakeReports(), server)
+    billing_pb2_grpc.add_BillingServiceServicer_to_server(FakeBilling(), server)
+    quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()

@@ -1,0 +1,176 @@
+"""Commands against servers that answer from memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2
+from tollkeeper_cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fake_servers import FakeLedger, FakeQuota
+
+    Tollkeeper = Callable[..., int]
+
+pytestmark = pytest.mark.usefixtures("tollkeeper")
+
+
+def test_listing_reads_every_page(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """A listing is whole, however the server cuts it."""
+    assert tollkeeper("tenant", "list", "-o", "json") == 0
+    assert [row["tenant"] for row in json.loads(capsys.readouterr().out)] == ["acme", "=evil", "code", "conv", "probe"]
+
+
+def test_csv_listing_is_harmless(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tenant named like a formula is text in a spreadsheet."""
+    assert tollkeeper("tenant", "list", "-o", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["tenant"] for row in rows][1] == "'=evil"
+
+
+def test_every_listing_offers_every_form(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command that prints rows takes -o."""
+    listings = (
+        "tenant list", "plan list", "subscription list", "audit list", "invoice list", "invoice show", "invoice run",
+        "invoice preview", "usage list", "usage report", "quota get-all", "quota get", "quota check", "apply", "diff",
+        "replay",
+    )  # fmt: skip
+    for listing in listings:
+        assert main([*listing.split(), "--help"]) == 0
+        assert "table|json|csv" in capsys.readouterr().out, listing
+
+
+@pytest.mark.parametrize(
+    ("units", "strict", "code"),
+    [("10", False, 0), ("60", False, 0), ("60", True, 1), ("101", False, 1), ("-1", False, 2), ("x", False, 2)],
+)
+def test_check_exit_codes(tollkeeper: Tollkeeper, quota: FakeQuota, units: str, code: int, *, strict: bool) -> None:
+    """Admitted 0, soft 0 but 1 when strict, denied 1, refused by the server or unreadable 2; nothing is taken."""
+    words = ["quota", "check", f"tokens={units}", "--tenant", "code", "-a", "user=u", *(["--strict"] if strict else [])]
+    assert tollkeeper(*words) == code
+    assert {request.mode for request in quota.requests} <= {quota_pb2.CHECK_MODE_PEEK}
+
+
+def test_soft_excess_warns(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """An exceeded soft limit never looks like plain admission."""
+    assert tollkeeper("quota", "check", "tokens=60", "--tenant", "code") == 0
+    assert "soft_limit_exceeded tokens-per-minute" in capsys.readouterr().err
+
+
+def test_enforce_takes_once_per_id(tollkeeper: Tollkeeper, quota: FakeQuota) -> None:
+    """Enforce consumes under an idempotency id, one's own or the caller's."""
+    assert tollkeeper("quota", "enforce", "tokens=5", "--tenant", "code", "--record") == 0
+    assert tollkeeper("quota", "enforce", "tokens=5", "--tenant", "code", "--request-id", "mine") == 0
+    made, given = quota.requests
+    assert (made.mode, made.record_usage) == (quota_pb2.CHECK_MODE_CONSUME, True)
+    assert made.request_id.startswith("cli/")
+    assert (given.request_id, given.record_usage) == ("mine", False)
+
+
+def test_set_says_only_what_was_asked(tollkeeper: Tollkeeper, ledger: FakeLedger) -> None:
+    """A field that isn't given stays absent on the wire, so that the server keeps its value."""
+    assert tollkeeper("quota", "set", "tokens-per-minute", "unlimited", "--tenant", "code") == 0
+    assert tollkeeper("quota", "set", "tokens-per-minute", "5", "--tenant", "code", "--enforcement", "soft") == 0
+    assert tollkeeper("quota", "set", "new", "5", "--tenant", "code", "--meter", "tokens") == 2
+    first, second = ledger.requests
+    assert (first.amount, first.HasField("burst"), first.enforcement, first.HasField("rule")) == (-1, False, 0, False)
+    assert (second.amount, second.enforcement) == (5, decision_pb2.ENFORCEMENT_SOFT)
+
+
+def test_tenant_comes_from_the_environment(
+    tollkeeper: Tollkeeper, quota: FakeQuota, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TOLLKEEPER_TENANT is the default; without any the command says how to give one."""
+    assert tollkeeper("quota", "check", "tokens=1") == 2
+    assert "TOLLKEEPER_TENANT" in capsys.readouterr().err
+    monkeypatch.setenv("TOLLKEEPER_TENANT", "conv")
+    assert tollkeeper("quota", "check", "tokens=1") == 0
+    assert [request.tenant for request in quota.requests] == ["conv"]
+
+
+def test_get_names_what_there_is(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit that doesn't exist is a usage error that lists the ones that do."""
+    assert tollkeeper("quota", "get", "tokens", "--tenant", "code", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["amount"] == -1
+    assert tollkeeper("quota", "get", "nothing", "--tenant", "code") == 2
+    assert "tokens-per-minute" in capsys.readouterr().err
+
+
+def test_refused_catalogue_shows_reason_and_remedy(
+    tollkeeper: Tollkeeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server's typed error arrives whole: file, line, reason, remedy; exit code 2."""
+    (tmp_path / "bad.yaml").write_text("wrong: 1")
+    assert tollkeeper("apply", "-f", "bad.yaml") == 2
+    error = capsys.readouterr().err
+    for part in ("bad.yaml:3: unknown meter", "CATALOGUE_INVALID", "declare the meter"):
+        assert part in error
+    assert tollkeeper("apply", "-f", "missing.yaml") == 2
+
+
+def test_unreachable_server_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that isn't there is told apart from one that refuses."""
+    assert main(["--ledger", "127.0.0.1:1", "tenant", "list"]) == 3
+    assert "the ledger at 127.0.0.1:1 doesn't answer" in capsys.readouterr().err
+    assert main(["--sidecar", "unix:/nonexistent/socket", "quota", "get-all", "--tenant", "code"]) == 3
+
+
+def test_usage_report_is_exact(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sums beyond 64 bits keep every digit."""
+    assert tollkeeper("usage", "report", "--tenant", "code", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["sum"] == 10**30
+    assert tollkeeper("usage", "report", "--tenant", "code", "--from", "yesterday") == 2
+
+
+def test_export_writes_every_record(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
+    """Both forms carry all records of all messages; the CSV has one header."""
+    assert tollkeeper("usage", "export", "records.csv", "--tenant", "code") == 0
+    assert tollkeeper("usage", "export", "records.jsonl", "--tenant", "code", "--format", "jsonl") == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "records.csv").read_text())))
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [line["id"] for line in lines] == ["r/1", "r/2", "r/3"]
+    assert lines[0]["units"] == {"tokens": 5}
+    assert lines[0]["event_time"] == "2023-11-16T18:17:03.000005Z"
+
+
+def test_invoice_run_names_what_is_held(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was made is listed, what is held is said with its reason."""
+    assert tollkeeper("invoice", "run", "-o", "json") == 0
+    captured = capsys.readouterr()
+    assert [row["number"] for row in json.loads(captured.out)] == ["TK-000001"]
+    assert "held: conv: producer ab is behind" in captured.err
+
+
+def test_pdf_stays_in_the_folder(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
+    """A file name from the server can't lead out of the present folder."""
+    assert tollkeeper("invoice", "pdf", "TK-000001") == 0
+    assert (tmp_path / "TK-000001.pdf").read_bytes() == b"%PDF-1.7"
+
+
+def test_malformed_recording_with_strict_sends_nothing(
+    tollkeeper: Tollkeeper, quota: FakeQuota, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--strict ends the command at the first bad line, before anything is asked."""
+    (tmp_path / "log").write_text("nonsense\n")
+    assert tollkeeper("replay", "log", "--format", "combined", "--strict") == 1
+    assert "log:1: not an access log line" in capsys.readouterr().err
+    assert quota.requests == []
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["quota", "check"], ["tenant", "list", "-o", "xml"], ["--nonsense"]])
+def test_wrong_usage_is_exit_2(words: list[str]) -> None:
+    """A wrong command line is exit 2, as with any other program."""
+    assert main(words) == 2
+
+
+@pytest.mark.parametrize("later", ["alerts", "overage", "cache", "rate"])
+def test_later_commands_are_absent(later: str) -> None:
+    """What isn't built isn't offered."""
+    assert main([later]) == 2

@@ -1,0 +1,65 @@
+"""Printing listings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tollkeeper_cli.demo.probe import percentile
+from tollkeeper_cli.output import Output, csv_text, money, show
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_csv_neutralises_formulas(text: str) -> None:
+    """Text that a spreadsheet would run arrives with an apostrophe; numbers stay numbers."""
+    cells = next(iter(csv.DictReader(io.StringIO(csv_text([{"a": text, "b": -1}], ("a", "b")), newline=""))))
+    assert cells == {"a": f"'{text}", "b": "-1"}
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text(), max_size=3))
+def test_csv_never_starts_a_cell_with_a_formula(attributes: dict[str, str]) -> None:
+    """Whatever a tenant puts into an attribute, the cell is harmless and the row stays one row."""
+    rows = list(csv.reader(io.StringIO(csv_text([{"a": attributes}], ("a",)), newline="")))
+    assert len(rows) <= 2
+    assert not "".join(rows[-1]).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_json_keeps_types(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON carries whole numbers beyond 2^53 and absent values as they are."""
+    show([{"a": 2**60, "b": None, "c": True, "d": {"x": "y"}}], ("a", "b", "c", "d"), Output.JSON)
+    assert json.loads(capsys.readouterr().out) == [{"a": 2**60, "b": None, "c": True, "d": {"x": "y"}}]
+
+
+def test_table_shows_hostile_text_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Markup and terminal control in a name are shown, not obeyed."""
+    show([{"name": "[red]x[/red]\x1b[31m"}], ("name",), Output.TABLE)
+    out = capsys.readouterr().out
+    assert "[red]x[/red]" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("minor", "currency", "expected"),
+    [
+        (123_450, "USD", "1,234.50 USD"),
+        (-5, "EUR", "-0.05 EUR"),
+        (1_234, "JPY", "1,234 JPY"),
+        (1_234, "KWD", "1.234 KWD"),
+    ],
+)
+def test_money_follows_its_currency(minor: int, currency: str, expected: str) -> None:
+    """Digits after the point are the currency's own."""
+    assert money(minor, currency) == expected
+
+
+@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=300), st.integers(1, 100))
+def test_percentile_is_the_least_value_that_covers(values: list[int], percent: int) -> None:
+    """At least so many percent don't exceed it, and a smaller one would cover less."""
+    found = percentile(values, percent)
+    covered = sum(value <= found for value in values)
+    below = sum(value < found for value in values)
+    assert covered * 100 >= percent * len(values) > below * 100
