@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
-from uuid import UUID
 
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID, Hole, UsageAppend, UsageColumns
 from tollkeeper_ledger.domain.usage_hash import content_hash, h_next, h_start, hole_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)

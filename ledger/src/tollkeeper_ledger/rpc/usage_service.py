@@ -1,0 +1,125 @@
+# ruff: noqa: ARG002, N802 - names and parameters of methods are the contract's
+"""UsageService: convert messages and call the services."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from tollkeeper.ledger.v1 import usage_pb2, usage_pb2_grpc
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.usage import Hole, UsageAppend, UsageColumns, malformed
+from tollkeeper_ledger.domain.usage_producer import check_format
+from tollkeeper_ledger.services.usage import UsageIngest
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.services.resources import Resources
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_ID_BYTES = 16
+
+
+class UsageService(usage_pb2_grpc.UsageServiceServicer):
+    """Serve producers."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._ingest = UsageIngest(resources.pools.ingest, embedded=resources.settings.embedded)
+
+    async def OpenProducer(
+        self, request: usage_pb2.OpenProducerRequest, context: Context
+    ) -> usage_pb2.OpenProducerResponse:
+        """Announce a producer's process; fence every older incarnation."""
+        position = await self._ingest.open_producer(
+            _producer_id(request.producer_id),
+            incarnation=request.incarnation,
+            holder=request.holder,
+            version=request.format,
+        )
+        return usage_pb2.OpenProducerResponse(
+            committed_seq=position.committed_seq, h=position.h, safe_seq=position.safe_seq
+        )
+
+    async def AppendUsage(
+        self, request: usage_pb2.AppendUsageRequest, context: Context
+    ) -> usage_pb2.AppendUsageResponse:
+        """Commit a contiguous run of a producer's log, in one transaction."""
+        outcome = await self._ingest.append(append_from_message(request))
+        return usage_pb2.AppendUsageResponse(
+            committed_seq=outcome.position.committed_seq,
+            h=outcome.position.h,
+            safe_seq=outcome.position.safe_seq,
+            stored=outcome.stored,
+            duplicates=outcome.duplicates,
+            conflicts=outcome.conflicts,
+            quarantined=outcome.quarantined,
+            trimmed=outcome.trimmed,
+        )
+
+    async def append_bytes(self, request: bytes, context: Context) -> usage_pb2.AppendUsageResponse:
+        """Serve AppendUsage from its wire bytes, so that what can't be decoded is answered BATCH_MALFORMED."""
+        return await self.AppendUsage(await asyncio.to_thread(_decode, request), context)
+
+
+def add_usage_service(server: grpc.aio.Server, service: UsageService) -> None:
+    """Add the service to a server, with AppendUsage decoded by the service itself."""
+    append: grpc.RpcMethodHandler[bytes, usage_pb2.AppendUsageResponse] = grpc.unary_unary_rpc_method_handler(
+        service.append_bytes, response_serializer=usage_pb2.AppendUsageResponse.SerializeToString
+    )
+    name = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+    # The handler found first serves: this one stands before the generated ones.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"AppendUsage": append}),))
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(service, server)
+
+
+def _decode(request: bytes) -> usage_pb2.AppendUsageRequest:
+    try:
+        return usage_pb2.AppendUsageRequest.FromString(request)
+    except DecodeError as error:
+        raise malformed("request", "can't be decoded") from error
+
+
+def append_from_message(request: usage_pb2.AppendUsageRequest) -> UsageAppend:
+    """Give the batch of a message. Raises InvalidFieldError or PreconditionError VERSION_UNSUPPORTED."""
+    check_format(request.format)
+    records = request.records
+    return UsageAppend(
+        producer_id=_producer_id(request.producer_id),
+        incarnation=request.incarnation,
+        first_seq=request.first_seq,
+        h_before=request.h_before,
+        columns=UsageColumns(
+            tenants=list(records.tenants),
+            meters=list(records.meters),
+            attribute_names=list(records.attribute_names),
+            attribute_values=list(records.attribute_values),
+            ids=list(records.ids),
+            tenant=list(records.tenant),
+            event_time_us=list(records.event_time_us),
+            received_us=list(records.received_us),
+            flags=list(records.flags),
+            quantity_count=list(records.quantity_count),
+            attribute_count=list(records.attribute_count),
+            meter=list(records.meter),
+            units=list(records.units),
+            attribute_name=list(records.attribute_name),
+            attribute_value=list(records.attribute_value),
+        ),
+        holes=[Hole(first_seq=hole.first_seq, last_seq=hole.last_seq, reason=hole.reason) for hole in request.holes],
+        watermark_us=request.watermark_us,
+        tenants_served=list(request.tenants_served),
+        closing=request.closing,
+    )
+
+
+def _producer_id(raw: bytes) -> UUID:
+    if len(raw) != _ID_BYTES:
+        raise InvalidFieldError(
+            "producer_id", "must be 16 bytes", reason="FIELD_INVALID", value=len(raw), bound="16 bytes"
+        )
+    return UUID(bytes=raw)

@@ -1,0 +1,157 @@
+"""Answer what was used and how far ingest is. Reads of one tenant run as `reader`, with that tenant and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.usage import SEQ_MAX
+from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, WIDTHS, BucketSize, check_time_zone, edges, too_many
+from tollkeeper_ledger.domain.usage_producer import state_now
+from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.store import usage_reports as store
+from tollkeeper_ledger.store.pool import tenant_transaction, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Pools
+
+RECORDS_PAGE = 1000
+PRODUCERS_MAX = 10_000
+METERS_MAX = 100
+SILENT_AFTER = timedelta(minutes=10)
+LOST_AFTER = timedelta(hours=24)
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+END = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUse:
+    """A stored record as reports show it."""
+
+    id: str
+    event_time: datetime
+    units: Mapping[str, int]
+    attributes: Mapping[str, str]
+    producer_id: UUID
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerView:
+    """A producer with its state as of now."""
+
+    row: store.ProducerRow
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestStatus:
+    """Say how far ingest is."""
+
+    producers: Sequence[ProducerView]
+    records: int
+    quarantined: int
+
+
+async def query_usage(
+    pools: Pools,
+    *,
+    tenant: str,
+    meters: Sequence[str],
+    start: datetime | None,
+    end: datetime | None,
+    size: BucketSize,
+    time_zone: str,
+) -> list[store.MeterSum]:
+    """Sum a tenant's usage per meter, in (meter, start) order; empty buckets are left out. Sums are exact.
+
+    Raises InvalidFieldError: a span that isn't whole minutes, an unknown zone, too many buckets or meters;
+    UnknownNameError for the tenant.
+    """
+    zone = check_time_zone(time_zone)
+    for field, edge in (("from", start), ("to", end)):
+        if edge is not None and (edge.second or edge.microsecond):
+            raise InvalidFieldError(field, "must be a whole minute", value=edge.isoformat(), bound="whole minutes")
+    if len(meters) > METERS_MAX:
+        raise InvalidFieldError(
+            "meters", "has too many names", reason="FIELD_TOO_LONG", value=len(meters), bound=str(METERS_MAX)
+        )
+    tenant_id = await need_tenant(pools.billing, tenant)
+    wanted = [name for name in meters if "\0" not in name] if meters else None
+    question = store.UsageQuestion(tenant_id=tenant_id, start=start or BEGINNING, end=end or END, meters=wanted)
+    async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
+        if size in WIDTHS:
+            sums = await store.usage_by_width(conn, question, width=WIDTHS[size], count_max=BUCKETS_MAX + 1)
+        elif extent := await store.usage_extent(conn, question):
+            starts = edges(*extent, size=size, time_zone=zone)
+            sums = await store.usage_by_edges(conn, question, edges=starts, count_max=BUCKETS_MAX + 1)
+        else:
+            sums = []
+    if len(sums) > BUCKETS_MAX:
+        raise too_many()
+    return sums
+
+
+async def list_records(
+    pools: Pools, *, tenant: str, start: datetime | None, end: datetime | None
+) -> AsyncIterator[list[StoredUse]]:
+    """Give a tenant's stored records in (event time, id) order, in pages of 1,000.
+
+    Each page is a transaction of its own, so a slow reader holds nothing; records stored meanwhile behind the reader's
+    place are not shown. Raises UnknownNameError for the tenant.
+    """
+    tenant_id = await need_tenant(pools.billing, tenant)
+    place = (start or BEGINNING, "")
+    names: dict[int, str] = {}
+    producers: dict[int, UUID] = {}
+    while True:
+        async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
+            rows = await store.records_after(conn, tenant_id, end=end or END, after=place, count_max=RECORDS_PAGE)
+            new_meters = {meter_id for row in rows for meter_id in row.meter_ids} - names.keys()
+            if new_meters:
+                names |= await store.meter_names(conn, new_meters)
+        new_batches = {row.batch_id for row in rows} - producers.keys()
+        if new_batches:
+            async with transaction(pools.billing) as conn:
+                producers = await store.batch_producers(conn, {row.batch_id for row in rows})
+        if rows:
+            yield [_stored(row, names, producers) for row in rows]
+        if len(rows) < RECORDS_PAGE:
+            return
+        place = (rows[-1].event_time, rows[-1].id)
+
+
+def _stored(row: store.RecordRow, names: Mapping[int, str], producers: Mapping[int, UUID]) -> StoredUse:
+    return StoredUse(
+        id=row.id,
+        event_time=row.event_time,
+        units={names[meter_id]: units for meter_id, units in zip(row.meter_ids, row.units, strict=True)},
+        attributes=row.attributes,
+        producer_id=producers[row.batch_id],
+        seq=row.seq,
+    )
+
+
+async def ingest_status(pools: Pools) -> IngestStatus:
+    """Say how far every producer is, and how many records were stored and quarantined ever."""
+    async with transaction(pools.billing) as conn:
+        rows = await store.read_producers(conn, count_max=PRODUCERS_MAX)
+        stored, quarantined = await store.ingest_totals(conn)
+    producers = [
+        ProducerView(
+            row=row, state=state_now(row.state, quiet=row.quiet, silent_after=SILENT_AFTER, lost_after=LOST_AFTER)
+        )
+        for row in rows
+    ]
+    return IngestStatus(producers=producers, records=stored, quarantined=quarantined)
+
+
+async def list_audit_log(pools: Pools, *, before: int | None, count_max: int) -> list[store.AuditRow]:
+    """Give administrative acts and holes, newest first."""
+    async with transaction(pools.billing) as conn:
+        return await store.audit_before(conn, before=SEQ_MAX if before is None else before, count_max=count_max)

@@ -1,0 +1,210 @@
+"""UsageService and ReportService of a running ledger, called as a sidecar and an operator call them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2
+from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.usage_hash import h_start
+from usage_support import Log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.domain.usage import UsageAppend
+    from usage_bench import Bench
+
+
+def message_of(append: UsageAppend) -> usage_pb2.AppendUsageRequest:
+    """Give a batch as a sidecar sends it."""
+    columns = append.columns
+    return usage_pb2.AppendUsageRequest(
+        producer_id=append.producer_id.bytes,
+        incarnation=append.incarnation,
+        format=1,
+        first_seq=append.first_seq,
+        h_before=append.h_before,
+        records=usage_pb2.UsageColumns(**{name: getattr(columns, name) for name in columns.__slots__}),
+        holes=[
+            usage_pb2.UsageHole(first_seq=hole.first_seq, last_seq=hole.last_seq, reason=hole.reason)
+            for hole in append.holes
+        ],
+        watermark_us=append.watermark_us,
+        tenants_served=append.tenants_served,
+        closing=append.closing,
+    )
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
+    """Give code and ErrorInfo of a failed call."""
+    trailing = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return error.code(), info
+
+
+@pytest_asyncio.fixture
+async def channel(bench: Bench, ledger_settings: Settings) -> AsyncIterator[grpc.aio.Channel]:
+    """Give a channel to a ledger on the bench's database."""
+    async with running(ledger_settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as opened:
+        yield opened
+
+
+async def opened(channel: grpc.aio.Channel) -> tuple[Any, Log]:
+    """Open a new producer and give the stub and its log."""
+    stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
+    log = Log(producer_id=uuid.uuid4())
+    answer = await stub.OpenProducer(
+        usage_pb2.OpenProducerRequest(producer_id=log.producer_id.bytes, incarnation=1, holder=b"x", format=1)
+    )
+    assert (0, h_start(log.producer_id.bytes), 0) == (answer.committed_seq, answer.h, answer.safe_seq)
+    return stub, log
+
+
+@pytest.mark.asyncio
+async def test_what_was_appended_is_reported(bench: Bench, channel: grpc.aio.Channel) -> None:
+    """Records sent by AppendUsage come back by ListUsageRecords, their exact sums by QueryUsage."""
+    stub, log = await opened(channel)
+    largest = 2**53 - 1
+    base = bench.now_us - bench.now_us % 60_000_000 - 60_000_000
+    log.record(
+        *[
+            bench.use(
+                f"rpc-{n:04}",
+                tenant="globex",
+                event_us=base + n,
+                quantities=(("context_tokens", largest), ("requests", n)),
+                attributes=(("model", "m-large"), ("user", "ü\n" + str(n))),
+            )
+            for n in range(2500)
+        ]
+    )
+    answer = await stub.AppendUsage(message_of(log.cut(watermark_us=base)))
+    assert (2500, 2500, log.h(2500)) == (answer.committed_seq, answer.stored, answer.h)
+    reports: Any = reports_pb2_grpc.ReportServiceStub(channel)
+    records = [
+        record
+        async for page in reports.ListUsageRecords(reports_pb2.ListUsageRecordsRequest(tenant="globex"))
+        for record in page.records
+    ]
+    assert [f"rpc-{n:04}" for n in range(2500)] == [record.id for record in records]
+    last = records[-1]
+    assert (
+        {"context_tokens": largest, "requests": 2499},
+        {"model": "m-large", "user": "ü\n2499"},
+        log.producer_id.bytes,
+        2500,
+        base + 2499,
+    ) == (dict(last.units), dict(last.attributes), last.producer_id, last.seq, last.event_time.ToMicroseconds())
+    whole = await reports.QueryUsage(reports_pb2.QueryUsageRequest(tenant="globex"))
+    expected = [
+        ("context_tokens", str(2500 * largest), 2500),
+        ("requests", str(sum(range(2500))), 2500),
+    ]
+    assert expected == [(one.meter, one.sum, one.records) for one in whole.buckets]
+    for size in (1, 2, 3, 4):
+        split = await reports.QueryUsage(
+            reports_pb2.QueryUsageRequest(tenant="globex", bucket=size, time_zone="Asia/Kathmandu", meters=["requests"])
+        )
+        assert expected[1:] == [(one.meter, one.sum, one.records) for one in split.buckets]
+    status = await reports.GetIngestStatus(reports_pb2.GetIngestStatusRequest())
+    mine = [producer for producer in status.producers if producer.producer_id == log.producer_id.bytes]
+    assert [("open", 1, 2500, base)] == [
+        (one.state, one.incarnation, one.committed_seq, one.watermark.ToMicroseconds()) for one in mine
+    ]
+    assert status.records >= 2500
+
+
+@pytest.mark.asyncio
+async def test_undecodable_bytes_are_a_malformed_batch(channel: grpc.aio.Channel) -> None:
+    """Bytes that are no message are refused with BATCH_MALFORMED, so that a producer can bisect."""
+    call: Any = channel.unary_unary("/tollkeeper.ledger.v1.UsageService/AppendUsage")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\x0a\xff\xff\xff\xff\x0f")
+    code, info = reason_of(caught.value)
+    assert (grpc.StatusCode.INVALID_ARGUMENT, "BATCH_MALFORMED") == (code, info.reason)
+
+
+@pytest.mark.asyncio
+async def test_a_gap_names_the_number_to_send(bench: Bench, channel: grpc.aio.Channel) -> None:
+    """A batch above committed + 1 is refused with the number to begin with; nothing is stored."""
+    stub, log = await opened(channel)
+    log.record(*[bench.use(f"gap-{n}") for n in range(4)])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.AppendUsage(message_of(log.cut(2)))
+    code, info = reason_of(caught.value)
+    assert (grpc.StatusCode.FAILED_PRECONDITION, "PRODUCER_GAP", "1") == (code, info.reason, info.metadata["expected"])
+    assert [] == await bench.stored(log)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 2}, "VERSION_UNSUPPORTED"),
+        ({"producer_id": b"short"}, "FIELD_INVALID"),
+        ({"h_before": b"short"}, "FIELD_INVALID"),
+        ({"first_seq": 0}, "FIELD_OUT_OF_RANGE"),
+        ({"first_seq": 2**64 - 1}, "FIELD_OUT_OF_RANGE"),
+        ({"incarnation": 2}, "PRODUCER_UNKNOWN"),
+        ({"incarnation": 0}, "PRODUCER_FENCED"),
+        ({"producer_id": bytes(16)}, "PRODUCER_UNKNOWN"),
+    ],
+)
+async def test_a_bad_envelope_is_refused_with_its_reason(
+    bench: Bench, channel: grpc.aio.Channel, change: dict[str, Any], reason: str
+) -> None:
+    """An envelope that breaks a rule is refused with a stable reason and stores nothing."""
+    stub, log = await opened(channel)
+    log.record(bench.use(f"envelope-{log.producer_id}"))
+    message = message_of(log.cut())
+    for field, value in change.items():
+        setattr(message, field, value)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.AppendUsage(message)
+    assert reason == reason_of(caught.value)[1].reason
+    assert [] == await bench.stored(log)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["GetUsageSummary", "GetUsageTrend", "GetRevenue", "ListAlerts", "ListViolations"])
+async def test_what_is_not_built_says_so(channel: grpc.aio.Channel, name: str) -> None:
+    """A report of a later version answers UNIMPLEMENTED with NOT_IMPLEMENTED, never with something made up."""
+    request = getattr(reports_pb2, f"{name}Request")()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await getattr(reports_pb2_grpc.ReportServiceStub(channel), name)(request)
+    code, info = reason_of(caught.value)
+    assert (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED") == (code, info.reason)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("request_fields", "reason"),
+    [
+        ({"tenant": ""}, "FIELD_REQUIRED"),
+        ({"tenant": "nobody"}, "TENANT_UNKNOWN"),
+        ({"tenant": "a\0b"}, "FIELD_INVALID"),
+        ({"tenant": "acme", "bucket": 77}, "ENUM_UNKNOWN"),
+        ({"tenant": "acme", "time_zone": "../etc/passwd"}, "FIELD_INVALID"),
+        ({"tenant": "acme", "time_zone": "Mars/Olympus"}, "FIELD_INVALID"),
+        ({"tenant": "acme", "to": {"seconds": 61}}, "FIELD_INVALID"),
+        ({"tenant": "acme", "to": {"seconds": 2**62}}, "FIELD_OUT_OF_RANGE"),
+        ({"tenant": "acme", "meters": ["x"] * 101}, "FIELD_TOO_LONG"),
+    ],
+)
+async def test_a_bad_question_is_refused_with_its_reason(
+    channel: grpc.aio.Channel, request_fields: dict[str, Any], reason: str
+) -> None:
+    """A question that can't be answered is refused with a stable reason."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(reports_pb2.QueryUsageRequest(**request_fields))
+    assert reason == reason_of(caught.value)[1].reason
