@@ -21,6 +21,7 @@ from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
+from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.listener import Listener
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.store.clock import start_clock
@@ -92,10 +93,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve until the block ends; calls in flight get two seconds to finish."""
     log = open_log(settings.log_level)
     async with open_resources(settings, log) as resources, asyncio.TaskGroup() as tasks:
-        server, port = await start_server(resources)
+        limits = await open_limits(resources)
+        server, port = await start_server(resources, limits)
         http = await HealthServer(resources).start()
         loops = [
             tasks.create_task(resources.listener.run()),
+            *(tasks.create_task(loop) for loop in limits.loops()),
+            tasks.create_task(every(1.0, limits.functions.ensure_loaded, log=log)),
             tasks.create_task(every(1.0, resources.clock.refresh, log=log)),
             tasks.create_task(every(1.0, resources.clock.keep_floor, log=log)),
         ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Map each handler's LedgerError to its status; anything else is logged and answered INTERNAL."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
@@ -27,9 +27,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of this call."""
         handler: Any = await continuation(details)
         if handler is None or details.method.startswith("/grpc."):
@@ -49,7 +49,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
     def _single(self, inner: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-        async def call(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        async def call(request: Any, context: Context) -> Any:
             try:
                 return await inner(request, context)
             except Exception as error:  # noqa: BLE001 - the interceptor is where bugs end
@@ -58,7 +58,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
         return call
 
     def _streaming(self, inner: Callable[[Any, Context], AsyncIterator[Any]], method: str) -> Callable[..., Any]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any message
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
                 async for message in inner(request, context):
                     yield message

@@ -13,6 +13,7 @@ from tollkeeper_ledger.rpc.interceptor import ErrorInterceptor
 from tollkeeper_ledger.rpc.registry import add_services
 
 if TYPE_CHECKING:
+    from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
@@ -33,12 +34,12 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-async def start_server(resources: Resources) -> tuple[grpc.aio.Server, int]:
+async def start_server(resources: Resources, limits: Limits) -> tuple[grpc.aio.Server, int]:
     """Start serving on `ledger_listen`; give the server and the port that it got. Raises RuntimeError when it can't."""
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(resources.log)], options=SERVER_OPTIONS, maximum_concurrent_rpcs=10_000
     )
-    names = add_services(server, resources)
+    names = add_services(server, resources, limits)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection([*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)

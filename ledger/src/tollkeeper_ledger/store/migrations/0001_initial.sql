@@ -45,7 +45,7 @@ BEGIN
     RETURN;
   END IF;
   -- One maker per parent at a time; whoever waited finds the partition there.
-  PERFORM pg_advisory_xact_lock(7205759403792795, parent::oid::int);
+  PERFORM pg_advisory_xact_lock(hashtextextended('make_partition ' || parent::text, 0));
   IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
     RETURN;
   END IF;
@@ -322,8 +322,7 @@ GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
 GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state
   TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT INSERT ON billing_segment TO tollkeeper_ingest;
-GRANT INSERT, UPDATE ON tenant, subscription, billing_segment, limit_state TO tollkeeper_billing;
-GRANT INSERT ON subscription_phase TO tollkeeper_billing;
+GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segment, limit_state TO tollkeeper_billing;
 GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;
 GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;
@@ -334,6 +333,350 @@ CALL secure_tenant_table('subscription_phase', 'tollkeeper_ingest', 'tollkeeper_
 CALL secure_tenant_table('billing_segment', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('limit_override', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('limit_state', 'tollkeeper_ingest', 'tollkeeper_billing');
+
+-- From schema/040_limits.sql
+-- How units leave limits: identities, their windows, pools' generations, leases, and what holders consumed.
+--
+-- Times are microseconds of ledger time (UTC). A window's id is 16 bytes whose first four are its end day (days since
+-- 1970-01-01, big-endian), so that an id alone finds its partition. Lock order: cursors in key order, then windows in
+-- id order.
+
+-- One row per identity (tenant, limit name, key): locked to open a window, so two first uses make one window.
+CREATE TABLE limit_cursor (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  limit_name text NOT NULL,
+  key_hash bytea NOT NULL CONSTRAINT limit_cursor_key_hash_length CHECK (octet_length(key_hash) IN (0, 16)),
+  -- The key's values in the rule's order, for reports.
+  key_values text[] NOT NULL,
+  -- Generations of this identity's pools so far; goes on over windows and resets.
+  generation_n bigint NOT NULL DEFAULT 0,
+  -- The two newest windows. A holder may lease the next one before the present one has ended.
+  older_id bytea,
+  older_start_us bigint,
+  older_end_us bigint,
+  newer_id bytea NOT NULL,
+  newer_start_us bigint NOT NULL,
+  newer_end_us bigint NOT NULL,
+  -- Every window that ends at or before this is over for good; none is opened there again.
+  floor_us bigint NOT NULL,
+  PRIMARY KEY (tenant_id, limit_name, key_hash),
+  CONSTRAINT limit_cursor_window_order CHECK (older_end_us <= newer_start_us)
+) WITH (fillfactor = 80);
+
+CREATE TABLE limit_window (
+  tenant_id uuid NOT NULL,
+  window_id bytea NOT NULL CONSTRAINT limit_window_id_length CHECK (octet_length(window_id) = 16),
+  end_day integer NOT NULL,
+  limit_name text NOT NULL,
+  key_hash bytea NOT NULL,
+  timeline bigint NOT NULL,
+  round integer NOT NULL DEFAULT 0,
+  start_us bigint NOT NULL,
+  end_us bigint NOT NULL,
+  amount bigint NOT NULL CONSTRAINT limit_window_amount_range CHECK (amount BETWEEN 0 AND 9007199254740991),
+  amount_version bigint NOT NULL,
+  allotted bigint NOT NULL CONSTRAINT limit_window_allotted_positive CHECK (allotted >= 0),
+  ceiling bigint NOT NULL,
+  -- The smallest need that was denied since the last notice; 0 = none.
+  wanted bigint NOT NULL DEFAULT 0,
+  -- The newest generation of its pool, 0 = none.
+  generation bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (tenant_id, window_id, end_day),
+  CONSTRAINT limit_window_allotted_within_ceiling CHECK (allotted <= ceiling),
+  CONSTRAINT limit_window_span CHECK (end_us > start_us)
+) PARTITION BY RANGE (end_day);
+CREATE INDEX limit_window_by_id ON limit_window (window_id);
+
+CREATE TABLE pool_generation (
+  tenant_id uuid NOT NULL,
+  window_id bytea NOT NULL,
+  end_day integer NOT NULL,
+  -- timeline x 2^32 + n.
+  generation bigint NOT NULL,
+  allotted_cum bigint NOT NULL,
+  -- Units that came back to the limit after the generation had ended.
+  credited bigint NOT NULL DEFAULT 0,
+  -- A holder has reported it as lost: it gets no more units.
+  lost boolean NOT NULL DEFAULT false,
+  -- The amount went below what is out: to be closed in Redis, and closed there.
+  closing boolean NOT NULL DEFAULT false,
+  closed boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (tenant_id, window_id, generation, end_day),
+  CONSTRAINT pool_generation_credit CHECK (credited BETWEEN 0 AND allotted_cum)
+) PARTITION BY RANGE (end_day);
+CREATE INDEX pool_generation_to_close ON pool_generation (end_day) WHERE closing AND NOT closed;
+
+-- What the ledger itself leased, per (holder, window), and its last answer there.
+CREATE TABLE holder_lease (
+  tenant_id uuid NOT NULL,
+  window_id bytea NOT NULL,
+  end_day integer NOT NULL,
+  holder bytea NOT NULL CONSTRAINT holder_lease_holder_length CHECK (octet_length(holder) = 16),
+  request_seq bigint NOT NULL,
+  granted_cum bigint NOT NULL,
+  returned_cum bigint NOT NULL,
+  -- Units given by the last answer; null where it was no lease.
+  last_give bigint,
+  PRIMARY KEY (tenant_id, window_id, holder, end_day),
+  CONSTRAINT holder_lease_return CHECK (returned_cum BETWEEN 0 AND granted_cum)
+) PARTITION BY RANGE (end_day);
+
+-- What holders gave back of generations that had ended.
+CREATE TABLE lost_return (
+  tenant_id uuid NOT NULL,
+  window_id bytea NOT NULL,
+  end_day integer NOT NULL,
+  generation bigint NOT NULL,
+  holder bytea NOT NULL,
+  returned_cum bigint NOT NULL,
+  PRIMARY KEY (tenant_id, window_id, generation, holder, end_day)
+) PARTITION BY RANGE (end_day);
+
+-- What holders consumed of a window, from leases of any source, as they reported it.
+CREATE TABLE holder_consumption (
+  tenant_id uuid NOT NULL,
+  window_id bytea NOT NULL,
+  end_day integer NOT NULL,
+  holder bytea NOT NULL,
+  consumed_cum bigint NOT NULL,
+  over_cum bigint NOT NULL,
+  PRIMARY KEY (tenant_id, window_id, holder, end_day)
+) PARTITION BY RANGE (end_day);
+
+-- One row per token bucket limit: the generation of its shard's marker in Redis.
+CREATE TABLE bucket_shard (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  limit_name text NOT NULL,
+  generation bigint NOT NULL,
+  -- Ledger time at which this generation was opened.
+  opened_at_us bigint NOT NULL,
+  PRIMARY KEY (tenant_id, limit_name)
+);
+
+CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest');
+CALL secure_tenant_table('limit_window', 'tollkeeper_ingest');
+CALL secure_tenant_table('pool_generation', 'tollkeeper_ingest');
+CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
+CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
+CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest');
+CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
+
+GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, holder_lease, lost_return,
+  holder_consumption, bucket_shard TO tollkeeper_ingest;
+GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_admin, tollkeeper_reader;
+
+-- Makes the partitions of windows that end on this day; those that are there stay.
+CREATE FUNCTION ensure_limit_day(day integer) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = tollkeeper, pg_temp AS $$
+DECLARE
+  parent text;
+  suffix text := to_char(date '1970-01-01' + day, 'YYYY_MM_DD');
+BEGIN
+  FOREACH parent IN ARRAY ARRAY['limit_window', 'pool_generation', 'holder_lease', 'lost_return', 'holder_consumption']
+  LOOP
+    PERFORM make_partition(parent::regclass, parent || '_' || suffix, format('FROM (%s) TO (%s)', day, day + 1));
+  END LOOP;
+END
+$$;
+GRANT EXECUTE ON FUNCTION ensure_limit_day(integer) TO tollkeeper_ingest;
+
+-- From schema/050_usage.sql
+-- What was used: producers, records, idempotency ids, what was refused, sums per minute, and the chain over all of it.
+--
+-- A record's identity is (tenant_id, id): usage_id holds it, usage_record holds the content. A batch is what one
+-- AppendUsage committed; its row in usage_chain names the producer and the sequence numbers.
+
+-- Numbers batches in the order in which their transactions began.
+CREATE SEQUENCE usage_batch_number AS bigint;
+
+-- Who sends usage, and how far it is committed. h is the hash over everything up to committed_seq.
+CREATE TABLE producer (
+  producer_id uuid PRIMARY KEY,
+  incarnation bigint NOT NULL CONSTRAINT producer_incarnation_positive CHECK (incarnation > 0),
+  -- The process that announced this incarnation.
+  holder bytea NOT NULL CONSTRAINT producer_holder_length CHECK (octet_length(holder) BETWEEN 1 AND 64),
+  format integer NOT NULL,
+  committed_seq bigint NOT NULL CONSTRAINT producer_committed_seq_range CHECK (committed_seq >= 0),
+  h bytea NOT NULL CONSTRAINT producer_h_length CHECK (octet_length(h) = 32),
+  -- All that it received before this ledger time is committed; null = it has not said.
+  watermark timestamptz,
+  state text NOT NULL CONSTRAINT producer_state_known CHECK (state IN ('open', 'closed', 'lost')),
+  opened_at timestamptz NOT NULL,
+  -- Real time, for `silent`: idle times do not scale with ledger time.
+  seen_at timestamptz NOT NULL
+);
+
+-- Which producers served a tenant: a period closes when their watermarks have passed its end.
+CREATE TABLE producer_tenant (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  producer_id uuid NOT NULL REFERENCES producer,
+  PRIMARY KEY (tenant_id, producer_id)
+);
+
+-- Stored records, one partition per month of event time (UTC). Units of meter_ids[i] are units[i].
+CREATE TABLE usage_record (
+  tenant_id uuid NOT NULL,
+  segment_id uuid NOT NULL,
+  event_time timestamptz NOT NULL,
+  received_at timestamptz NOT NULL,
+  batch_id bigint NOT NULL,
+  seq bigint NOT NULL,
+  -- Bits of tollkeeper.ledger.v1.RecordFlag.
+  flags smallint NOT NULL,
+  id text COLLATE "C" NOT NULL,
+  meter_ids integer[] NOT NULL,
+  units bigint[] NOT NULL,
+  attributes jsonb NOT NULL,
+  PRIMARY KEY (tenant_id, event_time, id),
+  CONSTRAINT usage_record_quantities
+    CHECK (cardinality(meter_ids) BETWEEN 1 AND 16 AND cardinality(units) = cardinality(meter_ids))
+) PARTITION BY RANGE (event_time);
+-- Batches lie together on disk, so a few pages of this index find the records of a batch.
+CREATE INDEX usage_record_by_batch ON usage_record USING brin (batch_id) WITH (pages_per_range = 16);
+
+-- Every (tenant, id) that was stored, whatever its event time.
+CREATE TABLE usage_id (
+  tenant_id uuid NOT NULL,
+  id text COLLATE "C" NOT NULL,
+  content_hash bytea NOT NULL CONSTRAINT usage_id_hash_length CHECK (octet_length(content_hash) = 32),
+  batch_id bigint NOT NULL,
+  seq bigint NOT NULL,
+  PRIMARY KEY (tenant_id, id)
+) PARTITION BY HASH (tenant_id, id);
+CREATE INDEX usage_id_by_batch ON usage_id USING brin (batch_id) WITH (pages_per_range = 16);
+
+-- Records that were not stored, with why. tenant_id is all zeros where the tenant is unknown.
+CREATE TABLE usage_quarantine (
+  tenant_id uuid NOT NULL,
+  producer_id uuid NOT NULL,
+  seq bigint NOT NULL,
+  batch_id bigint NOT NULL,
+  reason text NOT NULL,
+  -- Path of the offending field; empty where the record as a whole is refused.
+  field text NOT NULL,
+  content_hash bytea NOT NULL CONSTRAINT usage_quarantine_hash_length CHECK (octet_length(content_hash) = 32),
+  -- The record as canonical JSON in UTF-8: bytes, because a refused record may hold what text can't.
+  record bytea NOT NULL,
+  quarantined_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, producer_id, seq)
+);
+
+-- Exact sums per minute of event time, keyed by segment so that a close cuts exactly. Late usage stands in the segment
+-- that bills it, under the minute of its event.
+CREATE TABLE usage_rollup_minute (
+  tenant_id uuid NOT NULL,
+  segment_id uuid NOT NULL,
+  meter_id integer NOT NULL,
+  minute timestamptz NOT NULL,
+  units numeric(38, 0) NOT NULL CONSTRAINT usage_rollup_units_range CHECK (units >= 0),
+  records bigint NOT NULL CONSTRAINT usage_rollup_records_positive CHECK (records > 0),
+  PRIMARY KEY (tenant_id, segment_id, meter_id, minute)
+) PARTITION BY RANGE (minute);
+
+-- One link per batch that took sequence numbers. hash = SHA-256("tollkeeper.link.v1", stream, position, hash of the
+-- link before, SHA-256 over all that it says of the batch); domain/usage_chain.py is the definition.
+CREATE TABLE usage_chain (
+  stream integer NOT NULL,
+  position bigint NOT NULL CONSTRAINT usage_chain_position_positive CHECK (position > 0),
+  batch_id bigint NOT NULL CONSTRAINT usage_chain_batch_unique UNIQUE,
+  producer_id uuid NOT NULL REFERENCES producer,
+  incarnation bigint NOT NULL,
+  first_seq bigint NOT NULL,
+  last_seq bigint NOT NULL,
+  -- The producer's h at last_seq.
+  h bytea NOT NULL CONSTRAINT usage_chain_h_length CHECK (octet_length(h) = 32),
+  -- Merkle root over the content hashes of the stored records, grouped by tenant.
+  merkle_root bytea NOT NULL CONSTRAINT usage_chain_merkle_length CHECK (octet_length(merkle_root) = 32),
+  stored integer NOT NULL,
+  duplicates integer NOT NULL,
+  conflicts integer NOT NULL,
+  quarantined integer NOT NULL,
+  -- Sequence numbers that holes took.
+  holes bigint NOT NULL,
+  hash bytea NOT NULL CONSTRAINT usage_chain_hash_length CHECK (octet_length(hash) = 32),
+  committed_at timestamptz NOT NULL,
+  PRIMARY KEY (stream, position),
+  CONSTRAINT usage_chain_span CHECK (first_seq > 0 AND last_seq >= first_seq)
+);
+CREATE INDEX usage_chain_by_producer ON usage_chain (producer_id, committed_at);
+CREATE INDEX usage_chain_by_seq ON usage_chain (producer_id, last_seq);
+
+-- Last link of each stream (one stream per ledger replica), and totals, so that nobody counts rows.
+CREATE TABLE usage_chain_head (
+  stream integer PRIMARY KEY CONSTRAINT usage_chain_head_stream_range CHECK (stream >= 0),
+  position bigint NOT NULL,
+  hash bytea NOT NULL CONSTRAINT usage_chain_head_hash_length CHECK (octet_length(hash) = 32),
+  stored_total bigint NOT NULL,
+  quarantined_total bigint NOT NULL
+);
+
+CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_id', 'tollkeeper_ingest');
+CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');
+
+GRANT USAGE ON SEQUENCE usage_batch_number TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head, usage_rollup_minute TO tollkeeper_ingest;
+GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
+GRANT SELECT ON producer, producer_tenant, usage_record, usage_quarantine, usage_rollup_minute, usage_chain,
+  usage_chain_head TO tollkeeper_billing;
+-- An operator declares a producer lost.
+GRANT UPDATE (state) ON producer TO tollkeeper_billing;
+GRANT SELECT ON usage_record, usage_quarantine, usage_rollup_minute TO tollkeeper_admin, tollkeeper_reader;
+
+-- Row triggers come to partitions with the attachment; TRUNCATE triggers don't, so the makers below add them.
+CREATE TRIGGER usage_record_append_only BEFORE UPDATE OR DELETE ON usage_record
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_record_no_truncate BEFORE TRUNCATE ON usage_record
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- Ids expire, so rows may go (no runtime role may delete them); none may change.
+CREATE TRIGGER usage_id_no_update BEFORE UPDATE ON usage_id
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_id_no_truncate BEFORE TRUNCATE ON usage_id
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_chain_append_only BEFORE UPDATE OR DELETE ON usage_chain
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_chain_no_truncate BEFORE TRUNCATE ON usage_chain
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Makes the partitions of one month of records and rollups. Safe to repeat and to race. Bounded, so that a runtime
+-- role can't fill the catalogue with partitions.
+CREATE FUNCTION make_usage_month(month date) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = tollkeeper, pg_temp
+  SET timezone = 'UTC' AS $$
+DECLARE
+  suffix text := to_char(month, 'YYYYMM');
+  bounds text := format('FROM (%L) TO (%L)', month::timestamptz, (month + interval '1 month')::timestamptz);
+BEGIN
+  IF month <> date_trunc('month', month) OR month NOT BETWEEN date '1970-01-01' AND date '2199-12-01' THEN
+    RAISE EXCEPTION 'no month of usage starts on %', month USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  IF to_regclass('tollkeeper.usage_rollup_minute_' || suffix) IS NOT NULL THEN
+    RETURN;
+  END IF;
+  PERFORM make_partition('usage_record', 'usage_record_' || suffix, bounds);
+  IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'usage_record_no_truncate'
+                 AND tgrelid = to_regclass('tollkeeper.usage_record_' || suffix)) THEN
+    EXECUTE format('CREATE TRIGGER usage_record_no_truncate BEFORE TRUNCATE ON %I
+      FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', 'usage_record_' || suffix);
+  END IF;
+  PERFORM make_partition('usage_rollup_minute', 'usage_rollup_minute_' || suffix, bounds);
+END
+$$;
+GRANT EXECUTE ON FUNCTION make_usage_month(date) TO tollkeeper_ingest;
+
+DO $$
+BEGIN
+  FOR part IN 0..7 LOOP
+    PERFORM make_partition('usage_id', format('usage_id_%s', part), format('WITH (MODULUS 8, REMAINDER %s)', part));
+    EXECUTE format('CREATE TRIGGER usage_id_no_truncate BEFORE TRUNCATE ON usage_id_%s
+      FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', part);
+  END LOOP;
+END
+$$;
 
 -- From schema/060_billing.sql
 -- What was closed, and the invoices made of it. Finalised money never changes: no role may update or delete here.

@@ -45,7 +45,9 @@ async def bootstrap(conn: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def _as_owner(conn: asyncpg.Connection[asyncpg.Record], script: str) -> None:
-    await conn.execute(f"SET LOCAL ROLE tollkeeper_owner; SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL timezone = 'UTC'")
+    await conn.execute(
+        f"SET LOCAL ROLE tollkeeper_owner; SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL timezone = 'UTC'"
+    )
     await conn.execute(script)
 
 
@@ -99,5 +101,7 @@ def freeze(folder: Path) -> Path:
     """Write 0001_initial.sql into `folder` from the schema files. Only before the first release."""
     parts = [f"-- From schema/{name}\n{text.rstrip()}\n" for name, text in schema_files()]
     target = folder / "0001_initial.sql"
-    target.write_text("-- Made by `python -m tollkeeper_ledger.store.migrations freeze`.\n\n" + "\n".join(parts), encoding="utf-8")
+    target.write_text(
+        "-- Made by `python -m tollkeeper_ledger.store.migrations freeze`.\n\n" + "\n".join(parts), encoding="utf-8"
+    )
     return target

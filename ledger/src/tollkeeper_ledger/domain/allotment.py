@@ -1,0 +1,339 @@
+"""Decide who gets which units of one window. Pure: the rows are locked, read and written by the caller.
+
+Units leave a limit in two ways: as a lease to one holder (source: ledger), or as an allotment to a pool's generation.
+`allotted` counts both. What is asserted here, and by the table's check: allotted <= ceiling.
+
+- The first ask of a window gets a lease; every further one is sent to the pool, which is opened for it.
+- A pool is extended when somebody asks who has seen all that is in it, or opened; anyone else is told where it is.
+- A generation that a holder reports as lost is never used again: the next one starts from what is left.
+- A denial is a proof: nothing was left that could cover the need. Where that can't be known, the ask is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+LEASE_SHARE = 16
+"""A first lease is at most this part of the amount; a pool grows by at least this part."""
+
+POOL_UNITS_MIN = 16
+"""A pool grows by at least so many units, so that small limits don't ask the ledger for each."""
+
+GENERATION_BITS = 32
+
+
+class PoolFault(Enum):
+    """What went wrong at a pool; numbers as in the contract."""
+
+    NO_POOL = 1
+    FENCE = 2
+    GENERATION = 3
+    CLOSED = 4
+    ROLLBACK = 5
+    SEQ = 6
+    RETURN_RANGE = 7
+    UNREACHABLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One holder's request for units of one window."""
+
+    holder: bytes
+    request_seq: int
+    need: int
+    want: int
+    generation_seen: int = 0
+    allotted_cum_seen: int = 0
+    fault: PoolFault | None = None
+    ledger_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Units straight from the ledger."""
+
+    give: int
+    granted_cum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Ask this pool. `final`: the limit has no more to give at this amount."""
+
+    generation: int
+    allotted_cum: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Proof: only `left` units are left, fewer than were needed."""
+
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The ask can't be answered; nothing was done. `last_request_seq` belongs to reason REQUEST_SEQ."""
+
+    reason: str
+    message: str
+    last_request_seq: int = 0
+
+
+Answer: TypeAlias = Leased | Pooled | Denied | Refused
+
+
+@dataclass(slots=True)
+class Generation:
+    """A pool's life. `allotted_cum` units went into it, `credited` came back to the limit after it had ended."""
+
+    number: int
+    allotted_cum: int = 0
+    credited: int = 0
+    lost: bool = False
+    closing: bool = False
+    """The amount went below what is out: it gets no more units, and Redis is told to close it."""
+    closed: bool = False
+    """Redis has closed it, and what was never granted is credited."""
+    opened_now: bool = False
+    publish: bool = False
+    """Redis has to be told where it stands; telling it twice is harmless."""
+    changed: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether units may go into it."""
+        return not (self.lost or self.closing)
+
+
+@dataclass(slots=True)
+class Holder:
+    """What the ledger leased to one holder of a window, and its last answer."""
+
+    request_seq: int = 0
+    granted_cum: int = 0
+    returned_cum: int = 0
+    last: Answer | None = None
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class WindowState:
+    """A window's row with what belongs to it, locked by whoever decides."""
+
+    amount: int
+    amount_version: int
+    allotted: int = 0
+    ceiling: int = 0
+    wanted: int = 0
+    """The smallest need denied since the last notice; 0 = none."""
+    timeline: int = 1
+    generation_n: int = 0
+    """Generations of this identity so far; goes on over windows and resets."""
+    generation: Generation | None = None
+    """The newest generation."""
+    holders: dict[bytes, Holder] = field(default_factory=dict)
+    changed: bool = False
+
+    @property
+    def left(self) -> int:
+        """Units that may still leave the limit."""
+        return max(0, self.amount - self.allotted)
+
+    @property
+    def final(self) -> bool:
+        """Whether the limit has no more to give at this amount."""
+        return self.allotted >= self.amount
+
+    def take(self, units: int) -> None:
+        """Move units out of the limit. Raises AssertionError where that would pass the ceiling."""
+        self.allotted += units
+        self.changed = True
+        if units < 0 or self.allotted > self.ceiling:
+            raise AssertionError(f"allotted {self.allotted} would pass the ceiling {self.ceiling}")
+
+
+def new_window(*, amount: int, amount_version: int, timeline: int, generation_n: int) -> WindowState:
+    """Give a window that nobody has asked yet."""
+    return WindowState(
+        amount=amount,
+        amount_version=amount_version,
+        ceiling=amount,
+        timeline=timeline,
+        generation_n=generation_n,
+        changed=True,
+    )
+
+
+def lease_share(amount: int) -> int:
+    """Give the most that a first lease has beyond its need."""
+    return max(1, amount // LEASE_SHARE)
+
+
+def pool_share(amount: int) -> int:
+    """Give the least that a pool grows by while there is so much."""
+    return max(POOL_UNITS_MIN, amount // LEASE_SHARE)
+
+
+def follow_amount(window: WindowState, *, amount: int, amount_version: int) -> bool:
+    """Put a newer amount in force; an older version changes nothing. Gives whether anything changed.
+
+    A raise holds at once. A lower amount stops allotments while more than it is out, and ends the pool, so that its
+    rest can come back.
+    """
+    if amount_version <= window.amount_version:
+        return False
+    window.amount = amount
+    window.amount_version = amount_version
+    window.ceiling = max(amount, window.allotted)
+    window.changed = True
+    generation = window.generation
+    if generation is not None and generation.live:
+        generation.changed = generation.publish = True
+        generation.closing = window.allotted > amount
+    return True
+
+
+def decide(window: WindowState, ask: Ask) -> Answer:
+    """Answer one ask and bring the window to the state after it.
+
+    Idempotent by (holder, request_seq): units that were given are not given again; any other answer rests on nothing
+    that could be lost, so its repeat is decided anew.
+    """
+    holder = window.holders.setdefault(ask.holder, Holder())
+    if ask.request_seq == holder.request_seq and isinstance(holder.last, Leased):
+        return holder.last
+    if ask.request_seq not in (holder.request_seq, holder.request_seq + 1) or ask.request_seq < 1:
+        return Refused(
+            reason="REQUEST_SEQ",
+            message=f"request_seq {ask.request_seq} is neither the last one known, {holder.request_seq}, nor the next",
+            last_request_seq=holder.request_seq,
+        )
+    answer = _decide_new(window, holder, ask)
+    if isinstance(answer, Denied):
+        need = max(1, ask.need)
+        window.wanted = need if window.wanted == 0 else min(window.wanted, need)
+        window.changed = True
+    holder.request_seq = ask.request_seq
+    holder.last = answer
+    holder.changed = True
+    return answer
+
+
+def _decide_new(window: WindowState, holder: Holder, ask: Ask) -> Answer:
+    _take_note_of_fault(window, ask)
+    if ask.ledger_only or ask.fault is PoolFault.UNREACHABLE:
+        return _from_ledger(window, holder, ask)
+    generation = window.generation
+    first = generation is None and window.allotted == 0 and max(ask.need, ask.want) > 0
+    if first:
+        return _lease(window, holder, ask) or Denied(left=window.left)
+    if generation is not None and generation.live:
+        if ask.generation_seen == generation.number:
+            # Who knows the pool and is short although more went into it: Redis may never have heard of that.
+            generation.publish = True
+            if ask.allotted_cum_seen >= generation.allotted_cum:
+                _extend(window, generation, ask)
+        return _pooled(window, generation)
+    if window.left < max(1, ask.need):
+        return Denied(left=window.left)
+    return _open_pool(window, ask)
+
+
+def _take_note_of_fault(window: WindowState, ask: Ask) -> None:
+    generation = window.generation
+    if generation is None or ask.fault in (None, PoolFault.UNREACHABLE):
+        return
+    if ask.generation_seen == generation.number and generation.live:
+        generation.lost = True
+        generation.changed = True
+        window.changed = True
+
+
+def _lease(window: WindowState, holder: Holder, ask: Ask) -> Leased | None:
+    left = window.left
+    if left < max(1, ask.need):
+        return None
+    give = min(left, max(ask.need, min(ask.want, lease_share(window.amount))))
+    window.take(give)
+    holder.granted_cum += give
+    return Leased(give=give, granted_cum=holder.granted_cum)
+
+
+def _from_ledger(window: WindowState, holder: Holder, ask: Ask) -> Answer:
+    leased = _lease(window, holder, ask)
+    if leased is not None:
+        return leased
+    generation = window.generation
+    pool_has_units = generation is not None and generation.live and generation.allotted_cum > generation.credited
+    if pool_has_units and not ask.ledger_only:
+        return Refused(
+            reason="AUTHORITY_UNREACHABLE",
+            message=f"{window.left} units are left beside a pool whose rest nobody can see now",
+        )
+    return Denied(left=window.left)
+
+
+def _open_pool(window: WindowState, ask: Ask) -> Pooled:
+    window.generation_n += 1
+    generation = Generation(number=(window.timeline << GENERATION_BITS) + window.generation_n, opened_now=True)
+    window.generation = generation
+    window.changed = True
+    _extend(window, generation, ask)
+    return _pooled(window, generation)
+
+
+def _extend(window: WindowState, generation: Generation, ask: Ask) -> None:
+    units = min(window.left, max(pool_share(window.amount), ask.need))
+    window.take(units)
+    generation.allotted_cum += units
+    generation.changed = generation.publish = True
+
+
+def _pooled(window: WindowState, generation: Generation) -> Pooled:
+    return Pooled(generation=generation.number, allotted_cum=generation.allotted_cum, final=window.final)
+
+
+def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> int:
+    """Take back units that the ledger leased to this holder; gives how many came back by this report.
+
+    Cumulative: a repeat or an older report changes nothing. Never more than was granted.
+    """
+    returned = min(returned_cum, holder.granted_cum) - holder.returned_cum
+    if returned <= 0:
+        return 0
+    holder.returned_cum += returned
+    holder.changed = True
+    window.allotted -= returned
+    window.changed = True
+    return returned
+
+
+def return_lost(window: WindowState, generation: Generation, *, before_cum: int, returned_cum: int) -> int:
+    """Take back units of an ended generation, of which this holder had reported `before_cum`; gives how many came back.
+
+    Capped by what went into the generation less what already came back. A live generation takes its own returns.
+    """
+    if generation.live:
+        return 0
+    returned = min(returned_cum - before_cum, generation.allotted_cum - generation.credited)
+    if returned <= 0:
+        return 0
+    generation.credited += returned
+    generation.changed = True
+    window.allotted -= returned
+    window.changed = True
+    return returned
+
+
+def notice_due(window: WindowState) -> bool:
+    """Give whether what was denied is there now, and forget that it was denied."""
+    if window.wanted == 0 or window.left < window.wanted:
+        return False
+    window.wanted = 0
+    window.changed = True
+    return True

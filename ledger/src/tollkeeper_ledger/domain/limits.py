@@ -1,0 +1,187 @@
+"""Limits as rules, and which of them are in force for a tenant.
+
+A rule's JSON form is what plan definitions, subscriptions and overrides hold:
+
+    {"name": "tokens-per-day", "meter": "tokens", "kind": "window", "amount": 1000000, "enforcement": "hard",
+     "failure_policy": "standby", "match": [{"attribute": "model", "exact": "large"}], "key": ["user"],
+     "window": {"unit": "day", "count": 1, "time_zone": "Europe/Berlin", "alignment": "calendar"}}
+
+Token buckets have `"refill": {"unit": "second", "count": 1}` and `burst` instead of `window`; `valid_from` and `valid_to`
+are UTC instants as text. What stands for a default may be left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.windows import Alignment, WindowRule, WindowUnit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Json: TypeAlias = "Mapping[str, Any]"
+
+UNITS_MAX = 9_007_199_254_740_991
+UNLIMITED = -1
+_REFILL_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class LimitKind(Enum):
+    """How a limit counts."""
+
+    TOKEN_BUCKET = "token_bucket"  # noqa: S105 - a kind of limit
+    WINDOW = "window"
+    LEVEL = "level"
+    CONCURRENCY = "concurrency"
+
+
+class Enforcement(Enum):
+    """What happens beyond a limit."""
+
+    HARD = "hard"
+    SOFT = "soft"
+    SHADOW = "shadow"
+
+
+class FailurePolicy(Enum):
+    """What a hard limit does without an authority."""
+
+    STANDBY = "standby"
+    LEDGER = "ledger"
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+class MatchKind(Enum):
+    """How an attribute's value is compared."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    SET = "set"
+    ANY = "any"
+
+
+class Source(Enum):
+    """Where a limit comes from, the least specific first."""
+
+    PLAN = "plan"
+    SUBSCRIPTION = "subscription"
+    OVERRIDE = "override"
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeMatch:
+    """A condition on one attribute; `values` is one value, the members of a set, or empty for ANY."""
+
+    attribute: str
+    kind: MatchKind
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRule:
+    """One limit as declared. `amount` -1 is unlimited, 0 none."""
+
+    name: str
+    meter: str
+    kind: LimitKind
+    amount: int
+    enforcement: Enforcement = Enforcement.HARD
+    failure_policy: FailurePolicy = FailurePolicy.STANDBY
+    match: tuple[AttributeMatch, ...] = ()
+    key: tuple[str, ...] = ()
+    window: WindowRule | None = None
+    refill_interval_us: int = 0
+    burst: int = 0
+    valid_from_us: int | None = None
+    valid_to_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveLimit:
+    """A rule in force, where it comes from, and the version of its amount and enforcement."""
+
+    rule: LimitRule
+    source: Source
+    amount_version: int
+
+
+def _match_from_json(value: Json) -> AttributeMatch:
+    kinds = [kind for kind in MatchKind if kind.value in value]
+    if len(kinds) != 1:
+        raise ValueError(f"match on {value.get('attribute')!r} needs exactly one of exact, prefix, set, any")
+    kind = kinds[0]
+    found = value[kind.value]
+    values: tuple[str, ...] = ()
+    if kind is MatchKind.SET:
+        values = tuple(str(member) for member in found)
+    elif kind is not MatchKind.ANY:
+        values = (str(found),)
+    return AttributeMatch(attribute=str(value["attribute"]), kind=kind, values=values)
+
+
+def _window_from_json(value: Json) -> WindowRule:
+    return WindowRule(
+        unit=WindowUnit(value["unit"]),
+        count=int(value.get("count", 1)),
+        time_zone=str(value.get("time_zone", "UTC")),
+        alignment=Alignment(value.get("alignment", "calendar")),
+    )
+
+
+def _instant_from_json(value: str | None) -> int | None:
+    if value is None:
+        return None
+    return (datetime.fromisoformat(value) - _EPOCH) // timedelta(microseconds=1)
+
+
+def rule_from_json(value: Json) -> LimitRule:
+    """Parse a rule. Raises KeyError or ValueError where it isn't one."""
+    kind = LimitKind(value["kind"])
+    amount = int(value["amount"])
+    if not UNLIMITED <= amount <= UNITS_MAX:
+        raise ValueError(f"limit {value['name']!r}: amount {amount} is not in -1..{UNITS_MAX}")
+    window = _window_from_json(value["window"]) if kind is LimitKind.WINDOW else None
+    bucket = kind is LimitKind.TOKEN_BUCKET
+    interval_us = _REFILL_US[value["refill"]["unit"]] * int(value["refill"].get("count", 1)) if bucket else 0
+    burst = int(value.get("burst", max(amount, 0))) if bucket else 0
+    if bucket and (interval_us < 1 or not 0 <= burst <= UNITS_MAX):
+        raise ValueError(f"limit {value['name']!r}: refill or burst is out of range")
+    return LimitRule(
+        name=str(value["name"]),
+        meter=str(value["meter"]),
+        kind=kind,
+        amount=amount,
+        enforcement=Enforcement(value.get("enforcement", "hard")),
+        failure_policy=FailurePolicy(value.get("failure_policy", "standby")),
+        match=tuple(_match_from_json(entry) for entry in value.get("match", ())),
+        key=tuple(str(name) for name in value.get("key", ())),
+        window=window,
+        refill_interval_us=interval_us,
+        burst=burst,
+        valid_from_us=_instant_from_json(value.get("valid_from")),
+        valid_to_us=_instant_from_json(value.get("valid_to")),
+    )
+
+
+def resolve(
+    plan: Iterable[Json], subscription: Iterable[Json], overrides: Iterable[Json]
+) -> list[tuple[LimitRule, Source]]:
+    """Give the rules in force in name order: of one name the most specific stands.
+
+    A more specific entry with a `kind` replaces the whole rule; one without changes only the fields that it has, and
+    says nothing where there is no rule to change. Raises KeyError or ValueError for an entry that isn't a rule.
+    """
+    merged: dict[str, tuple[Json, Source]] = {}
+    for source, rules in ((Source.PLAN, plan), (Source.SUBSCRIPTION, subscription), (Source.OVERRIDE, overrides)):
+        for rule in rules:
+            name = str(rule["name"])
+            if "kind" in rule:
+                merged[name] = (rule, source)
+            elif name in merged:
+                merged[name] = ({**merged[name][0], **rule}, source)
+    return [(rule_from_json(value), source) for _, (value, source) in sorted(merged.items())]

@@ -1,0 +1,89 @@
+"""Convert WatchLimits' messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tollkeeper.ledger.v1 import limits_pb2
+
+from tollkeeper_ledger.rpc.limit_rules import rule_to_message
+from tollkeeper_ledger.services.watch import HEARTBEAT_S, Beat, Clock, Confirmed, Meters, Tenant, Units, Unknown
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.watch import Event
+    from tollkeeper_ledger.store.clock import ClockReading
+    from tollkeeper_ledger.store.installation import Installation
+    from tollkeeper_ledger.store.tenants import TenantView
+
+PROTOCOL_VERSION = 1
+_STATES = {"active": limits_pb2.TENANT_STATE_ACTIVE, "suspended": limits_pb2.TENANT_STATE_SUSPENDED}
+
+
+def welcome_message(installation: Installation, clock: ClockReading) -> limits_pb2.WatchLimitsResponse:
+    """Introduce the ledger. Holds secrets: never logged."""
+    return limits_pb2.WatchLimitsResponse(
+        welcome=limits_pb2.WatchWelcome(
+            protocol_version=PROTOCOL_VERSION,
+            installation_id=installation.installation_id,
+            timeline=installation.timeline,
+            witness=installation.witness,
+            clock=_clock(clock),
+            heartbeat_interval_ms=round(HEARTBEAT_S * 1000),
+            token_keys=[limits_pb2.TokenKey(key_id=key.key_id, secret=key.secret) for key in installation.token_keys],
+        )
+    )
+
+
+def _clock(reading: ClockReading) -> limits_pb2.ClockState:
+    return limits_pb2.ClockState(now_us=reading.now_us, speed_milli=reading.speed_milli, version=reading.version)
+
+
+def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb2.WatchLimitsResponse:  # noqa: PLR0911 - one per kind
+    """Give an event as a message; times are read now, so that they are true when it is sent."""
+    match event:
+        case Beat():
+            beat = limits_pb2.Heartbeat(now_us=clock.reading().now_us, change=change)
+            return limits_pb2.WatchLimitsResponse(heartbeat=beat)
+        case Clock():
+            return limits_pb2.WatchLimitsResponse(clock=_clock(clock.reading()))
+        case Tenant(view=view):
+            return limits_pb2.WatchLimitsResponse(tenant=_tenant(view))
+        case Confirmed(wire_ids=wire_ids):
+            return limits_pb2.WatchLimitsResponse(confirmed=limits_pb2.WatchTenants(tenants=wire_ids))
+        case Unknown(wire_id=wire_id):
+            return limits_pb2.WatchLimitsResponse(unknown=limits_pb2.TenantUnknown(tenant=wire_id))
+        case Meters(meters=meters):
+            return limits_pb2.WatchLimitsResponse(
+                meters=limits_pb2.MeterList(
+                    meters=[
+                        limits_pb2.MeterInfo(
+                            name=meter.name,
+                            unit=meter.unit,
+                            scale=meter.scale,
+                            attributes=meter.attributes,
+                            pseudonymised=meter.pseudonymised,
+                        )
+                        for meter in meters
+                    ]
+                )
+            )
+        case Units(tenant=tenant, notice=notice):
+            if notice.recall:
+                recall = limits_pb2.Recall(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)
+                return limits_pb2.WatchLimitsResponse(recall=recall)
+            units = limits_pb2.UnitsNotice(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)
+            return limits_pb2.WatchLimitsResponse(units=units)
+
+
+def _tenant(view: TenantView) -> limits_pb2.TenantSnapshot:
+    return limits_pb2.TenantSnapshot(
+        tenant=view.wire_id,
+        tenant_id=view.tenant_id.bytes,
+        state=_STATES[view.state],
+        parent=view.parent,
+        plan=view.plan,
+        features=view.features,
+        limits=[rule_to_message(limit) for limit in view.limits],
+        change=view.change,
+    )

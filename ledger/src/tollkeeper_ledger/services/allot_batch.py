@@ -1,0 +1,276 @@
+"""One transaction of Allot: lock, read, decide, write; and what Redis has to be told afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.allotment import (
+    Pooled,
+    Refused,
+    decide,
+    follow_amount,
+    new_window,
+    notice_due,
+)
+from tollkeeper_ledger.domain.cursor import Place
+from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
+from tollkeeper_ledger.domain.periods import from_us, period_at, to_us
+from tollkeeper_ledger.domain.windows import Alignment, Span, WindowUnit, end_day_of, rolling_at, window_at
+from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
+from tollkeeper_ledger.services.notices import announce_units
+from tollkeeper_ledger.services.pool_calls import calls_for
+from tollkeeper_ledger.store.limits import (
+    DAY_BYTES,
+    Proposal,
+    WindowRow,
+    amounts_in_force,
+    lock_cursors,
+    lock_windows,
+    read_leases,
+    write_cursors,
+    write_windows,
+)
+from tollkeeper_ledger.store.pool_functions import pool_keys
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.cursor import Cursor
+    from tollkeeper_ledger.domain.limits import EffectiveLimit
+    from tollkeeper_ledger.services.allot_buckets import BucketShards
+    from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.entries import Entry, Result
+    from tollkeeper_ledger.services.tenant_directory import TenantDirectory
+    from tollkeeper_ledger.store.limits import Identity
+    from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.pool_functions import Call
+    from tollkeeper_ledger.store.tenants import TenantView
+
+AHEAD_US_MAX = 5_000_000
+BEHIND_US_MAX = 3_600_000_000
+_SLACK_REAL_MS = 250
+KEY_HASH_BYTES = 16
+
+
+@dataclass(slots=True)
+class BatchContext:
+    """What every batch of a replica shares."""
+
+    tenants: TenantDirectory
+    pool: Pool
+    clock: LedgerClock
+    random_bytes: Callable[[int], bytes]
+    timeline: int
+    days: set[int] = field(default_factory=set)
+    """Days whose partitions are known to be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """An ask whose tenant and limit are known."""
+
+    index: int
+    entry: Entry
+    tenant: TenantView
+    limit: EffectiveLimit
+    identity: Identity
+
+
+class AllotBatch:
+    """Answer many asks. `prepare`, then `run` in a transaction; made anew for each attempt."""
+
+    def __init__(self, context: BatchContext, buckets: BucketShards, entries: Sequence[Entry]) -> None:
+        self._context = context
+        self._buckets = buckets
+        self._entries = entries
+        self._results: list[Result | None] = [None] * len(entries)
+        self._targets: list[_Target] = []
+        self._bucket_targets: list[_Target] = []
+        self._proposals: dict[Identity, Proposal] = {}
+        self._spans: dict[tuple[UUID, str], Span] = {}
+        self._cursors: dict[Identity, Cursor] = {}
+        self._rows: dict[bytes, WindowRow] = {}
+        self._clock = context.clock.reading()
+
+    async def prepare(self) -> None:
+        """Find tenants and limits, propose a window for each identity, and make partitions that are missing."""
+        views = await self._context.tenants.get({entry.tenant for entry in self._entries})
+        self._clock = self._context.clock.reading()
+        for index, entry in enumerate(self._entries):
+            target = self._resolve(index, entry, views.get(entry.tenant))
+            if isinstance(target, Refused):
+                self._results[index] = target
+            elif target.limit.rule.kind is LimitKind.TOKEN_BUCKET:
+                self._bucket_targets.append(target)
+            else:
+                self._propose(target)
+        for day in {end_day_of(proposal.place.span.end_us) for proposal in self._proposals.values()}:
+            if day not in self._context.days:
+                async with self._context.pool.acquire() as conn:
+                    await conn.execute(sql("limits.ensure_day"), day)
+                self._context.days.add(day)
+
+    def _resolve(self, index: int, entry: Entry, tenant: TenantView | None) -> _Target | Refused:
+        ask = entry.ask
+        if tenant is None:
+            return Refused("TENANT_UNKNOWN", f"no such tenant: {entry.tenant[:128]!r}")
+        limit = tenant.limit(entry.limit)
+        if limit is None:
+            return Refused("LIMIT_UNKNOWN", f"tenant {tenant.wire_id} has no limit {entry.limit[:128]!r}")
+        if limit.rule.kind not in (LimitKind.WINDOW, LimitKind.TOKEN_BUCKET):
+            return Refused("NOT_IMPLEMENTED", f"limits of kind {limit.rule.kind.value} are not served by this version")
+        if len(entry.key_hash) not in (0, KEY_HASH_BYTES):
+            return Refused("FIELD_INVALID", "key_hash must be empty or 16 bytes")
+        if not (0 <= ask.need <= UNITS_MAX and 0 <= ask.want <= UNITS_MAX and 0 <= ask.allotted_cum_seen <= UNITS_MAX):
+            return Refused("FIELD_OUT_OF_RANGE", f"need, want and allotted_cum_seen must be 0 to {UNITS_MAX}")
+        slack_us = _SLACK_REAL_MS * max(1000, self._clock.speed_milli)
+        ahead_us = entry.at_us - self._clock.now_us
+        if limit.rule.kind is LimitKind.WINDOW and not -BEHIND_US_MAX - slack_us <= ahead_us <= AHEAD_US_MAX + slack_us:
+            return Refused(
+                "FIELD_OUT_OF_RANGE", f"at_us {entry.at_us} is {ahead_us} us ahead of ledger time; bound: -1 h to 5 s"
+            )
+        return _Target(index, entry, tenant, limit, (tenant.tenant_id, entry.limit, entry.key_hash))
+
+    def _propose(self, target: _Target) -> None:
+        """Note the window that the rule gives at the ask's time, for an identity that may have none."""
+        try:
+            span = self._span(target)
+        except (ValueError, OverflowError) as error:
+            self._results[target.index] = Refused("FIELD_INVALID", f"no window holds at_us: {error}")
+            return
+        self._targets.append(target)
+        if target.identity not in self._proposals:
+            place = Place(window_id=self._name(span), span=span)
+            self._proposals[target.identity] = Proposal(target.identity, target.entry.key_values, place)
+
+    def _name(self, span: Span) -> bytes:
+        return end_day_of(span.end_us).to_bytes(DAY_BYTES, "big") + self._context.random_bytes(16 - DAY_BYTES)
+
+    def _span(self, target: _Target) -> Span:
+        """Compute the window that holds the ask's time; keys of one limit share most of them."""
+        rule, at_us = target.limit.rule.window, target.entry.at_us
+        if rule is None:
+            raise ValueError("the limit has no window")
+        if rule.alignment is Alignment.ROLLING:
+            return rolling_at(rule, at_us)
+        known = self._spans.get((target.tenant.tenant_id, target.entry.limit))
+        if known is not None and known.holds(at_us):
+            return known
+        span = _billing_span(target.tenant, at_us) if rule.unit is WindowUnit.BILLING_PERIOD else window_at(rule, at_us)
+        self._spans[target.tenant.tenant_id, target.entry.limit] = span
+        return span
+
+    async def run(self, conn: Connection) -> tuple[list[Result], list[Call]]:
+        """Decide every ask in its order and write the outcome; gives the answers and what to tell Redis at commit."""
+        calls = await self._buckets.open(
+            conn,
+            [(target.tenant.tenant_id, target.entry.limit, target.entry.ask) for target in self._bucket_targets],
+            clock=self._clock,
+            timeline=self._context.timeline,
+        )
+        for target in self._bucket_targets:
+            generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry.limit)
+            self._results[target.index] = FromBucket(generation=generation, keys=keys)
+        if self._targets:
+            calls += await self._run_windows(conn)
+        return [result for result in self._results if result is not None], calls
+
+    async def _run_windows(self, conn: Connection) -> list[Call]:
+        asked = {target.identity for target in self._targets}
+        self._cursors = await lock_cursors(conn, (self._proposals[identity] for identity in asked))
+        amounts = await amounts_in_force(conn, {(identity[0], identity[1]) for identity in asked})
+        places = [(target, await self._place(conn, target)) for target in self._targets]
+        new = {self._proposals[identity].place.window_id for identity in asked}
+        known = {place.window_id for _, place in places if place is not None} - new - self._rows.keys()
+        self._rows.update(await lock_windows(conn, known))
+        leases = await read_leases(
+            conn,
+            {
+                (place.window_id, target.entry.ask.holder)
+                for target, place in places
+                if place and place.window_id in known
+            },
+        )
+        for (window_id, holder), lease in leases.items():
+            self._rows[window_id].state.holders[holder] = lease
+        for target, place in places:
+            self._results[target.index] = self._decide(target, place, amounts.get(target.identity[:2]))
+        rows = list(self._rows.values())
+        noticed = [row.identity for row in rows if not row.is_new and notice_due(row.state)]
+        await write_windows(conn, rows)
+        changed = [(identity, cursor) for identity, cursor in self._cursors.items() if cursor.changed]
+        await write_cursors(conn, sorted(changed, key=lambda pair: pair[0]))
+        await announce_units(conn, noticed)
+        self._add_pool_names()
+        return list(self._pool_calls())
+
+    async def _place(self, conn: Connection, target: _Target) -> Place | None:
+        """Find the ask's window, or open the one that its rule gives."""
+        cursor = self._cursors[target.identity]
+        place = cursor.find(target.entry.at_us)
+        if place is None:
+            place = cursor.open(target.entry.at_us, self._span(target), self._name)
+            if place is not None:
+                await self._ensure_day(conn, end_day_of(place.span.end_us))
+                self._rows[place.window_id] = self._open(target, place)
+        elif place.window_id == self._proposals[target.identity].place.window_id and place.window_id not in self._rows:
+            self._rows[place.window_id] = self._open(target, place)
+        return place
+
+    async def _ensure_day(self, conn: Connection, day: int) -> None:
+        if day not in self._context.days:
+            await conn.execute(sql("limits.ensure_day"), day)
+
+    def _open(self, target: _Target, place: Place) -> WindowRow:
+        rule = target.limit.rule
+        state = new_window(
+            amount=max(0, rule.amount), amount_version=0, timeline=self._context.timeline, generation_n=0
+        )
+        return WindowRow(identity=target.identity, window_id=place.window_id, span=place.span, state=state, is_new=True)
+
+    def _decide(self, target: _Target, place: Place | None, amount: tuple[int, int] | None) -> Result:
+        if place is None:
+            return Refused("FIELD_OUT_OF_RANGE", f"the window at {target.entry.at_us} is over")
+        if amount is None:
+            return Refused("LIMIT_UNKNOWN", f"limit {target.entry.limit!r} is no longer there")
+        if amount[0] == UNLIMITED:
+            return Refused("FIELD_INVALID", f"limit {target.entry.limit!r} is unlimited: nothing to allot")
+        row = self._rows[place.window_id]
+        cursor = self._cursors[target.identity]
+        follow_amount(row.state, amount=amount[0], amount_version=amount[1])
+        row.state.generation_n = cursor.generation_n
+        answer = decide(row.state, target.entry.ask)
+        if row.state.generation_n != cursor.generation_n:
+            cursor.generation_n = row.state.generation_n
+            cursor.changed = True
+        if isinstance(answer, Refused):
+            return answer
+        return FromWindow(window=facts_of(row), answer=answer)
+
+    def _add_pool_names(self) -> None:
+        for index, result in enumerate(self._results):
+            if isinstance(result, FromWindow) and isinstance(result.answer, Pooled):
+                row = self._rows[result.window.window_id]
+                self._results[index] = FromWindow(
+                    window=result.window, answer=result.answer, pool=pool_keys(row.identity, row.window_id)
+                )
+
+    def _pool_calls(self) -> Iterator[Call]:
+        now_us, speed_milli = self._clock.now_us, self._clock.speed_milli
+        for row in self._rows.values():
+            # Hygiene only: Redis keeps the keys an hour beyond the window's end, in real time.
+            ends_in_s = max(0, row.span.end_us - now_us) // (1000 * max(1000, speed_milli))
+            yield from calls_for(row, expire_at_unix_s=int(time.time()) + ends_in_s + 3600)
+
+
+def _billing_span(tenant: TenantView, at_us: int) -> Span:
+    if tenant.schedule is None:
+        raise ValueError(f"tenant {tenant.wire_id} has no subscription, so no billing period")
+    period = period_at(tenant.schedule, from_us(at_us))
+    if period is None:
+        raise ValueError(f"tenant {tenant.wire_id} has no billing period then")
+    return Span(to_us(period.start), to_us(period.end))

@@ -1,0 +1,140 @@
+"""Put changed amounts in force in windows that are open, without waiting for anybody to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.allotment import follow_amount, notice_due
+from tollkeeper_ledger.domain.windows import end_day_of
+from tollkeeper_ledger.services.notices import announce_units
+from tollkeeper_ledger.services.pool_calls import calls_for
+from tollkeeper_ledger.store.limits import (
+    amounts_in_force,
+    close_generation,
+    closing_pools,
+    lock_windows,
+    write_windows,
+)
+from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool_functions import close_pool_call, pool_keys
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from uuid import UUID
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.store.limits import ClosingPool, WindowRow
+    from tollkeeper_ledger.store.pool import Pool
+    from tollkeeper_ledger.store.pool_functions import PoolFunctions
+    from tollkeeper_ledger.store.tenants import TenantView
+
+_WINDOWS_PER_STEP = 2_000
+_KEEP_KEYS_S = 3600
+
+
+class AmountFollower:
+    """Follow changes of amounts: raises reach pools at once, lower amounts close pools and call leases back.
+
+    Every replica does it; the window's row lock and version make it happen once. A pool whose closing Redis did not
+    confirm is closed again at the next turn: closing is final, so repeating it is harmless.
+    """
+
+    def __init__(self, pool: Pool, clock: LedgerClock, functions: PoolFunctions, log: FilteringBoundLogger) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._functions = functions
+        self._log = log
+        self._tenants: set[UUID] = set()
+        self._news = asyncio.Event()
+
+    def changed(self, views: Collection[TenantView]) -> None:
+        """Note tenants whose windows have to be looked at."""
+        self._tenants.update(view.tenant_id for view in views)
+        if views:
+            self._news.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            tenants, self._tenants = self._tenants, set()
+            try:
+                await self.follow(tenants)
+                await self._close_pools()
+            except Exception as error:  # noqa: BLE001 - a loop's top: the same tenants are tried again
+                self._tenants |= tenants
+                self._log.warning("amounts can't be put in force", error=str(error), kind=type(error).__name__)
+
+    async def follow(self, tenants: Collection[UUID]) -> None:
+        """Bring every open window of these tenants to the amount in force."""
+        after = b""
+        while tenants:
+            async with self._pool.acquire() as conn:
+                found = await conn.fetch(
+                    sql("limits.outdated_windows"),
+                    list(tenants),
+                    self._clock.reading().now_us,
+                    _WINDOWS_PER_STEP,
+                    after,
+                )
+            ids = [row["window_id"] for row in found]
+            if not ids:
+                return
+            await self._follow_windows(ids)
+            after = ids[-1]
+
+    async def _follow_windows(self, window_ids: Collection[bytes]) -> None:
+        async with transaction(self._pool) as conn:
+            rows = await lock_windows(conn, window_ids)
+            amounts = await amounts_in_force(conn, {row.identity[:2] for row in rows.values()})
+            changed: list[WindowRow] = []
+            for row in rows.values():
+                amount, version = amounts.get(row.identity[:2], (-1, 0))
+                if amount >= 0 and follow_amount(row.state, amount=amount, amount_version=version):
+                    changed.append(row)
+            noticed = [row.identity for row in changed if notice_due(row.state)]
+            lowered = [row.identity for row in changed if row.state.allotted > row.state.amount]
+            await write_windows(conn, changed)
+            await announce_units(conn, noticed)
+            await announce_units(conn, lowered, recall=True)
+        keep_until = int(time.time()) + _KEEP_KEYS_S
+        calls = [call for row in changed for call in calls_for(row, expire_at_unix_s=keep_until)]
+        # Closing needs its answer: `_close_pools` does it.
+        await self._functions.call([call for call in calls if call.function != "pool_close"])
+
+    async def _close_pools(self) -> None:
+        """Close pools whose amount went below what is out; what was never granted goes back to the limit.
+
+        An error from Redis (no such pool, another history) ends the generation as well: its rest stays counted as
+        spent, but for what living holders return.
+        """
+        today = end_day_of(self._clock.reading().now_us + 1)
+        async with self._pool.acquire() as conn:
+            pools = await closing_pools(conn, from_day=today, count_max=_WINDOWS_PER_STEP)
+        replies = await self._functions.call(
+            [close_pool_call(pool_keys(pool.identity, pool.window_id), generation=pool.generation) for pool in pools]
+        )
+        for pool, reply in zip(pools, replies, strict=True):
+            if reply is not None:
+                await self._credit(pool, int(reply[1]) if reply[0] == "OK" else 0)
+
+    async def _credit(self, pool: ClosingPool, unspent: int) -> None:
+        """Give the closed generation's rest back to the limit, once."""
+        async with transaction(self._pool) as conn:
+            rows = await lock_windows(conn, [pool.window_id])
+            for row in rows.values():
+                row.state.allotted -= await close_generation(conn, pool, unspent=unspent)
+                row.state.changed = True
+                noticed = [row.identity] if notice_due(row.state) else []
+                await write_windows(conn, [row])
+                await announce_units(conn, noticed)

@@ -1,0 +1,45 @@
+"""Tell every replica that units are there again which were denied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tollkeeper_ledger.store.limits import Identity
+    from tollkeeper_ledger.store.pool import Connection
+
+UNITS_CHANNEL = "tollkeeper_units"
+_IDENTITIES_PER_NOTICE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Units may be there again, or (`recall`) leases should come back."""
+
+    tenant_id: UUID
+    limit: str
+    key_hash: bytes
+    recall: bool = False
+
+
+async def announce_units(conn: Connection, identities: Iterable[Identity], *, recall: bool = False) -> None:
+    """Announce identities at commit. A lost notice costs time, never units: proofs also end with their connection."""
+    told = [[tenant.hex, limit, key_hash.hex(), recall] for tenant, limit, key_hash in identities]
+    for begin in range(0, len(told), _IDENTITIES_PER_NOTICE):
+        text = json.dumps(told[begin : begin + _IDENTITIES_PER_NOTICE], separators=(",", ":"))
+        await conn.execute(sql("installation.notify"), UNITS_CHANNEL, text)
+
+
+def read_notices(text: str) -> list[Notice]:
+    """Parse what `announce_units` sent."""
+    return [
+        Notice(tenant_id=UUID(hex=tenant), limit=limit, key_hash=bytes.fromhex(key_hash), recall=recall)
+        for tenant, limit, key_hash, recall in json.loads(text)
+    ]

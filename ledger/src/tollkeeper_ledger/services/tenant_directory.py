@@ -1,0 +1,157 @@
+"""Tenants as this replica knows them: loaded when asked for, loaded again when a change names them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.changes import CHANGE_CHANNEL
+from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.tenants import TenantView, load_meters, load_tenants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+    from uuid import UUID
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.services.listener import Listener
+    from tollkeeper_ledger.store.pool import Pool
+    from tollkeeper_ledger.store.tenants import MeterView
+
+POLL_S = 0.25
+_CACHED_MAX = 200_000
+
+
+class TenantDirectory:
+    """Answer what a tenant is, from memory where possible, at most one notification behind Postgres.
+
+    A view may be stale by the time of one notification (milliseconds) or, where that is lost, one poll. Whatever must
+    not be stale (amounts, in Allot) is read in the deciding transaction.
+    """
+
+    def __init__(self, pool: Pool, listener: Listener, log: FilteringBoundLogger) -> None:
+        self._pool = pool
+        self._log = log
+        self._by_wire_id: dict[str, TenantView] = {}
+        self._wire_ids: dict[UUID, str] = {}
+        self._loading: dict[str, asyncio.Future[None]] = {}
+        self._change = -1
+        self._meters: tuple[MeterView, ...] = ()
+        self._news = asyncio.Event()
+        self._followers: list[Callable[[list[TenantView]], None]] = []
+        self._meter_followers: list[Callable[[tuple[MeterView, ...]], None]] = []
+        listener.on(CHANGE_CHANNEL, lambda _: self._news.set())
+        listener.on_connected(self._news.set)
+
+    @property
+    def change(self) -> int:
+        """The number of the last change that this replica has taken in."""
+        return max(0, self._change)
+
+    @property
+    def meters(self) -> tuple[MeterView, ...]:
+        """Every meter."""
+        return self._meters
+
+    def follow(
+        self, tenants: Callable[[list[TenantView]], None], meters: Callable[[tuple[MeterView, ...]], None]
+    ) -> None:
+        """Call `tenants` with tenants that changed, and `meters` with all meters when one was added. Must not block."""
+        self._followers.append(tenants)
+        self._meter_followers.append(meters)
+
+    def known(self, wire_id: str) -> TenantView | None:
+        """Give a tenant from memory."""
+        return self._by_wire_id.get(wire_id)
+
+    def wire_id_of(self, tenant_id: UUID) -> str | None:
+        """Give the wire id of a tenant that this replica has loaded."""
+        return self._wire_ids.get(tenant_id)
+
+    async def get(self, wire_ids: Iterable[str]) -> dict[str, TenantView]:
+        """Give the named tenants; unknown names are left out."""
+        names = set(wire_ids)
+        missing = [name for name in names if name not in self._by_wire_id]
+        if missing:
+            await self._load(missing)
+        return {name: view for name in names if (view := self._by_wire_id.get(name)) is not None}
+
+    async def with_ancestors(self, wire_ids: Iterable[str]) -> dict[str, TenantView]:
+        """Give the named tenants and all their ancestors; unknown names are left out."""
+        found: dict[str, TenantView] = {}
+        wanted = set(wire_ids)
+        while wanted:
+            views = await self.get(wanted)
+            found.update(views)
+            wanted = {view.parent for view in views.values() if view.parent} - found.keys()
+        return found
+
+    async def _load(self, names: list[str]) -> None:
+        """Load names once, however many ask at the same time."""
+        mine = [name for name in names if name not in self._loading]
+        others = {id(future): future for name in names if (future := self._loading.get(name)) is not None}
+        if mine:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._loading.update(dict.fromkeys(mine, done))
+            try:
+                self._keep(await self._read(wire_ids=mine))
+            finally:
+                for name in mine:
+                    del self._loading[name]
+                done.set_result(None)
+        for future in others.values():
+            await future
+
+    async def _read(self, *, wire_ids: Collection[str] = (), tenant_ids: Collection[UUID] = ()) -> list[TenantView]:
+        async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            return await load_tenants(conn, wire_ids=wire_ids, tenant_ids=tenant_ids)
+
+    def _keep(self, views: Collection[TenantView]) -> None:
+        for view in views:
+            before = self._by_wire_id.pop(view.wire_id, None)
+            self._by_wire_id[view.wire_id] = before if before is not None and before.change > view.change else view
+            self._wire_ids[view.tenant_id] = view.wire_id
+        while len(self._by_wire_id) > _CACHED_MAX:
+            oldest = self._by_wire_id.pop(next(iter(self._by_wire_id)))
+            self._wire_ids.pop(oldest.tenant_id, None)
+
+    async def run(self) -> None:
+        """Take in changes as they are announced, or found by polling, until cancelled."""
+        while True:
+            self._news.clear()
+            try:
+                await self.catch_up()
+            except Exception as error:  # noqa: BLE001 - a loop's top: the next turn may succeed
+                self._log.warning("changes can't be read", error=str(error), kind=type(error).__name__)
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def catch_up(self) -> None:
+        """Take in every change committed so far and tell followers."""
+        async with self._pool.acquire() as conn:
+            last: int = await conn.fetchval(sql("installation.last_change"))
+            if last == self._change:
+                return
+            changed: set[UUID] = set()
+            if 0 <= self._change < last:
+                rows = await conn.fetch(sql("installation.changes_after"), self._change, last)
+                changed = {row["tenant_id"] for row in rows}
+            elif self._change > last:
+                self._log.error("change numbers went back; forgetting what was known", known=self._change, now=last)
+                changed = {view.tenant_id for view in self._by_wire_id.values()}
+                self._by_wire_id.clear()
+                self._wire_ids.clear()
+            meters = await load_meters(conn)
+        views = await self._read(tenant_ids=changed) if changed else []
+        self._keep(views)
+        self._change = last
+        for told in self._followers:
+            told(views)
+        if meters != self._meters:
+            self._meters = meters
+            for told_meters in self._meter_followers:
+                told_meters(meters)
