@@ -78,6 +78,12 @@ pub fn watch_hello(hello: ledger::WatchHello) -> Action {
     watch(WatchMessage::Hello(hello))
 }
 
+/// Encodes which clock setting is in force here.
+#[must_use]
+pub fn watch_clock_applied(version: u64) -> Action {
+    watch(WatchMessage::ClockApplied(version))
+}
+
 fn watch(message: WatchMessage) -> Action {
     Action::Watch(encoded(&ledger::WatchLimitsRequest { message: Some(message) }))
 }

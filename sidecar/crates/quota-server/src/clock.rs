@@ -66,6 +66,11 @@ impl LedgerClock {
         Some(Now { ledger_us: self.floor_us, real_us, speed_milli: setting.speed_milli })
     }
 
+    /// Version of the setting in force; 0 before the first.
+    pub(crate) fn version(&self) -> u64 {
+        self.setting.map_or(0, |setting| setting.version)
+    }
+
     /// Takes in a setting. An older version is ignored, a speed that is not allowed as well (the answer is then false).
     pub(crate) fn set(&mut self, real_us: u64, state: &ClockState) -> bool {
         if self.setting.is_some_and(|known| state.version < known.version) {

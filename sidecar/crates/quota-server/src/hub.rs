@@ -16,7 +16,7 @@ use quota_core::{
 use quota_proto::{
     answer::event,
     bridge::{self, answer::Result as Outcome},
-    command::action,
+    command::{action, watch_clock_applied},
     watch::{WatchNews, news},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -307,9 +307,14 @@ impl Hub {
     }
 
     fn set_clock(&self, clock: &quota_proto::ledger::ClockState) {
-        if !self.state.lock().clock.set(self.real_us(), clock) {
+        let (taken, version) = {
+            let mut state = self.state.lock();
+            (state.clock.set(self.real_us(), clock), state.clock.version())
+        };
+        if !taken {
             self.stats.bad_message("a scaled clock is believed in the embedded setup only");
         }
+        self.outbox.tell(WATCH_TIMEOUT_MS, watch_clock_applied(version));
         // What is due by ledger time may be due now.
         self.rearm.notify_one();
     }

@@ -1,0 +1,81 @@
+//! A plain gRPC client of `QuotaService`.
+
+use prost::Message;
+use quota_proto::quota::{
+    CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Quantity, ReleaseReservationRequest, ReleaseReservationResponse,
+    SettleReservationRequest, SettleReservationResponse,
+};
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+use tonic_types::{ErrorInfo, StatusExt as _};
+
+#[derive(Clone)]
+pub struct Client(pub Grpc<Channel>);
+
+impl Client {
+    pub async fn tcp(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        Self(Grpc::new(endpoint.connect().await.unwrap()))
+    }
+
+    pub async fn unix(path: &std::path::Path) -> Self {
+        let endpoint = Endpoint::from_shared(format!("unix:{}", path.display())).unwrap();
+        Self(Grpc::new(endpoint.connect().await.unwrap()))
+    }
+
+    pub async fn call<Req, Res>(&self, method: &str, message: Req) -> Result<Res, Status>
+    where
+        Req: Message + Default + Clone + 'static,
+        Res: Message + Default + 'static,
+    {
+        self.request(method, Request::new(message)).await
+    }
+
+    pub async fn request<Req, Res>(&self, method: &str, request: Request<Req>) -> Result<Res, Status>
+    where
+        Req: Message + Default + Clone + 'static,
+        Res: Message + Default + 'static,
+    {
+        let mut grpc = self.0.clone();
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = if method.starts_with('/') { method.to_owned() } else { format!("/tollkeeper.quota.v1.QuotaService/{method}") };
+        let codec = ProstCodec::<Req, Res>::default();
+        grpc.unary(request, path.parse().unwrap(), codec).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn check(&self, request: CheckQuotaRequest) -> Result<CheckQuotaResponse, Status> {
+        self.call("CheckQuota", request).await
+    }
+
+    pub async fn settle(&self, token: &str, units: i64) -> Result<SettleReservationResponse, Status> {
+        let quantities = vec![Quantity { meter: "tokens".into(), units }];
+        let request = SettleReservationRequest { token: token.into(), quantities, ..Default::default() };
+        self.call("SettleReservation", request).await
+    }
+
+    pub async fn release(&self, token: &str) -> Result<ReleaseReservationResponse, Status> {
+        self.call("ReleaseReservation", ReleaseReservationRequest { token: token.into() }).await
+    }
+
+    pub async fn reserve(&self, id: &str, units: i64) -> Result<CheckQuotaResponse, Status> {
+        self.check(CheckQuotaRequest { request_id: id.into(), mode: CheckMode::Reserve.into(), ..consume(units) }).await
+    }
+}
+
+/// A check of the tenant `acme` for so many tokens.
+pub fn consume(units: i64) -> CheckQuotaRequest {
+    CheckQuotaRequest {
+        tenant: "acme".into(),
+        costs: vec![Cost { meter: "tokens".into(), units }],
+        ..Default::default()
+    }
+}
+
+/// The `ErrorInfo` of a status; panics where there is none.
+pub fn error_info(status: &Status) -> ErrorInfo {
+    status.get_error_details().error_info().cloned().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"))
+}
