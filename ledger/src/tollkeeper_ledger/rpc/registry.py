@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from tollkeeper.ledger.v1 import (
     admin_pb2,
     admin_pb2_grpc,
+    billing_pb2,
+    billing_pb2_grpc,
     limits_pb2,
     limits_pb2_grpc,
     reports_pb2,
@@ -15,6 +17,7 @@ from tollkeeper.ledger.v1 import (
 )
 
 from tollkeeper_ledger.rpc.admin_service import AdminService
+from tollkeeper_ledger.rpc.billing_service import BillingService
 from tollkeeper_ledger.rpc.limit_service import LimitService
 from tollkeeper_ledger.rpc.report_service import ReportService
 from tollkeeper_ledger.rpc.usage_service import UsageService, add_usage_service
@@ -29,8 +32,15 @@ if TYPE_CHECKING:
 def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) -> list[str]:
     """Add every service to the server and give their full names, for health and reflection."""
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(resources), server)
+    billing_pb2_grpc.add_BillingServiceServicer_to_server(BillingService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
     add_usage_service(server, UsageService(resources))
-    descriptors = [admin_pb2.DESCRIPTOR, limits_pb2.DESCRIPTOR, reports_pb2.DESCRIPTOR, usage_pb2.DESCRIPTOR]
+    descriptors = [
+        admin_pb2.DESCRIPTOR,
+        billing_pb2.DESCRIPTOR,
+        limits_pb2.DESCRIPTOR,
+        reports_pb2.DESCRIPTOR,
+        usage_pb2.DESCRIPTOR,
+    ]
     return [service.full_name for file in descriptors for service in file.services_by_name.values()]

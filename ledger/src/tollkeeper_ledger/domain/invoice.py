@@ -1,0 +1,257 @@
+"""The invoice as bytes: inputs taken at the close, and the document made of them.
+
+Both are canonical JSON. The document is a pure function of the inputs, the plan versions' definitions, and what
+finalising adds (id, number, time): it can be made again on another machine and must come out the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
+from tollkeeper_ledger.domain.rating.charges import Charge, LateUsage, SubscriptionFacts, Total, Usage
+from tollkeeper_ledger.domain.rating.engine import rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.domain.rating.charges import Charges
+
+Json: TypeAlias = dict[str, Any]
+
+INPUTS_FORMAT = 1
+DOCUMENT_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReference:
+    """Name a plan version by the digest of its bytes."""
+
+    name: str
+    version: int
+    digest: str
+    """SHA-256, hex."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInput:
+    """One closed segment with its exact sums."""
+
+    segment_id: str
+    record_count: int
+    totals: tuple[Total, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LateInput:
+    """One closed segment of late usage, its own period, and what had been billed for that."""
+
+    segment: SegmentInput
+    late_for: str
+    """Segment id of the period that the usage belongs to."""
+    period: Period
+    plan: PlanReference
+    before: tuple[Total, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Who invoices whom, as they were at the close."""
+
+    seller: Json
+    tenant: Json
+    billing_tenant: Json
+
+
+@dataclass(frozen=True, slots=True)
+class CloseInputs:
+    """Everything that an invoice is made of."""
+
+    parties: Parties
+    subscription_id: str
+    time_zone: str
+    period: Period
+    plan: PlanReference
+    engine_version: int
+    segments: tuple[SegmentInput, ...]
+    late: tuple[LateInput, ...]
+    chain_heads: tuple[Json, ...]
+    not_waited_for: tuple[str, ...]
+    closed_at: datetime
+
+    @property
+    def record_count(self) -> int:
+        """Give the number of usage records that the invoice is about."""
+        return sum(one.record_count for one in self.segments) + sum(one.segment.record_count for one in self.late)
+
+
+def instant_text(instant: datetime) -> str:
+    """Write an instant in UTC with microseconds."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def merge_totals(groups: Sequence[Sequence[Total]]) -> tuple[Total, ...]:
+    """Add up sums of the same meters, in meter order."""
+    merged: dict[str, Total] = {}
+    for total in (total for group in groups for total in group):
+        units = total.units + (merged[total.meter].units if total.meter in merged else 0)
+        merged[total.meter] = Total(meter=total.meter, unit=total.unit, scale=total.scale, units=units)
+    return tuple(merged[meter] for meter in sorted(merged))
+
+
+def _totals_json(totals: Sequence[Total]) -> list[Json]:
+    return [{"meter": one.meter, "unit": one.unit, "scale": one.scale, "units": one.units} for one in totals]
+
+
+def _plan_json(plan: PlanReference) -> Json:
+    return {"name": plan.name, "version": plan.version, "digest": plan.digest}
+
+
+def _period_json(period: Period) -> Json:
+    return {"start": instant_text(period.start), "end": instant_text(period.end)}
+
+
+def _segment_json(segment: SegmentInput) -> Json:
+    return {
+        "segment_id": segment.segment_id,
+        "record_count": segment.record_count,
+        "totals": _totals_json(segment.totals),
+    }
+
+
+def inputs_to_bytes(inputs: CloseInputs) -> bytes:
+    """Give the canonical bytes that are stored with the close."""
+    return canonical_json({
+        "format": INPUTS_FORMAT,
+        "engine_version": inputs.engine_version,
+        "seller": inputs.parties.seller,
+        "tenant": inputs.parties.tenant,
+        "billing_tenant": inputs.parties.billing_tenant,
+        "subscription_id": inputs.subscription_id,
+        "time_zone": inputs.time_zone,
+        "period": _period_json(inputs.period),
+        "plan": _plan_json(inputs.plan),
+        "segments": [_segment_json(segment) for segment in inputs.segments],
+        "late": [
+            {
+                "segment": _segment_json(late.segment),
+                "late_for": late.late_for,
+                "period": _period_json(late.period),
+                "plan": _plan_json(late.plan),
+                "before": _totals_json(late.before),
+            }
+            for late in inputs.late
+        ],
+        "record_count": inputs.record_count,
+        "chain_heads": list(inputs.chain_heads),
+        "not_waited_for": list(inputs.not_waited_for),
+        "closed_at": instant_text(inputs.closed_at),
+    })  # fmt: skip
+
+
+def _read_totals(totals: Sequence[Json]) -> tuple[Total, ...]:
+    return tuple(Total(**total) for total in totals)
+
+
+def digests_named(inputs: bytes) -> set[str]:
+    """Give the digests of the plan versions that the inputs are rated with."""
+    stored = json.loads(inputs)
+    return {stored["plan"]["digest"], *(late["plan"]["digest"] for late in stored["late"])}
+
+
+def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> Charges:
+    """Rate stored inputs; `definitions` holds the plan versions' bytes by digest.
+
+    Raises ValueError where a definition's bytes don't have the digest that they are named by.
+    """
+    for digest, definition in definitions.items():
+        if digest_of(definition).hex() != digest:
+            raise ValueError(f"the plan version's bytes don't have the digest {digest}")
+    stored = json.loads(inputs)
+    usage = Usage(
+        totals=merge_totals([_read_totals(segment["totals"]) for segment in stored["segments"]]),
+        late=tuple(
+            LateUsage(
+                definition=definitions[late["plan"]["digest"]],
+                period_start=_instant(late["period"]["start"]),
+                period_end=_instant(late["period"]["end"]),
+                before=_read_totals(late["before"]),
+                added=_read_totals(late["segment"]["totals"]),
+            )
+            for late in stored["late"]
+        ),
+    )
+    facts = SubscriptionFacts(
+        period_start=_instant(stored["period"]["start"]), period_end=_instant(stored["period"]["end"])
+    )
+    return rate(definitions[stored["plan"]["digest"]], usage, facts, engine_version=stored["engine_version"])
+
+
+def _line_json(line: Charge) -> Json:
+    return {
+        "description": line.description,
+        "meter": line.meter,
+        "unit": line.unit,
+        "scale": line.scale,
+        "quantity": line.quantity,
+        "included": line.included,
+        "charged": line.charged,
+        "unit_price": line.unit_price,
+        "price_per": line.price_per,
+        "amount_minor": line.amount_minor,
+        "explanation": list(line.explanation),
+        "period": {"start": instant_text(line.period_start), "end": instant_text(line.period_end)},
+        "late": line.late,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Finalised:
+    """What finalising adds to the inputs; all None on a preview."""
+
+    invoice_id: str | None
+    number: str | None
+    at: datetime | None
+
+
+def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Finalised) -> Json:
+    """Give the whole invoice as JSON. Tax is zero until tax rates exist."""
+    charges = rate_inputs(inputs, definitions)
+    stored = json.loads(inputs)
+    subtotal_minor, tax_minor = charges.subtotal_minor, 0
+    names = ("seller", "tenant", "billing_tenant", "subscription_id", "time_zone", "period", "plan", "engine_version",
+             "record_count")  # fmt: skip
+    manifest = {name: stored[name] for name in ("chain_heads", "not_waited_for", "closed_at")}
+    segments = [*stored["segments"], *(late["segment"] for late in stored["late"])]
+    manifest["segments"] = [
+        {"segment_id": segment["segment_id"], "record_count": segment["record_count"]} for segment in segments
+    ]
+    manifest["inputs_digest"] = digest_of(inputs).hex()
+    return {
+        "format": DOCUMENT_FORMAT,
+        "invoice_id": finalised.invoice_id,
+        "number": finalised.number,
+        "state": "preview" if finalised.number is None else "finalised",
+        "finalised_at": None if finalised.at is None else instant_text(finalised.at),
+        "currency": charges.currency.code,
+        "currency_digits": charges.currency.digits,
+        **{name: stored[name] for name in names},
+        "lines": [_line_json(line) for line in charges.lines],
+        "subtotal_minor": subtotal_minor,
+        "tax_minor": tax_minor,
+        "total_minor": subtotal_minor + tax_minor,
+        "manifest": manifest,
+    }
+
+
+def document_to_bytes(document: Json) -> bytes:
+    """Give the canonical bytes whose SHA-256 is the invoice's digest."""
+    return canonical_json(document)

@@ -1,0 +1,101 @@
+"""What goes into rating and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from decimal import Decimal
+
+    from tollkeeper_ledger.domain.money import Currency
+
+PriceJson: TypeAlias = dict[str, Any]
+"""One price of a plan version's definition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The exact sum of one meter in one period."""
+
+    meter: str
+    unit: str
+    scale: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateUsage:
+    """Usage of a period that had been closed before it came, with the prices of that period."""
+
+    definition: bytes
+    period_start: datetime
+    period_end: datetime
+    before: tuple[Total, ...]
+    """What had been billed for that period already."""
+    added: tuple[Total, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """All usage that one invoice is about."""
+
+    totals: tuple[Total, ...]
+    late: tuple[LateUsage, ...] = ()
+    """In order of their periods."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionFacts:
+    """What rating needs to know of the subscription: the period, both ends UTC."""
+
+    period_start: datetime
+    period_end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A price model's result, exact and not yet rounded."""
+
+    included: int
+    charged: int
+    unit_price: str
+    price_per: int
+    amount: Decimal
+    """Major units, exact."""
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line: rounded, with how it came about."""
+
+    description: str
+    meter: str
+    """Empty for flat fees."""
+    unit: str
+    scale: int
+    quantity: int
+    included: int
+    charged: int
+    unit_price: str
+    price_per: int
+    amount_minor: int
+    explanation: tuple[str, ...]
+    period_start: datetime
+    period_end: datetime
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """All lines of one period."""
+
+    currency: Currency
+    lines: tuple[Charge, ...]
+
+    @property
+    def subtotal_minor(self) -> int:
+        """Give the sum of the lines; nothing is rounded after a line."""
+        return sum(line.amount_minor for line in self.lines)

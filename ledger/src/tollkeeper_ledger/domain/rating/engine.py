@@ -1,0 +1,162 @@
+"""Rate a period: the plan version's fees and prices applied to its usage."""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from tollkeeper_ledger.domain.money import Currency, major, round_line
+from tollkeeper_ledger.domain.rating.charges import Charge, Charges, LateUsage, PriceJson, Rated, Total
+from tollkeeper_ledger.domain.rating.flat import rate_flat
+from tollkeeper_ledger.domain.rating.per_unit import rate_per_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tollkeeper_ledger.domain.rating.charges import SubscriptionFacts, Usage
+
+ENGINE_VERSION = 1
+"""Version that new invoices are rated with."""
+
+LATE_SEPARATOR = ", late usage of "
+"""Stands in a line's description between what was used and the period that it belongs to."""
+
+
+class PriceModel(Protocol):
+    """Rate all units of one meter in one period."""
+
+    def __call__(self, price: PriceJson, quantity: int, currency: Currency, /) -> Rated:
+        """Give the exact amount with its steps."""
+        ...
+
+
+# A new model is one module and one entry here; a changed model is a new engine version with its own table.
+_MODELS_V1: Mapping[str, PriceModel] = MappingProxyType({"per_unit": rate_per_unit})
+_ENGINES: Mapping[int, Mapping[str, PriceModel]] = MappingProxyType({1: _MODELS_V1})
+
+
+def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_version: int) -> Charges:
+    """Give the charges of one period. Pure.
+
+    Usage of meters that the plan has no price for costs nothing and makes no line; a price without usage makes none
+    either. Late usage makes a line for the difference between what its own period costs with and without it. Raises
+    ValueError for an engine version or a price model that does not exist.
+    """
+    if engine_version not in _ENGINES:
+        raise ValueError(f"no engine version {engine_version}; there are {sorted(_ENGINES)}")
+    models = _ENGINES[engine_version]
+    plan = json.loads(definition)
+    currency = Currency.from_code(plan["currency"])
+    lines = [_fee_line(fee, facts, currency) for fee in plan["fees"]]
+    totals = {total.meter: total for total in usage.totals}
+    for price in plan["prices"]:
+        total = totals.get(price["meter"])
+        if total is not None and total.units:
+            rated = _model(models, price)(price, total.units, currency)
+            lines.append(_usage_line(price, total, rated, facts, currency))
+    for late in usage.late:
+        lines.extend(_late_lines(late, models, currency))
+    return Charges(currency=currency, lines=tuple(lines))
+
+
+def _model(models: Mapping[str, PriceModel], price: PriceJson) -> PriceModel:
+    if price["model"] not in models:
+        raise ValueError(f"no price model {price['model']!r} in this engine version")
+    return models[price["model"]]
+
+
+def _rounding_step(rated: Rated, amount_minor: int, currency: Currency) -> tuple[str, ...]:
+    return (*rated.steps, f"rounded half up: {major(amount_minor, currency)} {currency.code}")
+
+
+def _fee_line(fee: PriceJson, facts: SubscriptionFacts, currency: Currency) -> Charge:
+    rated = rate_flat(fee, currency)
+    amount_minor = round_line(rated.amount, currency)
+    return Charge(
+        description=fee["name"],
+        meter="",
+        unit="",
+        scale=0,
+        quantity=1,
+        included=0,
+        charged=1,
+        unit_price=rated.unit_price,
+        price_per=1,
+        amount_minor=amount_minor,
+        explanation=_rounding_step(rated, amount_minor, currency),
+        period_start=facts.period_start,
+        period_end=facts.period_end,
+        late=False,
+    )
+
+
+def _usage_line(price: PriceJson, total: Total, rated: Rated, facts: SubscriptionFacts, currency: Currency) -> Charge:
+    amount_minor = round_line(rated.amount, currency)
+    return Charge(
+        description=price["description"] or price["meter"],
+        meter=total.meter,
+        unit=total.unit,
+        scale=total.scale,
+        quantity=total.units,
+        included=rated.included,
+        charged=rated.charged,
+        unit_price=rated.unit_price,
+        price_per=rated.price_per,
+        amount_minor=amount_minor,
+        explanation=_rounding_step(rated, amount_minor, currency),
+        period_start=facts.period_start,
+        period_end=facts.period_end,
+        late=False,
+    )
+
+
+def _late_lines(late: LateUsage, models: Mapping[str, PriceModel], currency: Currency) -> Sequence[Charge]:
+    plan = json.loads(late.definition)
+    if plan["currency"] != currency.code:
+        raise ValueError(f"late usage is priced in {plan['currency']}, the invoice in {currency.code}")
+    before = {total.meter: total.units for total in late.before}
+    added = {total.meter: total for total in late.added}
+    lines = []
+    for price in plan["prices"]:
+        total = added.get(price["meter"])
+        if total is not None and total.units:
+            billed = before.get(total.meter, 0)
+            old = _model(models, price)(price, billed, currency)
+            new = _model(models, price)(price, billed + total.units, currency)
+            lines.append(_late_line(late, price, total, old=old, new=new, currency=currency))
+    return lines
+
+
+def _late_line(
+    late: LateUsage, price: PriceJson, total: Total, *, old: Rated, new: Rated, currency: Currency
+) -> Charge:
+    old_minor, new_minor = round_line(old.amount, currency), round_line(new.amount, currency)
+    period = f"{late.period_start:%Y-%m-%d %H:%M} to {late.period_end:%Y-%m-%d %H:%M} UTC"
+    return Charge(
+        description=f"{price['description'] or price['meter']}{LATE_SEPARATOR}{period}",
+        meter=total.meter,
+        unit=total.unit,
+        scale=total.scale,
+        quantity=total.units,
+        included=total.units - (new.charged - old.charged),
+        charged=new.charged - old.charged,
+        unit_price=new.unit_price,
+        price_per=new.price_per,
+        amount_minor=new_minor - old_minor,
+        explanation=(
+            f"the period with late usage: {'; '.join(new.steps)}; rounded {major(new_minor, currency)}",
+            f"billed before: {'; '.join(old.steps)}; rounded {major(old_minor, currency)}",
+            f"difference: {major(new_minor - old_minor, currency)} {currency.code}",
+        ),
+        period_start=late.period_start,
+        period_end=late.period_end,
+        late=True,
+    )
+
+
+def is_free(definition: bytes) -> bool:
+    """Whether a plan version can't charge anything: no fee and no price above zero."""
+    plan = json.loads(definition)
+    amounts = [fee["amount"] for fee in plan["fees"]] + [price["unit_price"] for price in plan["prices"]]
+    return not any(amount.strip("0.") for amount in amounts)

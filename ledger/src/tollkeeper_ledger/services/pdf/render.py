@@ -1,0 +1,54 @@
+"""Render an invoice document to PDF with typst: embedded and shipped fonts only, no network, no system state."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+import typst
+
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.services.pdf.texts import invoice_texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAPERS = {"a4": "a4", "letter": "us-letter"}
+"""Names of papers as callers and typst have them."""
+
+
+def render_pdf(document: bytes, *, digest: bytes, paper: str = "a4") -> bytes:
+    """Give the PDF of an invoice's canonical bytes: the same bytes every time. Takes time: run in a thread.
+
+    Raises KeyError for a paper that is not in PAPERS.
+    """
+    pdf: bytes = _compile(document, digest=digest, paper=paper, extra={})
+    return pdf
+
+
+def render_png(document: bytes, *, digest: bytes, paper: str = "a4", ppi: int = 110) -> list[bytes]:
+    """Give the pages as PNG, for previews and for looking at."""
+    pages = _compile(document, digest=digest, paper=paper, extra={"format": "png", "ppi": ppi})
+    return [pages] if isinstance(pages, bytes) else list(pages)
+
+
+def _compile(document: bytes, *, digest: bytes, paper: str, extra: dict[str, Any]) -> Any:
+    read = json.loads(document)
+    texts = invoice_texts(read, digest=digest.hex(), paper=PAPERS[paper])
+    finalised_at = datetime.fromisoformat(read["finalised_at"] or read["period"]["start"])
+    with as_file(files("tollkeeper_ledger.services.pdf")) as folder:
+        return typst.compile(
+            str(_template(folder)),
+            root=str(folder),
+            font_paths=[str(folder / "fonts")],
+            ignore_system_fonts=True,
+            sys_inputs={"invoice": json.dumps(texts)},
+            timestamp=to_us(finalised_at) // 1_000_000,
+            **extra,
+        )
+
+
+def _template(folder: Path) -> Path:
+    return folder / "invoice.typ"

@@ -1,0 +1,147 @@
+-- Closing periods and finalising invoices.
+
+-- name: subscriptions_to_bill
+-- Gives the subscriptions whose periods may be due. $1 only this tenant's wire id, or null.
+SELECT s.tenant_id, s.subscription_id, t.wire_id
+FROM subscription s JOIN tenant t USING (tenant_id)
+WHERE ($1::text IS NULL OR t.wire_id = $1)
+ORDER BY t.wire_id, s.started_at, s.subscription_id;
+
+-- name: definitions_by_version
+-- Gives plan versions' bytes by id. $1 plan version ids.
+SELECT v.plan_version_id, p.name, v.version, v.digest, v.definition
+FROM plan_version v JOIN plan p USING (plan_id) WHERE v.plan_version_id = ANY ($1::uuid[]);
+
+-- name: pending_closes
+-- Gives closes whose invoices are missing, oldest first. $1 only this tenant's wire id, or null; $2 at most so many.
+SELECT c.tenant_id, c.subscription_id, c.period_start
+FROM billing_close c JOIN tenant t USING (tenant_id)
+WHERE c.billable AND ($1::text IS NULL OR t.wire_id = $1)
+  AND NOT EXISTS (SELECT FROM invoice i WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id
+                  AND i.period_start = c.period_start)
+ORDER BY c.closed_at, c.tenant_id, c.subscription_id, c.period_start LIMIT $2;
+
+-- name: producers
+-- Gives the producers that served a tenant. $1 tenant id.
+SELECT p.producer_id, p.state, p.watermark, greatest(clock_timestamp() - p.seen_at, interval '0') AS silent_for
+FROM producer_tenant pt JOIN producer p USING (producer_id)
+WHERE pt.tenant_id = $1 ORDER BY p.producer_id;
+
+-- name: close_segments
+-- Closes every segment of a period, late ones as well. $1 tenant id, $2 subscription id, $3 period start, $4 time.
+UPDATE billing_segment SET state = 'closed', closed_at = $4
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3 AND state = 'open';
+
+-- name: period_segments
+-- Gives every segment of a period. $1 tenant id, $2 subscription id, $3 period start.
+SELECT b.segment_id, b.late_for, own.period_start AS own_start, own.period_end AS own_end, p.name, v.version, v.digest
+FROM billing_segment b
+JOIN billing_segment own ON own.tenant_id = b.tenant_id AND own.segment_id = coalesce(b.late_for, b.segment_id)
+JOIN plan_version v ON v.plan_version_id = own.plan_version_id JOIN plan p USING (plan_id)
+WHERE b.tenant_id = $1 AND b.subscription_id = $2 AND b.period_start = $3
+ORDER BY own.period_start, b.segment_id;
+
+-- name: billed_before
+-- Gives the segments that were billed for earlier periods: their own and late ones of closed periods. $1 tenant id,
+-- $2 segments of those periods, $3 period start of the invoice being made.
+SELECT segment_id, coalesce(late_for, segment_id) AS own
+FROM billing_segment
+WHERE tenant_id = $1 AND (segment_id = ANY ($2::uuid[]) OR late_for = ANY ($2::uuid[])) AND period_start < $3
+ORDER BY segment_id;
+
+-- name: segment_totals
+-- Sums segments by meter. $1 tenant id, $2 segment ids.
+SELECT r.segment_id, m.name AS meter, m.unit, m.scale, sum(r.units)::bigint AS units
+FROM usage_rollup_minute r JOIN meter m USING (meter_id)
+WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[])
+GROUP BY r.segment_id, m.name, m.unit, m.scale ORDER BY r.segment_id, m.name;
+
+-- name: segment_records
+-- Counts the records of segments whose events lie in a span. $1 tenant id, $2 segment ids, $3 from, $4 to.
+SELECT segment_id, count(*) AS records FROM usage_record
+WHERE tenant_id = $1 AND segment_id = ANY ($2::uuid[]) AND event_time >= $3 AND event_time < $4
+GROUP BY segment_id;
+
+-- name: chain_heads
+-- Gives the last link of every stream of the usage chain.
+SELECT stream, position, hash FROM usage_chain_head ORDER BY stream;
+
+-- name: parties
+-- Gives seller, tenant and payer of a tenant. $1 tenant id.
+SELECT s.seller_id, s.name AS seller_name, s.address AS seller_address, s.tax_id AS seller_tax_id, s.email, s.website,
+       s.tax_note, s.payment_note, s.invoice_prefix, t.wire_id, t.display_name, t.address, t.tax_id,
+       coalesce(p.tenant_id, t.tenant_id) AS payer_id, coalesce(p.wire_id, t.wire_id) AS payer_wire_id,
+       coalesce(p.display_name, t.display_name) AS payer_name, coalesce(p.address, t.address) AS payer_address,
+       coalesce(p.tax_id, t.tax_id) AS payer_tax_id
+FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id = t.billing_tenant_id
+WHERE t.tenant_id = $1;
+
+-- name: add_close
+-- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 inputs.
+INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, inputs)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: advance_billed_until
+-- Moves a subscription's billing on to a period's end. $1 tenant id, $2 subscription id, $3 end.
+UPDATE subscription SET billed_until = $3 WHERE tenant_id = $1 AND subscription_id = $2;
+
+-- name: close
+-- Reads a close. $1 tenant id, $2 subscription id, $3 period start.
+SELECT period_start, period_end, inputs FROM billing_close
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3;
+
+-- name: definitions
+-- Gives plan versions' bytes by digest. $1 digests.
+SELECT DISTINCT ON (digest) digest, definition FROM plan_version WHERE digest = ANY ($1::bytea[]) ORDER BY digest;
+
+-- name: begin_numbers
+-- Makes a seller's number row where there is none. $1 seller.
+INSERT INTO invoice_number (seller_id, next) VALUES ($1, 1) ON CONFLICT DO NOTHING;
+
+-- name: take_number
+-- Takes a seller's next number; the row stays locked until commit, so a number that is not used is not taken. $1 seller.
+UPDATE invoice_number SET next = next + 1 WHERE seller_id = $1 RETURNING next - 1;
+
+-- name: lock_numbers
+-- Locks a seller's numbers until the transaction ends. $1 seller.
+SELECT next FROM invoice_number WHERE seller_id = $1 FOR UPDATE;
+
+-- name: has_invoice
+-- Says whether a close has its invoice. $1 tenant id, $2 subscription id, $3 period start.
+SELECT EXISTS (SELECT FROM invoice WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3);
+
+-- name: add_invoice
+-- Adds a finalised invoice. Columns of invoice in order, without state and digest.
+INSERT INTO invoice (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
+                     period_end, state, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
+                     document, digest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'finalised', $10, $11, $12, $13, $14, $15, $16, sha256($16));
+
+-- name: add_lines
+-- Adds an invoice's lines. $1 tenant id, $2 invoice id; columns $3 numbers, $4 descriptions, $5 meters, $6 quantities,
+-- $7 amounts, $8 period starts, $9 period ends.
+INSERT INTO invoice_line (tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start,
+                          period_end)
+SELECT $1, $2, line, description, meter, quantity, amount_minor, period_start, period_end
+FROM unnest($3::int[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::timestamptz[])
+  AS added (line, description, meter, quantity, amount_minor, period_start, period_end);
+
+-- name: invoices
+-- Lists invoices, newest first. $1 before this time and $2 this invoice id, or null; $3 at most so many, $4 only this
+-- tenant's wire id, or null.
+SELECT i.invoice_id, i.finalised_at, i.document, i.digest
+FROM invoice i JOIN tenant t USING (tenant_id)
+WHERE ($1::timestamptz IS NULL OR (i.finalised_at, i.invoice_id) < ($1, $2::uuid))
+  AND ($4::text IS NULL OR t.wire_id = $4)
+ORDER BY i.finalised_at DESC, i.invoice_id DESC LIMIT $3;
+
+-- name: find_invoice
+-- Finds an invoice by number or id. $1 number, $2 id or null.
+SELECT invoice_id, finalised_at, document, digest FROM invoice
+WHERE number = $1 OR invoice_id = $2 ORDER BY (invoice_id = $2) DESC NULLS LAST LIMIT 1;
+
+-- name: stored_inputs
+-- Gives the inputs that an invoice was made of. $1 invoice id.
+SELECT c.inputs, i.invoice_id, i.number, i.finalised_at, i.document, i.digest
+FROM invoice i JOIN billing_close c USING (tenant_id, subscription_id, period_start)
+WHERE i.invoice_id = $1;
