@@ -1,6 +1,6 @@
 //! The public surface.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
 
 /// SHA-256 digest.
 pub type Hash = [u8; 32];
@@ -92,7 +92,7 @@ pub enum Append<'a> {
 }
 
 /// Where an entry stands in the order of this process's appends. Survives a change of producer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Position {
     pub(crate) entry: u64,
     pub(crate) usage: u64,
@@ -116,7 +116,7 @@ pub struct Hole {
     pub last_seq: u64,
     /// Why: `CRC` (acknowledged data is damaged), `LAST_GROUP` (damaged in the last group, perhaps never
     /// acknowledged), `CONTENT` (the payload can't be decoded), `SEGMENT` (a whole segment is missing).
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 /// Bytes that didn't validate.
@@ -153,7 +153,7 @@ pub struct Recovered {
     pub holes: Vec<Hole>,
     /// Everything that didn't validate, holes included. Alarm when not empty.
     pub damage: Vec<Damage>,
-    /// Bytes of a torn tail that were cut; nothing in them was acknowledged.
+    /// Bytes of a torn tail that were cut, a missing commit record included; no record in them was acknowledged.
     pub torn_bytes: u64,
     /// The producer was made now.
     pub created: bool,
@@ -239,8 +239,8 @@ pub struct Stats {
 /// Why the log refuses.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LogError {
-    /// No room, or less than 5 % and the entry ends no reservation. `USAGE_LOG_FULL`, try again after the ledger took some.
-    #[error("usage log is full: {used_bytes} of {capacity_bytes} bytes wait for the ledger; it empties as the ledger commits")]
+    /// No room, or less than 5 % and the entry ends no reservation. `USAGE_LOG_FULL`; again after the ledger took some.
+    #[error("usage log is full: {used_bytes} of {capacity_bytes} bytes in use; it empties as the ledger commits")]
     Full {
         /// Bytes in use.
         used_bytes: u64,
@@ -281,105 +281,10 @@ pub enum LogError {
         /// What there is.
         oldest_seq: u64,
     },
-    /// Bytes read back don't validate; the log scans again, ask again in a moment.
-    #[error("entry {seq} does not validate; the log is being scanned")]
-    Damaged {
-        /// From where on.
+    /// The entries are not indexed, or don't validate any more; the writer thread scans, ask again in a moment.
+    #[error("entry {seq} is being looked for")]
+    Scanning {
+        /// What was asked for.
         seq: u64,
     },
-}
-
-/// A handle on an open log; clones share it. The last one dropped closes it.
-#[derive(Clone)]
-pub struct UsageLog {}
-
-#[allow(unused_variables, clippy::todo)]
-impl UsageLog {
-    /// Opens the folder's producer, or makes one; recovers, raises the incarnation durably and starts the writer.
-    ///
-    /// # Errors
-    /// [`LogError::Locked`], [`LogError::Unusable`], [`LogError::Io`].
-    pub fn open(config: Config, content_hash: ContentHash) -> Result<(Self, Recovered), LogError> {
-        todo!()
-    }
-
-    /// Appends an entry to the group that is gathering; returns before it is durable.
-    ///
-    /// Cheap: a copy under a lock. Entries become durable in the order of their positions.
-    ///
-    /// # Errors
-    /// [`LogError::Full`] (from 95 % on for all but `Usage` with `ends` and `Expire`), [`LogError::Busy`],
-    /// [`LogError::Io`], [`LogError::TooLong`], [`LogError::Closed`]. Nothing was appended then.
-    pub fn append(&self, entry: Append<'_>) -> Result<Position, LogError> {
-        todo!()
-    }
-
-    /// Calls back once the entry is durable, or can no longer become so; at once when that is known already.
-    ///
-    /// The callback runs on the writer's thread (or the caller's): it must be short and must not call the log.
-    pub fn on_durable(&self, position: Position, notify: Box<dyn FnOnce(Result<(), LogError>) + Send>) {
-        todo!()
-    }
-
-    /// Blocks until the entry is durable. For tests and shutdown.
-    ///
-    /// # Errors
-    /// [`LogError::Io`], [`LogError::Closed`].
-    pub fn wait_durable(&self, position: Position) -> Result<(), LogError> {
-        todo!()
-    }
-
-    /// Calls back once the ledger has committed everything up to this entry (ack `LEDGER`); at once when it has.
-    ///
-    /// Survives a change of producer. Dropped without a call when the log closes.
-    pub fn on_committed(&self, position: Position, notify: Box<dyn FnOnce(Result<(), LogError>) + Send>) {
-        todo!()
-    }
-
-    /// Reads durable entries from a sequence number on: at most so many, and payloads of at most so many bytes (but
-    /// at least one entry).
-    ///
-    /// # Errors
-    /// [`LogError::Gone`] below the oldest, [`LogError::Damaged`], [`LogError::Io`].
-    pub fn read_from(&self, seq: u64, max_records: usize, max_bytes: usize) -> Result<Batch, LogError> {
-        todo!()
-    }
-
-    /// Computes h at a durable sequence number, to compare with the ledger's.
-    ///
-    /// # Errors
-    /// As [`Self::read_from`]; [`LogError::Gone`] also above the last durable number.
-    pub fn h_at(&self, seq: u64) -> Result<Hash, LogError> {
-        todo!()
-    }
-
-    /// Notes what the ledger has; the writer thread then moves the watermark and recycles segments.
-    pub fn set_committed(&self, committed: Committed) {
-        todo!()
-    }
-
-    /// Makes a new producer and appends to it, under the same content, every entry from `from_seq` on and everything
-    /// still open; the old directory is removed when the new one is durable. Blocks; call it off the async threads.
-    ///
-    /// Positions stay valid. Idempotent after a crash: an unfinished successor is made again.
-    ///
-    /// # Errors
-    /// [`LogError::Io`]: the old producer stays in force.
-    pub fn renew(&self, new_producer: NewProducer, from_seq: u64) -> Result<Recovered, LogError> {
-        todo!()
-    }
-
-    /// Returns the figures.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        todo!()
-    }
-
-    /// Writes what is pending, moves the watermark and stops the writer. Later appends are refused.
-    ///
-    /// # Errors
-    /// [`LogError::Io`].
-    pub fn close(&self) -> Result<(), LogError> {
-        todo!()
-    }
 }

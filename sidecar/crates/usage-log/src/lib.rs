@@ -14,8 +14,27 @@
 //! contiguous per producer, over restarts too; a segment is reused only after the watermark that allows it is synced.
 
 mod api;
+mod chain;
+mod directory;
+mod fold;
+mod format;
+mod front;
+mod index;
+mod log;
+mod reader;
+mod recover;
+mod renew;
+mod scan;
+mod storage;
+mod writer;
 
 pub use api::{
     Append, Batch, Committed, Config, ContentHash, Damage, Entry, EntryBody, Hash, Hole, Kept, Key, LogError,
-    NewProducer, Position, Recovered, Stats, UsageLog,
+    NewProducer, Position, Recovered, Stats,
 };
+pub use chain::{chain_next, chain_start, hole_hash};
+pub use front::Notify;
+pub use log::UsageLog;
+
+#[cfg(test)]
+mod tests;

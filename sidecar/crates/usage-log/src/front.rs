@@ -1,0 +1,424 @@
+//! Where callers and the writer thread meet: groups that gather, waiters, requests to the writer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::{
+    api::{Append, Committed, Config, Hash, Key, LogError, NewProducer, Position, Recovered, Stats},
+    format::{COMMIT_BYTES, Kind, PAYLOAD_MAX, push_record, wide},
+};
+
+/// Called once with how it ended.
+pub type Notify = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Share of the capacity, in percent, from which on only entries that end a reservation are taken.
+const SETTLING_PERCENT: u64 = 95;
+
+/// Records that become durable together.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// Records without number and checksum.
+    pub(crate) bytes: Vec<u8>,
+    /// Content hash of each usage record, in order.
+    pub(crate) hashes: Vec<Hash>,
+    /// Number of records.
+    pub(crate) records: u32,
+    /// The last entry's position.
+    pub(crate) last: Position,
+    /// Bytes and hashes that are written already.
+    pub(crate) done: (usize, usize),
+}
+
+impl Group {
+    /// Adds a record.
+    pub(crate) fn push(&mut self, kind: Kind, key: Option<&Key>, payload: &[u8], hash: Option<Hash>) {
+        push_record(&mut self.bytes, kind, key, payload);
+        self.hashes.extend(hash);
+        self.records = self.records.saturating_add(1);
+    }
+
+    /// Empties it, keeping its memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.hashes.clear();
+        self.records = 0;
+        self.done = (0, 0);
+    }
+}
+
+/// A request for a new producer, and where its outcome goes.
+pub(crate) struct Renewal {
+    pub(crate) new_producer: NewProducer,
+    pub(crate) from_seq: u64,
+    pub(crate) reply: Box<dyn FnOnce(Result<Recovered, LogError>) + Send>,
+}
+
+/// What the writer should do next.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) group: Option<Group>,
+    pub(crate) committed: Option<Committed>,
+    pub(crate) rescan: Option<u64>,
+    pub(crate) renewal: Option<Renewal>,
+    pub(crate) closing: bool,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.group.is_none()
+            && self.committed.is_none()
+            && self.rescan.is_none()
+            && self.renewal.is_none()
+            && !self.closing
+    }
+}
+
+/// State behind the lock.
+#[derive(Default)]
+pub(crate) struct State {
+    groups: VecDeque<Group>,
+    spare: Vec<Group>,
+    next: Position,
+    durable: Position,
+    committed: Option<Committed>,
+    rescan: Option<u64>,
+    renewal: Option<Renewal>,
+    closing: bool,
+    failure: Option<LogError>,
+    durable_waiters: BTreeMap<(u64, u64), Notify>,
+    committed_waiters: BTreeMap<(u64, u64), Notify>,
+    waiters_made: u64,
+    /// Sequence number minus usage count of this process: constant until the producer changes.
+    base: i64,
+    /// Usage records of this process that the ledger has.
+    committed_usage: u64,
+    /// Bytes of open reservations and marks.
+    live_bytes: u64,
+    pub(crate) stats: Stats,
+}
+
+/// Shared by callers and writer.
+pub(crate) struct Front {
+    state: Mutex<State>,
+    work: Condvar,
+    done: Condvar,
+    group_records: u32,
+    group_bytes: usize,
+    pending_bytes: u64,
+    payload_max: usize,
+}
+
+impl Front {
+    pub(crate) fn new(config: &Config, segment_bytes: u64) -> Self {
+        let fits = crate::format::narrow(segment_bytes).saturating_sub(1_024);
+        Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            group_records: config.group_records.max(1),
+            group_bytes: usize::try_from(config.group_bytes).unwrap_or(usize::MAX),
+            pending_bytes: u64::from(config.pending_bytes),
+            payload_max: PAYLOAD_MAX.min(fits),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Appends to the group that gathers; see [`crate::UsageLog::append`].
+    pub(crate) fn append(&self, entry: &Append<'_>) -> Result<Position, LogError> {
+        let (kind, key, payload, hash) = match entry {
+            Append::Usage {
+                payload,
+                content_hash,
+                ends,
+            } => (Kind::Usage, ends.as_ref(), *payload, Some(*content_hash)),
+            Append::Open { key, payload } => (Kind::Open, Some(key), *payload, None),
+            Append::Expire { key } => (Kind::Expire, Some(key), [].as_slice(), None),
+            Append::Mark { key, payload } => (Kind::Mark, Some(key), *payload, None),
+        };
+        if payload.len() > self.payload_max {
+            return Err(LogError::TooLong {
+                bytes: payload.len(),
+                bound: self.payload_max,
+            });
+        }
+        let bytes = crate::format::total_bytes(payload.len().saturating_add(crate::format::KEY));
+        let settles = matches!(kind, Kind::Expire) || (kind == Kind::Usage && key.is_some());
+        let mut state = self.state.lock();
+        state.admit(
+            wide(bytes),
+            settles,
+            matches!(kind, Kind::Open | Kind::Mark),
+            self.pending_bytes,
+        )?;
+        let group = state.gathering(self.group_records, self.group_bytes);
+        let before = group.bytes.len();
+        group.push(kind, key, payload, hash);
+        let added = wide(group.bytes.len().saturating_sub(before));
+        let position = Position {
+            entry: state.next.entry.saturating_add(1),
+            usage: state.next.usage.saturating_add(u64::from(kind == Kind::Usage)),
+        };
+        state.next = position;
+        if let Some(group) = state.groups.back_mut() {
+            group.last = position;
+        }
+        state.stats.pending_bytes = state.stats.pending_bytes.saturating_add(added);
+        state.stats.appended = state.stats.appended.saturating_add(1);
+        drop(state);
+        self.work.notify_one();
+        Ok(position)
+    }
+
+    /// Calls back when durable; see [`crate::UsageLog::on_durable`].
+    pub(crate) fn on_durable(&self, position: Position, notify: Notify) {
+        let mut state = self.state.lock();
+        let outcome = if position.entry <= state.durable.entry {
+            Some(Ok(()))
+        } else {
+            state.failure.clone().map(Err)
+        };
+        if let Some(outcome) = outcome {
+            drop(state);
+            return notify(outcome);
+        }
+        let id = state.waiter_id();
+        state.durable_waiters.insert((position.entry, id), notify);
+    }
+
+    /// Blocks until durable.
+    pub(crate) fn wait_durable(&self, position: Position) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        loop {
+            if position.entry <= state.durable.entry {
+                return Ok(());
+            }
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            self.done.wait(&mut state);
+        }
+    }
+
+    /// Calls back when the ledger has it; see [`crate::UsageLog::on_committed`].
+    pub(crate) fn on_committed(&self, position: Position, notify: Notify) {
+        let mut state = self.state.lock();
+        if position.usage <= state.committed_usage {
+            drop(state);
+            return notify(Ok(()));
+        }
+        let id = state.waiter_id();
+        state.committed_waiters.insert((position.usage, id), notify);
+    }
+
+    /// Notes what the ledger has and calls back who waits for it.
+    pub(crate) fn set_committed(&self, committed: Committed) {
+        let mut state = self.state.lock();
+        state.committed = Some(committed);
+        state.stats.committed_seq = committed.seq;
+        let usage = i64::try_from(committed.seq)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(state.base);
+        let usage = u64::try_from(usage).unwrap_or(0);
+        state.committed_usage = state.committed_usage.max(usage);
+        let rest = state.committed_waiters.split_off(&(usage.saturating_add(1), 0));
+        let ready = std::mem::replace(&mut state.committed_waiters, rest);
+        drop(state);
+        self.work.notify_one();
+        for notify in ready.into_values() {
+            notify(Ok(()));
+        }
+    }
+
+    /// Asks the writer to scan again from a number on.
+    pub(crate) fn request_rescan(&self, seq: u64) {
+        let mut state = self.state.lock();
+        state.rescan = Some(state.rescan.map_or(seq, |other| other.min(seq)));
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Asks the writer for a new producer.
+    pub(crate) fn request_renewal(&self, renewal: Renewal) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        if state.closing || state.renewal.is_some() {
+            return Err(LogError::Closed);
+        }
+        state.renewal = Some(renewal);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Refuses further appends and lets the writer end after what is pending.
+    pub(crate) fn close(&self) {
+        self.state.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// Takes the next work; waits for some when told to. Groups stay when one is being retried.
+    pub(crate) fn take_work(&self, wait: bool, with_group: bool) -> Work {
+        let mut state = self.state.lock();
+        loop {
+            let work = Work {
+                group: if with_group { state.groups.pop_front() } else { None },
+                committed: state.committed.take(),
+                rescan: state.rescan.take(),
+                renewal: state.renewal.take(),
+                closing: state.closing,
+            };
+            if !wait || !work.is_empty() {
+                return work;
+            }
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// Tells everyone that a group is durable, and takes it back for reuse.
+    pub(crate) fn finish_group(&self, mut group: Group, update: &Update) {
+        let mut state = self.state.lock();
+        state.durable = group.last;
+        let bytes = wide(group.bytes.len());
+        state.stats.pending_bytes = state.stats.pending_bytes.saturating_sub(bytes);
+        state.stats.durable = group.last.entry;
+        state.update(update);
+        let rest = state
+            .durable_waiters
+            .split_off(&(group.last.entry.saturating_add(1), 0));
+        let ready = std::mem::replace(&mut state.durable_waiters, rest);
+        group.clear();
+        if state.spare.len() < 4 {
+            state.spare.push(group);
+        }
+        drop(state);
+        self.done.notify_all();
+        for notify in ready.into_values() {
+            notify(Ok(()));
+        }
+    }
+
+    /// Tells the figures after anything else that the writer did.
+    pub(crate) fn update(&self, update: &Update) {
+        self.state.lock().update(update);
+    }
+
+    /// Stops recording for good: everyone who waits gets the error, and so does every later append.
+    pub(crate) fn fail(&self, failure: &LogError) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert_with(|| failure.clone());
+        state.groups.clear();
+        state.stats.pending_bytes = 0;
+        let ready = std::mem::take(&mut state.durable_waiters);
+        let committed = if matches!(failure, LogError::Closed) {
+            std::mem::take(&mut state.committed_waiters)
+        } else {
+            BTreeMap::new()
+        };
+        drop(state);
+        self.done.notify_all();
+        for notify in ready.into_values().chain(committed.into_values()) {
+            notify(Err(failure.clone()));
+        }
+    }
+
+    /// Sets where numbers start, at open and after a change of producer.
+    pub(crate) fn rebase(&self, last_seq: u64) {
+        let mut state = self.state.lock();
+        let usage = i64::try_from(state.durable.usage).unwrap_or(i64::MAX);
+        state.base = i64::try_from(last_seq).unwrap_or(i64::MAX).saturating_sub(usage);
+    }
+}
+
+/// Figures that the writer knows.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Update {
+    pub(crate) durable_seq: u64,
+    pub(crate) used_bytes: u64,
+    pub(crate) capacity_bytes: u64,
+    pub(crate) live_bytes: u64,
+    pub(crate) open: u64,
+    pub(crate) groups: u64,
+    pub(crate) io_errors: u64,
+    pub(crate) sync_max: Duration,
+    pub(crate) sync_total: Duration,
+}
+
+impl State {
+    /// Returns why recording stopped.
+    pub(crate) fn failure(&self) -> Option<&LogError> {
+        self.failure.as_ref()
+    }
+
+    fn update(&mut self, update: &Update) {
+        self.stats.durable_seq = update.durable_seq;
+        self.stats.used_bytes = update.used_bytes;
+        self.stats.capacity_bytes = update.capacity_bytes;
+        self.stats.open = update.open;
+        self.stats.groups = update.groups;
+        self.stats.io_errors = update.io_errors;
+        self.stats.sync_max = update.sync_max;
+        self.stats.sync_total = update.sync_total;
+        self.live_bytes = update.live_bytes;
+    }
+
+    fn waiter_id(&mut self) -> u64 {
+        self.waiters_made = self.waiters_made.saturating_add(1);
+        self.waiters_made
+    }
+
+    fn admit(&self, bytes: u64, settles: bool, lives: bool, pending_max: u64) -> Result<(), LogError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if self.closing {
+            return Err(LogError::Closed);
+        }
+        let pending = self.stats.pending_bytes;
+        let capacity = self.stats.capacity_bytes;
+        // Every group adds a commit record; one more group than gather now may be needed at a segment's end.
+        let commits = wide(self.groups.len().saturating_add(2).saturating_mul(COMMIT_BYTES));
+        let used = self
+            .stats
+            .used_bytes
+            .saturating_add(pending)
+            .saturating_add(commits)
+            .saturating_add(bytes);
+        let bound = if settles {
+            capacity
+        } else {
+            capacity.saturating_mul(SETTLING_PERCENT).checked_div(100).unwrap_or(0)
+        };
+        // What lives on is rewritten before its segment is reused; more than half of the room would leave none.
+        let too_much_alive = lives
+            && self.live_bytes.saturating_add(pending).saturating_add(bytes) > capacity.checked_div(2).unwrap_or(0);
+        if used > bound || too_much_alive {
+            return Err(LogError::Full {
+                used_bytes: self.stats.used_bytes,
+                capacity_bytes: capacity,
+            });
+        }
+        if pending.saturating_add(bytes) > pending_max {
+            return Err(LogError::Busy { pending_bytes: pending });
+        }
+        Ok(())
+    }
+
+    fn gathering(&mut self, records: u32, bytes: usize) -> &mut Group {
+        let full = self
+            .groups
+            .back()
+            .is_none_or(|group| group.records >= records || group.bytes.len() >= bytes);
+        if full {
+            let group = self.spare.pop().unwrap_or_default();
+            self.groups.push_back(group);
+        }
+        let last = self.groups.len().saturating_sub(1);
+        &mut self.groups[last]
+    }
+}

@@ -1,0 +1,320 @@
+//! A file system in memory that loses what wasn't synced, refuses on command, and forgives nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use crate::storage::{Storage, StorageFile};
+
+/// Bytes that become durable or are lost together.
+pub(crate) const PAGE: usize = 512;
+
+#[derive(Default)]
+struct Disk {
+    files: BTreeMap<PathBuf, Arc<Content>>,
+    directories: BTreeSet<PathBuf>,
+    locks: BTreeSet<PathBuf>,
+    faults: Faults,
+}
+
+/// What to refuse.
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// Outcomes of the next syncs of segments: true fails. Then all succeed.
+    pub(crate) syncs: Vec<bool>,
+    /// Writes to segments fail with this.
+    pub(crate) writes: Option<io::ErrorKind>,
+    /// Syncs and writes of the watermark fail.
+    pub(crate) watermark: bool,
+}
+
+#[derive(Default, Clone)]
+struct Bytes {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// Pages that a failed sync marked clean: later syncs don't write them, as on Linux.
+    abandoned: BTreeSet<usize>,
+}
+
+struct Content {
+    name: String,
+    bytes: Mutex<Bytes>,
+    disk: Arc<Mutex<Disk>>,
+}
+
+/// The file system; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<Disk>>);
+
+struct Lock(Memory, PathBuf);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.0.lock().locks.remove(&self.1);
+    }
+}
+
+impl Memory {
+    /// Sets what to refuse.
+    pub(crate) fn faults(&self, faults: Faults) {
+        self.0.lock().faults = faults;
+    }
+
+    /// Copies everything as it would be after a crash: of each page that differs the choice says whether it was written.
+    pub(crate) fn crash(&self, mut written: impl FnMut(&str, usize) -> bool) -> Self {
+        let copy = Self::default();
+        let disk = self.0.lock();
+        copy.0.lock().directories.clone_from(&disk.directories);
+        for (path, content) in &disk.files {
+            let bytes = content.bytes.lock();
+            let mut after = bytes.durable.clone();
+            after.resize(bytes.cached.len(), 0);
+            for page in 0..after.len().div_ceil(PAGE) {
+                let range = page * PAGE..((page + 1) * PAGE).min(after.len());
+                if after[range.clone()] != bytes.cached[range.clone()] && written(&content.name, page) {
+                    after[range.clone()].copy_from_slice(&bytes.cached[range]);
+                }
+            }
+            copy.put(path, content.name.clone(), after);
+        }
+        copy
+    }
+
+    /// Pages that a crash could lose.
+    pub(crate) fn unsynced(&self) -> Vec<(String, usize)> {
+        let mut pages = Vec::new();
+        self.crash(|name, page| {
+            pages.push((name.to_owned(), page));
+            true
+        });
+        pages
+    }
+
+    /// Copies everything, with everything durable.
+    pub(crate) fn copy(&self) -> Self {
+        self.crash(|_, _| true)
+    }
+
+    /// Names of files with what is in them.
+    pub(crate) fn files(&self) -> Vec<(String, Vec<u8>)> {
+        self.0
+            .lock()
+            .files
+            .values()
+            .map(|content| (content.name.clone(), content.bytes.lock().cached.clone()))
+            .collect()
+    }
+
+    /// Changes a file in place, durably.
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let disk = self.0.lock();
+        let content = disk.files.values().find(|content| content.name == name).unwrap();
+        let mut bytes = content.bytes.lock();
+        change(&mut bytes.cached);
+        bytes.durable = bytes.cached.clone();
+    }
+
+    /// Takes over the files of another that aren't here.
+    pub(crate) fn adopt(&self, other: &Self) {
+        let other = other.0.lock();
+        self.0.lock().directories.extend(other.directories.iter().cloned());
+        for (path, content) in &other.files {
+            if !self.0.lock().files.contains_key(path) {
+                self.put(path, content.name.clone(), content.bytes.lock().cached.clone());
+            }
+        }
+    }
+
+    fn put(&self, path: &Path, name: String, bytes: Vec<u8>) {
+        let content = Content {
+            name,
+            bytes: Mutex::new(Bytes {
+                cached: bytes.clone(),
+                durable: bytes,
+                abandoned: BTreeSet::new(),
+            }),
+            disk: Arc::clone(&self.0),
+        };
+        self.0.lock().files.insert(path.to_path_buf(), Arc::new(content));
+    }
+}
+
+struct Handle(Arc<Content>);
+
+impl Handle {
+    fn is_segment(&self) -> bool {
+        self.0.name.starts_with("segment-")
+    }
+}
+
+impl StorageFile for Handle {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let bytes = self.0.bytes.lock();
+        let from = offset as usize;
+        let part = bytes
+            .cached
+            .get(from..from + buffer.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(part);
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let disk = self.0.disk.lock();
+        match disk.faults.writes {
+            Some(kind) if self.is_segment() => return Err(kind.into()),
+            _ => {}
+        }
+        drop(disk);
+        let mut bytes = self.0.bytes.lock();
+        let end = offset as usize + data.len();
+        if self.is_segment() {
+            assert!(end <= bytes.cached.len(), "a segment would grow");
+        } else if bytes.cached.len() < end {
+            bytes.cached.resize(end, 0);
+        }
+        bytes.cached[offset as usize..end].copy_from_slice(data);
+        for page in offset as usize / PAGE..end.div_ceil(PAGE) {
+            bytes.abandoned.remove(&page);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.0.disk.lock();
+        let fails = if self.is_segment() {
+            !disk.faults.syncs.is_empty() && disk.faults.syncs.remove(0)
+        } else {
+            self.0.name == "watermark" && disk.faults.watermark
+        };
+        drop(disk);
+        let mut bytes = self.0.bytes.lock();
+        let length = bytes.cached.len();
+        bytes.durable.resize(length, 0);
+        for page in 0..length.div_ceil(PAGE) {
+            let range = page * PAGE..((page + 1) * PAGE).min(length);
+            if bytes.cached[range.clone()] == bytes.durable[range.clone()] || bytes.abandoned.contains(&page) {
+                continue;
+            }
+            if fails {
+                bytes.abandoned.insert(page);
+            } else {
+                let page = bytes.cached[range.clone()].to_vec();
+                bytes.durable[range].copy_from_slice(&page);
+            }
+        }
+        if fails {
+            Err(io::Error::other("sync refused"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        let mut bytes = self.0.bytes.lock();
+        bytes.cached.resize(size as usize, 0);
+        bytes.durable.resize(size as usize, 0);
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.bytes.lock().cached.len() as u64)
+    }
+}
+
+impl Storage for Memory {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn StorageFile>> {
+        let found = self.0.lock().files.get(path).cloned();
+        if found.is_none() {
+            if !create {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            self.put(
+                path,
+                path.file_name().unwrap().to_string_lossy().into_owned(),
+                Vec::new(),
+            );
+        }
+        Ok(Arc::new(Handle(Arc::clone(&self.0.lock().files[path]))))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        if !self.0.lock().locks.insert(path.to_path_buf()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Lock(self.clone(), path.to_path_buf())))
+    }
+
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().directories.insert(path.to_path_buf());
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let disk = self.0.lock();
+        let below = disk
+            .files
+            .keys()
+            .chain(&disk.directories)
+            .filter(|name| name.parent() == Some(path));
+        Ok(below
+            .map(|name| name.file_name().unwrap().to_string_lossy().into_owned())
+            .collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        let moved = |path: &PathBuf| {
+            path.strip_prefix(from)
+                .map_or_else(|_| path.clone(), |rest| joined(to, rest))
+        };
+        disk.directories = disk.directories.iter().map(moved).collect();
+        let files = std::mem::take(&mut disk.files);
+        let (from_files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(path, _)| path.starts_with(from));
+        disk.files = others.into_iter().collect();
+        for (path, content) in from_files {
+            let path = moved(&path);
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let bytes = Mutex::new(content.bytes.lock().clone());
+            let content = if name == content.name {
+                content
+            } else {
+                Arc::new(Content {
+                    name,
+                    bytes,
+                    disk: Arc::clone(&self.0),
+                })
+            };
+            disk.files.insert(path, content);
+        }
+        Ok(())
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        disk.files.retain(|name, _| !name.starts_with(path));
+        disk.directories.retain(|name| !name.starts_with(path));
+        Ok(())
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn place(&self, _: &Path) -> io::Result<([u8; 16], u64, u64)> {
+        Ok(([7; 16], 1, 2))
+    }
+}
+
+fn joined(to: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() {
+        to.to_path_buf()
+    } else {
+        to.join(rest)
+    }
+}
