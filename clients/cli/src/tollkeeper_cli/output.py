@@ -66,14 +66,16 @@ class Output(StrEnum):
     CSV = "csv"
 
 
-def show(rows: Sequence[Row], columns: Sequence[str], output: Output, *, title: str = "") -> None:
-    """Print rows to standard output. JSON and CSV carry every column as it is; the table is for reading."""
+def show(
+    rows: Sequence[Row], columns: Sequence[str], output: Output, *, title: str = "", brief: Sequence[str] = ()
+) -> None:
+    """Print rows to standard output. JSON and CSV carry every column as it is; the table shows those of `brief`."""
     if output is Output.JSON:
         sys.stdout.write(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False) + "\n")
     elif output is Output.CSV:
         write_csv(sys.stdout, rows, columns)
     else:
-        _print_table(rows, columns, title)
+        _print_table(rows, brief or columns, title)
 
 
 def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
@@ -137,7 +139,9 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Non
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         is_number = any(isinstance(row.get(column), int) and not isinstance(row.get(column), bool) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(
+            column.replace("_", " "), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number
+        )
     for row in rows:
         table.add_row(*(_escape(_plain(row.get(column))) for column in columns))
     Console().print(table)

@@ -26,6 +26,8 @@ _COLUMNS = (
     "number", "tenant", "state", "total", "currency", "total_minor", "period_start", "period_end", "finalised_at",
     "plan",
 )  # fmt: skip
+_BRIEF = ("number", "tenant", "state", "total", "period_start", "period_end")
+_LINE_BRIEF = ("description", "quantity", "included", "charged", "unit_price", "amount")
 _LINE_COLUMNS = ("description", "meter", "quantity", "unit", "included", "charged", "unit_price", "price_per", "amount")
 _RUN_TIMEOUT_S = 3_600.0
 
@@ -69,7 +71,7 @@ def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption 
                 made.append(step.invoice)
             if step.held_tenant:
                 notes.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
-    show([_row(invoice) for invoice in made], _COLUMNS, output, title="Finalised")
+    show([_row(invoice) for invoice in made], _COLUMNS, output, title="Finalised", brief=_BRIEF)
 
 
 def list_invoices(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -78,7 +80,7 @@ def list_invoices(context: typer.Context, tenant: TenantOption = "", output: Out
         call = billing_pb2_grpc.BillingServiceStub(channel).ListInvoices
         request = billing_pb2.ListInvoicesRequest(tenant=tenant)
         found = [invoice for page in pages(call, request) for invoice in page.invoices]
-    show([_row(invoice) for invoice in found], _COLUMNS, output, title="Invoices")
+    show([_row(invoice) for invoice in found], _COLUMNS, output, title="Invoices", brief=_BRIEF)
 
 
 def show_invoice(context: typer.Context, invoice: InvoiceArgument, output: OutputOption = Output.TABLE) -> None:
@@ -144,7 +146,7 @@ def _show_with_lines(invoice: billing_pb2.Invoice, output: Output) -> None:
         for line in invoice.lines
     ]
     if output is Output.TABLE:
-        show([_row(invoice)], _COLUMNS, output, title=f"Invoice {invoice.number or '(preview)'}")
-        show(lines, _LINE_COLUMNS, output, title="Lines")
+        show([_row(invoice)], _COLUMNS, output, title=f"Invoice {invoice.number or '(preview)'}", brief=_BRIEF)
+        show(lines, _LINE_COLUMNS, output, title="Lines", brief=_LINE_BRIEF)
     else:
         show(lines, ("invoice", *_LINE_COLUMNS, "amount_minor", "explanation"), output)

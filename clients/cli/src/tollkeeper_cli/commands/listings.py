@@ -60,7 +60,8 @@ def plans(
         call = admin_pb2_grpc.AdminServiceStub(channel).ListPlans
         found = [plan for page in pages(call, admin_pb2.ListPlansRequest()) for plan in page.plans]
     columns = ("name", "version", "digest", *(("definition",) if full else ()))
-    show([{column: getattr(plan, column) for column in columns} for plan in found], columns, output, title="Plans")
+    rows = [{column: getattr(plan, column) for column in columns} for plan in found]
+    show(rows, columns, output, title="Plans")
 
 
 def subscriptions(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -75,7 +76,7 @@ def subscriptions(context: typer.Context, tenant: TenantOption = "", output: Out
         {name: to_text(getattr(one, name)) if name in times else getattr(one, name) for name in columns}
         for one in found
     ]
-    show(rows, columns, output, title="Subscriptions")
+    show(rows, columns, output, title="Subscriptions", brief=columns[:6])
 
 
 def audit(
@@ -98,4 +99,4 @@ def audit(
         {name: to_text(entry.at) if name == "at" else getattr(entry, name) for name in columns}
         for entry in found[:entries]
     ]
-    show(rows, columns, output, title="Audit log")
+    show(rows, columns, output, title="Audit log", brief=(*columns[:4], *columns[5:]))

@@ -30,6 +30,7 @@ _LIMIT_COLUMNS = (
     "name", "meter", "kind", "enforcement", "amount", "burst", "used", "used_percent", "remaining",
     "reset_after_ms", "window_end", "key", "source", "plan", "as_of",
 )  # fmt: skip
+_LIMIT_BRIEF = ("name", "kind", "amount", "used", "remaining", "reset_after_ms", "key")
 _DECISION_COLUMNS = ("allowed", "reason", "limit", "subject", "remaining", "reset_after_ms", "retry_after_ms")
 _SOFT = (decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED, decision_pb2.DECISION_REASON_UNCOVERED)
 
@@ -79,7 +80,13 @@ def get_all(
 ) -> None:
     """List every limit of a tenant with what is used and left. Takes nothing."""
     answer = _get_quota(context, tenant, attribute, meter="")
-    show([_limit_row(limit) for limit in answer.limits], _LIMIT_COLUMNS, output, title=f"Limits of {answer.tenant}")
+    show(
+        [_limit_row(limit) for limit in answer.limits],
+        _LIMIT_COLUMNS,
+        output,
+        title=f"Limits of {answer.tenant}",
+        brief=_LIMIT_BRIEF,
+    )
 
 
 def get(
@@ -96,7 +103,13 @@ def get(
     if not found:
         known = ", ".join(sorted(state.name for state in answer.limits)) or "none"
         raise UsageError(f"tenant {answer.tenant} has no limit or limited meter {limit!r}; its limits: {known}")
-    show([_limit_row(state) for state in found], _LIMIT_COLUMNS, output, title=f"Limits of {answer.tenant}")
+    show(
+        [_limit_row(state) for state in found],
+        _LIMIT_COLUMNS,
+        output,
+        title=f"Limits of {answer.tenant}",
+        brief=_LIMIT_BRIEF,
+    )
 
 
 def check(

@@ -105,7 +105,7 @@ def list_records(
             rows.append(row)
             if len(rows) >= records:
                 break
-    show(rows, _RECORD_COLUMNS, output, title=f"Usage records of {tenant}")
+    show(rows, _RECORD_COLUMNS, output, title=f"Usage records of {tenant}", brief=_RECORD_COLUMNS[1:4])
 
 
 def export(

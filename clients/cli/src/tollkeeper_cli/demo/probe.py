@@ -17,7 +17,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import grpc
-from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc
+from tollkeeper.quota.v1 import quota_pb2
+from tollkeeper_client import Client, Detail
 
 from tollkeeper_cli.stack import CHANNEL_OPTIONS
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PROBE_TENANT = "probe"
-_METER = "requests"
+_COSTS = {"requests": 1}
 _STREAM_METHOD = "/tollkeeper.quota.v1.QuotaService/StreamQuota"
 _WARM_UP_CALLS = 200
 _CALL_TIMEOUT_S = 5.0
@@ -59,15 +60,13 @@ class BurstResult:
 
 
 def measure_paced(target: str, *, seconds: float, rate: int) -> PacedResult:
-    """Send unary checks at a fixed rate and measure each from the moment it was due.
+    """Send unary checks with the Python client at a fixed rate and measure each from the moment it was due.
 
     A slow answer makes the following checks late, and their wait counts: nothing is omitted because the client waited.
     """
-    request = _check()
-    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        check = quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota
+    with Client(target, timeout_s=_CALL_TIMEOUT_S) as client:
         for _ in range(_WARM_UP_CALLS):
-            check(request, timeout=_CALL_TIMEOUT_S)
+            client.check(PROBE_TENANT, _COSTS, detail=Detail.NONE)
         count = round(seconds * rate)
         taken_us: list[int] = []
         denied = late = 0
@@ -77,9 +76,9 @@ def measure_paced(target: str, *, seconds: float, rate: int) -> PacedResult:
             due_s = start_s + number / rate
             _wait_until(due_s)
             late += time.perf_counter() - due_s > 1 / rate
-            answer = check(request, timeout=_CALL_TIMEOUT_S)
+            decision = client.check(PROBE_TENANT, _COSTS, detail=Detail.NONE)
             taken_us.append(round((time.perf_counter() - due_s) * 1_000_000))
-            denied += not answer.decision.allowed
+            denied += not decision.allowed
     return PacedResult(
         checks=count,
         denied=denied,
@@ -150,7 +149,7 @@ def _check() -> quota_pb2.CheckQuotaRequest:
     """Return the check that is sent over and over."""
     return quota_pb2.CheckQuotaRequest(
         tenant=PROBE_TENANT,
-        costs=[quota_pb2.Cost(meter=_METER, units=1)],
+        costs=[quota_pb2.Cost(meter=meter, units=units) for meter, units in _COSTS.items()],
         mode=quota_pb2.CHECK_MODE_CONSUME,
         detail=quota_pb2.DETAIL_NONE,
     )

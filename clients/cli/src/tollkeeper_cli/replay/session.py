@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from tollkeeper_client import AsyncClient
+
 from tollkeeper_cli.errors import CommandError, FoundProblemsError, UsageError
 from tollkeeper_cli.replay.driver import Driver
 from tollkeeper_cli.replay.pace import RunningPace, SteppingPace, shift_to_present
-from tollkeeper_cli.replay.sidecar import SidecarCalls, sidecar_channel
+from tollkeeper_cli.replay.sidecar import CALL_TIMEOUT_S, SidecarCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,8 +79,8 @@ async def replay(
     """
     if not timing.scaled and speed is not Speed.REAL:
         raise UsageError("only an embedded setup has a clock that can be sped up: use --speed 1")
-    async with sidecar_channel(sidecar) as channel:
-        driver = Driver(SidecarCalls(channel, recorded_times=timing.scaled), on_progress=on_progress)
+    async with AsyncClient(sidecar, timeout_s=CALL_TIMEOUT_S) as client:
+        driver = Driver(SidecarCalls(client, recorded_times=timing.scaled), on_progress=on_progress)
         try:
             if speed is Speed.MAX:
                 tally = await _stepped(driver, requests, ledger, timing)
