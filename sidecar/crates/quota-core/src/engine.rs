@@ -353,6 +353,7 @@ impl Engine {
 
     /// Lets those who wait look again, and takes next steps, until nothing changes any more.
     pub(crate) fn work_off(&mut self, now: Now) {
+        self.outbox.set_time(now.real_us);
         loop {
             if let Some(key) = self.dirty.pop_front() {
                 self.wake(now, key);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::{
-    effect::CommandId,
     engine::Engine,
     event::{CommandFailure, Event, FailureKind, FunctionReply},
     id::KeyHash,
@@ -56,27 +55,55 @@ impl Engine {
                 limit,
                 key_hash,
             } => self.on_recall(now, &tenant, &limit, key_hash),
-            Event::Allotted(id, result) => {
-                if let Some(Outstanding::Allot(origins)) = self.outbox.answered(id) {
-                    self.on_allotted(now, origins, result);
-                }
+            answer => self.on_command_answer(now, answer),
+        }
+    }
+
+    /// Takes in how a command ended. An answer that nobody waits for any more changes nothing.
+    fn on_command_answer(&mut self, now: Now, event: Event) {
+        let (Event::Allotted(id, _)
+        | Event::Returned(id, _)
+        | Event::Reported(id, _)
+        | Event::Functions(id, _)
+        | Event::Done(id, _)) = event
+        else {
+            return;
+        };
+        let Some((sent_us, outstanding)) = self.outbox.answered(id) else { return };
+        match (event, outstanding) {
+            (Event::Allotted(_, result), Outstanding::Allot(origins)) => {
+                self.hear_ledger(now, sent_us, result.as_ref().err());
+                self.on_allotted(now, origins, result);
             }
-            Event::Returned(id, result) => {
-                if let Some(Outstanding::Return(entries)) = self.outbox.answered(id) {
-                    self.on_returned(now, &entries, result);
-                }
+            (Event::Returned(_, result), Outstanding::Return(entries)) => {
+                self.hear_ledger(now, sent_us, result.as_ref().err());
+                self.on_returned(now, &entries, result);
             }
-            Event::Reported(id, result) => {
-                if let Some(Outstanding::Report(entries)) = self.outbox.answered(id) {
-                    self.on_reported(now, entries, result);
-                }
+            (Event::Reported(_, result), Outstanding::Report(entries)) => {
+                self.hear_ledger(now, sent_us, result.as_ref().err());
+                self.on_reported(now, entries, result);
             }
-            Event::Functions(id, result) => {
-                if let Some(Outstanding::Functions(origins)) = self.outbox.answered(id) {
-                    self.on_functions(now, origins, result);
-                }
+            (Event::Functions(_, result), Outstanding::Functions(origins)) => {
+                self.hear_redis(now, sent_us, result.as_deref().unwrap_or_default());
+                self.on_functions(now, origins, result);
             }
-            Event::Done(id, result) => self.on_done(now, id, result.is_ok()),
+            (Event::Done(_, result), outstanding) => self.on_done(now, outstanding, result.is_ok()),
+            _ => {}
+        }
+    }
+
+    fn hear_ledger(&mut self, now: Now, sent_us: u64, failure: Option<&CommandFailure>) {
+        match failure.map(|failure| failure.kind) {
+            None | Some(FailureKind::Refused) => self.links.ledger.answered(now.real_us),
+            Some(_) => self.links.ledger.failed(now.real_us, sent_us),
+        }
+    }
+
+    fn hear_redis(&mut self, now: Now, sent_us: u64, replies: &[FunctionReply]) {
+        if replies.iter().any(|reply| matches!(reply, FunctionReply::Elements(_))) {
+            self.links.redis.answered(now.real_us);
+        } else {
+            self.links.redis.failed(now.real_us, sent_us);
         }
     }
 
@@ -161,9 +188,6 @@ impl Engine {
             Ok(replies) => (replies, FailureKind::Deadline),
             Err(failure) => (Vec::new(), failure.kind),
         };
-        if !replies.is_empty() {
-            self.links.redis.answered();
-        }
         let mut replies = replies.into_iter();
         for origin in origins {
             let reply = replies.next().ok_or(failure);
@@ -176,16 +200,16 @@ impl Engine {
         }
     }
 
-    fn on_done(&mut self, now: Now, id: CommandId, is_ok: bool) {
-        match self.outbox.answered(id) {
-            Some(Outstanding::Subscribe(channels, epoch)) => {
+    fn on_done(&mut self, now: Now, outstanding: Outstanding, is_ok: bool) {
+        match outstanding {
+            Outstanding::Subscribe(channels, epoch) => {
                 for channel in channels {
                     for key in self.links.subscribed(&channel, epoch, is_ok, now.real_us) {
                         self.stir(key);
                     }
                 }
             }
-            Some(Outstanding::Watch(names)) if !is_ok => self.catalog.fetch_failed(&names),
+            Outstanding::Watch(names) if !is_ok => self.catalog.fetch_failed(&names),
             _ => {}
         }
     }

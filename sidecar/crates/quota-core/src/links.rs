@@ -15,6 +15,7 @@ const RETRY_MAX_US: u64 = 1_000_000;
 pub(crate) struct Outage {
     retry_us: u64,
     pause_us: u64,
+    answered_us: u64,
 }
 
 impl Outage {
@@ -23,9 +24,9 @@ impl Outage {
         now_us < self.retry_us
     }
 
-    /// Notes a failure.
-    pub(crate) fn failed(&mut self, now_us: u64) {
-        if self.is_down(now_us) {
+    /// Notes that a request of `sent_us` failed. It says nothing where a later one was answered.
+    pub(crate) fn failed(&mut self, now_us: u64, sent_us: u64) {
+        if self.is_down(now_us) || sent_us <= self.answered_us {
             return;
         }
         self.pause_us = self
@@ -36,9 +37,10 @@ impl Outage {
     }
 
     /// Notes an answer.
-    pub(crate) const fn answered(&mut self) {
+    pub(crate) const fn answered(&mut self, now_us: u64) {
         self.retry_us = 0;
         self.pause_us = 0;
+        self.answered_us = now_us;
     }
 }
 
@@ -80,14 +82,8 @@ impl Links {
             redis_heard_us: 0,
             redis_epoch: 0,
             channels: Map::with_hasher(state),
-            ledger: Outage {
-                retry_us: 0,
-                pause_us: 0,
-            },
-            redis: Outage {
-                retry_us: 0,
-                pause_us: 0,
-            },
+            ledger: Outage { retry_us: 0, pause_us: 0, answered_us: 0 },
+            redis: Outage { retry_us: 0, pause_us: 0, answered_us: 0 },
         }
     }
 
@@ -112,7 +108,7 @@ impl Links {
         self.watch_epoch = self.watch_epoch.saturating_add(1);
         if up {
             self.ledger_heard_us = now_us;
-            self.ledger.answered();
+            self.ledger.answered(now_us);
         }
     }
 

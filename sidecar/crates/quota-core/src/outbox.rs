@@ -102,7 +102,8 @@ pub(crate) struct Outbox {
     unsubscribe: Vec<Arc<str>>,
     watch: Vec<Arc<str>>,
     next_id: CommandId,
-    outstanding: Map<CommandId, Outstanding>,
+    outstanding: Map<CommandId, (u64, Outstanding)>,
+    real_us: u64,
 }
 
 impl Outbox {
@@ -121,6 +122,7 @@ impl Outbox {
             watch: Vec::new(),
             next_id: 1,
             outstanding: Map::with_hasher(state),
+            real_us: 0,
         }
     }
 
@@ -168,8 +170,13 @@ impl Outbox {
         &mut self.watch
     }
 
-    /// Takes the command of this name off the list.
-    pub(crate) fn answered(&mut self, id: CommandId) -> Option<Outstanding> {
+    /// Notes the real time at which whatever follows is sent.
+    pub(crate) const fn set_time(&mut self, real_us: u64) {
+        self.real_us = real_us;
+    }
+
+    /// Takes the command of this name off the list; answers when it was sent as well.
+    pub(crate) fn answered(&mut self, id: CommandId) -> Option<(u64, Outstanding)> {
         self.outstanding.remove(&id)
     }
 
@@ -206,7 +213,7 @@ impl Outbox {
     fn command(&mut self, timeout_ms: u32, command: Command, outstanding: Outstanding) {
         let id = self.next_id;
         self.next_id = self.next_id.saturating_add(1);
-        self.outstanding.insert(id, outstanding);
+        self.outstanding.insert(id, (self.real_us, outstanding));
         self.effects.push(Effect::Command {
             id,
             timeout_ms,

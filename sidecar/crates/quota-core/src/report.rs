@@ -88,7 +88,6 @@ impl Engine {
         result: Result<Vec<WindowUse>, CommandFailure>,
     ) {
         let Ok(uses) = result else {
-            self.links.ledger.failed(now.real_us);
             for entry in entries {
                 match entry.bucket {
                     Some(key) if self.is_current(key, &entry) => self.mark_moved(key),
@@ -100,7 +99,6 @@ impl Engine {
             }
             return;
         };
-        self.links.ledger.answered();
         for (entry, fleet) in entries.iter().zip(uses) {
             let bucket = entry.bucket.and_then(|key| self.buckets.get_mut(key));
             let Some(window) = bucket.and_then(|bucket| bucket.window_mut(entry.window)) else {

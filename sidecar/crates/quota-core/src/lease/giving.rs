@@ -113,10 +113,6 @@ impl Engine {
         entries: &[Return],
         result: Result<Vec<Units>, CommandFailure>,
     ) {
-        match &result {
-            Ok(_) => self.links.ledger.answered(),
-            Err(_) => self.links.ledger.failed(now.real_us),
-        }
         let told = result.unwrap_or_default();
         for (place, entry) in entries.iter().enumerate() {
             let Some(bucket) = self.buckets.get_mut(entry.bucket) else {

@@ -99,12 +99,6 @@ impl Engine {
             Ok(answers) => (answers, FailureKind::Deadline),
             Err(failure) => (Vec::new(), failure.kind),
         };
-        let is_heard = !answers.is_empty() || failure == FailureKind::Refused;
-        if is_heard {
-            self.links.ledger.answered()
-        } else {
-            self.links.ledger.failed(now.real_us)
-        }
         let mut answers = answers.into_iter();
         for origin in origins {
             match answers.next() {
@@ -130,6 +124,7 @@ impl Engine {
         }
         match id {
             None => {
+                bucket.early_at_us = i64::MIN;
                 let opening = bucket.opening.take().filter(|_| is_unsure);
                 bucket.opening = opening.map(|opening| crate::bucket::Opening {
                     is_flying: false,
@@ -313,11 +308,7 @@ impl Engine {
             window.proof = None;
             window.smallest_first = false;
             let is_scarce = amount.saturating_sub(allotted) < amount / 10;
-            window.low_mark = if is_scarce || ask.want <= ask.need {
-                0
-            } else {
-                credited / 2
-            };
+            window.low_mark = if is_scarce { 0 } else { credited.saturating_sub(ask.need) / 2 };
         }
         if let Some(bucket) = self.buckets.get_mut(key) {
             bucket.ahead_steps = 0;
@@ -358,6 +349,7 @@ impl Engine {
 
     fn on_denied(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, ask: &Sent) {
         let notices = self.buckets.get(key).map_or(0, |bucket| bucket.notices);
+        let is_watched = self.links.watch_epoch().is_some();
         let Some(window) = self.enter(now, key, info, request_seq) else {
             return;
         };
@@ -366,7 +358,7 @@ impl Engine {
         window.smallest_first = true;
         let is_proof = ask.need > 0;
         window.proof = Proof::by_ledger(ask, notices).filter(|_| is_proof);
-        let must_wait = ask.watch.is_none() || ask.need == 0;
+        let must_wait = !is_watched || ask.need == 0;
         if must_wait {
             // Asking again at once would bring the same: who waits hears that nobody knows.
             self.leave_ledger_alone(now, key);

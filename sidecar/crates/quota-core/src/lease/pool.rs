@@ -120,7 +120,6 @@ impl Engine {
                 if let Some(pool) = window.pool.as_mut().filter(|_| is_unsure) {
                     pool.unsure = Some(ask);
                 }
-                self.links.redis.failed(now.real_us);
                 bucket.ahead_steps = 0;
             }
         }
@@ -184,11 +183,8 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
     if credited > 0 {
         window.proof = None;
         window.smallest_first = false;
-        window.low_mark = if ask.want > ask.need && (is_plenty || !grant.is_final) {
-            ask.want / 2
-        } else {
-            0
-        };
+        let may_ask_ahead = is_plenty || !grant.is_final;
+        window.low_mark = if may_ask_ahead { credited.saturating_sub(ask.need) / 2 } else { 0 };
         return;
     }
     if ask.want == 0 {

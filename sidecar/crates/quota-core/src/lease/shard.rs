@@ -175,7 +175,7 @@ impl Engine {
                     limit.shard.fault = Some(fault);
                 }
             }
-            Taken::Silence => self.links.redis.failed(now.real_us),
+            Taken::Silence => {}
         }
         self.stir(key);
     }

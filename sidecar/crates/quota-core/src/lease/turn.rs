@@ -7,6 +7,8 @@ use crate::{
 
 /// The next window is leased this much ahead at most, ledger µs.
 const EARLY_US: i64 = 5_000_000;
+/// What failed is tried again after so long, real µs.
+const EARLY_AGAIN_US: u64 = 100_000;
 /// Only for keys used so lately, real µs.
 pub(crate) const LATELY_US: u64 = 10_000_000;
 
@@ -86,16 +88,22 @@ impl Engine {
         let Some(window) = bucket.current.as_ref() else {
             return;
         };
-        let at_us = if bucket.is_active {
-            early_us.unwrap_or(window.info.end_us)
-        } else {
-            window.info.end_us
+        let end_us = window.info.end_us;
+        let at_us = match early_us.filter(|_| bucket.is_active) {
+            Some(early_us) if early_us > now.ledger_us => early_us,
+            Some(_) => {
+                // It is time, but nobody who could lease it is there: not at once again.
+                let again_us = now.real_us.saturating_add(EARLY_AGAIN_US);
+                self.timers.arm(key, bucket, again_us);
+                end_us
+            }
+            None => end_us,
         };
         let Some(left_us) = now.real_us_until(at_us) else {
             return;
         };
         self.timers
-            .arm(key, bucket, now.real_us.saturating_add(left_us));
+            .arm(key, bucket, now.real_us.saturating_add(left_us.max(1)));
     }
 
     /// Ledger time at which the next window of a bucket is to be leased.
@@ -128,7 +136,7 @@ impl Engine {
             || is_idle
             || is_refused
             || is_ledger_down
-            || bucket.opening.is_some()
+            || bucket.opening.is_some_and(|opening| opening.is_flying)
         {
             return;
         }

@@ -109,6 +109,8 @@ pub struct World {
     pub admitted: BTreeMap<(String, i64), u64>,
     /// Commands by name.
     pub commands: BTreeMap<&'static str, u64>,
+    /// Tells every message on standard error.
+    pub is_traced: bool,
     /// Reservations that expired.
     pub expired: Vec<quota_core::ReservationId>,
     asked: BTreeMap<Ticket, (usize, CheckRequest)>,
@@ -138,6 +140,7 @@ impl World {
             decisions: BTreeMap::new(),
             admitted: BTreeMap::new(),
             commands: BTreeMap::new(),
+            is_traced: std::env::var_os("QUOTA_TRACE").is_some(),
             expired: Vec::new(),
             asked: BTreeMap::new(),
             tenants: BTreeMap::new(),
@@ -383,6 +386,9 @@ impl World {
     /// Tells an engine something.
     pub fn handle(&mut self, node: usize, event: Event) {
         let now = self.now();
+        if self.is_traced && !matches!(event, Event::LedgerAlive | Event::RedisAlive) {
+            eprintln!("{} node {node} hears {event:?}", self.real_us);
+        }
         self.nodes[node].engine.handle(now, event);
         self.carry(node);
     }
@@ -409,6 +415,9 @@ impl World {
 
     fn send(&mut self, node: usize, id: CommandId, timeout_ms: u32, command: Command) {
         let life = self.nodes[node].life;
+        if self.is_traced {
+            eprintln!("{} node {node} asks {id} {command:?}", self.real_us);
+        }
         *self.commands.entry(name_of(&command)).or_default() += 1;
         self.nodes[node].pending.insert(id);
         let silence = failure(FailureKind::Deadline, &command, id);

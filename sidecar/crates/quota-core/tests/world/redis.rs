@@ -29,7 +29,7 @@ struct Pool {
 
 impl Pool {
     fn free(&self) -> u64 {
-        self.total - self.granted + self.returned
+        self.total + self.returned - self.granted
     }
 }
 
@@ -93,11 +93,6 @@ impl Redis {
     pub fn fail_over(&mut self) {
         self.data = self.kept.clone();
         self.fence += 1;
-    }
-
-    /// Goes back without changing the history's name; only the witness notices.
-    pub fn roll_back(&mut self) {
-        self.data = self.kept.clone();
     }
 
     /// `pool_open`.
@@ -252,7 +247,7 @@ impl Redis {
             pool.wanted = need;
         }
         pool.seats.insert(holder, seat.clone());
-        assert!(pool.granted - pool.returned <= pool.total, "I2");
+        assert!(pool.granted <= pool.total + pool.returned, "I2");
         Self::granted(&seat, pool, holders)
     }
 
