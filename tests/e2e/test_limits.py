@@ -51,7 +51,10 @@ def window(name: str, amount: int, *, key: str = "", match: str = "") -> limits_
 async def ask(
     channel: grpc.aio.Channel, tenant: str, units: int, *, peek: bool = False, **attributes: str
 ) -> decision_pb2.Decision:
-    """Check `units` requests and return the decision."""
+    """Check `units` requests and return the decision.
+
+    A sidecar that could not reach its authority in time has decided nothing and taken nothing: it is asked again.
+    """
     request = quota_pb2.CheckQuotaRequest(
         tenant=tenant,
         costs=[quota_pb2.Cost(meter="requests", units=units)],
@@ -59,8 +62,12 @@ async def ask(
         mode=quota_pb2.CHECK_MODE_PEEK if peek else quota_pb2.CHECK_MODE_CONSUME,
         detail=quota_pb2.DETAIL_ALL,
     )
-    answer = await quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota(request, timeout=10)
-    return answer.decision
+    stub = quota_pb2_grpc.QuotaServiceStub(channel)
+    for _ in range(20):
+        decision = (await stub.CheckQuota(request, timeout=10)).decision
+        if decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE:
+            return decision
+    raise AssertionError(f"no authority in twenty attempts: {decision}")
 
 
 async def until_in_force(channel: grpc.aio.Channel, tenant: str, name: str, amount: int, **attributes: str) -> float:
