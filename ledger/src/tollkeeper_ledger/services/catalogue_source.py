@@ -53,7 +53,8 @@ def read_source(text: str, faults: Faults) -> Node:
             builder.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
+        # The end of a file without a last newline counts as a line of its own.
+        line = min(mark.line, text.count("\n")) + 1 if mark is not None else 1
         faults.add(line, "yaml", f"is not YAML: {error.problem or error.context or 'unreadable'}")
     except yaml.YAMLError as error:
         faults.add(1, "yaml", f"is not YAML: {str(error).splitlines()[0][:120]}", remedy="write it as UTF-8 text")

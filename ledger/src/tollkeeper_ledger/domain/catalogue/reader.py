@@ -49,7 +49,7 @@ def is_time_zone(name: str) -> bool:
     """Whether this is a time zone of the IANA list."""
     try:
         ZoneInfo(name)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         return False
     return True
 

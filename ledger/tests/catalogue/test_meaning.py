@@ -1,0 +1,267 @@
+"""What a right catalogue means: aliases, defaults, canonical bytes, and the changes that it asks for."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json
+from tollkeeper_ledger.domain.catalogue.compare import compare
+from tollkeeper_ledger.domain.catalogue.faults import Faults
+from tollkeeper_ledger.domain.catalogue.known import (
+    AddPlanVersion,
+    AddSubscription,
+    ChangeSubscription,
+    Known,
+    KnownPlan,
+    KnownSubscription,
+    KnownTenant,
+)
+from tollkeeper_ledger.domain.limits import rule_from_json
+from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
+from tollkeeper_ledger.services.catalogue import read_catalogue
+
+NOW = datetime(2025, 5, 17, 12, 30, tzinfo=UTC)
+
+PLAIN = """
+version: 1
+seller: {id: s, name: Seller, currency: USD, time_zone: Europe/Berlin}
+meters: [{name: tokens, unit: tokens, attributes: [user]}]
+features: [{name: f}]
+plans:
+  - name: p
+    billing_interval: {unit: month, count: 1}
+    features: [f]
+    fees: [{name: base, amount: "20.00"}]
+    prices: [{meter: tokens, per: 1_000_000, unit_price: "2.50", included: 1000000}]
+    limits:
+      - {name: rate, meter: tokens, kind: token_bucket, amount: 60, refill: {unit: minute, count: 1}}
+      - {name: day, meter: tokens, kind: window, amount: -1, window: {unit: day},
+         match: [{attribute: m, set: [b, a, b]}]}
+tenants: [{id: t, plan: p}]
+"""
+
+ALIASED = """
+version: 1
+seller: {id: s, name: Seller, currency: USD, time_zone: Europe/Berlin}
+meters: [{name: tokens, unit: tokens, attributes: [user]}]
+features: [{name: f}]
+tiers:
+  - name: p
+    currency: USD
+    billing_interval: month
+    features: f
+    fees: [{name: base, amount: 20, timing: arrears}]
+    prices: [{meter: tokens, per: 1000000, unit_price: 2.500, included: 1000000}]
+    quotas:
+      - {name: day, usage_type: tokens, kind: window, limit_value: -1, enforcement_mode: hard, reset_period: daily,
+         match: [{attribute: m, set: [a, b]}]}
+      - {name: rate, service: tokens, kind: rate, amount: 60, refill: minute, burst: 60}
+customers: [{id: t, tier: p}]
+"""
+
+
+def changes_of(yaml: str, known: Known) -> list[tuple[str, str, str]]:
+    """Give (action, kind, name) of what a catalogue without faults asks for."""
+    faults = Faults()
+    found = compare(read_catalogue(yaml, source_name="x"), known, now=NOW, faults=faults)
+    assert faults.found == []
+    return [(change.action, change.kind, change.name) for change in found]
+
+
+def faults_of(yaml: str, known: Known) -> list[tuple[str, str]]:
+    """Give (field, problem) of what is wrong with a catalogue beside what is known."""
+    faults = Faults()
+    compare(read_catalogue(yaml, source_name="x"), known, now=NOW, faults=faults)
+    return [(fault.field, fault.problem) for fault in faults.in_order()]
+
+
+def known_after(yaml: str) -> Known:
+    """Give what is stored after a catalogue was applied to nothing."""
+    catalogue = read_catalogue(yaml, source_name="x")
+    assert catalogue.seller is not None
+    plans = {
+        plan.name: KnownPlan(
+            plan_id=uuid.uuid4(),
+            seller_id=catalogue.seller.seller_id,
+            version=1,
+            plan_version_id=uuid.uuid4(),
+            digest=digest_of(canonical_json(plan_to_json(plan))),
+            currency=plan.currency,
+            interval=plan.billing_interval,
+        )
+        for plan in catalogue.plans
+    }
+    tenants = {
+        tenant.tenant: KnownTenant(
+            tenant_id=uuid.uuid4(),
+            display_name=tenant.display_name,
+            parent=tenant.parent,
+            billing_tenant=tenant.billing_tenant,
+            address=tenant.address,
+            tax_id=tenant.tax_id,
+            subscription=KnownSubscription(
+                subscription_id=uuid.uuid4(),
+                plan=tenant.plan,
+                version=1,
+                plan_version_id=plans[tenant.plan].plan_version_id,
+                currency="USD",
+                started_at=NOW,
+                anchor=datetime(2025, 5, 17, 14, 30),  # noqa: DTZ001 - wall clock in Berlin
+                time_zone="Europe/Berlin",
+                interval=Interval(unit=IntervalUnit.MONTH, count=1),
+                limits=[],
+            )
+            if tenant.plan
+            else None,
+        )
+        for tenant in catalogue.tenants
+    }
+    return Known(
+        sellers={catalogue.seller.seller_id: catalogue.seller},
+        meters={meter.name: meter for meter in catalogue.meters},
+        features=frozenset(catalogue.features),
+        plans=plans,
+        tenants=tenants,
+    )
+
+
+def test_aliases_and_defaults_mean_the_same() -> None:
+    """Words that users bring along, left out defaults and other spellings give the same bytes."""
+    plain, aliased = (read_catalogue(yaml, source_name="x") for yaml in (PLAIN, ALIASED))
+    first, second = (canonical_json(plan_to_json(one.plans[0])) for one in (plain, aliased))
+    assert first.decode() == second.decode()
+    assert [tenant.plan for tenant in plain.tenants] == [tenant.plan for tenant in aliased.tenants]
+
+
+def test_stored_limits_are_what_resolution_reads() -> None:
+    """The JSON of a plan's limits is read by the resolution of effective limits, with the same meaning."""
+    (plan,) = read_catalogue(PLAIN, source_name="x").plans
+    day, rate = (rule_from_json(rule) for rule in json.loads(canonical_json(plan_to_json(plan)))["limits"])
+    assert (
+        day.name,
+        day.amount,
+        day.window.time_zone if day.window else "",
+        day.match[0].values,
+    ) == ("day", -1, "Europe/Berlin", ("a", "b"))
+    assert (rate.name, rate.amount, rate.burst, rate.refill_interval_us) == ("rate", 60, 60, 60_000_000)
+
+
+def test_canonical_json_refuses_floats() -> None:
+    """No float can get into bytes that a digest is made of."""
+    for value in (1.0, {"a": [1.5]}, {"a": {"b": 0.0}}):
+        with pytest.raises(TypeError, match="no canonical form: float"):
+            canonical_json(value)
+
+
+def test_a_first_catalogue_creates_everything_in_order() -> None:
+    """On an empty ledger all is created, in catalogue order; the subscription starts now, in the seller's zone."""
+    assert changes_of(PLAIN, Known()) == [
+        ("create", "seller", "s"),
+        ("create", "meter", "tokens"),
+        ("create", "feature", "f"),
+        ("create", "plan", "p"),
+        ("create", "tenant", "t"),
+        ("create", "subscription", "t"),
+    ]
+    found = compare(read_catalogue(PLAIN, source_name="x"), Known(), now=NOW, faults=Faults())
+    write = found[-1].write
+    assert isinstance(write, AddSubscription)
+    assert (
+        write.started_at,
+        write.anchor.isoformat(),
+        write.time_zone,
+    ) == (NOW, "2025-05-17T14:30:00", "Europe/Berlin")
+
+
+def test_the_same_again_changes_nothing() -> None:
+    """A repeat asks for nothing."""
+    assert {"unchanged"} == {action for action, _, _ in changes_of(PLAIN, known_after(PLAIN))}
+    assert {"unchanged"} == {action for action, _, _ in changes_of(ALIASED, known_after(PLAIN))}
+
+
+def test_a_changed_plan_is_a_new_version_and_moves_nobody() -> None:
+    """Versions in use stay; subscribers stay on theirs unless they ask for the latest."""
+    raised = PLAIN.replace('"2.50"', '"3.00"')
+    known = known_after(PLAIN)
+    found = compare(read_catalogue(raised, source_name="x"), known, now=NOW, faults=Faults())
+    by_kind = {change.kind: change for change in found}
+    assert by_kind["plan"].action == "version"
+    assert isinstance(by_kind["plan"].write, AddPlanVersion)
+    assert by_kind["plan"].write.version == 2
+    assert (
+        by_kind["subscription"].action,
+        by_kind["subscription"].detail,
+    ) == ("unchanged", "stays on v1; `plan_version: latest` moves it to v2")
+    moved = raised.replace("plan: p}", "plan: p, plan_version: latest}")
+    change = compare(read_catalogue(moved, source_name="x"), known, now=NOW, faults=Faults())[-1]
+    assert isinstance(change.write, ChangeSubscription)
+    assert change.write.plan == "p"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "problem"),
+    [
+        ("unit: tokens", "unit: words", "meters.tokens.unit", "never changes"),
+        ("meter: tokens, kind: window", "meter: tokes, kind: window", "plans[0].limits[1].meter", "does not exist"),
+        ("features: [f]", "features: [g]", "plans[0].features", "does not exist"),
+        ("{id: t, plan: p}", "{id: t, plan: q}", "tenants[0].plan", "does not exist"),
+        ("{id: t, plan: p}", "{id: t, plan: p, parent: u}", "tenants[0].parent", "does not exist"),
+        ("{id: t, plan: p}", "{id: t, plan: p, billing_tenant: u}", "tenants[0].billing_tenant", "does not exist"),
+        (
+            "{id: t, plan: p}",
+            "{id: t, plan: p, subscription: {start: '2025-01-01T00:00:00Z'}}",
+            "tenants[0].subscription",
+            "can't change start",
+        ),
+        (
+            "{id: t, plan: p}",
+            "{id: t, plan: p, subscription: {time_zone: UTC}}",
+            "tenants[0].subscription",
+            "can't change time_zone",
+        ),
+        (
+            "{id: t, plan: p}",
+            "{id: t, plan: p, subscription: {anchor: calendar}}",
+            "tenants[0].subscription",
+            "can't change anchor",
+        ),
+        ("{id: t, plan: p}", "{id: t, parent: u}, {id: u, parent: t}", "tenants[0].parent", "makes a circle"),
+        (
+            "{id: t, plan: p}",
+            "{id: a}, {id: b, parent: a}, {id: c, parent: b}, {id: d, parent: c}, {id: e, parent: d}",
+            "tenants[4].parent",
+            "too long a chain",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(old: str, new: str, field: str, problem: str) -> None:
+    """References must exist, chains of parents end, and what was promised to a subscription stays."""
+    assert PLAIN.replace(old, new) != PLAIN
+    found = faults_of(PLAIN.replace(old, new), known_after(PLAIN))
+    assert any(name == field and problem in text for name, text in found), found
+
+
+def test_another_plan_needs_to_be_asked_for() -> None:
+    """A catalogue doesn't move a subscription by naming another plan, and never over intervals or currencies."""
+    known = known_after(PLAIN)
+    other = known.plans["p"]
+    known = replace(known, plans={**known.plans, "q": replace(other, version=7), "eur": replace(other, currency="EUR")})
+    assert faults_of(PLAIN.replace("{id: t, plan: p}", "{id: t, plan: q}"), known) == [
+        ("tenants[0].plan", "differs from the running subscription's plan 'p'")
+    ]
+    assert faults_of(PLAIN.replace("{id: t, plan: p}", "{id: t, plan: q, plan_version: latest}"), known) == []
+    assert faults_of(PLAIN.replace("{id: t, plan: p}", "{id: t, plan: eur, plan_version: latest}"), known) == [
+        ("tenants[0].plan", "has another billing interval or currency than the running subscription")
+    ]
+
+
+def test_a_seller_must_be_known() -> None:
+    """The first catalogue declares its seller; later ones may leave it out while there is one."""
+    without = "\n".join(line for line in PLAIN.splitlines() if not line.startswith("seller"))
+    priced = without.replace("  - name: p\n", "  - name: p\n    currency: USD\n")
+    assert faults_of(priced, Known()) == [("seller", "is missing")]
+    assert faults_of("version: 1\nmeters: [{name: more, unit: x}]\n", known_after(PLAIN)) == []

@@ -1,0 +1,178 @@
+"""Invoices on paper: the same bytes every time, on both papers, whatever the machine thinks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
+from tollkeeper_ledger.services.pdf.render import render_pdf, render_png
+from tollkeeper_ledger.services.pdf.texts import invoice_texts
+
+PERIOD = {"start": "2023-11-16T18:15:00.000000Z", "end": "2023-11-16T19:15:00.000000Z"}
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    """Give a usage line."""
+    return {
+        "description": "context_tokens",
+        "meter": "context_tokens",
+        "unit": "tokens",
+        "scale": 0,
+        "quantity": 18_062_123,
+        "included": 1_000_000,
+        "charged": 17_062_123,
+        "unit_price": "2.50",
+        "price_per": 1_000_000,
+        "amount_minor": 4266,
+        "explanation": [],
+        "period": PERIOD,
+        "late": False,
+        **changes,
+    }
+
+
+def document(*lines: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Give an invoice."""
+    subtotal = sum(one["amount_minor"] for one in lines)
+    party = {"id": "code", "tenant_id": "x", "name": "Code assistant", "address": ["Street 1"], "tax_id": "T1"}
+    return {
+        "invoice_id": "11111111-1111-4111-8111-111111111111",
+        "number": "TK-000001",
+        "state": "finalised",
+        "finalised_at": "2023-11-16T19:20:01.000000Z",
+        "currency": "USD",
+        "seller": {**party, "email": "", "website": "", "tax_note": "", "payment_note": "Pay."},
+        "tenant": party,
+        "billing_tenant": party,
+        "time_zone": "UTC",
+        "period": PERIOD,
+        "plan": {"name": "scale", "version": 1, "digest": ""},
+        "record_count": 8819,
+        "lines": list(lines),
+        "subtotal_minor": subtotal,
+        "tax_minor": 0,
+        "total_minor": subtotal,
+        **changes,
+    }
+
+
+def pdf_of(document: dict[str, Any], paper: str = "a4") -> bytes:
+    """Render a document."""
+    canonical = canonical_json(document)
+    return render_pdf(canonical, digest=digest_of(canonical), paper=paper)
+
+
+@pytest.mark.parametrize("paper", ["a4", "letter"])
+def test_the_same_invoice_gives_the_same_bytes(paper: str) -> None:
+    """Two renderings are equal to the byte, and a changed figure changes them."""
+    first = pdf_of(document(line()), paper)
+    assert first.startswith(b"%PDF-")
+    assert first == pdf_of(document(line()), paper)
+    assert first != pdf_of(document(line(amount_minor=4267)), paper)
+
+
+def test_the_papers_differ() -> None:
+    """A4 and Letter are different pages."""
+    assert pdf_of(document(line()), "a4") != pdf_of(document(line()), "letter")
+
+
+def test_an_unknown_paper_is_refused() -> None:
+    """Only papers that are listed are printed on."""
+    with pytest.raises(KeyError):
+        pdf_of(document(line()), "napkin")
+
+
+def test_locale_and_time_zone_of_the_machine_do_not_matter() -> None:
+    """Another process in another locale and zone makes the same bytes."""
+    program = (
+        "import hashlib, sys; from tollkeeper_ledger.services.pdf.render import render_pdf;"
+        "document = sys.stdin.buffer.read();"
+        "print(hashlib.sha256(render_pdf(document, digest=hashlib.sha256(document).digest())).hexdigest())"
+    )
+    canonical = canonical_json(document(line()))
+    environment = {**os.environ, "LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "TZ": "Asia/Kathmandu"}
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", program], input=canonical, capture_output=True, check=True, env=environment
+    )
+    assert digest_of(pdf_of(document(line()))).hex() == done.stdout.decode().strip()
+
+
+def test_long_invoices_break_over_pages() -> None:
+    """As many lines as there are fit, on as many pages as they need."""
+    assert len(render_png(canonical_json(document(line())), digest=bytes(32), ppi=20)) == 1
+    many = document(*(line(description=f"meter {n}") for n in range(120)))
+    assert len(render_png(canonical_json(many), digest=bytes(32), ppi=20)) >= 5
+
+
+def test_hostile_text_stays_text() -> None:
+    """Names that look like typst, JSON or escapes are printed, never run."""
+    evil = '#read("/etc/passwd") $x$ #let a = 1; \\ "}] <label> @ref [*b*] \u2028 // /*'
+    party = {"id": "e", "tenant_id": "x", "name": evil, "address": [evil], "tax_id": evil}
+    assert pdf_of(document(line(description=evil, unit=evil), billing_tenant=party)).startswith(b"%PDF-")
+
+
+def test_figures_are_written_for_people() -> None:
+    """Thousands are grouped, prices keep their digits, scales are applied, and halves of minor units never appear."""
+    texts = invoice_texts(
+        document(
+            line(),
+            line(description="API calls", meter="calls", unit="h", scale=3, quantity=1500, price_per=1000, included=0,
+                 unit_price="0.000125", amount_minor=-5),
+            line(meter="", description="base", quantity=1, unit_price="20.00", amount_minor=2000),
+        ),
+        digest="",
+        paper="a4",
+    )  # fmt: skip
+    used, scaled, fee = texts["lines"]
+    assert tuple(used[name] for name in ("description", "quantity", "included", "unit_price", "per", "amount")) == (
+        "Context tokens",
+        "18,062,123 tokens",
+        "1,000,000",
+        "$2.50",
+        "per 1,000,000 tokens",
+        "$42.66",
+    )
+    assert tuple(scaled[name] for name in ("quantity", "included", "unit_price", "per", "amount")) == (
+        "1.5 h",
+        "",
+        "$0.000125",
+        "per h",
+        "\N{MINUS SIGN}$0.05",
+    )
+    assert tuple(fee[name] for name in ("description", "quantity", "unit_price", "amount")) == (
+        "Base",
+        "1",
+        "$20.00",
+        "$20.00",
+    )
+    assert ["Billing period", "16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC"] in texts["facts"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "zone", "expected"),
+    [
+        ("2023-09-30T22:00:00Z", "2023-10-31T23:00:00Z", "Europe/Berlin", "1 Oct 2023 \N{EN DASH} 31 Oct 2023"),
+        ("2023-11-16T00:00:00Z", "2023-11-17T00:00:00Z", "UTC", "16 November 2023"),
+    ],
+)
+def test_whole_days_are_written_as_days(start: str, end: str, zone: str, expected: str) -> None:
+    """A period of whole local days names its first and last day."""
+    texts = invoice_texts(document(time_zone=zone, period={"start": start, "end": end}), digest="", paper="a4")
+    assert expected in [fact[1] for fact in texts["facts"]]
+    assert json.dumps(texts)
+
+
+def test_an_adjustment_says_which_period_it_is_for() -> None:
+    """A late line names its own period beside the description, and the notes explain it."""
+    late = line(description="context_tokens, late usage of 2023-11-16 17:15 to 2023-11-16 18:15 UTC", late=True)
+    texts = invoice_texts(document(late), digest="", paper="a4")
+    assert (
+        texts["lines"][0]["description"],
+        texts["lines"][0]["note"],
+    ) == ("Context tokens", "Adjustment for 16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC")
+    assert "Adjustments" in [note[0] for note in texts["notes"]]
