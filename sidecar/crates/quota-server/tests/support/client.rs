@@ -79,3 +79,44 @@ pub fn consume(units: i64) -> CheckQuotaRequest {
 pub fn error_info(status: &Status) -> ErrorInfo {
     status.get_error_details().error_info().cloned().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"))
 }
+
+/// The bytes of any message, unparsed.
+#[derive(Clone, Default, Debug)]
+pub struct Raw(Vec<u8>);
+
+impl Raw {
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+}
+
+impl Message for Raw {
+    fn encode_raw(&self, buffer: &mut impl prost::bytes::BufMut) {
+        buffer.put_slice(&self.0);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        wire_type: prost::encoding::WireType,
+        buffer: &mut impl prost::bytes::Buf,
+        context: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        let mut field = Vec::new();
+        if wire_type == prost::encoding::WireType::LengthDelimited {
+            prost::encoding::bytes::merge(wire_type, &mut field, buffer, context)?;
+        } else {
+            prost::encoding::skip_field(wire_type, 1, buffer, context)?;
+        }
+        self.0.extend(field);
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -41,6 +41,10 @@ impl Plane {
             "usage_log_bytes": 1 << 20,
             "embedded": true,
             "ship_interval_ms": 20,
+            // Generous, so that a busy machine makes tests slow instead of wrong.
+            "ledger_budget_us": 2_000_000,
+            "redis_budget_us": 2_000_000,
+            "proof_age_us": 1_000_000,
         });
         let plane = Arc::new(DataPlane::start(&config.to_string()).expect("starts"));
         let control = Control::start(Arc::clone(&plane), script);

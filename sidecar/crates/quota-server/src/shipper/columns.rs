@@ -1,0 +1,100 @@
+//! Entries of the log as columns of the wire.
+
+use std::collections::HashMap;
+
+use prost::Message as _;
+use quota_proto::{
+    bridge::LoggedUsage,
+    ledger::{UsageColumns, UsageHole},
+};
+use usage_log::{Batch, EntryBody};
+
+/// A payload that is no record.
+#[derive(Debug)]
+pub(crate) struct BadEntry {
+    pub(crate) seq: u64,
+    pub(crate) cause: prost::DecodeError,
+}
+
+/// Encodes a batch: records as columns, holes beside them.
+pub(crate) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), BadEntry> {
+    let mut columns = Columns::default();
+    let mut holes = Vec::new();
+    for entry in &batch.entries {
+        match &entry.body {
+            EntryBody::Usage(payload) => {
+                let record = LoggedUsage::decode(payload.as_slice());
+                columns.push(record.map_err(|cause| BadEntry { seq: entry.seq, cause })?);
+            }
+            EntryBody::Hole(hole) => holes.push(UsageHole {
+                first_seq: hole.first_seq,
+                last_seq: hole.last_seq,
+                reason: hole.reason.clone().into_owned(),
+            }),
+        }
+    }
+    let Columns { mut columns, tenants, meters, names, values, .. } = columns;
+    columns.tenants = tenants.words;
+    columns.meters = meters.words;
+    columns.attribute_names = names.words;
+    columns.attribute_values = values.words;
+    Ok((columns, holes))
+}
+
+#[derive(Default)]
+struct Columns {
+    columns: UsageColumns,
+    tenants: Dictionary,
+    meters: Dictionary,
+    names: Dictionary,
+    values: Dictionary,
+    event_time_us: i64,
+    received_us: i64,
+}
+
+impl Columns {
+    fn push(&mut self, record: LoggedUsage) {
+        let columns = &mut self.columns;
+        columns.ids.push(record.id);
+        columns.tenant.push(self.tenants.index(record.tenant));
+        // Differences wrap: adding them up with wrapping gives every time back.
+        columns.event_time_us.push(record.event_time_us.wrapping_sub(self.event_time_us));
+        columns.received_us.push(record.received_us.wrapping_sub(self.received_us));
+        (self.event_time_us, self.received_us) = (record.event_time_us, record.received_us);
+        columns.flags.push(record.flags);
+        columns.quantity_count.push(length(record.quantities.len()));
+        columns.attribute_count.push(length(record.attributes.len()));
+        for quantity in record.quantities {
+            columns.meter.push(self.meters.index(quantity.meter));
+            columns.units.push(quantity.units);
+        }
+        for attribute in record.attributes {
+            columns.attribute_name.push(self.names.index(attribute.name));
+            columns.attribute_value.push(self.values.index(attribute.value));
+        }
+    }
+}
+
+/// Words in the order in which they came first.
+#[derive(Default)]
+struct Dictionary {
+    words: Vec<String>,
+    places: HashMap<String, u32>,
+}
+
+impl Dictionary {
+    fn index(&mut self, word: String) -> u32 {
+        if let Some(place) = self.places.get(&word) {
+            return *place;
+        }
+        let place = length(self.words.len());
+        self.words.push(word.clone());
+        self.places.insert(word, place);
+        place
+    }
+}
+
+/// Converts a count that the bounds of a batch keep small.
+fn length(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,561 @@
+//! Ships the usage log to the ledger: what to send when, and what an answer means. No I/O of its own but the log's.
+//!
+//! One command is outstanding at a time. Whatever gets lost, repeated or answered late, the next batch begins right
+//! after what the ledger said it has, with h before it; the ledger takes nothing twice and nothing out of order.
+//!
+//! ```text
+//! Opening ──▶ Ready ──▶ batch ──▶ Ready …        answer lost: wait, send again from the same number
+//!    ▲          │                                committed_seq went back, GAP: rewind
+//!    └─ Renew ◀─┴─ FENCED, FORKED                new producer, everything not safe is appended to it again
+//! ```
+
+mod columns;
+mod drive;
+#[cfg(test)]
+mod ledger_model;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use prost::Message as _;
+use quota_proto::{
+    bridge::{Failure, FailureKind},
+    ledger::{AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse},
+};
+use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, UsageLog};
+
+pub(crate) use drive::drive;
+
+/// Version of log and batch formats.
+const FORMAT: u32 = 1;
+/// Largest number of records in a batch.
+const RECORDS_MAX: usize = 5_000;
+/// Payload bytes after which a batch ends. One more record may follow: 512 KiB in all.
+const PAYLOAD_BYTES: usize = 448 << 10;
+/// Bytes written to the log since the last batch that make the next one due.
+const BYTES_DUE: u64 = 512 << 10;
+/// Real time between watermarks when idle.
+const IDLE_US: u64 = 10_000_000;
+/// Real time between samples for the watermark.
+const SAMPLE_US: u64 = 50_000;
+/// Samples kept; at 50 ms apart they reach back for longer than anything stays unshipped in good times.
+const SAMPLES_MAX: usize = 1_024;
+/// First and longest wait after a failure.
+const RETRY_US: (u64, u64) = (100_000, 5_000_000);
+/// Wait when the log is looking for entries.
+const SCAN_US: u64 = 5_000;
+/// How long an open or a batch may take.
+pub(crate) const TIMEOUT_MS: u32 = 10_000;
+
+/// What to do next.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum ShipCommand {
+    /// Send an encoded `OpenProducerRequest`.
+    Open(Vec<u8>),
+    /// Send an encoded `AppendUsageRequest`.
+    Append(Vec<u8>),
+    /// Call [`UsageLog::renew`] from this number, off the async threads, then [`Shipper::on_renewed`].
+    Renew(u64),
+}
+
+/// What came of a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ShipReply<'a> {
+    /// The ledger's encoded response.
+    Ledger(&'a [u8]),
+    /// It failed.
+    Failed(&'a Failure),
+    /// Nothing is known of it.
+    Lost,
+}
+
+/// Figures for alarms.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct ShipFigures {
+    /// Entries that the ledger lacks.
+    pub(crate) unshipped: u64,
+    /// Real time since the first of them was seen.
+    pub(crate) lag_us: u64,
+    /// Batches committed.
+    pub(crate) batches: u64,
+    /// Records that the ledger said it had already, with the same content.
+    pub(crate) duplicates: u64,
+    /// Records that the ledger has with other content.
+    pub(crate) conflicts: u64,
+    /// Records in quarantine for another reason.
+    pub(crate) quarantined: u64,
+    /// Times that another process had this producer.
+    pub(crate) fenced: u64,
+    /// Times that the ledger's history was not this log's.
+    pub(crate) forked: u64,
+    /// Times that the ledger went back.
+    pub(crate) rewinds: u64,
+    /// Entries that the ledger lost and this log has no more.
+    pub(crate) lost: u64,
+    /// First entry of a batch that the ledger refuses even alone; 0 = none.
+    pub(crate) refused_seq: u64,
+    /// What went wrong last; empty after a success.
+    pub(crate) last_error: String,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum State {
+    /// The producer must be opened.
+    Opening,
+    /// The ledger's position is compared with the log before anything else.
+    Comparing(Position),
+    /// Batches may go.
+    Ready,
+    /// A command is outstanding.
+    Waiting(Sent),
+    /// A new producer must be made, from this number on.
+    Renewing(u64),
+}
+
+/// What is outstanding.
+#[derive(Clone, PartialEq, Debug)]
+enum Sent {
+    Open,
+    Append { last_seq: u64, h: Hash, records: usize, told: usize, closing: bool, watermark_us: i64 },
+    Renew,
+}
+
+/// Where the ledger says it stands.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Position {
+    seq: u64,
+    h: Hash,
+    safe_seq: u64,
+}
+
+/// A moment and the last number that was appended by then.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Sample {
+    ledger_us: i64,
+    appended_seq: u64,
+}
+
+/// Decides what goes to the ledger. Not thread-safe; one owner drives it.
+pub(crate) struct Shipper {
+    log: UsageLog,
+    holder: [u8; 16],
+    interval_us: u64,
+    state: State,
+    /// The ledger has everything up to here, compared.
+    agreed: u64,
+    safe_seq: u64,
+    /// Next number to send.
+    next_seq: u64,
+    /// No command before this moment.
+    not_before_us: u64,
+    failures: u32,
+    /// Real time at which something unshipped was first seen.
+    waiting_since_us: Option<u64>,
+    shipped_bytes: u64,
+    last_sent_us: Option<u64>,
+    records_max: usize,
+    samples: VecDeque<Sample>,
+    watermark_us: i64,
+    tenants_told: BTreeSet<String>,
+    tenants_new: Vec<String>,
+    draining: bool,
+    closed_at: Option<u64>,
+    figures: ShipFigures,
+}
+
+impl Shipper {
+    /// Begins where the log was left. `interval_us`: longest real time that a durable record waits for its batch.
+    pub(crate) fn new(log: UsageLog, recovered: &Recovered, holder: [u8; 16], interval_us: u64) -> Self {
+        Self {
+            log,
+            holder,
+            interval_us,
+            state: State::Opening,
+            agreed: recovered.committed_seq,
+            safe_seq: recovered.safe_seq,
+            next_seq: recovered.committed_seq.saturating_add(1),
+            not_before_us: 0,
+            failures: 0,
+            waiting_since_us: None,
+            shipped_bytes: 0,
+            last_sent_us: None,
+            records_max: RECORDS_MAX,
+            samples: VecDeque::new(),
+            watermark_us: 0,
+            tenants_told: BTreeSet::new(),
+            tenants_new: Vec::new(),
+            draining: false,
+            closed_at: None,
+            figures: ShipFigures::default(),
+        }
+    }
+
+    /// Gives the next command, if one is due; no further one before its reply.
+    ///
+    /// `now_ledger_us`: ledger time, once it is known. Must be read on the thread that appends, so that everything
+    /// received before it is in the log.
+    pub(crate) fn poll(&mut self, now_us: u64, now_ledger_us: Option<i64>) -> Option<ShipCommand> {
+        let stats = self.log.stats();
+        self.sample(now_us, now_ledger_us, &stats);
+        self.observe(now_us, &stats);
+        if now_us < self.not_before_us {
+            return None;
+        }
+        if let State::Comparing(position) = self.state {
+            self.compare(position, now_us);
+        }
+        match self.state {
+            State::Opening => Some(self.open()),
+            State::Renewing(from_seq) => {
+                self.state = State::Waiting(Sent::Renew);
+                Some(ShipCommand::Renew(from_seq))
+            }
+            State::Ready if self.is_due(now_us, &stats) => self.append(now_us, &stats),
+            _ => None,
+        }
+    }
+
+    /// Says when to poll again: real time until something can be due, if nothing else happens.
+    pub(crate) fn wait_us(&self, now_us: u64) -> u64 {
+        // A new record is noticed by looking; half an interval keeps its wait below one and a half.
+        let look = (self.interval_us / 4).clamp(1_000, 50_000);
+        look.max(self.not_before_us.saturating_sub(now_us).min(SCAN_US))
+    }
+
+    /// Takes the reply to the outstanding command.
+    pub(crate) fn on_reply(&mut self, reply: ShipReply<'_>, now_us: u64) {
+        let State::Waiting(sent) = std::mem::replace(&mut self.state, State::Ready) else { return };
+        let undone = if sent == Sent::Open { State::Opening } else { State::Ready };
+        match reply {
+            ShipReply::Ledger(bytes) => match self.position(&sent, bytes, now_us) {
+                Ok(position) => {
+                    self.state = State::Comparing(position);
+                    self.compare(position, now_us);
+                }
+                Err(error) => {
+                    self.state = undone;
+                    self.back_off(now_us, format!("the ledger's answer can't be read: {error}"));
+                }
+            },
+            ShipReply::Failed(failure) => {
+                self.state = undone;
+                self.on_failure(&sent, failure, now_us);
+            }
+            ShipReply::Lost => {
+                self.state = undone;
+                self.back_off(now_us, "no answer".into());
+            }
+        }
+    }
+
+    /// Takes the outcome of a renewal.
+    pub(crate) fn on_renewed(&mut self, outcome: Result<Recovered, LogError>, from_seq: u64, now_us: u64) {
+        match outcome {
+            Ok(recovered) => {
+                self.state = State::Opening;
+                (self.agreed, self.safe_seq) = (recovered.committed_seq, recovered.safe_seq);
+                self.next_seq = recovered.committed_seq.saturating_add(1);
+                self.samples.clear();
+                self.tenants_new.extend(std::mem::take(&mut self.tenants_told));
+                self.closed_at = None;
+                self.not_before_us = now_us;
+            }
+            Err(error) => {
+                self.state = State::Renewing(from_seq);
+                self.back_off(now_us, error.to_string());
+            }
+        }
+    }
+
+    /// Names a tenant that this sidecar serves; the next batch tells the ledger.
+    pub(crate) fn serves(&mut self, tenant: &str) {
+        if !self.tenants_told.contains(tenant) && !self.tenants_new.iter().any(|new| new == tenant) {
+            self.tenants_new.push(tenant.to_owned());
+        }
+    }
+
+    /// Ships at once from now on and, when nothing is left, tells the ledger that the producer is closed.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.not_before_us = 0;
+    }
+
+    /// Whether everything appended is committed and the ledger knows that the producer is closed.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.closed_at.is_some_and(|seq| seq >= self.log.stats().appended_seq)
+    }
+
+    /// Gives the figures.
+    pub(crate) fn figures(&self, now_us: u64) -> ShipFigures {
+        let stats = self.log.stats();
+        ShipFigures {
+            unshipped: stats.appended_seq.saturating_sub(self.agreed),
+            lag_us: self.waiting_since_us.map_or(0, |since| now_us.saturating_sub(since)),
+            ..self.figures.clone()
+        }
+    }
+
+    /// Notes that everything received until now is in the log at or below the last appended number.
+    fn sample(&mut self, now_us: u64, now_ledger_us: Option<i64>, stats: &Stats) {
+        let Some(ledger_us) = now_ledger_us else { return };
+        let sample = Sample { ledger_us, appended_seq: stats.appended_seq };
+        match self.samples.back_mut() {
+            // Nothing was appended since: the later moment says more.
+            Some(last) if last.appended_seq == sample.appended_seq => last.ledger_us = last.ledger_us.max(ledger_us),
+            Some(last) if ledger_us.saturating_sub(last.ledger_us) < i64::try_from(SAMPLE_US).unwrap_or(0) => {}
+            _ => self.samples.push_back(sample),
+        }
+        if self.samples.len() > SAMPLES_MAX {
+            // Every other one: the watermark gets coarser, not wrong.
+            let mut keep = false;
+            self.samples.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        let _ = now_us;
+    }
+
+    fn observe(&mut self, now_us: u64, stats: &Stats) {
+        if stats.durable_seq >= self.next_seq {
+            self.waiting_since_us.get_or_insert(now_us);
+        } else {
+            self.waiting_since_us = None;
+        }
+    }
+
+    fn is_due(&self, now_us: u64, stats: &Stats) -> bool {
+        let unshipped = stats.durable_seq.saturating_add(1).saturating_sub(self.next_seq);
+        if unshipped > 0 {
+            let records = u64::try_from(self.records_max).unwrap_or(u64::MAX);
+            let waited = self.waiting_since_us.map_or(0, |since| now_us.saturating_sub(since));
+            let bytes = stats.written_bytes.saturating_sub(self.shipped_bytes);
+            return self.draining || unshipped >= records || bytes >= BYTES_DUE || waited >= self.interval_us;
+        }
+        if self.draining && stats.appended_seq < self.next_seq {
+            return self.closed_at.is_none_or(|seq| seq < stats.appended_seq);
+        }
+        self.last_sent_us.is_none_or(|last| now_us.saturating_sub(last) >= IDLE_US) && !self.draining
+    }
+
+    fn open(&mut self) -> ShipCommand {
+        let (producer_id, incarnation) = self.log.producer();
+        let request = OpenProducerRequest {
+            producer_id: producer_id.to_vec().into(),
+            incarnation,
+            holder: self.holder.to_vec().into(),
+            format: FORMAT,
+        };
+        self.state = State::Waiting(Sent::Open);
+        ShipCommand::Open(request.encode_to_vec())
+    }
+
+    fn append(&mut self, now_us: u64, stats: &Stats) -> Option<ShipCommand> {
+        let batch = match self.log.read_from(self.next_seq, self.records_max, PAYLOAD_BYTES) {
+            Ok(batch) => batch,
+            Err(LogError::Gone { oldest_seq, .. }) => {
+                self.lose(oldest_seq, now_us);
+                return None;
+            }
+            Err(LogError::Scanning { .. }) => {
+                self.not_before_us = now_us.saturating_add(SCAN_US);
+                return None;
+            }
+            Err(error) => {
+                self.back_off(now_us, error.to_string());
+                return None;
+            }
+        };
+        let last_seq = batch.entries.last().map_or(self.next_seq.saturating_sub(1), |entry| match &entry.body {
+            EntryBody::Usage(_) => entry.seq,
+            EntryBody::Hole(hole) => hole.last_seq,
+        });
+        let (records, holes) = match columns::encode(&batch) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                // The log hashed every one of these payloads by decoding it: only a broken build gets here.
+                self.back_off(now_us, format!("entry {} can't be decoded: {}", error.seq, error.cause));
+                return None;
+            }
+        };
+        records.tenants.iter().for_each(|tenant| self.serves(tenant));
+        let closing = self.draining && last_seq >= stats.appended_seq;
+        let watermark_us = self.watermark(last_seq);
+        let sent = Sent::Append {
+            last_seq,
+            h: batch.h_after,
+            records: batch.entries.len(),
+            told: self.tenants_new.len(),
+            closing,
+            watermark_us,
+        };
+        let request = AppendUsageRequest {
+            records: Some(records),
+            holes,
+            watermark_us,
+            tenants_served: self.tenants_new.clone(),
+            closing,
+            ..Self::head(&batch, self.next_seq)
+        };
+        self.shipped_bytes = if last_seq >= stats.durable_seq { stats.written_bytes } else { self.shipped_bytes };
+        self.last_sent_us = Some(now_us);
+        self.state = State::Waiting(sent);
+        Some(ShipCommand::Append(request.encode_to_vec()))
+    }
+
+    fn head(batch: &Batch, first_seq: u64) -> AppendUsageRequest {
+        AppendUsageRequest {
+            producer_id: batch.producer_id.to_vec().into(),
+            incarnation: batch.incarnation,
+            format: FORMAT,
+            first_seq,
+            h_before: batch.h_before.to_vec().into(),
+            ..AppendUsageRequest::default()
+        }
+    }
+
+    /// Finds the latest moment before which everything received is at or below a number. Never goes back.
+    fn watermark(&mut self, last_seq: u64) -> i64 {
+        let covered = self.samples.iter().rev().find(|sample| sample.appended_seq <= last_seq);
+        covered.map_or(self.watermark_us, |sample| sample.ledger_us.max(self.watermark_us))
+    }
+
+    /// Reads where the ledger stands from its answer, and counts what it says.
+    fn position(&mut self, sent: &Sent, bytes: &[u8], now_us: u64) -> Result<Position, String> {
+        let (seq, h, safe_seq) = if *sent == Sent::Open {
+            let answer = OpenProducerResponse::decode(bytes).map_err(|error| error.to_string())?;
+            (answer.committed_seq, answer.h, answer.safe_seq)
+        } else {
+            let answer = AppendUsageResponse::decode(bytes).map_err(|error| error.to_string())?;
+            self.count(&answer);
+            (answer.committed_seq, answer.h, answer.safe_seq)
+        };
+        let h = Hash::try_from(h.as_ref()).map_err(|_| format!("h has {} bytes", h.len()))?;
+        if let Sent::Append { last_seq, told, closing, watermark_us, .. } = sent {
+            let committed = seq >= *last_seq;
+            if committed {
+                self.tenants_told.extend(self.tenants_new.drain(..*told));
+                self.watermark_us = *watermark_us;
+                self.closed_at = closing.then_some(*last_seq);
+                self.waiting_since_us = None;
+                self.records_max = RECORDS_MAX;
+                self.figures.refused_seq = 0;
+                while self.samples.front().is_some_and(|sample| sample.ledger_us < *watermark_us) {
+                    self.samples.pop_front();
+                }
+            }
+            let _ = now_us;
+        }
+        Ok(Position { seq, h, safe_seq })
+    }
+
+    fn count(&mut self, answer: &AppendUsageResponse) {
+        let figures = &mut self.figures;
+        figures.batches = figures.batches.saturating_add(1);
+        figures.duplicates = figures.duplicates.saturating_add(answer.duplicates.into());
+        figures.conflicts = figures.conflicts.saturating_add(answer.conflicts.into());
+        figures.quarantined = figures.quarantined.saturating_add(answer.quarantined.into());
+    }
+
+    /// Compares the ledger's position with the log, and goes on from it.
+    fn compare(&mut self, position: Position, now_us: u64) {
+        match self.log.h_at(position.seq) {
+            Ok(h) if h == position.h => {
+                if position.seq < self.agreed {
+                    self.figures.rewinds = self.figures.rewinds.saturating_add(1);
+                    self.waiting_since_us = None;
+                }
+                self.agree(position, now_us);
+                (self.state, self.failures, self.not_before_us) = (State::Ready, 0, now_us);
+                self.figures.last_error.clear();
+            }
+            Ok(_) => self.forked(now_us),
+            Err(LogError::Gone { oldest_seq, .. }) if position.seq < oldest_seq => self.lose(oldest_seq, now_us),
+            // The ledger is ahead of the log, or stands inside what is a hole here: it heard another history.
+            Err(LogError::Gone { .. }) => self.forked(now_us),
+            Err(LogError::Scanning { .. }) => self.not_before_us = now_us.saturating_add(SCAN_US),
+            Err(error) => self.back_off(now_us, error.to_string()),
+        }
+    }
+
+    fn agree(&mut self, position: Position, now_us: u64) {
+        self.agreed = position.seq;
+        self.safe_seq = position.safe_seq.min(position.seq);
+        self.next_seq = position.seq.saturating_add(1);
+        let (seq, h, safe_seq) = (position.seq, position.h, self.safe_seq);
+        self.log.set_committed(Committed { seq, h, safe_seq, now_us });
+    }
+
+    fn forked(&mut self, now_us: u64) {
+        self.figures.forked = self.figures.forked.saturating_add(1);
+        self.renew(now_us, "the ledger has another history of this producer");
+    }
+
+    /// The ledger went back beyond what the log has: what is gone is named, what is here goes to a new producer.
+    fn lose(&mut self, oldest_seq: u64, now_us: u64) {
+        let first_seq = self.next_seq.min(self.safe_seq.saturating_add(1));
+        self.figures.lost = self.figures.lost.saturating_add(oldest_seq.saturating_sub(first_seq));
+        self.renew(now_us, "the ledger went back beyond what this log still has");
+    }
+
+    /// Everything that a restored ledger might lack is appended again; ids tell what it has.
+    fn renew(&mut self, now_us: u64, why: &str) {
+        self.state = State::Renewing(self.safe_seq.min(self.agreed).saturating_add(1));
+        self.not_before_us = now_us;
+        why.clone_into(&mut self.figures.last_error);
+    }
+
+    fn on_failure(&mut self, sent: &Sent, failure: &Failure, now_us: u64) {
+        let refused = failure.kind == FailureKind::Refused as i32;
+        match failure.reason.as_str() {
+            "PRODUCER_FENCED" if refused => {
+                self.figures.fenced = self.figures.fenced.saturating_add(1);
+                self.renew(now_us, "another process has this producer");
+            }
+            "PRODUCER_FORKED" if refused => self.forked(now_us),
+            "PRODUCER_UNKNOWN" if refused => {
+                self.state = State::Opening;
+                self.back_off(now_us, failure.message.clone());
+            }
+            "PRODUCER_GAP" if refused => match failure.metadata.get("expected").and_then(|text| text.parse().ok()) {
+                Some(expected) if expected < self.next_seq => self.rewind(expected, now_us),
+                _ => self.back_off(now_us, failure.message.clone()),
+            },
+            _ => {
+                if let (true, Sent::Append { records, .. }) = (refused, sent) {
+                    self.halve(*records);
+                }
+                self.back_off(now_us, failure.message.clone());
+            }
+        }
+    }
+
+    /// Sends from an earlier number on. The ledger compares h then.
+    fn rewind(&mut self, expected: u64, now_us: u64) {
+        self.figures.rewinds = self.figures.rewinds.saturating_add(1);
+        self.next_seq = expected.max(1);
+        self.agreed = self.agreed.min(expected.saturating_sub(1));
+        self.waiting_since_us = None;
+        self.not_before_us = now_us;
+    }
+
+    /// A batch that is refused as a whole is cut in half, down to the entry that the ledger can't take.
+    fn halve(&mut self, records: usize) {
+        if records <= 1 {
+            // TODO(#5): skip it with a digest in an audited hole, so that later entries are not held up.
+            self.figures.refused_seq = self.next_seq;
+        }
+        self.records_max = (records / 2).max(1);
+    }
+
+    fn back_off(&mut self, now_us: u64, why: String) {
+        let (first, longest) = RETRY_US;
+        let wait = first.saturating_mul(1_u64.checked_shl(self.failures).unwrap_or(u64::MAX)).min(longest);
+        self.failures = self.failures.saturating_add(1).min(16);
+        self.not_before_us = now_us.saturating_add(wait);
+        self.figures.last_error = why;
+    }
+}
