@@ -131,7 +131,7 @@ async def test_undecodable_bytes_are_a_malformed_batch(channel: grpc.aio.Channel
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"\x0a\xff\xff\xff\xff\x0f")
     code, info = reason_of(caught.value)
-    assert (grpc.StatusCode.INVALID_ARGUMENT, "BATCH_MALFORMED") == (code, info.reason)
+    assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BATCH_MALFORMED")
 
 
 @pytest.mark.asyncio
@@ -142,8 +142,8 @@ async def test_a_gap_names_the_number_to_send(bench: Bench, channel: grpc.aio.Ch
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.AppendUsage(message_of(log.cut(2)))
     code, info = reason_of(caught.value)
-    assert (grpc.StatusCode.FAILED_PRECONDITION, "PRODUCER_GAP", "1") == (code, info.reason, info.metadata["expected"])
-    assert [] == await bench.stored(log)
+    assert (code, info.reason, info.metadata["expected"]) == (grpc.StatusCode.FAILED_PRECONDITION, "PRODUCER_GAP", "1")
+    assert await bench.stored(log) == []
 
 
 @pytest.mark.asyncio
@@ -172,7 +172,7 @@ async def test_a_bad_envelope_is_refused_with_its_reason(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.AppendUsage(message)
     assert reason == reason_of(caught.value)[1].reason
-    assert [] == await bench.stored(log)
+    assert await bench.stored(log) == []
 
 
 @pytest.mark.asyncio
@@ -183,7 +183,7 @@ async def test_what_is_not_built_says_so(channel: grpc.aio.Channel, name: str) -
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await getattr(reports_pb2_grpc.ReportServiceStub(channel), name)(request)
     code, info = reason_of(caught.value)
-    assert (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED") == (code, info.reason)
+    assert (code, info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
 @pytest.mark.asyncio

@@ -38,12 +38,13 @@ CREATE FUNCTION make_partition(parent regclass, partition_name text, bounds text
 DECLARE
   policy record;
 BEGIN
-  IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
+  IF EXISTS (SELECT FROM pg_class WHERE relname = partition_name AND relnamespace = 'tollkeeper'::regnamespace) THEN
     RETURN;
   END IF;
   -- One maker per parent at a time; whoever waited finds the partition there.
   PERFORM pg_advisory_xact_lock(hashtextextended('make_partition ' || parent::text, 0));
-  IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
+  -- Read from pg_class: to_regclass may answer from a cache that has not yet heard of the other maker's commit.
+  IF EXISTS (SELECT FROM pg_class WHERE relname = partition_name AND relnamespace = 'tollkeeper'::regnamespace) THEN
     RETURN;
   END IF;
   EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING ALL)', partition_name, parent);

@@ -1,0 +1,116 @@
+"""Sums per minute and buckets of a query: exact, complete, and cut where the calendar cuts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.usage import MINUTE_US, UNITS_MAX
+from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges
+from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.store.usage_batches import _joined
+
+PARTS = [(UUID(int=2), UUID(int=9)), (UUID(int=1), UUID(int=9)), (UUID(int=2), UUID(int=9))]
+SHAPES = [(5,), (5, 3), ()]
+RECORDS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(-3 * MINUTE_US, 3 * MINUTE_US),
+        st.integers(0, 2),
+        st.tuples(st.integers(0, UNITS_MAX), st.integers(0, UNITS_MAX)),
+    ),
+    max_size=40,
+)
+
+
+@given(RECORDS)
+def test_sums_equal_the_obvious_sums(records: list[tuple[int, int, int, tuple[int, int]]]) -> None:
+    """Every (tenant, segment, meter, minute) has the exact sum and count, in key order, each key once."""
+    expected: dict[tuple[UUID, UUID, int, int], list[int]] = {}
+    for part, at, shape, amounts in records:
+        for meter, amount in zip(SHAPES[shape], amounts, strict=False):
+            key = (*PARTS[part], meter, at // MINUTE_US * MINUTE_US)
+            expected.setdefault(key, []).append(amount)
+    found = roll_up(
+        part=[part for part, _, _, _ in records],
+        parts=PARTS,
+        event_us=[at for _, at, _, _ in records],
+        shape=[shape for _, _, shape, _ in records],
+        shape_meters=SHAPES,
+        units=[amounts[: len(SHAPES[shape])] for _, _, shape, amounts in records],
+    )
+    assert [(key, sum(amounts), len(amounts)) for key, amounts in sorted(expected.items())] == [
+        ((key.tenant_id, key.segment_id, key.meter_id, key.minute_us), total.units, total.records)
+        for key, total in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "hours"),
+    [
+        ("UTC", datetime(2026, 3, 28, 5, tzinfo=UTC), [24, 24, 24]),
+        ("Europe/Berlin", datetime(2026, 3, 28, 5, tzinfo=UTC), [24, 23, 24]),
+        ("Europe/Berlin", datetime(2026, 10, 24, 5, tzinfo=UTC), [24, 25, 24]),
+        ("Asia/Kathmandu", datetime(2026, 3, 28, 5, tzinfo=UTC), [24, 24, 24]),
+    ],
+)
+def test_days_are_as_long_as_the_zone_makes_them(zone: str, first: datetime, hours: list[int]) -> None:
+    """A day has 23 or 25 hours where the clocks change."""
+    found = edges(first, first + timedelta(days=3), size=BucketSize.DAY, time_zone=zone)
+    lengths = [(late - early) / timedelta(hours=1) for early, late in pairwise(found)]
+    assert hours == lengths
+
+
+@given(
+    st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis' bounds
+    st.integers(0, 400),
+    st.sampled_from([BucketSize.DAY, BucketSize.MONTH]),
+    st.sampled_from(["UTC", "America/Sao_Paulo", "Pacific/Apia", "Asia/Kolkata"]),
+)
+def test_edges_cover_the_span_and_nothing_else(first: datetime, days: int, size: BucketSize, zone: str) -> None:
+    """The first bucket begins at or before the span, the last one in it, and they ascend."""
+    last = first + timedelta(days=days)
+    found = edges(first, last, size=size, time_zone=zone)
+    assert found == sorted(set(found))
+    assert found[0] <= first
+    assert all(first < edge <= last for edge in found[1:])
+
+
+def test_too_many_buckets_are_refused() -> None:
+    """A question with an endless answer is refused, not cut."""
+    first = datetime(1970, 1, 1, tzinfo=UTC)
+    with pytest.raises(InvalidFieldError) as caught:
+        edges(first, first + timedelta(days=BUCKETS_MAX), size=BucketSize.DAY, time_zone="UTC")
+    assert caught.value.reason == "FIELD_OUT_OF_RANGE"
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "../etc/passwd", "/etc/localtime", "a\0b", "Europe", "x" * 65, "ü"])
+def test_what_is_no_zone_is_refused(zone: str) -> None:
+    """Only IANA names are taken; no name reaches a file outside the zone data."""
+    with pytest.raises(InvalidFieldError) as caught:
+        check_time_zone(zone)
+    assert caught.value.metadata["field"] == "time_zone"
+
+
+def test_no_zone_is_utc() -> None:
+    """An empty zone means UTC."""
+    assert check_time_zone("") == "UTC"
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=5), min_size=1))
+def test_joined_texts_come_apart_again(texts: list[str]) -> None:
+    """The separator is in none of the texts, whatever they hold."""
+    joined, separator = _joined(texts)
+    assert texts == joined.split(separator)
+
+
+def test_texts_full_of_line_breaks_and_controls_come_apart_again() -> None:
+    """Texts that hold every usual separator still have one of their own."""
+    texts = ["".join(map(chr, range(1, 300))), "\n", "\x1f\n"]
+    joined, separator = _joined(texts)
+    assert texts == joined.split(separator)
