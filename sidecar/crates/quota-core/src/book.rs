@@ -210,7 +210,7 @@ impl Engine {
             if ending.excess > 0 {
                 match enforcement {
                     Some(Enforcement::Hard) if hold.units > 0 || cost.units == 0 => {
-                        window.balance.owe(ending.excess)
+                        window.balance.owe(ending.excess);
                     }
                     _ => window.balance.exceed(ending.excess),
                 }

@@ -13,6 +13,7 @@ use crate::{
 pub type CommandId = u64;
 
 /// What the engine wants done; the owner carries it out in order.
+#[allow(clippy::large_enum_variant)] // moved once from list to list
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {
     /// Answer the check of this ticket.
@@ -45,14 +46,14 @@ pub enum Command {
         /// Up to 10,000 entries.
         asks: Vec<AllotAsk>,
     },
-    /// `LimitService.ReturnUnits`: (window, generation or 0, returned_cum).
+    /// `LimitService.ReturnUnits`: (window, generation or 0, cumulative return).
     ReturnUnits {
         /// Who returns.
         holder: Holder,
         /// What.
         entries: Vec<(WindowId, u64, Units)>,
     },
-    /// `LimitService.ReportConsumption`: (window, consumed_cum, over_cum).
+    /// `LimitService.ReportConsumption`: (window, cumulative use, cumulative use beyond the limit).
     ReportConsumption {
         /// Who reports.
         holder: Holder,
@@ -122,7 +123,7 @@ pub struct AllotAsk {
     pub want: Units,
     /// Generation known, 0 = none.
     pub generation_seen: u64,
-    /// The pool's allotted_cum seen in it.
+    /// The pool's `allotted_cum` seen in it.
     pub allotted_cum_seen: Units,
     /// What went wrong at that generation's pool.
     pub fault: Option<PoolFault>,

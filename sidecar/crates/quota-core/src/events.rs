@@ -69,7 +69,9 @@ impl Engine {
         else {
             return;
         };
-        let Some((sent_us, outstanding)) = self.outbox.answered(id) else { return };
+        let Some((sent_us, outstanding)) = self.outbox.answered(id) else {
+            return;
+        };
         match (event, outstanding) {
             (Event::Allotted(_, result), Outstanding::Allot(origins)) => {
                 self.hear_ledger(now, sent_us, result.as_ref().err());
@@ -81,7 +83,7 @@ impl Engine {
             }
             (Event::Reported(_, result), Outstanding::Report(entries)) => {
                 self.hear_ledger(now, sent_us, result.as_ref().err());
-                self.on_reported(now, entries, result);
+                self.on_reported(entries, result);
             }
             (Event::Functions(_, result), Outstanding::Functions(origins)) => {
                 self.hear_redis(now, sent_us, result.as_deref().unwrap_or_default());
@@ -100,7 +102,10 @@ impl Engine {
     }
 
     fn hear_redis(&mut self, now: Now, sent_us: u64, replies: &[FunctionReply]) {
-        if replies.iter().any(|reply| matches!(reply, FunctionReply::Elements(_))) {
+        if replies
+            .iter()
+            .any(|reply| matches!(reply, FunctionReply::Elements(_)))
+        {
             self.links.redis.answered(now.real_us);
         } else {
             self.links.redis.failed(now.real_us, sent_us);
@@ -193,7 +198,7 @@ impl Engine {
             let reply = replies.next().ok_or(failure);
             match origin {
                 CallOrigin::Grant(key, window, generation) => {
-                    self.on_grant(now, key, window, generation, reply)
+                    self.on_grant(now, key, window, generation, reply);
                 }
                 CallOrigin::Take(key, generation) => self.on_take(now, key, generation, reply),
             }

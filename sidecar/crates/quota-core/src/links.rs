@@ -11,6 +11,7 @@ const RETRY_MIN_US: u64 = 100_000;
 const RETRY_MAX_US: u64 = 1_000_000;
 
 /// Remembers that a side did not answer.
+#[allow(clippy::struct_field_names)] // units come last in names
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outage {
     retry_us: u64,
@@ -82,8 +83,16 @@ impl Links {
             redis_heard_us: 0,
             redis_epoch: 0,
             channels: Map::with_hasher(state),
-            ledger: Outage { retry_us: 0, pause_us: 0, answered_us: 0 },
-            redis: Outage { retry_us: 0, pause_us: 0, answered_us: 0 },
+            ledger: Outage {
+                retry_us: 0,
+                pause_us: 0,
+                answered_us: 0,
+            },
+            redis: Outage {
+                retry_us: 0,
+                pause_us: 0,
+                answered_us: 0,
+            },
         }
     }
 

@@ -83,7 +83,6 @@ impl Engine {
     /// Takes in what the fleet used, or tries again in a second.
     pub(crate) fn on_reported(
         &mut self,
-        now: Now,
         entries: Vec<Report>,
         result: Result<Vec<WindowUse>, CommandFailure>,
     ) {

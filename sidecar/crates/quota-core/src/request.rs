@@ -53,6 +53,7 @@ pub struct CheckRequest {
 }
 
 /// What [`crate::Engine::check`] answers.
+#[allow(clippy::large_enum_variant)] // nearly always the large one, and never stored
 #[derive(Clone, PartialEq, Debug)]
 pub enum Checked {
     /// Decided now.

@@ -37,6 +37,7 @@ pub(crate) struct Opening {
 }
 
 /// Live state of one limit for one key.
+#[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 #[derive(Debug)]
 pub(crate) struct Bucket {
     /// Index of the limit.
@@ -177,7 +178,7 @@ impl Buckets {
     pub(crate) fn find<'a>(
         &self,
         limit: u32,
-        values: impl Iterator<Item = &'a str> + Clone,
+        values: &(impl Iterator<Item = &'a str> + Clone),
     ) -> Option<Key> {
         let hash = Self::hash(&self.state, limit, values.clone());
         let same = |key: &Key| {

@@ -11,6 +11,7 @@ use crate::{
 };
 
 /// A pool as this holder knows it.
+#[allow(clippy::struct_field_names)] // as the contract names them
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     /// timeline × 2^32 + n.
@@ -45,6 +46,7 @@ pub(crate) enum Flight {
 }
 
 /// One window.
+#[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     /// Its name, bounds and figures as last heard.

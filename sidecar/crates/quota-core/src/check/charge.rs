@@ -26,7 +26,7 @@ impl Engine {
                 }
             }
             Mode::Reserve { id, expires_us } => {
-                self.reserve(now, request, &charges, id, expires_us)
+                self.reserve(now, request, &charges, id, expires_us);
             }
         }
         self.charges = charges;

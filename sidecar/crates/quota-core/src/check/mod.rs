@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// What came of looking at a check.
+#[allow(clippy::large_enum_variant)] // nearly always the large one, and never stored
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// Decided; what it takes is taken.
@@ -174,7 +175,7 @@ impl Engine {
             return limit.unsplit;
         }
         self.buckets
-            .find(index, matching::key_values(&limit.rule, attributes))
+            .find(index, &matching::key_values(&limit.rule, attributes))
     }
 
     fn make_bucket(&mut self, index: u32, request: &CheckRequest) -> Key {

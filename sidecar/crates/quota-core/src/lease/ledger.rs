@@ -199,7 +199,7 @@ impl Engine {
                 self.on_pool(now, key, window, request_seq, pool);
             }
             AllotAnswer::Denied { window, left: _ } => {
-                self.on_denied(now, key, window, request_seq, &ask)
+                self.on_denied(now, key, window, request_seq, &ask);
             }
             AllotAnswer::Refused {
                 reason,
@@ -233,24 +233,19 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        match origin {
-            AskOrigin::Window(_, id) => {
-                if let Some(window) = bucket.window_mut(id) {
-                    window.ledger_seq = last_request_seq;
-                    window.unsure = None;
-                }
+        if let AskOrigin::Window(_, id) = origin {
+            if let Some(window) = bucket.window_mut(id) {
+                window.ledger_seq = last_request_seq;
+                window.unsure = None;
             }
-            _ => {
-                let request_seq = last_request_seq.saturating_add(1);
-                let opening = crate::bucket::Opening {
-                    at_us: now.ledger_us,
-                    sent: *ask,
-                    request_seq,
-                    is_flying: false,
-                };
-                bucket.opening = Some(opening);
-            }
+            return;
         }
+        bucket.opening = Some(crate::bucket::Opening {
+            at_us: now.ledger_us,
+            sent: *ask,
+            request_seq: last_request_seq.saturating_add(1),
+            is_flying: false,
+        });
     }
 
     /// The window that an answer speaks of, brought up to date; `None` where it is over already.
@@ -308,7 +303,11 @@ impl Engine {
             window.proof = None;
             window.smallest_first = false;
             let is_scarce = amount.saturating_sub(allotted) < amount / 10;
-            window.low_mark = if is_scarce { 0 } else { credited.saturating_sub(ask.need) / 2 };
+            window.low_mark = if is_scarce {
+                0
+            } else {
+                credited.saturating_sub(ask.need) / 2
+            };
         }
         if let Some(bucket) = self.buckets.get_mut(key) {
             bucket.ahead_steps = 0;

@@ -184,7 +184,11 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
         window.proof = None;
         window.smallest_first = false;
         let may_ask_ahead = is_plenty || !grant.is_final;
-        window.low_mark = if may_ask_ahead { credited.saturating_sub(ask.need) / 2 } else { 0 };
+        window.low_mark = if may_ask_ahead {
+            credited.saturating_sub(ask.need) / 2
+        } else {
+            0
+        };
         return;
     }
     if ask.want == 0 {

@@ -2,9 +2,10 @@
 //!
 //! Everything follows from a seed. Nothing here decides about leases; it only carries what the engines ask for.
 
-#![allow(dead_code)] // every test file uses another part
+#![allow(dead_code, unreachable_pub)] // every test file uses another part
 
 pub mod ledger;
+mod network;
 pub mod redis;
 pub mod rng;
 
@@ -15,13 +16,13 @@ use std::{
 };
 
 use quota_core::{
-    CheckRequest, Checked, Command, CommandFailure, CommandId, Cost, Decision, Effect, Engine,
-    EngineConfig, Event, FailureKind, Holder, LimitRule, Meter, Mode, Now, Reason, TenantSnapshot,
-    Ticket,
+    CheckRequest, Checked, CommandId, Cost, Decision, Effect, Engine, EngineConfig, Event, Holder,
+    LimitRule, Meter, Mode, Now, Reason, ReservationId, TenantSnapshot, Ticket,
 };
 
 use self::{
     ledger::{Ledger, Plan},
+    network::Message,
     redis::Redis,
     rng::Rng,
 };
@@ -35,34 +36,6 @@ pub struct Weather {
     pub loss: u64,
     /// Requests to the ledger that arrive twice, of a thousand.
     pub repeat: u64,
-}
-
-#[derive(Debug)]
-enum Message {
-    Ask {
-        node: usize,
-        life: u64,
-        id: CommandId,
-        command: Command,
-    },
-    Tell {
-        node: usize,
-        life: u64,
-        event: Event,
-    },
-    Answer {
-        node: usize,
-        life: u64,
-        id: CommandId,
-        event: Event,
-    },
-    Timeout {
-        node: usize,
-        life: u64,
-        id: CommandId,
-        event: Event,
-    },
-    Heartbeat,
 }
 
 /// One sidecar.
@@ -105,6 +78,8 @@ pub struct World {
     pub rng: Rng,
     /// Decisions that came, by ticket.
     pub decisions: BTreeMap<Ticket, Decision>,
+    /// Open reservations by id: owner, its life, units, window start.
+    pub reserved: BTreeMap<ReservationId, (usize, u64, u64, i64)>,
     /// Units admitted per (limit, window start) without being marked as beyond it.
     pub admitted: BTreeMap<(String, i64), u64>,
     /// Commands by name.
@@ -112,7 +87,7 @@ pub struct World {
     /// Tells every message on standard error.
     pub is_traced: bool,
     /// Reservations that expired.
-    pub expired: Vec<quota_core::ReservationId>,
+    pub expired: Vec<ReservationId>,
     asked: BTreeMap<Ticket, (usize, CheckRequest)>,
     tenants: BTreeMap<Arc<str>, TenantSnapshot>,
     meters: BTreeSet<Arc<str>>,
@@ -138,6 +113,7 @@ impl World {
             is_redis_up: true,
             rng: Rng::new(seed),
             decisions: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             admitted: BTreeMap::new(),
             commands: BTreeMap::new(),
             is_traced: std::env::var_os("QUOTA_TRACE").is_some(),
@@ -209,17 +185,24 @@ impl World {
             limits: limits.into_iter().map(|(rule, _)| rule).collect(),
             change: 0,
         };
-        self.publish(snapshot);
+        self.publish(&snapshot);
     }
 
     /// Tells everybody of a tenant.
-    pub fn publish(&mut self, snapshot: TenantSnapshot) {
+    pub fn publish(&mut self, snapshot: &TenantSnapshot) {
         self.tenants
             .insert(snapshot.tenant.clone(), snapshot.clone());
         for node in 0..self.nodes.len() {
             self.introduce(node);
             self.handle(node, Event::Tenant(snapshot.clone()));
         }
+    }
+
+    /// Suspends a tenant.
+    pub fn suspend(&mut self, tenant: &str) {
+        let mut snapshot = self.tenants[tenant].clone();
+        snapshot.suspended = true;
+        self.publish(&snapshot);
     }
 
     /// Changes an amount in the ledger; the snapshots follow.
@@ -235,7 +218,7 @@ impl World {
             rule.amount = Some(amount);
             rule.amount_version += 1;
         }
-        self.publish(snapshot);
+        self.publish(&snapshot);
         self.spread_notices();
     }
 
@@ -320,16 +303,6 @@ impl World {
         }
     }
 
-    fn post(&mut self, at_us: u64, message: Message) {
-        self.serial += 1;
-        self.queue.push(Reverse((at_us, self.serial)));
-        self.messages.insert(self.serial, message);
-    }
-
-    fn delay(&mut self) -> u64 {
-        self.rng.below(self.weather.delay_max_us + 1)
-    }
-
     /// Lets a sidecar decide; answers the ticket.
     pub fn check(&mut self, node: usize, request: &CheckRequest) -> Ticket {
         self.tickets += 1;
@@ -360,7 +333,7 @@ impl World {
     }
 
     fn decided(&mut self, ticket: Ticket, decision: Decision) {
-        if let Some((_, request)) = self.asked.remove(&ticket)
+        if let Some((node, request)) = self.asked.remove(&ticket)
             && decision.reason == Reason::Allowed
             && request.mode != Mode::Peek
         {
@@ -376,11 +349,34 @@ impl World {
                         .admitted
                         .entry((rule.name.to_string(), start_us))
                         .or_default() += cost.units;
+                    if let Mode::Reserve { id, .. } = request.mode {
+                        let life = self.nodes[node].life;
+                        self.reserved.insert(id, (node, life, cost.units, start_us));
+                    }
                 }
             }
         }
         let before = self.decisions.insert(ticket, decision);
         assert!(before.is_none(), "ticket {ticket} was decided twice");
+    }
+
+    /// Settles an open reservation of the only limit; what goes back is not admitted any more.
+    pub fn settle(&mut self, id: ReservationId, actual: &[Cost]) {
+        let Some((node, life, _, start_us)) = self.reserved.remove(&id) else {
+            return;
+        };
+        if self.nodes[node].life != life {
+            return;
+        }
+        let now = self.now();
+        let settled = self.nodes[node].engine.settle(now, id, actual);
+        let settled = settled.expect("an open reservation");
+        for ((_, admitted_us), units) in &mut self.admitted {
+            if *admitted_us == start_us {
+                *units -= settled.refunded.iter().map(|cost| cost.units).sum::<u64>();
+            }
+        }
+        self.carry(node);
     }
 
     /// Tells an engine something.
@@ -411,55 +407,6 @@ impl World {
         let now = self.now();
         let due_us = self.nodes[node].engine.next_due(now);
         self.nodes[node].due_us = self.real_us + due_us.max(1);
-    }
-
-    fn send(&mut self, node: usize, id: CommandId, timeout_ms: u32, command: Command) {
-        let life = self.nodes[node].life;
-        if self.is_traced {
-            eprintln!("{} node {node} asks {id} {command:?}", self.real_us);
-        }
-        *self.commands.entry(name_of(&command)).or_default() += 1;
-        self.nodes[node].pending.insert(id);
-        let silence = failure(FailureKind::Deadline, &command, id);
-        let timeout_us = self.real_us + u64::from(timeout_ms) * 1_000;
-        self.post(
-            timeout_us,
-            Message::Timeout {
-                node,
-                life,
-                id,
-                event: silence,
-            },
-        );
-        if self.nodes[node].cut || self.rng.chance(self.weather.loss) {
-            return;
-        }
-        let is_redis = matches!(
-            command,
-            Command::Redis(_) | Command::Subscribe(_) | Command::Unsubscribe(_)
-        );
-        if !is_redis && self.rng.chance(self.weather.repeat) {
-            let late = self.real_us + self.delay() * 3;
-            self.post(
-                late,
-                Message::Ask {
-                    node,
-                    life,
-                    id,
-                    command: command.clone(),
-                },
-            );
-        }
-        let at_us = self.real_us + self.delay();
-        self.post(
-            at_us,
-            Message::Ask {
-                node,
-                life,
-                id,
-                command,
-            },
-        );
     }
 
     /// Runs to a moment.
@@ -501,227 +448,6 @@ impl World {
             self.deliver(message);
         }
         true
-    }
-
-    fn deliver(&mut self, message: Message) {
-        match message {
-            Message::Heartbeat => self.heartbeat(),
-            Message::Tell { node, life, event } => {
-                if self.nodes[node].life == life {
-                    self.handle(node, event);
-                }
-            }
-            Message::Answer {
-                node,
-                life,
-                id,
-                event,
-            }
-            | Message::Timeout {
-                node,
-                life,
-                id,
-                event,
-            } => {
-                if self.nodes[node].life == life && self.nodes[node].pending.remove(&id) {
-                    self.handle(node, event);
-                }
-            }
-            Message::Ask {
-                node,
-                life,
-                id,
-                command,
-            } => {
-                let holder = self.nodes[node].holder;
-                let is_alive = self.nodes[node].life == life;
-                let event = self.serve(node, holder, is_alive, id, &command);
-                self.spread_notices();
-                if !is_alive || self.nodes[node].cut || self.rng.chance(self.weather.loss) {
-                    return;
-                }
-                let at_us = self.real_us + self.delay();
-                self.post(
-                    at_us,
-                    Message::Answer {
-                        node,
-                        life,
-                        id,
-                        event,
-                    },
-                );
-            }
-        }
-    }
-
-    fn heartbeat(&mut self) {
-        for node in 0..self.nodes.len() {
-            let life = self.nodes[node].life;
-            if self.nodes[node].watch_up && self.is_ledger_up {
-                let at_us = self.in_order(node, true);
-                self.post(
-                    at_us,
-                    Message::Tell {
-                        node,
-                        life,
-                        event: Event::LedgerAlive,
-                    },
-                );
-            }
-            if self.nodes[node].subscriber_up && self.is_redis_up {
-                let at_us = self.in_order(node, false);
-                self.post(
-                    at_us,
-                    Message::Tell {
-                        node,
-                        life,
-                        event: Event::RedisAlive,
-                    },
-                );
-            }
-        }
-        self.post(self.real_us + 40_000, Message::Heartbeat);
-    }
-
-    /// When the next message of a connection arrives: after those before it.
-    fn in_order(&mut self, node: usize, is_watch: bool) -> u64 {
-        let at_us = self.real_us + self.delay();
-        let node = &mut self.nodes[node];
-        let last = if is_watch {
-            &mut node.watch_last_us
-        } else {
-            &mut node.subscriber_last_us
-        };
-        *last = at_us.max(*last + 1);
-        *last
-    }
-
-    fn spread_notices(&mut self) {
-        let published = std::mem::take(&mut self.redis.notices);
-        let told = std::mem::take(&mut self.ledger.notices);
-        for node in 0..self.nodes.len() {
-            let life = self.nodes[node].life;
-            for channel in &published {
-                if self.nodes[node].subscriber_up && self.nodes[node].channels.contains(channel) {
-                    let at_us = self.in_order(node, false);
-                    let event = Event::Notice(channel.as_str().into());
-                    self.post(at_us, Message::Tell { node, life, event });
-                }
-            }
-            for (tenant, limit, key_hash) in &told {
-                if self.nodes[node].watch_up {
-                    let at_us = self.in_order(node, true);
-                    let (tenant, limit, key_hash) = (tenant.clone(), limit.clone(), *key_hash);
-                    let event = Event::UnitsNotice {
-                        tenant,
-                        limit,
-                        key_hash,
-                    };
-                    self.post(at_us, Message::Tell { node, life, event });
-                }
-            }
-        }
-    }
-
-    fn serve(
-        &mut self,
-        node: usize,
-        holder: Holder,
-        is_alive: bool,
-        id: CommandId,
-        command: &Command,
-    ) -> Event {
-        let now_us = self.now().ledger_us;
-        let is_redis = matches!(
-            command,
-            Command::Redis(_) | Command::Subscribe(_) | Command::Unsubscribe(_)
-        );
-        if (is_redis && !self.is_redis_up) || (!is_redis && !self.is_ledger_up) {
-            return failure(FailureKind::Unreachable, command, id);
-        }
-        match command {
-            Command::Allot { holder, asks } => {
-                let reach = self.is_redis_up && !self.rng.chance(self.weather.loss / 2);
-                let answer = |ask| {
-                    self.ledger
-                        .allot(*holder, ask, &mut self.redis, reach, now_us)
-                };
-                Event::Allotted(id, Ok(asks.iter().map(answer).collect()))
-            }
-            Command::ReturnUnits { holder, entries } => {
-                let told = entries.iter().map(|(window, source, cum)| {
-                    self.ledger.give_back(*holder, *window, *source, *cum)
-                });
-                Event::Returned(id, Ok(told.collect()))
-            }
-            Command::ReportConsumption { holder, entries } => {
-                let uses = entries.iter().map(|(window, used, over)| {
-                    self.ledger.report(*holder, *window, *used, *over, now_us)
-                });
-                Event::Reported(id, Ok(uses.collect()))
-            }
-            Command::Redis(calls) => {
-                let replies = calls
-                    .iter()
-                    .map(|call| self.redis.run(call, now_us, self.real_us));
-                Event::Functions(id, Ok(replies.collect()))
-            }
-            Command::Subscribe(channels) => {
-                if is_alive && self.nodes[node].subscriber_up {
-                    self.nodes[node]
-                        .channels
-                        .extend(channels.iter().map(ToString::to_string));
-                }
-                Event::Done(id, Ok(()))
-            }
-            Command::Unsubscribe(channels) => {
-                for channel in channels {
-                    self.nodes[node].channels.remove(&**channel);
-                }
-                Event::Done(id, Ok(()))
-            }
-            Command::WatchTenants(names) => {
-                debug_assert_eq!(holder, self.nodes[node].holder);
-                self.answer_watch(node, names);
-                Event::Done(id, Ok(()))
-            }
-        }
-    }
-
-    fn answer_watch(&mut self, node: usize, names: &[Arc<str>]) {
-        let life = self.nodes[node].life;
-        for name in names {
-            let known = self.tenants.get(name).cloned();
-            let event = known.map_or_else(|| Event::TenantUnknown(name.clone()), Event::Tenant);
-            let at_us = self.in_order(node, true);
-            self.post(at_us, Message::Tell { node, life, event });
-        }
-    }
-}
-
-fn name_of(command: &Command) -> &'static str {
-    match command {
-        Command::Allot { .. } => "allot",
-        Command::ReturnUnits { .. } => "return",
-        Command::ReportConsumption { .. } => "report",
-        Command::Redis(_) => "redis",
-        Command::Subscribe(_) => "subscribe",
-        Command::Unsubscribe(_) => "unsubscribe",
-        Command::WatchTenants(_) => "watch",
-    }
-}
-
-fn failure(kind: FailureKind, command: &Command, id: CommandId) -> Event {
-    let failure = CommandFailure {
-        kind,
-        reason: "".into(),
-    };
-    match command {
-        Command::Allot { .. } => Event::Allotted(id, Err(failure)),
-        Command::ReturnUnits { .. } => Event::Returned(id, Err(failure)),
-        Command::ReportConsumption { .. } => Event::Reported(id, Err(failure)),
-        Command::Redis(_) => Event::Functions(id, Err(failure)),
-        _ => Event::Done(id, Err(failure)),
     }
 }
 

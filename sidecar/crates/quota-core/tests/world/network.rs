@@ -1,0 +1,318 @@
+//! The network: carries what engines ask for, late, twice or never, and heartbeats and notices in order.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use quota_core::{Command, CommandFailure, CommandId, Event, FailureKind, Holder};
+
+use super::World;
+
+/// Something under way.
+#[derive(Debug)]
+pub(super) enum Message {
+    Ask {
+        node: usize,
+        life: u64,
+        id: CommandId,
+        command: Command,
+    },
+    Tell {
+        node: usize,
+        life: u64,
+        event: Event,
+    },
+    Answer {
+        node: usize,
+        life: u64,
+        id: CommandId,
+        event: Event,
+    },
+    Timeout {
+        node: usize,
+        life: u64,
+        id: CommandId,
+        event: Event,
+    },
+    Heartbeat,
+}
+
+impl World {
+    pub(super) fn post(&mut self, at_us: u64, message: Message) {
+        self.serial += 1;
+        self.queue.push(Reverse((at_us, self.serial)));
+        self.messages.insert(self.serial, message);
+    }
+
+    pub(super) fn delay(&mut self) -> u64 {
+        self.rng.below(self.weather.delay_max_us + 1)
+    }
+
+    pub(super) fn send(&mut self, node: usize, id: CommandId, timeout_ms: u32, command: Command) {
+        let life = self.nodes[node].life;
+        if self.is_traced {
+            eprintln!("{} node {node} asks {id} {command:?}", self.real_us);
+        }
+        *self.commands.entry(name_of(&command)).or_default() += 1;
+        self.nodes[node].pending.insert(id);
+        let silence = failure(FailureKind::Deadline, &command, id);
+        let silent_us = self.real_us + u64::from(timeout_ms) * 1_000;
+        self.post(
+            silent_us,
+            Message::Timeout {
+                node,
+                life,
+                id,
+                event: silence,
+            },
+        );
+        if self.nodes[node].cut || self.rng.chance(self.weather.loss) {
+            return;
+        }
+        let is_redis = matches!(
+            command,
+            Command::Redis(_) | Command::Subscribe(_) | Command::Unsubscribe(_)
+        );
+        if !is_redis && self.rng.chance(self.weather.repeat) {
+            let late = self.real_us + self.delay() * 3;
+            self.post(
+                late,
+                Message::Ask {
+                    node,
+                    life,
+                    id,
+                    command: command.clone(),
+                },
+            );
+        }
+        let at_us = self.real_us + self.delay();
+        self.post(
+            at_us,
+            Message::Ask {
+                node,
+                life,
+                id,
+                command,
+            },
+        );
+    }
+
+    pub(super) fn deliver(&mut self, message: Message) {
+        match message {
+            Message::Heartbeat => self.heartbeat(),
+            Message::Tell { node, life, event } => {
+                if self.nodes[node].life == life {
+                    self.handle(node, event);
+                }
+            }
+            Message::Answer {
+                node,
+                life,
+                id,
+                event,
+            }
+            | Message::Timeout {
+                node,
+                life,
+                id,
+                event,
+            } => {
+                if self.nodes[node].life == life && self.nodes[node].pending.remove(&id) {
+                    self.handle(node, event);
+                }
+            }
+            Message::Ask {
+                node,
+                life,
+                id,
+                command,
+            } => {
+                let holder = self.nodes[node].holder;
+                let is_alive = self.nodes[node].life == life;
+                let event = self.serve(node, holder, is_alive, id, &command);
+                self.spread_notices();
+                if !is_alive || self.nodes[node].cut || self.rng.chance(self.weather.loss) {
+                    return;
+                }
+                let at_us = self.real_us + self.delay();
+                self.post(
+                    at_us,
+                    Message::Answer {
+                        node,
+                        life,
+                        id,
+                        event,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self) {
+        for node in 0..self.nodes.len() {
+            let life = self.nodes[node].life;
+            if self.nodes[node].watch_up && self.is_ledger_up {
+                let at_us = self.in_order(node, true);
+                self.post(
+                    at_us,
+                    Message::Tell {
+                        node,
+                        life,
+                        event: Event::LedgerAlive,
+                    },
+                );
+            }
+            if self.nodes[node].subscriber_up && self.is_redis_up {
+                let at_us = self.in_order(node, false);
+                self.post(
+                    at_us,
+                    Message::Tell {
+                        node,
+                        life,
+                        event: Event::RedisAlive,
+                    },
+                );
+            }
+        }
+        self.post(self.real_us + 40_000, Message::Heartbeat);
+    }
+
+    /// When the next message of a connection arrives: after those before it.
+    pub(super) fn in_order(&mut self, node: usize, is_watch: bool) -> u64 {
+        let at_us = self.real_us + self.delay();
+        let node = &mut self.nodes[node];
+        let last = if is_watch {
+            &mut node.watch_last_us
+        } else {
+            &mut node.subscriber_last_us
+        };
+        *last = at_us.max(*last + 1);
+        *last
+    }
+
+    pub(super) fn spread_notices(&mut self) {
+        let published = std::mem::take(&mut self.redis.notices);
+        let told = std::mem::take(&mut self.ledger.notices);
+        for node in 0..self.nodes.len() {
+            let life = self.nodes[node].life;
+            for channel in &published {
+                if self.nodes[node].subscriber_up && self.nodes[node].channels.contains(channel) {
+                    let at_us = self.in_order(node, false);
+                    let event = Event::Notice(channel.as_str().into());
+                    self.post(at_us, Message::Tell { node, life, event });
+                }
+            }
+            for (tenant, limit, key_hash) in &told {
+                if self.nodes[node].watch_up {
+                    let at_us = self.in_order(node, true);
+                    let (tenant, limit, key_hash) = (tenant.clone(), limit.clone(), *key_hash);
+                    let event = Event::UnitsNotice {
+                        tenant,
+                        limit,
+                        key_hash,
+                    };
+                    self.post(at_us, Message::Tell { node, life, event });
+                }
+            }
+        }
+    }
+
+    pub(super) fn serve(
+        &mut self,
+        node: usize,
+        holder: Holder,
+        is_alive: bool,
+        id: CommandId,
+        command: &Command,
+    ) -> Event {
+        let now_us = self.now().ledger_us;
+        let is_redis = matches!(
+            command,
+            Command::Redis(_) | Command::Subscribe(_) | Command::Unsubscribe(_)
+        );
+        if (is_redis && !self.is_redis_up) || (!is_redis && !self.is_ledger_up) {
+            return failure(FailureKind::Unreachable, command, id);
+        }
+        match command {
+            Command::Allot { holder, asks } => {
+                let reach = self.is_redis_up && !self.rng.chance(self.weather.loss / 2);
+                let answer = |ask| {
+                    self.ledger
+                        .allot(*holder, ask, &mut self.redis, reach, now_us)
+                };
+                Event::Allotted(id, Ok(asks.iter().map(answer).collect()))
+            }
+            Command::ReturnUnits { holder, entries } => {
+                let told = entries.iter().map(|(window, source, cum)| {
+                    self.ledger.give_back(*holder, *window, *source, *cum)
+                });
+                Event::Returned(id, Ok(told.collect()))
+            }
+            Command::ReportConsumption { holder, entries } => {
+                let uses = entries.iter().map(|(window, used, over)| {
+                    self.ledger.report(*holder, *window, *used, *over, now_us)
+                });
+                Event::Reported(id, Ok(uses.collect()))
+            }
+            Command::Redis(calls) => {
+                let replies = calls
+                    .iter()
+                    .map(|call| self.redis.run(call, now_us, self.real_us));
+                Event::Functions(id, Ok(replies.collect()))
+            }
+            Command::Subscribe(channels) => {
+                if is_alive && self.nodes[node].subscriber_up {
+                    self.nodes[node]
+                        .channels
+                        .extend(channels.iter().map(ToString::to_string));
+                }
+                Event::Done(id, Ok(()))
+            }
+            Command::Unsubscribe(channels) => {
+                for channel in channels {
+                    self.nodes[node].channels.remove(&**channel);
+                }
+                Event::Done(id, Ok(()))
+            }
+            Command::WatchTenants(names) => {
+                debug_assert_eq!(holder, self.nodes[node].holder);
+                self.answer_watch(node, names);
+                Event::Done(id, Ok(()))
+            }
+        }
+    }
+
+    pub(super) fn answer_watch(&mut self, node: usize, names: &[Arc<str>]) {
+        let life = self.nodes[node].life;
+        for name in names {
+            let known = self.tenants.get(name).cloned();
+            let event = known.map_or_else(|| Event::TenantUnknown(name.clone()), Event::Tenant);
+            let at_us = self.in_order(node, true);
+            self.post(at_us, Message::Tell { node, life, event });
+        }
+    }
+}
+
+fn name_of(command: &Command) -> &'static str {
+    match command {
+        Command::Allot { .. } => "allot",
+        Command::ReturnUnits { .. } => "return",
+        Command::ReportConsumption { .. } => "report",
+        Command::Redis(_) => "redis",
+        Command::Subscribe(_) => "subscribe",
+        Command::Unsubscribe(_) => "unsubscribe",
+        Command::WatchTenants(_) => "watch",
+    }
+}
+
+fn failure(kind: FailureKind, command: &Command, id: CommandId) -> Event {
+    let failure = CommandFailure {
+        kind,
+        reason: "".into(),
+    };
+    match command {
+        Command::Allot { .. } => Event::Allotted(id, Err(failure)),
+        Command::ReturnUnits { .. } => Event::Returned(id, Err(failure)),
+        Command::ReportConsumption { .. } => Event::Reported(id, Err(failure)),
+        Command::Redis(_) => Event::Functions(id, Err(failure)),
+        _ => Event::Done(id, Err(failure)),
+    }
+}
