@@ -61,12 +61,14 @@ clean: ## Remove what was built and what runs left behind
 ## ---- work on it ---------------------------------------------------------------------------------------------------
 
 .PHONY: gen
-gen: install ## Generate the committed code from the proto files
+gen: install ## Generate the committed code and tables from the proto files and settings
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python tools/generated.py write
+	@$(RUN)/python tools/doc_tables.py write
 
 .PHONY: gen-check
-gen-check: install ## Check that the committed generated code is fresh
+gen-check: install ## Check that the committed generated code and tables are fresh
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python tools/generated.py check
+	@$(RUN)/python tools/doc_tables.py check
 
 .PHONY: fmt
 fmt: install ## Format everything
