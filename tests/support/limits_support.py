@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import grpc.aio
     from tollkeeper_ledger.app import Running
 
@@ -68,6 +71,18 @@ def new_key() -> bytes:
     return secrets.token_bytes(16)
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A ledger and a way to it."""
+
+    ledger: Running
+    channel: grpc.aio.Channel
+
+    def sidecar(self) -> Sidecar:
+        """Give another holder."""
+        return Sidecar(channel=self.channel, ledger=self.ledger)
+
+
 @dataclass(slots=True)
 class Sidecar:
     """One holder: counts its asks per (limit, key, window) unless told otherwise."""
@@ -119,7 +134,7 @@ class Sidecar:
 
     async def grant(self, pool: limits_pb2.PoolInfo, *, request_seq: int, need: int, want: int = 0) -> list[str]:
         """Lease from the pool in Redis."""
-        client = Redis.from_url(self.ledger.resources.settings.redis_url, decode_responses=True)
+        client: Any = Redis.from_url(self.ledger.resources.settings.redis_url, decode_responses=True)
         try:
             reply = await client.execute_command(
                 "FCALL", "lease_grant", 2, pool.pool_key, pool.holders_key, pool.generation, self.holder.hex(),
@@ -128,6 +143,13 @@ class Sidecar:
         finally:
             await client.aclose()
         return [str(element) for element in reply]
+
+
+async def wait_until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 10) -> None:
+    """Wait for a condition that nobody announces. Raises TimeoutError when it never comes."""
+    async with asyncio.timeout(seconds_max):
+        while not await true_now():  # noqa: ASYNC110 - neither Redis nor another process has an event for it
+            await asyncio.sleep(0.01)
 
 
 def kind(answer: Answer) -> str:

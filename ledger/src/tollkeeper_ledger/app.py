@@ -22,9 +22,9 @@ from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
-from tollkeeper_ledger.services.listener import Listener
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.store.clock import start_clock
+from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
 from tollkeeper_ledger.store.pool import open_pools
 from tollkeeper_ledger.web.health import HealthServer

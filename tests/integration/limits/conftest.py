@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest_asyncio
-from limits_support import Sidecar, apply_catalogue
-from tollkeeper_ledger.app import Running, running
+from limits_support import Serving, apply_catalogue
+from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tollkeeper_ledger.config import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A ledger and a way to it."""
-
-    ledger: Running
-    channel: grpc.aio.Channel
-
-    def sidecar(self) -> Sidecar:
-        """Give another holder."""
-        return Sidecar(channel=self.channel, ledger=self.ledger)
 
 
 @pytest_asyncio.fixture

@@ -6,13 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc.aio
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.config import Settings
-
 
 
 async def test_a_started_ledger_answers_health_on_both_protocols(ledger_settings: Settings) -> None:

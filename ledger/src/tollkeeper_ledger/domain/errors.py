@@ -42,7 +42,7 @@ class LedgerError(Exception):
 class InvalidFieldError(LedgerError):
     """Refuse a request whose field breaks a rule that the caller can read in the contract."""
 
-    def __init__(  # noqa: PLR0913 - every part of the answer is named by the caller
+    def __init__(
         self,
         field: str,
         problem: str,

@@ -6,8 +6,8 @@ A rule's JSON form is what plan definitions, subscriptions and overrides hold:
      "failure_policy": "standby", "match": [{"attribute": "model", "exact": "large"}], "key": ["user"],
      "window": {"unit": "day", "count": 1, "time_zone": "Europe/Berlin", "alignment": "calendar"}}
 
-Token buckets have `"refill": {"unit": "second", "count": 1}` and `burst` instead of `window`; `valid_from` and `valid_to`
-are UTC instants as text. What stands for a default may be left out.
+Token buckets have `"refill": {"unit": "second", "count": 1}` and `burst` instead of `window`; `valid_from` and
+`valid_to` are UTC instants as text. What stands for a default may be left out.
 """
 
 from __future__ import annotations

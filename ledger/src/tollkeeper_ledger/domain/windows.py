@@ -135,7 +135,7 @@ def _elapsed_window(rule: WindowRule, zone: ZoneInfo, at_us: int) -> Span:
 def _calendar_window(rule: WindowRule, zone: ZoneInfo, at_us: int) -> Span:
     at = _EPOCH + timedelta(microseconds=at_us)
     index = _index_guess(rule, at.astimezone(zone).date())
-    # The guess goes by local dates; an anchor late in the month, a skipped midnight or a month's last day move it by one.
+    # The guess goes by local dates: an anchor late in the month, a skipped midnight or a short month move it by one.
     while _start_us(rule, zone, index) > at_us:
         index -= 1
     while _start_us(rule, zone, index + 1) <= at_us:

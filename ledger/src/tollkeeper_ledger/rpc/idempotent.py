@@ -44,7 +44,5 @@ async def answer_once(
     if before is not None:
         return answer_type.FromString(before)
     answer = await work()
-    await keep_answer(
-        conn, rpc=rpc, request_id=request.request_id, digest=digest, answer=answer.SerializeToString()
-    )
+    await keep_answer(conn, rpc=rpc, request_id=request.request_id, digest=digest, answer=answer.SerializeToString())
     return answer

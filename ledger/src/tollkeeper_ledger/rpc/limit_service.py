@@ -72,7 +72,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         self._limits = limits
 
     async def Allot(  # noqa: N802 - the contract's name
-        self, request: limits_pb2.AllotRequest, context: Context
+        self, request: limits_pb2.AllotRequest, _: Context
     ) -> limits_pb2.AllotResponse:
         """Give units, or say where the pool is, or prove that there are none."""
         _require_holder(request.holder, "holder")
@@ -82,7 +82,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         return limits_pb2.AllotResponse(answers=[result_to_message(result) for result in results])
 
     async def ReturnUnits(  # noqa: N802 - the contract's name
-        self, request: limits_pb2.ReturnUnitsRequest, context: Context
+        self, request: limits_pb2.ReturnUnitsRequest, _: Context
     ) -> limits_pb2.ReturnUnitsResponse:
         """Take units back."""
         _require_holder(request.holder, "holder")
@@ -102,7 +102,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         return limits_pb2.ReturnUnitsResponse(returned_cum=known)
 
     async def ReportConsumption(  # noqa: N802 - the contract's name
-        self, request: limits_pb2.ReportConsumptionRequest, context: Context
+        self, request: limits_pb2.ReportConsumptionRequest, _: Context
     ) -> limits_pb2.ReportConsumptionResponse:
         """Store what a holder consumed and answer what the fleet consumed."""
         _require_holder(request.holder, "holder")
@@ -134,7 +134,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         )
 
     async def WatchLimits(  # noqa: N802 - the contract's name
-        self, request_iterator: AsyncIterator[limits_pb2.WatchLimitsRequest], context: Context
+        self, request_iterator: AsyncIterator[limits_pb2.WatchLimitsRequest], _: Context
     ) -> AsyncIterator[limits_pb2.WatchLimitsResponse]:
         """Follow limits until the sidecar leaves, or the stream can't keep up."""
         hello = await self._hello(request_iterator)

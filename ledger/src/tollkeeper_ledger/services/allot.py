@@ -8,14 +8,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import asyncpg
-
 from tollkeeper_ledger.domain.allotment import Pooled
 from tollkeeper_ledger.domain.errors import OverloadedError
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow
 from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.retry import retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 BATCH_ENTRIES_MAX = 10_000
 WAITING_ENTRIES_MAX = 40_000
-_ATTEMPTS_MAX = 5
 
 
 @dataclass(slots=True)
@@ -113,17 +111,13 @@ class AllotService:
         self._answer(calls, results, waits_for_redis=bool(redis_calls))
 
     async def _transact(self, entries: Sequence[Entry]) -> tuple[list[Result], list[Call]]:
-        for attempt in range(1, _ATTEMPTS_MAX + 1):
+        async def attempt() -> tuple[list[Result], list[Call]]:
             batch = AllotBatch(self._context, self._buckets, entries)
-            try:
-                await batch.prepare()
-                async with transaction(self._resources.pools.ingest) as conn:
-                    return await batch.run(conn)
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
-                if attempt == _ATTEMPTS_MAX:
-                    raise
-                self._resources.log.info("allot is tried again", attempt=attempt, error=str(error))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            await batch.prepare()
+            async with transaction(self._resources.pools.ingest) as conn:
+                return await batch.run(conn)
+
+        return await retried(attempt, log=self._resources.log)
 
     async def _publish(self, calls: list[_Waiting], results: list[Result], redis_calls: list[Call]) -> None:
         """Tell Redis, in commit order, then answer what had to wait for it. An unknown outcome is not repeated here."""

@@ -115,12 +115,19 @@ class AllotBatch:
                 self._context.days.add(day)
 
     def _resolve(self, index: int, entry: Entry, tenant: TenantView | None) -> _Target | Refused:
-        ask = entry.ask
         if tenant is None:
             return Refused("TENANT_UNKNOWN", f"no such tenant: {entry.tenant[:128]!r}")
         limit = tenant.limit(entry.limit)
         if limit is None:
             return Refused("LIMIT_UNKNOWN", f"tenant {tenant.wire_id} has no limit {entry.limit[:128]!r}")
+        problem = self._problem(entry, limit)
+        if problem is not None:
+            return problem
+        return _Target(index, entry, tenant, limit, (tenant.tenant_id, entry.limit, entry.key_hash))
+
+    def _problem(self, entry: Entry, limit: EffectiveLimit) -> Refused | None:
+        """Find what is wrong with an ask of a limit that exists."""
+        ask = entry.ask
         if limit.rule.kind not in (LimitKind.WINDOW, LimitKind.TOKEN_BUCKET):
             return Refused("NOT_IMPLEMENTED", f"limits of kind {limit.rule.kind.value} are not served by this version")
         if len(entry.key_hash) not in (0, KEY_HASH_BYTES):
@@ -133,7 +140,7 @@ class AllotBatch:
             return Refused(
                 "FIELD_OUT_OF_RANGE", f"at_us {entry.at_us} is {ahead_us} us ahead of ledger time; bound: -1 h to 5 s"
             )
-        return _Target(index, entry, tenant, limit, (tenant.tenant_id, entry.limit, entry.key_hash))
+        return None
 
     def _propose(self, target: _Target) -> None:
         """Note the window that the rule gives at the ask's time, for an identity that may have none."""

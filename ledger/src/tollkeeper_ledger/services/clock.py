@@ -62,8 +62,7 @@ class LedgerClock:
 
     async def keep_floor(self) -> None:
         """Keep the ledger time seen so far in Postgres, so that a clock that steps back is held there."""
-        async with self._pool.acquire() as conn, conn.transaction():
-            await conn.execute("SET LOCAL synchronous_commit = off")
+        async with self._pool.acquire() as conn:
             await conn.execute(sql("installation.raise_floor"))
 
     async def set(self, *, now: datetime | None, speed_milli: int | None) -> ClockReading:

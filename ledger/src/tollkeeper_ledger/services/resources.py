@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.services.clock import LedgerClock
-    from tollkeeper_ledger.services.listener import Listener
+    from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pools
 
 

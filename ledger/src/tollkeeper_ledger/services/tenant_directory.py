@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.services.listener import Listener
+    from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pool
     from tollkeeper_ledger.store.tenants import MeterView
 
@@ -38,6 +38,7 @@ class TenantDirectory:
         self._loading: dict[str, asyncio.Future[None]] = {}
         self._change = -1
         self._meters: tuple[MeterView, ...] = ()
+        self._catching_up = asyncio.Lock()
         self._news = asyncio.Event()
         self._followers: list[Callable[[list[TenantView]], None]] = []
         self._meter_followers: list[Callable[[tuple[MeterView, ...]], None]] = []
@@ -131,7 +132,11 @@ class TenantDirectory:
                 continue
 
     async def catch_up(self) -> None:
-        """Take in every change committed so far and tell followers."""
+        """Take in every change committed before the call, and tell followers."""
+        async with self._catching_up:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
         async with self._pool.acquire() as conn:
             last: int = await conn.fetchval(sql("installation.last_change"))
             if last == self._change:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.services.listener import Listener
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.clock import ClockReading
+    from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.tenants import MeterView, TenantView
 
 HEARTBEAT_S = 0.04
@@ -193,6 +193,8 @@ class WatchHub:
         Followed before they are read, so that a change in between is sent too; an older state never follows a newer.
         """
         stream.follows.update(wire_ids)
+        if resume_change:
+            await self._tenants.catch_up()
         if resume_change > self._tenants.change:
             resume_change = 0
         views = await self._tenants.with_ancestors(wire_ids)

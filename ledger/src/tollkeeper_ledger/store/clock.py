@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,7 +14,7 @@ from tollkeeper_ledger.store.queries import sql
 if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -56,9 +56,7 @@ async def set_clock(conn: Connection, *, now: datetime | None, speed_milli: int 
 
     Does not wait for the disk: the clock of an embedded setup may lose its last steps with a crash of the machine.
     """
-    async with conn.transaction():
-        await conn.execute("SET LOCAL synchronous_commit = off")
-        row = await conn.fetchrow(sql("installation.set_clock"), now, speed_milli)
+    row = await conn.fetchrow(sql("installation.set_clock"), now, speed_milli)
     if row is None:
         raise RuntimeError("clock_setting has no row: run `tollkeeper-ledger migrate`")
     return ClockReading(now_us=to_us(row["now"]), speed_milli=row["speed_milli"], version=row["version"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ async def _prepare(conn: asyncpg.Connection[asyncpg.Record]) -> None:
     await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
+async def _keep_session(_: object) -> None:
+    """Do nothing when a connection goes back: no session state is ever set, so a round trip for it is saved.
+
+    asyncpg itself rolls back a transaction that was left open. Settings are made with SET LOCAL only.
+    """
+
+
 async def open_pool(url: str, *, role: str, size: int) -> Pool:
     """Open a pool whose connections act as `role` with the ledger's search path and UTC."""
     settings = {
@@ -50,7 +58,7 @@ async def open_pool(url: str, *, role: str, size: int) -> Pool:
         "idle_in_transaction_session_timeout": "60000",
     }
     pool: Any = await asyncpg.create_pool(
-        url, min_size=1, max_size=size, server_settings=settings, init=_prepare, command_timeout=60
+        url, min_size=1, max_size=size, server_settings=settings, init=_prepare, reset=_keep_session, command_timeout=60
     )
     opened: Pool = pool
     return opened
@@ -60,10 +68,12 @@ async def open_pool(url: str, *, role: str, size: int) -> Pool:
 async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
     """Open all pools and close them at the end."""
     url = settings.database_url
-    ingest = await open_pool(url, role="tollkeeper_ingest", size=settings.pool_size_ingest)
-    billing = await open_pool(url, role="tollkeeper_billing", size=settings.pool_size_billing)
-    admin = await open_pool(url, role="tollkeeper_admin", size=settings.pool_size_admin)
-    reader = await open_pool(url, role="tollkeeper_reader", size=settings.pool_size_reader)
+    ingest, billing, admin, reader = await asyncio.gather(
+        open_pool(url, role="tollkeeper_ingest", size=settings.pool_size_ingest),
+        open_pool(url, role="tollkeeper_billing", size=settings.pool_size_billing),
+        open_pool(url, role="tollkeeper_admin", size=settings.pool_size_admin),
+        open_pool(url, role="tollkeeper_reader", size=settings.pool_size_reader),
+    )
     try:
         yield Pools(ingest=ingest, billing=billing, admin=admin, reader=reader)
     finally:

@@ -26,7 +26,7 @@ _ANSWER_SECONDS_MAX = 0.25
 
 @dataclass(frozen=True, slots=True)
 class PoolKeys:
-    """Names in Redis of one window's pool. All share a hash tag; the channel is the identity's, so it outlives windows."""
+    """Names in Redis of one window's pool, all with one hash tag. The channel is the identity's."""
 
     pool: str
     holders: str

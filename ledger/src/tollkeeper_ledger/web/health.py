@@ -44,8 +44,9 @@ class HealthServer:
             writer.close()
 
     async def _answer(self, request_line: bytes) -> tuple[str, bytes]:
-        parts = request_line.split(b" ")
-        if len(parts) != 3 or parts[0] != b"GET" or parts[1].split(b"?")[0] != b"/health":
+        method, _, rest = request_line.partition(b" ")
+        path, _, _ = rest.partition(b" ")
+        if method != b"GET" or path.split(b"?")[0] != b"/health":
             return "404 Not Found", b'{"error":"only GET /health is served here"}'
         postgres, redis = await asyncio.gather(self._postgres(), self._redis())
         body = {

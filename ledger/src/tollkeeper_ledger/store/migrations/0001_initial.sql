@@ -41,12 +41,13 @@ CREATE FUNCTION make_partition(parent regclass, partition_name text, bounds text
 DECLARE
   policy record;
 BEGIN
-  IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
+  IF EXISTS (SELECT FROM pg_class WHERE relname = partition_name AND relnamespace = 'tollkeeper'::regnamespace) THEN
     RETURN;
   END IF;
   -- One maker per parent at a time; whoever waited finds the partition there.
   PERFORM pg_advisory_xact_lock(hashtextextended('make_partition ' || parent::text, 0));
-  IF to_regclass('tollkeeper.' || quote_ident(partition_name)) IS NOT NULL THEN
+  -- Read from pg_class: to_regclass may answer from a cache that has not yet heard of the other maker's commit.
+  IF EXISTS (SELECT FROM pg_class WHERE relname = partition_name AND relnamespace = 'tollkeeper'::regnamespace) THEN
     RETURN;
   END IF;
   EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING ALL)', partition_name, parent);
@@ -654,12 +655,10 @@ BEGIN
   IF month <> date_trunc('month', month) OR month NOT BETWEEN date '1970-01-01' AND date '2199-12-01' THEN
     RAISE EXCEPTION 'no month of usage starts on %', month USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  IF to_regclass('tollkeeper.usage_rollup_minute_' || suffix) IS NOT NULL THEN
-    RETURN;
-  END IF;
   PERFORM make_partition('usage_record', 'usage_record_' || suffix, bounds);
-  IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'usage_record_no_truncate'
-                 AND tgrelid = to_regclass('tollkeeper.usage_record_' || suffix)) THEN
+  IF NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                 WHERE c.relname = 'usage_record_' || suffix AND c.relnamespace = 'tollkeeper'::regnamespace
+                   AND t.tgname = 'usage_record_no_truncate') THEN
     EXECUTE format('CREATE TRIGGER usage_record_no_truncate BEFORE TRUNCATE ON %I
       FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', 'usage_record_' || suffix);
   END IF;

@@ -49,14 +49,15 @@ SELECT ledger_now() AS now, speed_milli, version FROM clock_setting;
 SELECT ledger_now();
 
 -- name: set_clock
--- Sets the clock, never back. $1 ledger time or null, $2 speed or null.
+-- Sets the clock, never back, without waiting for the disk. $1 ledger time or null, $2 speed or null.
+WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true))
 UPDATE clock_setting SET
   origin = greatest(coalesce($1::timestamptz, now.ledger), now.ledger),
   started_at = now.wall,
   speed_milli = coalesce($2::bigint, speed_milli),
   version = version + 1,
   floor = greatest(coalesce($1::timestamptz, now.ledger), now.ledger)
-FROM (SELECT ledger_now() AS ledger, clock_timestamp() AS wall) now
+FROM (SELECT ledger_now() AS ledger, clock_timestamp() AS wall) now, relaxed
 RETURNING origin AS now, speed_milli, version;
 
 -- name: start_clock
@@ -66,5 +67,6 @@ WHERE version = 1
 RETURNING version;
 
 -- name: raise_floor
--- Keeps ledger time that has been seen, so that a clock that steps back is held.
-UPDATE clock_setting SET floor = ledger_now();
+-- Keeps ledger time that has been seen, so that a clock that steps back is held. Does not wait for the disk.
+WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true))
+UPDATE clock_setting SET floor = ledger_now() FROM relaxed;

@@ -46,10 +46,6 @@ SELECT plan_version_id, definition FROM plan_version WHERE plan_version_id = ANY
 -- Reads every meter in name order.
 SELECT name, unit, scale, attributes, pseudonymised FROM meter ORDER BY name;
 
--- name: limit_states
--- Reads the last effective amounts. $1 tenant ids.
-SELECT tenant_id, name, amount, enforcement, amount_version FROM limit_state WHERE tenant_id = ANY ($1::uuid[]);
-
 -- name: write_limit_states
 -- Writes effective amounts; the version rises where one of them changed. Pairwise: $1 tenant ids, $2 names,
 -- $3 amounts, $4 enforcements.

@@ -1,0 +1,249 @@
+"""The decisions of Allot under any order of asks, repeats, faults, returns and changes of the amount."""
+
+from __future__ import annotations
+
+import copy
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tollkeeper_ledger.domain.allotment import (
+    Ask,
+    Denied,
+    Generation,
+    Holder,
+    Leased,
+    Pooled,
+    PoolFault,
+    Refused,
+    WindowState,
+    decide,
+    follow_amount,
+    new_window,
+    notice_due,
+    return_lease,
+    return_lost,
+)
+
+HOLDERS = [bytes([number]) * 16 for number in range(4)]
+UNITS = st.integers(0, 120)
+
+
+def window_of(amount: int) -> WindowState:
+    """Give a fresh window."""
+    return new_window(amount=amount, amount_version=1, timeline=1, generation_n=0)
+
+
+def ask(holder: int = 0, seq: int = 1, need: int = 1, want: int = 10, **changes: object) -> Ask:
+    """Give an ask."""
+    return Ask(holder=HOLDERS[holder], request_seq=seq, need=need, want=want, **changes)  # type: ignore[arg-type]
+
+
+class AnyInterleaving(RuleBasedStateMachine):
+    """Holders, a pool that is lost at any time, an operator: the limit's own books must always balance.
+
+    The model keeps what was really given out: each lease, and each pool's filling. Whatever happens, what was given
+    and didn't come back is at most the highest amount that was in force while it was given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = window_of(100)
+        self.highest = 100
+        self.version = 1
+        self.leases: dict[bytes, list[int]] = {holder: [0, 0] for holder in HOLDERS}
+        self.pools: dict[int, Generation] = {}
+        self.lost_returns: dict[tuple[int, bytes], int] = {}
+        self.repeats: list[tuple[Ask, Leased]] = []
+
+    def _answer(self, request: Ask) -> Leased | Pooled | Denied | Refused:
+        left = self.window.left
+        answer = decide(self.window, request)
+        if isinstance(answer, Leased):
+            self.leases[request.holder][0] += answer.give
+            assert answer.granted_cum == self.leases[request.holder][0]
+            assert request.need <= answer.give <= left
+            self.repeats = [pair for pair in self.repeats if pair[0].holder != request.holder]
+            self.repeats.append((request, answer))
+        elif isinstance(answer, Pooled):
+            generation = self.window.generation
+            assert generation is not None
+            assert (answer.generation, answer.allotted_cum) == (generation.number, generation.allotted_cum)
+            assert answer.final == (self.window.allotted >= self.window.amount)
+            self.pools[answer.generation] = generation
+        elif isinstance(answer, Denied):
+            assert answer.left == self.window.left < max(1, request.need)
+        return answer
+
+    @rule(
+        holder=st.integers(0, 3),
+        need=UNITS,
+        want=UNITS,
+        fault=st.sampled_from([None, None, None, *PoolFault]),
+        seen=st.sampled_from(["nothing", "older", "current"]),
+        ledger_only=st.booleans(),
+    )
+    def asks(self, *, holder: int, need: int, want: int, fault: PoolFault | None, seen: str, ledger_only: bool) -> None:
+        """Ask for the first time with this number."""
+        current = self.window.generation
+        known = 0 if current is None or seen == "nothing" else current.number - (seen == "older")
+        cum = 0 if current is None or seen == "nothing" else current.allotted_cum
+        state = self.window.holders.get(HOLDERS[holder], Holder())
+        request = ask(
+            holder, state.request_seq + 1, need, want,
+            fault=fault, generation_seen=known, allotted_cum_seen=cum, ledger_only=ledger_only,
+        )  # fmt: skip
+        self._answer(request)
+
+    @precondition(lambda self: self.repeats)
+    @rule(data=st.data())
+    def repeats_its_last_lease(self, data: st.DataObject) -> None:
+        """Repeat a holder's last ask: if that gave a lease, it gives the same and moves nothing."""
+        request, before = data.draw(st.sampled_from(self.repeats))
+        if self.window.holders[request.holder].request_seq != request.request_seq:
+            return
+        books = (self.window.allotted, self.window.generation_n)
+        assert decide(self.window, request) == before
+        assert (self.window.allotted, self.window.generation_n) == books
+
+    @rule(holder=st.integers(0, 3), skipped=st.sampled_from([-2, -1, 2, 3]))
+    def asks_out_of_turn(self, holder: int, skipped: int) -> None:
+        """Ask with any number but the last and the next: refused, and nothing moves."""
+        known = self.window.holders.get(HOLDERS[holder], Holder()).request_seq
+        before = copy.deepcopy((self.window.allotted, self.window.generation))
+        answer = decide(self.window, ask(holder, known + skipped))
+        assert isinstance(answer, Refused)
+        assert answer.last_request_seq == known
+        assert (self.window.allotted, self.window.generation) == before
+
+    @rule(holder=st.integers(0, 3), returned_cum=st.integers(0, 300))
+    def returns_leased_units(self, holder: int, returned_cum: int) -> None:
+        """Return units of the ledger, truthfully or not."""
+        state = self.window.holders.get(HOLDERS[holder])
+        if state is None:
+            return
+        lease = self.leases[HOLDERS[holder]]
+        back = return_lease(self.window, state, returned_cum=returned_cum)
+        assert back == max(0, min(returned_cum, lease[0]) - lease[1])
+        lease[1] += back
+
+    @precondition(lambda self: self.pools)
+    @rule(data=st.data(), holder=st.integers(0, 3), returned_cum=st.integers(0, 300))
+    def returns_units_of_a_pool(self, data: st.DataObject, holder: int, returned_cum: int) -> None:
+        """Return units of a generation: of an ended one at most what went in comes back, of a live one none."""
+        number = data.draw(st.sampled_from(sorted(self.pools)))
+        generation = self.pools[number]
+        current = self.window.generation
+        if current is None or current.number != number:
+            generation.lost = True
+        key = (number, HOLDERS[holder])
+        before = self.lost_returns.get(key, 0)
+        was_live = generation.live
+        back = return_lost(self.window, generation, before_cum=before, returned_cum=returned_cum)
+        assert back >= 0
+        assert not (was_live and back)
+        if not was_live:
+            self.lost_returns[key] = max(before, returned_cum)
+
+    @rule(amount=st.sampled_from([0, 1, 30, 100, 250]))
+    def changes_the_amount(self, amount: int) -> None:
+        """Change the limit; an older version that comes late changes nothing."""
+        self.version += 1
+        self.highest = max(self.highest, amount)
+        assert follow_amount(self.window, amount=amount, amount_version=self.version)
+        assert not follow_amount(self.window, amount=amount + 1, amount_version=self.version)
+
+    @rule()
+    def hears_of_units(self) -> None:
+        """Hear of units exactly when what was denied is there, once."""
+        wanted = self.window.wanted
+        assert notice_due(self.window) == (0 < wanted <= self.window.left)
+        assert not notice_due(self.window)
+
+    @invariant()
+    def books_balance(self) -> None:
+        """Compare: allotted = leases out + pools' fillings not credited, never above the ceiling or any amount."""
+        leased = sum(granted - returned for granted, returned in self.leases.values())
+        pooled = sum(pool.allotted_cum - pool.credited for pool in self.pools.values())
+        assert self.window.allotted == leased + pooled
+        assert 0 <= self.window.allotted <= self.window.ceiling
+        assert self.window.allotted <= self.highest
+
+
+AnyInterleaving.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyInterleaving = AnyInterleaving.TestCase
+
+
+def test_a_first_lease_is_a_share_and_the_next_ask_a_pool() -> None:
+    """1/16 of the amount first, then a pool that grows by 1/16."""
+    window = window_of(1600)
+    assert decide(window, ask(want=1600)) == Leased(give=100, granted_cum=100)
+    assert decide(window, ask(1)) == Pooled(generation=(1 << 32) + 1, allotted_cum=100, final=False)
+
+
+def test_only_who_has_seen_everything_makes_a_pool_grow() -> None:
+    """An ask with an older figure is told where the pool is, and Redis is told again."""
+    window = window_of(1600)
+    decide(window, ask())
+    pool = decide(window, ask(1))
+    assert isinstance(pool, Pooled)
+    assert window.generation is not None
+    window.generation.publish = False
+    late = decide(window, ask(2, generation_seen=pool.generation, allotted_cum_seen=pool.allotted_cum - 1))
+    assert late == pool
+    assert window.generation.publish
+    full = decide(window, ask(3, generation_seen=pool.generation, allotted_cum_seen=pool.allotted_cum))
+    assert full == Pooled(generation=pool.generation, allotted_cum=pool.allotted_cum + 100, final=False)
+
+
+def test_a_generation_is_replaced_once_per_report() -> None:
+    """The second report of the same generation is told of the new one; nothing is opened for it."""
+    window = window_of(1600)
+    decide(window, ask())
+    pool = decide(window, ask(1))
+    assert isinstance(pool, Pooled)
+    lost = {"fault": PoolFault.NO_POOL, "generation_seen": pool.generation}
+    second = decide(window, ask(2, **lost))  # type: ignore[arg-type]
+    third = decide(window, ask(3, **lost))  # type: ignore[arg-type]
+    assert isinstance(second, Pooled)
+    assert second.generation == pool.generation + 1
+    assert third == second
+
+
+def test_a_lost_pool_with_nothing_left_is_a_denial_without_a_new_generation() -> None:
+    """Opening pools for nothing would help nobody."""
+    window = window_of(16)
+    decide(window, ask(need=1, want=1))
+    pool = decide(window, ask(1))
+    assert isinstance(pool, Pooled)
+    assert pool.final
+    answer = decide(window, ask(2, fault=PoolFault.FENCE, generation_seen=pool.generation))
+    assert answer == Denied(left=0)
+    assert window.generation_n == 1
+
+
+def test_unreachable_redis_is_no_reason_to_deny_beside_a_live_pool() -> None:
+    """What is left is leased; when nothing is, the pool may still have units that nobody can see."""
+    window = window_of(40)
+    decide(window, ask(need=4, want=4))
+    pool = decide(window, ask(1))
+    assert isinstance(pool, Pooled)
+    blind = {"fault": PoolFault.UNREACHABLE, "generation_seen": pool.generation}
+    assert decide(window, ask(2, need=20, want=20, **blind)) == Leased(give=20, granted_cum=20)  # type: ignore[arg-type]
+    answer = decide(window, ask(3, **blind))  # type: ignore[arg-type]
+    assert isinstance(answer, Refused)
+    assert answer.reason == "AUTHORITY_UNREACHABLE"
+
+
+def test_a_lower_amount_ends_the_pool_only_where_more_than_it_is_out() -> None:
+    """Above what is out the pool goes on; below, it closes and nothing more is allotted."""
+    window = window_of(1600)
+    decide(window, ask())
+    decide(window, ask(1))
+    follow_amount(window, amount=1000, amount_version=2)
+    assert window.generation is not None
+    assert window.generation.live
+    follow_amount(window, amount=50, amount_version=3)
+    assert window.generation.closing
+    assert decide(window, ask(2)) == Denied(left=0)
+    assert window.ceiling == window.allotted

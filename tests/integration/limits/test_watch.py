@@ -1,0 +1,268 @@
+"""WatchLimits on a real Postgres: what a sidecar hears, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+from limits_support import new_key, set_amount, wait_until
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from limits_support import Serving
+
+
+class Watch:
+    """A watch stream of one sidecar, which says at once which clock it has applied."""
+
+    def __init__(self, channel: grpc.aio.Channel, **hello: Any) -> None:
+        self._says: asyncio.Queue[limits_pb2.WatchLimitsRequest | None] = asyncio.Queue()
+        self.applies_clock = True
+        first = limits_pb2.WatchHello(
+            **{
+                "protocol_version": 1,
+                "holder": secrets.token_bytes(16),
+                "producer_id": secrets.token_bytes(16),
+                "tenants": ["acme"],
+                **hello,
+            }
+        )
+        self.say(limits_pb2.WatchLimitsRequest(hello=first))
+        self.heard: list[limits_pb2.WatchLimitsResponse] = []
+        self._news = asyncio.Condition()
+        self.call: Any = limits_pb2_grpc.LimitServiceStub(channel).WatchLimits(self._requests())
+
+    async def _requests(self) -> AsyncIterator[limits_pb2.WatchLimitsRequest]:
+        while (message := await self._says.get()) is not None:
+            yield message
+
+    def say(self, message: limits_pb2.WatchLimitsRequest) -> None:
+        """Send a message."""
+        self._says.put_nowait(message)
+
+    async def listen(self) -> None:
+        """Take in everything until the stream ends."""
+        async for message in self.call:
+            if message.WhichOneof("message") == "clock" and self.applies_clock:
+                self.say(limits_pb2.WatchLimitsRequest(clock_applied=message.clock.version))
+            async with self._news:
+                self.heard.append(message)
+                self._news.notify_all()
+
+    async def until(self, matches: Callable[[limits_pb2.WatchLimitsResponse], bool]) -> limits_pb2.WatchLimitsResponse:
+        """Wait for a message that matches, also one that came before."""
+        async with asyncio.timeout(10), self._news:
+            await self._news.wait_for(lambda: any(matches(message) for message in self.heard))
+            return next(message for message in self.heard if matches(message))
+
+    async def tenant(self, wire_id: str, *, after: int = 0) -> limits_pb2.TenantSnapshot:
+        """Wait for a tenant's snapshot of a change above `after`."""
+        found = await self.until(lambda message: message.tenant.tenant == wire_id and message.tenant.change > after)
+        return found.tenant
+
+
+@asynccontextmanager
+async def watching(channel: grpc.aio.Channel, **hello: Any) -> AsyncIterator[Watch]:
+    """Watch until the block ends."""
+    watch = Watch(channel, **hello)
+    listener = asyncio.create_task(watch.listen())
+    try:
+        yield watch
+    finally:
+        watch.call.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+
+
+async def test_hello_is_answered_with_the_installation_and_the_tenants_with_their_ancestors(serving: Serving) -> None:
+    """Welcome first, then meters, the tenant and its parent whole, limits in name order, and heartbeats."""
+    async with watching(serving.channel) as watch:
+        acme = await watch.tenant("acme")
+        group = await watch.tenant("group")
+        await watch.until(lambda message: message.HasField("heartbeat"))
+        await watch.until(lambda message: [meter.name for meter in message.meters.meters] == ["tokens"])
+    welcome = watch.heard[0].welcome
+    assert (len(welcome.installation_id), welcome.timeline, welcome.heartbeat_interval_ms) == (16, 1, 40)
+    assert [len(key.secret) for key in welcome.token_keys] == [32]
+    assert watch.heard[1].HasField("meters")
+    assert (acme.parent, group.parent, acme.plan) == ("group", "", "metered")
+    assert list(acme.features) == ["streaming"]
+    names = [limit.name for limit in acme.limits]
+    assert names == sorted(names)
+    assert {limit.name: limit.amount for limit in acme.limits}["large"] == 16_000
+    assert acme.state == limits_pb2.TENANT_STATE_ACTIVE
+
+
+async def test_a_change_is_pushed_within_a_second(serving: Serving) -> None:
+    """An override reaches the stream in under a second, with a higher amount_version; a repeat is no change of it."""
+    async with watching(serving.channel) as watch:
+        before = await watch.tenant("acme")
+        began = time.monotonic()
+        change = await set_amount(serving.channel, "acme", "minute", 77)
+        after = await watch.tenant("acme", after=before.change)
+        assert time.monotonic() - began < 1.0
+    assert after.change == change
+    old = next(limit for limit in before.limits if limit.name == "minute")
+    new = next(limit for limit in after.limits if limit.name == "minute")
+    assert (new.amount, new.amount_version, new.source) == (77, old.amount_version + 1, "override")
+    others = {limit.name: limit.amount_version for limit in after.limits if limit.name != "minute"}
+    assert others == {limit.name: limit.amount_version for limit in before.limits if limit.name != "minute"}
+
+
+async def test_a_change_of_a_stranger_is_not_pushed(serving: Serving) -> None:
+    """A stream hears of the tenants that it follows and of nobody else."""
+    async with watching(serving.channel) as watch, watching(serving.channel, tenants=["other"]) as other:
+        before = await other.tenant("other")
+        await watch.tenant("acme")
+        change = await set_amount(serving.channel, "other", "minute", before.change + 1000)
+        await other.tenant("other", after=before.change)
+        await watch.until(lambda message: message.heartbeat.change >= change)
+        assert not [message for message in watch.heard if message.tenant.tenant == "other"]
+
+
+async def test_a_resume_confirms_what_did_not_change_and_sends_what_did(serving: Serving) -> None:
+    """With its last change number a sidecar is sent only what moved; a number from the future is no number."""
+    async with watching(serving.channel, tenants=["acme", "other"]) as watch:
+        await watch.tenant("acme")
+        await watch.tenant("other")
+        resume = (await watch.until(lambda message: message.HasField("heartbeat"))).heartbeat.change
+    await set_amount(serving.channel, "other", "small", resume + 500)
+    async with watching(serving.channel, tenants=["acme", "other"], resume_change=resume) as watch:
+        confirmed = await watch.until(lambda message: message.HasField("confirmed"))
+        assert (await watch.tenant("other")).change > resume
+        assert "acme" in confirmed.confirmed.tenants
+        assert "other" not in confirmed.confirmed.tenants
+    async with watching(serving.channel, tenants=["acme"], resume_change=2**40) as watch:
+        assert (await watch.tenant("acme")).tenant == "acme"
+
+
+async def test_an_unknown_tenant_is_said_to_be_unknown_and_pushed_once_it_exists(serving: Serving) -> None:
+    """Asking early costs nothing: the tenant comes by itself when it is made."""
+    name = f"late-{secrets.token_hex(4)}"
+    async with watching(serving.channel, tenants=[]) as watch:
+        watch.say(limits_pb2.WatchLimitsRequest(add=limits_pb2.WatchTenants(tenants=[name])))
+        await watch.until(lambda message: message.unknown.tenant == name)
+        yaml = f"version: 1\ntenants:\n  - {{id: {name}, name: Late}}\n"
+        request = admin_pb2.ApplyCatalogueRequest(request_id=secrets.token_hex(8), yaml=yaml, source_name="test")
+        await admin_pb2_grpc.AdminServiceStub(serving.channel).ApplyCatalogue(request)
+        assert (await watch.tenant(name)).tenant == name
+
+
+async def test_a_denial_ends_with_a_notice(serving: Serving) -> None:
+    """Who was denied by the ledger hears of units that came back, of this key."""
+    owner, denied, key = serving.sidecar(), serving.sidecar(), new_key()
+    lease = await owner.ask("large", key, need=16_000, want=16_000)
+    assert (await denied.ask("large", key, need=50)).HasField("denied")
+    async with watching(serving.channel) as watch:
+        await watch.tenant("acme")
+        await owner.give_back(lease.window.window_id, 49)
+        await owner.give_back(lease.window.window_id, 50)
+        notice = (await watch.until(lambda message: message.HasField("units"))).units
+    assert (notice.tenant, notice.limit, notice.key_hash) == ("acme", "large", key)
+    assert len([message for message in watch.heard if message.HasField("units")]) == 1
+
+
+async def test_a_raised_amount_reaches_an_open_window_and_its_pool_without_being_asked(serving: Serving) -> None:
+    """A raise ends denials and makes a final pool unfinal, in the window that is running."""
+    sidecar, key = serving.sidecar(), new_key()
+    async with watching(serving.channel, tenants=["other"]) as watch:
+        before = await watch.tenant("other")
+        amount = next(limit.amount for limit in before.limits if limit.name == "large")
+        await sidecar.ask("large", key, tenant="other", need=10, want=10)
+        pool = (await sidecar.ask("large", key, tenant="other", need=amount - 10, want=amount)).pool
+        assert pool.final
+        assert (await sidecar.grant(pool, request_seq=1, need=amount))[:2] == ["OK", "0"]
+        await set_amount(serving.channel, "other", "large", amount + 500)
+        redis = serving.ledger.resources.redis
+
+        async def raised() -> bool:
+            return bool(await redis.hget(pool.pool_key, "final") == "0")
+
+        await wait_until(raised)
+        seen = {"generation_seen": pool.generation, "allotted_cum_seen": pool.allotted_cum}
+        answer = await sidecar.ask("large", key, tenant="other", need=500, **seen)
+    assert (answer.pool.allotted_cum, answer.pool.final) == (amount + 490, True)
+
+
+async def test_a_lowered_amount_closes_the_pool_and_calls_leases_back(serving: Serving) -> None:
+    """What the closed pool never granted returns to the limit, so that the next generation fits the new amount."""
+    sidecar, key = serving.sidecar(), new_key()
+    await set_amount(serving.channel, "other", "large", 16_000)
+    async with watching(serving.channel, tenants=["other"]) as watch:
+        before = await watch.tenant("other")
+        await sidecar.ask("large", key, tenant="other", need=100, want=100)
+        pool = (await sidecar.ask("large", key, tenant="other", need=9_000, want=9_000)).pool
+        assert (await sidecar.grant(pool, request_seq=1, need=200))[1] == "200"
+        await set_amount(serving.channel, "other", "large", 1_000)
+        await watch.tenant("other", after=before.change)
+        recall = (await watch.until(lambda message: message.recall.key_hash == key)).recall
+        assert (recall.tenant, recall.limit) == ("other", "large")
+        redis = serving.ledger.resources.redis
+
+        async def closed() -> bool:
+            return bool(await redis.hget(pool.pool_key, "closed") == "1")
+
+        await wait_until(closed)
+        assert (await sidecar.grant(pool, request_seq=2, need=1))[:2] == ["ERR", "CLOSED"]
+        lost = {"generation_seen": pool.generation, "pool_error": limits_pb2.POOL_ERROR_CLOSED}
+        answers: list[limits_pb2.AllotAnswer] = []
+
+        async def reopened() -> bool:
+            answers.append(await sidecar.ask("large", key, tenant="other", need=1, **lost))
+            return answers[-1].HasField("pool")
+
+        await wait_until(reopened)
+    assert answers[-1].pool.generation == pool.generation + 1
+    assert answers[-1].window.amount == 1_000
+    assert answers[-1].window.allotted <= 1_000
+
+
+async def test_setting_the_clock_waits_for_every_sidecar(serving: Serving) -> None:
+    """SetClock returns after each connected sidecar said that it runs on the setting; one that stays silent is cut."""
+    admin = admin_pb2_grpc.AdminServiceStub(serving.channel)
+    async with watching(serving.channel) as quick, watching(serving.channel) as silent:
+        await quick.tenant("acme")
+        await silent.tenant("acme")
+        silent.applies_clock = False
+        answer = await admin.SetClock(admin_pb2.SetClockRequest(request_id="c1", speed_milli=2_000))
+        heard = [message.clock for message in quick.heard if message.HasField("clock")]
+        assert [(clock.version, clock.speed_milli) for clock in heard] == [(answer.version, 2_000)]
+        with pytest.raises(grpc.aio.AioRpcError):
+            await asyncio.wait_for(silent.call.code(), 5) and await silent.call.read()
+        began = time.monotonic()
+        await admin.SetClock(admin_pb2.SetClockRequest(request_id="c2", speed_milli=1_000))
+        assert time.monotonic() - began < 1.0
+        assert quick.call.done() is False
+
+
+async def test_a_stream_must_begin_with_a_hello_that_is_understood(serving: Serving) -> None:
+    """Another version, a nameless holder, or no hello at all is refused with the reason."""
+    refusals = []
+    for hello in ({"protocol_version": 2}, {"holder": b"x"}):
+        watch = Watch(serving.channel, **hello)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watch.listen()
+        refusals.append(caught.value.code())
+    assert refusals == [grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT]
+
+
+async def test_heartbeats_come_every_forty_milliseconds_while_the_ledger_works(serving: Serving) -> None:
+    """Under a load of allotments no gap between heartbeats reaches a second."""
+    async with watching(serving.channel) as watch:
+        await watch.tenant("acme")
+        sidecar, times = serving.sidecar(), list[float]()
+        for _ in range(10):
+            await sidecar.send(*[sidecar.entry("large", new_key()) for _ in range(200)])
+            times.append(time.monotonic())
+        beats = [message.heartbeat.now_us for message in watch.heard if message.HasField("heartbeat")]
+    assert beats == sorted(beats)
+    gaps_us = [second - first for first, second in itertools.pairwise(beats)]
+    assert max(gaps_us) < 1_000_000
