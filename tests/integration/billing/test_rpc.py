@@ -1,0 +1,299 @@
+# ruff: noqa: E501, S106 - a table reads best with one wrong request a line; page tokens are no passwords
+"""AdminService and BillingService over gRPC: what operators and finance see, and every way to ask wrongly."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+from billing_bench import catalogue
+from google.protobuf import timestamp_pb2
+from google.rpc import error_details_pb2, status_pb2
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, billing_pb2, billing_pb2_grpc, limits_pb2
+from tollkeeper.quota.v1 import decision_pb2
+from tollkeeper_ledger.app import running
+from tollkeeper_ledger.store.clock import ledger_now
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from tollkeeper_ledger.config import Settings
+
+pytestmark = pytest.mark.asyncio
+
+
+class Client:
+    """Stubs on one channel, and the time at which the ledger was opened."""
+
+    def __init__(self, channel: grpc.aio.Channel, start: datetime) -> None:
+        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.billing = billing_pb2_grpc.BillingServiceStub(channel)
+        self.start = start
+
+    async def apply(self, yaml: str, request_id: str = "apply") -> admin_pb2.ApplyCatalogueResponse:
+        """Declare a catalogue."""
+        request = admin_pb2.ApplyCatalogueRequest(request_id=request_id, yaml=yaml, source_name="c.yaml")
+        answer: admin_pb2.ApplyCatalogueResponse = await self.admin.ApplyCatalogue(request)
+        return answer
+
+
+@asynccontextmanager
+async def client_of(settings: Settings) -> AsyncIterator[Client]:
+    """Serve a ledger and connect to it."""
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        async with ledger.resources.pools.billing.acquire() as conn:
+            start = (await ledger_now(conn)).replace(microsecond=0)
+        yield Client(channel, start)
+
+
+@pytest.fixture
+def settings(ledger_settings: Settings, own_database_url: str) -> Settings:
+    """Configure a ledger on a database of this test's own."""
+    return ledger_settings.model_copy(update={"database_url": own_database_url})
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
+    """Give the code and the ErrorInfo of a call that must fail."""
+    answer = call.read() if hasattr(call, "read") else call
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await answer
+    details = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(details if isinstance(details, bytes) else details.encode())
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "tollkeeper"
+    return caught.value.code(), info
+
+
+async def test_a_catalogue_is_declared_shown_and_listed(settings: Settings) -> None:
+    """Apply, diff and the listings agree; a repeated request_id gets the first answer."""
+    async with client_of(settings) as client:
+        yaml = catalogue(client.start, "code", "conv")
+        diff = await client.admin.DiffCatalogue(admin_pb2.DiffCatalogueRequest(yaml=yaml, source_name="c.yaml"))
+        applied = await client.apply(yaml)
+        assert list(diff.changes) == list(applied.changes)
+        assert applied == await client.apply(yaml)
+        assert {"unchanged"} == {change.action for change in (await client.apply(yaml, "again")).changes}
+        page = await client.admin.ListTenants(admin_pb2.ListTenantsRequest(page_size=1))
+        assert [tenant.tenant for tenant in page.tenants] == ["code"]
+        rest = await client.admin.ListTenants(
+            admin_pb2.ListTenantsRequest(page_size=1, page_token=page.next_page_token)
+        )
+        assert ([tenant.tenant for tenant in rest.tenants], rest.next_page_token) == (["conv"], "")
+        meters = await client.admin.ListMeters(admin_pb2.ListMetersRequest())
+        assert [meter.name for meter in meters.meters] == ["context_tokens", "generated_tokens"]
+        plans = await client.admin.ListPlans(admin_pb2.ListPlansRequest())
+        assert [(plan.name, plan.version) for plan in plans.plans] == [("free", 1), ("hourly", 1)]
+        (subscription,) = (
+            await client.admin.ListSubscriptions(admin_pb2.ListSubscriptionsRequest(tenant="code"))
+        ).subscriptions
+        assert subscription.period_end.seconds - subscription.period_start.seconds == 3600
+        assert (await client.admin.GetTenant(admin_pb2.GetTenantRequest(tenant="code"))).tenant.plan == "hourly"
+
+
+async def test_overrides_change_limits_and_go_again(settings: Settings) -> None:
+    """An override patches one limit, a whole rule adds one; deleting gives back what was hidden; versions only rise."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code"))
+        set_request = admin_pb2.SetOverrideRequest(request_id="o1", tenant="code", limit="rate", amount=90, burst=30)
+        first = await client.admin.SetOverride(set_request)
+        limit = first.limit
+        assert (
+            limit.amount,
+            limit.burst,
+            limit.amount_version,
+            limit.source,
+            limit.meter,
+        ) == (90, 30, 2, "override", "context_tokens")
+        assert first == await client.admin.SetOverride(set_request)
+        soft = await client.admin.SetOverride(
+            admin_pb2.SetOverrideRequest(
+                request_id="o2", tenant="code", limit="rate", enforcement=decision_pb2.ENFORCEMENT_SOFT
+            )
+        )
+        assert (
+            soft.limit.amount,
+            soft.limit.enforcement,
+            soft.limit.amount_version,
+        ) == (90, decision_pb2.ENFORCEMENT_SOFT, 3)
+        assert soft.change > first.change
+        rule = limits_pb2.LimitRule(
+            meter="context_tokens",
+            kind=decision_pb2.LIMIT_KIND_WINDOW,
+            amount=5,
+            window_unit=limits_pb2.WINDOW_UNIT_MINUTE,
+            match=[limits_pb2.AttributeMatch(attribute="model", exact="gpt")],
+        )
+        added = await client.admin.SetOverride(
+            admin_pb2.SetOverrideRequest(request_id="o3", tenant="code", limit="extra", rule=rule)
+        )
+        assert (added.limit.amount, added.limit.window_count, added.limit.match[0].exact) == (5, 1, "gpt")
+        names = [one.name for one in (await client.admin.ListLimits(admin_pb2.ListLimitsRequest(tenant="code"))).limits]
+        assert names == ["day", "extra", "rate"]
+        await client.admin.DeleteOverride(admin_pb2.DeleteOverrideRequest(request_id="d", tenant="code", limit="rate"))
+        limits = (await client.admin.ListLimits(admin_pb2.ListLimitsRequest(tenant="code"))).limits
+        assert [(one.amount, one.burst, one.amount_version, one.source) for one in limits if one.name == "rate"] == [
+            (60, 20, 4, "plan")
+        ]
+
+
+async def test_a_tenant_is_suspended_and_comes_back(settings: Settings) -> None:
+    """The state changes with an audit entry, and a repeat of the same state changes nothing."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code"))
+        for request_id, state in (("s1", 2), ("s2", 2), ("s3", 1)):
+            answer = await client.admin.SetTenantState(
+                admin_pb2.SetTenantStateRequest(request_id=request_id, tenant="code", state=state)  # type: ignore[arg-type]
+            )
+            assert state == answer.tenant.state
+            found = await client.admin.GetTenant(admin_pb2.GetTenantRequest(tenant="code"))
+            assert state == found.tenant.state
+
+
+async def test_a_run_streams_and_its_invoices_are_served(settings: Settings) -> None:
+    """A run tells how far it is; invoices are listed newest first, found by number and id, and come as PDF."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code", "conv"))
+        preview = await client.billing.PreviewInvoice(billing_pb2.PreviewInvoiceRequest(tenant="code"))
+        assert (preview.invoice.state, preview.invoice.number, preview.invoice.total_minor) == ("preview", "", 2000)
+        now = timestamp_pb2.Timestamp(seconds=int(client.start.timestamp()) + 3900)
+        await client.admin.SetClock(admin_pb2.SetClockRequest(request_id="c", now=now))
+        steps = [step async for step in client.billing.RunInvoices(billing_pb2.RunInvoicesRequest(request_id="r"))]
+        assert [(step.due, step.done) for step in steps] == [(2, 0), (2, 1), (2, 2)]
+        assert [step.invoice.number for step in steps[1:]] == ["TK-000001", "TK-000002"]
+        page = await client.billing.ListInvoices(billing_pb2.ListInvoicesRequest(page_size=1))
+        rest = await client.billing.ListInvoices(billing_pb2.ListInvoicesRequest(page_token=page.next_page_token))
+        assert [one.number for one in [*page.invoices, *rest.invoices]] == ["TK-000002", "TK-000001"]
+        assert not page.invoices[0].lines
+        own = await client.billing.ListInvoices(billing_pb2.ListInvoicesRequest(tenant="conv"))
+        assert [one.tenant for one in own.invoices] == ["conv"]
+        by_number = await client.billing.GetInvoice(billing_pb2.GetInvoiceRequest(invoice="TK-000001"))
+        by_id = await client.billing.GetInvoice(billing_pb2.GetInvoiceRequest(invoice=by_number.invoice.invoice_id))
+        assert by_number == by_id
+        assert (
+            by_id.invoice.state,
+            by_id.invoice.plan,
+            by_id.invoice.total_minor,
+            len(by_id.invoice.lines),
+        ) == ("finalised", "hourly v1", 2000, 1)
+        assert len(by_id.invoice.digest) == 64
+        for paper in ("", "a4", "letter"):
+            pdf = await client.billing.GetInvoicePdf(billing_pb2.GetInvoicePdfRequest(invoice="TK-000001", paper=paper))
+            assert pdf.pdf.startswith(b"%PDF-")
+            assert pdf.file_name == "TK-000001.pdf"
+
+
+INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+LATER = grpc.StatusCode.UNIMPLEMENTED
+SET = admin_pb2.SetOverrideRequest
+RULE = limits_pb2.LimitRule
+WRONG = [
+    ("ApplyCatalogue", admin_pb2.ApplyCatalogueRequest(yaml="version: 1"), INVALID, "FIELD_REQUIRED", "request_id"),
+    (
+        "ApplyCatalogue",
+        admin_pb2.ApplyCatalogueRequest(request_id="x" * 129, yaml="version: 1"),
+        INVALID,
+        "FIELD_TOO_LONG",
+        "request_id",
+    ),
+    (
+        "ApplyCatalogue",
+        admin_pb2.ApplyCatalogueRequest(request_id="bad", yaml="version: 1\nplanz: 1", source_name="f"),
+        INVALID,
+        "CATALOGUE_INVALID",
+        "planz",
+    ),
+    (
+        "ApplyCatalogue",
+        admin_pb2.ApplyCatalogueRequest(request_id="apply", yaml="version: 1"),
+        INVALID,
+        "REQUEST_ID_REUSED",
+        "request_id",
+    ),
+    ("ListTenants", admin_pb2.ListTenantsRequest(page_size=1001), INVALID, "FIELD_OUT_OF_RANGE", "page_size"),
+    ("ListTenants", admin_pb2.ListTenantsRequest(page_token="!"), INVALID, "FIELD_INVALID", "page_token"),
+    ("ListSubscriptions", admin_pb2.ListSubscriptionsRequest(tenant="no"), MISSING, "TENANT_UNKNOWN", ""),
+    ("GetTenant", admin_pb2.GetTenantRequest(tenant=""), INVALID, "FIELD_REQUIRED", "tenant"),
+    ("GetTenant", admin_pb2.GetTenantRequest(tenant="a\u202eb"), INVALID, "FIELD_INVALID", "tenant"),
+    ("GetTenant", admin_pb2.GetTenantRequest(tenant="../x"), INVALID, "FIELD_INVALID", "tenant"),
+    ("GetTenant", admin_pb2.GetTenantRequest(tenant="no"), MISSING, "TENANT_UNKNOWN", ""),
+    ("SetTenantState", admin_pb2.SetTenantStateRequest(request_id="s", tenant="code"), INVALID, "FIELD_REQUIRED", "state"),
+    ("SetOverride", SET(request_id="1", tenant="code", limit="rate"), INVALID, "FIELD_REQUIRED", "amount"),
+    ("SetOverride", SET(request_id="2", tenant="code", limit="no", amount=1), MISSING, "LIMIT_UNKNOWN", ""),
+    ("SetOverride", SET(request_id="3", tenant="code", limit="day", amount=-2), INVALID, "FIELD_OUT_OF_RANGE", "amount"),
+    (
+        "SetOverride",
+        SET(request_id="4", tenant="code", limit="day", amount=2**53),
+        INVALID,
+        "FIELD_OUT_OF_RANGE",
+        "amount",
+    ),
+    ("SetOverride", SET(request_id="5", tenant="code", limit="day", burst=1), INVALID, "FIELD_INVALID", "burst"),
+    (
+        "SetOverride",
+        SET(request_id="6", tenant="code", limit="day", amount=1, note="x" * 501),
+        INVALID,
+        "FIELD_TOO_LONG",
+        "note",
+    ),
+    (
+        "SetOverride",
+        SET(request_id="7", tenant="code", limit="day", enforcement=99),  # type: ignore[arg-type]
+        INVALID,
+        "ENUM_UNKNOWN",
+        "enforcement",
+    ),
+    ("SetOverride", SET(request_id="8", tenant="code", limit="new", rule=RULE()), INVALID, "FIELD_REQUIRED", "rule.kind"),
+    (
+        "SetOverride",
+        SET(request_id="9", tenant="code", limit="new", rule=RULE(kind=2, meter="no", window_unit=1)),  # type: ignore[arg-type]
+        MISSING,
+        "METER_UNKNOWN",
+        "",
+    ),
+    (
+        "SetOverride",
+        SET(request_id="10", tenant="code", limit="new", rule=RULE(kind=1, meter="context_tokens")),  # type: ignore[arg-type]
+        INVALID,
+        "FIELD_OUT_OF_RANGE",
+        "rule.refill_interval_us",
+    ),
+    ("DeleteOverride", admin_pb2.DeleteOverrideRequest(request_id="d", tenant="code", limit="day"), MISSING,
+     "LIMIT_UNKNOWN", ""),
+    ("SetClock", admin_pb2.SetClockRequest(), INVALID, "FIELD_REQUIRED", "request_id"),
+    ("SetClock", admin_pb2.SetClockRequest(request_id="c", speed_milli=-1), INVALID, "FIELD_OUT_OF_RANGE", "speed_milli"),
+    ("PreviewInvoice", billing_pb2.PreviewInvoiceRequest(tenant="bare"), MISSING, "SUBSCRIPTION_UNKNOWN", ""),
+    ("RunInvoices", billing_pb2.RunInvoicesRequest(), INVALID, "FIELD_REQUIRED", "request_id"),
+    ("RunInvoices", billing_pb2.RunInvoicesRequest(request_id="r", tenant="no"), MISSING, "TENANT_UNKNOWN", ""),
+    ("ListInvoices", billing_pb2.ListInvoicesRequest(page_token="WyJhIiwiYiJd"), INVALID, "FIELD_INVALID", "page_token"),
+    ("GetInvoice", billing_pb2.GetInvoiceRequest(), INVALID, "FIELD_REQUIRED", "invoice"),
+    ("GetInvoice", billing_pb2.GetInvoiceRequest(invoice="TK-999999"), MISSING, "INVOICE_UNKNOWN", ""),
+    ("GetInvoicePdf", billing_pb2.GetInvoicePdfRequest(invoice="x", paper="napkin"), INVALID, "FIELD_INVALID", "paper"),
+    ("ListFeatures", admin_pb2.ListFeaturesRequest(), LATER, "NOT_IMPLEMENTED", "AdminService/ListFeatures"),
+    ("ChangeSubscription", admin_pb2.ChangeSubscriptionRequest(), LATER, "NOT_IMPLEMENTED",
+     "AdminService/ChangeSubscription"),
+    ("CreateGrant", admin_pb2.CreateGrantRequest(), LATER, "NOT_IMPLEMENTED", "AdminService/CreateGrant"),
+    ("ResetLimit", admin_pb2.ResetLimitRequest(), LATER, "NOT_IMPLEMENTED", "AdminService/ResetLimit"),
+    ("ListRateCards", billing_pb2.ListRateCardsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListRateCards"),
+    ("VoidInvoice", billing_pb2.VoidInvoiceRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/VoidInvoice"),
+    ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(), LATER, "NOT_IMPLEMENTED",
+     "BillingService/CreateCreditNote"),
+    ("ListPayments", billing_pb2.ListPaymentsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListPayments"),
+    ("GetOverage", billing_pb2.GetOverageRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/GetOverage"),
+]  # fmt: skip
+
+
+async def test_wrong_requests_get_their_reason(settings: Settings) -> None:
+    """Each wrong request is answered with its code, reason and field, and changes nothing that is stored."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code") + "  - {id: bare}\n")
+        before = await client.admin.ListLimits(admin_pb2.ListLimitsRequest(tenant="code"))
+        for method, request, code, reason, field in WRONG:
+            stub = client.admin if hasattr(client.admin, method) else client.billing
+            found, info = await refused(getattr(stub, method)(request))
+            assert (code, reason, field) == (found, info.reason, info.metadata["field"]), (method, request)
+        assert before == await client.admin.ListLimits(admin_pb2.ListLimitsRequest(tenant="code"))
