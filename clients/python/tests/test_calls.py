@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .conftest import FakeSidecar  # noqa: TID252 - test folders are not packages on the path
 
-TOKEN = "t"
+HELD = "t"
 NOON = datetime(2026, 1, 2, 12, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -174,8 +174,8 @@ def test_settle_and_release(client: Both, sidecar: FakeSidecar) -> None:
     assert (settled.record_id, settled.expired, settled.repeated_call) == ("r/1", True, True)
     assert sidecar.seen[0].event_time.ToDatetime(tzinfo=UTC) == NOON
     assert dict(sidecar.seen[0].attributes) == {"k": "v"}
-    assert client.release(TOKEN).repeated_call is False
-    assert sidecar.seen[1] == quota_pb2.ReleaseReservationRequest(token=TOKEN)
+    assert client.release(HELD).repeated_call is False
+    assert sidecar.seen[1] == quota_pb2.ReleaseReservationRequest(token=HELD)
 
 
 def test_reserve_sends_its_ttl(client: Both, sidecar: FakeSidecar) -> None:

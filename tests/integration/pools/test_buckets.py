@@ -306,3 +306,21 @@ def test_malformed_numbers_are_refused(calls: Functions, bad: str) -> None:
         assert calls.call("bucket_open", [MARKER], *arguments) == ["ERR", "RANGE"], place
     assert calls.call("bucket_speed", [MARKER], 1, bad) == ["ERR", "RANGE"]
     assert bucket.calls.redis.exists(BUCKET) == 0
+
+
+def test_rounding_near_the_largest_numbers_mints_nothing(calls: Functions) -> None:
+    """Sums of remainders above 2^53 would round up to one token more than has flowed."""
+    bucket = Bucket(calls, rate=8_679_166_428_964_371, interval_us=8_799_785_928_577_668, burst=MAX)
+    bucket.take(MAX)
+    bucket.step(94_147_973_918_548)
+    assert bucket.take(0)[1] == 92_857_478_718_342
+
+
+def test_time_flows_from_slice_end_to_slice_end(calls: Functions) -> None:
+    """A bucket that nobody looked at while a slice lasted has filled to its lower cap meanwhile, and only then on."""
+    bucket = Bucket(calls, rate=100, interval_us=SECOND_US, burst=100, speed=1_000)
+    assert bucket.take(10, 50)[:2] == (50, 50), "40 units are ahead: the cap is 60"
+    at_us = int(calls.redis.hget(MARKER, "at"))
+    calls.redis.hset(MARKER, "at", at_us - 250_000)  # As if a quarter of a second had passed.
+    level = bucket.take(0)[1]
+    assert 62 <= level <= 70, "10 until the cap, nothing until 200 to 225 ms, then 2 to 5, and what the test took"
