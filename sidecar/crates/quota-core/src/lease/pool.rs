@@ -1,7 +1,7 @@
 //! Asking a pool, and what it answers.
 
 use crate::{
-    bucket::window::{Flight, Window},
+    bucket::window::{Flight, Pool, Window},
     effect::{FunctionCall, PoolFault},
     engine::Engine,
     event::{FailureKind, FunctionReply},
@@ -33,7 +33,12 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        let want = bucket.demand.window(now.real_us, size.need).max(size.all);
+        let want = bucket.demand.window(now.real_us, size.need);
+        let pool = bucket
+            .window_mut(id)
+            .and_then(|window| window.pool.as_ref());
+        let share = pool.map_or(want, fair_share);
+        let want = want.min(share).max(size.all);
         self.call_pool(now, key, id, size.need, want);
     }
 
@@ -151,6 +156,15 @@ impl Engine {
         }
         self.go_on_returning(now, key);
     }
+}
+
+/// What one of several holders may have ahead: so little that all together strand next to nothing when the pool ends.
+/// With a share of a half instead of an eighth, fifty sidecars admit 99.2 % before a false denial instead of 99.99 %.
+const fn fair_share(pool: &Pool) -> Units {
+    if pool.holders <= 1 {
+        return pool.free;
+    }
+    pool.free / pool.holders.saturating_mul(8)
 }
 
 enum Trouble {
