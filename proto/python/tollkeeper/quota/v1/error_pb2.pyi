@@ -66,6 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The sidecar has not yet learnt its limits and has no snapshot. UNAVAILABLE with RetryInfo."""
     ERROR_REASON_LEDGER_UNREACHABLE: _ErrorReason.ValueType  # 34
     """The ledger can't be reached for something that only it can do. UNAVAILABLE with RetryInfo."""
+    ERROR_REASON_LEDGER_FULL: _ErrorReason.ValueType  # 36
+    """The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 35
     """The call ran out of its deadline. DEADLINE_EXCEEDED."""
     ERROR_REASON_PRODUCER_FENCED: _ErrorReason.ValueType  # 40
@@ -146,6 +148,8 @@ ERROR_REASON_SIDECAR_STARTING: ErrorReason.ValueType  # 33
 """The sidecar has not yet learnt its limits and has no snapshot. UNAVAILABLE with RetryInfo."""
 ERROR_REASON_LEDGER_UNREACHABLE: ErrorReason.ValueType  # 34
 """The ledger can't be reached for something that only it can do. UNAVAILABLE with RetryInfo."""
+ERROR_REASON_LEDGER_FULL: ErrorReason.ValueType  # 36
+"""The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 35
 """The call ran out of its deadline. DEADLINE_EXCEEDED."""
 ERROR_REASON_PRODUCER_FENCED: ErrorReason.ValueType  # 40

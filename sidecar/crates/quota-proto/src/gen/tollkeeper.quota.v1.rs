@@ -1307,6 +1307,8 @@ pub enum ErrorReason {
     SidecarStarting = 33,
     /// The ledger can't be reached for something that only it can do. UNAVAILABLE with RetryInfo.
     LedgerUnreachable = 34,
+    /// The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo.
+    LedgerFull = 36,
     /// The call ran out of its deadline. DEADLINE_EXCEEDED.
     DeadlineExceeded = 35,
     /// A producer of an older incarnation, or the same one beside another holder. FAILED_PRECONDITION.
@@ -1367,6 +1369,7 @@ impl ErrorReason {
             Self::SidecarFull => "ERROR_REASON_SIDECAR_FULL",
             Self::SidecarStarting => "ERROR_REASON_SIDECAR_STARTING",
             Self::LedgerUnreachable => "ERROR_REASON_LEDGER_UNREACHABLE",
+            Self::LedgerFull => "ERROR_REASON_LEDGER_FULL",
             Self::DeadlineExceeded => "ERROR_REASON_DEADLINE_EXCEEDED",
             Self::ProducerFenced => "ERROR_REASON_PRODUCER_FENCED",
             Self::ProducerForked => "ERROR_REASON_PRODUCER_FORKED",
@@ -1409,6 +1412,7 @@ impl ErrorReason {
             "ERROR_REASON_SIDECAR_FULL" => Some(Self::SidecarFull),
             "ERROR_REASON_SIDECAR_STARTING" => Some(Self::SidecarStarting),
             "ERROR_REASON_LEDGER_UNREACHABLE" => Some(Self::LedgerUnreachable),
+            "ERROR_REASON_LEDGER_FULL" => Some(Self::LedgerFull),
             "ERROR_REASON_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
             "ERROR_REASON_PRODUCER_FENCED" => Some(Self::ProducerFenced),
             "ERROR_REASON_PRODUCER_FORKED" => Some(Self::ProducerForked),
