@@ -19,4 +19,8 @@ async def every(interval_s: float, work: Callable[[], Awaitable[object]], *, log
             await work()
         except Exception as error:  # noqa: BLE001 - a loop's top: the next turn may succeed
             log.warning("job failed", job=name, error=str(error), kind=type(error).__name__)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A client library turned the cancellation into a failure of its own; without this the loop never ends.
+            raise asyncio.CancelledError
         await asyncio.sleep(interval_s)
