@@ -72,9 +72,9 @@ def add_usage_service(server: grpc.aio.Server, service: UsageService) -> None:
         service.append_bytes, response_serializer=usage_pb2.AppendUsageResponse.SerializeToString
     )
     name = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
-    # The handler found first serves: this one stands before the generated ones.
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"AppendUsage": append}),))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(service, server)
+    # The handler registered last under a name serves; the generated one decodes before anybody could catch it.
+    server.add_registered_method_handlers(name, {"AppendUsage": append})
 
 
 def _decode(request: bytes) -> usage_pb2.AppendUsageRequest:
