@@ -30,7 +30,9 @@ impl Monotonic for BootClock {
         let time = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-        seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000)
+        seconds
+            .saturating_mul(1_000_000)
+            .saturating_add(nanos / 1_000)
     }
 }
 
@@ -56,14 +58,24 @@ pub(crate) struct LedgerClock {
 impl LedgerClock {
     /// Makes a clock that doesn't know the time; `scaled` says whether another speed than real time is believed.
     pub(crate) const fn new(scaled: bool) -> Self {
-        Self { scaled, setting: None, floor_us: i64::MIN, least_lag_us: i64::MAX, heartbeats: 0 }
+        Self {
+            scaled,
+            setting: None,
+            floor_us: i64::MIN,
+            least_lag_us: i64::MAX,
+            heartbeats: 0,
+        }
     }
 
     /// Tells the time; `None` before the ledger has.
     pub(crate) fn now(&mut self, real_us: u64) -> Option<Now> {
         let setting = self.setting?;
         self.floor_us = self.floor_us.max(setting.at(real_us));
-        Some(Now { ledger_us: self.floor_us, real_us, speed_milli: setting.speed_milli })
+        Some(Now {
+            ledger_us: self.floor_us,
+            real_us,
+            speed_milli: setting.speed_milli,
+        })
     }
 
     /// Version of the setting in force; 0 before the first.
@@ -73,14 +85,20 @@ impl LedgerClock {
 
     /// Takes in a setting. An older version is ignored, a speed that is not allowed as well (the answer is then false).
     pub(crate) fn set(&mut self, real_us: u64, state: &ClockState) -> bool {
-        if self.setting.is_some_and(|known| state.version < known.version) {
+        if self
+            .setting
+            .is_some_and(|known| state.version < known.version)
+        {
             return true;
         }
-        let speed_allowed = state.speed_milli == REAL_MILLI || (self.scaled && (0..=SPEED_MILLI_MAX).contains(&state.speed_milli));
+        let speed_allowed = state.speed_milli == REAL_MILLI
+            || (self.scaled && (0..=SPEED_MILLI_MAX).contains(&state.speed_milli));
         if !speed_allowed {
             return false;
         }
-        if self.setting.is_some_and(|known| known.version == state.version && known.speed_milli == state.speed_milli) {
+        if self.setting.is_some_and(|known| {
+            known.version == state.version && known.speed_milli == state.speed_milli
+        }) {
             self.heartbeat(real_us, state.now_us);
             return true;
         }
@@ -109,7 +127,12 @@ impl LedgerClock {
     }
 
     fn rebase(&mut self, real_us: u64, ledger_us: i64, speed_milli: i64, version: u64) {
-        self.setting = Some(Setting { real_us, ledger_us, speed_milli, version });
+        self.setting = Some(Setting {
+            real_us,
+            ledger_us,
+            speed_milli,
+            version,
+        });
         self.least_lag_us = i64::MAX;
         self.heartbeats = 0;
     }
@@ -119,12 +142,15 @@ impl Setting {
     fn at(&self, real_us: u64) -> i64 {
         let elapsed = i64::try_from(real_us.saturating_sub(self.real_us)).unwrap_or(i64::MAX);
         let scaled = i128::from(elapsed).saturating_mul(i128::from(self.speed_milli)) / 1_000;
-        self.ledger_us.saturating_add(i64::try_from(scaled).unwrap_or(i64::MAX))
+        self.ledger_us
+            .saturating_add(i64::try_from(scaled).unwrap_or(i64::MAX))
     }
 
     /// Turns a span of ledger time into real time; a clock that stands still counts as one of real speed.
     fn real_span(&self, ledger_us: i64) -> i64 {
-        let scaled = i128::from(ledger_us).saturating_mul(1_000).checked_div(i128::from(self.speed_milli));
+        let scaled = i128::from(ledger_us)
+            .saturating_mul(1_000)
+            .checked_div(i128::from(self.speed_milli));
         scaled.map_or(ledger_us, |us| i64::try_from(us).unwrap_or(i64::MAX))
     }
 }
@@ -134,7 +160,11 @@ mod tests {
     use super::*;
 
     const fn state(now_us: i64, speed_milli: i64, version: u64) -> ClockState {
-        ClockState { now_us, speed_milli, version }
+        ClockState {
+            now_us,
+            speed_milli,
+            version,
+        }
     }
 
     fn ledger_us(clock: &mut LedgerClock, real_us: u64) -> i64 {

@@ -81,11 +81,41 @@ impl Config {
     pub fn parse(json: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_json::from_str(json)?;
         let bounds: [(&'static str, u64, u64, u64, &'static str); 5] = [
-            ("usage_log_bytes", config.usage_log_bytes, 1 << 20, 1 << 40, "1 MiB to 1 TiB"),
-            ("redis_budget_us", config.redis_budget_us, 1, 10_000_000, "1 to 10,000,000"),
-            ("ledger_budget_us", config.ledger_budget_us, 1, 60_000_000, "1 to 60,000,000"),
-            ("proof_age_us", config.proof_age_us, 1, 1_000_000, "1 to 1,000,000"),
-            ("ship_interval_ms", config.ship_interval_ms, 1, 60_000, "1 to 60,000"),
+            (
+                "usage_log_bytes",
+                config.usage_log_bytes,
+                1 << 20,
+                1 << 40,
+                "1 MiB to 1 TiB",
+            ),
+            (
+                "redis_budget_us",
+                config.redis_budget_us,
+                1,
+                10_000_000,
+                "1 to 10,000,000",
+            ),
+            (
+                "ledger_budget_us",
+                config.ledger_budget_us,
+                1,
+                60_000_000,
+                "1 to 60,000,000",
+            ),
+            (
+                "proof_age_us",
+                config.proof_age_us,
+                1,
+                1_000_000,
+                "1 to 1,000,000",
+            ),
+            (
+                "ship_interval_ms",
+                config.ship_interval_ms,
+                1,
+                60_000,
+                "1 to 60,000",
+            ),
         ];
         for (name, value, least, most, bound) in bounds {
             if !(least..=most).contains(&value) {
@@ -93,7 +123,11 @@ impl Config {
             }
         }
         if !(1..=1_000_000).contains(&config.waiting_max) {
-            return Err(ConfigError::OutOfRange("waiting_max", config.waiting_max.to_string(), "1 to 1,000,000"));
+            return Err(ConfigError::OutOfRange(
+                "waiting_max",
+                config.waiting_max.to_string(),
+                "1 to 1,000,000",
+            ));
         }
         Ok(config)
     }
@@ -102,9 +136,16 @@ impl Config {
     #[must_use]
     pub fn log_layout(&self) -> (u32, u32) {
         let quarter = self.usage_log_bytes / SEGMENTS_MIN;
-        let segment = quarter.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES) / 4_096 * 4_096;
-        let segments = self.usage_log_bytes.checked_div(segment).unwrap_or(0).max(SEGMENTS_MIN);
-        (u32::try_from(segment).unwrap_or(u32::MAX), u32::try_from(segments).unwrap_or(u32::MAX))
+        let segment = quarter.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES) & !4_095;
+        let segments = self
+            .usage_log_bytes
+            .checked_div(segment)
+            .unwrap_or(0)
+            .max(SEGMENTS_MIN);
+        (
+            u32::try_from(segment).unwrap_or(u32::MAX),
+            u32::try_from(segments).unwrap_or(u32::MAX),
+        )
     }
 }
 
@@ -116,8 +157,19 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let config = Config::parse(r#"{"usage_log_dir": "/x"}"#).unwrap();
-        assert_eq!((None, None, false), (config.listen, config.socket.clone(), config.embedded));
-        assert_eq!((1 << 30, 10_000, 5_000, 100_000), (config.usage_log_bytes, config.waiting_max, config.redis_budget_us, config.ledger_budget_us));
+        assert_eq!(
+            (None, None, false),
+            (config.listen, config.socket.clone(), config.embedded)
+        );
+        assert_eq!(
+            (1 << 30, 10_000, 5_000, 100_000),
+            (
+                config.usage_log_bytes,
+                config.waiting_max,
+                config.redis_budget_us,
+                config.ledger_budget_us
+            )
+        );
         assert_eq!((16 << 20, 64), config.log_layout());
     }
 
@@ -126,10 +178,22 @@ mod tests {
     fn bad_settings_are_refused_by_name() {
         for (json, name) in [
             ("{}", "usage_log_dir"),
-            (r#"{"usage_log_dir": "/x", "listn": "127.0.0.1:1"}"#, "listn"),
-            (r#"{"usage_log_dir": "/x", "usage_log_bytes": 0}"#, "usage_log_bytes"),
-            (r#"{"usage_log_dir": "/x", "waiting_max": 0}"#, "waiting_max"),
-            (r#"{"usage_log_dir": "/x", "ship_interval_ms": 60001}"#, "ship_interval_ms"),
+            (
+                r#"{"usage_log_dir": "/x", "listn": "127.0.0.1:1"}"#,
+                "listn",
+            ),
+            (
+                r#"{"usage_log_dir": "/x", "usage_log_bytes": 0}"#,
+                "usage_log_bytes",
+            ),
+            (
+                r#"{"usage_log_dir": "/x", "waiting_max": 0}"#,
+                "waiting_max",
+            ),
+            (
+                r#"{"usage_log_dir": "/x", "ship_interval_ms": 60001}"#,
+                "ship_interval_ms",
+            ),
         ] {
             let error = Config::parse(json).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
@@ -139,7 +203,8 @@ mod tests {
     /// A small log still has four segments.
     #[test]
     fn small_logs_have_four_segments() {
-        let config = Config::parse(r#"{"usage_log_dir": "/x", "usage_log_bytes": 1048576}"#).unwrap();
+        let config =
+            Config::parse(r#"{"usage_log_dir": "/x", "usage_log_bytes": 1048576}"#).unwrap();
         assert_eq!((256 << 10, 4), config.log_layout());
     }
 }

@@ -54,8 +54,12 @@ impl Directory {
 
     /// Takes in a tenant.
     pub(crate) fn learn(&mut self, snapshot: &TenantSnapshot) {
-        let facts = TenantFacts { plan: Arc::clone(&snapshot.plan), features: snapshot.features.clone() };
-        self.tenants.insert(Arc::clone(&snapshot.tenant), Some(Arc::new(facts)));
+        let facts = TenantFacts {
+            plan: Arc::clone(&snapshot.plan),
+            features: snapshot.features.clone(),
+        };
+        self.tenants
+            .insert(Arc::clone(&snapshot.tenant), Some(Arc::new(facts)));
     }
 
     /// Forgets a tenant that does not exist.
@@ -66,8 +70,14 @@ impl Directory {
     /// Takes in the list of meters; `hidden` are each one's attributes that must not be stored as they are.
     pub(crate) fn learn_meters(&mut self, meters: &[Meter], hidden: &[Vec<String>]) {
         let facts = |(meter, hidden): (&Meter, &Vec<String>)| {
-            let open = |name: &&Box<str>| !hidden.iter().any(|other| *other == ***name);
-            (Arc::clone(&meter.name), MeterFacts { plain: meter.attributes.iter().filter(open).cloned().collect() })
+            let open = |name: &str| !hidden.iter().any(|other| *other == name);
+            let plain = meter
+                .attributes
+                .iter()
+                .filter(|name| open(name))
+                .cloned()
+                .collect();
+            (Arc::clone(&meter.name), MeterFacts { plain })
         };
         self.meters = Some(meters.iter().zip(hidden).map(facts).collect());
     }
@@ -89,7 +99,12 @@ impl Directory {
     ///
     /// Only tenants whose snapshot is here may be confirmed by a change number, so the others are added afterwards.
     pub(crate) fn introduction(&self, holder: [u8; 16], producer: [u8; 16]) -> Vec<Action> {
-        let named = |known: bool| self.tenants.iter().filter(move |(_, facts)| facts.is_some() == known).map(|(name, _)| name);
+        let named = |known: bool| {
+            self.tenants
+                .iter()
+                .filter(move |(_, facts)| facts.is_some() == known)
+                .map(|(name, _)| name)
+        };
         let hello = WatchHello {
             protocol_version: PROTOCOL_VERSION,
             holder: holder.to_vec(),
@@ -111,21 +126,36 @@ impl Directory {
 
     /// Wire ids of the tenants whose snapshot is here.
     pub(crate) fn served(&self) -> Vec<Arc<str>> {
-        self.tenants.iter().filter(|(_, facts)| facts.is_some()).map(|(name, _)| Arc::clone(name)).collect()
+        self.tenants
+            .iter()
+            .filter(|(_, facts)| facts.is_some())
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
     }
 
     /// Whether a meter exists; `None` before the ledger has said which there are.
     pub(crate) fn meter_exists(&self, meter: &str) -> Option<bool> {
-        self.meters.as_ref().map(|meters| meters.contains_key(meter))
+        self.meters
+            .as_ref()
+            .map(|meters| meters.contains_key(meter))
     }
 
     /// Leaves those attributes that one of the meters declares; the rest is not to be stored.
     ///
     /// Attributes to be pseudonymised are left out as well: the ledger does not hand out keys for them yet.
-    pub(crate) fn declared<'m>(&self, meters: impl Iterator<Item = &'m str> + Clone, attributes: &mut Attributes) {
-        let Some(facts) = &self.meters else { return attributes.clear() };
+    pub(crate) fn declared<'m>(
+        &self,
+        meters: &(impl Iterator<Item = &'m str> + Clone),
+        attributes: &mut Attributes,
+    ) {
+        let Some(facts) = &self.meters else {
+            return attributes.clear();
+        };
         attributes.retain(|(name, _)| {
-            meters.clone().filter_map(|meter| facts.get(meter)).any(|meter| meter.plain.contains(name))
+            meters
+                .clone()
+                .filter_map(|meter| facts.get(meter))
+                .any(|meter| meter.plain.contains(name))
         });
     }
 }

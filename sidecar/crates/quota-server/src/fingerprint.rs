@@ -1,6 +1,6 @@
 //! 128-bit fingerprints of what callers send, keyed with this process' own randomness.
 //!
-//! Two differently keyed SipHashes: a caller who doesn't know the keys can't make two requests collide.
+//! Two differently keyed `SipHash`es: a caller who doesn't know the keys can't make two requests collide.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 

@@ -15,15 +15,28 @@ pub(crate) fn headers(decision: &Decision) -> Vec<Header> {
     } else {
         decision.limits.iter().collect()
     };
-    let bounded: Vec<&LimitState> = shown.into_iter().filter(|state| state.amount.is_some()).collect();
+    let bounded: Vec<&LimitState> = shown
+        .into_iter()
+        .filter(|state| state.amount.is_some())
+        .collect();
     if !bounded.is_empty() {
         told.push(header("RateLimit-Policy", list(&bounded, policy)));
         told.push(header("RateLimit", list(&bounded, service_limit)));
     }
-    if let Some(binding) = decision.binding.as_ref().filter(|state| state.amount.is_some()) {
+    if let Some(binding) = decision
+        .binding
+        .as_ref()
+        .filter(|state| state.amount.is_some())
+    {
         told.push(header("X-RateLimit-Limit", most(binding).to_string()));
-        told.push(header("X-RateLimit-Remaining", binding.remaining.unwrap_or(0).to_string()));
-        told.push(header("X-RateLimit-Reset", seconds_up(binding.reset_after_us.unwrap_or(0)).to_string()));
+        told.push(header(
+            "X-RateLimit-Remaining",
+            binding.remaining.unwrap_or(0).to_string(),
+        ));
+        told.push(header(
+            "X-RateLimit-Reset",
+            seconds_up(binding.reset_after_us.unwrap_or(0)).to_string(),
+        ));
     }
     if !decision.reason.allowed() {
         if let Some(us) = decision.retry_after_us {
@@ -34,19 +47,30 @@ pub(crate) fn headers(decision: &Decision) -> Vec<Header> {
 }
 
 fn header(name: &str, value: String) -> Header {
-    Header { name: name.to_owned(), value }
+    Header {
+        name: name.to_owned(),
+        value,
+    }
 }
 
 fn list(states: &[&LimitState], item: impl Fn(&LimitState) -> String) -> String {
-    states.iter().map(|state| item(state)).collect::<Vec<_>>().join(", ")
+    states
+        .iter()
+        .map(|state| item(state))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// `"name";q=quota;w=window`
 fn policy(state: &LimitState) -> String {
     let mut text = format!("{};q={}", quoted(&state.name), most(state));
     let window_us = match state.kind {
-        LimitKind::TokenBucket { refill_interval_us, .. } => Some(refill_interval_us),
-        LimitKind::Window => state.window_us.map(|(start, end)| end.saturating_sub(start)),
+        LimitKind::TokenBucket {
+            refill_interval_us, ..
+        } => Some(refill_interval_us),
+        LimitKind::Window => state
+            .window_us
+            .map(|(start, end)| end.saturating_sub(start)),
     };
     if let Some(us) = window_us {
         // Writing to a string can't fail.
@@ -76,7 +100,10 @@ fn most(state: &LimitState) -> u64 {
 fn quoted(name: &str) -> String {
     let mut text = String::with_capacity(name.len().saturating_add(2));
     text.push('"');
-    for character in name.chars().filter(|character| matches!(character, ' '..='~')) {
+    for character in name
+        .chars()
+        .filter(|character| matches!(character, ' '..='~'))
+    {
         if matches!(character, '"' | '\\') {
             text.push('\\');
         }
@@ -114,11 +141,20 @@ mod tests {
     }
 
     fn told(decision: &Decision) -> Vec<(String, String)> {
-        headers(decision).into_iter().map(|header| (header.name, header.value)).collect()
+        headers(decision)
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect()
     }
 
     fn decision(reason: Reason, binding: Option<LimitState>) -> Decision {
-        Decision { reason, binding, retry_after_us: Some(2_500_000), limits: Vec::new(), subject: None }
+        Decision {
+            reason,
+            binding,
+            retry_after_us: Some(2_500_000),
+            limits: Vec::new(),
+            subject: None,
+        }
     }
 
     /// A denial tells policy, what remains, when it resets and when to come again, rounded up to whole seconds.
@@ -132,8 +168,17 @@ mod tests {
             ("X-RateLimit-Reset", "2"),
             ("Retry-After", "3"),
         ];
-        let expected: Vec<_> = expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        assert_eq!(expected, told(&decision(Reason::QuotaExhausted, Some(state("a\"b\r\n", Some(10))))));
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        assert_eq!(
+            expected,
+            told(&decision(
+                Reason::QuotaExhausted,
+                Some(state("a\"b\r\n", Some(10)))
+            ))
+        );
     }
 
     /// What is unlimited has nothing to tell, and an admitted call is not told to come again.

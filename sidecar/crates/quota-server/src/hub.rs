@@ -10,8 +10,9 @@ use std::{collections::VecDeque, sync::Arc};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
-    Checked, CheckRequest, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig, Event, FailureKind, Holder,
-    LimitState, Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket,
+    CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
+    Event, FailureKind, Holder, LimitState, Now, Reservation, ReservationId, SettleRefusal,
+    Settled, Ticket,
 };
 use quota_proto::{
     answer::event,
@@ -63,6 +64,7 @@ pub(crate) struct Hub {
 }
 
 /// What a check came to at once.
+#[allow(clippy::large_enum_variant)] // the large one is the common one: boxing it would cost every check an allocation
 pub(crate) enum Begun {
     Decided(Decision),
     Waiting(Wait),
@@ -171,7 +173,11 @@ impl Hub {
                 self.flush(&mut state, now);
                 self.rearm_if_earlier(&mut state, now);
                 drop(state);
-                Ok(Begun::Waiting(Wait { hub: Arc::clone(self), ticket, receiver }))
+                Ok(Begun::Waiting(Wait {
+                    hub: Arc::clone(self),
+                    ticket,
+                    receiver,
+                }))
             }
         }
     }
@@ -192,24 +198,37 @@ impl Hub {
     }
 
     /// Ends a reservation whose record is durable.
-    pub(crate) fn settle(&self, id: ReservationId, actual: &[Cost]) -> Result<Settled, SettleRefusal> {
-        self.with_engine(|engine, now| engine.settle(now, id, actual)).unwrap_or(Err(SettleRefusal::Unknown))
+    pub(crate) fn settle(
+        &self,
+        id: ReservationId,
+        actual: &[Cost],
+    ) -> Result<Settled, SettleRefusal> {
+        self.with_engine(|engine, now| engine.settle(now, id, actual))
+            .unwrap_or(Err(SettleRefusal::Unknown))
     }
 
     /// Gives every limit of a tenant.
-    pub(crate) fn quota(&self, tenant: &str, attributes: &[(Box<str>, Box<str>)]) -> Option<Vec<LimitState>> {
-        self.with_engine(|engine, now| engine.quota(now, tenant, attributes)).flatten()
+    pub(crate) fn quota(
+        &self,
+        tenant: &str,
+        attributes: &[(Box<str>, Box<str>)],
+    ) -> Option<Vec<LimitState>> {
+        self.with_engine(|engine, now| engine.quota(now, tenant, attributes))
+            .flatten()
     }
 
     /// Says whether a tenant exists; `None` while it is being fetched.
     pub(crate) fn tenant_known(&self, tenant: &Arc<str>) -> Option<bool> {
-        self.with_engine(|engine, now| engine.tenant_known(now, tenant)).flatten()
+        self.with_engine(|engine, now| engine.tenant_known(now, tenant))
+            .flatten()
     }
 
     /// Does what is due and says after how many real µs to come again.
     pub(crate) fn advance(&self) -> u64 {
         let mut state = self.state.lock();
-        let Ok(now) = self.present(&mut state) else { return TICK_US };
+        let Ok(now) = self.present(&mut state) else {
+            return TICK_US;
+        };
         state.engine.advance(now);
         self.flush(&mut state, now);
         let wait_us = state.engine.next_due(now).min(TICK_US);
@@ -281,7 +300,10 @@ impl Hub {
             WatchNews::Clock(clock) => self.set_clock(&clock),
             WatchNews::Heartbeat(heartbeat) => {
                 self.directory.lock().changed(heartbeat.change);
-                self.state.lock().clock.heartbeat(self.real_us(), heartbeat.now_us);
+                self.state
+                    .lock()
+                    .clock
+                    .heartbeat(self.real_us(), heartbeat.now_us);
             }
             WatchNews::Welcome(_) | WatchNews::Nothing => {}
         }
@@ -289,7 +311,9 @@ impl Hub {
 
     /// The ledger introduced itself: from the first time on there is ledger time, so the engine can be told things.
     fn welcomed(&self, welcome: &quota_proto::ledger::WatchWelcome) {
-        let Some(clock) = &welcome.clock else { return self.stats.bad_message("welcome without a clock") };
+        let Some(clock) = &welcome.clock else {
+            return self.stats.bad_message("welcome without a clock");
+        };
         self.set_clock(clock);
         let first = {
             let mut directory = self.directory.lock();
@@ -309,12 +333,17 @@ impl Hub {
     fn set_clock(&self, clock: &quota_proto::ledger::ClockState) {
         let (taken, version) = {
             let mut state = self.state.lock();
-            (state.clock.set(self.real_us(), clock), state.clock.version())
+            (
+                state.clock.set(self.real_us(), clock),
+                state.clock.version(),
+            )
         };
         if !taken {
-            self.stats.bad_message("a scaled clock is believed in the embedded setup only");
+            self.stats
+                .bad_message("a scaled clock is believed in the embedded setup only");
         }
-        self.outbox.tell(WATCH_TIMEOUT_MS, watch_clock_applied(version));
+        self.outbox
+            .tell(WATCH_TIMEOUT_MS, watch_clock_applied(version));
         // What is due by ledger time may be due now.
         self.rearm.notify_one();
     }
@@ -323,7 +352,11 @@ impl Hub {
         let introduction = {
             let mut directory = self.directory.lock();
             directory.watch_up = up;
-            if up { directory.introduction(self.holder.0, self.producer()) } else { Vec::new() }
+            if up {
+                directory.introduction(self.holder.0, self.producer())
+            } else {
+                Vec::new()
+            }
         };
         for first in introduction {
             self.outbox.tell(WATCH_TIMEOUT_MS, first);
@@ -333,7 +366,11 @@ impl Hub {
 
     fn redis_changed(&self, alive: bool) {
         self.state.lock().redis_alive = alive;
-        self.tell_engine(if alive { Event::RedisAlive } else { Event::RedisLost });
+        self.tell_engine(if alive {
+            Event::RedisAlive
+        } else {
+            Event::RedisLost
+        });
     }
 
     /// Tells the engine what happened; before the first welcome there is no time at which it could have.
@@ -351,7 +388,10 @@ impl Hub {
     }
 
     fn present(&self, state: &mut State) -> Answer<Now> {
-        state.clock.now(self.monotonic.now_us()).ok_or_else(Refusal::starting)
+        state
+            .clock
+            .now(self.monotonic.now_us())
+            .ok_or_else(Refusal::starting)
     }
 
     fn rearm_if_earlier(&self, state: &mut State, now: Now) {
@@ -380,7 +420,11 @@ impl Hub {
                             let _ = waiting.send(decision);
                         }
                     }
-                    Effect::Command { id, timeout_ms, command } => {
+                    Effect::Command {
+                        id,
+                        timeout_ms,
+                        command,
+                    } => {
                         if let Some(failed) = self.send(id, timeout_ms, command) {
                             unsent.push_back(failed);
                         }
@@ -403,7 +447,10 @@ impl Hub {
             let mut directory = self.directory.lock();
             directory.follow(tenants);
             if !directory.watch_up {
-                let failure = CommandFailure { kind: FailureKind::Unreachable, reason: Box::default() };
+                let failure = CommandFailure {
+                    kind: FailureKind::Unreachable,
+                    reason: Box::default(),
+                };
                 return Some(Event::Done(id, Err(failure)));
             }
         }

@@ -35,7 +35,11 @@ pub(crate) struct Ids {
 
 impl Ids {
     pub(crate) fn new(source: Box<dyn Randomness>) -> Self {
-        Self { source, pool: Box::new([0; POOL]), used: POOL }
+        Self {
+            source,
+            pool: Box::new([0; POOL]),
+            used: POOL,
+        }
     }
 
     /// Makes sixteen random bytes.
@@ -62,7 +66,9 @@ impl Ids {
     /// Makes a `UUIDv7` of ledger time, as text.
     pub(crate) fn uuid_v7(&mut self, ledger_us: i64) -> std::io::Result<String> {
         let mut bytes = self.sixteen()?;
-        let ms = u64::try_from(ledger_us.div_euclid(1_000)).unwrap_or(0).to_be_bytes();
+        let ms = u64::try_from(ledger_us.div_euclid(1_000))
+            .unwrap_or(0)
+            .to_be_bytes();
         bytes[..6].copy_from_slice(&ms[2..]);
         bytes[6] = (bytes[6] & 0x0f) | 0x70;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;

@@ -47,22 +47,35 @@ impl Journal for UsageLog {
 /// Waits until an entry and all before it are synced on this node.
 pub(crate) async fn durable(journal: &dyn Journal, position: Position) -> Answer<()> {
     let (sender, receiver) = oneshot::channel();
-    journal.on_durable(position, Box::new(move |outcome| drop(sender.send(outcome))));
+    journal.on_durable(
+        position,
+        Box::new(move |outcome| drop(sender.send(outcome))),
+    );
     heard(receiver).await
 }
 
 /// Waits until the ledger has committed an entry and all before it.
 pub(crate) async fn committed(journal: &dyn Journal, position: Position) -> Answer<()> {
     let (sender, receiver) = oneshot::channel();
-    journal.on_committed(position, Box::new(move |outcome| drop(sender.send(outcome))));
+    journal.on_committed(
+        position,
+        Box::new(move |outcome| drop(sender.send(outcome))),
+    );
     heard(receiver).await
 }
 
 async fn heard(receiver: oneshot::Receiver<Result<(), LogError>>) -> Answer<()> {
-    receiver.await.unwrap_or(Err(LogError::Closed)).map_err(Refusal::from)
+    receiver
+        .await
+        .unwrap_or(Err(LogError::Closed))
+        .map_err(Refusal::from)
 }
 
 /// How full the log is, in percent.
 pub(crate) fn fill_percent(stats: &Stats) -> u64 {
-    stats.used_bytes.saturating_mul(100).checked_div(stats.capacity_bytes).unwrap_or(0)
+    stats
+        .used_bytes
+        .saturating_mul(100)
+        .checked_div(stats.capacity_bytes)
+        .unwrap_or(0)
 }

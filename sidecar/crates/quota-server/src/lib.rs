@@ -28,6 +28,7 @@ mod replay;
 mod reservations;
 mod runtime;
 mod service;
+pub mod shipper;
 mod stats;
 mod token;
 pub mod transport;

@@ -59,7 +59,11 @@ impl Outbox {
     /// The system has no eventfd to give.
     pub fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { queue: Mutex::new(Queue::default()), wake, late_answers: AtomicU64::new(0) })
+        Ok(Self {
+            queue: Mutex::new(Queue::default()),
+            wake,
+            late_answers: AtomicU64::new(0),
+        })
     }
 
     /// Asks the control plane; the answer comes through the receiver, which fails when the data plane stops.
@@ -77,7 +81,13 @@ impl Outbox {
     }
 
     /// Sends a command of the engine.
-    pub(crate) fn ask_for_engine(&self, id: CommandId, timeout_ms: u32, action: Action, kind: AnswerKind) {
+    pub(crate) fn ask_for_engine(
+        &self,
+        id: CommandId,
+        timeout_ms: u32,
+        action: Action,
+        kind: AnswerKind,
+    ) {
         self.push(timeout_ms, action, Waiter::Engine(id, kind));
     }
 
@@ -94,14 +104,20 @@ impl Outbox {
         // Nothing to read means that nobody woke us; commands may wait all the same.
         let _ = rustix::io::read(&self.wake, &mut counter);
         let commands = std::mem::take(&mut self.queue.lock().commands);
-        if commands.is_empty() { Vec::new() } else { CommandBatch { commands }.encode_to_vec() }
+        if commands.is_empty() {
+            Vec::new()
+        } else {
+            CommandBatch { commands }.encode_to_vec()
+        }
     }
 
     /// Finds who waits for an answer; gives it back when that is the engine.
     pub(crate) fn settle(&self, answer: Answer) -> Option<EngineAnswer> {
         let waiter = self.queue.lock().waiters.remove(&answer.id);
         match (waiter, answer.result) {
-            (Some(Waiter::Engine(id, kind)), outcome) => return Some(EngineAnswer { id, kind, outcome }),
+            (Some(Waiter::Engine(id, kind)), outcome) => {
+                return Some(EngineAnswer { id, kind, outcome });
+            }
             (Some(Waiter::Other(sender)), Some(outcome)) => drop(sender.send(outcome)),
             (Some(Waiter::Other(_) | Waiter::Nobody), _) => {}
             (None, _) => {
@@ -129,7 +145,11 @@ impl Outbox {
             queue.next_id = queue.next_id.wrapping_add(1);
             let id = queue.next_id;
             queue.waiters.insert(id, waiter);
-            queue.commands.push(Command { id, timeout_ms, action: Some(action) });
+            queue.commands.push(Command {
+                id,
+                timeout_ms,
+                action: Some(action),
+            });
             queue.commands.len() == 1
         };
         if first {
@@ -150,7 +170,9 @@ mod tests {
     }
 
     fn subscribe() -> Action {
-        Action::Subscribe(Channels { channels: vec!["c".into()] })
+        Action::Subscribe(Channels {
+            channels: vec!["c".into()],
+        })
     }
 
     /// The eventfd is readable exactly while commands wait, and taking empties both.
@@ -161,7 +183,14 @@ mod tests {
         outbox.tell(1, subscribe());
         outbox.tell(1, subscribe());
         let batch = CommandBatch::decode(outbox.take().as_slice()).unwrap();
-        assert_eq!(vec![1, 2], batch.commands.iter().map(|command| command.id).collect::<Vec<_>>());
+        assert_eq!(
+            vec![1, 2],
+            batch
+                .commands
+                .iter()
+                .map(|command| command.id)
+                .collect::<Vec<_>>()
+        );
         assert!(!readable(&outbox));
         outbox.tell(1, subscribe());
         assert!(readable(&outbox));
@@ -173,7 +202,10 @@ mod tests {
         let outbox = Outbox::new().unwrap();
         let mut receiver = outbox.ask(1, subscribe());
         outbox.ask_for_engine(77, 1, subscribe(), AnswerKind::Done);
-        let answer = |id| Answer { id, result: Some(Outcome::Done(true)) };
+        let answer = |id| Answer {
+            id,
+            result: Some(Outcome::Done(true)),
+        };
         assert!(outbox.settle(answer(1)).is_none());
         assert_eq!(Ok(Outcome::Done(true)), receiver.try_recv());
         assert_eq!(Some(77), outbox.settle(answer(2)).map(|answer| answer.id));

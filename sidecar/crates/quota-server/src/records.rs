@@ -40,7 +40,10 @@ pub(crate) fn usage(draft: Draft<'_>) -> LoggedUsage {
         quantities,
         attributes: logged_attributes(draft.attributes),
         flags: draft.flags,
-        reservation_id: draft.ends.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+        reservation_id: draft
+            .ends
+            .map(|id| Bytes::copy_from_slice(&id.0))
+            .unwrap_or_default(),
     }
 }
 
@@ -56,17 +59,28 @@ pub(crate) fn check_record_id(request_id: &str) -> String {
     if request_id.len() <= REQUEST_ID_BYTES_MAX {
         format!("c/{request_id}/0")
     } else {
-        format!("c/~{}/0", URL_SAFE_NO_PAD.encode(Sha256::digest(request_id.as_bytes())))
+        format!(
+            "c/~{}/0",
+            URL_SAFE_NO_PAD.encode(Sha256::digest(request_id.as_bytes()))
+        )
     }
 }
 
 /// Encodes an open reservation for the log.
-pub(crate) fn logged_reservation(reservation: &Reservation, attributes: &Attributes, request_id: &str, opened_us: i64) -> Vec<u8> {
+pub(crate) fn logged_reservation(
+    reservation: &Reservation,
+    attributes: &Attributes,
+    request_id: &str,
+    opened_us: i64,
+) -> Vec<u8> {
     let hold = |hold: &Hold| LoggedHold {
         tenant: hold.tenant.as_ref().to_owned(),
         limit: hold.limit.as_ref().to_owned(),
         key_hash: Bytes::copy_from_slice(&hold.key_hash.0),
-        window_id: hold.window.map(|window| Bytes::copy_from_slice(&window.0)).unwrap_or_default(),
+        window_id: hold
+            .window
+            .map(|window| Bytes::copy_from_slice(&window.0))
+            .unwrap_or_default(),
         units: signed(hold.units),
         window_end_us: hold.window_end_us,
         meter: hold.meter.as_ref().to_owned(),
@@ -88,14 +102,30 @@ pub(crate) fn logged_reservation(reservation: &Reservation, attributes: &Attribu
 /// Reads an open reservation from the log; `None` where the payload is none.
 pub(crate) fn read_reservation(payload: &[u8]) -> Option<(Reservation, Opened)> {
     let logged = LoggedReservation::decode(payload).ok()?;
-    let costs = logged.costs.iter().map(read_cost).collect::<Option<Vec<_>>>()?;
-    let attributes = logged.attributes.into_iter().map(|pair| (pair.name.into(), pair.value.into())).collect();
-    let opened = Opened { costs: costs.clone(), attributes, expires_us: logged.expires_us };
+    let costs = logged
+        .costs
+        .iter()
+        .map(read_cost)
+        .collect::<Option<Vec<_>>>()?;
+    let attributes = logged
+        .attributes
+        .into_iter()
+        .map(|pair| (pair.name.into(), pair.value.into()))
+        .collect();
+    let opened = Opened {
+        costs: costs.clone(),
+        attributes,
+        expires_us: logged.expires_us,
+    };
     let reservation = Reservation {
         id: ReservationId(sixteen(&logged.reservation_id)?),
         tenant: logged.tenant.into(),
         costs,
-        holds: logged.holds.into_iter().map(read_hold).collect::<Option<_>>()?,
+        holds: logged
+            .holds
+            .into_iter()
+            .map(read_hold)
+            .collect::<Option<_>>()?,
         expires_us: logged.expires_us,
         holder: Holder(sixteen(&logged.holder)?),
     };
@@ -107,10 +137,16 @@ pub(crate) fn token(reservation: &Reservation, home: [u8; 16], sequence: u64) ->
     let hold = |hold: &Hold| TokenHold {
         tenant: hold.tenant.as_ref().to_owned(),
         limit: hold.limit.as_ref().to_owned(),
-        window_id: hold.window.map(|window| window.0.to_vec()).unwrap_or_default(),
+        window_id: hold
+            .window
+            .map(|window| window.0.to_vec())
+            .unwrap_or_default(),
         units: signed(hold.units),
     };
-    let cost = |cost: &Cost| TokenCost { meter: cost.meter.as_ref().to_owned(), units: signed(cost.units) };
+    let cost = |cost: &Cost| TokenCost {
+        meter: cost.meter.as_ref().to_owned(),
+        units: signed(cost.units),
+    };
     ReservationToken {
         reservation_id: reservation.id.0.to_vec(),
         tenant: reservation.tenant.as_ref().to_owned(),
@@ -124,20 +160,38 @@ pub(crate) fn token(reservation: &Reservation, home: [u8; 16], sequence: u64) ->
 
 /// Reads what a token says was reserved; units below 0 (nobody signs any) count as none.
 pub(crate) fn token_costs(token: &ReservationToken) -> Vec<Cost> {
-    let cost = |cost: &TokenCost| Cost { meter: cost.meter.as_str().into(), units: u64::try_from(cost.units).unwrap_or(0) };
+    let cost = |cost: &TokenCost| Cost {
+        meter: cost.meter.as_str().into(),
+        units: u64::try_from(cost.units).unwrap_or(0),
+    };
     token.costs.iter().map(cost).collect()
 }
 
 fn logged_quantities(costs: &[Cost]) -> Vec<LoggedQuantity> {
-    costs.iter().map(|cost| LoggedQuantity { meter: cost.meter.as_ref().to_owned(), units: signed(cost.units) }).collect()
+    costs
+        .iter()
+        .map(|cost| LoggedQuantity {
+            meter: cost.meter.as_ref().to_owned(),
+            units: signed(cost.units),
+        })
+        .collect()
 }
 
 fn logged_attributes(attributes: &Attributes) -> Vec<LoggedAttribute> {
-    attributes.iter().map(|(name, value)| LoggedAttribute { name: name.to_string(), value: value.to_string() }).collect()
+    attributes
+        .iter()
+        .map(|(name, value)| LoggedAttribute {
+            name: name.to_string(),
+            value: value.to_string(),
+        })
+        .collect()
 }
 
 fn read_cost(from: &LoggedQuantity) -> Option<Cost> {
-    Some(Cost { meter: from.meter.as_str().into(), units: u64::try_from(from.units).ok()? })
+    Some(Cost {
+        meter: from.meter.as_str().into(),
+        units: u64::try_from(from.units).ok()?,
+    })
 }
 
 fn read_hold(from: LoggedHold) -> Option<Hold> {
@@ -146,7 +200,11 @@ fn read_hold(from: LoggedHold) -> Option<Hold> {
         limit: from.limit.into(),
         meter: from.meter.into(),
         key_hash: KeyHash(sixteen(&from.key_hash)?),
-        window: if from.window_id.is_empty() { None } else { Some(WindowId(sixteen(&from.window_id)?)) },
+        window: if from.window_id.is_empty() {
+            None
+        } else {
+            Some(WindowId(sixteen(&from.window_id)?))
+        },
         window_end_us: from.window_end_us,
         units: u64::try_from(from.units).ok()?,
     })
@@ -175,14 +233,21 @@ mod tests {
         let reservation = Reservation {
             id: ReservationId([1; 16]),
             tenant: "t".into(),
-            costs: vec![Cost { meter: "m".into(), units: 3 }],
+            costs: vec![Cost {
+                meter: "m".into(),
+                units: 3,
+            }],
             holds: vec![hold(Some(WindowId([2; 16]))), hold(None)],
             expires_us: 9,
             holder: Holder([3; 16]),
         };
         let attributes: Attributes = vec![("a".into(), "b".into())];
         let payload = logged_reservation(&reservation, &attributes, "q", 5);
-        let opened = Opened { costs: reservation.costs.clone(), attributes, expires_us: 9 };
+        let opened = Opened {
+            costs: reservation.costs.clone(),
+            attributes,
+            expires_us: 9,
+        };
         assert_eq!(Some((reservation, opened)), read_reservation(&payload));
         assert_eq!(None, read_reservation(&[0xff]));
     }

@@ -54,7 +54,12 @@ impl Refusal {
     /// Makes a refusal without metadata.
     #[must_use]
     pub fn new(reason: ErrorReason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), metadata: Vec::new(), retry_after_ms: None }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: Vec::new(),
+            retry_after_ms: None,
+        }
     }
 
     /// Adds a piece of metadata.
@@ -86,73 +91,108 @@ impl Refusal {
     /// Gives a piece of metadata.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.metadata.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_str())
+        self.metadata
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The sidecar has no welcome of the ledger yet.
     #[must_use]
     pub fn starting() -> Self {
-        Self::new(ErrorReason::SidecarStarting, "the sidecar has not heard of its ledger yet; try again")
-            .with("remedy", "retry, and check that the ledger is running")
-            .retry_after(RETRY_SOON_MS)
+        Self::new(
+            ErrorReason::SidecarStarting,
+            "the sidecar has not heard of its ledger yet; try again",
+        )
+        .with("remedy", "retry, and check that the ledger is running")
+        .retry_after(RETRY_SOON_MS)
     }
 
     /// Too many checks wait already.
     #[must_use]
     pub fn full() -> Self {
-        Self::new(ErrorReason::SidecarFull, "too many calls are waiting for units; try again")
-            .with("remedy", "retry with backoff, or raise waiting_max")
-            .retry_after(RETRY_SOON_MS)
+        Self::new(
+            ErrorReason::SidecarFull,
+            "too many calls are waiting for units; try again",
+        )
+        .with("remedy", "retry with backoff, or raise waiting_max")
+        .retry_after(RETRY_SOON_MS)
     }
 
     /// Something that only the ledger knows is needed and the ledger did not tell in time.
     #[must_use]
     pub fn ledger_unreachable(tenant: &str) -> Self {
-        Self::new(ErrorReason::LedgerUnreachable, format!("the ledger did not say in time whether tenant {tenant} exists"))
-            .with("tenant", tenant)
-            .with("remedy", "retry; nothing was done")
-            .retry_after(RETRY_LOG_MS)
+        Self::new(
+            ErrorReason::LedgerUnreachable,
+            format!("the ledger did not say in time whether tenant {tenant} exists"),
+        )
+        .with("tenant", tenant)
+        .with("remedy", "retry; nothing was done")
+        .retry_after(RETRY_LOG_MS)
     }
 
     /// What the caller names is not known to the ledger.
     #[must_use]
-    pub fn unknown(reason: ErrorReason, what: &'static str, field: impl Into<String>, value: &str) -> Self {
-        Self::new(reason, format!("{what} {value} does not exist; create it in the catalogue or correct the name"))
-            .with("field", field.into())
-            .with("value", value)
-            .with("bound", format_args!("a {what} of the catalogue"))
-            .with("remedy", "create it in the catalogue or correct the name")
-            .with(what, value)
+    pub fn unknown(
+        reason: ErrorReason,
+        what: &'static str,
+        field: impl Into<String>,
+        value: &str,
+    ) -> Self {
+        Self::new(
+            reason,
+            format!(
+                "{what} {value} does not exist; create it in the catalogue or correct the name"
+            ),
+        )
+        .with("field", field.into())
+        .with("value", value)
+        .with("bound", format_args!("a {what} of the catalogue"))
+        .with("remedy", "create it in the catalogue or correct the name")
+        .with(what, value)
     }
 
     /// What a later version will do.
     #[must_use]
     pub fn not_implemented(what: &'static str) -> Self {
-        Self::new(ErrorReason::NotImplemented, format!("{what} is not served yet"))
-            .with("field", what)
-            .with("remedy", "do without it for now")
+        Self::new(
+            ErrorReason::NotImplemented,
+            format!("{what} is not served yet"),
+        )
+        .with("field", what)
+        .with("remedy", "do without it for now")
     }
 
     /// The call's own deadline came first.
     #[must_use]
     pub fn deadline(what: &'static str) -> Self {
-        Self::new(ErrorReason::DeadlineExceeded, what).with("remedy", "repeat the call with the same ids")
+        Self::new(ErrorReason::DeadlineExceeded, what)
+            .with("remedy", "repeat the call with the same ids")
     }
 
     /// A bug; the cause goes to the log only.
     #[must_use]
     pub fn internal() -> Self {
-        Self::new(ErrorReason::Internal, "internal error; the sidecar's log has the detail")
+        Self::new(
+            ErrorReason::Internal,
+            "internal error; the sidecar's log has the detail",
+        )
     }
 
     /// The usage log has too little room left for anything but settlements.
     #[must_use]
     pub fn log_full(fill_percent: u64) -> Self {
-        Self::new(ErrorReason::UsageLogFull, format!("the usage log is {fill_percent} % full; it empties as the ledger commits"))
-            .with("value", format_args!("{fill_percent} %"))
-            .with("bound", "below 95 %")
-            .with("remedy", "retry later; check that the ledger is reachable, or raise usage_log_bytes")
-            .retry_after(RETRY_LOG_MS)
+        Self::new(
+            ErrorReason::UsageLogFull,
+            format!("the usage log is {fill_percent} % full; it empties as the ledger commits"),
+        )
+        .with("value", format_args!("{fill_percent} %"))
+        .with("bound", "below 95 %")
+        .with(
+            "remedy",
+            "retry later; check that the ledger is reachable, or raise usage_log_bytes",
+        )
+        .retry_after(RETRY_LOG_MS)
     }
 }
 
@@ -170,24 +210,34 @@ impl From<FieldError> for Refusal {
 impl From<LogError> for Refusal {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Full { used_bytes, capacity_bytes } => {
-                Self::log_full(used_bytes.saturating_mul(100).checked_div(capacity_bytes).unwrap_or(100))
-            }
+            LogError::Full {
+                used_bytes,
+                capacity_bytes,
+            } => Self::log_full(
+                used_bytes
+                    .saturating_mul(100)
+                    .checked_div(capacity_bytes)
+                    .unwrap_or(100),
+            ),
             LogError::Busy { pending_bytes } => Self::new(
                 ErrorReason::UsageLogFull,
                 format!("{pending_bytes} bytes of usage wait for the disk; try again"),
             )
             .with("remedy", "retry with backoff")
             .retry_after(RETRY_SOON_MS),
-            LogError::TooLong { bytes, bound } => {
-                Self::new(ErrorReason::FieldTooLong, format!("the record takes {bytes} bytes, at most {bound} fit"))
-                    .with("field", "attributes")
-                    .with("value", bytes)
-                    .with("bound", bound)
-                    .with("remedy", "shorten names and values")
-            }
-            _ => Self::new(ErrorReason::UsageLogIo, "the usage log can't be written; nothing was recorded")
-                .with("remedy", "check the sidecar's volume and restart it"),
+            LogError::TooLong { bytes, bound } => Self::new(
+                ErrorReason::FieldTooLong,
+                format!("the record takes {bytes} bytes, at most {bound} fit"),
+            )
+            .with("field", "attributes")
+            .with("value", bytes)
+            .with("bound", bound)
+            .with("remedy", "shorten names and values"),
+            _ => Self::new(
+                ErrorReason::UsageLogIo,
+                "the usage log can't be written; nothing was recorded",
+            )
+            .with("remedy", "check the sidecar's volume and restart it"),
         }
     }
 }
@@ -222,8 +272,12 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::PeriodClosed
         | ErrorReason::PeriodOpen
         | ErrorReason::EmbeddedOnly => code::FAILED_PRECONDITION,
-        ErrorReason::UsageLogFull | ErrorReason::SidecarFull => code::RESOURCE_EXHAUSTED,
-        ErrorReason::UsageLogIo | ErrorReason::SidecarStarting | ErrorReason::LedgerUnreachable => code::UNAVAILABLE,
+        ErrorReason::UsageLogFull | ErrorReason::SidecarFull | ErrorReason::LedgerFull => {
+            code::RESOURCE_EXHAUSTED
+        }
+        ErrorReason::UsageLogIo | ErrorReason::SidecarStarting | ErrorReason::LedgerUnreachable => {
+            code::UNAVAILABLE
+        }
         ErrorReason::DeadlineExceeded => code::DEADLINE_EXCEEDED,
         ErrorReason::AlreadyExists => code::ALREADY_EXISTS,
         ErrorReason::NotImplemented => code::UNIMPLEMENTED,

@@ -21,6 +21,7 @@ const IDS_MAX: usize = 65_536;
 
 type Key = (u64, u64);
 
+#[allow(clippy::large_enum_variant)] // the large one is the common one: boxing it would cost every check an allocation
 enum Slot {
     /// Being decided; these wait for the same answer.
     Open(Vec<oneshot::Sender<Answer<CheckQuotaResponse>>>),
@@ -34,6 +35,7 @@ struct Remembered {
 }
 
 /// What a request is to its predecessors.
+#[allow(clippy::large_enum_variant)] // the large one is the common one: boxing it would cost every check an allocation
 pub(crate) enum Repeat {
     /// The first of its id; [`Replay::finish`] must follow.
     First(Key),
@@ -62,7 +64,13 @@ impl Replay {
         let key = self.fingerprints.of(&(&check.tenant, &check.request_id));
         let content = self.content(check);
         let Some(known) = self.ids.get_mut(&key) else {
-            self.ids.insert(key, Remembered { content, slot: Slot::Open(Vec::new()) });
+            self.ids.insert(
+                key,
+                Remembered {
+                    content,
+                    slot: Slot::Open(Vec::new()),
+                },
+            );
             return Ok(Repeat::First(key));
         };
         if known.content != content {
@@ -87,14 +95,22 @@ impl Replay {
 
     /// Tells those who joined, and remembers the answer if it admits; a denial is decided anew next time.
     pub(crate) fn finish(&mut self, key: Key, answer: &Answer<CheckQuotaResponse>, real_us: u64) {
-        let Some(known) = self.ids.get_mut(&key) else { return };
-        let admitted = answer.as_ref().ok().filter(|answer| answer.decision.as_ref().is_some_and(|told| told.allowed));
+        let Some(known) = self.ids.get_mut(&key) else {
+            return;
+        };
+        let admitted = answer
+            .as_ref()
+            .ok()
+            .filter(|answer| answer.decision.as_ref().is_some_and(|told| told.allowed));
         let before = match admitted {
             Some(answer) => {
                 self.order.push_back((real_us, key));
                 std::mem::replace(&mut known.slot, Slot::Done(answer.clone()))
             }
-            None => self.ids.remove(&key).map_or(Slot::Open(Vec::new()), |known| known.slot),
+            None => self
+                .ids
+                .remove(&key)
+                .map_or(Slot::Open(Vec::new()), |known| known.slot),
         };
         if let Slot::Open(waiting) = before {
             for sender in waiting {
@@ -122,8 +138,13 @@ impl Replay {
             Purpose::Reserve { ttl_us } => (2, ttl_us),
             Purpose::GiveBack => (3, 0),
         };
-        let costs: Vec<(&str, u64)> = check.costs.iter().map(|cost| (&*cost.meter, cost.units)).collect();
-        self.fingerprints.of(&(costs, &check.features, &check.attributes, purpose))
+        let costs: Vec<(&str, u64)> = check
+            .costs
+            .iter()
+            .map(|cost| (&*cost.meter, cost.units))
+            .collect();
+        self.fingerprints
+            .of(&(costs, &check.features, &check.attributes, purpose))
     }
 }
 
@@ -133,12 +154,28 @@ mod tests {
     use quota_proto::quota::{CheckQuotaRequest, Cost, Decision};
 
     fn check(id: &str, units: i64) -> ParsedCheck {
-        let costs = vec![Cost { meter: "m".into(), units }];
-        CheckQuotaRequest { tenant: "t".into(), request_id: id.into(), costs, ..Default::default() }.try_into().unwrap()
+        let costs = vec![Cost {
+            meter: "m".into(),
+            units,
+        }];
+        CheckQuotaRequest {
+            tenant: "t".into(),
+            request_id: id.into(),
+            costs,
+            ..Default::default()
+        }
+        .try_into()
+        .unwrap()
     }
 
-    fn answer(allowed: bool) -> Answer<CheckQuotaResponse> {
-        Ok(CheckQuotaResponse { decision: Some(Decision { allowed, ..Default::default() }), reservation: None })
+    fn answer(allowed: bool) -> CheckQuotaResponse {
+        CheckQuotaResponse {
+            decision: Some(Decision {
+                allowed,
+                ..Default::default()
+            }),
+            reservation: None,
+        }
     }
 
     fn first(replay: &mut Replay, id: &str, at: u64) -> Key {
@@ -153,8 +190,11 @@ mod tests {
     fn admitted_answers_replay_for_a_minute() {
         let mut replay = Replay::default();
         let key = first(&mut replay, "a", 0);
-        replay.finish(key, &answer(true), 0);
-        assert!(matches!(replay.begin(&check("a", 1), KEPT_US - 1), Ok(Repeat::Admitted(_))));
+        replay.finish(key, &Ok(answer(true)), 0);
+        assert!(matches!(
+            replay.begin(&check("a", 1), KEPT_US - 1),
+            Ok(Repeat::Admitted(_))
+        ));
         first(&mut replay, "a", KEPT_US);
     }
 
@@ -163,7 +203,7 @@ mod tests {
     fn denials_are_decided_anew() {
         let mut replay = Replay::default();
         let key = first(&mut replay, "a", 0);
-        replay.finish(key, &answer(false), 0);
+        replay.finish(key, &Ok(answer(false)), 0);
         first(&mut replay, "a", 0);
     }
 
@@ -172,7 +212,9 @@ mod tests {
     fn repeats_in_flight_join_the_first() {
         let mut replay = Replay::default();
         let key = first(&mut replay, "a", 0);
-        let Ok(Repeat::Joined(mut joined)) = replay.begin(&check("a", 1), 0) else { panic!("not joined") };
+        let Ok(Repeat::Joined(mut joined)) = replay.begin(&check("a", 1), 0) else {
+            panic!("not joined")
+        };
         replay.finish(key, &Err(Refusal::full()), 0);
         assert_eq!(Err(Refusal::full()), joined.try_recv().unwrap());
     }
@@ -183,9 +225,15 @@ mod tests {
         let mut replay = Replay::default();
         let key = first(&mut replay, "a", 0);
         let reason = |outcome: Answer<Repeat>| outcome.err().map(|refusal| refusal.reason);
-        assert_eq!(Some(ErrorReason::RequestIdReused), reason(replay.begin(&check("a", 2), 0)));
-        replay.finish(key, &answer(true), 0);
-        assert_eq!(Some(ErrorReason::RequestIdReused), reason(replay.begin(&check("a", 2), 0)));
+        assert_eq!(
+            Some(ErrorReason::RequestIdReused),
+            reason(replay.begin(&check("a", 2), 0))
+        );
+        replay.finish(key, &Ok(answer(true)), 0);
+        assert_eq!(
+            Some(ErrorReason::RequestIdReused),
+            reason(replay.begin(&check("a", 2), 0))
+        );
     }
 
     /// No more ids than the bound are remembered; the oldest go first.
@@ -194,7 +242,7 @@ mod tests {
         let mut replay = Replay::default();
         for index in 0..=IDS_MAX {
             let key = first(&mut replay, &index.to_string(), 0);
-            replay.finish(key, &answer(true), 0);
+            replay.finish(key, &Ok(answer(true)), 0);
         }
         assert_eq!(IDS_MAX, replay.ids.len());
         first(&mut replay, "0", 0);

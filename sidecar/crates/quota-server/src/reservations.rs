@@ -59,7 +59,11 @@ struct Ending {
 
 impl Ending {
     const fn of(opened: Option<Opened>, was_open: bool) -> Stage {
-        Stage::Ending(Self { opened, was_open, waiting: Vec::new() })
+        Stage::Ending(Self {
+            opened,
+            was_open,
+            waiting: Vec::new(),
+        })
     }
 }
 
@@ -110,7 +114,9 @@ impl Reservations {
                 }
                 stage @ (Stage::Open(_) | Stage::Expired(_)) => {
                     let was_open = matches!(stage, Stage::Open(_));
-                    let (Stage::Open(opened) | Stage::Expired(opened)) = &*stage else { return Found::Ready(None) };
+                    let (Stage::Open(opened) | Stage::Expired(opened)) = &*stage else {
+                        return Found::Ready(None);
+                    };
                     let opened = opened.clone();
                     place.insert(Ending::of(Some(opened.clone()), was_open));
                     Found::Ready(Some(opened))
@@ -120,7 +126,7 @@ impl Reservations {
     }
 
     /// Remembers how it ended and tells those who joined.
-    pub(crate) fn finish(&mut self, id: ReservationId, ended: Ended, real_us: u64) {
+    pub(crate) fn finish(&mut self, id: ReservationId, ended: &Ended, real_us: u64) {
         let before = self.stages.insert(id, Stage::Ended(ended.clone()));
         if let Some(Stage::Ending(ending)) = before {
             if ending.was_open {
@@ -137,7 +143,14 @@ impl Reservations {
     pub(crate) fn abandon(&mut self, id: ReservationId, refusal: &Refusal) {
         if let Some(Stage::Ending(ending)) = self.stages.remove(&id) {
             if let Some(opened) = ending.opened {
-                self.stages.insert(id, if ending.was_open { Stage::Open(opened) } else { Stage::Expired(opened) });
+                self.stages.insert(
+                    id,
+                    if ending.was_open {
+                        Stage::Open(opened)
+                    } else {
+                        Stage::Expired(opened)
+                    },
+                );
             }
             for sender in ending.waiting {
                 let _ = sender.send(Err(refusal.clone()));
@@ -169,7 +182,10 @@ impl Reservations {
                 return;
             }
             self.order.pop_front();
-            if matches!(self.stages.get(&oldest), Some(Stage::Ended(_) | Stage::Expired(_))) {
+            if matches!(
+                self.stages.get(&oldest),
+                Some(Stage::Ended(_) | Stage::Expired(_))
+            ) {
                 self.stages.remove(&oldest);
             }
         }
@@ -183,11 +199,18 @@ mod tests {
     const ID: ReservationId = ReservationId([1; 16]);
 
     fn opened() -> Opened {
-        Opened { costs: Vec::new(), attributes: Vec::new(), expires_us: 9 }
+        Opened {
+            costs: Vec::new(),
+            attributes: Vec::new(),
+            expires_us: 9,
+        }
     }
 
     fn ended(record_id: &str) -> Ended {
-        Ended { record_id: record_id.into(), ..Ended::default() }
+        Ended {
+            record_id: record_id.into(),
+            ..Ended::default()
+        }
     }
 
     /// Who comes while it is being ended gets the first one's outcome; who comes later as well.
@@ -196,10 +219,14 @@ mod tests {
         let mut all = Reservations::default();
         all.open(ID, opened());
         assert!(matches!(all.begin(ID), Found::Ready(Some(_))));
-        let Found::Joined(mut joined) = all.begin(ID) else { panic!("not joined") };
-        all.finish(ID, ended("r/1"), 0);
+        let Found::Joined(mut joined) = all.begin(ID) else {
+            panic!("not joined")
+        };
+        all.finish(ID, &ended("r/1"), 0);
         assert_eq!(Ok(ended("r/1")), joined.try_recv().unwrap());
-        let Found::Before(before) = all.begin(ID) else { panic!("forgotten") };
+        let Found::Before(before) = all.begin(ID) else {
+            panic!("forgotten")
+        };
         assert_eq!((ended("r/1"), 0), (before, all.count()));
     }
 
@@ -235,9 +262,9 @@ mod tests {
         all.open(ID, opened());
         all.open(other, opened());
         let _ready = all.begin(ID);
-        all.finish(ID, ended("r/1"), 0);
+        all.finish(ID, &ended("r/1"), 0);
         let _ready = all.begin(ReservationId([3; 16]));
-        all.finish(ReservationId([3; 16]), ended("r/3"), KEPT_US);
+        all.finish(ReservationId([3; 16]), &ended("r/3"), KEPT_US);
         assert!(matches!(all.begin(ID), Found::Ready(None)));
         assert!(matches!(all.begin(other), Found::Ready(Some(_))));
     }

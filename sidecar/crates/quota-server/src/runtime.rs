@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashSet;
 use parking_lot::Mutex;
 use prost::Message as _;
 use quota_core::{EngineConfig, Holder, ReservationId};
@@ -18,7 +19,7 @@ use quota_proto::{
 use serde_json::{Value, json};
 use tokio::{
     runtime::Builder,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{sleep, timeout},
 };
 use usage_log::{LogError, NewProducer, Recovered, UsageLog};
@@ -28,9 +29,10 @@ use crate::{
     config::{Config, ConfigError},
     hub::{Hub, HubParts},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
-    journal::{Journal as _, fill_percent},
+    journal::fill_percent,
     outbox::Outbox,
     service::Service,
+    shipper::{Shipper, drive},
     stats::Stats,
     transport::{Listeners, Phase, Tonic, Transport},
 };
@@ -64,15 +66,26 @@ pub struct DataPlane {
     outbox: Arc<Outbox>,
     service: Arc<Service>,
     log: UsageLog,
+    shipping: Shipping,
     answers: mpsc::Sender<Vec<Answer>>,
     phase: watch::Sender<Phase>,
     addresses: Value,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// The shipper, and what wakes it.
+#[derive(Clone)]
+struct Shipping {
+    shipper: Arc<Mutex<Shipper>>,
+    wake: Arc<Notify>,
+}
+
 /// What the thread takes over.
 struct Work {
     service: Arc<Service>,
+    outbox: Arc<Outbox>,
+    log: UsageLog,
+    shipping: Shipping,
     listeners: Listeners,
     answers: mpsc::Receiver<Vec<Answer>>,
     expired: mpsc::UnboundedReceiver<ReservationId>,
@@ -115,19 +128,47 @@ impl DataPlane {
             expired: expired_sender,
         }));
         let budget = Duration::from_micros(config.ledger_budget_us);
-        let service = Arc::new(Service::new(hub, Arc::new(log.clone()), stats, Box::new(randomness), budget));
-        let unreadable = recovered.open.iter().filter(|kept| !service.restore(&kept.payload)).count();
+        let service = Arc::new(Service::new(
+            hub,
+            Arc::new(log.clone()),
+            stats,
+            Box::new(randomness),
+            budget,
+        ));
+        let unreadable = recovered
+            .open
+            .iter()
+            .filter(|kept| !service.restore(&kept.payload))
+            .count();
         if unreadable > 0 {
-            service.stats.bad_message("reservations in the usage log that can't be read");
+            service
+                .stats
+                .bad_message("reservations in the usage log that can't be read");
         }
+        let interval_us = config.ship_interval_ms.saturating_mul(1_000);
+        let shipper = Shipper::new(log.clone(), &recovered, service.hub.holder().0, interval_us);
+        let shipping = Shipping {
+            shipper: Arc::new(Mutex::new(shipper)),
+            wake: Arc::new(Notify::new()),
+        };
         let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
         let (phase_sender, phase) = watch::channel(Phase::Serving);
-        let work = Work { service: Arc::clone(&service), listeners, answers, expired, phase };
+        let work = Work {
+            service: Arc::clone(&service),
+            outbox: Arc::clone(&outbox),
+            log: log.clone(),
+            shipping: shipping.clone(),
+            listeners,
+            answers,
+            expired,
+            phase,
+        };
         let thread = spawn(work, transport)?;
         Ok(Self {
             outbox,
             service,
             log,
+            shipping,
             answers: answers_sender,
             phase: phase_sender,
             addresses,
@@ -171,13 +212,17 @@ impl DataPlane {
         let mut told = service.stats.json();
         let (waiting, redis_alive, ledger_us) = service.hub.figures();
         let log = self.log.stats();
+        let shipped = self.shipping.shipper.lock().figures(service.hub.real_us());
         let watch_up = service.hub.directory.lock().watch_up;
         told.insert("ready".into(), service.ready().into());
         told.insert("draining".into(), service.is_draining().into());
         told.insert("watch_up".into(), watch_up.into());
         told.insert("redis_alive".into(), redis_alive.into());
         told.insert("waiting".into(), waiting.into());
-        told.insert("reservations_open".into(), service.reservations.lock().count().into());
+        told.insert(
+            "reservations_open".into(),
+            service.reservations.lock().count().into(),
+        );
         told.insert("ledger_time_us".into(), ledger_us.into());
         told.insert("producer_id".into(), hex(&service.hub.producer()).into());
         told.insert("holder".into(), hex(&service.hub.holder().0).into());
@@ -189,8 +234,24 @@ impl DataPlane {
             "log".into(),
             json!({
                 "fill_percent": fill_percent(&log),
-                "unshipped_records": log.durable_seq.saturating_sub(log.committed_seq),
+                "unshipped_records": shipped.unshipped,
+                "lag_ms": shipped.lag_us / 1_000,
                 "io_errors": log.io_errors,
+            }),
+        );
+        told.insert(
+            "shipping".into(),
+            json!({
+                "batches": shipped.batches,
+                "duplicates": shipped.duplicates,
+                "conflicts": shipped.conflicts,
+                "quarantined": shipped.quarantined,
+                "fenced": shipped.fenced,
+                "forked": shipped.forked,
+                "rewinds": shipped.rewinds,
+                "lost": shipped.lost,
+                "refused_seq": shipped.refused_seq,
+                "last_error": shipped.last_error,
             }),
         );
         Value::Object(told).to_string()
@@ -200,6 +261,8 @@ impl DataPlane {
     pub fn begin_drain(&self) {
         self.service.begin_drain();
         self.service.hub.drain();
+        self.shipping.shipper.lock().drain();
+        self.shipping.wake.notify_one();
         self.phase.send_if_modified(|phase| {
             let serving = *phase == Phase::Serving;
             if serving {
@@ -212,9 +275,11 @@ impl DataPlane {
     /// Whether a drain has finished.
     #[must_use]
     pub fn drained(&self) -> bool {
-        let log = self.service.journal.stats();
-        let shipped = log.durable_seq == log.committed_seq && log.appended == log.durable;
-        self.service.is_draining() && shipped && self.service.hub.engine_outstanding() == 0 && self.outbox.outstanding() == 0
+        let shipped = self.shipping.shipper.lock().is_drained();
+        self.service.is_draining()
+            && shipped
+            && self.service.hub.engine_outstanding() == 0
+            && self.outbox.outstanding() == 0
     }
 
     /// Stops listeners and the thread at once. What was acknowledged is in the log.
@@ -235,13 +300,28 @@ impl Drop for DataPlane {
     }
 }
 
-fn open_log(config: &Config, randomness: &mut SystemRandomness) -> Result<(UsageLog, Recovered), StartError> {
-    let mut new_producer = NewProducer { id: [0; 16], salt: [0; 16] };
-    randomness.fill(&mut new_producer.id)?;
-    randomness.fill(&mut new_producer.salt)?;
+fn open_log(
+    config: &Config,
+    randomness: &mut SystemRandomness,
+) -> Result<(UsageLog, Recovered), StartError> {
+    let new_producer = new_producer(randomness)?;
     let (segment_bytes, segments) = config.log_layout();
-    let layout = usage_log::Config { segment_bytes, segments, ..usage_log::Config::new(&config.usage_log_dir, new_producer) };
+    let layout = usage_log::Config {
+        segment_bytes,
+        segments,
+        ..usage_log::Config::new(&config.usage_log_dir, new_producer)
+    };
     Ok(UsageLog::open(layout, Arc::new(payload_hash))?)
+}
+
+fn new_producer(randomness: &mut SystemRandomness) -> io::Result<NewProducer> {
+    let mut producer = NewProducer {
+        id: [0; 16],
+        salt: [0; 16],
+    };
+    randomness.fill(&mut producer.id)?;
+    randomness.fill(&mut producer.salt)?;
+    Ok(producer)
 }
 
 fn engine_config(config: &Config) -> EngineConfig {
@@ -255,18 +335,34 @@ fn engine_config(config: &Config) -> EngineConfig {
 
 fn spawn(work: Work, transport: impl Transport) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("tollkeeper-data".into()).spawn(move || {
-        runtime.block_on(run(work, transport));
-        // Calls that have not ended by now are dropped with the runtime.
-        runtime.shutdown_background();
-    })
+    thread::Builder::new()
+        .name("tollkeeper-data".into())
+        .spawn(move || {
+            runtime.block_on(run(work, transport));
+            // Calls that have not ended by now are dropped with the runtime.
+            runtime.shutdown_background();
+        })
 }
 
 async fn run(work: Work, transport: impl Transport) {
-    let Work { service, listeners, answers, expired, mut phase } = work;
+    let Work {
+        service,
+        outbox,
+        log,
+        shipping,
+        listeners,
+        answers,
+        expired,
+        mut phase,
+    } = work;
     tokio::spawn(hear(Arc::clone(&service), answers));
     tokio::spawn(tick(Arc::clone(&service)));
     tokio::spawn(expire(Arc::clone(&service), expired));
+    tokio::spawn(name_tenants(
+        Arc::clone(&service),
+        Arc::clone(&shipping.shipper),
+    ));
+    tokio::spawn(ship(Arc::clone(&service), outbox, log, shipping));
     let serving = tokio::spawn(transport.serve(listeners, Arc::clone(&service), phase.clone()));
     // A sender that is gone means the same as a stop.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
@@ -290,6 +386,45 @@ async fn tick(service: Arc<Service>) {
             () = sleep(wait) => {}
             () = service.hub.rearm.notified() => {}
         }
+    }
+}
+
+/// Ships the usage log.
+async fn ship(service: Arc<Service>, outbox: Arc<Outbox>, log: UsageLog, shipping: Shipping) {
+    let now = || {
+        (
+            service.hub.real_us(),
+            service.hub.now().ok().map(|now| now.ledger_us),
+        )
+    };
+    let renewed = |producer| service.hub.set_producer(producer);
+    let new_producer = || new_producer(&mut SystemRandomness).ok();
+    drive(
+        shipping.shipper,
+        log,
+        outbox,
+        now,
+        new_producer,
+        renewed,
+        shipping.wake,
+    )
+    .await;
+}
+
+/// Tells the shipper which tenants are served, as they become known.
+async fn name_tenants(service: Arc<Service>, shipper: Arc<Mutex<Shipper>>) {
+    let mut named = HashSet::new();
+    loop {
+        let heard = service.hub.news.notified();
+        tokio::pin!(heard);
+        heard.as_mut().enable();
+        let served = service.hub.directory.lock().served();
+        for tenant in served {
+            if named.insert(Arc::clone(&tenant)) {
+                shipper.lock().serves(&tenant);
+            }
+        }
+        heard.await;
     }
 }
 

@@ -19,8 +19,8 @@ use crate::{
     ids::{Ids, Randomness},
     journal::{Journal, fill_percent},
     recent::Recent,
-    refusal::{Answer, Refusal},
     records::read_reservation,
+    refusal::{Answer, Refusal},
     replay::Replay,
     reservations::Reservations,
     stats::Stats,
@@ -65,7 +65,9 @@ impl Service {
 
     /// Takes in a reservation that the log says is open; false where the payload is none.
     pub(crate) fn restore(&self, payload: &[u8]) -> bool {
-        let Some((reservation, opened)) = read_reservation(payload) else { return false };
+        let Some((reservation, opened)) = read_reservation(payload) else {
+            return false;
+        };
         self.reservations.lock().open(reservation.id, opened);
         self.hub.restore(reservation);
         true
@@ -81,18 +83,28 @@ impl Service {
 
     /// Makes a reservation's id.
     pub(crate) fn reservation_id(&self) -> Answer<ReservationId> {
-        self.ids.lock().reservation().map_err(|_| Refusal::internal())
+        self.ids
+            .lock()
+            .reservation()
+            .map_err(|_| Refusal::internal())
     }
 
     /// Makes a record's id.
     pub(crate) fn record_id(&self, now: Now) -> Answer<String> {
-        self.ids.lock().uuid_v7(now.ledger_us).map_err(|_| Refusal::internal())
+        self.ids
+            .lock()
+            .uuid_v7(now.ledger_us)
+            .map_err(|_| Refusal::internal())
     }
 
     /// Refuses what would leave too little room for settlements.
     pub(crate) fn room(&self) -> Answer<()> {
         let fill = fill_percent(&self.journal.stats());
-        if fill < LOG_FULL_PERCENT { Ok(()) } else { Err(Refusal::log_full(fill)) }
+        if fill < LOG_FULL_PERCENT {
+            Ok(())
+        } else {
+            Err(Refusal::log_full(fill))
+        }
     }
 
     /// Says whether tenants exist, fetching those of which nothing is known yet, within the ledger's budget in all.
@@ -106,12 +118,17 @@ impl Service {
             tokio::pin!(heard);
             heard.as_mut().enable();
             self.hub.now()?;
-            let known: Vec<Option<bool>> = tenants.iter().map(|tenant| self.hub.tenant_known(tenant)).collect();
+            let known: Vec<Option<bool>> = tenants
+                .iter()
+                .map(|tenant| self.hub.tenant_known(tenant))
+                .collect();
             let Some(missing) = known.iter().position(Option::is_none) else {
                 return Ok(known.into_iter().flatten().collect());
             };
             let missing = tenants.get(missing).map_or("", |tenant| tenant);
-            let Some(deadline) = deadline else { return Err(Refusal::internal()) };
+            let Some(deadline) = deadline else {
+                return Err(Refusal::internal());
+            };
             if timeout_at(deadline, heard).await.is_err() {
                 return Err(Refusal::ledger_unreachable(missing));
             }
@@ -123,7 +140,11 @@ impl Service {
     /// # Errors
     /// The ledger has not said yet which there are.
     pub(crate) fn meter_exists(&self, meter: &str) -> Answer<bool> {
-        self.hub.directory.lock().meter_exists(meter).ok_or_else(Refusal::starting)
+        self.hub
+            .directory
+            .lock()
+            .meter_exists(meter)
+            .ok_or_else(Refusal::starting)
     }
 
     /// Refuses a meter that does not exist.
@@ -131,7 +152,12 @@ impl Service {
         if self.meter_exists(meter)? {
             return Ok(());
         }
-        Err(Refusal::unknown(ErrorReason::MeterUnknown, "meter", field, meter))
+        Err(Refusal::unknown(
+            ErrorReason::MeterUnknown,
+            "meter",
+            field,
+            meter,
+        ))
     }
 
     /// Whether calls can be answered.
@@ -157,6 +183,10 @@ impl Service {
 }
 
 /// Runs a call to its end although its caller may go away: what it began must not stay half done.
-pub(crate) async fn shielded<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
-    tokio::spawn(work).await.unwrap_or_else(|_| Err(Refusal::internal()))
+pub(crate) async fn shielded<T: Send + 'static>(
+    work: impl Future<Output = Answer<T>> + Send + 'static,
+) -> Answer<T> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Refusal::internal()))
 }

@@ -45,13 +45,19 @@ impl Stats {
     /// Counts a decided check and how long it took.
     pub(crate) fn decided(&self, reason: Reason, took_us: u64) {
         add(self.decisions.get(slot(reason)), 1);
-        let bucket = usize::try_from(u64::BITS.saturating_sub(took_us.leading_zeros())).unwrap_or(BUCKETS);
+        let bucket =
+            usize::try_from(u64::BITS.saturating_sub(took_us.leading_zeros())).unwrap_or(BUCKETS);
         add(self.latency.get(bucket.min(BUCKETS.saturating_sub(1))), 1);
     }
 
     /// Counts a call that failed.
     pub(crate) fn refused(&self, reason: ErrorReason) {
-        add(usize::try_from(reason as i32).ok().and_then(|index| self.errors.get(index)), 1);
+        add(
+            usize::try_from(reason as i32)
+                .ok()
+                .and_then(|index| self.errors.get(index)),
+            1,
+        );
     }
 
     /// Counts usage records made durable.
@@ -67,7 +73,11 @@ impl Stats {
 
     /// Tells everything counted here.
     pub(crate) fn json(&self) -> Map<String, Value> {
-        let counts: Vec<u64> = self.decisions.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .decisions
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect();
         let mut denied = Map::new();
         let (mut checks, mut admitted) = (0_u64, 0_u64);
         for (reason, count) in REASONS.into_iter().zip(counts) {
@@ -83,17 +93,28 @@ impl Stats {
         told.insert("admitted".into(), admitted.into());
         told.insert("denied".into(), denied.into());
         told.insert("errors".into(), self.errors_json().into());
-        told.insert("records".into(), self.records.load(Ordering::Relaxed).into());
+        told.insert(
+            "records".into(),
+            self.records.load(Ordering::Relaxed).into(),
+        );
         told.insert("latency_us".into(), self.latency_json());
-        told.insert("bad_messages".into(), self.bad_messages.load(Ordering::Relaxed).into());
-        told.insert("last_bad_message".into(), self.last_bad_message.lock().clone().into());
+        told.insert(
+            "bad_messages".into(),
+            self.bad_messages.load(Ordering::Relaxed).into(),
+        );
+        told.insert(
+            "last_bad_message".into(),
+            self.last_bad_message.lock().clone().into(),
+        );
         told
     }
 
     fn errors_json(&self) -> Map<String, Value> {
         let mut errors = Map::new();
         for (index, count) in self.errors.iter().enumerate() {
-            let reason = i32::try_from(index).ok().and_then(|value| ErrorReason::try_from(value).ok());
+            let reason = i32::try_from(index)
+                .ok()
+                .and_then(|value| ErrorReason::try_from(value).ok());
             if let (Some(reason), count @ 1..) = (reason, count.load(Ordering::Relaxed)) {
                 errors.insert(quota_proto::reason_name(reason).to_owned(), count.into());
             }
@@ -102,8 +123,14 @@ impl Stats {
     }
 
     fn latency_json(&self) -> Value {
-        let buckets: Vec<u64> = self.latency.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let count: u64 = buckets.iter().fold(0, |sum, count| sum.saturating_add(*count));
+        let buckets: Vec<u64> = self
+            .latency
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect();
+        let count: u64 = buckets
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count));
         json!({"count": count, "p50": quantile_us(&buckets, count, 50), "p99": quantile_us(&buckets, count, 99), "buckets": buckets})
     }
 }
@@ -115,7 +142,9 @@ fn quantile_us(buckets: &[u64], count: u64, percent: u64) -> u64 {
     for (index, in_bucket) in buckets.iter().enumerate() {
         seen = seen.saturating_add(*in_bucket);
         if seen >= wanted && wanted > 0 {
-            return 1_u64.checked_shl(u32::try_from(index).unwrap_or(63)).unwrap_or(u64::MAX);
+            return 1_u64
+                .checked_shl(u32::try_from(index).unwrap_or(63))
+                .unwrap_or(u64::MAX);
         }
     }
     0
@@ -137,7 +166,10 @@ const REASONS: [Reason; DECISIONS] = [
 ];
 
 fn slot(reason: Reason) -> usize {
-    REASONS.iter().position(|known| *known == reason).unwrap_or(DECISIONS)
+    REASONS
+        .iter()
+        .position(|known| *known == reason)
+        .unwrap_or(DECISIONS)
 }
 
 /// A reason's wire name without its prefix.
@@ -164,6 +196,12 @@ mod tests {
         assert_eq!(json!(99), told["admitted"]);
         assert_eq!(json!({"QUOTA_EXHAUSTED": 1}), told["denied"]);
         assert_eq!(json!({"FIELD_REQUIRED": 1}), told["errors"]);
-        assert_eq!((json!(64), json!(64)), (told["latency_us"]["p50"].clone(), told["latency_us"]["p99"].clone()));
+        assert_eq!(
+            (json!(64), json!(64)),
+            (
+                told["latency_us"]["p50"].clone(),
+                told["latency_us"]["p99"].clone()
+            )
+        );
     }
 }

@@ -26,7 +26,11 @@ pub(crate) struct TokenKeys {
 impl TokenKeys {
     pub(crate) fn new(keys: &[TokenKey]) -> Self {
         let usable = keys.iter().filter(|key| !key.secret.is_empty());
-        Self { keys: usable.map(|key| (key.key_id, key.secret.clone().into_boxed_slice())).collect() }
+        Self {
+            keys: usable
+                .map(|key| (key.key_id, key.secret.clone().into_boxed_slice()))
+                .collect(),
+        }
     }
 
     /// Whether the ledger has sent no key yet.
@@ -60,16 +64,37 @@ impl TokenKeys {
         if text.len() > TEXT_BYTES_MAX {
             return Err(invalid("it is longer than any token"));
         }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid("it is not base64url without padding"))?;
-        let signed = bytes.len().checked_sub(MAC_BYTES).ok_or_else(|| invalid("it is too short"))?;
-        let (content, signature) = bytes.split_at_checked(signed).ok_or_else(|| invalid("it is too short"))?;
-        let (head, payload) = content.split_at_checked(HEAD_BYTES).ok_or_else(|| invalid("it is too short"))?;
-        let Some((&VERSION, key_id)) = head.split_first() else { return Err(invalid("its version is not 1")) };
-        let key_id = key_id.try_into().map(u32::from_be_bytes).map_err(|_| invalid("it is too short"))?;
-        let secret = self.keys.iter().find(|(known, _)| *known == key_id).map(|(_, secret)| secret);
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| invalid("it is not base64url without padding"))?;
+        let signed = bytes
+            .len()
+            .checked_sub(MAC_BYTES)
+            .ok_or_else(|| invalid("it is too short"))?;
+        let (content, signature) = bytes
+            .split_at_checked(signed)
+            .ok_or_else(|| invalid("it is too short"))?;
+        let (head, payload) = content
+            .split_at_checked(HEAD_BYTES)
+            .ok_or_else(|| invalid("it is too short"))?;
+        let Some((&VERSION, key_id)) = head.split_first() else {
+            return Err(invalid("its version is not 1"));
+        };
+        let key_id = key_id
+            .try_into()
+            .map(u32::from_be_bytes)
+            .map_err(|_| invalid("it is too short"))?;
+        let secret = self
+            .keys
+            .iter()
+            .find(|(known, _)| *known == key_id)
+            .map(|(_, secret)| secret);
         let secret = secret.ok_or_else(|| invalid("its key is not one of this installation"))?;
-        mac(secret, content)?.verify_slice(signature).map_err(|_| invalid("its signature is wrong"))?;
-        let token = ReservationToken::decode(payload).map_err(|_| invalid("its content can't be read"))?;
+        mac(secret, content)?
+            .verify_slice(signature)
+            .map_err(|_| invalid("its signature is wrong"))?;
+        let token =
+            ReservationToken::decode(payload).map_err(|_| invalid("its content can't be read"))?;
         if token.reservation_id.len() != 16 || token.home.len() != 16 {
             return Err(invalid("its ids are not 16 bytes"));
         }
@@ -85,13 +110,20 @@ fn mac(secret: &[u8], content: &[u8]) -> Answer<Hmac<Sha256>> {
 
 /// Never repeats the token: whoever reads logs could settle with it.
 fn invalid(why: &'static str) -> Refusal {
-    Refusal::new(ErrorReason::ReservationInvalid, format!("the token names no reservation of this installation: {why}"))
-        .with("field", "token")
-        .with("bound", "a token as the reserving check answered it")
-        .with("remedy", "send the token unchanged, to a sidecar of the same installation")
+    Refusal::new(
+        ErrorReason::ReservationInvalid,
+        format!("the token names no reservation of this installation: {why}"),
+    )
+    .with("field", "token")
+    .with("bound", "a token as the reserving check answered it")
+    .with(
+        "remedy",
+        "send the token unchanged, to a sidecar of the same installation",
+    )
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -99,8 +131,14 @@ mod tests {
 
     fn keys() -> TokenKeys {
         TokenKeys::new(&[
-            TokenKey { key_id: 2, secret: vec![7; 32] },
-            TokenKey { key_id: 1, secret: vec![9; 32] },
+            TokenKey {
+                key_id: 2,
+                secret: vec![7; 32],
+            },
+            TokenKey {
+                key_id: 1,
+                secret: vec![9; 32],
+            },
         ])
     }
 
@@ -112,7 +150,10 @@ mod tests {
             sequence: 9,
             expires_us: 5,
             holds: Vec::new(),
-            costs: vec![TokenCost { meter: "tokens".into(), units: 3 }],
+            costs: vec![TokenCost {
+                meter: "tokens".into(),
+                units: 3,
+            }],
         }
     }
 
@@ -121,7 +162,16 @@ mod tests {
     fn signed_tokens_verify() {
         let text = keys().sign(&token()).unwrap();
         assert_eq!(Ok(token()), keys().verify(&text));
-        let older = TokenKeys::new(&[TokenKey { key_id: 3, secret: vec![1; 32] }, TokenKey { key_id: 2, secret: vec![7; 32] }]);
+        let older = TokenKeys::new(&[
+            TokenKey {
+                key_id: 3,
+                secret: vec![1; 32],
+            },
+            TokenKey {
+                key_id: 2,
+                secret: vec![7; 32],
+            },
+        ]);
         assert_eq!(Ok(token()), older.verify(&text));
     }
 
@@ -129,16 +179,31 @@ mod tests {
     #[test]
     fn no_keys_is_starting() {
         let none = TokenKeys::default();
-        assert_eq!(ErrorReason::SidecarStarting, none.sign(&token()).unwrap_err().reason);
+        assert_eq!(
+            ErrorReason::SidecarStarting,
+            none.sign(&token()).unwrap_err().reason
+        );
         let text = keys().sign(&token()).unwrap();
-        assert_eq!(ErrorReason::SidecarStarting, none.verify(&text).unwrap_err().reason);
+        assert_eq!(
+            ErrorReason::SidecarStarting,
+            none.verify(&text).unwrap_err().reason
+        );
     }
 
     /// A key of another installation, or an unknown key id, is refused.
     #[test]
     fn foreign_keys_are_refused() {
         let text = keys().sign(&token()).unwrap();
-        for foreign in [TokenKey { key_id: 2, secret: vec![8; 32] }, TokenKey { key_id: 5, secret: vec![7; 32] }] {
+        for foreign in [
+            TokenKey {
+                key_id: 2,
+                secret: vec![8; 32],
+            },
+            TokenKey {
+                key_id: 5,
+                secret: vec![7; 32],
+            },
+        ] {
             let refusal = TokenKeys::new(&[foreign]).verify(&text).unwrap_err();
             assert_eq!(ErrorReason::ReservationInvalid, refusal.reason);
         }

@@ -1,5 +1,10 @@
 //! `RecordUsage`, and consumption with its record.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects
+)]
 
 mod support;
 
@@ -7,31 +12,48 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use quota_proto::quota::{
-    Acknowledgement, CheckQuotaRequest, Quantity, RecordOutcome, RecordResult, RecordUsageRequest, RecordUsageResponse, UsageRecord,
+    Acknowledgement, CheckQuotaRequest, Quantity, RecordOutcome, RecordResult, RecordUsageRequest,
+    RecordUsageResponse, UsageRecord,
 };
-use support::{Plane, Script, client::{consume, error_info}, control::now_us};
+use support::{
+    Plane, Script,
+    client::{consume, error_info},
+    control::now_us,
+};
 use tempfile::tempdir;
 use tonic::{Code, Request, Status};
 
 fn record(id: &str, units: i64) -> UsageRecord {
-    let event_time = Timestamp { seconds: now_us() / 1_000_000 / 60 * 60, nanos: 0 };
+    let event_time = Timestamp {
+        seconds: now_us() / 1_000_000 / 60 * 60,
+        nanos: 0,
+    };
     UsageRecord {
         id: id.into(),
         tenant: "acme".into(),
         event_time: Some(event_time),
-        quantities: vec![Quantity { meter: "tokens".into(), units }],
+        quantities: vec![Quantity {
+            meter: "tokens".into(),
+            units,
+        }],
         ..Default::default()
     }
 }
 
 async fn recorded(plane: &Plane, records: Vec<UsageRecord>) -> Vec<RecordResult> {
-    let request = RecordUsageRequest { records, ..Default::default() };
+    let request = RecordUsageRequest {
+        records,
+        ..Default::default()
+    };
     let answer: RecordUsageResponse = plane.client.call("RecordUsage", request).await.unwrap();
     answer.results
 }
 
 fn outcomes(results: &[RecordResult]) -> Vec<RecordOutcome> {
-    results.iter().map(|result| RecordOutcome::try_from(result.outcome).unwrap()).collect()
+    results
+        .iter()
+        .map(|result| RecordOutcome::try_from(result.outcome).unwrap())
+        .collect()
 }
 
 /// Each record gets its own result, in order: the same again is a duplicate, another of the same id a conflict, and a
@@ -41,13 +63,44 @@ async fn each_record_has_its_own_result() {
     use RecordOutcome::{Conflict, Duplicate, Invalid, Recorded};
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    let unnamed = UsageRecord { id: String::new(), event_time: None, ..record("", 1) };
-    let records = vec![record("a", 1), record("a", 1), record("a", 2), record("b", -1), unnamed];
+    let unnamed = UsageRecord {
+        id: String::new(),
+        event_time: None,
+        ..record("", 1)
+    };
+    let records = vec![
+        record("a", 1),
+        record("a", 1),
+        record("a", 2),
+        record("b", -1),
+        unnamed,
+    ];
     let results = recorded(&plane, records).await;
-    assert_eq!(vec![Recorded, Duplicate, Conflict, Invalid, Recorded], outcomes(&results), "{results:?}");
-    assert_eq!(("FIELD_OUT_OF_RANGE", "records[3].quantities[0].units"), (&*results[3].reason, &*results[3].field));
+    assert_eq!(
+        vec![Recorded, Duplicate, Conflict, Invalid, Recorded],
+        outcomes(&results),
+        "{results:?}"
+    );
+    assert_eq!(
+        ("FIELD_OUT_OF_RANGE", "records[3].quantities[0].units"),
+        (&*results[3].reason, &*results[3].field)
+    );
     assert_eq!(36, results[4].id.len());
-    assert_eq!(vec![Duplicate], outcomes(&recorded(&plane, vec![record("a", 1)]).await));
+    assert_eq!(
+        vec![Duplicate],
+        outcomes(&recorded(&plane, vec![record("a", 1)]).await)
+    );
+}
+
+/// One case a line: what is done to a good record, the reason and the field that are answered.
+macro_rules! cases {
+    ($(|$r:ident| $change:expr => $reason:ident $field:literal;)*) => {
+        vec![$({
+            let mut $r = record("a", 1);
+            $change;
+            ($r, stringify!($reason), $field)
+        }),*]
+    };
 }
 
 /// Whatever breaks a rule of a record is named with its field, and nothing of it is stored.
@@ -55,31 +108,32 @@ async fn each_record_has_its_own_result() {
 async fn bad_records_are_named_and_not_stored() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    let good = || record("a", 1);
-    let with = |change: fn(&mut UsageRecord)| {
-        let mut record = good();
-        change(&mut record);
-        record
+    let cases: Vec<(UsageRecord, &str, &str)> = cases! {
+        |r| r.tenant = "nobody".into() => TENANT_UNKNOWN "tenant";
+        |r| r.tenant = "ac/me".into() => FIELD_INVALID "tenant";
+        |r| r.quantities[0].meter = "nothing".into() => METER_UNKNOWN "quantities[0].meter";
+        |r| r.quantities.clear() => FIELD_REQUIRED "quantities";
+        |r| r.quantities.push(r.quantities[0].clone()) => FIELD_REPEATED "quantities[1].meter";
+        |r| r.quantities[0].units = 1 << 53 => FIELD_OUT_OF_RANGE "quantities[0].units";
+        |r| r.id = "r/1".into() => FIELD_INVALID "id";
+        |r| r.id = "x".repeat(129) => FIELD_TOO_LONG "id";
+        |r| r.id = "a\0b".into() => FIELD_INVALID "id";
+        |r| r.event_time = None => FIELD_REQUIRED "event_time";
+        |r| r.event_time = Some(Timestamp { seconds: 1, nanos: 0 }) => FIELD_OUT_OF_RANGE "event_time";
+        |r| r.event_time = Some(Timestamp { seconds: i64::MAX, nanos: 0 }) => FIELD_OUT_OF_RANGE "event_time";
+        |r| r.event_time = Some(Timestamp { seconds: 1, nanos: -1 }) => FIELD_OUT_OF_RANGE "event_time";
     };
-    let cases = [
-        (with(|record| record.tenant = "nobody".into()), "TENANT_UNKNOWN", "tenant"),
-        (with(|record| record.tenant = "ac/me".into()), "FIELD_INVALID", "tenant"),
-        (with(|record| record.quantities[0].meter = "nothing".into()), "METER_UNKNOWN", "quantities[0].meter"),
-        (with(|record| record.quantities.clear()), "FIELD_REQUIRED", "quantities"),
-        (with(|record| record.quantities.push(record.quantities[0].clone())), "FIELD_REPEATED", "quantities[1].meter"),
-        (with(|record| record.quantities[0].units = 1 << 53), "FIELD_OUT_OF_RANGE", "quantities[0].units"),
-        (with(|record| record.id = "r/1".into()), "FIELD_INVALID", "id"),
-        (with(|record| record.id = "x".repeat(129)), "FIELD_TOO_LONG", "id"),
-        (with(|record| record.id = "a\0b".into()), "FIELD_INVALID", "id"),
-        (with(|record| record.event_time = None), "FIELD_REQUIRED", "event_time"),
-        (with(|record| record.event_time = Some(Timestamp { seconds: 1, nanos: 0 })), "FIELD_OUT_OF_RANGE", "event_time"),
-        (with(|record| record.event_time = Some(Timestamp { seconds: i64::MAX, nanos: 0 })), "FIELD_OUT_OF_RANGE", "event_time"),
-        (with(|record| record.event_time = Some(Timestamp { seconds: 1, nanos: -1 })), "FIELD_OUT_OF_RANGE", "event_time"),
-    ];
-    let (records, expected): (Vec<_>, Vec<_>) = cases.into_iter().map(|(record, reason, field)| (record, (reason, field))).unzip();
+    let (records, expected): (Vec<_>, Vec<_>) = cases
+        .into_iter()
+        .map(|(record, reason, field)| (record, (reason, field)))
+        .unzip();
     let results = recorded(&plane, records).await;
     for (index, (result, (reason, field))) in results.iter().zip(expected).enumerate() {
-        assert_eq!((reason, format!("records[{index}].{field}")), (&*result.reason, result.field.clone()), "{result:?}");
+        assert_eq!(
+            (reason, format!("records[{index}].{field}")),
+            (&*result.reason, result.field.clone()),
+            "{result:?}"
+        );
     }
     assert_eq!(0, plane.stats()["records"]);
 }
@@ -89,14 +143,30 @@ async fn bad_records_are_named_and_not_stored() {
 async fn unknown_is_not_said_without_the_ledger() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    plane.control.news(quota_proto::bridge::answer::Result::WatchUp(false));
+    plane
+        .control
+        .news(quota_proto::bridge::answer::Result::WatchUp(false));
     plane.until(|stats| stats["watch_up"] == false).await;
-    let request = RecordUsageRequest { records: vec![record("a", 1)], ..Default::default() };
-    let status = plane.client.call::<_, RecordUsageResponse>("RecordUsage", request).await.unwrap_err();
-    assert_eq!((Code::Unavailable, "LEDGER_UNREACHABLE".into()), (status.code(), error_info(&status).reason));
+    let request = RecordUsageRequest {
+        records: vec![record("a", 1)],
+        ..Default::default()
+    };
+    let status = plane
+        .client
+        .call::<_, RecordUsageResponse>("RecordUsage", request)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (Code::Unavailable, "LEDGER_UNREACHABLE".into()),
+        (status.code(), error_info(&status).reason)
+    );
 }
 
-async fn to_ledger(plane: &Plane, id: &str, timeout: Duration) -> Result<RecordUsageResponse, Status> {
+async fn to_ledger(
+    plane: &Plane,
+    id: &str,
+    timeout: Duration,
+) -> Result<RecordUsageResponse, Status> {
     let mut request = Request::new(RecordUsageRequest {
         records: vec![record(id, 1)],
         acknowledgement: Acknowledgement::Ledger.into(),
@@ -110,11 +180,18 @@ async fn to_ledger(plane: &Plane, id: &str, timeout: Duration) -> Result<RecordU
 async fn ledger_acknowledgement_waits_for_the_ledger() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    to_ledger(&plane, "a", Duration::from_secs(10)).await.unwrap();
+    to_ledger(&plane, "a", Duration::from_secs(10))
+        .await
+        .unwrap();
     assert_eq!(vec!["a"], plane.control.record_ids());
     plane.control.script.lock().no_append = true;
-    let status = to_ledger(&plane, "b", Duration::from_millis(300)).await.unwrap_err();
-    assert_eq!((Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()), (status.code(), error_info(&status).reason));
+    let status = to_ledger(&plane, "b", Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()),
+        (status.code(), error_info(&status).reason)
+    );
 }
 
 /// A consumption with its record bills once however often it is repeated, and says nothing of a denial.
@@ -122,23 +199,66 @@ async fn ledger_acknowledgement_waits_for_the_ledger() {
 async fn recorded_consumption_bills_once() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    let check = |id: &str, units| CheckQuotaRequest { request_id: id.into(), record_usage: true, ..consume(units) };
+    let check = |id: &str, units| CheckQuotaRequest {
+        request_id: id.into(),
+        record_usage: true,
+        ..consume(units)
+    };
     for _ in 0..3 {
-        assert!(plane.client.check(check("q", 4)).await.unwrap().decision.unwrap().allowed);
+        assert!(
+            plane
+                .client
+                .check(check("q", 4))
+                .await
+                .unwrap()
+                .decision
+                .unwrap()
+                .allowed
+        );
     }
-    assert!(!plane.client.check(check("p", 7)).await.unwrap().decision.unwrap().allowed);
-    assert!(plane.client.check(check("p", 6)).await.unwrap().decision.unwrap().allowed);
-    plane.until(|_| plane.control.record_ids() == ["c/q/0", "c/p/0"]).await;
+    assert!(
+        !plane
+            .client
+            .check(check("p", 7))
+            .await
+            .unwrap()
+            .decision
+            .unwrap()
+            .allowed
+    );
+    assert!(
+        plane
+            .client
+            .check(check("p", 6))
+            .await
+            .unwrap()
+            .decision
+            .unwrap()
+            .allowed
+    );
+    plane
+        .until(|_| plane.control.record_ids() == ["c/q/0", "c/p/0"])
+        .await;
 }
 
 /// Everything acknowledged before a kill is with the ledger after the restart, once.
 #[tokio::test]
 async fn acknowledged_records_survive_a_kill() {
     let folder = tempdir().unwrap();
-    let plane = Plane::start(&folder, Script { no_append: true, ..Script::with_amount(10) }).await;
+    let plane = Plane::start(
+        &folder,
+        Script {
+            no_append: true,
+            ..Script::with_amount(10)
+        },
+    )
+    .await;
     let ids: Vec<String> = (0..500).map(|index| format!("id{index}")).collect();
     recorded(&plane, ids.iter().map(|id| record(id, 1)).collect()).await;
-    let script = Script { no_append: false, ..plane.kill() };
+    let script = Script {
+        no_append: false,
+        ..plane.kill()
+    };
     let plane = Plane::start(&folder, script).await;
     plane.until(|_| plane.control.record_ids() == ids).await;
 }
@@ -150,10 +270,20 @@ async fn undeclared_attributes_are_dropped() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     let with = |pairs: &[(&str, &str)]| UsageRecord {
-        attributes: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        attributes: pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
         ..record("a", 1)
     };
-    let first = recorded(&plane, vec![with(&[("model", "m"), ("colour", "red"), ("secret", "s")])]).await;
+    let first = recorded(
+        &plane,
+        vec![with(&[("model", "m"), ("colour", "red"), ("secret", "s")])],
+    )
+    .await;
     let second = recorded(&plane, vec![with(&[("model", "m")])]).await;
-    assert_eq!((vec![Recorded], vec![Duplicate]), (outcomes(&first), outcomes(&second)));
+    assert_eq!(
+        (vec![Recorded], vec![Duplicate]),
+        (outcomes(&first), outcomes(&second))
+    );
 }

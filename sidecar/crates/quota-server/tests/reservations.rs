@@ -1,5 +1,10 @@
 //! Reservations: durable before they are answered, ended exactly once, whatever is killed or repeated.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects
+)]
 
 mod support;
 
@@ -7,7 +12,10 @@ use quota_proto::{
     ledger::RecordFlag,
     quota::{CheckQuotaRequest, Quantity, Reservation},
 };
-use support::{Plane, Script, client::{consume, error_info}};
+use support::{
+    Plane, Script,
+    client::{consume, error_info},
+};
 use tempfile::{TempDir, tempdir};
 use tonic::Code;
 
@@ -18,11 +26,21 @@ async fn reserved(plane: &Plane, id: &str, units: i64) -> Reservation {
 }
 
 async fn admits(plane: &Plane, units: i64) -> bool {
-    plane.client.check(consume(units)).await.unwrap().decision.unwrap().allowed
+    plane
+        .client
+        .check(consume(units))
+        .await
+        .unwrap()
+        .decision
+        .unwrap()
+        .allowed
 }
 
 fn tokens(units: i64) -> Vec<Quantity> {
-    vec![Quantity { meter: "tokens".into(), units }]
+    vec![Quantity {
+        meter: "tokens".into(),
+        units,
+    }]
 }
 
 /// Settling below the reserve gives the rest back, and the next caller can have it.
@@ -33,7 +51,10 @@ async fn settling_refunds_the_rest() {
     let reservation = reserved(&plane, "q", 10).await;
     assert!(!admits(&plane, 1).await);
     let settled = plane.client.settle(&reservation.token, 4).await.unwrap();
-    assert_eq!((tokens(6), false), (settled.refunded, settled.repeated_call));
+    assert_eq!(
+        (tokens(6), false),
+        (settled.refunded, settled.repeated_call)
+    );
     assert!(admits(&plane, 6).await);
     assert!(!admits(&plane, 1).await);
 }
@@ -46,7 +67,10 @@ async fn repeated_settlements_get_the_first_answer() {
     let token = reserved(&plane, "q", 10).await.token;
     let first = plane.client.settle(&token, 4).await.unwrap();
     let again = plane.client.settle(&token, 0).await.unwrap();
-    assert_eq!((&first.refunded, &first.record_id, true), (&again.refunded, &again.record_id, again.repeated_call));
+    assert_eq!(
+        (&first.refunded, &first.record_id, true),
+        (&again.refunded, &again.record_id, again.repeated_call)
+    );
     assert_eq!(1, plane.stats()["records"]);
     assert!(admits(&plane, 6).await);
     assert!(!admits(&plane, 1).await);
@@ -84,9 +108,20 @@ async fn released_is_not_settled() {
     let token = reserved(&plane, "q", 10).await.token;
     let first = plane.client.release(&token).await.unwrap();
     let again = plane.client.release(&token).await.unwrap();
-    assert_eq!((tokens(10), false, tokens(10), true), (first.refunded, first.repeated_call, again.refunded, again.repeated_call));
+    assert_eq!(
+        (tokens(10), false, tokens(10), true),
+        (
+            first.refunded,
+            first.repeated_call,
+            again.refunded,
+            again.repeated_call
+        )
+    );
     let status = plane.client.settle(&token, 1).await.unwrap_err();
-    assert_eq!((Code::FailedPrecondition, "RESERVATION_RELEASED".into()), (status.code(), error_info(&status).reason));
+    assert_eq!(
+        (Code::FailedPrecondition, "RESERVATION_RELEASED".into()),
+        (status.code(), error_info(&status).reason)
+    );
     assert!(admits(&plane, 10).await);
 }
 
@@ -138,7 +173,10 @@ async fn settlements_survive_a_kill() {
     let first = plane.client.settle(&token, 4).await.unwrap();
     let plane = Plane::start(&folder, plane.kill()).await;
     let again = plane.client.settle(&token, 9).await.unwrap();
-    assert_eq!((true, first.record_id), (again.repeated_call, again.record_id));
+    assert_eq!(
+        (true, first.record_id),
+        (again.repeated_call, again.record_id)
+    );
     assert_eq!(0, plane.stats()["records"]);
 }
 
@@ -149,7 +187,10 @@ async fn foreign_reservations_are_elsewhere() {
     let (_, token) = killed_with(&there, "q", 10).await;
     let plane = Plane::start(&here, Script::with_amount(100)).await;
     let status = plane.client.settle(&token, 1).await.unwrap_err();
-    assert_eq!((Code::FailedPrecondition, "RESERVATION_ELSEWHERE".into()), (status.code(), error_info(&status).reason));
+    assert_eq!(
+        (Code::FailedPrecondition, "RESERVATION_ELSEWHERE".into()),
+        (status.code(), error_info(&status).reason)
+    );
     let status = plane.client.release(&token).await.unwrap_err();
     assert_eq!("RESERVATION_ELSEWHERE", error_info(&status).reason);
 }
@@ -160,9 +201,17 @@ async fn forged_tokens_are_refused() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     let token = reserved(&plane, "q", 1).await.token;
-    for forged in [token.replace('A', "B"), token[1..].to_owned(), "x".repeat(100_000), "é\u{202e}".into()] {
+    for forged in [
+        token.replace('A', "B"),
+        token[1..].to_owned(),
+        "x".repeat(100_000),
+        "é\u{202e}".into(),
+    ] {
         let status = plane.client.settle(&forged, 1).await.unwrap_err();
-        assert_eq!((Code::InvalidArgument, "RESERVATION_INVALID".into()), (status.code(), error_info(&status).reason));
+        assert_eq!(
+            (Code::InvalidArgument, "RESERVATION_INVALID".into()),
+            (status.code(), error_info(&status).reason)
+        );
         assert!(!status.message().contains(&forged));
     }
 }
@@ -176,16 +225,42 @@ async fn late_settlements_are_recorded() {
     let request = CheckQuotaRequest {
         request_id: "q".into(),
         mode: CheckMode::Reserve.into(),
-        reservation_ttl: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        reservation_ttl: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
         ..consume(5)
     };
-    let token = plane.client.check(request).await.unwrap().reservation.unwrap().token;
-    let clock = ClockState { now_us: support::control::now_us() + 2_000_000, speed_milli: 1_000, version: 2 };
-    plane.control.tell(quota_proto::ledger::watch_limits_response::Message::Clock(clock));
+    let token = plane
+        .client
+        .check(request)
+        .await
+        .unwrap()
+        .reservation
+        .unwrap()
+        .token;
+    let clock = ClockState {
+        now_us: support::control::now_us() + 2_000_000,
+        speed_milli: 1_000,
+        version: 2,
+    };
+    plane
+        .control
+        .tell(quota_proto::ledger::watch_limits_response::Message::Clock(
+            clock,
+        ));
     plane.until(|stats| stats["reservations_open"] == 0).await;
     let settled = plane.client.settle(&token, 3).await.unwrap();
-    assert_eq!((Vec::new(), true, false), (settled.refunded, settled.expired, settled.repeated_call));
-    plane.until(|_| !plane.control.script.lock().records.is_empty()).await;
+    assert_eq!(
+        (Vec::new(), true, false),
+        (settled.refunded, settled.expired, settled.repeated_call)
+    );
+    plane
+        .until(|_| !plane.control.script.lock().records.is_empty())
+        .await;
     let flags = plane.control.script.lock().records[0].2;
-    assert_eq!(RecordFlag::SystemId as u32 | RecordFlag::Expired as u32, flags);
+    assert_eq!(
+        RecordFlag::SystemId as u32 | RecordFlag::Expired as u32,
+        flags
+    );
 }

@@ -1,12 +1,20 @@
 //! What a transport must keep: pipelining, health, reflection, limits, and a clean stop.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects
+)]
 
 mod support;
 
 use std::{collections::HashMap, time::Duration};
 
 use prost::Message;
-use quota_proto::quota::{CheckQuotaRequest, GetQuotaRequest, GetQuotaResponse, StreamQuotaRequest, StreamQuotaResponse, stream_quota_response::Result as Told};
+use quota_proto::quota::{
+    CheckQuotaRequest, GetQuotaRequest, GetQuotaResponse, StreamQuotaRequest, StreamQuotaResponse,
+    stream_quota_response::Result as Told,
+};
 use support::{Plane, Script, client::consume};
 use tempfile::tempdir;
 use tokio::sync::mpsc;
@@ -14,13 +22,23 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-async fn stream(plane: &Plane) -> (mpsc::Sender<StreamQuotaRequest>, tonic::Streaming<StreamQuotaResponse>) {
+async fn stream(
+    plane: &Plane,
+) -> (
+    mpsc::Sender<StreamQuotaRequest>,
+    tonic::Streaming<StreamQuotaResponse>,
+) {
     let (sender, receiver) = mpsc::channel(2_000);
     let mut grpc = plane.client.0.clone();
     grpc.ready().await.unwrap();
-    let path = "/tollkeeper.quota.v1.QuotaService/StreamQuota".parse().unwrap();
+    let path = "/tollkeeper.quota.v1.QuotaService/StreamQuota"
+        .parse()
+        .unwrap();
     let codec = ProstCodec::<StreamQuotaRequest, StreamQuotaResponse>::default();
-    let answers = grpc.streaming(Request::new(ReceiverStream::new(receiver)), path, codec).await.unwrap();
+    let answers = grpc
+        .streaming(Request::new(ReceiverStream::new(receiver)), path, codec)
+        .await
+        .unwrap();
     (sender, answers.into_inner())
 }
 
@@ -33,10 +51,16 @@ async fn streams_answer_every_tag_once() {
     for tag in 0..1_000 {
         let check = match tag % 10 {
             0 => None,
-            1 => Some(CheckQuotaRequest { tenant: String::new(), ..consume(1) }),
+            1 => Some(CheckQuotaRequest {
+                tenant: String::new(),
+                ..consume(1)
+            }),
             _ => Some(consume(1)),
         };
-        sender.send(StreamQuotaRequest { tag, check }).await.unwrap();
+        sender
+            .send(StreamQuotaRequest { tag, check })
+            .await
+            .unwrap();
     }
     drop(sender);
     let (mut tags, mut reasons, mut admitted) = (Vec::new(), HashMap::<String, usize>::new(), 0);
@@ -45,13 +69,23 @@ async fn streams_answer_every_tag_once() {
         tags.push(answer.tag);
         match answer.result.unwrap() {
             Told::Answer(answer) => admitted += usize::from(answer.decision.unwrap().allowed),
-            Told::Error(error) => *reasons.entry(format!("{}:{}", error.reason, error.field)).or_default() += 1,
+            Told::Error(error) => {
+                *reasons
+                    .entry(format!("{}:{}", error.reason, error.field))
+                    .or_default() += 1
+            }
         }
     }
     tags.sort_unstable();
     assert_eq!((0..1_000).collect::<Vec<u64>>(), tags);
     assert_eq!(300, admitted);
-    assert_eq!(HashMap::from([("FIELD_REQUIRED:check".into(), 100), ("FIELD_REQUIRED:tenant".into(), 100)]), reasons);
+    assert_eq!(
+        HashMap::from([
+            ("FIELD_REQUIRED:check".into(), 100),
+            ("FIELD_REQUIRED:tenant".into(), 100)
+        ]),
+        reasons
+    );
 }
 
 /// A stream whose caller goes away ends, and the sidecar goes on.
@@ -61,10 +95,25 @@ async fn abandoned_streams_end() {
     let plane = Plane::start(&folder, Script::with_amount(300)).await;
     for _ in 0..50 {
         let (sender, answers) = stream(&plane).await;
-        sender.send(StreamQuotaRequest { tag: 1, check: Some(consume(1)) }).await.unwrap();
+        sender
+            .send(StreamQuotaRequest {
+                tag: 1,
+                check: Some(consume(1)),
+            })
+            .await
+            .unwrap();
         drop((sender, answers));
     }
-    assert!(plane.client.check(consume(1)).await.unwrap().decision.unwrap().allowed);
+    assert!(
+        plane
+            .client
+            .check(consume(1))
+            .await
+            .unwrap()
+            .decision
+            .unwrap()
+            .allowed
+    );
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -80,8 +129,14 @@ struct HealthResponse {
 }
 
 async fn health(plane: &Plane) -> i32 {
-    let request = HealthRequest { service: "tollkeeper.quota.v1.QuotaService".into() };
-    plane.client.call::<_, HealthResponse>("/grpc.health.v1.Health/Check", request).await.map_or(-1, |answer| answer.status)
+    let request = HealthRequest {
+        service: "tollkeeper.quota.v1.QuotaService".into(),
+    };
+    plane
+        .client
+        .call::<_, HealthResponse>("/grpc.health.v1.Health/Check", request)
+        .await
+        .map_or(-1, |answer| answer.status)
 }
 
 async fn until_health(plane: &Plane, wanted: i32) {
@@ -93,20 +148,37 @@ async fn until_health(plane: &Plane, wanted: i32) {
     assert!(waited.await.is_ok(), "health never was {wanted}");
 }
 
-/// Health is NOT_SERVING before the ledger's welcome, SERVING afterwards, and NOT_SERVING again while draining, when
+/// Health is `NOT_SERVING` before the ledger's welcome, `SERVING` afterwards, and `NOT_SERVING` again while draining, when
 /// calls are still answered.
 #[tokio::test]
 async fn health_follows_readiness() {
     let folder = tempdir().unwrap();
-    let plane = Plane::start_cold(folder.path(), Script { silent: true, ..Script::with_amount(10) }).await;
+    let plane = Plane::start_cold(
+        folder.path(),
+        Script {
+            silent: true,
+            ..Script::with_amount(10)
+        },
+    )
+    .await;
     until_health(&plane, 2).await;
-    let script = Script { silent: false, ..plane.kill() };
+    let script = Script {
+        silent: false,
+        ..plane.kill()
+    };
     let plane = Plane::start(&folder, script).await;
     until_health(&plane, 1).await;
     plane.plane.begin_drain();
     until_health(&plane, 2).await;
-    let request = GetQuotaRequest { tenant: "acme".into(), ..Default::default() };
-    plane.client.call::<_, GetQuotaResponse>("GetQuota", request).await.unwrap();
+    let request = GetQuotaRequest {
+        tenant: "acme".into(),
+        ..Default::default()
+    };
+    plane
+        .client
+        .call::<_, GetQuotaResponse>("GetQuota", request)
+        .await
+        .unwrap();
 }
 
 /// A drain ends when every unit is back and every record shipped.
@@ -114,7 +186,14 @@ async fn health_follows_readiness() {
 async fn drains_end() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    plane.client.check(CheckQuotaRequest { record_usage: true, ..consume(1) }).await.unwrap();
+    plane
+        .client
+        .check(CheckQuotaRequest {
+            record_usage: true,
+            ..consume(1)
+        })
+        .await
+        .unwrap();
     assert!(!plane.plane.drained());
     plane.plane.begin_drain();
     plane.until(|_| plane.plane.drained()).await;
@@ -132,14 +211,28 @@ async fn reflection_names_the_service() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     for version in ["v1", "v1alpha"] {
-        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo").parse().unwrap();
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+            .parse()
+            .unwrap();
         let mut grpc = plane.client.0.clone();
         grpc.ready().await.unwrap();
-        let request = Request::new(tokio_stream::once(List { list_services: "*".into() }));
+        let request = Request::new(tokio_stream::once(List {
+            list_services: "*".into(),
+        }));
         // The answer is read as unparsed bytes: what counts is the name inside.
-        let answers = grpc.streaming(request, path, ProstCodec::<List, support::client::Raw>::default()).await.unwrap();
+        let answers = grpc
+            .streaming(
+                request,
+                path,
+                ProstCodec::<List, support::client::Raw>::default(),
+            )
+            .await
+            .unwrap();
         let answer = answers.into_inner().next().await.unwrap().unwrap();
-        assert!(answer.contains("tollkeeper.quota.v1.QuotaService"), "{version}");
+        assert!(
+            answer.contains("tollkeeper.quota.v1.QuotaService"),
+            "{version}"
+        );
     }
 }
 
@@ -149,10 +242,22 @@ async fn header_lists_are_bounded() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     let mut request = Request::new(consume(1));
-    request.metadata_mut().insert("x-large", "v".repeat(64 << 10).parse().unwrap());
-    let answer: Result<quota_proto::quota::CheckQuotaResponse, _> = plane.client.request("CheckQuota", request).await;
+    request
+        .metadata_mut()
+        .insert("x-large", "v".repeat(64 << 10).parse().unwrap());
+    let answer: Result<quota_proto::quota::CheckQuotaResponse, _> =
+        plane.client.request("CheckQuota", request).await;
     assert_ne!(Code::Ok, answer.unwrap_err().code());
-    assert!(plane.client.check(consume(1)).await.unwrap().decision.unwrap().allowed);
+    assert!(
+        plane
+            .client
+            .check(consume(1))
+            .await
+            .unwrap()
+            .decision
+            .unwrap()
+            .allowed
+    );
     assert_eq!(1, plane.stats()["checks"]);
 }
 

@@ -19,6 +19,7 @@ use crate::{
 };
 
 /// An answer now, or one that has to be waited for.
+#[allow(clippy::large_enum_variant)] // the large one is the common one: boxing it would cost every check an allocation
 pub(crate) enum Check {
     Now(Answer<CheckQuotaResponse>),
     Later(Pin<Box<dyn Future<Output = Answer<CheckQuotaResponse>> + Send>>),
@@ -30,7 +31,10 @@ pub(crate) enum Check {
 ///
 /// # Errors
 /// Bad input, a sidecar that is starting or full, a log that can't be written. A denial is no error.
-pub async fn check_quota(service: &Arc<Service>, request: CheckQuotaRequest) -> Answer<CheckQuotaResponse> {
+pub async fn check_quota(
+    service: &Arc<Service>,
+    request: CheckQuotaRequest,
+) -> Answer<CheckQuotaResponse> {
     match begin(service, request) {
         Check::Now(answer) => answer,
         Check::Later(answer) => answer.await,
@@ -45,9 +49,13 @@ pub(crate) fn begin(service: &Arc<Service>, request: CheckQuotaRequest) -> Check
         Err(error) => return Check::Now(service.counted(Err(error.into()))),
     };
     match check.purpose {
-        Purpose::GiveBack => Check::Now(service.counted(Err(Refusal::not_implemented("mode GIVE_BACK")))),
+        Purpose::GiveBack => {
+            Check::Now(service.counted(Err(Refusal::not_implemented("mode GIVE_BACK"))))
+        }
         Purpose::Peek => plain(service, check, Mode::Peek, started),
-        Purpose::Consume { record_usage: false } if check.request_id.is_empty() => plain(service, check, Mode::Consume, started),
+        Purpose::Consume {
+            record_usage: false,
+        } if check.request_id.is_empty() => plain(service, check, Mode::Consume, started),
         _ => careful(service, check, started),
     }
 }
@@ -56,8 +64,20 @@ pub(crate) fn begin(service: &Arc<Service>, request: CheckQuotaRequest) -> Check
 fn plain(service: &Arc<Service>, mut check: ParsedCheck, mode: Mode, started: Instant) -> Check {
     let request = core_request(&mut check, mode);
     match service.hub.begin(&request) {
-        Ok(Begun::Decided(decision)) => Check::Now(Ok(told(service, &check, &request.tenant, &decision, started))),
-        Ok(Begun::Waiting(wait)) => Check::Later(Box::pin(later(Arc::clone(service), check, request, wait, started))),
+        Ok(Begun::Decided(decision)) => Check::Now(Ok(told(
+            service,
+            &check,
+            &request.tenant,
+            &decision,
+            started,
+        ))),
+        Ok(Begun::Waiting(wait)) => Check::Later(Box::pin(later(
+            Arc::clone(service),
+            check,
+            request,
+            wait,
+            started,
+        ))),
         Err(refusal) => Check::Now(service.counted(Err(refusal))),
     }
 }
@@ -82,7 +102,8 @@ fn careful(service: &Arc<Service>, check: ParsedCheck, started: Instant) -> Chec
             Err(refusal) => return Check::Now(service.counted(Err(refusal))),
             Ok(Repeat::Admitted(answer)) => return Check::Now(Ok(answer)),
             Ok(Repeat::Joined(receiver)) => {
-                let joined = async move { receiver.await.unwrap_or_else(|_| Err(Refusal::internal())) };
+                let joined =
+                    async move { receiver.await.unwrap_or_else(|_| Err(Refusal::internal())) };
                 return Check::Later(Box::pin(joined));
             }
             Ok(Repeat::First(key)) => Some(key),
@@ -92,17 +113,27 @@ fn careful(service: &Arc<Service>, check: ParsedCheck, started: Instant) -> Chec
     Check::Later(Box::pin(shielded(async move {
         let answer = service.counted(shielded(run(Arc::clone(&service), check, started)).await);
         if let Some(key) = key {
-            service.replay.lock().finish(key, &answer, service.hub.real_us());
+            service
+                .replay
+                .lock()
+                .finish(key, &answer, service.hub.real_us());
         }
         answer
     })))
 }
 
-async fn run(service: Arc<Service>, check: ParsedCheck, started: Instant) -> Answer<CheckQuotaResponse> {
+async fn run(
+    service: Arc<Service>,
+    check: ParsedCheck,
+    started: Instant,
+) -> Answer<CheckQuotaResponse> {
     match check.purpose {
         Purpose::Reserve { ttl_us } => reserve(&service, check, ttl_us, started).await,
         Purpose::Consume { record_usage: true } => consume_recorded(&service, check, started).await,
-        Purpose::Consume { record_usage: false } | Purpose::Peek => {
+        Purpose::Consume {
+            record_usage: false,
+        }
+        | Purpose::Peek => {
             let mut check = check;
             let request = core_request(&mut check, Mode::Consume);
             let decision = decide(&service, &request).await?;
@@ -122,11 +153,24 @@ pub(crate) async fn decide(service: &Service, request: &CheckRequest) -> Answer<
 
 /// Moves what the engine needs out of a check; attributes stay behind as well where they are recorded.
 pub(crate) fn core_request(check: &mut ParsedCheck, mode: Mode) -> CheckRequest {
-    let recorded = !matches!(check.purpose, Purpose::Consume { record_usage: false } | Purpose::Peek);
-    let attributes = if recorded { check.attributes.clone() } else { std::mem::take(&mut check.attributes) };
+    let recorded = !matches!(
+        check.purpose,
+        Purpose::Consume {
+            record_usage: false
+        } | Purpose::Peek
+    );
+    let attributes = if recorded {
+        check.attributes.clone()
+    } else {
+        std::mem::take(&mut check.attributes)
+    };
     CheckRequest {
         tenant: Arc::clone(&check.tenant),
-        costs: if recorded { check.costs.clone() } else { std::mem::take(&mut check.costs) },
+        costs: if recorded {
+            check.costs.clone()
+        } else {
+            std::mem::take(&mut check.costs)
+        },
         features: std::mem::take(&mut check.features),
         attributes,
         mode,
@@ -142,7 +186,11 @@ pub(crate) fn told(
     decision: &Decision,
     started: Instant,
 ) -> CheckQuotaResponse {
-    let plan = if check.detail == Detail::None { None } else { service.hub.directory.lock().tenant(tenant) };
+    let plan = if check.detail == Detail::None {
+        None
+    } else {
+        service.hub.directory.lock().tenant(tenant)
+    };
     let plan = plan.as_ref().map_or("", |facts| &facts.plan);
     let mut told = decision::decision(decision, check.detail, plan);
     if check.want_headers {
@@ -150,5 +198,8 @@ pub(crate) fn told(
     }
     let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     service.stats.decided(decision.reason, took_us);
-    CheckQuotaResponse { decision: Some(told), reservation: None }
+    CheckQuotaResponse {
+        decision: Some(told),
+        reservation: None,
+    }
 }

@@ -13,8 +13,8 @@ use quota_proto::{
     decision::quantities,
     ledger::{RecordFlag, ReservationToken},
     quota::{
-        ErrorReason, ReleaseReservationRequest, ReleaseReservationResponse, SettleReservationRequest,
-        SettleReservationResponse,
+        ErrorReason, ReleaseReservationRequest, ReleaseReservationResponse,
+        SettleReservationRequest, SettleReservationResponse,
     },
     usage::{ParsedSettle, token},
 };
@@ -32,7 +32,11 @@ use crate::{
 /// What a caller says about the end.
 enum Actual {
     /// These quantities were used.
-    Used { quantities: Vec<Cost>, attributes: Attributes, event_time_us: Option<i64> },
+    Used {
+        quantities: Vec<Cost>,
+        attributes: Attributes,
+        event_time_us: Option<i64>,
+    },
     /// Nothing was used.
     Nothing,
 }
@@ -41,14 +45,29 @@ enum Actual {
 ///
 /// # Errors
 /// Bad input, a token of another installation or home, a released reservation, a log that can't be written.
-pub async fn settle_reservation(service: &Arc<Service>, request: SettleReservationRequest) -> Answer<SettleReservationResponse> {
+pub async fn settle_reservation(
+    service: &Arc<Service>,
+    request: SettleReservationRequest,
+) -> Answer<SettleReservationResponse> {
     let answer = settle(service, request).await;
     service.counted(answer)
 }
 
-async fn settle(service: &Arc<Service>, request: SettleReservationRequest) -> Answer<SettleReservationResponse> {
-    let ParsedSettle { token, quantities: used, attributes, event_time_us } = request.try_into()?;
-    let actual = Actual::Used { quantities: used, attributes, event_time_us };
+async fn settle(
+    service: &Arc<Service>,
+    request: SettleReservationRequest,
+) -> Answer<SettleReservationResponse> {
+    let ParsedSettle {
+        token,
+        quantities: used,
+        attributes,
+        event_time_us,
+    } = request.try_into()?;
+    let actual = Actual::Used {
+        quantities: used,
+        attributes,
+        event_time_us,
+    };
     let (ended, repeated) = shielded(end(Arc::clone(service), token, actual)).await?;
     if ended.released {
         return Err(Refusal::new(
@@ -79,10 +98,16 @@ pub async fn release_reservation(
     service.counted(answer)
 }
 
-async fn release(service: &Arc<Service>, request: ReleaseReservationRequest) -> Answer<ReleaseReservationResponse> {
+async fn release(
+    service: &Arc<Service>,
+    request: ReleaseReservationRequest,
+) -> Answer<ReleaseReservationResponse> {
     let token = token(request.token)?;
     let (ended, repeated) = shielded(end(Arc::clone(service), token, Actual::Nothing)).await?;
-    Ok(ReleaseReservationResponse { refunded: quantities(&ended.refunded), repeated_call: repeated })
+    Ok(ReleaseReservationResponse {
+        refunded: quantities(&ended.refunded),
+        repeated_call: repeated,
+    })
 }
 
 /// Puts a reservation back when its end fails, for whatever reason, a panic included.
@@ -96,7 +121,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let mut reservations = self.service.reservations.lock();
         match self.outcome.take() {
-            Some(Ok(ended)) => reservations.finish(self.id, ended, self.service.hub.real_us()),
+            Some(Ok(ended)) => reservations.finish(self.id, &ended, self.service.hub.real_us()),
             Some(Err(refusal)) => reservations.abandon(self.id, &refusal),
             None => reservations.abandon(self.id, &Refusal::internal()),
         }
@@ -113,11 +138,18 @@ async fn end(service: Arc<Service>, text: String, actual: Actual) -> Answer<(End
     let opened = match found {
         Found::Before(ended) => return Ok((ended, true)),
         Found::Joined(receiver) => {
-            return receiver.await.unwrap_or_else(|_| Err(Refusal::internal())).map(|ended| (ended, true));
+            return receiver
+                .await
+                .unwrap_or_else(|_| Err(Refusal::internal()))
+                .map(|ended| (ended, true));
         }
         Found::Ready(opened) => opened,
     };
-    let mut attempt = Attempt { service: &service, id, outcome: None };
+    let mut attempt = Attempt {
+        service: &service,
+        id,
+        outcome: None,
+    };
     let outcome = end_now(&service, id, &token, opened, actual).await;
     attempt.outcome = Some(outcome.clone().map(|(ended, _)| ended));
     outcome
@@ -143,7 +175,13 @@ async fn end_now(
         }
         if !expired {
             // Ours, not open, not expired: it ended before, too long ago to know how.
-            return Ok((Ended { record_id: reservation_record_id(id), ..Ended::default() }, true));
+            return Ok((
+                Ended {
+                    record_id: reservation_record_id(id),
+                    ..Ended::default()
+                },
+                true,
+            ));
         }
     }
     let opened = opened.unwrap_or_else(|| Opened {
@@ -153,8 +191,21 @@ async fn end_now(
     });
     let plan = Plan::new(service, &opened, actual, now_us)?;
     let excess = excess(&opened.costs, &plan.actual);
-    record(service, id, token, &plan, expired, !excess.is_empty(), now_us).await?;
-    let settled = service.hub.settle(id, &plan.actual).unwrap_or(Settled { refunded: Vec::new(), excess, expired: true });
+    record(
+        service,
+        id,
+        token,
+        &plan,
+        expired,
+        !excess.is_empty(),
+        now_us,
+    )
+    .await?;
+    let settled = service.hub.settle(id, &plan.actual).unwrap_or(Settled {
+        refunded: Vec::new(),
+        excess,
+        expired: true,
+    });
     let ended = Ended {
         released: plan.released,
         refunded: settled.refunded,
@@ -178,8 +229,22 @@ struct Plan {
 
 impl Plan {
     fn new(service: &Service, opened: &Opened, actual: Actual, now_us: i64) -> Answer<Self> {
-        let nothing = || opened.costs.iter().map(|cost| Cost { meter: Arc::clone(&cost.meter), units: 0 }).collect::<Vec<_>>();
-        let Actual::Used { quantities, attributes: added, event_time_us } = actual else {
+        let nothing = || {
+            opened
+                .costs
+                .iter()
+                .map(|cost| Cost {
+                    meter: Arc::clone(&cost.meter),
+                    units: 0,
+                })
+                .collect::<Vec<_>>()
+        };
+        let Actual::Used {
+            quantities,
+            attributes: added,
+            event_time_us,
+        } = actual
+        else {
             return Ok(Self {
                 released: true,
                 actual: nothing(),
@@ -191,23 +256,63 @@ impl Plan {
         for (index, quantity) in quantities.iter().enumerate() {
             service.require_meter(format!("quantities[{index}].meter"), &quantity.meter)?;
         }
-        let used = |cost: &Cost| quantities.iter().find(|quantity| quantity.meter == cost.meter).map_or(0, |used| used.units);
-        let actual = opened.costs.iter().map(|cost| Cost { meter: Arc::clone(&cost.meter), units: used(cost) }).collect();
-        let mut attributes = added;
-        service.hub.directory.lock().declared(quantities.iter().map(|quantity| &*quantity.meter), &mut attributes);
-        for pair in &opened.attributes {
-            if !attributes.iter().any(|(name, _)| *name == pair.0) {
-                attributes.push(pair.clone());
-            }
-        }
-        attributes.sort_unstable();
-        if attributes.len() > ATTRIBUTES_MAX {
-            return Err(too_many_attributes(attributes.len()));
-        }
-        let event_time_us = event_time_us.map(|at| event_time(at, now_us)).transpose()?.unwrap_or(now_us);
-        let recorded = if quantities.is_empty() { nothing() } else { quantities };
-        Ok(Self { released: false, actual, recorded, attributes, event_time_us })
+        let used = |cost: &Cost| {
+            quantities
+                .iter()
+                .find(|quantity| quantity.meter == cost.meter)
+                .map_or(0, |used| used.units)
+        };
+        let actual = opened
+            .costs
+            .iter()
+            .map(|cost| Cost {
+                meter: Arc::clone(&cost.meter),
+                units: used(cost),
+            })
+            .collect();
+        let attributes = merged(service, &quantities, added, &opened.attributes)?;
+        let event_time_us = event_time_us
+            .map(|at| event_time(at, now_us))
+            .transpose()?
+            .unwrap_or(now_us);
+        let recorded = if quantities.is_empty() {
+            nothing()
+        } else {
+            quantities
+        };
+        Ok(Self {
+            released: false,
+            actual,
+            recorded,
+            attributes,
+            event_time_us,
+        })
     }
+}
+
+/// Leaves the declared ones of the attributes that came with the settlement, and adds those of the reservation.
+fn merged(
+    service: &Service,
+    quantities: &[Cost],
+    mut attributes: Attributes,
+    reserved: &Attributes,
+) -> Answer<Attributes> {
+    let meters = quantities.iter().map(|quantity| &*quantity.meter);
+    service
+        .hub
+        .directory
+        .lock()
+        .declared(&meters, &mut attributes);
+    for pair in reserved {
+        if !attributes.iter().any(|(name, _)| *name == pair.0) {
+            attributes.push(pair.clone());
+        }
+    }
+    attributes.sort_unstable();
+    if attributes.len() > ATTRIBUTES_MAX {
+        return Err(too_many_attributes(attributes.len()));
+    }
+    Ok(attributes)
 }
 
 /// Most attributes of a record.
@@ -228,7 +333,10 @@ fn too_many_attributes(count: usize) -> Refusal {
 fn excess(reserved: &[Cost], actual: &[Cost]) -> Vec<Cost> {
     let above = |(reserve, used): (&Cost, &Cost)| {
         let units = used.units.saturating_sub(reserve.units);
-        (units > 0).then(|| Cost { meter: Arc::clone(&reserve.meter), units })
+        (units > 0).then(|| Cost {
+            meter: Arc::clone(&reserve.meter),
+            units,
+        })
     };
     reserved.iter().zip(actual).filter_map(above).collect()
 }
@@ -261,7 +369,11 @@ async fn record(
         ends: Some(id),
     });
     let payload = record.encode_to_vec();
-    let entry = Append::Usage { payload: &payload, content_hash: content_hash(&record), ends: Some(id.0) };
+    let entry = Append::Usage {
+        payload: &payload,
+        content_hash: content_hash(&record),
+        ends: Some(id.0),
+    };
     let position = service.journal.append(entry)?;
     durable(&*service.journal, position).await?;
     service.stats.recorded(1);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use quota_core::LimitState;
 use quota_proto::{
     decision::{limit_state, timestamp},
-    quota::{ErrorReason, GetQuotaRequest, GetQuotaResponse, LeaseQuotaRequest, LeaseQuotaResponse},
+    quota::{
+        ErrorReason, GetQuotaRequest, GetQuotaResponse, LeaseQuotaRequest, LeaseQuotaResponse,
+    },
     usage::ParsedQuery,
 };
 
@@ -18,7 +20,10 @@ use crate::{
 ///
 /// # Errors
 /// Bad input, an unknown tenant or meter, a ledger that could not be asked in time.
-pub async fn get_quota(service: &Arc<Service>, request: GetQuotaRequest) -> Answer<GetQuotaResponse> {
+pub async fn get_quota(
+    service: &Arc<Service>,
+    request: GetQuotaRequest,
+) -> Answer<GetQuotaResponse> {
     let answer = quota(service, request).await;
     service.counted(answer)
 }
@@ -28,7 +33,12 @@ async fn quota(service: &Service, request: GetQuotaRequest) -> Answer<GetQuotaRe
     let tenant: Arc<str> = query.tenant.as_str().into();
     let known = service.tenants_known(std::slice::from_ref(&tenant)).await?;
     if known != [true] {
-        return Err(Refusal::unknown(ErrorReason::TenantUnknown, "tenant", "tenant", &tenant));
+        return Err(Refusal::unknown(
+            ErrorReason::TenantUnknown,
+            "tenant",
+            "tenant",
+            &tenant,
+        ));
     }
     if !query.meter.is_empty() {
         service.require_meter("meter", &query.meter)?;
@@ -41,12 +51,22 @@ async fn quota(service: &Service, request: GetQuotaRequest) -> Answer<GetQuotaRe
     let facts = service.hub.directory.lock().tenant(&tenant);
     let plan = facts.as_ref().map_or("", |facts| &facts.plan);
     let now_us = service.hub.now()?.ledger_us;
-    let as_of_us = limits.iter().map(|limit| limit.as_of_us).min().unwrap_or(now_us);
+    let as_of_us = limits
+        .iter()
+        .map(|limit| limit.as_of_us)
+        .min()
+        .unwrap_or(now_us);
     Ok(GetQuotaResponse {
         tenant: query.tenant,
         plan: plan.to_owned(),
-        features: facts.as_ref().map(|facts| facts.features.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-        limits: limits.iter().map(|limit| limit_state(limit, if *limit.tenant == *tenant { plan } else { "" })).collect(),
+        features: facts
+            .as_ref()
+            .map(|facts| facts.features.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+        limits: limits
+            .iter()
+            .map(|limit| limit_state(limit, if *limit.tenant == *tenant { plan } else { "" }))
+            .collect(),
         as_of: Some(timestamp(as_of_us)),
     })
 }
@@ -59,6 +79,9 @@ fn order<'a>(tenant: &str, limit: &'a LimitState) -> (bool, &'a str, &'a str) {
 ///
 /// # Errors
 /// Always.
-pub async fn lease_quota(service: &Arc<Service>, _: LeaseQuotaRequest) -> Answer<LeaseQuotaResponse> {
+pub async fn lease_quota(
+    service: &Arc<Service>,
+    _: LeaseQuotaRequest,
+) -> Answer<LeaseQuotaResponse> {
     std::future::ready(service.counted(Err(Refusal::not_implemented("LeaseQuota")))).await
 }

@@ -67,10 +67,15 @@ async fn record_all(
 ) -> Answer<RecordUsageResponse> {
     let to_ledger = wants_ledger(request.acknowledgement)?;
     record_count(request.records.len())?;
-    let now = service.hub.now()?;
-    let parsed: Vec<FieldResult<ParsedRecord>> = request.records.into_iter().map(ParsedRecord::try_from).collect();
+    let parsed: Vec<FieldResult<ParsedRecord>> = request
+        .records
+        .into_iter()
+        .map(ParsedRecord::try_from)
+        .collect();
     let known = Known::of(service, &parsed).await?;
     service.room()?;
+    // Read only now: between the receive time and the append nothing may be waited for, or a watermark could overtake.
+    let now = service.hub.now()?;
     let mut appended = Appended::default();
     let results = append_all(service, parsed, &known, now, &mut appended);
     let outcome = match (&results, appended.last) {
@@ -82,7 +87,10 @@ async fn record_all(
         (Err(refusal), _) | (_, Err(refusal)) => {
             if refusal.reason == ErrorReason::UsageLogIo {
                 let mut recent = service.recent.lock();
-                appended.fresh.into_iter().for_each(|key| recent.forget(key));
+                appended
+                    .fresh
+                    .into_iter()
+                    .for_each(|key| recent.forget(key));
             }
             return Err(refusal);
         }
@@ -91,13 +99,25 @@ async fn record_all(
     Ok(RecordUsageResponse { results })
 }
 
-async fn acknowledged(service: &Service, last: Position, to_ledger: bool, deadline: Option<Duration>) -> Answer<()> {
+async fn acknowledged(
+    service: &Service,
+    last: Position,
+    to_ledger: bool,
+    deadline: Option<Duration>,
+) -> Answer<()> {
     durable(&*service.journal, last).await?;
     if !to_ledger {
         return Ok(());
     }
     // A margin is kept of the caller's deadline, so that it hears why.
-    let patience = deadline.map_or(LEDGER_WAIT, |deadline| deadline.saturating_sub((deadline / 10).min(Duration::from_millis(50))));
+    let patience = deadline.map_or(LEDGER_WAIT, |deadline| {
+        deadline.saturating_sub(
+            deadline
+                .checked_div(10)
+                .unwrap_or_default()
+                .min(Duration::from_millis(50)),
+        )
+    });
     timeout(patience, committed(&*service.journal, last)).await.unwrap_or_else(|_| {
         Err(Refusal::deadline("the records are durable on this node but the ledger has not committed them in time"))
     })
@@ -119,7 +139,9 @@ impl Known {
     }
 
     fn exists(&self, tenant: &str) -> bool {
-        self.0.iter().any(|(name, exists)| **name == *tenant && *exists)
+        self.0
+            .iter()
+            .any(|(name, exists)| **name == *tenant && *exists)
     }
 }
 
@@ -133,25 +155,48 @@ fn append_all(
     let mut results = Vec::with_capacity(parsed.len());
     for (index, record) in parsed.into_iter().enumerate() {
         let path = format!("records[{index}]");
-        let id = record.as_ref().map(|record| record.id.clone()).unwrap_or_default();
-        results.push(match record.map_err(Refusal::from).and_then(|record| checked(service, record, known, now.ledger_us)) {
-            Ok(record) => append(service, record, now, appended)?,
-            Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => return Err(refusal),
-            Err(refusal) => invalid(id, &path, &refusal),
-        });
+        let id = record
+            .as_ref()
+            .map(|record| record.id.clone())
+            .unwrap_or_default();
+        results.push(
+            match record
+                .map_err(Refusal::from)
+                .and_then(|record| checked(service, record, known, now.ledger_us))
+            {
+                Ok(record) => append(service, record, now, appended)?,
+                Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => {
+                    return Err(refusal);
+                }
+                Err(refusal) => invalid(id, &path, &refusal),
+            },
+        );
     }
     Ok(results)
 }
 
 /// Checks what only the catalogue and the clock can tell.
-fn checked(service: &Service, record: ParsedRecord, known: &Known, now_us: i64) -> Answer<ParsedRecord> {
+fn checked(
+    service: &Service,
+    record: ParsedRecord,
+    known: &Known,
+    now_us: i64,
+) -> Answer<ParsedRecord> {
     if !known.exists(&record.tenant) {
-        return Err(Refusal::unknown(ErrorReason::TenantUnknown, "tenant", "tenant", &record.tenant));
+        return Err(Refusal::unknown(
+            ErrorReason::TenantUnknown,
+            "tenant",
+            "tenant",
+            &record.tenant,
+        ));
     }
     for (index, quantity) in record.quantities.iter().enumerate() {
         service.require_meter(format!("quantities[{index}].meter"), &quantity.meter)?;
     }
-    record.event_time_us.map(|at| event_time(at, now_us)).transpose()?;
+    record
+        .event_time_us
+        .map(|at| event_time(at, now_us))
+        .transpose()?;
     Ok(record)
 }
 
@@ -172,12 +217,20 @@ pub(crate) fn event_time(at_us: i64, now_us: i64) -> Answer<i64> {
     .into())
 }
 
-fn append(service: &Service, mut record: ParsedRecord, now: Now, appended: &mut Appended) -> Answer<RecordResult> {
+fn append(
+    service: &Service,
+    mut record: ParsedRecord,
+    now: Now,
+    appended: &mut Appended,
+) -> Answer<RecordResult> {
     let named = !record.id.is_empty();
     if !named {
         record.id = service.record_id(now)?;
     }
-    service.hub.directory.lock().declared(record.quantities.iter().map(|quantity| &*quantity.meter), &mut record.attributes);
+    service.hub.directory.lock().declared(
+        &record.quantities.iter().map(|quantity| &*quantity.meter),
+        &mut record.attributes,
+    );
     let logged = records::usage(Draft {
         tenant: &record.tenant,
         id: record.id,
@@ -189,9 +242,17 @@ fn append(service: &Service, mut record: ParsedRecord, now: Now, appended: &mut 
         ends: None,
     });
     let content_hash = content_hash(&logged);
-    let result = |outcome: RecordOutcome, id: String| RecordResult { outcome: outcome.into(), id, ..RecordResult::default() };
+    let result = |outcome: RecordOutcome, id: String| RecordResult {
+        outcome: outcome.into(),
+        id,
+        ..RecordResult::default()
+    };
     let mut recent = service.recent.lock();
-    let seen = if named { Some(recent.look(&logged.tenant, &logged.id, &content_hash)) } else { None };
+    let seen = if named {
+        Some(recent.look(&logged.tenant, &logged.id, &content_hash))
+    } else {
+        None
+    };
     match seen {
         Some(Seen::Same(position)) => {
             appended.reach(position);
@@ -200,7 +261,11 @@ fn append(service: &Service, mut record: ParsedRecord, now: Now, appended: &mut 
         Some(Seen::Other) => return Ok(result(RecordOutcome::Conflict, logged.id)),
         Some(Seen::New(_)) | None => {}
     }
-    let position = service.journal.append(Append::Usage { payload: &logged.encode_to_vec(), content_hash, ends: None })?;
+    let position = service.journal.append(Append::Usage {
+        payload: &logged.encode_to_vec(),
+        content_hash,
+        ends: None,
+    })?;
     appended.reach(position);
     appended.count = appended.count.saturating_add(1);
     if let Some(Seen::New(key)) = seen {
@@ -215,7 +280,9 @@ fn invalid(id: String, path: &str, refusal: &Refusal) -> RecordResult {
         outcome: RecordOutcome::Invalid.into(),
         id,
         reason: reason_name(refusal.reason).to_owned(),
-        field: refusal.get("field").map_or_else(|| path.to_owned(), |field| format!("{path}.{field}")),
+        field: refusal
+            .get("field")
+            .map_or_else(|| path.to_owned(), |field| format!("{path}.{field}")),
         message: format!("{path}.{}", refusal.message),
     }
 }

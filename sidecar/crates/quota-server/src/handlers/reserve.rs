@@ -43,18 +43,29 @@ pub(crate) async fn reserve(
     let decision = decide(service, &request).await?;
     let mut answer = told(service, &check, &request.tenant, &decision, started);
     if decision.reason.allowed() {
-        let reservation = service.hub.reservation(id).unwrap_or_else(|| unheld(service, &check, id, expires_us));
+        let reservation = service
+            .hub
+            .reservation(id)
+            .unwrap_or_else(|| unheld(service, &check, id, expires_us));
         let token = made_durable(service, &check, reservation, now).await;
         if token.is_err() {
             service.hub.undo(id);
         }
-        answer.reservation = Some(quota::Reservation { token: token?, expires_at: Some(timestamp(expires_us)) });
+        answer.reservation = Some(quota::Reservation {
+            token: token?,
+            expires_at: Some(timestamp(expires_us)),
+        });
     }
     Ok(answer)
 }
 
 /// A reservation that no limit holds units for still ends exactly once.
-fn unheld(service: &Service, check: &ParsedCheck, id: ReservationId, expires_us: i64) -> Reservation {
+fn unheld(
+    service: &Service,
+    check: &ParsedCheck,
+    id: ReservationId,
+    expires_us: i64,
+) -> Reservation {
     Reservation {
         id,
         tenant: Arc::clone(&check.tenant),
@@ -66,16 +77,31 @@ fn unheld(service: &Service, check: &ParsedCheck, id: ReservationId, expires_us:
 }
 
 /// Logs a reservation, then signs its token.
-async fn made_durable(service: &Service, check: &ParsedCheck, reservation: Reservation, now: Now) -> Answer<String> {
+async fn made_durable(
+    service: &Service,
+    check: &ParsedCheck,
+    reservation: Reservation,
+    now: Now,
+) -> Answer<String> {
     let mut attributes = check.attributes.clone();
-    service.hub.directory.lock().declared(check.costs.iter().map(|cost| &*cost.meter), &mut attributes);
+    service.hub.directory.lock().declared(
+        &check.costs.iter().map(|cost| &*cost.meter),
+        &mut attributes,
+    );
     let payload = logged_reservation(&reservation, &attributes, &check.request_id, now.ledger_us);
     let sequence = service.journal.stats().durable_seq;
     let content = records::token(&reservation, service.hub.producer(), sequence);
     let token = service.hub.directory.lock().keys.sign(&content)?;
-    let position = service.journal.append(Append::Open { key: reservation.id.0, payload: &payload })?;
+    let position = service.journal.append(Append::Open {
+        key: reservation.id.0,
+        payload: &payload,
+    })?;
     durable(&*service.journal, position).await?;
-    let opened = Opened { costs: reservation.costs, attributes, expires_us: reservation.expires_us };
+    let opened = Opened {
+        costs: reservation.costs,
+        attributes,
+        expires_us: reservation.expires_us,
+    };
     service.reservations.lock().open(reservation.id, opened);
     Ok(token)
 }
@@ -111,9 +137,16 @@ async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Ans
     }
     let now = service.hub.now()?;
     let mut attributes = check.attributes.clone();
-    service.hub.directory.lock().declared(check.costs.iter().map(|cost| &*cost.meter), &mut attributes);
+    service.hub.directory.lock().declared(
+        &check.costs.iter().map(|cost| &*cost.meter),
+        &mut attributes,
+    );
     let system = !check.request_id.is_empty();
-    let id = if system { check_record_id(&check.request_id) } else { service.record_id(now)? };
+    let id = if system {
+        check_record_id(&check.request_id)
+    } else {
+        service.record_id(now)?
+    };
     let mut flags = 0;
     if system {
         flags |= RecordFlag::SystemId as u32;
@@ -131,7 +164,11 @@ async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Ans
         flags,
         ends: None,
     });
-    let entry = Append::Usage { payload: &record.encode_to_vec(), content_hash: content_hash(&record), ends: None };
+    let entry = Append::Usage {
+        payload: &record.encode_to_vec(),
+        content_hash: content_hash(&record),
+        ends: None,
+    };
     let position = service.journal.append(entry)?;
     durable(&*service.journal, position).await?;
     service.stats.recorded(1);

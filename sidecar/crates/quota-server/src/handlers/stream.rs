@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use quota_proto::quota::{
-    CheckQuotaResponse, ErrorReason, StreamError, StreamQuotaRequest, StreamQuotaResponse, stream_quota_response::Result as Told,
+    CheckQuotaResponse, ErrorReason, StreamError, StreamQuotaRequest, StreamQuotaResponse,
+    stream_quota_response::Result as Told,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt as _};
@@ -43,7 +44,11 @@ pub async fn stream_quota(
         };
         let tag = request.tag;
         let Some(check) = request.check else {
-            if answers.send(Ok(response(tag, Err(no_check())))).await.is_err() {
+            if answers
+                .send(Ok(response(tag, Err(no_check()))))
+                .await
+                .is_err()
+            {
                 return;
             }
             continue;
@@ -81,12 +86,18 @@ fn response(tag: u64, answer: Answer<CheckQuotaResponse>) -> StreamQuotaResponse
             message: refusal.message.into_owned(),
         }),
     };
-    StreamQuotaResponse { tag, result: Some(result) }
+    StreamQuotaResponse {
+        tag,
+        result: Some(result),
+    }
 }
 
 fn no_check() -> Refusal {
-    Refusal::new(ErrorReason::FieldRequired, "check is missing; send a check with every tag")
-        .with("field", "check")
-        .with("bound", "a check")
-        .with("remedy", "send a check with every tag")
+    Refusal::new(
+        ErrorReason::FieldRequired,
+        "check is missing; send a check with every tag",
+    )
+    .with("field", "check")
+    .with("bound", "a check")
+    .with("remedy", "send a check with every tag")
 }

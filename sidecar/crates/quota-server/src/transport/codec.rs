@@ -50,7 +50,9 @@ impl<M: Message> Encoder for Writer<M> {
     type Error = Status;
 
     fn encode(&mut self, message: M, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        message.encode(buffer).map_err(|_| status(Refusal::internal()))
+        message
+            .encode(buffer)
+            .map_err(|_| status(Refusal::internal()))
     }
 }
 
@@ -59,14 +61,19 @@ impl<M: Message + Default> Decoder for Reader<M> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        M::decode(buffer).map(Some).map_err(|error| status(undecodable(&error.to_string())))
+        M::decode(buffer)
+            .map(Some)
+            .map_err(|error| status(undecodable(&error.to_string())))
     }
 }
 
 pub(super) fn undecodable(why: &str) -> Refusal {
-    Refusal::new(ErrorReason::FieldInvalid, format!("the message can't be decoded: {why}; send it as the .proto file says"))
-        .with("field", "message")
-        .with("value", why)
-        .with("bound", "a message of the .proto file, strings in UTF-8")
-        .with("remedy", "send it as the .proto file says")
+    Refusal::new(
+        ErrorReason::FieldInvalid,
+        format!("the message can't be decoded: {why}; send it as the .proto file says"),
+    )
+    .with("field", "message")
+    .with("value", why)
+    .with("bound", "a message of the .proto file, strings in UTF-8")
+    .with("remedy", "send it as the .proto file says")
 }

@@ -46,12 +46,15 @@ impl Listeners {
     /// Gives the address of the TCP listener.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.tcp
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
     }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).map_err(|error| named(&error, &format!("listen address {address}")))?;
+    let listener = TcpListener::bind(address)
+        .map_err(|error| named(&error, &format!("listen address {address}")))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -72,7 +75,11 @@ impl BoundSocket {
             .and_then(|()| fs::rename(&made, path))
             .and_then(|()| fs::symlink_metadata(path));
         match moved {
-            Ok(meta) => Ok(Self { listener, path: path.to_owned(), inode: (meta.dev(), meta.ino()) }),
+            Ok(meta) => Ok(Self {
+                listener,
+                path: path.to_owned(),
+                inode: (meta.dev(), meta.ino()),
+            }),
             Err(error) => {
                 let _ = fs::remove_file(&made);
                 Err(named(&error, &name))
@@ -91,7 +98,8 @@ impl BoundSocket {
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        let still_ours = fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
+        let still_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode);
         if still_ours {
             let _ = fs::remove_file(&self.path);
         }
@@ -106,10 +114,16 @@ fn refuse_occupied(path: &Path) -> io::Result<()> {
         Ok(meta) => meta,
     };
     if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is not a socket; choose another or remove it"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the path is not a socket; choose another or remove it",
+        ));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there; stop it or choose another path")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process listens there; stop it or choose another path",
+        )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(error),
     }
@@ -129,7 +143,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let bound = BoundSocket::bind(&path).unwrap();
-        assert_eq!(0o600, fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777);
+        assert_eq!(
+            0o600,
+            fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777
+        );
         drop(bound);
         assert_eq!(0, fs::read_dir(folder.path()).unwrap().count());
     }
@@ -141,10 +158,16 @@ mod tests {
         let path = folder.path().join("s.sock");
         drop(UnixListener::bind(&path).unwrap());
         let bound = BoundSocket::bind(&path).unwrap();
-        assert_eq!(io::ErrorKind::AddrInUse, BoundSocket::bind(&path).unwrap_err().kind());
+        assert_eq!(
+            io::ErrorKind::AddrInUse,
+            BoundSocket::bind(&path).unwrap_err().kind()
+        );
         drop(bound);
         fs::write(&path, "mine").unwrap();
-        assert_eq!(io::ErrorKind::AlreadyExists, BoundSocket::bind(&path).unwrap_err().kind());
+        assert_eq!(
+            io::ErrorKind::AlreadyExists,
+            BoundSocket::bind(&path).unwrap_err().kind()
+        );
         assert_eq!("mine", fs::read_to_string(&path).unwrap());
     }
 

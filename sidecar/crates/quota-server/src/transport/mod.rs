@@ -40,7 +40,7 @@ pub mod limits {
 pub enum Phase {
     /// Health follows readiness.
     Serving,
-    /// Health says NOT_SERVING; calls are still answered.
+    /// Health says `NOT_SERVING`; calls are still answered.
     Draining,
     /// No new calls; running ones end.
     Stopped,

@@ -89,7 +89,11 @@ where
         };
     }
     let path = request.uri().path();
-    match path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE)).unwrap_or_default() {
+    match path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(SERVICE))
+        .unwrap_or_default()
+    {
         "/CheckQuota" => unary!(handlers::check_quota),
         "/StreamQuota" => stream(service, request).await,
         "/SettleReservation" => unary!(handlers::settle_reservation),
@@ -140,7 +144,8 @@ where
     T: Message + Send + 'static,
     Answered: Future<Output = Result<Response<T>, Status>> + Send,
 {
-    let mut grpc = Grpc::new(Typed::<M, T>::default()).apply_max_message_size_config(Some(limits::MESSAGE_BYTES), None);
+    let mut grpc = Grpc::new(Typed::<M, T>::default())
+        .apply_max_message_size_config(Some(limits::MESSAGE_BYTES), None);
     grpc.unary(Call(handler), request).await
 }
 
@@ -152,8 +157,13 @@ where
     let handler = move |requests: Request<Streaming<StreamQuotaRequest>>| {
         let (answers, told) = mpsc::channel(ANSWERS_WAITING);
         let requests = Box::pin(readable(requests.into_inner()));
-        tokio::spawn(handlers::stream_quota(Arc::clone(&service), requests, answers));
-        let told = ReceiverStream::new(told).map(|answer: Answer<StreamQuotaResponse>| answer.map_err(status));
+        tokio::spawn(handlers::stream_quota(
+            Arc::clone(&service),
+            requests,
+            answers,
+        ));
+        let told = ReceiverStream::new(told)
+            .map(|answer: Answer<StreamQuotaResponse>| answer.map_err(status));
         std::future::ready(Ok::<_, Status>(Response::new(told)))
     };
     let mut grpc = Grpc::new(Typed::<StreamQuotaRequest, StreamQuotaResponse>::default())
@@ -162,10 +172,13 @@ where
 }
 
 /// Requests until the stream ends or breaks; a peer that went away is an end, not an error.
-fn readable(requests: Streaming<StreamQuotaRequest>) -> impl Stream<Item = Answer<StreamQuotaRequest>> {
-    requests.map(|request| request.map_err(|found| refusal_of(&found))).take_while(|request| !matches!(request, Err(None))).map(
-        |request| request.map_err(|refusal| refusal.unwrap_or_else(Refusal::internal)),
-    )
+fn readable(
+    requests: Streaming<StreamQuotaRequest>,
+) -> impl Stream<Item = Answer<StreamQuotaRequest>> {
+    requests
+        .map(|request| request.map_err(|found| refusal_of(&found)))
+        .take_while(|request| !matches!(request, Err(None)))
+        .map(|request| request.map_err(|refusal| refusal.unwrap_or_else(Refusal::internal)))
 }
 
 /// Reads how long the caller still waits (`grpc-timeout`: digits and one of H M S m u n).

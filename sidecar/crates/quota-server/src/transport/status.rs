@@ -19,8 +19,11 @@ const STATUS: &str = "grpc-status";
 pub(super) fn status(refusal: Refusal) -> Status {
     let code = Code::from_i32(refusal.code());
     let reason = refusal.reason_name();
-    let metadata: HashMap<String, String> =
-        refusal.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let metadata: HashMap<String, String> = refusal
+        .metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     if let Some(ms) = refusal.retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(u64::from(ms))));
@@ -32,7 +35,9 @@ pub(super) fn status(refusal: Refusal) -> Status {
 pub(super) fn refusal_of(found: &Status) -> Option<Refusal> {
     match found.code() {
         Code::OutOfRange | Code::ResourceExhausted => Some(too_long()),
-        Code::Internal | Code::InvalidArgument => Some(undecodable("it is cut short, badly framed or not of its type")),
+        Code::Internal | Code::InvalidArgument => Some(undecodable(
+            "it is cut short, badly framed or not of its type",
+        )),
         _ => None,
     }
 }
@@ -40,7 +45,9 @@ pub(super) fn refusal_of(found: &Status) -> Option<Refusal> {
 /// Replaces an untyped error of the library in a response that failed before its handler ran.
 pub(super) fn typed_response<B>(response: http::Response<B>) -> Result<http::Response<B>, Status> {
     let headers = response.headers();
-    let Some(code) = headers.get(STATUS) else { return Ok(response) };
+    let Some(code) = headers.get(STATUS) else {
+        return Ok(response);
+    };
     if code == "0" || headers.contains_key(DETAILS) {
         return Ok(response);
     }
@@ -51,8 +58,17 @@ pub(super) fn typed_response<B>(response: http::Response<B>) -> Result<http::Res
 }
 
 fn too_long() -> Refusal {
-    Refusal::new(ErrorReason::FieldTooLong, format!("the message is longer than {} bytes; send less at once", limits::MESSAGE_BYTES))
-        .with("field", "message")
-        .with("bound", format_args!("at most {} bytes", limits::MESSAGE_BYTES))
-        .with("remedy", "send less at once")
+    Refusal::new(
+        ErrorReason::FieldTooLong,
+        format!(
+            "the message is longer than {} bytes; send less at once",
+            limits::MESSAGE_BYTES
+        ),
+    )
+    .with("field", "message")
+    .with(
+        "bound",
+        format_args!("at most {} bytes", limits::MESSAGE_BYTES),
+    )
+    .with("remedy", "send less at once")
 }

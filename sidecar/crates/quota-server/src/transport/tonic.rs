@@ -30,9 +30,17 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Tonic;
 
 impl Transport for Tonic {
-    async fn serve(self, mut listeners: Listeners, service: Arc<Service>, phase: watch::Receiver<Phase>) -> io::Result<()> {
+    async fn serve(
+        self,
+        mut listeners: Listeners,
+        service: Arc<Service>,
+        phase: watch::Receiver<Phase>,
+    ) -> io::Result<()> {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+        };
         let routes = Routes::new(QuotaRoutes::new(Arc::clone(&service)))
             .add_service(health)
             .add_service(reflection().build_v1().map_err(io::Error::other)?)
@@ -43,12 +51,16 @@ impl Transport for Tonic {
         if let Some(tcp) = listeners.tcp.take() {
             let incoming = TcpIncoming::from(TcpListener::from_std(tcp)?).with_nodelay(Some(true));
             let server = builder().add_routes(routes.clone());
-            servers.spawn(finished(server.serve_with_incoming_shutdown(incoming, stopped(phase.clone()))));
+            servers.spawn(finished(
+                server.serve_with_incoming_shutdown(incoming, stopped(phase.clone())),
+            ));
         }
         if let Some(unix) = &listeners.unix {
             let incoming = UnixListenerStream::new(UnixListener::from_std(unix.try_clone()?)?);
             let server = builder().add_routes(routes);
-            servers.spawn(finished(server.serve_with_incoming_shutdown(incoming, stopped(phase.clone()))));
+            servers.spawn(finished(
+                server.serve_with_incoming_shutdown(incoming, stopped(phase.clone())),
+            ));
         }
         while let Some(ended) = servers.join_next().await {
             ended.map_err(io::Error::other)??;
@@ -69,7 +81,9 @@ fn builder() -> Server {
         .tcp_nodelay(true)
 }
 
-async fn finished(server: impl Future<Output = Result<(), tonic::transport::Error>>) -> io::Result<()> {
+async fn finished(
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+) -> io::Result<()> {
     server.await.map_err(io::Error::other)
 }
 
@@ -79,13 +93,21 @@ async fn stopped(mut phase: watch::Receiver<Phase>) {
 }
 
 /// Keeps health current: SERVING from the ledger's first welcome until a drain begins.
-async fn report_health(reporter: HealthReporter, service: Arc<Service>, phase: watch::Receiver<Phase>) -> io::Result<()> {
+async fn report_health(
+    reporter: HealthReporter,
+    service: Arc<Service>,
+    phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
     let mut told = None;
     let mut ticks = interval(HEALTH_INTERVAL);
     while *phase.borrow() != Phase::Stopped && phase.has_changed().is_ok() {
         let ready = service.ready();
         if told != Some(ready) {
-            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let status = if ready {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
             reporter.set_service_status("", status).await;
             reporter.set_service_status(QuotaRoutes::NAME, status).await;
             told = Some(ready);

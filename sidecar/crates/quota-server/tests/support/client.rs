@@ -2,8 +2,8 @@
 
 use prost::Message;
 use quota_proto::quota::{
-    CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Quantity, ReleaseReservationRequest, ReleaseReservationResponse,
-    SettleReservationRequest, SettleReservationResponse,
+    CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Quantity, ReleaseReservationRequest,
+    ReleaseReservationResponse, SettleReservationRequest, SettleReservationResponse,
 };
 use tonic::{
     Request, Status,
@@ -35,34 +35,68 @@ impl Client {
         self.request(method, Request::new(message)).await
     }
 
-    pub async fn request<Req, Res>(&self, method: &str, request: Request<Req>) -> Result<Res, Status>
+    pub async fn request<Req, Res>(
+        &self,
+        method: &str,
+        request: Request<Req>,
+    ) -> Result<Res, Status>
     where
         Req: Message + Default + Clone + 'static,
         Res: Message + Default + 'static,
     {
         let mut grpc = self.0.clone();
-        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let path = if method.starts_with('/') { method.to_owned() } else { format!("/tollkeeper.quota.v1.QuotaService/{method}") };
+        grpc.ready()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = if method.starts_with('/') {
+            method.to_owned()
+        } else {
+            format!("/tollkeeper.quota.v1.QuotaService/{method}")
+        };
         let codec = ProstCodec::<Req, Res>::default();
-        grpc.unary(request, path.parse().unwrap(), codec).await.map(tonic::Response::into_inner)
+        grpc.unary(request, path.parse().unwrap(), codec)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     pub async fn check(&self, request: CheckQuotaRequest) -> Result<CheckQuotaResponse, Status> {
         self.call("CheckQuota", request).await
     }
 
-    pub async fn settle(&self, token: &str, units: i64) -> Result<SettleReservationResponse, Status> {
-        let quantities = vec![Quantity { meter: "tokens".into(), units }];
-        let request = SettleReservationRequest { token: token.into(), quantities, ..Default::default() };
+    pub async fn settle(
+        &self,
+        token: &str,
+        units: i64,
+    ) -> Result<SettleReservationResponse, Status> {
+        let quantities = vec![Quantity {
+            meter: "tokens".into(),
+            units,
+        }];
+        let request = SettleReservationRequest {
+            token: token.into(),
+            quantities,
+            ..Default::default()
+        };
         self.call("SettleReservation", request).await
     }
 
     pub async fn release(&self, token: &str) -> Result<ReleaseReservationResponse, Status> {
-        self.call("ReleaseReservation", ReleaseReservationRequest { token: token.into() }).await
+        self.call(
+            "ReleaseReservation",
+            ReleaseReservationRequest {
+                token: token.into(),
+            },
+        )
+        .await
     }
 
     pub async fn reserve(&self, id: &str, units: i64) -> Result<CheckQuotaResponse, Status> {
-        self.check(CheckQuotaRequest { request_id: id.into(), mode: CheckMode::Reserve.into(), ..consume(units) }).await
+        self.check(CheckQuotaRequest {
+            request_id: id.into(),
+            mode: CheckMode::Reserve.into(),
+            ..consume(units)
+        })
+        .await
     }
 }
 
@@ -70,14 +104,21 @@ impl Client {
 pub fn consume(units: i64) -> CheckQuotaRequest {
     CheckQuotaRequest {
         tenant: "acme".into(),
-        costs: vec![Cost { meter: "tokens".into(), units }],
+        costs: vec![Cost {
+            meter: "tokens".into(),
+            units,
+        }],
         ..Default::default()
     }
 }
 
 /// The `ErrorInfo` of a status; panics where there is none.
 pub fn error_info(status: &Status) -> ErrorInfo {
-    status.get_error_details().error_info().cloned().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"))
+    status
+        .get_error_details()
+        .error_info()
+        .cloned()
+        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"))
 }
 
 /// The bytes of any message, unparsed.
@@ -86,7 +127,9 @@ pub struct Raw(Vec<u8>);
 
 impl Raw {
     pub fn contains(&self, text: &str) -> bool {
-        self.0.windows(text.len()).any(|window| window == text.as_bytes())
+        self.0
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
     }
 }
 

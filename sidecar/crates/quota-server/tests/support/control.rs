@@ -14,15 +14,17 @@ use parking_lot::Mutex;
 use prost::Message;
 use quota_proto::{
     bridge::{
-        Answer, AnswerBatch, Command, CommandBatch, Failure, FailureKind, RedisReplies, answer::Result as Outcome,
-        command::Action,
+        Answer, AnswerBatch, Command, CommandBatch, Failure, FailureKind, RedisReplies, RedisReply,
+        answer::Result as Outcome, command::Action,
     },
     ledger::{
-        self, AllotAnswer, AllotDenied, AllotEntry, AllotRequest, AllotResponse, AppendUsageRequest, AppendUsageResponse,
-        ClockState, Heartbeat, LedgerLease, LimitRule, MeterInfo, MeterList, OpenProducerRequest, OpenProducerResponse,
-        ReportConsumptionRequest, ReportConsumptionResponse, ReturnUnitsRequest, ReturnUnitsResponse, TenantSnapshot,
-        TenantUnknown, TokenKey, WatchLimitsRequest, WatchLimitsResponse, WatchWelcome, WindowInfo, WindowUnit, WindowUse,
-        allot_answer::Result as AllotResult, watch_limits_request::Message as Sent, watch_limits_response::Message as Told,
+        self, AllotAnswer, AllotDenied, AllotEntry, AllotRequest, AllotResponse,
+        AppendUsageRequest, AppendUsageResponse, ClockState, Heartbeat, LedgerLease, LimitRule,
+        MeterInfo, MeterList, OpenProducerRequest, OpenProducerResponse, ReportConsumptionRequest,
+        ReportConsumptionResponse, ReturnUnitsRequest, ReturnUnitsResponse, TenantSnapshot,
+        TenantUnknown, TokenKey, WatchLimitsRequest, WatchLimitsResponse, WatchWelcome, WindowInfo,
+        WindowUnit, WindowUse, allot_answer::Result as AllotResult,
+        watch_limits_request::Message as Sent, watch_limits_response::Message as Told,
     },
     quota::{Enforcement, FailurePolicy, LimitKind},
 };
@@ -53,7 +55,10 @@ pub struct Script {
 
 impl Script {
     pub fn with_amount(amount: i64) -> Self {
-        Self { amount, ..Self::default() }
+        Self {
+            amount,
+            ..Self::default()
+        }
     }
 }
 
@@ -70,18 +75,23 @@ impl Control {
         let script = Arc::new(Mutex::new(script));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (plane, script, stop) = (Arc::clone(&plane), Arc::clone(&script), Arc::clone(&stop));
+            let (plane, script, stop) =
+                (Arc::clone(&plane), Arc::clone(&script), Arc::clone(&stop));
             thread::spawn(move || carry(&plane, &script, &stop))
         };
-        Self { script, stop, thread, plane }
+        Self {
+            script,
+            stop,
+            thread,
+            plane,
+        }
     }
 
     /// Stops carrying and gives the script back.
     pub fn stop(self) -> Script {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap();
-        let script = self.script.lock().clone();
-        script
+        self.script.lock().clone()
     }
 
     /// Tells the data plane something on the watch stream.
@@ -91,17 +101,34 @@ impl Control {
 
     /// Tells the data plane news.
     pub fn news(&self, outcome: Outcome) {
-        give(&self.plane, vec![Answer { id: 0, result: Some(outcome) }]);
+        give(
+            &self.plane,
+            vec![Answer {
+                id: 0,
+                result: Some(outcome),
+            }],
+        );
     }
 
     /// Ids of the records that the ledger committed.
     pub fn record_ids(&self) -> Vec<String> {
-        self.script.lock().records.iter().map(|record| record.1.clone()).collect()
+        self.script
+            .lock()
+            .records
+            .iter()
+            .map(|record| record.1.clone())
+            .collect()
     }
 }
 
 pub fn now_us() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros()).unwrap()
+    i64::try_from(
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_micros(),
+    )
+    .unwrap()
 }
 
 /// The data plane takes answers from a thread that may wait, which a test's runtime may not.
@@ -111,13 +138,28 @@ fn give(plane: &DataPlane, answers: Vec<Answer>) {
 }
 
 fn watch(told: Told) -> Answer {
-    let message = WatchLimitsResponse { message: Some(told) }.encode_to_vec();
-    Answer { id: 0, result: Some(Outcome::Watch(message.into())) }
+    let message = WatchLimitsResponse {
+        message: Some(told),
+    }
+    .encode_to_vec();
+    Answer {
+        id: 0,
+        result: Some(Outcome::Watch(message.into())),
+    }
 }
 
 fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
-    let news = |outcome| Answer { id: 0, result: Some(outcome) };
-    give(plane, vec![news(Outcome::WatchUp(true)), news(Outcome::RedisAlive(true))]);
+    let news = |outcome| Answer {
+        id: 0,
+        result: Some(outcome),
+    };
+    give(
+        plane,
+        vec![
+            news(Outcome::WatchUp(true)),
+            news(Outcome::RedisAlive(true)),
+        ],
+    );
     let mut heartbeat = Instant::now();
     while !stop.load(Ordering::SeqCst) {
         let batch = CommandBatch::decode(plane.take_commands().as_slice()).unwrap();
@@ -127,7 +169,10 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
         }
         if heartbeat.elapsed() > Duration::from_millis(20) && !script.lock().silent {
             heartbeat = Instant::now();
-            answers.push(watch(Told::Heartbeat(Heartbeat { now_us: now_us(), change: 1 })));
+            answers.push(watch(Told::Heartbeat(Heartbeat {
+                now_us: now_us(),
+                change: 1,
+            })));
             answers.push(news(Outcome::RedisAlive(true)));
         }
         if answers.is_empty() {
@@ -139,24 +184,52 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
 }
 
 fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
-    let reply = |message: Vec<u8>| Outcome::Ledger(message.into());
     let down = script.ledger_down;
     let result = match command.action.unwrap() {
         Action::Watch(bytes) => {
-            watched(script, WatchLimitsRequest::decode(bytes).unwrap().message.unwrap(), answers);
+            watched(
+                script,
+                WatchLimitsRequest::decode(bytes).unwrap().message.unwrap(),
+                answers,
+            );
             Outcome::Done(true)
         }
-        Action::Redis(calls) => Outcome::Redis(RedisReplies { replies: vec![Default::default(); calls.calls.len()] }),
+        Action::Redis(calls) => Outcome::Redis(RedisReplies {
+            replies: vec![RedisReply::default(); calls.calls.len()],
+        }),
         Action::Subscribe(_) | Action::Unsubscribe(_) => Outcome::Done(true),
-        _ if down => Outcome::Failure(Failure { kind: FailureKind::Unreachable.into(), ..Default::default() }),
+        _ if down => Outcome::Failure(Failure {
+            kind: FailureKind::Unreachable.into(),
+            ..Default::default()
+        }),
+        asked => ledger_answer(script, asked),
+    };
+    answers.push(Answer {
+        id: command.id,
+        result: Some(result),
+    });
+}
+
+/// Answers what the ledger was asked.
+fn ledger_answer(script: &mut Script, asked: Action) -> Outcome {
+    let reply = |message: Vec<u8>| Outcome::Ledger(message.into());
+    match asked {
         Action::Allot(bytes) => {
             let request = AllotRequest::decode(bytes).unwrap();
-            let answers = request.entries.iter().map(|entry| allot(script, entry)).collect();
+            let answers = request
+                .entries
+                .iter()
+                .map(|entry| allot(script, entry))
+                .collect();
             reply(AllotResponse { answers }.encode_to_vec())
         }
         Action::ReturnUnits(bytes) => {
             let request = ReturnUnitsRequest::decode(bytes).unwrap();
-            let returned_cum = request.entries.iter().map(|entry| entry.returned_cum).collect();
+            let returned_cum = request
+                .entries
+                .iter()
+                .map(|entry| entry.returned_cum)
+                .collect();
             reply(ReturnUnitsResponse { returned_cum }.encode_to_vec())
         }
         Action::ReportConsumption(bytes) => {
@@ -168,7 +241,12 @@ fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
                 amount: script.amount,
                 as_of_us: now_us(),
             };
-            reply(ReportConsumptionResponse { uses: request.entries.iter().map(used).collect() }.encode_to_vec())
+            reply(
+                ReportConsumptionResponse {
+                    uses: request.entries.iter().map(used).collect(),
+                }
+                .encode_to_vec(),
+            )
         }
         Action::OpenProducer(bytes) => {
             let request = OpenProducerRequest::decode(bytes).unwrap();
@@ -177,13 +255,16 @@ fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
         Action::AppendUsage(bytes) => {
             let request = AppendUsageRequest::decode(bytes).unwrap();
             if script.no_append {
-                Outcome::Failure(Failure { kind: FailureKind::Unreachable.into(), ..Default::default() })
+                Outcome::Failure(Failure {
+                    kind: FailureKind::Unreachable.into(),
+                    ..Default::default()
+                })
             } else {
                 reply(appended(script, &request).encode_to_vec())
             }
         }
-    };
-    answers.push(Answer { id: command.id, result: Some(result) });
+        _ => unreachable!("no question for the ledger"),
+    }
 }
 
 fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
@@ -197,14 +278,31 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
                 installation_id: vec![1; 16],
                 timeline: 1,
                 witness: vec![1],
-                clock: Some(ClockState { now_us: now_us(), speed_milli: 1_000, version: 1 }),
+                clock: Some(ClockState {
+                    now_us: now_us(),
+                    speed_milli: 1_000,
+                    version: 1,
+                }),
                 heartbeat_interval_ms: 20,
-                token_keys: vec![TokenKey { key_id: 1, secret: vec![5; 32] }],
+                token_keys: vec![TokenKey {
+                    key_id: 1,
+                    secret: vec![5; 32],
+                }],
             })));
             answers.push(watch(Told::Meters(meters())));
-            answers.extend(hello.tenants.iter().map(|tenant| told_tenant(script, tenant)));
+            answers.extend(
+                hello
+                    .tenants
+                    .iter()
+                    .map(|tenant| told_tenant(script, tenant)),
+            );
         }
-        Sent::Add(added) => answers.extend(added.tenants.iter().map(|tenant| told_tenant(script, tenant))),
+        Sent::Add(added) => answers.extend(
+            added
+                .tenants
+                .iter()
+                .map(|tenant| told_tenant(script, tenant)),
+        ),
         Sent::ClockApplied(version) => script.applied.push(version),
         Sent::Remove(_) | Sent::Acknowledge(_) => {}
     }
@@ -214,7 +312,9 @@ fn told_tenant(script: &Script, tenant: &str) -> Answer {
     let told = if tenant == "acme" {
         Told::Tenant(acme(script.amount))
     } else {
-        Told::Unknown(TenantUnknown { tenant: tenant.into() })
+        Told::Unknown(TenantUnknown {
+            tenant: tenant.into(),
+        })
     };
     watch(told)
 }
@@ -227,7 +327,9 @@ pub fn meters() -> MeterList {
         attributes: vec!["model".into(), "secret".into()],
         pseudonymised: vec!["secret".into()],
     };
-    MeterList { meters: vec![meter("tokens"), meter("requests")] }
+    MeterList {
+        meters: vec![meter("tokens"), meter("requests")],
+    }
 }
 
 pub fn acme(amount: i64) -> TenantSnapshot {
@@ -260,12 +362,19 @@ fn allot(script: &mut Script, entry: &AllotEntry) -> AllotAnswer {
     let start_us = entry.at_us.div_euclid(HOUR_US) * HOUR_US;
     let allotted = script.allotted.entry(start_us).or_default();
     let left = script.amount - *allotted;
-    let give = if left >= entry.need { entry.want.max(entry.need).min(left) } else { 0 };
+    let give = if left >= entry.need {
+        entry.want.max(entry.need).min(left)
+    } else {
+        0
+    };
     let result = if entry.need > left {
         AllotResult::Denied(AllotDenied { left })
     } else {
         *allotted += give;
-        AllotResult::Lease(LedgerLease { give, granted_cum: *allotted })
+        AllotResult::Lease(LedgerLease {
+            give,
+            granted_cum: *allotted,
+        })
     };
     let mut window_id = vec![0; 8];
     window_id.extend(start_us.to_be_bytes());
@@ -279,7 +388,10 @@ fn allot(script: &mut Script, entry: &AllotEntry) -> AllotAnswer {
         allotted: *allotted,
         timeline: 1,
     };
-    AllotAnswer { window: Some(window), result: Some(result) }
+    AllotAnswer {
+        window: Some(window),
+        result: Some(result),
+    }
 }
 
 fn opened(script: &mut Script, request: &OpenProducerRequest) -> OpenProducerResponse {
@@ -287,12 +399,19 @@ fn opened(script: &mut Script, request: &OpenProducerRequest) -> OpenProducerRes
         use sha2::Digest as _;
         script.committed.1 = sha2::Sha256::digest(&request.producer_id).to_vec();
     }
-    OpenProducerResponse { committed_seq: script.committed.0, h: script.committed.1.clone(), safe_seq: script.committed.0 }
+    OpenProducerResponse {
+        committed_seq: script.committed.0,
+        h: script.committed.1.clone(),
+        safe_seq: script.committed.0,
+    }
 }
 
 /// Commits a batch as the ledger does, trusting the sidecar's h: the chain has its own tests.
 fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageResponse {
-    use quota_proto::{bridge::{LoggedAttribute, LoggedQuantity, LoggedUsage}, content::content_hash};
+    use quota_proto::{
+        bridge::{LoggedAttribute, LoggedQuantity, LoggedUsage},
+        content::content_hash,
+    };
     use sha2::Digest as _;
     let columns = request.records.clone().unwrap_or_default();
     let (mut quantity, mut attribute, mut event_time_us) = (0, 0, 0_i64);
@@ -309,8 +428,10 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
         quantity += quantities.len();
         let attributes: Vec<LoggedAttribute> = (0..columns.attribute_count[index] as usize)
             .map(|at| LoggedAttribute {
-                name: columns.attribute_names[columns.attribute_name[attribute + at] as usize].clone(),
-                value: columns.attribute_values[columns.attribute_value[attribute + at] as usize].clone(),
+                name: columns.attribute_names[columns.attribute_name[attribute + at] as usize]
+                    .clone(),
+                value: columns.attribute_values[columns.attribute_value[attribute + at] as usize]
+                    .clone(),
             })
             .collect();
         attribute += attributes.len();
@@ -319,13 +440,29 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
         }
         let tenant = columns.tenants[columns.tenant[index] as usize].clone();
         let flags = columns.flags[index];
-        let record = LoggedUsage { tenant: tenant.clone(), id: id.clone(), event_time_us, quantities, attributes, flags, ..Default::default() };
+        let record = LoggedUsage {
+            tenant: tenant.clone(),
+            id: id.clone(),
+            event_time_us,
+            quantities,
+            attributes,
+            flags,
+            ..Default::default()
+        };
         let mut hash = sha2::Sha256::new();
         hash.update(&script.committed.1);
         hash.update(content_hash(&record));
         script.committed = (seq, hash.finalize().to_vec());
-        if !script.records.iter().any(|known| known.0 == tenant && known.1 == *id) {
-            let units = record.quantities.iter().map(|quantity| (quantity.meter.clone(), quantity.units)).collect();
+        if !script
+            .records
+            .iter()
+            .any(|known| known.0 == tenant && known.1 == *id)
+        {
+            let units = record
+                .quantities
+                .iter()
+                .map(|quantity| (quantity.meter.clone(), quantity.units))
+                .collect();
             script.records.push((tenant, id.clone(), flags, units));
             stored += 1;
         }

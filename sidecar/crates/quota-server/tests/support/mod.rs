@@ -1,5 +1,12 @@
 //! A data plane with a scripted control plane beside it, and a client.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
 
 pub mod client;
 pub mod control;
@@ -18,6 +25,7 @@ pub use client::Client;
 pub use control::{Control, Script};
 
 /// A running data plane whose control plane is a script.
+#[allow(clippy::struct_field_names)] // the plane in a plane is the one under test
 pub struct Plane {
     pub plane: Arc<DataPlane>,
     pub control: Control,
@@ -50,14 +58,22 @@ impl Plane {
         let control = Control::start(Arc::clone(&plane), script);
         let addresses: Value = serde_json::from_str(&plane.addresses()).unwrap();
         let client = Client::tcp(addresses["tcp"].as_str().unwrap()).await;
-        Self { plane, control, client }
+        Self {
+            plane,
+            control,
+            client,
+        }
     }
 
     /// Waits for a condition on its figures.
     pub async fn until(&self, condition: impl Fn(&Value) -> bool) {
         let started = Instant::now();
         while !condition(&self.stats()) {
-            assert!(started.elapsed() < Duration::from_secs(10), "never came true: {}", self.stats());
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "never came true: {}",
+                self.stats()
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -68,7 +84,11 @@ impl Plane {
 
     /// Stops as a killed process would: nothing is drained.
     pub fn kill(self) -> Script {
-        let Self { plane, control, client } = self;
+        let Self {
+            plane,
+            control,
+            client,
+        } = self;
         drop(client);
         let script = control.stop();
         plane.stop();
