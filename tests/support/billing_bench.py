@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.services.catalogue import apply_catalogue
-from tollkeeper_ledger.services.invoices import Progress, run_invoices
+from tollkeeper_ledger.services.invoices import Progress, Run, run_invoices
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.clock import ledger_now, set_clock
 from tollkeeper_ledger.store.pool import SEARCH_PATH, open_pool, transaction
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 HOLDER = b"holder-billing"
+RUN = Run(actor="test", request_id="run")
 
 CATALOGUE = """
 version: 1
@@ -98,7 +99,7 @@ class BillingBench:
 
     async def run(self, *, only: str | None = None) -> list[Progress]:
         """Bill what is due."""
-        return [step async for step in run_invoices(self.billing, only=only)]
+        return [step async for step in run_invoices(self.billing, run=RUN, only=only)]
 
     async def rows(self, statement: str, *arguments: object) -> list[Any]:
         """Read past row-level security."""

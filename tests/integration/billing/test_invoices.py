@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from billing_bench import amounts, catalogue, superuser, use
+from billing_bench import RUN, amounts, catalogue, superuser, use
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.services.invoices import finalise, preview_invoice, reproduce
 from tollkeeper_ledger.services.invoices_close import Closed, close_next
@@ -76,6 +76,8 @@ async def test_a_period_becomes_one_invoice(bench: BillingBench) -> None:
     lines = await bench.rows("SELECT line, meter, amount_minor FROM invoice_line ORDER BY line")
     assert [tuple(row) for row in lines] == [(1, "", 2000), (2, "context_tokens", 350), (3, "generated_tokens", 20)]
     assert made(await bench.run()) == 0
+    (entry,) = await bench.rows("SELECT subject, actor, request_id, after FROM audit_log WHERE action = 'RunInvoices'")
+    assert tuple(entry) == ("invoice/TK-000001", "test", "run", '{"currency": "USD", "total_minor": 2370}')
 
 
 async def test_the_grace_is_kept_and_an_open_producer_is_waited_for(bench: BillingBench) -> None:
@@ -127,7 +129,7 @@ async def test_a_close_without_its_invoice_is_picked_up(bench: BillingBench) -> 
     assert await bench.documents("code") == []
     first, second = await asyncio.gather(bench.run(), bench.run())
     assert made(first) + made(second) == 1
-    assert await finalise(bench.billing, outcome.key) is None
+    assert await finalise(bench.billing, outcome.key, run=RUN) is None
     assert await numbers_of(bench) == [1]
 
 
@@ -234,6 +236,7 @@ async def test_appends_beside_closes_lose_nothing(bench: BillingBench) -> None:
     )
     assert sent == billed
     assert sent * 100 == sum(document["total_minor"] - 2000 for document in documents)
+    assert any(line["late"] for line in documents[3]["lines"])
     counted = await bench.rows("SELECT count(*) FROM usage_record")
     assert counted[0][0] == sum(document["record_count"] for document in documents)
 

@@ -24,6 +24,7 @@ from tollkeeper_ledger.store.billing_invoices import (
     lock_numbers,
     read_stored_inputs,
 )
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
@@ -41,6 +42,14 @@ _PENDING_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Who runs it, under which request id; for the audit log."""
+
+    actor: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One step of a run."""
 
@@ -52,7 +61,7 @@ class Progress:
 
 
 async def run_invoices(
-    pool: Pool, *, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
+    pool: Pool, *, run: Run, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
 ) -> AsyncIterator[Progress]:
     """Close every due period and finalise its invoice, once each, telling how far it is.
 
@@ -69,7 +78,7 @@ async def run_invoices(
     yield Progress(due=due, done=0)
     for key in pending:
         done += 1
-        yield Progress(due=due, done=done, invoice=await finalise(pool, key, new_id=new_id))
+        yield Progress(due=due, done=done, invoice=await finalise(pool, key, run=run, new_id=new_id))
     for tenant_id, subscription_id, wire_id in subscriptions:
         while done < PERIODS_PER_RUN_MAX:
             async with transaction(pool) as conn:
@@ -80,11 +89,13 @@ async def run_invoices(
                 break
             done += 1
             due = max(due, done)
-            invoice = await finalise(pool, outcome.key, new_id=new_id) if outcome.billable else None
+            invoice = await finalise(pool, outcome.key, run=run, new_id=new_id) if outcome.billable else None
             yield Progress(due=due, done=done, invoice=invoice)
 
 
-async def finalise(pool: Pool, key: CloseKey, *, new_id: Callable[[], UUID] = uuid.uuid4) -> StoredInvoice | None:
+async def finalise(
+    pool: Pool, key: CloseKey, *, run: Run, new_id: Callable[[], UUID] = uuid.uuid4
+) -> StoredInvoice | None:
     """Make the invoice of a closed period under the seller's next number; None where it was made before."""
     async with transaction(pool) as conn:
         inputs = await closes.read_close(conn, key)
@@ -108,6 +119,13 @@ async def finalise(pool: Pool, key: CloseKey, *, new_id: Callable[[], UUID] = uu
             document_bytes=document_to_bytes(document),
         )
         await add_invoice(conn, new)
+        entry = AuditEntry(
+            subject=f"invoice/{number}",
+            tenant_id=key.tenant_id,
+            before=None,
+            after={"total_minor": document["total_minor"], "currency": document["currency"]},
+        )
+        await add_audit(conn, [entry], now=at, actor=run.actor, action="RunInvoices", request_id=run.request_id)
         stored = await read_stored_inputs(conn, invoice_id)
     return stored.invoice if stored is not None else None
 
