@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tollkeeper_cli.replay.tally import Tally
 
 _COLUMNS = ("tenant", "requests", "admitted", "denied", "units", "refunded", "denied_by")
+_DENIAL_COLUMNS = ("tenant", "limit", "reason", "requests")
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +70,9 @@ def replay(
     if not requests:
         raise UsageError(f"{file} has no requests")
     tally = asyncio.run(_run(targets_of(context), requests, speed, errors))
-    show(tally_rows(tally), _COLUMNS, output, title="Replayed")
+    show(tally_rows(tally), _COLUMNS, output, title="Replayed", brief=_COLUMNS[:4])
+    if output is Output.TABLE and tally.denied:
+        show(denial_rows(tally), _DENIAL_COLUMNS, output, title="Denied")
     if skipped:
         errors.print(f"{skipped} lines were skipped")
 
@@ -99,6 +102,14 @@ def tally_rows(tally: Tally) -> list[dict[str, Cell]]:
             "denied_by": {f"{limit}/{reason}": count for (limit, reason), count in sorted(counts.denials.items())},
         }
         for name, counts in sorted(tally.tenants.items())
+    ]
+
+
+def denial_rows(tally: Tally) -> list[dict[str, Cell]]:
+    """Turn denials into rows, most first."""
+    return [
+        {"tenant": tenant, "limit": limit, "reason": reason, "requests": count}
+        for (tenant, limit, reason), count in tally.denials().items()
     ]
 
 
