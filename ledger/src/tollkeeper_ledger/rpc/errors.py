@@ -49,7 +49,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "EMBEDDED_ONLY": _PRECONDITION,
     "ALREADY_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
     "PERMISSION_DENIED": grpc.StatusCode.PERMISSION_DENIED,
-    "SIDECAR_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LEDGER_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "LEDGER_UNREACHABLE": grpc.StatusCode.UNAVAILABLE,
     "NOT_IMPLEMENTED": grpc.StatusCode.UNIMPLEMENTED,
     "INTERNAL": grpc.StatusCode.INTERNAL,

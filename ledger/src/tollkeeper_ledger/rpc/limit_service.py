@@ -10,7 +10,8 @@ from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.rpc.allot_messages import entry_from_message, result_to_message
 from tollkeeper_ledger.rpc.watch_messages import event_to_message, welcome_message
-from tollkeeper_ledger.services.allot import BATCH_ENTRIES_MAX
+from tollkeeper_ledger.services.allot import REQUEST_ENTRIES_MAX
+from tollkeeper_ledger.services.fairness import in_turns
 from tollkeeper_ledger.services.returns import Consumption, Return
 from tollkeeper_ledger.services.watch import TENANTS_MAX
 
@@ -43,13 +44,13 @@ def _require_holder(holder: bytes, field: str) -> None:
 
 
 def _require_count(entries: Sequence[object], field: str) -> None:
-    if len(entries) > BATCH_ENTRIES_MAX:
+    if len(entries) > REQUEST_ENTRIES_MAX:
         raise InvalidFieldError(
             field,
             "has too many entries",
             reason="FIELD_TOO_LONG",
             value=len(entries),
-            bound=f"up to {BATCH_ENTRIES_MAX}",
+            bound=f"up to {REQUEST_ENTRIES_MAX}",
             remedy="send several requests",
         )
 
@@ -77,9 +78,9 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         """Give units, or say where the pool is, or prove that there are none."""
         _require_holder(request.holder, "holder")
         _require_count(request.entries, "entries")
-        entries = [entry_from_message(request.holder, entry) for entry in request.entries]
+        entries = [entry_from_message(request.holder, entry) async for entry in in_turns(request.entries)]
         results = await self._limits.allot.allot(entries)
-        return limits_pb2.AllotResponse(answers=[result_to_message(result) for result in results])
+        return limits_pb2.AllotResponse(answers=[result_to_message(result) async for result in in_turns(results)])
 
     async def ReturnUnits(  # noqa: N802 - the contract's name
         self, request: limits_pb2.ReturnUnitsRequest, _: Context
@@ -138,10 +139,11 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
     ) -> AsyncIterator[limits_pb2.WatchLimitsResponse]:
         """Follow limits until the sidecar leaves, or the stream can't keep up."""
         hello = await self._hello(request_iterator)
-        yield welcome_message(self._limits.installation, self._resources.clock.reading())
+        # Opened before the welcome is made: a clock setting from now on is either in it or sent after it.
         stream = self._limits.hub.open()
         reader = asyncio.create_task(self._read(stream, request_iterator, hello))
         try:
+            yield welcome_message(self._limits.installation, self._resources.clock.reading())
             while events := await stream.next():
                 for event in events:
                     yield event_to_message(event, self._resources.clock, self._limits.tenants.change)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
 
-BATCH_ENTRIES_MAX = 10_000
+REQUEST_ENTRIES_MAX = 10_000
+BATCH_ENTRIES_MAX = 1_000
+"""Requests are merged up to so many asks: more would not be faster, and would hold the event loop longer at a time."""
+
 WAITING_ENTRIES_MAX = 40_000
 
 

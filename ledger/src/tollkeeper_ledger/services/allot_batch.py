@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
 from tollkeeper_ledger.domain.periods import from_us, period_at, to_us
 from tollkeeper_ledger.domain.windows import Alignment, Span, WindowUnit, end_day_of, rolling_at, window_at
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
+from tollkeeper_ledger.services.fairness import in_turns
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
 from tollkeeper_ledger.store.limits import (
@@ -100,7 +101,7 @@ class AllotBatch:
         """Find tenants and limits, propose a window for each identity, and make partitions that are missing."""
         views = await self._context.tenants.get({entry.tenant for entry in self._entries})
         self._clock = self._context.clock.reading()
-        for index, entry in enumerate(self._entries):
+        async for index, entry in in_turns(enumerate(self._entries)):
             target = self._resolve(index, entry, views.get(entry.tenant))
             if isinstance(target, Refused):
                 self._results[index] = target
@@ -190,7 +191,7 @@ class AllotBatch:
         asked = {target.identity for target in self._targets}
         self._cursors = await lock_cursors(conn, (self._proposals[identity] for identity in asked))
         amounts = await amounts_in_force(conn, {(identity[0], identity[1]) for identity in asked})
-        places = [(target, await self._place(conn, target)) for target in self._targets]
+        places = [(target, await self._place(conn, target)) async for target in in_turns(self._targets)]
         new = {self._proposals[identity].place.window_id for identity in asked}
         known = {place.window_id for _, place in places if place is not None} - new - self._rows.keys()
         self._rows.update(await lock_windows(conn, known))
@@ -204,7 +205,7 @@ class AllotBatch:
         )
         for (window_id, holder), lease in leases.items():
             self._rows[window_id].state.holders[holder] = lease
-        for target, place in places:
+        async for target, place in in_turns(places):
             self._results[target.index] = self._decide(target, place, amounts.get(target.identity[:2]))
         rows = list(self._rows.values())
         noticed = [row.identity for row in rows if not row.is_new and notice_due(row.state)]

@@ -187,6 +187,11 @@ class WatchHub:
         stream.end()
         self._streams.discard(stream)
 
+    def close_all(self) -> None:
+        """End every stream, so that sidecars look for another replica at once."""
+        for stream in self._streams:
+            stream.end()
+
     async def add(self, stream: Stream, wire_ids: Collection[str], *, resume_change: int = 0) -> None:
         """Follow tenants and their ancestors: each is sent whole, confirmed, or said to be unknown.
 

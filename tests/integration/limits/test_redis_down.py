@@ -1,0 +1,73 @@
+"""The ledger while Redis is away: leases go on, nothing hangs, and pools come back with the next generation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import pytest
+from limits_support import Sidecar, apply_catalogue, kind, new_key, wait_until
+from tollkeeper.ledger.v1 import limits_pb2
+from tollkeeper_cli.embedded import EmbeddedValkey
+from tollkeeper_ledger.app import running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tollkeeper_ledger.config import Settings
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """Run a Valkey that a test may kill."""
+    server = EmbeddedValkey(tmp_path_factory.mktemp("own"))
+    server.start()
+    yield server
+    server.remove()
+
+
+async def test_a_killed_redis_delays_no_lease_and_gives_no_unit_twice(
+    ledger_settings: Settings, own_valkey: EmbeddedValkey
+) -> None:
+    """Killed: first leases and UNREACHABLE asks are answered at once. Back, empty: the next generation serves."""
+    settings = ledger_settings.model_copy(update={"redis_url": own_valkey.url})
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        await apply_catalogue(channel)
+        sidecar, key = Sidecar(channel=channel, ledger=ledger), new_key()
+        first = await sidecar.ask("large", key)
+        pool = (await sidecar.ask("large", key)).pool
+        assert (await sidecar.grant(pool, request_seq=1, need=600))[1] == "600"
+        own_valkey.kill()
+        began = time.monotonic()
+        assert kind(await sidecar.ask("large", new_key())) == "lease"
+        blind = {"generation_seen": pool.generation, "pool_error": limits_pb2.POOL_ERROR_UNREACHABLE}
+        assert kind(await sidecar.ask("large", key, **blind)) == "lease"
+        assert kind(await sidecar.ask("large", key, generation_seen=pool.generation)) == "pool"
+        assert time.monotonic() - began < 5.0
+        await asyncio.get_running_loop().run_in_executor(None, own_valkey.start)
+
+        async def serves() -> bool:
+            lost = {"generation_seen": pool.generation, "pool_error": limits_pb2.POOL_ERROR_NO_POOL}
+            answer = await sidecar.ask("large", key, **lost)
+            while kind(answer) == "pool":
+                reply = await Sidecar(channel=channel, ledger=ledger).grant(answer.pool, request_seq=1, need=600)
+                if reply[0] == "OK":
+                    granted.append(int(reply[1]))
+                    generations.append(answer.pool.generation)
+                    return True
+                lost["generation_seen"] = answer.pool.generation
+                answer = await sidecar.ask("large", key, **lost)
+            return False
+
+        granted: list[int] = []
+        generations: list[int] = []
+        await wait_until(serves)
+        async with ledger.resources.pools.ingest.acquire() as conn:
+            allotted = await conn.fetchval(
+                "SELECT allotted FROM limit_window WHERE window_id = $1", first.window.window_id
+            )
+    assert granted == [600]
+    assert generations[0] > pool.generation
+    assert allotted <= 16_000
