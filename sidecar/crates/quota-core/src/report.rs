@@ -105,7 +105,10 @@ impl Engine {
             };
             window.reported = (entry.consumed_cum, entry.over_cum);
             window.fleet = Some((fleet, entry.own_use));
-            window.info.allotted = fleet.allotted;
+            if window.flight.is_none() {
+                // Else it may count what is on its way here and not known yet.
+                window.info.allotted = fleet.allotted;
+            }
         }
     }
 

@@ -79,7 +79,7 @@ fn heal(world: &mut World) {
     world.is_ledger_up = true;
     world.weather.loss = 0;
     world.weather.repeat = 0;
-    world.weather.delay_max_us = world.weather.delay_max_us.min(2_000);
+    world.weather.delay_max_us = world.weather.delay_max_us.min(1_000);
     for node in 0..4 {
         world.cut(node, false);
     }

@@ -165,11 +165,11 @@ impl Balance {
     }
 
     /// Lowers the balance to `keep` and books the difference as returned, newest source first. Units of `pool` (the
-    /// generation that serves now) go back to it, all others to the ledger. Answers what left for the (ledger, pool).
-    pub(crate) fn give_back(&mut self, keep: Units, pool: Option<u64>) -> (Units, Units) {
+    /// generation that serves now) go back to it, all others to the ledger. Answers what left for the pool.
+    pub(crate) fn give_back(&mut self, keep: Units, pool: Option<u64>) -> Units {
         self.attribute();
         let mut rest = self.free.saturating_sub(keep);
-        let (mut to_ledger, mut to_pool): (Units, Units) = (0, 0);
+        let mut to_pool: Units = 0;
         for source in self.sources.iter_mut().rev() {
             let part = rest.min(source.rest());
             if part == 0 {
@@ -182,10 +182,19 @@ impl Balance {
                 to_pool = to_pool.saturating_add(part);
             } else {
                 source.returned_ledger = source.returned_ledger.saturating_add(part);
-                to_ledger = to_ledger.saturating_add(part);
             }
         }
-        (to_ledger, to_pool)
+        to_pool
+    }
+
+    /// Units on their way back to the ledger.
+    pub(crate) fn returning(&self) -> Units {
+        let unconfirmed =
+            |source: &Source| source.returned_ledger.saturating_sub(source.told_ledger);
+        self.sources
+            .iter()
+            .map(unconfirmed)
+            .fold(0, Units::saturating_add)
     }
 
     /// Whether I3 holds.

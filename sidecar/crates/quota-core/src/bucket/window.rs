@@ -128,9 +128,8 @@ impl Window {
     /// Units that a call could still take at this amount, as last seen.
     pub(crate) fn remaining(&self, amount: Units) -> Units {
         let free_in_pool = self.pool.as_ref().map_or(0, |pool| pool.free);
-        let reach = self
-            .balance
-            .free
+        let free_here = self.balance.free.saturating_add(self.balance.returning());
+        let reach = free_here
             .saturating_add(free_in_pool)
             .saturating_add(amount);
         let by_units = reach

@@ -15,8 +15,7 @@ impl Engine {
             return;
         };
         if window.balance.free > keep {
-            let (to_ledger, to_pool) = window.balance.give_back(keep, window.pool_generation());
-            window.info.allotted = window.info.allotted.saturating_sub(to_ledger);
+            let to_pool = window.balance.give_back(keep, window.pool_generation());
             if let Some(pool) = window.pool.as_mut() {
                 pool.free = pool.free.saturating_add(to_pool);
             }
@@ -125,7 +124,12 @@ impl Engine {
             if told.get(place).is_some() {
                 // What it did not take it never will: a cumulative return is taken whole or lost.
                 let source = window.balance.source(entry.generation);
+                let confirmed = entry.returned_cum.saturating_sub(source.told_ledger);
                 source.told_ledger = source.told_ledger.max(entry.returned_cum);
+                window.info.allotted = window.info.allotted.saturating_sub(confirmed);
+                // The ledger has units again: a pool that called itself final may not be.
+                window.extend = window.pool.is_some();
+                window.proof = None;
             }
         }
         if !told.is_empty() {

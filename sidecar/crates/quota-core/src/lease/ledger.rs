@@ -264,13 +264,13 @@ impl Engine {
             return None;
         } else if info.start_us > now.ledger_us {
             let before = bucket.next.replace(Box::new(Window::new(info)));
-            self.retire(key, before.map(|window| *window));
+            self.retire(before.map(|window| *window));
         } else {
             let mut window = Window::new(info);
             window.balance.over = std::mem::take(&mut bucket.over_early);
             let before = bucket.current.replace(window);
             bucket.mark = (0, now.real_us);
-            self.retire(key, before);
+            self.retire(before);
             self.watch_end(now, key);
         }
         let window = self.buckets.get_mut(key)?.window_mut(id)?;

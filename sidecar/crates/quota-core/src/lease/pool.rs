@@ -164,7 +164,10 @@ const fn fair_share(pool: &Pool) -> Units {
     if pool.holders <= 1 {
         return pool.free;
     }
-    pool.free / pool.holders.saturating_mul(8)
+    match pool.free.checked_div(pool.holders.saturating_mul(8)) {
+        Some(share) => share,
+        None => 0,
+    }
 }
 
 enum Trouble {

@@ -57,13 +57,13 @@ impl Engine {
         if !bucket.waiters.is_empty() {
             self.stir(key);
         }
-        self.retire(key, ended);
-        self.retire(key, skipped);
+        self.retire(ended);
+        self.retire(skipped);
         self.watch_end(now, key);
     }
 
     /// Lets a window go: what reservations hold counts as spent, and the last figures are reported.
-    pub(crate) fn retire(&mut self, _key: Key, window: Option<Window>) {
+    pub(crate) fn retire(&mut self, window: Option<Window>) {
         let Some(mut window) = window else { return };
         window.balance.spend_held(window.balance.held);
         let (consumed_cum, over_cum) = (window.balance.consumed, window.balance.over);

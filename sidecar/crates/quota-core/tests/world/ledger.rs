@@ -386,13 +386,14 @@ impl Ledger {
         }
     }
 
-    /// Takes units back.
+    /// Takes units back. A live pool is told that it isn't final any more.
     pub fn give_back(
         &mut self,
         holder: Holder,
         id: WindowId,
         generation: u64,
         returned_cum: u64,
+        redis: &mut Redis,
     ) -> u64 {
         let Some(place) = self.windows.iter().position(|window| window.id == id) else {
             return 0;
@@ -420,6 +421,18 @@ impl Ledger {
             *before += units;
             lost.credited += units;
             window.allotted -= units;
+        }
+        let is_final = window.allotted >= window.amount;
+        let key = pool_key(window);
+        if let Some(live) = window.generations.last().filter(|last| last.is_live) {
+            redis.pool_extend(
+                &key,
+                live.number,
+                live.total,
+                window.version,
+                is_final,
+                &key,
+            );
         }
         self.notice_if_due(place);
         returned_cum

@@ -242,7 +242,8 @@ impl World {
             }
             Command::ReturnUnits { holder, entries } => {
                 let told = entries.iter().map(|(window, source, cum)| {
-                    self.ledger.give_back(*holder, *window, *source, *cum)
+                    self.ledger
+                        .give_back(*holder, *window, *source, *cum, &mut self.redis)
                 });
                 Event::Returned(id, Ok(told.collect()))
             }
