@@ -212,8 +212,12 @@ pub struct Committed {
 pub struct Stats {
     /// Last durable sequence number.
     pub durable_seq: u64,
+    /// Sequence number that the last appended usage record has or will have.
+    pub appended_seq: u64,
     /// Last sequence number that the ledger has.
     pub committed_seq: u64,
+    /// Bytes made durable in this process.
+    pub written_bytes: u64,
     /// Entries appended in this process.
     pub appended: u64,
     /// Entries durable in this process.

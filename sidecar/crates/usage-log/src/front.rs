@@ -171,6 +171,7 @@ impl Front {
         }
         state.stats.pending_bytes = state.stats.pending_bytes.saturating_add(added);
         state.stats.appended = state.stats.appended.saturating_add(1);
+        state.stats.appended_seq = state.seq_of(position.usage);
         drop(state);
         self.work.notify_one();
         Ok(position)
@@ -328,10 +329,12 @@ impl Front {
     }
 
     /// Sets where numbers start, at open and after a change of producer.
-    pub(crate) fn rebase(&self, last_seq: u64) {
+    pub(crate) fn rebase(&self, last_seq: u64, committed_seq: u64) {
         let mut state = self.state.lock();
         let usage = i64::try_from(state.durable.usage).unwrap_or(i64::MAX);
         state.base = i64::try_from(last_seq).unwrap_or(i64::MAX).saturating_sub(usage);
+        state.stats.appended_seq = state.seq_of(state.next.usage);
+        state.stats.committed_seq = committed_seq;
     }
 }
 
@@ -345,6 +348,7 @@ pub(crate) struct Update {
     pub(crate) open: u64,
     pub(crate) groups: u64,
     pub(crate) io_errors: u64,
+    pub(crate) written_bytes: u64,
     pub(crate) sync_max: Duration,
     pub(crate) sync_total: Duration,
 }
@@ -362,9 +366,14 @@ impl State {
         self.stats.open = update.open;
         self.stats.groups = update.groups;
         self.stats.io_errors = update.io_errors;
+        self.stats.written_bytes = update.written_bytes;
         self.stats.sync_max = update.sync_max;
         self.stats.sync_total = update.sync_total;
         self.live_bytes = update.live_bytes;
+    }
+
+    fn seq_of(&self, usage: u64) -> u64 {
+        u64::try_from(self.base.saturating_add(i64::try_from(usage).unwrap_or(i64::MAX))).unwrap_or(0)
     }
 
     fn waiter_id(&mut self) -> u64 {

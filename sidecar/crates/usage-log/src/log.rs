@@ -64,7 +64,7 @@ impl UsageLog {
         recovery.fold.damage.splice(0..0, damage);
         let recovered = describe(&directory, &recovery, created);
         let front = Arc::new(Front::new(&config, directory.segment_bytes()));
-        front.rebase(recovery.fold.last_seq);
+        front.rebase(recovery.fold.last_seq, recovery.watermark.committed_seq);
         let index = Arc::new(Mutex::new(Index::new(directory.meta.identity, 0)));
         let writer = Writer::new(
             directory,

@@ -98,7 +98,7 @@ impl Writer {
         let old = self.take_over(successor);
         // Failing here leaves a directory that its successor's description names; the next start removes it.
         retire(&old);
-        self.front.rebase(self.last_seq);
+        self.front.rebase(self.last_seq, self.watermark.committed_seq);
         let figures = self.figures();
         self.front.update(&figures);
     }

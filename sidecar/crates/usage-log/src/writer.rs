@@ -248,6 +248,7 @@ impl Writer {
     fn publish(&mut self, sealed: Sealed) -> usize {
         let segment = self.segment;
         self.offset = self.offset.saturating_add(wide(self.scratch.len()));
+        self.figures.written_bytes = self.figures.written_bytes.saturating_add(wide(self.scratch.len()));
         let mut usages = sealed.last_seq.saturating_sub(self.last_seq);
         for hole in &sealed.holes {
             usages = usages.saturating_sub(hole.last_seq.saturating_sub(hole.first_seq).saturating_add(1));

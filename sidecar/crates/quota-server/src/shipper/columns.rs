@@ -11,13 +11,13 @@ use usage_log::{Batch, EntryBody};
 
 /// A payload that is no record.
 #[derive(Debug)]
-pub(crate) struct BadEntry {
-    pub(crate) seq: u64,
-    pub(crate) cause: prost::DecodeError,
+pub(super) struct BadEntry {
+    pub(super) seq: u64,
+    pub(super) cause: prost::DecodeError,
 }
 
 /// Encodes a batch: records as columns, holes beside them.
-pub(crate) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), BadEntry> {
+pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), BadEntry> {
     let mut columns = Columns::default();
     let mut holes = Vec::new();
     for entry in &batch.entries {
@@ -33,7 +33,14 @@ pub(crate) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
             }),
         }
     }
-    let Columns { mut columns, tenants, meters, names, values, .. } = columns;
+    let Columns {
+        wire: mut columns,
+        tenants,
+        meters,
+        names,
+        values,
+        ..
+    } = columns;
     columns.tenants = tenants.words;
     columns.meters = meters.words;
     columns.attribute_names = names.words;
@@ -43,7 +50,7 @@ pub(crate) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
 
 #[derive(Default)]
 struct Columns {
-    columns: UsageColumns,
+    wire: UsageColumns,
     tenants: Dictionary,
     meters: Dictionary,
     names: Dictionary,
@@ -54,12 +61,16 @@ struct Columns {
 
 impl Columns {
     fn push(&mut self, record: LoggedUsage) {
-        let columns = &mut self.columns;
+        let columns = &mut self.wire;
         columns.ids.push(record.id);
         columns.tenant.push(self.tenants.index(record.tenant));
         // Differences wrap: adding them up with wrapping gives every time back.
-        columns.event_time_us.push(record.event_time_us.wrapping_sub(self.event_time_us));
-        columns.received_us.push(record.received_us.wrapping_sub(self.received_us));
+        columns
+            .event_time_us
+            .push(record.event_time_us.wrapping_sub(self.event_time_us));
+        columns
+            .received_us
+            .push(record.received_us.wrapping_sub(self.received_us));
         (self.event_time_us, self.received_us) = (record.event_time_us, record.received_us);
         columns.flags.push(record.flags);
         columns.quantity_count.push(length(record.quantities.len()));

@@ -14,7 +14,7 @@ use crate::outbox::Outbox;
 ///
 /// `now` gives real time and, once it is known, ledger time. `new_producer` makes random names. `renewed` hears of a
 /// new producer. `wake` makes it look at once, for example when a drain begins.
-pub(crate) async fn drive(
+pub async fn drive(
     shipper: Arc<Mutex<Shipper>>,
     log: UsageLog,
     outbox: Arc<Outbox>,

@@ -12,13 +12,35 @@
 mod columns;
 mod drive;
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 mod ledger_model;
+mod samples;
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 mod tests;
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::unwrap_used,
+    clippy::panic
+)]
 mod vectors;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use prost::Message as _;
 use quota_proto::{
@@ -27,7 +49,8 @@ use quota_proto::{
 };
 use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, UsageLog};
 
-pub(crate) use drive::drive;
+pub use drive::drive;
+use samples::Samples;
 
 /// Version of log and batch formats.
 const FORMAT: u32 = 1;
@@ -39,20 +62,18 @@ const PAYLOAD_BYTES: usize = 448 << 10;
 const BYTES_DUE: u64 = 512 << 10;
 /// Real time between watermarks when idle.
 const IDLE_US: u64 = 10_000_000;
-/// Real time between samples for the watermark.
-const SAMPLE_US: u64 = 50_000;
-/// Samples kept; at 50 ms apart they reach back for longer than anything stays unshipped in good times.
-const SAMPLES_MAX: usize = 1_024;
+/// Longest real time between looks at the log.
+const LOOK_US: u64 = 50_000;
 /// First and longest wait after a failure.
 const RETRY_US: (u64, u64) = (100_000, 5_000_000);
 /// Wait when the log is looking for entries.
 const SCAN_US: u64 = 5_000;
 /// How long an open or a batch may take.
-pub(crate) const TIMEOUT_MS: u32 = 10_000;
+const TIMEOUT_MS: u32 = 10_000;
 
 /// What to do next.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) enum ShipCommand {
+pub enum ShipCommand {
     /// Send an encoded `OpenProducerRequest`.
     Open(Vec<u8>),
     /// Send an encoded `AppendUsageRequest`.
@@ -63,7 +84,7 @@ pub(crate) enum ShipCommand {
 
 /// What came of a command.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum ShipReply<'a> {
+pub enum ShipReply<'a> {
     /// The ledger's encoded response.
     Ledger(&'a [u8]),
     /// It failed.
@@ -74,31 +95,31 @@ pub(crate) enum ShipReply<'a> {
 
 /// Figures for alarms.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(crate) struct ShipFigures {
+pub struct ShipFigures {
     /// Entries that the ledger lacks.
-    pub(crate) unshipped: u64,
+    pub unshipped: u64,
     /// Real time since the first of them was seen.
-    pub(crate) lag_us: u64,
+    pub lag_us: u64,
     /// Batches committed.
-    pub(crate) batches: u64,
+    pub batches: u64,
     /// Records that the ledger said it had already, with the same content.
-    pub(crate) duplicates: u64,
+    pub duplicates: u64,
     /// Records that the ledger has with other content.
-    pub(crate) conflicts: u64,
+    pub conflicts: u64,
     /// Records in quarantine for another reason.
-    pub(crate) quarantined: u64,
+    pub quarantined: u64,
     /// Times that another process had this producer.
-    pub(crate) fenced: u64,
+    pub fenced: u64,
     /// Times that the ledger's history was not this log's.
-    pub(crate) forked: u64,
+    pub forked: u64,
     /// Times that the ledger went back.
-    pub(crate) rewinds: u64,
+    pub rewinds: u64,
     /// Entries that the ledger lost and this log has no more.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// First entry of a batch that the ledger refuses even alone; 0 = none.
-    pub(crate) refused_seq: u64,
+    pub refused_seq: u64,
     /// What went wrong last; empty after a success.
-    pub(crate) last_error: String,
+    pub last_error: String,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -119,7 +140,14 @@ enum State {
 #[derive(Clone, PartialEq, Debug)]
 enum Sent {
     Open,
-    Append { last_seq: u64, h: Hash, records: usize, told: usize, closing: bool, watermark_us: i64 },
+    Append {
+        last_seq: u64,
+        h: Hash,
+        records: usize,
+        told: usize,
+        closing: bool,
+        watermark_us: i64,
+    },
     Renew,
 }
 
@@ -131,15 +159,8 @@ struct Position {
     safe_seq: u64,
 }
 
-/// A moment and the last number that was appended by then.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Sample {
-    ledger_us: i64,
-    appended_seq: u64,
-}
-
 /// Decides what goes to the ledger. Not thread-safe; one owner drives it.
-pub(crate) struct Shipper {
+pub struct Shipper {
     log: UsageLog,
     holder: [u8; 16],
     interval_us: u64,
@@ -152,12 +173,10 @@ pub(crate) struct Shipper {
     /// No command before this moment.
     not_before_us: u64,
     failures: u32,
-    /// Real time at which something unshipped was first seen.
-    waiting_since_us: Option<u64>,
     shipped_bytes: u64,
     last_sent_us: Option<u64>,
     records_max: usize,
-    samples: VecDeque<Sample>,
+    samples: Samples,
     watermark_us: i64,
     tenants_told: BTreeSet<String>,
     tenants_new: Vec<String>,
@@ -168,7 +187,8 @@ pub(crate) struct Shipper {
 
 impl Shipper {
     /// Begins where the log was left. `interval_us`: longest real time that a durable record waits for its batch.
-    pub(crate) fn new(log: UsageLog, recovered: &Recovered, holder: [u8; 16], interval_us: u64) -> Self {
+    #[must_use]
+    pub fn new(log: UsageLog, recovered: &Recovered, holder: [u8; 16], interval_us: u64) -> Self {
         Self {
             log,
             holder,
@@ -179,11 +199,10 @@ impl Shipper {
             next_seq: recovered.committed_seq.saturating_add(1),
             not_before_us: 0,
             failures: 0,
-            waiting_since_us: None,
             shipped_bytes: 0,
             last_sent_us: None,
             records_max: RECORDS_MAX,
-            samples: VecDeque::new(),
+            samples: Samples::default(),
             watermark_us: 0,
             tenants_told: BTreeSet::new(),
             tenants_new: Vec::new(),
@@ -197,10 +216,10 @@ impl Shipper {
     ///
     /// `now_ledger_us`: ledger time, once it is known. Must be read on the thread that appends, so that everything
     /// received before it is in the log.
-    pub(crate) fn poll(&mut self, now_us: u64, now_ledger_us: Option<i64>) -> Option<ShipCommand> {
+    pub fn poll(&mut self, now_us: u64, now_ledger_us: Option<i64>) -> Option<ShipCommand> {
         let stats = self.log.stats();
-        self.sample(now_us, now_ledger_us, &stats);
-        self.observe(now_us, &stats);
+        self.samples
+            .note(now_us, now_ledger_us, stats.appended_seq, self.next_seq);
         if now_us < self.not_before_us {
             return None;
         }
@@ -219,18 +238,25 @@ impl Shipper {
     }
 
     /// Says when to poll again: real time until something can be due, if nothing else happens.
-    pub(crate) fn wait_us(&self, now_us: u64) -> u64 {
-        // A new record is noticed by looking; half an interval keeps its wait below one and a half.
-        let look = (self.interval_us / 4).clamp(1_000, 50_000);
-        look.max(self.not_before_us.saturating_sub(now_us).min(SCAN_US))
+    #[must_use]
+    pub fn wait_us(&self, now_us: u64) -> u64 {
+        // A new record is noticed by looking, often enough to add little to the interval.
+        let look = (self.interval_us / 4).clamp(1_000, LOOK_US);
+        look.min(self.not_before_us.saturating_sub(now_us).max(1_000))
     }
 
     /// Takes the reply to the outstanding command.
-    pub(crate) fn on_reply(&mut self, reply: ShipReply<'_>, now_us: u64) {
-        let State::Waiting(sent) = std::mem::replace(&mut self.state, State::Ready) else { return };
-        let undone = if sent == Sent::Open { State::Opening } else { State::Ready };
+    pub fn on_reply(&mut self, reply: ShipReply<'_>, now_us: u64) {
+        let State::Waiting(sent) = std::mem::replace(&mut self.state, State::Ready) else {
+            return;
+        };
+        let undone = if sent == Sent::Open {
+            State::Opening
+        } else {
+            State::Ready
+        };
         match reply {
-            ShipReply::Ledger(bytes) => match self.position(&sent, bytes, now_us) {
+            ShipReply::Ledger(bytes) => match self.position(&sent, bytes) {
                 Ok(position) => {
                     self.state = State::Comparing(position);
                     self.compare(position, now_us);
@@ -252,7 +278,7 @@ impl Shipper {
     }
 
     /// Takes the outcome of a renewal.
-    pub(crate) fn on_renewed(&mut self, outcome: Result<Recovered, LogError>, from_seq: u64, now_us: u64) {
+    pub fn on_renewed(&mut self, outcome: Result<Recovered, LogError>, from_seq: u64, now_us: u64) {
         match outcome {
             Ok(recovered) => {
                 self.state = State::Opening;
@@ -271,59 +297,32 @@ impl Shipper {
     }
 
     /// Names a tenant that this sidecar serves; the next batch tells the ledger.
-    pub(crate) fn serves(&mut self, tenant: &str) {
+    pub fn serves(&mut self, tenant: &str) {
         if !self.tenants_told.contains(tenant) && !self.tenants_new.iter().any(|new| new == tenant) {
             self.tenants_new.push(tenant.to_owned());
         }
     }
 
     /// Ships at once from now on and, when nothing is left, tells the ledger that the producer is closed.
-    pub(crate) fn drain(&mut self) {
+    pub fn drain(&mut self) {
         self.draining = true;
         self.not_before_us = 0;
     }
 
     /// Whether everything appended is committed and the ledger knows that the producer is closed.
-    pub(crate) fn is_drained(&self) -> bool {
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
         self.closed_at.is_some_and(|seq| seq >= self.log.stats().appended_seq)
     }
 
     /// Gives the figures.
-    pub(crate) fn figures(&self, now_us: u64) -> ShipFigures {
+    #[must_use]
+    pub fn figures(&self, now_us: u64) -> ShipFigures {
         let stats = self.log.stats();
         ShipFigures {
             unshipped: stats.appended_seq.saturating_sub(self.agreed),
-            lag_us: self.waiting_since_us.map_or(0, |since| now_us.saturating_sub(since)),
+            lag_us: self.samples.age_us(self.agreed.saturating_add(1), now_us),
             ..self.figures.clone()
-        }
-    }
-
-    /// Notes that everything received until now is in the log at or below the last appended number.
-    fn sample(&mut self, now_us: u64, now_ledger_us: Option<i64>, stats: &Stats) {
-        let Some(ledger_us) = now_ledger_us else { return };
-        let sample = Sample { ledger_us, appended_seq: stats.appended_seq };
-        match self.samples.back_mut() {
-            // Nothing was appended since: the later moment says more.
-            Some(last) if last.appended_seq == sample.appended_seq => last.ledger_us = last.ledger_us.max(ledger_us),
-            Some(last) if ledger_us.saturating_sub(last.ledger_us) < i64::try_from(SAMPLE_US).unwrap_or(0) => {}
-            _ => self.samples.push_back(sample),
-        }
-        if self.samples.len() > SAMPLES_MAX {
-            // Every other one: the watermark gets coarser, not wrong.
-            let mut keep = false;
-            self.samples.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-        let _ = now_us;
-    }
-
-    fn observe(&mut self, now_us: u64, stats: &Stats) {
-        if stats.durable_seq >= self.next_seq {
-            self.waiting_since_us.get_or_insert(now_us);
-        } else {
-            self.waiting_since_us = None;
         }
     }
 
@@ -331,22 +330,24 @@ impl Shipper {
         let unshipped = stats.durable_seq.saturating_add(1).saturating_sub(self.next_seq);
         if unshipped > 0 {
             let records = u64::try_from(self.records_max).unwrap_or(u64::MAX);
-            let waited = self.waiting_since_us.map_or(0, |since| now_us.saturating_sub(since));
+            let waited = self.samples.age_us(self.next_seq, now_us);
             let bytes = stats.written_bytes.saturating_sub(self.shipped_bytes);
             return self.draining || unshipped >= records || bytes >= BYTES_DUE || waited >= self.interval_us;
         }
         if self.draining && stats.appended_seq < self.next_seq {
             return self.closed_at.is_none_or(|seq| seq < stats.appended_seq);
         }
-        self.last_sent_us.is_none_or(|last| now_us.saturating_sub(last) >= IDLE_US) && !self.draining
+        self.last_sent_us
+            .is_none_or(|last| now_us.saturating_sub(last) >= IDLE_US)
+            && !self.draining
     }
 
     fn open(&mut self) -> ShipCommand {
         let (producer_id, incarnation) = self.log.producer();
         let request = OpenProducerRequest {
-            producer_id: producer_id.to_vec().into(),
+            producer_id: producer_id.to_vec(),
             incarnation,
-            holder: self.holder.to_vec().into(),
+            holder: self.holder.to_vec(),
             format: FORMAT,
         };
         self.state = State::Waiting(Sent::Open);
@@ -356,23 +357,18 @@ impl Shipper {
     fn append(&mut self, now_us: u64, stats: &Stats) -> Option<ShipCommand> {
         let batch = match self.log.read_from(self.next_seq, self.records_max, PAYLOAD_BYTES) {
             Ok(batch) => batch,
-            Err(LogError::Gone { oldest_seq, .. }) => {
-                self.lose(oldest_seq, now_us);
-                return None;
-            }
-            Err(LogError::Scanning { .. }) => {
-                self.not_before_us = now_us.saturating_add(SCAN_US);
-                return None;
-            }
             Err(error) => {
-                self.back_off(now_us, error.to_string());
+                self.on_log_error(error, self.next_seq, now_us);
                 return None;
             }
         };
-        let last_seq = batch.entries.last().map_or(self.next_seq.saturating_sub(1), |entry| match &entry.body {
-            EntryBody::Usage(_) => entry.seq,
-            EntryBody::Hole(hole) => hole.last_seq,
-        });
+        let last_seq = batch
+            .entries
+            .last()
+            .map_or(self.next_seq.saturating_sub(1), |entry| match &entry.body {
+                EntryBody::Usage(_) => entry.seq,
+                EntryBody::Hole(hole) => hole.last_seq,
+            });
         let (records, holes) = match columns::encode(&batch) {
             Ok(encoded) => encoded,
             Err(error) => {
@@ -383,7 +379,7 @@ impl Shipper {
         };
         records.tenants.iter().for_each(|tenant| self.serves(tenant));
         let closing = self.draining && last_seq >= stats.appended_seq;
-        let watermark_us = self.watermark(last_seq);
+        let watermark_us = self.watermark_us.max(self.samples.watermark_us(last_seq));
         let sent = Sent::Append {
             last_seq,
             h: batch.h_after,
@@ -400,7 +396,11 @@ impl Shipper {
             closing,
             ..Self::head(&batch, self.next_seq)
         };
-        self.shipped_bytes = if last_seq >= stats.durable_seq { stats.written_bytes } else { self.shipped_bytes };
+        self.shipped_bytes = if last_seq >= stats.durable_seq {
+            stats.written_bytes
+        } else {
+            self.shipped_bytes
+        };
         self.last_sent_us = Some(now_us);
         self.state = State::Waiting(sent);
         Some(ShipCommand::Append(request.encode_to_vec()))
@@ -408,23 +408,17 @@ impl Shipper {
 
     fn head(batch: &Batch, first_seq: u64) -> AppendUsageRequest {
         AppendUsageRequest {
-            producer_id: batch.producer_id.to_vec().into(),
+            producer_id: batch.producer_id.to_vec(),
             incarnation: batch.incarnation,
             format: FORMAT,
             first_seq,
-            h_before: batch.h_before.to_vec().into(),
+            h_before: batch.h_before.to_vec(),
             ..AppendUsageRequest::default()
         }
     }
 
-    /// Finds the latest moment before which everything received is at or below a number. Never goes back.
-    fn watermark(&mut self, last_seq: u64) -> i64 {
-        let covered = self.samples.iter().rev().find(|sample| sample.appended_seq <= last_seq);
-        covered.map_or(self.watermark_us, |sample| sample.ledger_us.max(self.watermark_us))
-    }
-
     /// Reads where the ledger stands from its answer, and counts what it says.
-    fn position(&mut self, sent: &Sent, bytes: &[u8], now_us: u64) -> Result<Position, String> {
+    fn position(&mut self, sent: &Sent, bytes: &[u8]) -> Result<Position, String> {
         let (seq, h, safe_seq) = if *sent == Sent::Open {
             let answer = OpenProducerResponse::decode(bytes).map_err(|error| error.to_string())?;
             (answer.committed_seq, answer.h, answer.safe_seq)
@@ -434,20 +428,22 @@ impl Shipper {
             (answer.committed_seq, answer.h, answer.safe_seq)
         };
         let h = Hash::try_from(h.as_ref()).map_err(|_| format!("h has {} bytes", h.len()))?;
-        if let Sent::Append { last_seq, told, closing, watermark_us, .. } = sent {
+        if let Sent::Append {
+            last_seq,
+            told,
+            closing,
+            watermark_us,
+            ..
+        } = sent
+        {
             let committed = seq >= *last_seq;
             if committed {
                 self.tenants_told.extend(self.tenants_new.drain(..*told));
                 self.watermark_us = *watermark_us;
                 self.closed_at = closing.then_some(*last_seq);
-                self.waiting_since_us = None;
                 self.records_max = RECORDS_MAX;
                 self.figures.refused_seq = 0;
-                while self.samples.front().is_some_and(|sample| sample.ledger_us < *watermark_us) {
-                    self.samples.pop_front();
-                }
             }
-            let _ = now_us;
         }
         Ok(Position { seq, h, safe_seq })
     }
@@ -466,27 +462,39 @@ impl Shipper {
             Ok(h) if h == position.h => {
                 if position.seq < self.agreed {
                     self.figures.rewinds = self.figures.rewinds.saturating_add(1);
-                    self.waiting_since_us = None;
                 }
                 self.agree(position, now_us);
                 (self.state, self.failures, self.not_before_us) = (State::Ready, 0, now_us);
                 self.figures.last_error.clear();
             }
             Ok(_) => self.forked(now_us),
-            Err(LogError::Gone { oldest_seq, .. }) if position.seq < oldest_seq => self.lose(oldest_seq, now_us),
+            Err(error) => self.on_log_error(error, position.seq.saturating_add(1), now_us),
+        }
+    }
+
+    /// Handles that the log can't give entries from a number on.
+    fn on_log_error(&mut self, error: LogError, from_seq: u64, now_us: u64) {
+        match error {
+            LogError::Gone { oldest_seq, .. } if from_seq < oldest_seq => self.lose(from_seq, oldest_seq, now_us),
             // The ledger is ahead of the log, or stands inside what is a hole here: it heard another history.
-            Err(LogError::Gone { .. }) => self.forked(now_us),
-            Err(LogError::Scanning { .. }) => self.not_before_us = now_us.saturating_add(SCAN_US),
-            Err(error) => self.back_off(now_us, error.to_string()),
+            LogError::Gone { .. } => self.forked(now_us),
+            LogError::Scanning { .. } => self.not_before_us = now_us.saturating_add(SCAN_US),
+            error => self.back_off(now_us, error.to_string()),
         }
     }
 
     fn agree(&mut self, position: Position, now_us: u64) {
         self.agreed = position.seq;
+        self.samples.forget(position.seq);
         self.safe_seq = position.safe_seq.min(position.seq);
         self.next_seq = position.seq.saturating_add(1);
         let (seq, h, safe_seq) = (position.seq, position.h, self.safe_seq);
-        self.log.set_committed(Committed { seq, h, safe_seq, now_us });
+        self.log.set_committed(Committed {
+            seq,
+            h,
+            safe_seq,
+            now_us,
+        });
     }
 
     fn forked(&mut self, now_us: u64) {
@@ -494,11 +502,11 @@ impl Shipper {
         self.renew(now_us, "the ledger has another history of this producer");
     }
 
-    /// The ledger went back beyond what the log has: what is gone is named, what is here goes to a new producer.
-    fn lose(&mut self, oldest_seq: u64, now_us: u64) {
-        let first_seq = self.next_seq.min(self.safe_seq.saturating_add(1));
+    /// The ledger went back beyond what the log has: what is gone is counted, what is here goes to a new producer.
+    fn lose(&mut self, first_seq: u64, oldest_seq: u64, now_us: u64) {
         self.figures.lost = self.figures.lost.saturating_add(oldest_seq.saturating_sub(first_seq));
         self.renew(now_us, "the ledger went back beyond what this log still has");
+        self.state = State::Renewing(oldest_seq);
     }
 
     /// Everything that a restored ledger might lack is appended again; ids tell what it has.
@@ -538,7 +546,6 @@ impl Shipper {
         self.figures.rewinds = self.figures.rewinds.saturating_add(1);
         self.next_seq = expected.max(1);
         self.agreed = self.agreed.min(expected.saturating_sub(1));
-        self.waiting_since_us = None;
         self.not_before_us = now_us;
     }
 
@@ -553,7 +560,9 @@ impl Shipper {
 
     fn back_off(&mut self, now_us: u64, why: String) {
         let (first, longest) = RETRY_US;
-        let wait = first.saturating_mul(1_u64.checked_shl(self.failures).unwrap_or(u64::MAX)).min(longest);
+        let wait = first
+            .saturating_mul(1_u64.checked_shl(self.failures).unwrap_or(u64::MAX))
+            .min(longest);
         self.failures = self.failures.saturating_add(1).min(16);
         self.not_before_us = now_us.saturating_add(wait);
         self.figures.last_error = why;

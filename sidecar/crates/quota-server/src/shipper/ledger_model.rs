@@ -1,0 +1,216 @@
+//! A small, obvious ledger: keeps producers and records, refuses what it must, and can be set back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message as _;
+use quota_proto::{
+    bridge::{Failure, FailureKind, LoggedAttribute, LoggedQuantity, LoggedUsage},
+    content::content_hash,
+    ledger::{AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse, UsageColumns},
+};
+use usage_log::{Hash, chain_next, chain_start, hole_hash};
+
+#[derive(Clone, Debug)]
+pub(super) struct Producer {
+    incarnation: u64,
+    holder: Vec<u8>,
+    committed_seq: u64,
+    h: Hash,
+}
+
+/// What the ledger knows; cloned to take a backup.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) producers: HashMap<Vec<u8>, Producer>,
+    /// Content by id.
+    pub(super) records: BTreeMap<String, LoggedUsage>,
+    /// Ids in the order in which they were stored first.
+    pub(super) order: Vec<String>,
+    pub(super) conflicts: Vec<String>,
+    pub(super) holes: Vec<(u64, u64)>,
+    pub(super) tenants: Vec<String>,
+    pub(super) watermark_us: i64,
+    pub(super) closed: bool,
+    pub(super) batches: Vec<usize>,
+    pub(super) largest_bytes: usize,
+    /// `safe_seq` that it tells, at most what is committed.
+    pub(super) safe_seq: u64,
+    /// Refuses batches that hold this id.
+    pub(super) poison: Option<String>,
+}
+
+type Answered = Result<Vec<u8>, Failure>;
+
+fn refused(reason: &str, metadata: &[(&str, String)]) -> Failure {
+    Failure {
+        kind: FailureKind::Refused as i32,
+        message: format!("refused: {reason}"),
+        reason: reason.into(),
+        metadata: metadata
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+    }
+}
+
+impl Ledger {
+    pub(super) fn open(&mut self, bytes: &[u8]) -> Answered {
+        let request = OpenProducerRequest::decode(bytes).unwrap();
+        let id: [u8; 16] = request.producer_id[..].try_into().unwrap();
+        let known = self.producers.entry(id.to_vec()).or_insert_with(|| Producer {
+            incarnation: request.incarnation,
+            holder: request.holder.clone(),
+            committed_seq: 0,
+            h: chain_start(&id),
+        });
+        let same = request.incarnation == known.incarnation && request.holder == known.holder;
+        if request.incarnation < known.incarnation || (request.incarnation == known.incarnation && !same) {
+            return Err(refused("PRODUCER_FENCED", &[]));
+        }
+        (known.incarnation, known.holder) = (request.incarnation, request.holder.clone());
+        let answer = OpenProducerResponse {
+            committed_seq: known.committed_seq,
+            h: known.h.to_vec(),
+            safe_seq: self.safe_seq.min(known.committed_seq),
+        };
+        Ok(answer.encode_to_vec())
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Answered {
+        self.largest_bytes = self.largest_bytes.max(bytes.len());
+        let request = AppendUsageRequest::decode(bytes).unwrap();
+        let Some(mut producer) = self.producers.get(&request.producer_id[..]).cloned() else {
+            return Err(refused("PRODUCER_UNKNOWN", &[]));
+        };
+        if request.incarnation != producer.incarnation {
+            let fenced = request.incarnation < producer.incarnation;
+            return Err(refused(
+                if fenced { "PRODUCER_FENCED" } else { "PRODUCER_UNKNOWN" },
+                &[],
+            ));
+        }
+        let records = rows(request.records.as_ref().unwrap());
+        if records.iter().any(|record| Some(&record.id) == self.poison.as_ref()) {
+            return Err(refused("FIELD_INVALID", &[]));
+        }
+        let next = producer.committed_seq + 1;
+        if request.first_seq > next {
+            return Err(refused("PRODUCER_GAP", &[("expected", next.to_string())]));
+        }
+        let entries = numbered(&request, records);
+        let known = producer.committed_seq;
+        if entries.last().map_or(request.first_seq - 1, |entry| entry.1) >= known {
+            self.commit(&request, &entries, &mut producer)?;
+        }
+        let answer = AppendUsageResponse {
+            committed_seq: producer.committed_seq,
+            h: producer.h.to_vec(),
+            safe_seq: self.safe_seq.min(producer.committed_seq),
+            ..AppendUsageResponse::default()
+        };
+        self.producers.insert(request.producer_id.clone(), producer);
+        Ok(answer.encode_to_vec())
+    }
+
+    fn commit(
+        &mut self,
+        request: &AppendUsageRequest,
+        entries: &[(u64, u64, Option<LoggedUsage>)],
+        producer: &mut Producer,
+    ) -> Result<(), Failure> {
+        let known = producer.committed_seq;
+        let mut h: Hash = request.h_before[..].try_into().unwrap();
+        let mut agrees = request.first_seq - 1 == known && h == producer.h;
+        let mut fresh = Vec::new();
+        for (first, last, record) in entries {
+            let content = record.as_ref().map_or_else(|| hole_hash(*first, *last), content_hash);
+            h = chain_next(&h, &content);
+            agrees |= *last == known && h == producer.h;
+            if *first > known {
+                fresh.push((*first, *last, record));
+            }
+        }
+        if !agrees {
+            return Err(refused("PRODUCER_FORKED", &[]));
+        }
+        for (first, last, record) in fresh {
+            match record {
+                Some(record) => self.store(record),
+                None => self.holes.push((first, last)),
+            }
+        }
+        self.tenants.extend(request.tenants_served.iter().cloned());
+        self.watermark_us = request.watermark_us;
+        self.closed = request.closing;
+        self.batches.push(entries.len());
+        producer.committed_seq = entries.last().map_or(known, |entry| entry.1);
+        producer.h = h;
+        Ok(())
+    }
+
+    fn store(&mut self, record: &LoggedUsage) {
+        match self.records.get(&record.id) {
+            None => {
+                self.order.push(record.id.clone());
+                self.records.insert(record.id.clone(), record.clone());
+            }
+            Some(other) if content_hash(other) == content_hash(record) => {}
+            Some(_) => self.conflicts.push(record.id.clone()),
+        }
+    }
+}
+
+/// Puts records and holes in the order of their numbers: (first, last, record).
+fn numbered(request: &AppendUsageRequest, records: Vec<LoggedUsage>) -> Vec<(u64, u64, Option<LoggedUsage>)> {
+    let mut out = Vec::new();
+    let mut holes = request.holes.iter().peekable();
+    let mut records = records.into_iter();
+    let mut next = request.first_seq;
+    loop {
+        if let Some(hole) = holes.next_if(|hole| hole.first_seq == next) {
+            out.push((hole.first_seq, hole.last_seq, None));
+            next = hole.last_seq + 1;
+        } else if let Some(record) = records.next() {
+            out.push((next, next, Some(record)));
+            next += 1;
+        } else {
+            assert!(holes.next().is_none(), "a hole that doesn't follow on");
+            return out;
+        }
+    }
+}
+
+/// Reads columns back.
+pub(super) fn rows(columns: &UsageColumns) -> Vec<LoggedUsage> {
+    let (mut event_time_us, mut received_us) = (0, 0);
+    let (mut quantity, mut attribute) = (0..columns.meter.len(), 0..columns.attribute_name.len());
+    let rows = (0..columns.ids.len()).map(|at| {
+        event_time_us += columns.event_time_us[at];
+        received_us += columns.received_us[at];
+        let quantities = quantity
+            .by_ref()
+            .take(columns.quantity_count[at] as usize)
+            .map(|q| LoggedQuantity {
+                meter: columns.meters[columns.meter[q] as usize].clone(),
+                units: columns.units[q],
+            });
+        let attributes = attribute
+            .by_ref()
+            .take(columns.attribute_count[at] as usize)
+            .map(|a| LoggedAttribute {
+                name: columns.attribute_names[columns.attribute_name[a] as usize].clone(),
+                value: columns.attribute_values[columns.attribute_value[a] as usize].clone(),
+            });
+        LoggedUsage {
+            tenant: columns.tenants[columns.tenant[at] as usize].clone(),
+            id: columns.ids[at].clone(),
+            event_time_us,
+            received_us,
+            quantities: quantities.collect(),
+            attributes: attributes.collect(),
+            flags: columns.flags[at],
+            reservation_id: bytes::Bytes::new(),
+        }
+    });
+    rows.collect()
+}
