@@ -1,6 +1,6 @@
 //! Tenants, their limits and ancestors, and the meters.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use foldhash::fast::FixedState;
 
@@ -18,6 +18,8 @@ use crate::{
 const UNKNOWN_US: u64 = 5_000_000;
 /// A fetch that brought nothing is repeated after so long, real µs.
 const FETCH_AGAIN_US: u64 = 1_000_000;
+/// Names of tenants that never were known, remembered at most.
+const STRANGERS_MAX: usize = 65_536;
 /// A tenant and this many ancestors.
 const DEPTH_MAX: usize = 5;
 
@@ -85,6 +87,15 @@ struct Tenant {
     waiters: Vec<Key>,
 }
 
+impl Tenant {
+    /// Whether nothing would be lost by forgetting it.
+    fn is_stranger(&self) -> bool {
+        let is_unknown = matches!(self.knowledge, Knowledge::Unknown { .. });
+        let is_alone = self.parent.is_none() && self.children.is_empty() && self.waiters.is_empty();
+        is_unknown && is_alone && self.limits.is_empty()
+    }
+}
+
 /// What the catalog says of a tenant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lookup {
@@ -116,6 +127,8 @@ pub(crate) struct Catalog {
     by_name: Map<Arc<str>, u32>,
     limits: Vec<Limit>,
     meters: Option<Map<Arc<str>, ()>>,
+    /// Tenants that were asked for before they were known, oldest first.
+    strangers: VecDeque<u32>,
     state: FixedState,
 }
 
@@ -127,6 +140,7 @@ impl Catalog {
             by_name: Map::with_capacity_and_hasher(256, state.clone()),
             limits: Vec::new(),
             meters: None,
+            strangers: VecDeque::new(),
             state,
         }
     }
@@ -192,7 +206,7 @@ impl Catalog {
         fetch: &mut Vec<Arc<str>>,
     ) -> Lookup {
         let known = self.by_name.get(name).copied();
-        let index = known.unwrap_or_else(|| self.tenant_index(name).0);
+        let index = known.unwrap_or_else(|| self.stranger_index(name));
         if self
             .tenants
             .get(index as usize)
@@ -201,6 +215,25 @@ impl Catalog {
             return Lookup::Known(index);
         }
         self.look_up_slowly(now, index, fetch)
+    }
+
+    /// Makes room for a name that may be anybody's invention: the oldest such name is forgotten for it.
+    fn stranger_index(&mut self, name: &Arc<str>) -> u32 {
+        if self.strangers.len() >= STRANGERS_MAX
+            && let Some(oldest) = self.strangers.pop_front()
+            && let Some(tenant) = self.tenants.get_mut(oldest as usize)
+            && tenant.is_stranger()
+        {
+            self.by_name.remove(&tenant.name);
+            tenant.name = Arc::clone(name);
+            tenant.knowledge = Knowledge::Unknown { until_us: 0 };
+            self.by_name.insert(Arc::clone(name), oldest);
+            self.strangers.push_back(oldest);
+            return oldest;
+        }
+        let (index, _) = self.tenant_index(name);
+        self.strangers.push_back(index);
+        index
     }
 
     fn look_up_slowly(&mut self, now: Now, index: u32, fetch: &mut Vec<Arc<str>>) -> Lookup {

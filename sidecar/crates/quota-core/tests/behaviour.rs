@@ -524,3 +524,23 @@ fn recall_brings_units_back() {
         world.decide(1, &request("t", "m", 1_000)).reason
     );
 }
+
+/// Invented tenant names are forgotten again, and a real tenant is still served after them.
+#[test]
+fn invented_tenants_are_forgotten() {
+    let mut world = one(window_rule("limit", "m", 10));
+    for name in 0..70_000 {
+        let name: std::sync::Arc<str> = format!("nobody-{name}").into();
+        let now = world.now();
+        world.nodes[0].engine.tenant_known(now, &name);
+        world.nodes[0]
+            .engine
+            .handle(now, Event::TenantUnknown(name));
+    }
+    let now = world.now();
+    let known =
+        |world: &mut World, name: &str| world.nodes[0].engine.tenant_known(now, &name.into());
+    assert_eq!(Some(false), known(&mut world, "nobody-69999"));
+    assert_eq!(None, known(&mut world, "nobody-1"));
+    assert_eq!(Some(true), known(&mut world, "t"));
+}

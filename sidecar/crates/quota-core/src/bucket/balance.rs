@@ -213,3 +213,81 @@ impl Balance {
         lent == here && (self.debt == 0 || self.free == 0)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Move {
+        Credit(u64, Units),
+        Take(Units),
+        Hold(Units),
+        Refund(Units),
+        SpendHeld(Units),
+        Owe(Units),
+        GiveBack(Units, Option<u64>),
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let one = prop_oneof![
+            (0_u64..4, 0_u64..50).prop_map(|(source, units)| Move::Credit(source, units)),
+            (0_u64..30).prop_map(Move::Take),
+            (0_u64..30).prop_map(Move::Hold),
+            (0_u64..30).prop_map(Move::Refund),
+            (0_u64..30).prop_map(Move::SpendHeld),
+            (0_u64..10).prop_map(Move::Owe),
+            (0_u64..20, proptest::option::of(0_u64..4))
+                .prop_map(|(keep, pool)| Move::GiveBack(keep, pool)),
+        ];
+        proptest::collection::vec(one, 0..60)
+    }
+
+    fn apply(balance: &mut Balance, step: &Move) {
+        match *step {
+            Move::Credit(source, units) => {
+                let seen = balance.source(source).seen;
+                balance.credit(source, seen + units, units);
+            }
+            Move::Take(units) => drop(balance.take(units)),
+            Move::Hold(units) => drop(balance.hold(units)),
+            Move::Refund(units) => drop(balance.refund(units)),
+            Move::SpendHeld(units) => balance.spend_held(units),
+            Move::Owe(units) => balance.owe(units),
+            Move::GiveBack(keep, pool) => drop(balance.give_back(keep, pool)),
+        }
+    }
+
+    proptest! {
+        /// Whatever happens, I3 holds and no cumulative counter of a source ever falls, nor passes what it granted.
+        #[test]
+        fn counters_are_monotone_and_add_up(steps in moves()) {
+            let mut balance = Balance::default();
+            for step in &steps {
+                let before = balance.clone();
+                apply(&mut balance, step);
+                prop_assert!(balance.is_sound(), "{balance:?} after {step:?}");
+                balance.attribute();
+                for (old, new) in before.sources.iter().zip(&balance.sources) {
+                    prop_assert!(new.consumed >= old.consumed && new.granted >= old.granted);
+                    prop_assert!(new.returned_pool >= old.returned_pool);
+                    prop_assert!(new.returned_ledger >= old.returned_ledger);
+                    prop_assert!(new.consumed + new.returned_pool + new.returned_ledger <= new.granted);
+                }
+            }
+        }
+    }
+
+    /// A repeated answer credits nothing, and grants of unknown fate are given up.
+    #[test]
+    fn repeats_credit_nothing() {
+        let mut balance = Balance::default();
+        assert_eq!(10, balance.credit(1, 10, 10));
+        assert_eq!(0, balance.credit(1, 10, 10));
+        assert_eq!(5, balance.credit(1, 20, 5));
+        assert_eq!(15, balance.free);
+    }
+}

@@ -290,7 +290,6 @@ impl Ledger {
         redis: &mut Redis,
         reach: bool,
     ) -> AllotAnswer {
-        let next = (1 << 32) + self.generations + 1;
         let window = &mut self.windows[place];
         let is_lost = ask
             .fault
@@ -325,6 +324,20 @@ impl Ledger {
                 left,
             });
         }
+        self.pool_answer(place, ask, redis, reach)
+    }
+
+    /// Opens, extends or names the pool of a window.
+    fn pool_answer(
+        &mut self,
+        place: usize,
+        ask: &AllotAsk,
+        redis: &mut Redis,
+        reach: bool,
+    ) -> AllotAnswer {
+        let next = (1 << 32) + self.generations + 1;
+        let window = &mut self.windows[place];
+        let left = window.amount.saturating_sub(window.allotted);
         let key = pool_key(window);
         let mut is_open = window
             .generations
