@@ -68,19 +68,18 @@ async def run_invoices(
     Begins with what an earlier run closed and did not finalise. Safe to stop at any point, to repeat, and to run twice
     at once: each period is closed by one transaction and finalised by one other.
     """
-    due, done = 0, 0
+    done = 0
     async with transaction(pool) as conn:
         subscriptions = await closes.read_subscriptions_to_bill(conn, only=only)
         pending = await closes.read_pending_closes(conn, only=only, count_max=_PENDING_BATCH)
-        for tenant_id, subscription_id, _ in subscriptions:
-            due += await count_due(conn, tenant_id, subscription_id)
-    due += len(pending)
+        counts = await count_due(conn, sorted({tenant_id for tenant_id, _, _ in subscriptions}))
+    due = len(pending) + sum(counts.values())
     yield Progress(due=due, done=0)
     for key in pending:
         done += 1
         yield Progress(due=due, done=done, invoice=await finalise(pool, key, run=run, new_id=new_id))
     for tenant_id, subscription_id, wire_id in subscriptions:
-        while done < PERIODS_PER_RUN_MAX:
+        while subscription_id in counts and done < PERIODS_PER_RUN_MAX:
             async with transaction(pool) as conn:
                 outcome = await close_next(conn, tenant_id, subscription_id, new_id=new_id)
             if isinstance(outcome, Held):

@@ -17,7 +17,7 @@ from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -42,20 +42,20 @@ class Held:
     reason: str
 
 
-async def count_due(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> int:
-    """Count the subscription's open periods whose grace is over."""
-    schedule = await _schedule(conn, tenant_id, subscription_id)
-    if schedule is None:
-        return 0
+async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Count, per subscription of these tenants, the open periods whose grace is over; none = not in the answer."""
     now = await ledger_now(conn)
-    definitions = await closes.read_definitions(conn, {phase.plan_version_id for phase in schedule.phases})
+    schedules = [one for one in await read_schedules(conn, tenant_ids) if _is_open(one)]
+    versions = {phase.plan_version_id for schedule in schedules for phase in schedule.phases}
+    definitions = await closes.read_definitions(conn, versions)
     graces = {version: grace_of(json.loads(found.definition)) for version, found in definitions.items()}
-    count = 0
-    for period in _open_periods(schedule):
-        if now < period.end + graces[schedule.plan_version_at(period.start)]:
-            break
-        count += 1
-    return count
+    counts: dict[UUID, int] = {}
+    for schedule in schedules:
+        for period in _open_periods(schedule):
+            if now < period.end + graces[schedule.plan_version_at(period.start)]:
+                break
+            counts[schedule.subscription_id] = counts.get(schedule.subscription_id, 0) + 1
+    return counts
 
 
 async def close_next(
@@ -111,9 +111,12 @@ async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) ->
 async def _schedule(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> SubscriptionSchedule | None:
     for schedule in await read_schedules(conn, [tenant_id]):
         if schedule.subscription_id == subscription_id:
-            ended = schedule.ended_at is not None and schedule.billed_until >= schedule.ended_at
-            return None if ended else schedule
+            return schedule if _is_open(schedule) else None
     return None
+
+
+def _is_open(schedule: SubscriptionSchedule) -> bool:
+    return schedule.ended_at is None or schedule.billed_until < schedule.ended_at
 
 
 def _open_periods(schedule: SubscriptionSchedule) -> Iterator[Period]:

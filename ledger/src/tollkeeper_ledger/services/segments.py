@@ -66,21 +66,41 @@ async def ensure_segments(
         return []
     tenants = sorted({tenant_id for tenant_id, _ in used})
     times = [at for _, at in used]
-    stored = await segments_between(conn, tenants, first=from_us(min(times)), last=from_us(max(times)))
-    known = _Known(stored)
-    missing = sorted({pair for pair in used if known.find(*pair) is None})
-    late = {base.tenant_id for pair in used if (base := known.find(*pair)) is not None and base.closed}
-    if missing or late:
-        concerned = sorted({tenant_id for tenant_id, _ in missing} | late)
-        schedules: dict[UUID, list[SubscriptionSchedule]] = {}
-        for schedule in await read_schedules(conn, concerned):
-            schedules.setdefault(schedule.tenant_id, []).append(schedule)
-        if missing:
-            known.add(await add_segments(conn, _new_bases(missing, schedules, new_id)))
-        closed = {base.segment_id: base for pair in used if (base := known.need(*pair)).closed}
-        if closed:
-            await _add_late(conn, known, list(closed.values()), schedules, new_id)
-    return [known.segment(*pair) for pair in used]
+    known = _Known(await segments_between(conn, tenants, first=from_us(min(times)), last=from_us(max(times))))
+    bases = [known.find(*pair) for pair in used]
+    if any(base is None or base.closed for base in bases):
+        await _add_missing(conn, known, used, bases, new_id)
+        bases = [known.find(*pair) for pair in used]
+    shown: dict[UUID, Segment] = {}
+    found = []
+    for base, pair in zip(bases, used, strict=True):
+        if base is None:
+            raise RuntimeError(f"no segment of tenant {pair[0]} holds {pair[1]}")
+        if base.segment_id not in shown:
+            shown[base.segment_id] = known.segment(base)
+        found.append(shown[base.segment_id])
+    return found
+
+
+async def _add_missing(
+    conn: Connection,
+    known: _Known,
+    used: Sequence[tuple[UUID, int]],
+    bases: Sequence[StoredSegment | None],
+    new_id: Callable[[], UUID],
+) -> None:
+    """Add the segments of periods that have none yet, and late segments for those that are closed."""
+    missing = sorted({pair for pair, base in zip(used, bases, strict=True) if base is None})
+    late = {base.tenant_id for base in bases if base is not None and base.closed}
+    schedules: dict[UUID, list[SubscriptionSchedule]] = {}
+    for schedule in await read_schedules(conn, sorted({tenant_id for tenant_id, _ in missing} | late)):
+        schedules.setdefault(schedule.tenant_id, []).append(schedule)
+    if missing:
+        known.add(await add_segments(conn, _new_bases(missing, schedules, new_id)))
+    found = (known.find(*pair) for pair in used)
+    closed = {base.segment_id: base for base in found if base is not None and base.closed}
+    if closed:
+        await _add_late(conn, known, list(closed.values()), schedules, new_id)
 
 
 async def ensure_segment(conn: Connection, tenant_id: UUID, event_time_us: int) -> Segment:
@@ -116,14 +136,7 @@ class _Known:
                 return spans[place][2]
         return None
 
-    def need(self, tenant_id: UUID, at_us: int) -> StoredSegment:
-        found = self.find(tenant_id, at_us)
-        if found is None:
-            raise RuntimeError(f"no segment of tenant {tenant_id} holds {at_us}")
-        return found
-
-    def segment(self, tenant_id: UUID, at_us: int) -> Segment:
-        base = self.need(tenant_id, at_us)
+    def segment(self, base: StoredSegment) -> Segment:
         stored = self._late[base.segment_id] if base.closed else base
         return Segment(
             segment_id=stored.segment_id,
