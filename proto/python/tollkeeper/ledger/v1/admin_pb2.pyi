@@ -64,7 +64,7 @@ class CatalogueChange(_message.Message):
     action: _builtins.str
     """`create`, `update`, `version` (a new version of a plan) or `unchanged`."""
     kind: _builtins.str
-    """`meter`, `feature`, `plan`, `tenant` or `subscription`."""
+    """`seller`, `meter`, `feature`, `plan`, `tenant` or `subscription`."""
     name: _builtins.str
     """Its name."""
     detail: _builtins.str
