@@ -180,6 +180,22 @@ def test_holes_that_fit_no_run_are_malformed(holes: list[tuple[int, int]]) -> No
     assert caught.value.reason == "BATCH_MALFORMED"
 
 
+def test_a_batch_has_bounds() -> None:
+    """More records, holes or words about a hole than one transaction takes are refused."""
+    append = log_of([GOOD]).cut()
+    for broken in (
+        replace(append, columns=encode([Use(id=str(n)) for n in range(10_001)])),
+        replace(append, holes=[Hole(n, n, "CRC") for n in range(2, 1003)]),
+        replace(append, holes=[Hole(2, 2, "x" * 129)]),
+    ):
+        with pytest.raises(InvalidFieldError) as caught:
+            read_batch(broken)
+        assert caught.value.reason == "BATCH_MALFORMED"
+    with pytest.raises(InvalidFieldError) as caught:
+        read_batch(replace(append, tenants_served=["t"] * 20_001))
+    assert caught.value.reason == "FIELD_TOO_LONG"
+
+
 NOW = 1_800_000_000_000_000
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from tollkeeper_ledger.domain.errors import LedgerError
-from tollkeeper_ledger.services.usage import ATTEMPTS_MAX, UsageIngest
+from tollkeeper_ledger.services.usage import UsageIngest
+from tollkeeper_ledger.store.usage_attempts import ATTEMPTS_MAX
 from usage_bench import superuser
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ async def subscribe(bench: Bench, tenant: str, start: datetime) -> None:
         await conn.execute("INSERT INTO plan VALUES ($1, 'seller', $2)", plan, f"plan-{tenant}")
         await conn.execute("INSERT INTO plan_version VALUES ($1, $2, 1, '{}', $3, $4)", version, plan, bytes(32), start)
         await conn.execute(
-            "INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor, time_zone,"
-            " interval_unit, interval_count, limits, billed_until)"
+            "INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor,"
+            " time_zone, interval_unit, interval_count, limits, billed_until)"
             " VALUES ($1, $2, $3, 'active', $4, $5, 'UTC', 'hour', 1, '[]', $4)",
             subscription,
             bench.tenants[tenant],

@@ -20,9 +20,12 @@ ATTRIBUTES_MAX = 16
 ID_BYTES_MAX = 128
 NAME_BYTES_MAX = 128
 HOLDER_BYTES_MAX = 64
-RECORDS_MAX = 20_000
+RECORDS_MAX = 10_000
 """Records of one batch. Producers send at most 5,000; this bounds the work of one transaction."""
 TENANTS_SERVED_MAX = 20_000
+HOLES_MAX = 1_000
+"""Holes of one batch."""
+HOLE_REASON_BYTES_MAX = 128
 SEQ_MAX = 2**63 - 1
 HASH_BYTES = 32
 

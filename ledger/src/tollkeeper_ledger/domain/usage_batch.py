@@ -99,6 +99,7 @@ def read_batch(append: UsageAppend) -> UsageBatch:
     record that breaks a rule is no error: it is named in `problems` and keeps its sequence number.
     """
     _check_envelope(append)
+    _check_holes(append)
     columns = append.columns
     _check_columns(columns)
     event_us = list(accumulate(columns.event_time_us))
@@ -155,6 +156,14 @@ def _check_envelope(append: UsageAppend) -> None:
             value=len(append.tenants_served),
             bound=str(usage.TENANTS_SERVED_MAX),
         )
+
+
+def _check_holes(append: UsageAppend) -> None:
+    if len(append.holes) > usage.HOLES_MAX:
+        raise malformed("holes", "has too many holes", value=len(append.holes), bound=str(usage.HOLES_MAX))
+    for hole in append.holes:
+        if len(hole.reason.encode()) > usage.HOLE_REASON_BYTES_MAX:
+            raise malformed("holes.reason", "is too long", bound=f"{usage.HOLE_REASON_BYTES_MAX} bytes")
 
 
 def _check_columns(columns: UsageColumns) -> None:

@@ -49,7 +49,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.AppendUsageRequest, context: Context
     ) -> usage_pb2.AppendUsageResponse:
         """Commit a contiguous run of a producer's log, in one transaction."""
-        outcome = await self._ingest.append(append_from_message(request))
+        return await self._append(append_from_message(request))
+
+    async def append_bytes(self, request: bytes, context: Context) -> usage_pb2.AppendUsageResponse:
+        """Serve AppendUsage from its wire bytes, so that what can't be decoded is answered BATCH_MALFORMED."""
+        return await self._append(await asyncio.to_thread(append_from_bytes, request))
+
+    async def _append(self, append: UsageAppend) -> usage_pb2.AppendUsageResponse:
+        outcome = await self._ingest.append(append)
         return usage_pb2.AppendUsageResponse(
             committed_seq=outcome.position.committed_seq,
             h=outcome.position.h,
@@ -60,10 +67,6 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             quarantined=outcome.quarantined,
             trimmed=outcome.trimmed,
         )
-
-    async def append_bytes(self, request: bytes, context: Context) -> usage_pb2.AppendUsageResponse:
-        """Serve AppendUsage from its wire bytes, so that what can't be decoded is answered BATCH_MALFORMED."""
-        return await self.AppendUsage(await asyncio.to_thread(_decode, request), context)
 
 
 def add_usage_service(server: grpc.aio.Server, service: UsageService) -> None:
@@ -77,11 +80,13 @@ def add_usage_service(server: grpc.aio.Server, service: UsageService) -> None:
     server.add_registered_method_handlers(name, {"AppendUsage": append})
 
 
-def _decode(request: bytes) -> usage_pb2.AppendUsageRequest:
+def append_from_bytes(request: bytes) -> UsageAppend:
+    """Give the batch of a message's wire bytes. Raises InvalidFieldError or PreconditionError VERSION_UNSUPPORTED."""
     try:
-        return usage_pb2.AppendUsageRequest.FromString(request)
+        message = usage_pb2.AppendUsageRequest.FromString(request)
     except DecodeError as error:
         raise malformed("request", "can't be decoded") from error
+    return append_from_message(message)
 
 
 def append_from_message(request: usage_pb2.AppendUsageRequest) -> UsageAppend:

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import asyncpg
-
-from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.usage import CLOCK_AHEAD_MAX_US, LATENESS_MAX_US, SHIPPING_MAX_US, ProducerPosition
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_hash import h_start
 from tollkeeper_ledger.domain.usage_producer import Producer, check_format, check_holder, check_opening, unknown
 from tollkeeper_ledger.services.usage_append import append_batch
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.usage_attempts import attempted
 from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_producers import add_producer, announce_producer, lock_producer, safe_seq
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from datetime import date, datetime
     from uuid import UUID
 
@@ -32,16 +29,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
     from tollkeeper_ledger.store.pool import Connection, Pool
 
-ATTEMPTS_MAX = 5
-"""How often one append is tried before the producer is told to come back."""
-RETRY_AFTER_MS = 500
 SAFE_AFTER = timedelta(hours=24)
 """Age from which a commit counts as safe from a restore, where nobody has said better."""
-
-_COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError, OSError)
-
-Answer = TypeVar("Answer")
 
 
 class UsageIngest:
@@ -77,7 +66,7 @@ class UsageIngest:
                 )
                 return await self._position(conn, producer_id, committed_seq=known.committed_seq, h=known.h, now=now)
 
-        return await self._with_retries(announce)
+        return await attempted(self._pool, announce)
 
     async def append(self, append: UsageAppend) -> AppendOutcome:
         """Commit a batch, deduplicated, rolled up and chained, in one transaction. Idempotent, however it is cut.
@@ -96,7 +85,7 @@ class UsageIngest:
             async with conn.transaction():
                 return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
 
-        return await self._with_retries(commit)
+        return await attempted(self._pool, commit)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime
@@ -121,16 +110,3 @@ class UsageIngest:
                 await make_month(conn, month)
                 self._months.add(month)
             month = (month + timedelta(days=31)).replace(day=1)
-
-    async def _with_retries(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        problem: Exception | None = None
-        for _ in range(ATTEMPTS_MAX):
-            try:
-                async with self._pool.acquire() as conn:
-                    return await work(conn)
-            except (*_COLLISIONS, *_LOST) as error:
-                # A lost connection may have committed: the next attempt finds out from the producer's row.
-                problem = error
-        raise LedgerError(
-            "the ledger's database can't be reached", reason="LEDGER_UNREACHABLE", retry_after_ms=RETRY_AFTER_MS
-        ) from problem

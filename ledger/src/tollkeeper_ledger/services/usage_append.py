@@ -6,6 +6,7 @@ order, head of the chain.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage import Problem, ProducerPosition
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
     from tollkeeper_ledger.domain.usage_producer import Producer
+    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -144,7 +146,7 @@ async def _commit_entries(
         first_seq=producer.committed_seq + 1,
         last_seq=batch.last_seq,
         h=batch.entry_h[-1],
-        merkle_root=_merkle_root(batch, stored),
+        merkle_root=await asyncio.to_thread(_merkle_root, batch, stored),
         stored=len(stored),
         duplicates=len(taken) - len(conflicts),
         conflicts=len(conflicts),
@@ -176,31 +178,43 @@ async def _claim(
 
 async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> None:
     tenant_ids = [names.tenant(wire_id) for wire_id in batch.tenants]
-    used = sorted(set(records.tenant))
-    await share_tenants(conn, [tenant_ids[at] for at in used])
+    await share_tenants(conn, [tenant_ids[at] for at in sorted(set(records.tenant))])
     segments = await _stamp(conn, records, tenant_ids)
+    # A shape that only refused records have may hold unknown meters: nobody points at it.
+    shapes = [[names.meter_ids.get(batch.meters[meter], 0) for meter in shape] for shape in batch.shapes]
+    # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
+    rows, sums = await asyncio.to_thread(
+        _rows_and_sums, records, batch_id=batch_id, tenant_ids=tenant_ids, segments=segments, shapes=shapes
+    )
+    await add_records(conn, rows)
+    await add_rollups(conn, sums)
+
+
+def _rows_and_sums(
+    records: Records,
+    *,
+    batch_id: int,
+    tenant_ids: Sequence[UUID],
+    segments: Sequence[UUID],
+    shapes: Sequence[Sequence[int]],
+) -> tuple[NewRecords, list[tuple[RollupKey, RollupSum]]]:
     parts: dict[tuple[UUID, UUID, int], int] = {}
     part = [
         parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
         for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
     ]
-    # A shape that only refused records have may hold unknown meters: nobody points at it.
-    shapes = [[names.meter_ids.get(batch.meters[meter], 0) for meter in shape] for shape in batch.shapes]
-    await add_records(
-        conn,
-        NewRecords(
-            batch_id=batch_id,
-            parts=list(parts),
-            part=part,
-            shapes=shapes,
-            shape=records.shape,
-            ids=records.ids,
-            seqs=records.seqs,
-            event_us=records.event_us,
-            received_us=records.received_us,
-            units=records.units,
-            attributes=records.attributes,
-        ),
+    rows = NewRecords(
+        batch_id=batch_id,
+        parts=list(parts),
+        part=part,
+        shapes=shapes,
+        shape=records.shape,
+        ids=records.ids,
+        seqs=records.seqs,
+        event_us=records.event_us,
+        received_us=records.received_us,
+        units=records.units,
+        attributes=records.attributes,
     )
     sums = roll_up(
         part=part,
@@ -210,7 +224,7 @@ async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id
         shape_meters=shapes,
         units=records.units,
     )
-    await add_rollups(conn, sums)
+    return rows, sums
 
 
 async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:

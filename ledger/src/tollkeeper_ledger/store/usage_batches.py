@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from itertools import chain
@@ -111,11 +112,15 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
 
 async def add_records(conn: Connection, records: NewRecords) -> None:
     """Store records whose ids this batch has claimed. Their months must exist."""
+    arguments = await asyncio.to_thread(_record_arguments, records)
+    await conn.execute(sql("usage.add_records"), *arguments)
+
+
+def _record_arguments(records: NewRecords) -> tuple[object, ...]:
     text, separator = _joined(records.ids)
     forms = ["{" + ",".join(["%d"] * len(shape)) + "}" for shape in records.shapes]
     units = [forms[shape] % amounts for shape, amounts in zip(records.shape, records.units, strict=True)]
-    await conn.execute(
-        sql("usage.add_records"),
+    return (
         [tenant_id for tenant_id, _, _ in records.parts],
         [segment_id for _, segment_id, _ in records.parts],
         [flags for _, _, flags in records.parts],

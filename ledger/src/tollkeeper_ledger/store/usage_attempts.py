@@ -1,0 +1,40 @@
+"""Do idempotent work on a connection again when Postgres broke a tie or the connection was lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from tollkeeper_ledger.domain.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tollkeeper_ledger.store.pool import Connection, Pool
+
+ATTEMPTS_MAX = 5
+RETRY_AFTER_MS = 500
+
+_COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError, OSError)
+
+Answer = TypeVar("Answer")
+
+
+async def attempted(pool: Pool, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    """Await `work` on a connection, anew on another one up to five times in all.
+
+    A lost connection may have committed, so `work` must find out what it did before. Raises LedgerError
+    LEDGER_UNREACHABLE when no attempt got through.
+    """
+    problem: Exception | None = None
+    for _ in range(ATTEMPTS_MAX):
+        try:
+            async with pool.acquire() as conn:
+                return await work(conn)
+        except (*_COLLISIONS, *_LOST) as error:
+            problem = error
+    raise LedgerError(
+        "the ledger's database can't be reached", reason="LEDGER_UNREACHABLE", retry_after_ms=RETRY_AFTER_MS
+    ) from problem
