@@ -6,6 +6,8 @@ mod query;
 mod record;
 mod reserve;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use check::check_quota;
 pub use end::{release_reservation, settle_reservation};
