@@ -1,7 +1,9 @@
 //! Answers to commands as events of the engine.
 
 use prost::Message;
-use quota_core::{AllotAnswer, CommandFailure, CommandId, Event, FailureKind, FunctionReply, Units, WindowUse};
+use quota_core::{
+    AllotAnswer, CommandFailure, CommandId, Event, FailureKind, FunctionReply, Units, WindowUse,
+};
 
 use crate::{
     bridge::{self, answer::Result as Outcome},
@@ -14,7 +16,9 @@ use crate::{
 #[must_use]
 pub fn event(id: CommandId, kind: AnswerKind, outcome: Option<Outcome>) -> Event {
     match kind {
-        AnswerKind::Allot => Event::Allotted(id, ledger_answer(outcome, |from| Ok(allot_answers(from)))),
+        AnswerKind::Allot => {
+            Event::Allotted(id, ledger_answer(outcome, |from| Ok(allot_answers(from))))
+        }
         AnswerKind::Return => Event::Returned(id, ledger_answer(outcome, returned)),
         AnswerKind::Report => Event::Reported(id, ledger_answer(outcome, uses)),
         AnswerKind::Functions => Event::Functions(id, functions(outcome)),
@@ -26,16 +30,24 @@ pub fn event(id: CommandId, kind: AnswerKind, outcome: Option<Outcome>) -> Event
 #[must_use]
 pub fn failure(from: bridge::Failure) -> CommandFailure {
     let kind = match bridge::FailureKind::try_from(from.kind) {
-        Ok(bridge::FailureKind::Unspecified | bridge::FailureKind::Unreachable) => FailureKind::Unreachable,
+        Ok(bridge::FailureKind::Unspecified | bridge::FailureKind::Unreachable) => {
+            FailureKind::Unreachable
+        }
         Ok(bridge::FailureKind::Refused) => FailureKind::Refused,
         Ok(bridge::FailureKind::Deadline) | Err(_) => FailureKind::Deadline,
     };
-    CommandFailure { kind, reason: from.reason.into_boxed_str() }
+    CommandFailure {
+        kind,
+        reason: from.reason.into_boxed_str(),
+    }
 }
 
 /// An answer of which nobody can tell what was done.
 fn unclear() -> CommandFailure {
-    CommandFailure { kind: FailureKind::Deadline, reason: "ANSWER_MALFORMED".into() }
+    CommandFailure {
+        kind: FailureKind::Deadline,
+        reason: "ANSWER_MALFORMED".into(),
+    }
 }
 
 fn ledger_answer<M: Message + Default, T>(
@@ -43,9 +55,9 @@ fn ledger_answer<M: Message + Default, T>(
     parse: impl FnOnce(M) -> Result<T, MessageError>,
 ) -> Result<T, CommandFailure> {
     match outcome {
-        Some(Outcome::Ledger(bytes)) => {
-            M::decode(bytes).map_err(|_| unclear()).and_then(|message| parse(message).map_err(|_| unclear()))
-        }
+        Some(Outcome::Ledger(bytes)) => M::decode(bytes)
+            .map_err(|_| unclear())
+            .and_then(|message| parse(message).map_err(|_| unclear())),
         Some(Outcome::Failure(from)) => Err(failure(from)),
         _ => Err(unclear()),
     }
@@ -53,7 +65,9 @@ fn ledger_answer<M: Message + Default, T>(
 
 fn functions(outcome: Option<Outcome>) -> Result<Vec<FunctionReply>, CommandFailure> {
     match outcome {
-        Some(Outcome::Redis(replies)) => Ok(replies.replies.into_iter().map(function_reply).collect()),
+        Some(Outcome::Redis(replies)) => {
+            Ok(replies.replies.into_iter().map(function_reply).collect())
+        }
         Some(Outcome::Failure(from)) => Err(failure(from)),
         _ => Err(unclear()),
     }
@@ -61,7 +75,12 @@ fn functions(outcome: Option<Outcome>) -> Result<Vec<FunctionReply>, CommandFail
 
 fn function_reply(from: bridge::RedisReply) -> FunctionReply {
     if from.error.is_empty() {
-        FunctionReply::Elements(from.elements.into_iter().map(String::into_boxed_str).collect())
+        FunctionReply::Elements(
+            from.elements
+                .into_iter()
+                .map(String::into_boxed_str)
+                .collect(),
+        )
     } else {
         FunctionReply::Error(from.error.into_boxed_str())
     }
@@ -76,7 +95,10 @@ fn done(outcome: Option<Outcome>) -> Result<(), CommandFailure> {
 }
 
 fn returned(from: ledger::ReturnUnitsResponse) -> Result<Vec<Units>, MessageError> {
-    from.returned_cum.into_iter().map(|value| units("returned_cum", value)).collect()
+    from.returned_cum
+        .into_iter()
+        .map(|value| units("returned_cum", value))
+        .collect()
 }
 
 fn uses(from: ledger::ReportConsumptionResponse) -> Result<Vec<WindowUse>, MessageError> {
@@ -94,12 +116,18 @@ fn window_use(from: ledger::WindowUse) -> Result<WindowUse, MessageError> {
 }
 
 fn allot_answers(from: ledger::AllotResponse) -> Vec<AllotAnswer> {
-    from.answers.into_iter().map(|answer| allot_answer(answer).unwrap_or_else(|_| malformed())).collect()
+    from.answers
+        .into_iter()
+        .map(|answer| allot_answer(answer).unwrap_or_else(|_| malformed()))
+        .collect()
 }
 
 /// One bad entry must not spoil its neighbours: it counts as refused, and what it may have given is never used.
 fn malformed() -> AllotAnswer {
-    AllotAnswer::Refused { reason: "ANSWER_MALFORMED".into(), last_request_seq: 0 }
+    AllotAnswer::Refused {
+        reason: "ANSWER_MALFORMED".into(),
+        last_request_seq: 0,
+    }
 }
 
 fn allot_answer(from: ledger::AllotAnswer) -> Result<AllotAnswer, MessageError> {
@@ -118,9 +146,10 @@ fn allot_answer(from: ledger::AllotAnswer) -> Result<AllotAnswer, MessageError> 
             holders_key: pool.holders_key.into(),
             channel: pool.channel.into(),
         }),
-        AllotResult::Denied(denied) => {
-            Ok(AllotAnswer::Denied { window: window(from.window)?, left: units("denied.left", denied.left)? })
-        }
+        AllotResult::Denied(denied) => Ok(AllotAnswer::Denied {
+            window: window(from.window)?,
+            left: units("denied.left", denied.left)?,
+        }),
         AllotResult::Bucket(bucket) => Ok(AllotAnswer::Bucket {
             generation: bucket.generation,
             marker_key: bucket.marker_key.into(),

@@ -6,7 +6,10 @@ use prost_types::Duration;
 use quota_core::Cost;
 
 use crate::{
-    field::{Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant, text, units},
+    field::{
+        Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant, text,
+        units,
+    },
     quota::{self, CheckMode, Detail, ErrorReason},
 };
 
@@ -68,9 +71,16 @@ impl TryFrom<quota::CheckQuotaRequest> for ParsedCheck {
         };
         let features = features(request.features)?;
         let costs = costs(request.costs)?;
-        let writes = matches!(purpose, Purpose::Reserve { .. } | Purpose::Consume { record_usage: true });
+        let writes = matches!(
+            purpose,
+            Purpose::Reserve { .. } | Purpose::Consume { record_usage: true }
+        );
         if costs.is_empty() && (features.is_empty() || writes) {
-            return Err(FieldError::required("costs", "1 to 16 costs", "name a meter with its units, or only features to look at"));
+            return Err(FieldError::required(
+                "costs",
+                "1 to 16 costs",
+                "name a meter with its units, or only features to look at",
+            ));
         }
         Ok(Self {
             tenant: request.tenant.into(),
@@ -86,14 +96,25 @@ impl TryFrom<quota::CheckQuotaRequest> for ParsedCheck {
 }
 
 fn purpose(request: &quota::CheckQuotaRequest) -> FieldResult<Purpose> {
-    let mode = CheckMode::try_from(request.mode).map_err(|_| FieldError::unknown_enum("mode", request.mode))?;
+    let mode = CheckMode::try_from(request.mode)
+        .map_err(|_| FieldError::unknown_enum("mode", request.mode))?;
     let reserves = mode == CheckMode::Reserve;
     let consumes = matches!(mode, CheckMode::Unspecified | CheckMode::Consume);
     if request.record_usage && !consumes {
-        return Err(misplaced("record_usage", "true", "set in mode CONSUME only", "leave it out, or consume"));
+        return Err(misplaced(
+            "record_usage",
+            "true",
+            "set in mode CONSUME only",
+            "leave it out, or consume",
+        ));
     }
     if request.reservation_ttl.is_some() && !reserves {
-        return Err(misplaced("reservation_ttl", "a duration", "set in mode RESERVE only", "leave it out, or reserve"));
+        return Err(misplaced(
+            "reservation_ttl",
+            "a duration",
+            "set in mode RESERVE only",
+            "leave it out, or reserve",
+        ));
     }
     if reserves && request.request_id.is_empty() {
         return Err(FieldError::required(
@@ -103,10 +124,14 @@ fn purpose(request: &quota::CheckQuotaRequest) -> FieldResult<Purpose> {
         ));
     }
     Ok(match mode {
-        CheckMode::Unspecified | CheckMode::Consume => Purpose::Consume { record_usage: request.record_usage },
+        CheckMode::Unspecified | CheckMode::Consume => Purpose::Consume {
+            record_usage: request.record_usage,
+        },
         CheckMode::GiveBack => Purpose::GiveBack,
         CheckMode::Peek => Purpose::Peek,
-        CheckMode::Reserve => Purpose::Reserve { ttl_us: ttl_us(request.reservation_ttl)? },
+        CheckMode::Reserve => Purpose::Reserve {
+            ttl_us: ttl_us(request.reservation_ttl)?,
+        },
     })
 }
 
@@ -115,9 +140,14 @@ fn misplaced(field: &str, value: &str, bound: &'static str, remedy: &'static str
 }
 
 fn ttl_us(ttl: Option<Duration>) -> FieldResult<i64> {
-    let Some(ttl) = ttl else { return Ok(TTL_DEFAULT_US) };
+    let Some(ttl) = ttl else {
+        return Ok(TTL_DEFAULT_US);
+    };
     let nanos_plain = (0..1_000_000_000).contains(&ttl.nanos);
-    let micros = ttl.seconds.checked_mul(1_000_000).and_then(|us| us.checked_add(i64::from(ttl.nanos / 1_000)));
+    let micros = ttl
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|us| us.checked_add(i64::from(ttl.nanos / 1_000)));
     match micros {
         Some(us) if nanos_plain && (TTL_MIN_US..=TTL_MAX_US).contains(&us) => Ok(us),
         _ => Err(FieldError::out_of_range(
@@ -131,7 +161,11 @@ fn ttl_us(ttl: Option<Duration>) -> FieldResult<i64> {
 
 fn features(values: Vec<String>) -> FieldResult<Vec<Box<str>>> {
     if values.len() > LIST_MAX {
-        return Err(FieldError::too_long("features", values.len(), "at most 16 features"));
+        return Err(FieldError::too_long(
+            "features",
+            values.len(),
+            "at most 16 features",
+        ));
     }
     let mut parsed: Vec<Box<str>> = Vec::with_capacity(values.len());
     for (index, value) in values.into_iter().enumerate() {
@@ -146,21 +180,37 @@ fn features(values: Vec<String>) -> FieldResult<Vec<Box<str>>> {
 
 fn costs(values: Vec<quota::Cost>) -> FieldResult<Vec<Cost>> {
     if values.len() > LIST_MAX {
-        return Err(FieldError::too_long("costs", values.len(), "at most 16 costs"));
+        return Err(FieldError::too_long(
+            "costs",
+            values.len(),
+            "at most 16 costs",
+        ));
     }
-    meter_units("costs", values.into_iter().map(|cost| (cost.meter, cost.units)))
+    meter_units(
+        "costs",
+        values.into_iter().map(|cost| (cost.meter, cost.units)),
+    )
 }
 
 /// Parses (meter, units) pairs, each of another meter, under the path `list[i]`.
-pub(crate) fn meter_units(list: &str, values: impl ExactSizeIterator<Item = (String, i64)>) -> FieldResult<Vec<Cost>> {
+pub(crate) fn meter_units(
+    list: &str,
+    values: impl ExactSizeIterator<Item = (String, i64)>,
+) -> FieldResult<Vec<Cost>> {
     let mut parsed: Vec<Cost> = Vec::with_capacity(values.len());
     for (index, (meter, amount)) in values.enumerate() {
         text("meter", &meter).map_err(|error| at(error, list, index, ".meter"))?;
         if parsed.iter().any(|known| *known.meter == *meter) {
-            return Err(FieldError::repeated(format!("{list}[{index}].meter"), &meter));
+            return Err(FieldError::repeated(
+                format!("{list}[{index}].meter"),
+                &meter,
+            ));
         }
         let units = units(|| format!("{list}[{index}].units"), amount)?;
-        parsed.push(Cost { meter: meter.into(), units });
+        parsed.push(Cost {
+            meter: meter.into(),
+            units,
+        });
     }
     Ok(parsed)
 }

@@ -32,28 +32,44 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
     match command {
         Command::Allot { holder, asks } => {
             let entries = asks.into_iter().map(allot_entry).collect();
-            let request = ledger::AllotRequest { holder: holder.0.to_vec(), entries };
+            let request = ledger::AllotRequest {
+                holder: holder.0.to_vec(),
+                entries,
+            };
             (Action::Allot(encoded(&request)), AnswerKind::Allot)
         }
         Command::ReturnUnits { holder, entries } => {
-            let entry = |(window, generation, returned): (quota_core::WindowId, u64, u64)| ledger::ReturnEntry {
-                window_id: window.0.to_vec(),
-                generation,
-                returned_cum: signed(returned),
+            let entry = |(window, generation, returned): (quota_core::WindowId, u64, u64)| {
+                ledger::ReturnEntry {
+                    window_id: window.0.to_vec(),
+                    generation,
+                    returned_cum: signed(returned),
+                }
             };
             let entries = entries.into_iter().map(entry).collect();
-            let request = ledger::ReturnUnitsRequest { holder: holder.0.to_vec(), entries };
+            let request = ledger::ReturnUnitsRequest {
+                holder: holder.0.to_vec(),
+                entries,
+            };
             (Action::ReturnUnits(encoded(&request)), AnswerKind::Return)
         }
         Command::ReportConsumption { holder, entries } => {
-            let entry = |(window, consumed, over): (quota_core::WindowId, u64, u64)| ledger::ConsumptionEntry {
-                window_id: window.0.to_vec(),
-                consumed_cum: signed(consumed),
-                over_cum: signed(over),
+            let entry = |(window, consumed, over): (quota_core::WindowId, u64, u64)| {
+                ledger::ConsumptionEntry {
+                    window_id: window.0.to_vec(),
+                    consumed_cum: signed(consumed),
+                    over_cum: signed(over),
+                }
             };
             let entries = entries.into_iter().map(entry).collect();
-            let request = ledger::ReportConsumptionRequest { holder: holder.0.to_vec(), entries };
-            (Action::ReportConsumption(encoded(&request)), AnswerKind::Report)
+            let request = ledger::ReportConsumptionRequest {
+                holder: holder.0.to_vec(),
+                entries,
+            };
+            (
+                Action::ReportConsumption(encoded(&request)),
+                AnswerKind::Report,
+            )
         }
         Command::Redis(calls) => {
             let calls = calls.into_iter().map(redis_call).collect();
@@ -68,7 +84,10 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
 /// Encodes the wish to follow more tenants.
 #[must_use]
 pub fn watch_add(tenants: &[Arc<str>]) -> Action {
-    let tenants = tenants.iter().map(|tenant| tenant.as_ref().to_owned()).collect();
+    let tenants = tenants
+        .iter()
+        .map(|tenant| tenant.as_ref().to_owned())
+        .collect();
     watch(WatchMessage::Add(ledger::WatchTenants { tenants }))
 }
 
@@ -85,7 +104,9 @@ pub fn watch_clock_applied(version: u64) -> Action {
 }
 
 fn watch(message: WatchMessage) -> Action {
-    Action::Watch(encoded(&ledger::WatchLimitsRequest { message: Some(message) }))
+    Action::Watch(encoded(&ledger::WatchLimitsRequest {
+        message: Some(message),
+    }))
 }
 
 fn encoded(message: &impl prost::Message) -> Bytes {
@@ -93,13 +114,19 @@ fn encoded(message: &impl prost::Message) -> Bytes {
 }
 
 fn channels(names: &[Arc<str>]) -> Channels {
-    Channels { channels: names.iter().map(|name| name.as_ref().to_owned()).collect() }
+    Channels {
+        channels: names.iter().map(|name| name.as_ref().to_owned()).collect(),
+    }
 }
 
 fn redis_call(call: FunctionCall) -> RedisCall {
     RedisCall {
         function: call.function.to_owned(),
-        keys: call.keys.iter().map(|key| key.as_ref().to_owned()).collect(),
+        keys: call
+            .keys
+            .iter()
+            .map(|key| key.as_ref().to_owned())
+            .collect(),
         arguments: call.arguments,
     }
 }
@@ -109,7 +136,11 @@ fn allot_entry(ask: AllotAsk) -> ledger::AllotEntry {
     ledger::AllotEntry {
         tenant: ask.tenant.as_ref().to_owned(),
         limit: ask.limit.as_ref().to_owned(),
-        key_hash: if split { ask.key_hash.0.to_vec() } else { Vec::new() },
+        key_hash: if split {
+            ask.key_hash.0.to_vec()
+        } else {
+            Vec::new()
+        },
         key_values: ask.key_values.into_iter().map(String::from).collect(),
         at_us: ask.at_us,
         request_seq: ask.request_seq,
@@ -117,7 +148,10 @@ fn allot_entry(ask: AllotAsk) -> ledger::AllotEntry {
         want: signed(ask.want),
         generation_seen: ask.generation_seen,
         allotted_cum_seen: signed(ask.allotted_cum_seen),
-        pool_error: ask.fault.map_or(ledger::PoolError::Unspecified, pool_error).into(),
+        pool_error: ask
+            .fault
+            .map_or(ledger::PoolError::Unspecified, pool_error)
+            .into(),
         ledger_only: ask.ledger_only,
     }
 }

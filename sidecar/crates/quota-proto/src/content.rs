@@ -35,7 +35,9 @@ pub fn content_hash(record: &LoggedUsage) -> [u8; 32] {
 /// Hashes an encoded record; `None` where the payload is none.
 #[must_use]
 pub fn payload_hash(payload: &[u8]) -> Option<[u8; 32]> {
-    LoggedUsage::decode(payload).ok().map(|record| content_hash(&record))
+    LoggedUsage::decode(payload)
+        .ok()
+        .map(|record| content_hash(&record))
 }
 
 fn system_made(flags: u32) -> bool {
@@ -63,8 +65,14 @@ mod tests {
             id: "r1".into(),
             event_time_us: 1_700_000_000_000_000,
             received_us: 1,
-            quantities: vec![LoggedQuantity { meter: "tokens".into(), units: 7 }],
-            attributes: vec![LoggedAttribute { name: "model".into(), value: "m".into() }],
+            quantities: vec![LoggedQuantity {
+                meter: "tokens".into(),
+                units: 7,
+            }],
+            attributes: vec![LoggedAttribute {
+                name: "model".into(),
+                value: "m".into(),
+            }],
             ..LoggedUsage::default()
         }
     }
@@ -73,8 +81,8 @@ mod tests {
     #[test]
     fn hash_is_what_the_contract_spells_out() {
         let mut bytes = Vec::new();
-        let mut text = |value: &str, bytes: &mut Vec<u8>| {
-            bytes.extend((value.len() as u32).to_le_bytes());
+        let text = |value: &str, bytes: &mut Vec<u8>| {
+            bytes.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
             bytes.extend(value.as_bytes());
         };
         text("tollkeeper.content.v1", &mut bytes);
@@ -94,20 +102,33 @@ mod tests {
     /// Receive time never changes a record's identity; event time does unless the system made the id.
     #[test]
     fn event_time_counts_only_for_ids_of_callers() {
-        let later = LoggedUsage { received_us: 2, ..record() };
+        let later = LoggedUsage {
+            received_us: 2,
+            ..record()
+        };
         assert_eq!(content_hash(&record()), content_hash(&later));
-        let moved = LoggedUsage { event_time_us: 5, ..record() };
+        let moved = LoggedUsage {
+            event_time_us: 5,
+            ..record()
+        };
         assert_ne!(content_hash(&record()), content_hash(&moved));
         let flags = RecordFlag::SystemId as u32;
         let system = LoggedUsage { flags, ..record() };
-        let system_moved = LoggedUsage { flags, event_time_us: 5, ..record() };
+        let system_moved = LoggedUsage {
+            flags,
+            event_time_us: 5,
+            ..record()
+        };
         assert_eq!(content_hash(&system), content_hash(&system_moved));
     }
 
     /// An encoded record has the hash of the record; what isn't one has none.
     #[test]
     fn payloads_hash_like_their_records() {
-        assert_eq!(Some(content_hash(&record())), payload_hash(&record().encode_to_vec()));
+        assert_eq!(
+            Some(content_hash(&record())),
+            payload_hash(&record().encode_to_vec())
+        );
         assert_eq!(None, payload_hash(&[0xff]));
     }
 }

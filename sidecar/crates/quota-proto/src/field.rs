@@ -45,7 +45,13 @@ impl FieldError {
         bound: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { field: field.into(), value: shown(&value.to_string()), bound: bound.into(), remedy: remedy.into(), reason }
+        Self {
+            field: field.into(),
+            value: shown(&value.to_string()),
+            bound: bound.into(),
+            remedy: remedy.into(),
+            reason,
+        }
     }
 
     /// Puts `prefix` before the path, as `prefix.path`.
@@ -55,7 +61,11 @@ impl FieldError {
         self
     }
 
-    pub(crate) fn required(field: impl Into<String>, bound: &'static str, remedy: &'static str) -> Self {
+    pub(crate) fn required(
+        field: impl Into<String>,
+        bound: &'static str,
+        remedy: &'static str,
+    ) -> Self {
         Self::new(ErrorReason::FieldRequired, field, "nothing", bound, remedy)
     }
 
@@ -68,16 +78,32 @@ impl FieldError {
         Self::new(ErrorReason::FieldOutOfRange, field, value, bound, remedy)
     }
 
-    pub(crate) fn too_long(field: impl Into<String>, value: impl Display, bound: &'static str) -> Self {
+    pub(crate) fn too_long(
+        field: impl Into<String>,
+        value: impl Display,
+        bound: &'static str,
+    ) -> Self {
         Self::new(ErrorReason::FieldTooLong, field, value, bound, "shorten it")
     }
 
     pub(crate) fn repeated(field: impl Into<String>, value: impl Display) -> Self {
-        Self::new(ErrorReason::FieldRepeated, field, value, "named once", "add the units up under one name")
+        Self::new(
+            ErrorReason::FieldRepeated,
+            field,
+            value,
+            "named once",
+            "add the units up under one name",
+        )
     }
 
     pub(crate) fn unknown_enum(field: impl Into<String>, value: i32) -> Self {
-        Self::new(ErrorReason::EnumUnknown, field, value, "a value of this version's enum", "upgrade the sidecar or send a known value")
+        Self::new(
+            ErrorReason::EnumUnknown,
+            field,
+            value,
+            "a value of this version's enum",
+            "upgrade the sidecar or send a known value",
+        )
     }
 }
 
@@ -90,7 +116,11 @@ pub fn reason_name(reason: ErrorReason) -> &'static str {
 
 /// Shortens a value and escapes what could fool a reader of a log.
 fn shown(value: &str) -> String {
-    let mut short: String = value.chars().take(VALUE_CHARS_MAX).flat_map(escaped).collect();
+    let mut short: String = value
+        .chars()
+        .take(VALUE_CHARS_MAX)
+        .flat_map(escaped)
+        .collect();
     if value.chars().nth(VALUE_CHARS_MAX).is_some() {
         short.push('…');
     }
@@ -117,11 +147,18 @@ pub(crate) fn tenant(field: &str, value: &str) -> FieldResult<()> {
     if value.len() > TEXT_BYTES_MAX {
         return Err(FieldError::too_long(field, value, BOUND));
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
     if value.bytes().all(plain) {
         return Ok(());
     }
-    Err(FieldError::new(ErrorReason::FieldInvalid, field, value, BOUND, "use the tenant's wire id"))
+    Err(FieldError::new(
+        ErrorReason::FieldInvalid,
+        field,
+        value,
+        BOUND,
+        "use the tenant's wire id",
+    ))
 }
 
 /// Parses a name or id: 1 to 128 bytes without control characters.
@@ -130,7 +167,11 @@ pub(crate) fn tenant(field: &str, value: &str) -> FieldResult<()> {
 /// Empty, too long, or with a control or direction character.
 pub fn text(field: &str, value: &str) -> FieldResult<()> {
     if value.is_empty() {
-        return Err(FieldError::required(field, "1 to 128 bytes", "give it a value"));
+        return Err(FieldError::required(
+            field,
+            "1 to 128 bytes",
+            "give it a value",
+        ));
     }
     optional_text(field, value)
 }
@@ -174,7 +215,11 @@ pub fn units(field: impl FnOnce() -> String, value: i64) -> FieldResult<Units> {
 /// Too many, or a name or value that is malformed.
 pub fn attributes(values: HashMap<String, String, impl BuildHasher>) -> FieldResult<Attributes> {
     if values.len() > LIST_MAX {
-        return Err(FieldError::too_long("attributes", values.len(), "at most 16 attributes"));
+        return Err(FieldError::too_long(
+            "attributes",
+            values.len(),
+            "at most 16 attributes",
+        ));
     }
     let mut sorted = Vec::with_capacity(values.len());
     for (name, value) in values {

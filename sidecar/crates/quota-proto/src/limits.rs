@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use quota_core::{
-    AttributeMatch, Enforcement, FailurePolicy, KeyHash, LimitKind, LimitRule, MatchRule, Meter, TenantSnapshot, UNITS_MAX,
-    Units, WindowId, WindowInfo,
+    AttributeMatch, Enforcement, FailurePolicy, KeyHash, LimitKind, LimitRule, MatchRule, Meter,
+    TenantSnapshot, UNITS_MAX, Units, WindowId, WindowInfo,
 };
 
 use crate::{
@@ -36,17 +36,28 @@ pub(crate) fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], Mes
 
 /// Parses a key hash; empty where nothing splits the limit.
 pub(crate) fn key_hash(bytes: &[u8]) -> Result<KeyHash, MessageError> {
-    if bytes.is_empty() { Ok(KeyHash::default()) } else { sixteen("key_hash", bytes).map(KeyHash) }
+    if bytes.is_empty() {
+        Ok(KeyHash::default())
+    } else {
+        sixteen("key_hash", bytes).map(KeyHash)
+    }
 }
 
 /// Parses units, 0 to 2^53 − 1.
 pub(crate) fn units(field: &'static str, value: i64) -> Result<Units, MessageError> {
-    Units::try_from(value).ok().filter(|units| *units <= UNITS_MAX).ok_or(MessageError::Unsupported(field, value))
+    Units::try_from(value)
+        .ok()
+        .filter(|units| *units <= UNITS_MAX)
+        .ok_or(MessageError::Unsupported(field, value))
 }
 
 /// Parses an amount; −1 is unlimited.
 pub(crate) fn amount(field: &'static str, value: i64) -> Result<Option<Units>, MessageError> {
-    if value == -1 { Ok(None) } else { units(field, value).map(Some) }
+    if value == -1 {
+        Ok(None)
+    } else {
+        units(field, value).map(Some)
+    }
 }
 
 /// Parses a tenant whole.
@@ -59,7 +70,11 @@ pub(crate) fn snapshot(from: ledger::TenantSnapshot) -> Result<TenantSnapshot, M
         Ok(TenantState::Suspended) => true,
         _ => return Err(MessageError::Unsupported("tenant.state", from.state.into())),
     };
-    let mut features: Vec<Box<str>> = from.features.into_iter().map(String::into_boxed_str).collect();
+    let mut features: Vec<Box<str>> = from
+        .features
+        .into_iter()
+        .map(String::into_boxed_str)
+        .collect();
     features.sort_unstable();
     Ok(TenantSnapshot {
         tenant: from.tenant.into(),
@@ -68,7 +83,11 @@ pub(crate) fn snapshot(from: ledger::TenantSnapshot) -> Result<TenantSnapshot, M
         parent: (!from.parent.is_empty()).then(|| Arc::from(from.parent)),
         plan: from.plan.into(),
         features: features.into_boxed_slice(),
-        limits: from.limits.into_iter().map(rule).collect::<Result<_, _>>()?,
+        limits: from
+            .limits
+            .into_iter()
+            .map(rule)
+            .collect::<Result<_, _>>()?,
         change: from.change,
     })
 }
@@ -79,7 +98,11 @@ pub(crate) fn meter(from: ledger::MeterInfo) -> Meter {
         name: from.name.into(),
         unit: from.unit.into_boxed_str(),
         scale: from.scale,
-        attributes: from.attributes.into_iter().map(String::into_boxed_str).collect(),
+        attributes: from
+            .attributes
+            .into_iter()
+            .map(String::into_boxed_str)
+            .collect(),
     }
 }
 
@@ -111,7 +134,11 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
         amount_version: from.amount_version,
         enforcement: enforcement(from.enforcement)?,
         failure_policy: failure_policy(from.failure_policy)?,
-        matches: from.r#match.into_iter().map(attribute_match).collect::<Result<_, _>>()?,
+        matches: from
+            .r#match
+            .into_iter()
+            .map(attribute_match)
+            .collect::<Result<_, _>>()?,
         key: from.key.into_iter().map(String::into_boxed_str).collect(),
         valid_from_us: from.valid_from_us,
         valid_to_us: from.valid_to_us,
@@ -122,9 +149,9 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
 fn kind(from: &ledger::LimitRule) -> Result<LimitKind, MessageError> {
     match quota::LimitKind::try_from(from.kind) {
         Ok(quota::LimitKind::Window) => Ok(LimitKind::Window),
-        Ok(quota::LimitKind::TokenBucket) if from.refill_interval_us <= 0 => {
-            Err(MessageError::Unsupported("limit.refill_interval_us", from.refill_interval_us))
-        }
+        Ok(quota::LimitKind::TokenBucket) if from.refill_interval_us <= 0 => Err(
+            MessageError::Unsupported("limit.refill_interval_us", from.refill_interval_us),
+        ),
         Ok(quota::LimitKind::TokenBucket) => Ok(LimitKind::TokenBucket {
             refill_interval_us: from.refill_interval_us,
             burst: units("limit.burst", from.burst)?,
@@ -135,7 +162,10 @@ fn kind(from: &ledger::LimitRule) -> Result<LimitKind, MessageError> {
 
 /// Gives a limit's nominal length: a month and a billing period count 30 days, a year 365.
 fn nominal_us(from: &ledger::LimitRule, kind: LimitKind) -> Result<i64, MessageError> {
-    if let LimitKind::TokenBucket { refill_interval_us, .. } = kind {
+    if let LimitKind::TokenBucket {
+        refill_interval_us, ..
+    } = kind
+    {
         return Ok(refill_interval_us);
     }
     let unit_us = match WindowUnit::try_from(from.window_unit) {
@@ -145,10 +175,17 @@ fn nominal_us(from: &ledger::LimitRule, kind: LimitKind) -> Result<i64, MessageE
         Ok(WindowUnit::Week) => DAY_US * 7,
         Ok(WindowUnit::Month | WindowUnit::BillingPeriod) => DAY_US * 30,
         Ok(WindowUnit::Year) => DAY_US * 365,
-        _ => return Err(MessageError::Unsupported("limit.window_unit", from.window_unit.into())),
+        _ => {
+            return Err(MessageError::Unsupported(
+                "limit.window_unit",
+                from.window_unit.into(),
+            ));
+        }
     };
     let count = i64::from(from.window_count.max(1));
-    unit_us.checked_mul(count).ok_or(MessageError::Unsupported("limit.window_count", count))
+    unit_us
+        .checked_mul(count)
+        .ok_or(MessageError::Unsupported("limit.window_count", count))
 }
 
 fn enforcement(value: i32) -> Result<Enforcement, MessageError> {
@@ -163,11 +200,16 @@ fn enforcement(value: i32) -> Result<Enforcement, MessageError> {
 fn failure_policy(value: i32) -> Result<FailurePolicy, MessageError> {
     match quota::FailurePolicy::try_from(value) {
         // The contract calls STANDBY the default.
-        Ok(quota::FailurePolicy::Standby | quota::FailurePolicy::Unspecified) => Ok(FailurePolicy::Standby),
+        Ok(quota::FailurePolicy::Standby | quota::FailurePolicy::Unspecified) => {
+            Ok(FailurePolicy::Standby)
+        }
         Ok(quota::FailurePolicy::Ledger) => Ok(FailurePolicy::Ledger),
         Ok(quota::FailurePolicy::Closed) => Ok(FailurePolicy::Closed),
         Ok(quota::FailurePolicy::Open) => Ok(FailurePolicy::Open),
-        Err(_) => Err(MessageError::Unsupported("limit.failure_policy", value.into())),
+        Err(_) => Err(MessageError::Unsupported(
+            "limit.failure_policy",
+            value.into(),
+        )),
     }
 }
 
@@ -177,10 +219,14 @@ fn attribute_match(from: ledger::AttributeMatch) -> Result<AttributeMatch, Messa
         Rule::Prefix(value) => MatchRule::Prefix(value.into_boxed_str()),
         Rule::Any(_) => MatchRule::Any,
         Rule::Set(set) => {
-            let mut values: Vec<Box<str>> = set.values.into_iter().map(String::into_boxed_str).collect();
+            let mut values: Vec<Box<str>> =
+                set.values.into_iter().map(String::into_boxed_str).collect();
             values.sort_unstable();
             MatchRule::Set(values.into_boxed_slice())
         }
     };
-    Ok(AttributeMatch { attribute: from.attribute.into_boxed_str(), rule })
+    Ok(AttributeMatch {
+        attribute: from.attribute.into_boxed_str(),
+        rule,
+    })
 }

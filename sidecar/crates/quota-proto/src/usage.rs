@@ -37,7 +37,10 @@ impl TryFrom<quota::UsageRecord> for ParsedRecord {
     fn try_from(record: quota::UsageRecord) -> FieldResult<Self> {
         tenant("tenant", &record.tenant)?;
         optional_text("id", &record.id)?;
-        if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| record.id.starts_with(**prefix)) {
+        if let Some(prefix) = RESERVED_PREFIXES
+            .iter()
+            .find(|prefix| record.id.starts_with(**prefix))
+        {
             return Err(FieldError::new(
                 ErrorReason::FieldInvalid,
                 "id",
@@ -54,7 +57,11 @@ impl TryFrom<quota::UsageRecord> for ParsedRecord {
             ));
         }
         if record.quantities.is_empty() {
-            return Err(FieldError::required("quantities", "1 to 16 quantities", "name a meter with its units"));
+            return Err(FieldError::required(
+                "quantities",
+                "1 to 16 quantities",
+                "name a meter with its units",
+            ));
         }
         Ok(Self {
             id: record.id,
@@ -98,7 +105,11 @@ impl TryFrom<quota::SettleReservationRequest> for ParsedSettle {
 /// Empty.
 pub fn token(value: String) -> FieldResult<String> {
     if value.is_empty() {
-        return Err(FieldError::required("token", "the token of a reservation", "send what the reserving check answered"));
+        return Err(FieldError::required(
+            "token",
+            "the token of a reservation",
+            "send what the reserving check answered",
+        ));
     }
     Ok(value)
 }
@@ -121,9 +132,17 @@ pub fn wants_ledger(value: i32) -> FieldResult<bool> {
 /// None, or more than 1,000.
 pub fn record_count(count: usize) -> FieldResult<()> {
     match count {
-        0 => Err(FieldError::required("records", "1 to 1000 records", "send at least one record")),
+        0 => Err(FieldError::required(
+            "records",
+            "1 to 1000 records",
+            "send at least one record",
+        )),
         1..=RECORDS_MAX => Ok(()),
-        _ => Err(FieldError::too_long("records", count, "at most 1000 records")),
+        _ => Err(FieldError::too_long(
+            "records",
+            count,
+            "at most 1000 records",
+        )),
     }
 }
 
@@ -144,20 +163,37 @@ impl TryFrom<quota::GetQuotaRequest> for ParsedQuery {
     fn try_from(request: quota::GetQuotaRequest) -> FieldResult<Self> {
         tenant("tenant", &request.tenant)?;
         optional_text("meter", &request.meter)?;
-        Ok(Self { tenant: request.tenant, attributes: attributes(request.attributes)?, meter: request.meter })
+        Ok(Self {
+            tenant: request.tenant,
+            attributes: attributes(request.attributes)?,
+            meter: request.meter,
+        })
     }
 }
 
 fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
     if values.len() > LIST_MAX {
-        return Err(FieldError::too_long("quantities", values.len(), "at most 16 quantities"));
+        return Err(FieldError::too_long(
+            "quantities",
+            values.len(),
+            "at most 16 quantities",
+        ));
     }
-    meter_units("quantities", values.into_iter().map(|quantity| (quantity.meter, quantity.units)))
+    meter_units(
+        "quantities",
+        values
+            .into_iter()
+            .map(|quantity| (quantity.meter, quantity.units)),
+    )
 }
 
 fn event_time_us(time: Timestamp) -> FieldResult<i64> {
-    let plain = (0..=SECONDS_MAX).contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
-    let micros = time.seconds.checked_mul(1_000_000).and_then(|us| us.checked_add(i64::from(time.nanos / 1_000)));
+    let plain =
+        (0..=SECONDS_MAX).contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos);
+    let micros = time
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|us| us.checked_add(i64::from(time.nanos / 1_000)));
     match micros {
         Some(us) if plain => Ok(us),
         _ => Err(FieldError::out_of_range(

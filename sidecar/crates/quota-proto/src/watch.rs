@@ -36,27 +36,41 @@ pub enum WatchNews {
 /// # Errors
 /// Undecodable, or with a field that this version does not take; the stream goes on.
 pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
-    let message = ledger::WatchLimitsResponse::decode(bytes).map_err(|_| MessageError::Undecodable("watch"))?;
-    Ok(match message.message.ok_or(MessageError::Missing("watch.message"))? {
-        Message::Welcome(welcome) => WatchNews::Welcome(welcome),
-        Message::Meters(list) => {
-            let hidden = list.meters.iter().map(|meter| meter.pseudonymised.clone()).collect();
-            WatchNews::Meters(list.meters.into_iter().map(meter).collect(), hidden)
-        }
-        Message::Tenant(tenant) => WatchNews::Tenant(snapshot(tenant)?),
-        Message::Unknown(unknown) => WatchNews::Unknown(unknown.tenant.into()),
-        Message::Units(notice) => WatchNews::Engine(Event::UnitsNotice {
-            tenant: notice.tenant.into(),
-            limit: notice.limit.into(),
-            key_hash: key_hash(&notice.key_hash)?,
-        }),
-        Message::Recall(recall) => WatchNews::Engine(Event::Recall {
-            tenant: recall.tenant.into(),
-            limit: recall.limit.into(),
-            key_hash: if recall.key_hash.is_empty() { None } else { Some(key_hash(&recall.key_hash)?) },
-        }),
-        Message::Clock(clock) => WatchNews::Clock(clock),
-        Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
-        Message::Settlements(_) | Message::Confirmed(_) => WatchNews::Nothing,
-    })
+    let message = ledger::WatchLimitsResponse::decode(bytes)
+        .map_err(|_| MessageError::Undecodable("watch"))?;
+    Ok(
+        match message
+            .message
+            .ok_or(MessageError::Missing("watch.message"))?
+        {
+            Message::Welcome(welcome) => WatchNews::Welcome(welcome),
+            Message::Meters(list) => {
+                let hidden = list
+                    .meters
+                    .iter()
+                    .map(|meter| meter.pseudonymised.clone())
+                    .collect();
+                WatchNews::Meters(list.meters.into_iter().map(meter).collect(), hidden)
+            }
+            Message::Tenant(tenant) => WatchNews::Tenant(snapshot(tenant)?),
+            Message::Unknown(unknown) => WatchNews::Unknown(unknown.tenant.into()),
+            Message::Units(notice) => WatchNews::Engine(Event::UnitsNotice {
+                tenant: notice.tenant.into(),
+                limit: notice.limit.into(),
+                key_hash: key_hash(&notice.key_hash)?,
+            }),
+            Message::Recall(recall) => WatchNews::Engine(Event::Recall {
+                tenant: recall.tenant.into(),
+                limit: recall.limit.into(),
+                key_hash: if recall.key_hash.is_empty() {
+                    None
+                } else {
+                    Some(key_hash(&recall.key_hash)?)
+                },
+            }),
+            Message::Clock(clock) => WatchNews::Clock(clock),
+            Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
+            Message::Settlements(_) | Message::Confirmed(_) => WatchNews::Nothing,
+        },
+    )
 }

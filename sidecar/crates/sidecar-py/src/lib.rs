@@ -18,7 +18,9 @@ impl DataPlane {
     /// Starts the data plane.
     #[staticmethod]
     fn start(py: Python<'_>, config_json: &str) -> PyResult<Self> {
-        py.detach(|| quota_server::DataPlane::start(config_json)).map(Self).map_err(|error| start_error(&error))
+        py.detach(|| quota_server::DataPlane::start(config_json))
+            .map(Self)
+            .map_err(|error| start_error(&error))
     }
 
     /// Gives the eventfd.
@@ -34,7 +36,8 @@ impl DataPlane {
 
     /// Hands over answers and news.
     fn give_answers(&self, py: Python<'_>, batch: &[u8]) -> PyResult<()> {
-        py.detach(|| self.0.give_answers(batch)).map_err(|error| PyValueError::new_err(error.to_string()))
+        py.detach(|| self.0.give_answers(batch))
+            .map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     /// Tells where it listens.
@@ -65,7 +68,9 @@ impl DataPlane {
 
 fn start_error(error: &StartError) -> PyErr {
     match error {
-        StartError::Config(ConfigError::Malformed(_) | ConfigError::OutOfRange(..)) => PyValueError::new_err(error.to_string()),
+        StartError::Config(ConfigError::Malformed(_) | ConfigError::OutOfRange(..)) => {
+            PyValueError::new_err(error.to_string())
+        }
         StartError::Log(_) | StartError::Io(_) => PyOSError::new_err(error.to_string()),
     }
 }
