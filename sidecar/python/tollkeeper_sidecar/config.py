@@ -39,6 +39,9 @@ class Config(BaseSettings):
     sidecar_http: Address = Field("127.0.0.1:8602", description="host:port of health and metrics; `off` for none.")
     usage_log_bytes: int | None = Field(None, ge=1 << 20, description="Room for the usage log; default 1 GiB.")
     ship_interval_ms: int | None = Field(None, ge=1, le=60_000, description="Longest wait of a record for its batch.")
+    redis_budget_ms: int | None = Field(
+        None, ge=1, le=10_000, description="Longest wait of a check for Redis; default 5. More where all share a machine."
+    )
     embedded: bool = Field(default=False, description="Whether a scaled clock of the ledger is believed.")
     drain_s: float = Field(5.0, ge=0, le=3_600, description="Longest clean stop after SIGTERM, in seconds.")
     sidecar_nice: int = Field(0, ge=0, le=19, description="Niceness of the control plane's thread.")
@@ -86,7 +89,11 @@ class Config(BaseSettings):
             "usage_log_dir": str(self.usage_log_dir),
             "embedded": self.embedded,
         }
-        optional = {"usage_log_bytes": self.usage_log_bytes, "ship_interval_ms": self.ship_interval_ms}
+        optional = {
+            "usage_log_bytes": self.usage_log_bytes,
+            "ship_interval_ms": self.ship_interval_ms,
+            "redis_budget_us": None if self.redis_budget_ms is None else self.redis_budget_ms * 1_000,
+        }
         return json.dumps(settings | {name: value for name, value in optional.items() if value is not None})
 
 
