@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from billing_bench import RUN, amounts, catalogue, superuser, use
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
+from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services.invoices import finalise, preview_invoice, reproduce
 from tollkeeper_ledger.services.invoices_close import Closed, close_next
 from tollkeeper_ledger.services.pdf.render import render_pdf
@@ -257,6 +258,30 @@ async def test_a_preview_is_what_the_invoice_becomes(bench: BillingBench) -> Non
     assert (preview["state"], preview["number"], preview["finalised_at"]) == ("preview", None, None)
     assert document["lines"] == preview["lines"]
     assert document["total_minor"] == preview["total_minor"] == 2500
+
+
+async def test_usage_beyond_any_invoice_holds_up_its_own_tenant_only(bench: BillingBench) -> None:
+    """Sums that no invoice can carry leave their period open, named on the run; everyone else is billed."""
+    await bench.apply(catalogue(bench.start, "code", "conv"))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    uses = (use(f"u{n}", bench.start, context_tokens=2**53 - 1) for n in range(1025))
+    await bench.send(log, *uses, watermark=bench.start + HOUR)
+    steps = await bench.run()
+    assert made(steps) == 1
+    (held,) = [step for step in steps if step.held_tenant]
+    assert held.held_tenant == "code"
+    assert "is more than an invoice can carry" in held.held_reason
+    states = await bench.rows("SELECT DISTINCT b.state, wire_id FROM billing_segment b JOIN tenant USING (tenant_id)")
+    assert {tuple(row) for row in states} == {("open", "code"), ("closed", "conv")}
+    assert len(await bench.documents("conv")) == 1
+    (row,) = await bench.rows("SELECT tenant_id FROM tenant WHERE wire_id = 'code'")
+    await bench.send(
+        log, *(use(f"v{n}", bench.start + HOUR, context_tokens=2**53 - 1) for n in range(1025)), watermark=bench.start
+    )
+    async with bench.billing.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        with pytest.raises(PreconditionError, match="more than an invoice can carry"):
+            await preview_invoice(conn, row["tenant_id"], wire_id="code")
 
 
 async def test_a_plan_that_charges_nothing_makes_no_invoice(bench: BillingBench) -> None:

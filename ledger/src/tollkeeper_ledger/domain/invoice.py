@@ -195,6 +195,20 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> Charges:
     return rate(definitions[stored["plan"]["digest"]], usage, facts, engine_version=stored["engine_version"])
 
 
+FIGURE_MAX = 2**63 - 1
+"""Largest quantity and amount that an invoice carries."""
+
+
+def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> None:
+    """Raise ValueError where an invoice can't be made of the inputs: a figure is too large, or rating refuses them."""
+    charges = rate_inputs(inputs, definitions)
+    for line in charges.lines:
+        if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
+            raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")
+    if abs(charges.subtotal_minor) > FIGURE_MAX:
+        raise ValueError(f"the subtotal {charges.subtotal_minor} is more than an invoice can carry")
+
+
 def _line_json(line: Charge) -> Json:
     return {
         "description": line.description,

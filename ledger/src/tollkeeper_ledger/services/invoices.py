@@ -6,15 +6,23 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tollkeeper_ledger.domain.errors import UnknownNameError
+from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import (
     Finalised,
+    check_billable,
     digests_named,
     document_to_bytes,
     inputs_to_bytes,
     make_document,
 )
-from tollkeeper_ledger.services.invoices_close import Closed, Held, close_next, count_due, running_inputs
+from tollkeeper_ledger.services.invoices_close import (
+    Closed,
+    Held,
+    UnbillableError,
+    close_next,
+    count_due,
+    running_inputs,
+)
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_invoices import (
     NewInvoice,
@@ -80,8 +88,12 @@ async def run_invoices(
         yield Progress(due=due, done=done, invoice=await finalise(pool, key, run=run, new_id=new_id))
     for tenant_id, subscription_id, wire_id in subscriptions:
         while subscription_id in counts and done < PERIODS_PER_RUN_MAX:
-            async with transaction(pool) as conn:
-                outcome = await close_next(conn, tenant_id, subscription_id, new_id=new_id)
+            outcome: Closed | Held | None
+            try:
+                async with transaction(pool) as conn:
+                    outcome = await close_next(conn, tenant_id, subscription_id, new_id=new_id)
+            except UnbillableError as error:
+                outcome = Held(reason=f"can't be billed: {error}")
             if isinstance(outcome, Held):
                 yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=outcome.reason)
             if not isinstance(outcome, Closed):
@@ -132,13 +144,20 @@ async def finalise(
 async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) -> dict[str, Any]:
     """Rate the running period as it stands and give the document; changes nothing.
 
-    `conn` is in a REPEATABLE READ transaction. Raises UnknownNameError: the tenant has no subscription.
+    `conn` is in a REPEATABLE READ transaction. Raises UnknownNameError: the tenant has no subscription;
+    PreconditionError: no invoice can carry the figures.
     """
     found = await running_inputs(conn, tenant_id, now=await ledger_now(conn))
     if found is None:
         raise UnknownNameError("subscription", wire_id, remedy="give the tenant a plan in the catalogue")
     inputs = inputs_to_bytes(found[0])
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    try:
+        check_billable(inputs, definitions)
+    except ValueError as error:
+        raise PreconditionError(
+            f"the period can't be billed: {error}", reason="PERIOD_OPEN", metadata={"tenant": wire_id}
+        ) from error
     return make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
 
 

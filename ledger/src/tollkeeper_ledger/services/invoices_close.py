@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.closing import grace_of, judge
-from tollkeeper_ledger.domain.invoice import CloseInputs, LateInput, SegmentInput, inputs_to_bytes, merge_totals
+from tollkeeper_ledger.domain.invoice import (
+    CloseInputs,
+    LateInput,
+    SegmentInput,
+    check_billable,
+    digests_named,
+    inputs_to_bytes,
+    merge_totals,
+)
 from tollkeeper_ledger.domain.periods import period_at, periods_from
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
 from tollkeeper_ledger.store import billing_closes as closes
@@ -33,6 +41,10 @@ class Closed:
 
     key: CloseKey
     billable: bool
+
+
+class UnbillableError(Exception):
+    """Say that no invoice can be made of a period's usage; whoever catches it rolls the close back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +100,16 @@ async def close_next(
     key = closes.CloseKey(tenant_id, subscription_id, period.start)
     await _ensure_base(conn, schedule, period, new_id)
     await closes.close_segments(conn, key, at=now)
-    inputs, billable = await _inputs(conn, schedule, period, definition, at=now, not_waited_for=verdict.not_waited_for)
-    await closes.add_close(conn, key, period_end=period.end, at=now, billable=billable, inputs=inputs_to_bytes(inputs))
+    found, billable = await _inputs(conn, schedule, period, definition, at=now, not_waited_for=verdict.not_waited_for)
+    inputs = inputs_to_bytes(found)
+    if billable:
+        # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
+        definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+        try:
+            check_billable(inputs, definitions)
+        except ValueError as error:
+            raise UnbillableError(str(error)) from error
+    await closes.add_close(conn, key, period_end=period.end, at=now, billable=billable, inputs=inputs)
     return Closed(key=key, billable=billable)
 
 

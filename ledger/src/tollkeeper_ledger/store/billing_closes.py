@@ -121,7 +121,7 @@ async def read_totals(conn: Connection, tenant_id: UUID, segments: Collection[UU
     rows = await conn.fetch(sql("billing.segment_totals"), tenant_id, list(segments))
     found: dict[UUID, list[Total]] = {}
     for row in rows:
-        total = Total(meter=row["meter"], unit=row["unit"], scale=row["scale"], units=row["units"])
+        total = Total(meter=row["meter"], unit=row["unit"], scale=row["scale"], units=int(row["units"]))
         found.setdefault(row["segment_id"], []).append(total)
     return {segment_id: tuple(totals) for segment_id, totals in found.items()}
 

@@ -51,7 +51,7 @@ ORDER BY segment_id;
 
 -- name: segment_totals
 -- Sums segments by meter. $1 tenant id, $2 segment ids.
-SELECT r.segment_id, m.name AS meter, m.unit, m.scale, sum(r.units)::bigint AS units
+SELECT r.segment_id, m.name AS meter, m.unit, m.scale, sum(r.units) AS units
 FROM usage_rollup_minute r JOIN meter m USING (meter_id)
 WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[])
 GROUP BY r.segment_id, m.name, m.unit, m.scale ORDER BY r.segment_id, m.name;
