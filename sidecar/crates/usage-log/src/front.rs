@@ -210,9 +210,19 @@ impl Front {
     /// Calls back when the ledger has it; see [`crate::UsageLog::on_committed`].
     pub(crate) fn on_committed(&self, position: Position, notify: Notify) {
         let mut state = self.state.lock();
-        if position.usage <= state.committed_usage {
+        let failed = if position.entry > state.durable.entry {
+            state.failure.clone().map(Err)
+        } else {
+            None
+        };
+        let known = if position.usage <= state.committed_usage {
+            Some(Ok(()))
+        } else {
+            failed
+        };
+        if let Some(outcome) = known {
             drop(state);
-            return notify(Ok(()));
+            return notify(outcome);
         }
         let id = state.waiter_id();
         state.committed_waiters.insert((position.usage, id), notify);
@@ -316,11 +326,13 @@ impl Front {
         state.groups.clear();
         state.stats.pending_bytes = 0;
         let ready = std::mem::take(&mut state.durable_waiters);
-        let committed = if matches!(failure, LogError::Closed) {
-            std::mem::take(&mut state.committed_waiters)
+        // What is durable can still be committed, until the log closes.
+        let kept = if matches!(failure, LogError::Closed) {
+            0
         } else {
-            BTreeMap::new()
+            state.durable.usage.saturating_add(1)
         };
+        let committed = state.committed_waiters.split_off(&(kept, 0));
         drop(state);
         self.done.notify_all();
         for notify in ready.into_values().chain(committed.into_values()) {

@@ -53,6 +53,15 @@ pub(crate) struct Writer {
     figures: Update,
 }
 
+/// Tells everyone who waits when the thread ends, however it does.
+struct TellOnEnd(Arc<Front>);
+
+impl Drop for TellOnEnd {
+    fn drop(&mut self) {
+        self.0.fail(&LogError::Closed);
+    }
+}
+
 /// What sealing a chunk of records found out.
 struct Sealed {
     last_seq: u64,
@@ -106,6 +115,7 @@ impl Writer {
 
     /// Works until closed.
     pub(crate) fn run(mut self) {
+        let _told = TellOnEnd(Arc::clone(&self.front));
         while self.step(true) {}
     }
 

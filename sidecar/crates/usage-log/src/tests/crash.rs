@@ -224,6 +224,9 @@ fn second_failure_stops_recording_not_shipping() {
     log.pump();
     assert!(matches!(log.wait_durable(position), Err(LogError::Io(_))));
     assert!(matches!(usage(&log, b"three"), Err(LogError::Io(_))));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    log.on_committed(position, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    assert!(matches!(receiver.try_recv(), Ok(Err(LogError::Io(_)))));
     assert_eq!(vec![Some(b"one".to_vec())], payloads(&read_all(&log, 1)));
     commit(&log, 1);
     assert_eq!(1, log.stats().committed_seq);
