@@ -247,3 +247,22 @@ def test_a_lower_amount_ends_the_pool_only_where_more_than_it_is_out() -> None:
     assert window.generation.closing
     assert decide(window, ask(2)) == Denied(left=0)
     assert window.ceiling == window.allotted
+
+
+def test_a_lease_ahead_of_need_is_no_more_than_what_is_left() -> None:
+    """With three units left, a share of six is three."""
+    window = window_of(100)
+    decide(window, ask(need=97, want=97))
+    assert decide(window, ask(1, want=50, ledger_only=True)) == Leased(give=3, granted_cum=3)
+
+
+def test_the_smallest_denied_need_is_who_is_waited_for() -> None:
+    """Whoever needed least hears first: of 50, 5 and 20 it is 5."""
+    window = window_of(100)
+    decide(window, ask(need=100, want=100))
+    for holder, need in ((1, 50), (2, 5), (3, 20)):
+        assert decide(window, ask(holder, need=need)) == Denied(left=0)
+    return_lease(window, window.holders[HOLDERS[0]], returned_cum=4)
+    assert not notice_due(window)
+    return_lease(window, window.holders[HOLDERS[0]], returned_cum=5)
+    assert notice_due(window)

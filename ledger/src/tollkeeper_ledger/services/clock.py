@@ -54,6 +54,7 @@ class LedgerClock:
 
     async def refresh(self) -> None:
         """Read Postgres' clock again; tell followers where another replica has set it."""
+        # TODO(#4): a forward jump of more than five minutes stops window opening until an operator confirms it.
         async with self._setting:
             started_ns = self._monotonic_ns()
             async with self._pool.acquire() as conn:

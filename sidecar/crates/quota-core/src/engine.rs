@@ -26,13 +26,16 @@ use crate::{
     waiting::{Waiter, Waiting},
 };
 
+/// Redis has fallen silent when neither an answer nor a heartbeat (every 40 ms) came for so many real µs.
+const REDIS_SILENT_US: u64 = 45_000;
+
 /// Names a waiting check for its owner.
 pub type Ticket = u64;
 
 /// Bounds and budgets. The zero-risk defaults are in `Default`.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Real µs to wait for Redis when short of units.
+    /// Real µs to wait for a Redis that has fallen silent.
     pub redis_budget_us: u64,
     /// Real µs to wait for the ledger for something of which nothing is held yet.
     pub ledger_budget_us: u64,
@@ -119,7 +122,7 @@ impl Engine {
                     queues: Vec::new(),
                 };
                 let key = self.waiting.insert(waiter);
-                self.enlist(key, &outcome);
+                self.enlist(now, key, &outcome);
                 Checked::Waiting
             }
         };
@@ -283,22 +286,25 @@ impl Engine {
 }
 
 impl Engine {
-    /// Real µs that a check may wait.
-    const fn budget_us(&self, budget: Budget) -> u64 {
-        match budget {
-            Budget::Redis => self.config.redis_budget_us,
-            Budget::Ledger => self.config.ledger_budget_us,
+    /// Real µs that a check may wait. The short budget is for a Redis that has fallen silent: one that answered a moment
+    /// ago is merely slow, and waiting for it beats a denial that nobody can prove.
+    fn budget_us(&self, now: Now, budget: Budget) -> u64 {
+        let is_silent = !self.links.redis_heard_within(now.real_us, REDIS_SILENT_US);
+        if budget == Budget::Redis && is_silent {
+            self.config.redis_budget_us
+        } else {
+            self.config.ledger_budget_us
         }
     }
 
     /// Queues a check where what it lacks will arrive.
-    fn enlist(&mut self, key: Key, outcome: &Outcome) {
+    fn enlist(&mut self, now: Now, key: Key, outcome: &Outcome) {
         let budget = if let Outcome::Short(budget) = outcome {
             *budget
         } else {
             Budget::Ledger
         };
-        let budget_us = self.budget_us(budget);
+        let budget_us = self.budget_us(now, budget);
         let Some(waiter) = self.waiting.get_mut(key) else {
             return;
         };
@@ -347,7 +353,7 @@ impl Engine {
                 });
             }
         } else {
-            self.enlist(key, &outcome);
+            self.enlist(now, key, &outcome);
         }
     }
 

@@ -106,6 +106,12 @@ impl Links {
         self.ledger_heard_us
     }
 
+    /// Whether Redis gave any sign of life within so many real µs.
+    pub(crate) fn redis_heard_within(&self, now_us: u64, age_us: u64) -> bool {
+        let heard_us = self.redis_heard_us.max(self.redis.answered_us);
+        heard_us > 0 && now_us.saturating_sub(heard_us) <= age_us
+    }
+
     /// Real time at which the subscriber connection was last heard of.
     pub(crate) const fn redis_heard_us(&self) -> u64 {
         self.redis_heard_us
