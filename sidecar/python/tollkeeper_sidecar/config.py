@@ -40,7 +40,7 @@ class Config(BaseSettings):
     usage_log_bytes: int | None = Field(None, ge=1 << 20, description="Room for the usage log; default 1 GiB.")
     ship_interval_ms: int | None = Field(None, ge=1, le=60_000, description="Longest wait of a record for its batch.")
     redis_budget_ms: int | None = Field(
-        None, ge=1, le=10_000, description="Longest wait of a check for Redis; default 5. More where all share a machine."
+        None, ge=1, le=10_000, description="Longest wait for Redis; default 5. More where one machine runs all."
     )
     embedded: bool = Field(default=False, description="Whether a scaled clock of the ledger is believed.")
     drain_s: float = Field(5.0, ge=0, le=3_600, description="Longest clean stop after SIGTERM, in seconds.")
