@@ -241,6 +241,27 @@ fn failure_policy_answers() {
     }
 }
 
+/// A Redis that answers, but takes four times the budget, is waited for: nobody is denied while it is merely slow.
+#[test]
+fn a_slow_redis_is_waited_for() {
+    let mut world = one(LimitRule {
+        failure_policy: FailurePolicy::Closed,
+        ..window_rule("limit", "m", 1_000)
+    });
+    world.weather.delay_max_us = 20_000;
+    let begun_us = world.real_us;
+    for node in [0, 1].into_iter().cycle().take(200) {
+        assert_eq!(
+            Reason::Allowed,
+            world.decide(node, &request("t", "m", 5)).reason
+        );
+    }
+    assert!(
+        world.real_us - begun_us > 5_000,
+        "nothing took longer than the budget"
+    );
+}
+
 /// While Redis is away a standby limit goes on with leases straight from the ledger.
 #[test]
 fn standby_leases_from_ledger() {
