@@ -1,3 +1,4 @@
+# ruff: noqa: SIM300 - expected first, then actual
 """UsageService and ReportService of a running ledger, called as a sidecar and an operator call them."""
 
 from __future__ import annotations
@@ -208,3 +209,40 @@ async def test_a_bad_question_is_refused_with_its_reason(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(reports_pb2.QueryUsageRequest(**request_fields))
     assert reason == reason_of(caught.value)[1].reason
+
+
+@pytest.mark.asyncio
+async def test_the_audit_log_comes_newest_first_in_pages(bench: Bench, channel: grpc.aio.Channel) -> None:
+    """Holes of a producer stand in the audit log; pages follow each other without gap or repeat."""
+    stub, log = await opened(channel)
+    for _ in range(5):
+        log.lose(2)
+        log.record(bench.use(f"audit-{log.last_seq}"))
+    await stub.AppendUsage(message_of(log.cut()))
+    reports: Any = reports_pb2_grpc.ReportServiceStub(channel)
+    entries: list[reports_pb2.AuditEntry] = []
+    token = ""
+    while True:
+        page = await reports.ListAuditLog(reports_pb2.ListAuditLogRequest(page_size=2, page_token=token))
+        entries += page.entries
+        if not (token := page.next_page_token):
+            break
+    mine = [entry for entry in entries if entry.actor == f"producer/{log.producer_id.hex}"]
+    assert [f'{{"first_seq":{first},"last_seq":{first + 1},"reason":"CRC"}}' for first in (13, 10, 7, 4, 1)] == [
+        entry.after for entry in mine
+    ]
+    assert {("UsageHole", "", "")} == {(entry.action, entry.tenant, entry.before) for entry in mine}
+
+
+@pytest.mark.asyncio
+async def test_records_are_listed_within_a_span(bench: Bench, channel: grpc.aio.Channel) -> None:
+    """A span begins with its first instant and ends before its last."""
+    stub, log = await opened(channel)
+    base = bench.now_us - 86_400_000_000
+    log.record(*[bench.use(f"span-{at}", event_us=base + at) for at in range(5)])
+    await stub.AppendUsage(message_of(log.cut()))
+    request = reports_pb2.ListUsageRecordsRequest(tenant="acme")
+    getattr(request, "from").FromMicroseconds(base + 1)
+    request.to.FromMicroseconds(base + 4)
+    pages = reports_pb2_grpc.ReportServiceStub(channel).ListUsageRecords(request)
+    assert ["span-1", "span-2", "span-3"] == [record.id async for page in pages for record in page.records]
