@@ -266,3 +266,33 @@ def test_the_smallest_denied_need_is_who_is_waited_for() -> None:
     assert not notice_due(window)
     return_lease(window, window.holders[HOLDERS[0]], returned_cum=5)
     assert notice_due(window)
+
+
+def test_a_final_pool_is_told_when_units_came_back_to_the_limit() -> None:
+    """Its refusals would go on as proof of exhaustion although there are units again."""
+    window = window_of(100)
+    decide(window, ask(need=40, want=40))
+    pool = decide(window, ask(1, need=60))
+    assert pool == Pooled(generation=(1 << 32) + 1, allotted_cum=60, final=True)
+    assert window.generation is not None
+    window.generation.publish = False
+    return_lease(window, window.holders[HOLDERS[0]], returned_cum=1)
+    assert window.generation.publish
+    window.generation.publish = False
+    return_lease(window, window.holders[HOLDERS[0]], returned_cum=2)
+    assert not window.generation.publish
+
+
+def test_a_pool_grows_by_a_quarter_so_that_leases_ahead_go_on() -> None:
+    """However much went in, after growing a fifth of it is free: more than the tenth below which nothing goes ahead."""
+    window = window_of(1_000_000)
+    decide(window, ask())
+    pool = decide(window, ask(1))
+    seq = 2
+    while isinstance(pool, Pooled) and not pool.final:
+        grown = decide(window, ask(1, seq, generation_seen=pool.generation, allotted_cum_seen=pool.allotted_cum))
+        seq += 1
+        assert isinstance(grown, Pooled)
+        assert grown.final or (grown.allotted_cum - pool.allotted_cum) * 5 >= grown.allotted_cum - 4
+        pool = grown
+    assert seq < 20

@@ -10,9 +10,11 @@ import pytest
 from limits_support import Sidecar, kind, new_key, wait_until
 from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import limits_pb2
+from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
     from limits_support import Serving
+    from tollkeeper_ledger.config import Settings
 
 _DAY_US = 86_400_000_000
 
@@ -323,3 +325,64 @@ async def test_consumption_is_summed_over_the_fleet_and_never_falls(serving: Ser
     assert await report(two, 3, 2) == (8, 2)
     assert await report(one, 4, 1) == (8, 3)
     assert await report(one, 9, 0) == (12, 3)
+
+
+async def test_returned_units_make_a_final_pool_unfinal(serving: Serving) -> None:
+    """A pool that refused as final says so no longer once leased units came back, and grows again."""
+    owner, late, key = serving.sidecar(), serving.sidecar(), new_key()
+    lease = await owner.ask("small", key, need=90, want=90)
+    pool = (await late.ask("small", key, need=10)).pool
+    assert pool.final
+    assert (await late.grant(pool, request_seq=1, need=11))[1:6:4] == ["0", "1"]
+    redis: Any = serving.ledger.resources.redis
+    assert await redis.hget(pool.pool_key, "final") == "1"
+    await owner.give_back(lease.window.window_id, 30)
+    assert await redis.hget(pool.pool_key, "final") == "0"
+    seen = {"generation_seen": pool.generation, "allotted_cum_seen": pool.allotted_cum}
+    grown = (await late.ask("small", key, need=20, **seen)).pool
+    assert (grown.allotted_cum, grown.final) == (30, False)
+    assert (await late.grant(grown, request_seq=2, need=20))[1] == "20"
+
+
+async def test_a_pool_that_was_not_told_is_told_again(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool_extend whose outcome is unknown is repeated with the figures of that time, without anybody asking."""
+    owner, late, key = serving.sidecar(), serving.sidecar(), new_key()
+    lease = await owner.ask("small", key, need=90, want=90)
+    pool = (await late.ask("small", key, need=10)).pool
+    redis: Any = serving.ledger.resources.redis
+
+    def broken(*, transaction: bool) -> None:
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(redis, "pipeline", broken)
+    await owner.give_back(lease.window.window_id, 30)
+    assert await redis.hget(pool.pool_key, "final") == "1"
+    monkeypatch.undo()
+
+    async def told() -> bool:
+        return bool(await redis.hget(pool.pool_key, "final") == "0")
+
+    await wait_until(told)
+
+
+async def test_a_restarted_ledger_tells_pools_what_its_predecessor_could_not(
+    serving: Serving, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the commit and Redis: the next process makes the pool unfinal by itself."""
+    owner, late, key = serving.sidecar(), serving.sidecar(), new_key()
+    lease = await owner.ask("small", key, need=90, want=90)
+    pool = (await late.ask("small", key, need=10)).pool
+    redis: Any = serving.ledger.resources.redis
+
+    def broken(*, transaction: bool) -> None:
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(redis, "pipeline", broken)
+    await owner.give_back(lease.window.window_id, 30)
+    assert await redis.hget(pool.pool_key, "final") == "1"
+
+    async def told() -> bool:
+        return bool(await redis.hget(pool.pool_key, "final") == "0")
+
+    async with running(ledger_settings):
+        await wait_until(told)

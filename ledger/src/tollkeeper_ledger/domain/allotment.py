@@ -18,6 +18,9 @@ from typing import TypeAlias
 LEASE_SHARE = 16
 """A first lease is at most this part of the amount; a pool grows by at least this part."""
 
+POOL_GROWTH = 4
+"""A pool grows by at least this part of what went into it."""
+
 POOL_UNITS_MIN = 16
 """A pool grows by at least so many units, so that small limits don't ask the ledger for each."""
 
@@ -156,6 +159,17 @@ class WindowState:
         if units < 0 or self.allotted > self.ceiling:
             raise AssertionError(f"allotted {self.allotted} would pass the ceiling {self.ceiling}")
 
+    def put_back(self, units: int) -> None:
+        """Move units back into the limit. A live pool that was final is no longer: Redis has to hear of it.
+
+        Else everybody would go on taking that pool's refusals as proof, although units are left.
+        """
+        was_final = self.final
+        self.allotted -= units
+        self.changed = True
+        if was_final and not self.final and self.generation is not None and self.generation.live:
+            self.generation.publish = True
+
 
 def new_window(*, amount: int, amount_version: int, timeline: int, generation_n: int) -> WindowState:
     """Give a window that nobody has asked yet."""
@@ -174,9 +188,13 @@ def lease_share(amount: int) -> int:
     return max(1, amount // LEASE_SHARE)
 
 
-def pool_share(amount: int) -> int:
-    """Give the least that a pool grows by while there is so much."""
-    return max(POOL_UNITS_MIN, amount // LEASE_SHARE)
+def pool_share(amount: int, allotted_cum: int) -> int:
+    """Give the least that a pool grows by while there is so much.
+
+    A quarter of what went in, too: a pool leases nothing ahead while less than a tenth of that is free, so a fixed step
+    would send every check of a large pool to Redis.
+    """
+    return max(POOL_UNITS_MIN, amount // LEASE_SHARE, allotted_cum // POOL_GROWTH)
 
 
 def follow_amount(window: WindowState, *, amount: int, amount_version: int) -> bool:
@@ -288,7 +306,7 @@ def _open_pool(window: WindowState, ask: Ask) -> Pooled:
 
 
 def _extend(window: WindowState, generation: Generation, ask: Ask) -> None:
-    units = min(window.left, max(pool_share(window.amount), ask.need))
+    units = min(window.left, max(pool_share(window.amount, generation.allotted_cum), ask.need))
     window.take(units)
     generation.allotted_cum += units
     generation.changed = generation.publish = True
@@ -308,8 +326,7 @@ def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> i
         return 0
     holder.returned_cum += returned
     holder.changed = True
-    window.allotted -= returned
-    window.changed = True
+    window.put_back(returned)
     return returned
 
 
@@ -325,8 +342,7 @@ def return_lost(window: WindowState, generation: Generation, *, before_cum: int,
         return 0
     generation.credited += returned
     generation.changed = True
-    window.allotted -= returned
-    window.changed = True
+    window.put_back(returned)
     return returned
 
 

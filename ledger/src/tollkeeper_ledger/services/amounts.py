@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.store.limits import ClosingPool, WindowRow
     from tollkeeper_ledger.store.pool import Pool
-    from tollkeeper_ledger.store.pool_functions import PoolFunctions
+    from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
     from tollkeeper_ledger.store.tenants import TenantView
 
 _WINDOWS_PER_STEP = 2_000
+_WINDOWS_AT_START_MAX = 100_000
 _KEEP_KEYS_S = 3600
 
 
@@ -51,6 +52,15 @@ class AmountFollower:
         self._log = log
         self._tenants: set[UUID] = set()
         self._news = asyncio.Event()
+
+    async def start(self) -> None:
+        """Have every pool told where it stands that a predecessor may have been killed before telling."""
+        now_us = self._clock.reading().now_us
+        async with self._pool.acquire() as conn:
+            rows = await conn.fetch(
+                sql("limits.unfinal_windows"), now_us, end_day_of(now_us + 1), _WINDOWS_AT_START_MAX
+            )
+        self._functions.tell_again(row["window_id"] for row in rows)
 
     def changed(self, views: Collection[TenantView]) -> None:
         """Note tenants whose windows have to be looked at."""
@@ -71,6 +81,7 @@ class AmountFollower:
             try:
                 await self.follow(tenants)
                 await self._close_pools()
+                await self._tell_again()
             except Exception as error:  # noqa: BLE001 - a loop's top: the same tenants are tried again
                 self._tenants |= tenants
                 self._log.warning("amounts can't be put in force", error=str(error), kind=type(error).__name__)
@@ -128,13 +139,28 @@ class AmountFollower:
             if reply is not None:
                 await self._credit(pool, int(reply[1]) if reply[0] == "OK" else 0)
 
+    async def _tell_again(self) -> None:
+        """Tell pools where they stand after a call whose outcome is unknown, until Redis has answered."""
+        window_ids = self._functions.take_untold(_WINDOWS_PER_STEP)
+        if not window_ids:
+            return
+        async with transaction(self._pool) as conn:
+            rows = await lock_windows(conn, window_ids)
+        now_us = self._clock.reading().now_us
+        calls: list[Call] = []
+        for row in rows.values():
+            if row.state.generation is not None and row.span.end_us > now_us:
+                row.state.generation.publish = True
+                calls += calls_for(row, expire_at_unix_s=0)
+        await self._functions.call([call for call in calls if call.function == "pool_extend"])
+
     async def _credit(self, pool: ClosingPool, unspent: int) -> None:
         """Give the closed generation's rest back to the limit, once."""
         async with transaction(self._pool) as conn:
             rows = await lock_windows(conn, [pool.window_id])
             for row in rows.values():
-                row.state.allotted -= await close_generation(conn, pool, unspent=unspent)
-                row.state.changed = True
+                row.state.put_back(await close_generation(conn, pool, unspent=unspent))
                 noticed = [row.identity] if notice_due(row.state) else []
                 await write_windows(conn, [row])
                 await announce_units(conn, noticed)
+        await self._functions.call([call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)])

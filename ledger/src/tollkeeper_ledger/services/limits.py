@@ -59,13 +59,13 @@ async def open_limits(resources: Resources) -> Limits:
     tenants.follow(amounts.changed, lambda _: None)
     resources.clock.follow(hub.clock_set)
     resources.clock.follow(bucket_clock.clock_set)
-    await asyncio.gather(tenants.catch_up(), allot.buckets.load(pool))
+    await asyncio.gather(tenants.catch_up(), allot.buckets.load(pool), amounts.start())
     return Limits(
         installation=installation,
         tenants=tenants,
         hub=hub,
         allot=allot,
-        returns=ReturnService(pool, resources.clock),
+        returns=ReturnService(pool, resources.clock, functions),
         amounts=amounts,
         functions=functions,
         bucket_clock=bucket_clock,

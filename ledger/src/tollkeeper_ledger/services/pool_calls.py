@@ -26,6 +26,7 @@ def calls_for(row: WindowRow, *, expire_at_unix_s: int) -> Iterator[Call]:
     elif not generation.lost:
         yield extend_pool_call(
             keys,
+            window_id=row.window_id,
             generation=generation.number,
             allotted_cum=generation.allotted_cum,
             amount_version=row.state.amount_version,

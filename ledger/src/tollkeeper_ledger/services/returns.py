@@ -13,6 +13,7 @@ from tollkeeper_ledger.domain.allotment import (
     return_lost,
 )
 from tollkeeper_ledger.services.notices import announce_units
+from tollkeeper_ledger.services.pool_calls import calls_for
 from tollkeeper_ledger.store.limits import (
     days_of,
     lock_windows,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.store.limits import WindowRow
     from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.pool_functions import PoolFunctions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ class Use:
 class ReturnService:
     """Serve ReturnUnits and ReportConsumption."""
 
-    def __init__(self, pool: Pool, clock: LedgerClock) -> None:
+    def __init__(self, pool: Pool, clock: LedgerClock, functions: PoolFunctions) -> None:
         self._pool = pool
         self._clock = clock
+        self._functions = functions
 
     async def give_back(self, holder: bytes, entries: Sequence[Return]) -> list[int]:
         """Take units back; gives the returned_cum that the ledger now has for each entry.
@@ -91,6 +94,8 @@ class ReturnService:
             await write_windows(conn, rows.values())
             await lost.write(conn)
             await announce_units(conn, noticed)
+        # Pools that were final and are no longer.
+        await self._functions.call([call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)])
         return known
 
     async def report(self, holder: bytes, entries: Sequence[Consumption]) -> list[Use | None]:

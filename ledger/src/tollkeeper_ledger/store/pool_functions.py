@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 from tollkeeper_ledger.store.functions import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from redis.asyncio import Redis
@@ -70,6 +71,8 @@ class Call:
     function: str
     keys: tuple[str, ...]
     arguments: tuple[int | str, ...]
+    window_id: bytes = b""
+    """Of pool_extend: the window to be told again where the outcome is unknown."""
 
 
 def open_pool_call(keys: PoolKeys, *, generation: int, expire_at_unix_s: int) -> Call:
@@ -77,9 +80,12 @@ def open_pool_call(keys: PoolKeys, *, generation: int, expire_at_unix_s: int) ->
     return Call("pool_open", (keys.pool, keys.holders), (generation, expire_at_unix_s))
 
 
-def extend_pool_call(keys: PoolKeys, *, generation: int, allotted_cum: int, amount_version: int, final: bool) -> Call:
+def extend_pool_call(
+    keys: PoolKeys, *, window_id: bytes, generation: int, allotted_cum: int, amount_version: int, final: bool
+) -> Call:
     """Give the call that says how much went into a generation; cumulative, so a repeat is harmless."""
-    return Call("pool_extend", (keys.pool,), (generation, allotted_cum, amount_version, int(final), keys.channel))
+    arguments = (generation, allotted_cum, amount_version, int(final), keys.channel)
+    return Call("pool_extend", (keys.pool,), arguments, window_id)
 
 
 def close_pool_call(keys: PoolKeys, *, generation: int) -> Call:
@@ -98,12 +104,27 @@ def bucket_speed_call(keys: BucketKeys, *, generation: int, speed_milli: int, no
 
 
 class PoolFunctions:
-    """Call the function library, many calls in one pipeline, nothing ever retried."""
+    """Call the function library, many calls in one pipeline, nothing retried by itself.
+
+    Windows whose pool_extend has an unknown outcome are kept in `untold`, to be told again where they stand by then: a
+    pool that goes on calling itself final would prove denials that are none.
+    """
 
     def __init__(self, redis: Redis, log: FilteringBoundLogger) -> None:
         self._redis = redis
         self._log = log
         self._loaded = False
+        self._untold: set[bytes] = set()
+
+    def take_untold(self, count_max: int) -> list[bytes]:
+        """Give, and forget, windows whose pools may not know where they stand."""
+        taken = list(islice(self._untold, count_max))
+        self._untold.difference_update(taken)
+        return taken
+
+    def tell_again(self, window_ids: Iterable[bytes]) -> None:
+        """Note windows whose pools may not know where they stand."""
+        self._untold.update(window_ids)
 
     async def ensure_loaded(self) -> None:
         """Load the library where the server lacks it, also after it was emptied. Raises RedisError when it can't."""
@@ -123,6 +144,7 @@ class PoolFunctions:
         except (RedisError, OSError, TimeoutError) as error:
             self._loaded = False
             self._log.warning("redis did not answer", calls=len(calls), error=str(error) or type(error).__name__)
+            self._untold.update(call.window_id for call in calls if call.window_id)
             return [None] * len(calls)
 
     async def _call(self, calls: Sequence[Call]) -> list[list[str] | None]:
@@ -139,6 +161,8 @@ class PoolFunctions:
                 self._loaded = False
                 self._log.warning("redis refused a call", function=call.function, error=str(reply))
                 results.append(None)
+                if call.window_id:
+                    self._untold.add(call.window_id)
             else:
                 results.append([str(element) for element in reply])
         return results

@@ -145,6 +145,12 @@ WHERE s.tenant_id = ANY ($1::uuid[]) AND open.end_us > $2 AND s.amount >= 0 AND 
 ORDER BY open.window_id
 LIMIT $3;
 
+-- name: unfinal_windows
+-- Finds windows with a pool and units left, whose pool may not know of them. $1 ledger time, $2 its day, $3 most.
+SELECT window_id FROM limit_window
+WHERE end_day >= $2 AND end_us > $1 AND generation > 0 AND allotted < amount
+LIMIT $3;
+
 -- name: closing_generations
 -- Finds generations that wait to be closed in Redis. $1 first end day, $2 at most so many.
 SELECT g.tenant_id, g.window_id, w.limit_name, w.key_hash, g.generation
