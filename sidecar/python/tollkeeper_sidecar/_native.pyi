@@ -1,3 +1,4 @@
+# ruff: noqa: PYI021  # a native module has no other place where its readers look
 """Types of the native data plane, written in Rust (crates/sidecar-py): bytes in and out, no rule lives here.
 
 Every method releases the GIL while it works and may be called from any thread. None of them waits for the network
@@ -59,9 +60,12 @@ class DataPlane:
         """Return a snapshot of its counters as a JSON object, for the health endpoint.
 
         Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
-        reason), ``errors`` (object by reason), ``waiting``, ``reservations_open``, ``records``, ``log`` (``fill_percent``,
-        ``unshipped_records``, ``lag_ms``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
-        ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``.
+        reason), ``errors`` (object by reason), ``waiting``, ``reservations_open``, ``records``, ``log``
+        (``fill_percent``, ``unshipped_records``, ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``,
+        ``p99``, ``buckets`` as log2 counts), ``commands`` (``outstanding``, ``late_answers``), ``producer_id``,
+        ``holder`` (hex), ``ledger_time_us``, ``shipping`` (``batches``, ``duplicates``, ``conflicts``,
+        ``quarantined``, ``fenced``, ``forked``, ``rewinds``, ``lost``, ``refused_seq``, ``last_error``),
+        ``bad_messages`` and ``last_bad_message`` (of the ledger or the control plane).
         """
 
     def begin_drain(self) -> None:

@@ -31,7 +31,7 @@ fn main() {
         .unwrap();
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
-        let plane = Plane::start(&folder, Script::with_amount(1_000_000_000_000)).await;
+        let plane = Plane::start(&folder, script()).await;
         let client = Client::unix(&folder.path().join("s.sock")).await;
         let warm = client.check(request()).await.unwrap();
         assert!(warm.decision.unwrap().allowed);
@@ -42,6 +42,13 @@ fn main() {
             plane.stats()["latency_us"]
         );
     });
+}
+
+fn script() -> Script {
+    Script {
+        lease_min: 1_000_000,
+        ..Script::with_amount(1_000_000_000_000)
+    }
 }
 
 fn request() -> CheckQuotaRequest {

@@ -19,6 +19,7 @@ use support::{
 };
 use tempfile::tempdir;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 fn large(id: usize) -> UsageRecord {
     UsageRecord {
@@ -93,7 +94,6 @@ async fn a_full_log_still_settles() {
             (Code::ResourceExhausted, "USAGE_LOG_FULL".into()),
             (status.code(), error_info(&status).reason)
         );
-        use tonic_types::StatusExt as _;
         assert!(status.get_error_details().retry_info().is_some());
     }
     plane.client.settle(&token, 4).await.unwrap();

@@ -72,7 +72,7 @@ async fn streams_answer_every_tag_once() {
             Told::Error(error) => {
                 *reasons
                     .entry(format!("{}:{}", error.reason, error.field))
-                    .or_default() += 1
+                    .or_default() += 1;
             }
         }
     }
@@ -140,12 +140,12 @@ async fn health(plane: &Plane) -> i32 {
 }
 
 async fn until_health(plane: &Plane, wanted: i32) {
-    let waited = tokio::time::timeout(Duration::from_secs(5), async {
+    let outcome = tokio::time::timeout(Duration::from_secs(5), async {
         while health(plane).await != wanted {
             tokio::task::yield_now().await;
         }
     });
-    assert!(waited.await.is_ok(), "health never was {wanted}");
+    assert!(outcome.await.is_ok(), "health never was {wanted}");
 }
 
 /// Health is `NOT_SERVING` before the ledger's welcome, `SERVING` afterwards, and `NOT_SERVING` again while draining, when

@@ -37,6 +37,8 @@ pub const HOUR_US: i64 = 3_600_000_000;
 pub struct Script {
     /// Amount of the window limit of tenant `acme` on meter `tokens`.
     pub amount: i64,
+    /// Units that a lease has at least, so that a bench measures checks and not leases.
+    pub lease_min: i64,
     /// The ledger gives and proves nothing.
     pub ledger_down: bool,
     /// No welcome is sent.
@@ -363,7 +365,7 @@ fn allot(script: &mut Script, entry: &AllotEntry) -> AllotAnswer {
     let allotted = script.allotted.entry(start_us).or_default();
     let left = script.amount - *allotted;
     let give = if left >= entry.need {
-        entry.want.max(entry.need).min(left)
+        entry.want.max(entry.need).max(script.lease_min).min(left)
     } else {
         0
     };
