@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 _CALL_TIMEOUT_S = 60.0
 _STREAM_TIMEOUT_S = 600.0
 _SPEED_MILLI = 1_000
+_SET_CLOCK_ATTEMPTS = 300
+_SET_CLOCK_PAUSE_S = 0.2
+
+
+# A restarted ledger should be found at once, not after grpc's usual minute.
+_RECONNECT_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +64,24 @@ class LedgerCalls:
         return ClockReading(to_micros(answer.now), answer.speed_milli, answer.embedded)
 
     async def set_clock(self, *, now_us: int | None = None, speed: int | None = None) -> None:
-        """Set ledger time, its speed, or both; return when every sidecar has it."""
+        """Set ledger time, its speed, or both; return when every sidecar has it.
+
+        Repeats the call under one id while the ledger can't be reached: it may be killed in the middle of a replay.
+        """
         request = admin_pb2.SetClockRequest(request_id=_new_id())
         if now_us is not None:
             request.now.CopyFrom(timestamp(now_us))
         if speed is not None:
             request.speed_milli = speed * _SPEED_MILLI
+        for _ in range(_SET_CLOCK_ATTEMPTS):
+            try:
+                await self._admin.SetClock(request, timeout=_CALL_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(_SET_CLOCK_PAUSE_S)
+            else:
+                return
         await self._admin.SetClock(request, timeout=_CALL_TIMEOUT_S)
 
     async def apply(self, yaml: str, *, source_name: str) -> int:
@@ -134,7 +157,7 @@ class LedgerCalls:
 @asynccontextmanager
 async def ledger_at(target: str) -> AsyncIterator[LedgerCalls]:
     """Give calls to the ledger; one that fails inside the block ends the command with what went wrong."""
-    options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+    options = (*_RECONNECT_OPTIONS, ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     try:
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             yield LedgerCalls(channel)
