@@ -72,12 +72,12 @@ fn latency(log: &UsageLog) {
         })
         .collect();
     times.sort();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let at = |percent: usize| times[times.len() * percent / 100];
     println!(
         "append to durable: p50 {:?}, p90 {:?}, p99 {:?}",
-        at(0.5),
-        at(0.9),
-        at(0.99)
+        at(50),
+        at(90),
+        at(99)
     );
 }
 
@@ -102,15 +102,12 @@ fn rate(log: &UsageLog, total: u64) {
     let mut refused = 0_u64;
     let mut done = 0;
     while done < total {
-        match append(log, &[1; PAYLOAD]) {
-            Ok(position) => {
-                last = Some(position);
-                done += 1;
-            }
-            Err(_) => {
-                refused += 1;
-                std::thread::yield_now();
-            }
+        if let Ok(position) = append(log, &[1; PAYLOAD]) {
+            last = Some(position);
+            done += 1;
+        } else {
+            refused += 1;
+            std::thread::yield_now();
         }
     }
     log.wait_durable(last.unwrap()).unwrap();

@@ -7,6 +7,7 @@ use crate::{
     format::{COMMIT_BYTES, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, push_commit, wide},
     index::{Index, Segment},
     scan::{Range, Scan, scan},
+    storage::StorageFile,
 };
 
 /// What a directory holds.
@@ -279,9 +280,7 @@ fn settle(
         file.write_at(&commit, offset)?;
         offset = offset.saturating_add(wide(commit.len()));
     }
-    if segment > survey.oldest {
-        directory.file(segment.saturating_sub(1)).sync()?;
-    }
+    write_again(file.as_ref(), tail.last_group, narrow(offset))?;
     file.sync()?;
     let watermark = watermark_after(directory, &fold, (start, survey), slot);
     let mut watermark = Watermark {
@@ -303,6 +302,19 @@ fn settle(
         offset,
         torn,
     })
+}
+
+/// Writes the header and the last group once more, so that the sync that follows covers them.
+///
+/// Their own sync may have failed before the last process ended. The page cache then shows them as they were written
+/// and calls them clean, and a sync alone would succeed without writing anything.
+fn write_again(file: &dyn StorageFile, from: usize, to: usize) -> std::io::Result<()> {
+    for (from, to) in [(0, SEGMENT_HEADER), (from, to)] {
+        let mut bytes = vec![0; to.saturating_sub(from)];
+        file.read_at(&mut bytes, wide(from))?;
+        file.write_at(&bytes, wide(from))?;
+    }
+    Ok(())
 }
 
 /// Takes the slot as it is, or makes what can be known without one.

@@ -29,6 +29,8 @@ pub(crate) enum Piece {
 pub(crate) struct Scan {
     /// Pieces up to the end.
     pub(crate) pieces: Vec<Piece>,
+    /// Where the last committed group begins.
+    pub(crate) last_group: usize,
     /// Where the content ends; the next record goes here.
     pub(crate) end: usize,
     /// Valid records of this segment stand after the end: it must be wiped before it is written again.
@@ -48,6 +50,7 @@ pub(crate) fn scan(image: &[u8], range: Range) -> Scan {
     let mut at = range.start;
     let mut last_commit = 0;
     let mut incarnation_min = 0;
+    let (mut last_group, mut open_group) = (range.start, range.start);
     while at < limit {
         let Some(record) = record_at(image, at, limit, range, incarnation_min) else {
             let next = resynchronise(image, at, limit, range, incarnation_min);
@@ -75,17 +78,22 @@ pub(crate) fn scan(image: &[u8], range: Range) -> Scan {
         at = at.saturating_add(record.total);
         if record.kind == Kind::Commit {
             last_commit = pieces.len();
+            last_group = std::mem::replace(&mut open_group, at);
         }
     }
     if range.end.is_some() {
         return Scan {
             pieces,
+            last_group,
             end: limit,
             wipe: false,
             torn: 0,
         };
     }
-    cut_tail(image, pieces, last_commit, range.start)
+    Scan {
+        last_group,
+        ..cut_tail(image, pieces, last_commit, range.start)
+    }
 }
 
 /// Drops what stands after the last commit, from the first bad byte on.
@@ -110,6 +118,7 @@ fn cut_tail(image: &[u8], mut pieces: Vec<Piece>, last_commit: usize, start: usi
         end,
         wipe,
         torn,
+        last_group: start,
     }
 }
 

@@ -382,7 +382,9 @@ impl Writer {
         let in_use = |oldest: u64| self.segment.saturating_sub(oldest).saturating_add(1);
         let mut oldest = next.oldest_segment;
         while oldest < next.scan_segment {
-            let Some(segment) = index.segment(oldest) else { break };
+            let Some(segment) = index.segment(oldest) else {
+                break;
+            };
             let last_seq = index.last_seq_of(oldest);
             let old = segment.sealed_us > 0 && self.now_us.saturating_sub(segment.sealed_us) > KEEP_US;
             let tight = in_use(oldest).saturating_mul(2) > self.directory.count();
@@ -493,7 +495,9 @@ impl Sealed {
         }
         seal_record(record, seed, seq, incarnation);
         self.count = self.count.saturating_add(1);
-        let Some(record) = parse(record, seed) else { return };
+        let Some(record) = parse(record, seed) else {
+            return;
+        };
         if kind == Kind::Hole {
             let last_seq = u64_at(record.payload, 0).max(seq);
             let reason = String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();

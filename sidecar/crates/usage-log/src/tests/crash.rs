@@ -122,11 +122,17 @@ fn every_subset_of_unsynced_pages() {
 #[test]
 fn killed_process_keeps_written_groups() {
     let (memory, kept, lost) = with_unsynced(3, 4);
-    let killed = memory.copy();
+    let killed = memory.kill();
+    assert_ne!(Vec::<(String, usize)>::new(), killed.unsynced());
     let (log, _) = open(&killed, small());
     let all: Vec<_> = kept.iter().chain(&lost).cloned().map(Some).collect();
     assert_eq!(all, payloads(&read_all(&log, 1)));
-    assert_eq!(Vec::<(String, usize)>::new(), killed.unsynced());
+    let (log, _) = open(&killed.crash(|_, _| false), small());
+    assert_eq!(
+        all,
+        payloads(&read_all(&log, 1)),
+        "what was served was lost by a later crash"
+    );
 }
 
 /// A record cut away at one start can't come back at a later one when new records end right before it.
@@ -146,6 +152,30 @@ fn a_cut_record_never_comes_back() {
         assert_eq!((kept.len() + n + 1) as u64, recovered.next_seq);
         usage(&log, &payload(2)).unwrap();
         flush(&log);
+    }
+}
+
+/// The same where a commit record, made for whole records before the tear, ends right before a stale record.
+#[test]
+fn a_cut_record_never_follows_a_commit() {
+    let memory = Memory::default();
+    let (log, _) = open(&memory, small());
+    for payload in [[b'a'; 40], [b'b'; 40], [b'c'; 40]] {
+        usage(&log, &payload).unwrap();
+    }
+    flush(&log);
+    drop(log);
+    memory.change("segment-0001", |bytes| {
+        let record = crate::format::COMMIT_BYTES;
+        assert_eq!(record, crate::format::total_bytes(40));
+        let torn = 128 + record;
+        bytes[torn..torn + record].fill(0);
+        bytes[torn + 2 * record..].fill(0);
+    });
+    for _ in 0..3 {
+        let (log, recovered) = open(&memory, small());
+        assert_eq!((2, 0), (recovered.next_seq, recovered.holes.len()));
+        assert_eq!(vec![Some(vec![b'a'; 40])], payloads(&read_all(&log, 1)));
     }
 }
 
@@ -197,6 +227,10 @@ fn failed_sync_moves_on() {
     usage(&log, b"three").unwrap();
     flush(&log);
     assert_eq!(1, log.stats().io_errors);
+    assert!(
+        log.stats().used_bytes > u64::from(config().segment_bytes),
+        "it stayed in the same segment"
+    );
     let expected: Vec<_> = [b"one".as_slice(), b"two", b"three"]
         .iter()
         .map(|p| Some(p.to_vec()))

@@ -125,6 +125,33 @@ fn unsafe_records_stay_for_a_rewind() {
     assert_eq!(chain_next(&h, &Sha256::digest(b"after").into()), log.h_at(701).unwrap());
 }
 
+/// What the ledger lost again is not dropped, though the scan has passed it and the log is more than half full.
+#[test]
+fn a_rewind_keeps_what_it_needs() {
+    let memory = Memory::default();
+    let (log, _) = open(&memory, config());
+    let commit_unsafe = |seq: u64| {
+        let h = log.h_at(seq).unwrap();
+        log.set_committed(Committed {
+            seq,
+            h,
+            safe_seq: 0,
+            now_us: 1,
+        });
+        log.pump();
+    };
+    for round in 0..3 {
+        for _ in 0..400 {
+            usage(&log, &[b'r'; 150]).unwrap();
+            flush(&log);
+        }
+        commit_unsafe(if round == 0 { 400 } else { 100 });
+    }
+    let stats = log.stats();
+    assert!(stats.used_bytes * 2 > stats.capacity_bytes, "{stats:?}");
+    assert_eq!(1_100, read_all(&log, 101).len());
+}
+
 /// A day later unsafe records give up their room though the log is nearly empty.
 #[test]
 fn old_segments_are_dropped_after_a_day() {

@@ -85,6 +85,16 @@ impl Memory {
         copy
     }
 
+    /// Copies everything as it is when only the process is killed: what wasn't synced still isn't.
+    pub(crate) fn kill(&self) -> Self {
+        let copy = self.copy();
+        let disk = self.0.lock();
+        for (path, content) in &disk.files {
+            *copy.0.lock().files[path].bytes.lock() = content.bytes.lock().clone();
+        }
+        copy
+    }
+
     /// Pages that a crash could lose.
     pub(crate) fn unsynced(&self) -> Vec<(String, usize)> {
         let mut pages = Vec::new();

@@ -144,7 +144,7 @@ impl World {
                 });
                 self.reopen(crashed);
             }
-            Step::Kill => self.reopen(self.memory.copy()),
+            Step::Kill => self.reopen(self.memory.kill()),
             _ => {}
         }
     }

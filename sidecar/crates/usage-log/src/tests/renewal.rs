@@ -124,6 +124,11 @@ fn crash_between_name_and_removal() {
     both.adopt(&old);
     let (log, recovered) = open(&both, config());
     assert_eq!([2; 16], recovered.producer_id);
+    let names = both.list(std::path::Path::new("/log")).unwrap();
+    assert_eq!(
+        vec!["02".repeat(16)],
+        names.into_iter().filter(|name| name != "lock").collect::<Vec<_>>()
+    );
     assert_eq!(all.len(), read_all(&log, 1).len());
     drop(log);
     let (_, again) = open(&both, config());
