@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 from tollkeeper_cli.errors import UnreachableError
+from tollkeeper_cli.replay.brake import Brake
 from tollkeeper_cli.replay.driver import Driver, Reserved, RetryableError, RetryPolicy, Settled
 from tollkeeper_cli.replay.model import ReplayRequest
 from tollkeeper_cli.replay.pace import RunningPace, SteppingPace, shift_to_present
@@ -151,3 +152,40 @@ def test_zipf_users_are_seeded_and_skewed() -> None:
     assert counts.most_common(1)[0][0] == "user-001"
     assert 8 < counts["user-001"] / counts["user-010"] < 13
     assert all(1 <= int(name.removeprefix("user-")) <= 200 for name in counts)
+
+
+async def test_pace_follows_a_change_of_speed() -> None:
+    """Who waits while the clock is slowed doesn't wake before the clock shows the time."""
+    clock_s = [0.0]
+
+    def monotonic() -> float:
+        clock_s[0] += 0.01
+        return clock_s[0]
+
+    pace = RunningPace(start_us=0, speed=1_000, monotonic=monotonic)
+    pace.restart(start_us=5_000_000, speed=10, started_s=clock_s[0])
+    assert await pace.reach(5_300_000) == 0
+    assert pace.now_us() >= 5_300_000
+
+
+SLOW, FINE, QUICK_S = [0.05] * 9, [0.02] * 9, [0.005] * 9
+
+
+@pytest.mark.parametrize(
+    ("pulses", "expected"),
+    [
+        ([(SLOW, 0)], [None]),
+        ([(SLOW, 0), (SLOW, 0)], [None, 60]),
+        ([(SLOW, 0), (FINE, 0), (SLOW, 0)], [None, None, None]),
+        ([(QUICK_S, 200_000), ([], 200_000)], [None, 60]),
+        ([(SLOW, 0)] * 4, [None, 60, None, 30]),
+        ([(SLOW, 0)] * 12, [None, 60, None, 30, None, 15, None, 7, None, None, None, None]),
+        ([(SLOW, 0)] * 2 + [(QUICK_S, 0)] * 9, [None, 60, *[None] * 7, 120, None]),
+        ([(SLOW, 0)] * 2 + [(QUICK_S, 0)] * 7 + [(FINE, 0), (QUICK_S, 0)], [None, 60, *[None] * 9]),
+        ([([], 0)] * 20, [None] * 20),
+    ],
+)
+def test_brake(pulses: list[tuple[list[float], int]], expected: list[int | None]) -> None:
+    """Two slow intervals in a row halve the speed, down to a sixteenth; two quick seconds double it, up to full."""
+    brake = Brake(120)
+    assert [brake.decide(taken_s, late_us) for taken_s, late_us in pulses] == expected

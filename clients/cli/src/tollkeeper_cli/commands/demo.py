@@ -42,7 +42,9 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the summary instead of staying up.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the summary there as JSON as well.")] = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Replay without limits.")] = False,
-    speed: Annotated[Speed, typer.Option(help="Times real time; max steps the clock.")] = Speed.FASTER,
+    speed: Annotated[
+        Speed, typer.Option(help="Times real time, slower while the machine is too busy; max steps the clock.")
+    ] = Speed.FASTER,
     keep: Annotated[bool, typer.Option("--keep", help="Go on with the data of the run before.")] = False,
     examples: Annotated[Path, typer.Option(help="The folder with catalogues and data.")] = _EXAMPLES,
     data_dir: DataDirectoryOption = DATA_DIRECTORY,

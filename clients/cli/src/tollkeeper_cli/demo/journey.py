@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_cli.commands.replay import progress_bar
+from tollkeeper_cli.commands.replay import progress_bar, seldom
 from tollkeeper_cli.demo.probe import BurstResult, PacedResult
 from tollkeeper_cli.demo.summary import InvoiceSummary, Summary
 from tollkeeper_cli.demo.verify import TOKEN_METERS, Stored, collect, judge, judge_invoice
@@ -203,8 +203,9 @@ async def _replay(
             sidecar=stack.addresses.sidecar_target,
             speed=speed,
             timing=timing,
-            on_progress=moved,
+            on_progress=seldom(moved),
         )
+        moved(tally)
     ended_s = time.monotonic()
     quarantined = await _wait_shipped(ledger, before + tally.admitted)
     lag_ms = round((time.monotonic() - ended_s) * 1_000)

@@ -94,6 +94,7 @@ class Summary:
             "quarantined": self.quarantined,
             "retries": self.tally.retries,
             "late_max_us": self.tally.late_max_us,
+            "braked_seconds": round(self.tally.braked_s, 3),
             "addresses": {
                 "sidecar": self.addresses.sidecar_listen,
                 "sidecar_socket": self.addresses.sidecar_socket,
@@ -198,6 +199,12 @@ def _figures(summary: Summary) -> Table:
     ):  # fmt: skip
         table.add_row(Text(label, style="bold"), Text(value))
     return table
+
+
+def _braked(summary: Summary) -> str:
+    """Say how long the replay ran slower than asked for."""
+    braked_s = summary.tally.braked_s
+    return f"; slower for {braked_s:,.1f} s, because the machine was busy" if braked_s else ""
 
 
 def _invoice_table(summary: Summary) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -88,7 +89,15 @@ class Driver:
         self._retry = retry or RetryPolicy()
         self._on_progress = on_progress
         self._in_flight = asyncio.Semaphore(in_flight_max)
+        self._taken_s: list[float] = []
+        self._late_us = 0
         self.tally = Tally()
+
+    def take_pulse(self) -> tuple[list[float], int]:
+        """Return how long reservations took and how late the latest was sent, since the last time this was asked."""
+        taken_s, self._taken_s = self._taken_s, []
+        late_us, self._late_us = self._late_us, 0
+        return taken_s, late_us
 
     async def run_timed(self, requests: Iterable[ReplayRequest], pace: RunningPace) -> Tally:
         """Send each request when its time has come, however long others take; return when all are settled.
@@ -99,6 +108,7 @@ class Driver:
             for request in requests:
                 late_us = await pace.reach(request.at_us)
                 self.tally.late_max_us = max(self.tally.late_max_us, late_us)
+                self._late_us = max(self._late_us, late_us)
                 await self._in_flight.acquire()
                 task = group.create_task(self._reserve_and_settle(request, pace))
                 task.add_done_callback(lambda _task: self._in_flight.release())
@@ -134,7 +144,9 @@ class Driver:
 
     async def _reserve(self, request: ReplayRequest) -> str:
         """Reserve and count; return the token, empty when denied."""
+        asked_s = time.monotonic()
         answer = await self._persist(lambda: self._quota.reserve(request), request)
+        self._taken_s.append(time.monotonic() - asked_s)
         counts = self.tally.of(request.tenant)
         counts.requests += 1
         if not answer.token:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_cli.replay.model import MICROSECONDS
@@ -18,29 +18,41 @@ if TYPE_CHECKING:
 SetClock = Callable[[int], Awaitable[None]]
 """Sets ledger time, in microseconds, and returns when every sidecar has it."""
 
+# A sleeper looks again so often whether the clock's speed has changed.
+_LONGEST_SLEEP_S = 0.25
 _HOUR_US = 3_600 * MICROSECONDS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningPace:
-    """A clock that runs `speed` times as fast as real time, from `start_us` at `started_s`."""
+    """A clock that runs `speed` times as fast as real time, from `start_us` on. Its speed may change on the way."""
 
-    start_us: int
-    speed: int
-    started_s: float = field(default_factory=time.monotonic)
-    monotonic: Callable[[], float] = time.monotonic
+    def __init__(
+        self,
+        *,
+        start_us: int,
+        speed: int,
+        started_s: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monotonic = monotonic
+        self._start_us, self._speed = start_us, speed
+        self._started_s = monotonic() if started_s is None else started_s
+
+    def restart(self, *, start_us: int, speed: int, started_s: float) -> None:
+        """Follow another setting of the clock, for those who wait already as well."""
+        self._start_us, self._speed, self._started_s = start_us, speed, started_s
 
     def now_us(self) -> int:
         """Return the time that the clock shows."""
-        return self.start_us + round((self.monotonic() - self.started_s) * self.speed * MICROSECONDS)
+        return self._start_us + round((self._monotonic() - self._started_s) * self._speed * MICROSECONDS)
 
     async def reach(self, at_us: int) -> int:
         """Wait until the clock shows this time; return how late it is, in real microseconds."""
-        wait_us = (at_us - self.now_us()) // self.speed
-        if wait_us > 0:
-            await asyncio.sleep(wait_us / MICROSECONDS)
-            return 0
-        return -wait_us
+        waited = False
+        while (wait_us := (at_us - self.now_us()) // self._speed) > 0:
+            await asyncio.sleep(min(wait_us / MICROSECONDS, _LONGEST_SLEEP_S))
+            waited = True
+        return 0 if waited else -wait_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

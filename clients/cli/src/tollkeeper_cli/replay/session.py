@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_client import AsyncClient
 
 from tollkeeper_cli.errors import CommandError, FoundProblemsError, UsageError
+from tollkeeper_cli.replay.brake import INTERVAL_S, Brake
 from tollkeeper_cli.replay.driver import Driver
 from tollkeeper_cli.replay.pace import RunningPace, SteppingPace, shift_to_present
 from tollkeeper_cli.replay.sidecar import CALL_TIMEOUT_S, SidecarCalls
@@ -74,6 +76,8 @@ async def replay(
 ) -> Tally:
     """Replay requests and return what came of them; leave the clock running at real speed.
 
+    Where the machine can't keep up with the speed, the clock is slowed until it can.
+
     Raises UsageError where a speed needs the scaled clock and there is none, UnreachableError when nobody answers for
     too long, FoundProblemsError when an answer makes no sense.
     """
@@ -85,7 +89,7 @@ async def replay(
             if speed is Speed.MAX:
                 tally = await _stepped(driver, requests, ledger, timing)
             else:
-                tally = await driver.run_timed(requests, await _running_pace(ledger, int(speed), timing))
+                tally = await _running(driver, requests, ledger, int(speed), timing=timing)
         except* CommandError as group:
             raise _first(group) from None
     if timing.scaled:
@@ -103,14 +107,46 @@ async def _stepped(driver: Driver, requests: Sequence[ReplayRequest], ledger: Le
     return await driver.run_stepped(requests, SteppingPace(set_clock=step))
 
 
+async def _running(
+    driver: Driver, requests: Sequence[ReplayRequest], ledger: LedgerCalls, speed: int, *, timing: Timing
+) -> Tally:
+    """Replay with a clock that runs."""
+    pace = await _running_pace(ledger, speed, timing)
+    async with asyncio.TaskGroup() as group:
+        braking = group.create_task(_keep_up(driver, ledger, pace, Brake(speed))) if timing.scaled else None
+        tally = await driver.run_timed(requests, pace)
+        if braking is not None:
+            braking.cancel()
+    return tally
+
+
+async def _keep_up(driver: Driver, ledger: LedgerCalls, pace: RunningPace, brake: Brake) -> None:
+    """Slow the clock while the machine can't keep up. Runs until cancelled."""
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        if brake.is_on:
+            driver.tally.braked_s += INTERVAL_S
+        speed = brake.decide(*driver.take_pulse())
+        if speed is not None:
+            await ledger.set_clock(speed=speed)
+            await _follow(ledger, pace, speed)
+
+
+async def _follow(ledger: LedgerCalls, pace: RunningPace, speed: int) -> None:
+    """Read the clock once and follow it from there."""
+    asked_s = time.monotonic()
+    clock = await ledger.clock()
+    pace.restart(start_us=clock.now_us, speed=speed, started_s=(asked_s + time.monotonic()) / 2)
+
+
 async def _running_pace(ledger: LedgerCalls, speed: int, timing: Timing) -> RunningPace:
     """Start the clock, and follow it from here without asking again."""
     if not timing.scaled:
         return RunningPace(start_us=timing.first_us, speed=speed)
     await ledger.set_clock(now_us=timing.first_us - LEAD_US, speed=speed)
-    asked_s = time.monotonic()
-    clock = await ledger.clock()
-    return RunningPace(start_us=clock.now_us, speed=speed, started_s=(asked_s + time.monotonic()) / 2)
+    pace = RunningPace(start_us=timing.first_us - LEAD_US, speed=speed)
+    await _follow(ledger, pace, speed)
+    return pace
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

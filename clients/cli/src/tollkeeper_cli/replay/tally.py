@@ -42,6 +42,8 @@ class Tally:
     tenants: dict[str, TenantTally] = field(default_factory=dict)
     retries: int = 0
     """Calls that were made again."""
+    braked_s: float = 0.0
+    """Real time in which the replay ran slower than asked for, because the machine was busy."""
     late_max_us: int = 0
     """The furthest that a request was sent after its time, in real microseconds."""
 
