@@ -15,6 +15,12 @@ pub struct Now {
 }
 
 impl Now {
+    /// Ledger µs that pass in so many real µs.
+    pub(crate) fn ledger_us_of(&self, real_us: u64) -> i64 {
+        let scaled = i128::from(real_us).saturating_mul(i128::from(self.speed_milli));
+        i64::try_from(scaled / 1_000).unwrap_or(i64::MAX)
+    }
+
     /// Real µs until ledger time `at_us`; `None` while the clock stands still, 0 when it is past.
     pub(crate) fn real_us_until(&self, at_us: i64) -> Option<u64> {
         let left = at_us.saturating_sub(self.ledger_us);

@@ -5,8 +5,10 @@ use crate::{
     outbox::Report, slab::Key, time::Now,
 };
 
-/// The next window is leased this much ahead at most, ledger µs.
+/// The next window is leased this much ahead at most, ledger µs, and half as much at least.
 const EARLY_US: i64 = 5_000_000;
+/// A scaled clock makes that too short for a round trip: then this much ahead, real µs.
+const EARLY_REAL_US: u64 = 250_000;
 /// What failed is tried again after so long, real µs.
 const EARLY_AGAIN_US: u64 = 100_000;
 /// Only for keys used so lately, real µs.
@@ -81,7 +83,7 @@ impl Engine {
 
     /// Plans to look after a bucket when its window ends, or before, when the next is to be leased.
     pub(crate) fn watch_end(&mut self, now: Now, key: Key) {
-        let early_us = self.early_at(key);
+        let early_us = self.early_at(now, key);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
@@ -107,7 +109,7 @@ impl Engine {
     }
 
     /// Ledger time at which the next window of a bucket is to be leased.
-    pub(crate) fn early_at(&self, key: Key) -> Option<i64> {
+    pub(crate) fn early_at(&self, now: Now, key: Key) -> Option<i64> {
         let bucket = self.buckets.get(key)?;
         let window = bucket.current.as_ref()?;
         let end_us = window.info.end_us;
@@ -115,15 +117,16 @@ impl Engine {
             return None;
         }
         let length_us = end_us.saturating_sub(window.info.start_us);
-        let span_us = u64::try_from(EARLY_US.min(length_us / 2)).unwrap_or(0);
-        let ahead_us = i64::try_from(jitter(&self.hasher, bucket.key_hash, bucket.limit, span_us))
-            .unwrap_or(0);
+        let span_us = EARLY_US.max(now.ledger_us_of(EARLY_REAL_US));
+        let half_us = u64::try_from(span_us.min(length_us / 2) / 2).unwrap_or(0);
+        let spread_us = jitter(&self.hasher, bucket.key_hash, bucket.limit, half_us);
+        let ahead_us = i64::try_from(half_us.saturating_add(spread_us)).unwrap_or(0);
         Some(end_us.saturating_sub(ahead_us))
     }
 
     /// Leases the next window of a bucket that was used lately, when it is time for that.
     pub(crate) fn lease_early(&mut self, now: Now, key: Key) {
-        let Some(early_us) = self.early_at(key) else {
+        let Some(early_us) = self.early_at(now, key) else {
             return;
         };
         let is_ledger_down = self.links.ledger.is_down(now.real_us);
