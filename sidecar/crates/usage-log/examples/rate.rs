@@ -50,7 +50,9 @@ fn open(folder: &Path) -> UsageLog {
         salt: [2; 16],
     };
     let hash = Arc::new(|payload: &[u8]| Some(Sha256::digest(payload).into()));
-    UsageLog::open(Config::new(folder, new_producer), hash).unwrap().0
+    UsageLog::open(Config::new(folder, new_producer), hash)
+        .unwrap()
+        .0
 }
 
 fn append(log: &UsageLog, payload: &[u8]) -> Result<Position, LogError> {
@@ -86,7 +88,8 @@ fn rate(log: &UsageLog, total: u64) {
     let (stop, stopped) = mpsc::channel::<()>();
     let shipping = log.clone();
     let shipper = std::thread::spawn(move || {
-        while stopped.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        while stopped.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout)
+        {
             let seq = shipping.stats().durable_seq;
             // The chain is not what is measured here: content hashes are not those of the payloads.
             shipping.set_committed(Committed {

@@ -244,7 +244,9 @@ pub struct Stats {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LogError {
     /// No room, or less than 5 % and the entry ends no reservation. `USAGE_LOG_FULL`; again after the ledger took some.
-    #[error("usage log is full: {used_bytes} of {capacity_bytes} bytes in use; it empties as the ledger commits")]
+    #[error(
+        "usage log is full: {used_bytes} of {capacity_bytes} bytes in use; it empties as the ledger commits"
+    )]
     Full {
         /// Bytes in use.
         used_bytes: u64,

@@ -10,8 +10,8 @@ use crate::{
     api::{Config, Damage, LogError, NewProducer},
     chain::chain_start,
     format::{
-        Identity, META_BYTES, Meta, SEGMENT_HEADER, SLOT_BYTES, SLOT_STRIDE, SegmentHeader, Watermark, is_other_format,
-        narrow, wide,
+        Identity, META_BYTES, Meta, SEGMENT_HEADER, SLOT_BYTES, SLOT_STRIDE, SegmentHeader,
+        Watermark, is_other_format, narrow, wide,
     },
     storage::{Storage, StorageFile},
 };
@@ -43,7 +43,11 @@ impl Directory {
         let path = config.root.join(format!("{}{PARTIAL}", hex(&new.id)));
         check_shape(config)?;
         let made = || -> io::Result<Self> {
-            if storage.list(&config.root)?.iter().any(|name| path.ends_with(name)) {
+            if storage
+                .list(&config.root)?
+                .iter()
+                .any(|name| path.ends_with(name))
+            {
                 storage.remove_directory(&path)?;
             }
             storage.make_directory(&path)?;
@@ -107,14 +111,21 @@ impl Directory {
             oldest_segment: 1,
         };
         self.write_slot(&first)?;
-        self.write_slot(&Watermark { counter: 1, ..first })?;
+        self.write_slot(&Watermark {
+            counter: 1,
+            ..first
+        })?;
         self.write_meta()?;
         self.storage.sync_directory(&self.path)
     }
 
     /// Gives a finished directory its name, durably.
     pub(crate) fn publish(&mut self) -> Result<(), LogError> {
-        let root = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let root = self
+            .path
+            .parent()
+            .map(Path::to_path_buf)
+            .unwrap_or_default();
         let path = root.join(hex(&self.meta.identity.producer));
         self.storage
             .rename(&self.path, &path)
@@ -125,7 +136,10 @@ impl Directory {
     }
 
     /// Opens an existing directory; a damaged description is made again from the segments.
-    pub(crate) fn open(storage: &Arc<dyn Storage>, path: &Path) -> Result<(Self, Vec<Damage>), LogError> {
+    pub(crate) fn open(
+        storage: &Arc<dyn Storage>,
+        path: &Path,
+    ) -> Result<(Self, Vec<Damage>), LogError> {
         let opened = || -> io::Result<Result<(Self, Vec<Damage>), LogError>> {
             let mut damage = Vec::new();
             let count = storage
@@ -183,9 +197,12 @@ impl Directory {
 
     /// Tells whether the directory is not the one that it was made as: a copy, or on another device.
     pub(crate) fn is_moved(&self) -> bool {
-        self.storage.place(&self.path).is_ok_and(|(boot_id, device, inode)| {
-            inode != self.meta.inode || (boot_id == self.meta.boot_id && device != self.meta.device)
-        })
+        self.storage
+            .place(&self.path)
+            .is_ok_and(|(boot_id, device, inode)| {
+                inode != self.meta.inode
+                    || (boot_id == self.meta.boot_id && device != self.meta.device)
+            })
     }
 
     /// Returns the file of a segment.
@@ -244,7 +261,9 @@ impl Directory {
             let read = self.slots.read_at(&mut bytes, wide(at));
             let slot = read.ok().and_then(|()| Watermark::decode(&bytes));
             match slot.filter(|slot| slot.producer == self.meta.identity.producer) {
-                Some(slot) if best.is_none_or(|best| best.counter < slot.counter) => best = Some(slot),
+                Some(slot) if best.is_none_or(|best| best.counter < slot.counter) => {
+                    best = Some(slot);
+                }
                 Some(_) => {}
                 None => damage.push(damaged(
                     WATERMARK,

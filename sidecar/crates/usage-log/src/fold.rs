@@ -70,7 +70,13 @@ pub(crate) struct Fold {
 
 impl Fold {
     /// Starts at a segment: the number before its first entry and h there.
-    pub(crate) fn new(hash: ContentHash, index: Index, last_seq: u64, h: Hash, known: Option<(u64, Hash)>) -> Self {
+    pub(crate) fn new(
+        hash: ContentHash,
+        index: Index,
+        last_seq: u64,
+        h: Hash,
+        known: Option<(u64, Hash)>,
+    ) -> Self {
         let mut index = index;
         index.indexed_from = last_seq.saturating_add(1);
         Self {
@@ -97,13 +103,22 @@ impl Fold {
     }
 
     /// Folds one segment's records.
-    pub(crate) fn segment(&mut self, number: u64, file: &str, image: &[u8], seed: u32, scan: &Scan) {
+    pub(crate) fn segment(
+        &mut self,
+        number: u64,
+        file: &str,
+        image: &[u8],
+        seed: u32,
+        scan: &Scan,
+    ) {
         for piece in &scan.pieces {
             match *piece {
                 Piece::Bad { offset, bytes } => self.bad(number, file, offset, bytes),
                 Piece::Record { offset, total } => {
                     self.note(number, offset);
-                    let bytes = image.get(offset..offset.saturating_add(total)).unwrap_or_default();
+                    let bytes = image
+                        .get(offset..offset.saturating_add(total))
+                        .unwrap_or_default();
                     if let Some(record) = parse(bytes, seed) {
                         self.record(number, offset, file, &record);
                     }
@@ -183,15 +198,24 @@ impl Fold {
         }
         self.uncommitted = self.uncommitted.saturating_add(1);
         if let Some(key) = record.key {
-            apply_live(&mut self.live, record.kind, key, record.payload.is_empty(), at);
+            apply_live(
+                &mut self.live,
+                record.kind,
+                key,
+                record.payload.is_empty(),
+                at,
+            );
         }
     }
 
     fn sequenced(&mut self, file: &str, offset: usize, record: &Record<'_>) {
         if record.kind == Kind::Hole {
             let last_seq = u64_at(record.payload, 0).max(record.seq);
-            let reason = String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();
-            self.written_h = self.written_h.map(|h| chain_next(&h, &hole_hash(record.seq, last_seq)));
+            let reason =
+                String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();
+            self.written_h = self
+                .written_h
+                .map(|h| chain_next(&h, &hole_hash(record.seq, last_seq)));
             self.hole(Hole {
                 first_seq: record.seq,
                 last_seq,

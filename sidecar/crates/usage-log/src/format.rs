@@ -127,11 +127,22 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 
 /// Adds a record without number, incarnation and checksum; [`seal_record`] fills them in when its place is known.
 pub(crate) fn push_record(buffer: &mut Vec<u8>, kind: Kind, key: Option<&Key>, payload: &[u8]) {
-    let body = payload.len().saturating_add(if key.is_some() { KEY } else { 0 });
+    let body = payload
+        .len()
+        .saturating_add(if key.is_some() { KEY } else { 0 });
     let end = buffer.len().saturating_add(total_bytes(body));
     buffer.extend_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_le_bytes());
     buffer.extend_from_slice(&[0; 20]);
-    buffer.extend_from_slice(&[kind as u8, if key.is_some() { KEYED } else { 0 }, 0, 0, 0, 0, 0, 0]);
+    buffer.extend_from_slice(&[
+        kind as u8,
+        if key.is_some() { KEYED } else { 0 },
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]);
     if let Some(key) = key {
         buffer.extend_from_slice(key);
     }
@@ -140,7 +151,14 @@ pub(crate) fn push_record(buffer: &mut Vec<u8>, kind: Kind, key: Option<&Key>, p
 }
 
 /// Adds a sealed commit record.
-pub(crate) fn push_commit(buffer: &mut Vec<u8>, seed: u32, last_seq: u64, incarnation: u64, count: u32, h: &Hash) {
+pub(crate) fn push_commit(
+    buffer: &mut Vec<u8>,
+    seed: u32,
+    last_seq: u64,
+    incarnation: u64,
+    count: u32,
+    h: &Hash,
+) {
     let start = buffer.len();
     let mut body = [0; COMMIT_BODY];
     put(&mut body, 0, &count.to_le_bytes());
@@ -196,7 +214,11 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<(Kind, usize)> {
         Kind::Hole | Kind::Commit => flags == 0,
     };
     let reserved_ok = bytes.get(26..RECORD_HEADER)?.iter().all(|byte| *byte == 0);
-    if body > BODY_MAX || body < shortest || !keyed_ok || !reserved_ok || (kind == Kind::Commit && body != COMMIT_BODY)
+    if body > BODY_MAX
+        || body < shortest
+        || !keyed_ok
+        || !reserved_ok
+        || (kind == Kind::Commit && body != COMMIT_BODY)
     {
         return None;
     }
@@ -212,7 +234,11 @@ pub(crate) fn parse(bytes: &[u8], seed: u32) -> Option<Record<'_>> {
     }
     let body_end = RECORD_HEADER.saturating_add(narrow(u64::from(u32_at(record, 0))));
     let keyed = record.get(25).is_some_and(|flags| flags & KEYED != 0);
-    let payload_start = if keyed { RECORD_HEADER + KEY } else { RECORD_HEADER };
+    let payload_start = if keyed {
+        RECORD_HEADER + KEY
+    } else {
+        RECORD_HEADER
+    };
     Some(Record {
         kind,
         seq: u64_at(record, 8),

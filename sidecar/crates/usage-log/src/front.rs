@@ -8,7 +8,9 @@ use std::{
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
-    api::{Append, Committed, Config, Hash, Key, LogError, NewProducer, Position, Recovered, Stats},
+    api::{
+        Append, Committed, Config, Hash, Key, LogError, NewProducer, Position, Recovered, Stats,
+    },
     format::{COMMIT_BYTES, Kind, PAYLOAD_MAX, push_record, wide},
 };
 
@@ -35,7 +37,13 @@ pub(crate) struct Group {
 
 impl Group {
     /// Adds a record.
-    pub(crate) fn push(&mut self, kind: Kind, key: Option<&Key>, payload: &[u8], hash: Option<Hash>) {
+    pub(crate) fn push(
+        &mut self,
+        kind: Kind,
+        key: Option<&Key>,
+        payload: &[u8],
+        hash: Option<Hash>,
+    ) {
         push_record(&mut self.bytes, kind, key, payload);
         self.hashes.extend(hash);
         self.records = self.records.saturating_add(1);
@@ -163,7 +171,10 @@ impl Front {
         let added = wide(group.bytes.len().saturating_sub(before));
         let position = Position {
             entry: state.next.entry.saturating_add(1),
-            usage: state.next.usage.saturating_add(u64::from(kind == Kind::Usage)),
+            usage: state
+                .next
+                .usage
+                .saturating_add(u64::from(kind == Kind::Usage)),
         };
         state.next = position;
         if let Some(group) = state.groups.back_mut() {
@@ -238,7 +249,9 @@ impl Front {
             .saturating_sub(state.base);
         let usage = u64::try_from(usage).unwrap_or(0);
         state.committed_usage = state.committed_usage.max(usage);
-        let rest = state.committed_waiters.split_off(&(usage.saturating_add(1), 0));
+        let rest = state
+            .committed_waiters
+            .split_off(&(usage.saturating_add(1), 0));
         let ready = std::mem::replace(&mut state.committed_waiters, rest);
         drop(state);
         self.work.notify_one();
@@ -278,7 +291,11 @@ impl Front {
         let mut state = self.state.lock();
         loop {
             let work = Work {
-                group: if with_group { state.groups.pop_front() } else { None },
+                group: if with_group {
+                    state.groups.pop_front()
+                } else {
+                    None
+                },
                 committed: state.committed.take(),
                 rescan: state.rescan.take(),
                 renewal: state.renewal.take(),
@@ -344,7 +361,9 @@ impl Front {
     pub(crate) fn rebase(&self, last_seq: u64, committed_seq: u64) {
         let mut state = self.state.lock();
         let usage = i64::try_from(state.durable.usage).unwrap_or(i64::MAX);
-        state.base = i64::try_from(last_seq).unwrap_or(i64::MAX).saturating_sub(usage);
+        state.base = i64::try_from(last_seq)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(usage);
         state.stats.appended_seq = state.seq_of(state.next.usage);
         state.stats.committed_seq = committed_seq;
     }
@@ -385,7 +404,11 @@ impl State {
     }
 
     fn seq_of(&self, usage: u64) -> u64 {
-        u64::try_from(self.base.saturating_add(i64::try_from(usage).unwrap_or(i64::MAX))).unwrap_or(0)
+        u64::try_from(
+            self.base
+                .saturating_add(i64::try_from(usage).unwrap_or(i64::MAX)),
+        )
+        .unwrap_or(0)
     }
 
     fn waiter_id(&mut self) -> u64 {
@@ -393,7 +416,13 @@ impl State {
         self.waiters_made
     }
 
-    fn admit(&self, bytes: u64, settles: bool, lives: bool, pending_max: u64) -> Result<(), LogError> {
+    fn admit(
+        &self,
+        bytes: u64,
+        settles: bool,
+        lives: bool,
+        pending_max: u64,
+    ) -> Result<(), LogError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
@@ -403,7 +432,12 @@ impl State {
         let pending = self.stats.pending_bytes;
         let capacity = self.stats.capacity_bytes;
         // Every group adds a commit record; one more group than gather now may be needed at a segment's end.
-        let commits = wide(self.groups.len().saturating_add(2).saturating_mul(COMMIT_BYTES));
+        let commits = wide(
+            self.groups
+                .len()
+                .saturating_add(2)
+                .saturating_mul(COMMIT_BYTES),
+        );
         let used = self
             .stats
             .used_bytes
@@ -413,11 +447,18 @@ impl State {
         let bound = if settles {
             capacity
         } else {
-            capacity.saturating_mul(SETTLING_PERCENT).checked_div(100).unwrap_or(0)
+            capacity
+                .saturating_mul(SETTLING_PERCENT)
+                .checked_div(100)
+                .unwrap_or(0)
         };
         // What lives on is rewritten before its segment is reused; more than half of the room would leave none.
         let too_much_alive = lives
-            && self.live_bytes.saturating_add(pending).saturating_add(bytes) > capacity.checked_div(2).unwrap_or(0);
+            && self
+                .live_bytes
+                .saturating_add(pending)
+                .saturating_add(bytes)
+                > capacity.checked_div(2).unwrap_or(0);
         if used > bound || too_much_alive {
             return Err(LogError::Full {
                 used_bytes: self.stats.used_bytes,
@@ -425,7 +466,9 @@ impl State {
             });
         }
         if pending.saturating_add(bytes) > pending_max {
-            return Err(LogError::Busy { pending_bytes: pending });
+            return Err(LogError::Busy {
+                pending_bytes: pending,
+            });
         }
         Ok(())
     }

@@ -80,7 +80,8 @@ impl Index {
     /// Notes a boundary when it is far enough from the last one, or the first of its segment.
     pub(crate) fn note(&mut self, point: Point) {
         let far = self.points.last_key_value().is_none_or(|(_, last)| {
-            last.segment != point.segment || point.offset.saturating_sub(last.offset) >= POINT_STRIDE
+            last.segment != point.segment
+                || point.offset.saturating_sub(last.offset) >= POINT_STRIDE
         });
         if far {
             // The later of two boundaries with the same number outlives the earlier one's segment.
@@ -91,9 +92,15 @@ impl Index {
     /// Finds the nearest boundary at or before an entry.
     pub(crate) fn start_for(&self, seq: u64) -> Option<Point> {
         let before = seq.checked_sub(1)?;
-        let point = self.points.range(..=before).next_back().map(|(_, point)| *point);
+        let point = self
+            .points
+            .range(..=before)
+            .next_back()
+            .map(|(_, point)| *point);
         match (self.cursor, point) {
-            (Some(cursor), Some(point)) if cursor.last_seq <= before && cursor.last_seq > point.last_seq => {
+            (Some(cursor), Some(point))
+                if cursor.last_seq <= before && cursor.last_seq > point.last_seq =>
+            {
                 Some(cursor)
             }
             (_, point) => point,
@@ -103,13 +110,15 @@ impl Index {
     /// Finds a segment by its number.
     pub(crate) fn segment(&self, number: u64) -> Option<&Segment> {
         let first = self.segments.front()?.number;
-        self.segments.get(crate::format::narrow(number.checked_sub(first)?))
+        self.segments
+            .get(crate::format::narrow(number.checked_sub(first)?))
     }
 
     /// Finds a segment by its number, to change it.
     pub(crate) fn segment_mut(&mut self, number: u64) -> Option<&mut Segment> {
         let first = self.segments.front()?.number;
-        self.segments.get_mut(crate::format::narrow(number.checked_sub(first)?))
+        self.segments
+            .get_mut(crate::format::narrow(number.checked_sub(first)?))
     }
 
     /// Returns the oldest number still in the log.
@@ -129,7 +138,9 @@ impl Index {
             .segments
             .iter()
             .find(|segment| self.last_seq_of(segment.number) >= seq);
-        holding.or_else(|| self.segments.back()).map(|segment| segment.number)
+        holding
+            .or_else(|| self.segments.back())
+            .map(|segment| segment.number)
     }
 
     /// Copies what a reader needs that starts in a segment.
@@ -154,7 +165,12 @@ impl Index {
 
     /// Forgets the segments below a number.
     pub(crate) fn drop_below(&mut self, number: u64) {
-        while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.number < number) {
+        while self.segments.len() > 1
+            && self
+                .segments
+                .front()
+                .is_some_and(|segment| segment.number < number)
+        {
             self.segments.pop_front();
         }
         let oldest = self.segments.front().map_or(0, |segment| segment.number);

@@ -29,8 +29,8 @@ mod storage;
 mod writer;
 
 pub use api::{
-    Append, Batch, Committed, Config, ContentHash, Damage, Entry, EntryBody, Hash, Hole, Kept, Key, LogError,
-    NewProducer, Position, Recovered, Stats,
+    Append, Batch, Committed, Config, ContentHash, Damage, Entry, EntryBody, Hash, Hole, Kept, Key,
+    LogError, NewProducer, Position, Recovered, Stats,
 };
 pub use chain::{chain_next, chain_start, hole_hash};
 pub use front::Notify;

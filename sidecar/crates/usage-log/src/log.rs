@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{
-        Append, Batch, Committed, Config, ContentHash, Damage, Hash, LogError, NewProducer, Position, Recovered, Stats,
+        Append, Batch, Committed, Config, ContentHash, Damage, Hash, LogError, NewProducer,
+        Position, Recovered, Stats,
     },
     directory::{Directory, PARTIAL, RETIRED},
     front::{Front, Notify, Renewal},
@@ -41,13 +42,15 @@ impl UsageLog {
     /// # Errors
     /// [`LogError::Locked`], [`LogError::Unusable`], [`LogError::Io`].
     pub fn open(config: Config, content_hash: ContentHash) -> Result<(Self, Recovered), LogError> {
-        let (log, recovered) = Self::open_on(&(Arc::new(Disk) as Arc<dyn Storage>), config, content_hash)?;
+        let (log, recovered) =
+            Self::open_on(&(Arc::new(Disk) as Arc<dyn Storage>), config, content_hash)?;
         let writer = log.shared.writer.lock().take();
         if let Some(writer) = writer {
             let thread = std::thread::Builder::new()
                 .name("usage-log".into())
                 .spawn(move || writer.run());
-            *log.shared.thread.lock() = Some(thread.map_err(|error| LogError::Io(error.to_string()))?);
+            *log.shared.thread.lock() =
+                Some(thread.map_err(|error| LogError::Io(error.to_string()))?);
         }
         Ok((log, recovered))
     }
@@ -128,7 +131,12 @@ impl UsageLog {
     ///
     /// # Errors
     /// [`LogError::Gone`] below the oldest or above the next number, [`LogError::Scanning`], [`LogError::Io`].
-    pub fn read_from(&self, seq: u64, max_records: usize, max_bytes: usize) -> Result<Batch, LogError> {
+    pub fn read_from(
+        &self,
+        seq: u64,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Batch, LogError> {
         let bounds = Bounds {
             seq,
             records: max_records,
@@ -235,7 +243,10 @@ impl Drop for Shared {
     }
 }
 
-fn take_lock(storage: &Arc<dyn Storage>, config: &Config) -> Result<Box<dyn Send + Sync>, LogError> {
+fn take_lock(
+    storage: &Arc<dyn Storage>,
+    config: &Config,
+) -> Result<Box<dyn Send + Sync>, LogError> {
     let shown = config.root.display().to_string();
     storage
         .make_directory(&config.root)
@@ -249,7 +260,10 @@ fn take_lock(storage: &Arc<dyn Storage>, config: &Config) -> Result<Box<dyn Send
 }
 
 /// Finds the producer in force, clears away what a crash left of others, or makes the first one.
-fn open_producer(storage: &Arc<dyn Storage>, config: &Config) -> Result<(Directory, Vec<Damage>, bool), LogError> {
+fn open_producer(
+    storage: &Arc<dyn Storage>,
+    config: &Config,
+) -> Result<(Directory, Vec<Damage>, bool), LogError> {
     let root = &config.root;
     let names = storage
         .list(root)
@@ -261,13 +275,21 @@ fn open_producer(storage: &Arc<dyn Storage>, config: &Config) -> Result<(Directo
         let removed = storage.remove_directory(&root.join(name));
         removed.map_err(|error| LogError::Io(format!("removing {name}: {error}")))?;
     }
-    let is_producer = |name: &&String| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let paths: Vec<PathBuf> = names.iter().filter(is_producer).map(|name| root.join(name)).collect();
+    let is_producer =
+        |name: &&String| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let paths: Vec<PathBuf> = names
+        .iter()
+        .filter(is_producer)
+        .map(|name| root.join(name))
+        .collect();
     let mut opened = Vec::new();
     for path in &paths {
         opened.push(Directory::open(storage, path)?);
     }
-    let replaced: Vec<[u8; 16]> = opened.iter().map(|(directory, _)| directory.meta.predecessor).collect();
+    let replaced: Vec<[u8; 16]> = opened
+        .iter()
+        .map(|(directory, _)| directory.meta.predecessor)
+        .collect();
     let (old, mut current): (Vec<_>, Vec<_>) = opened
         .into_iter()
         .partition(|(directory, _)| replaced.contains(&directory.meta.identity.producer));

@@ -21,7 +21,11 @@ pub(crate) struct Bounds {
 }
 
 /// Reads a run of entries; see [`crate::UsageLog::read_from`].
-pub(crate) fn read(index: &Mutex<Index>, hash: &ContentHash, bounds: Bounds) -> Result<Batch, LogError> {
+pub(crate) fn read(
+    index: &Mutex<Index>,
+    hash: &ContentHash,
+    bounds: Bounds,
+) -> Result<Batch, LogError> {
     let mut walk = Walk::begin(&index.lock(), hash, bounds)?;
     let walked = walk.run();
     let mut index = index.lock();
@@ -90,7 +94,11 @@ impl<'a> Walk<'a> {
             };
             if self.at.offset < segment.end {
                 self.chunk(&segment)?;
-            } else if self.index.segment(self.at.segment.saturating_add(1)).is_some() {
+            } else if self
+                .index
+                .segment(self.at.segment.saturating_add(1))
+                .is_some()
+            {
                 self.at.segment = self.at.segment.saturating_add(1);
                 self.at.offset = wide(crate::format::SEGMENT_HEADER);
             } else {
@@ -109,8 +117,8 @@ impl<'a> Walk<'a> {
     }
 
     fn is_done(&self) -> bool {
-        let read_some =
-            self.at.last_seq.saturating_add(1) >= self.bounds.seq && self.entries.len() >= self.bounds.records;
+        let read_some = self.at.last_seq.saturating_add(1) >= self.bounds.seq
+            && self.entries.len() >= self.bounds.records;
         let full = !self.entries.is_empty() && self.bytes >= self.bounds.bytes;
         read_some || full || self.at.last_seq >= self.index.durable_seq
     }
@@ -139,8 +147,13 @@ impl<'a> Walk<'a> {
             let rest = bytes.get(at..).unwrap_or_default();
             let Some(record) = parse(rest, seed) else {
                 let cut = at > 0 && self.at.offset.saturating_add(wide(rest.len())) < segment.end;
-                let longer = rest.len() < RECORD_HEADER || peek(rest).is_some_and(|(_, total)| total > rest.len());
-                return if cut && longer { Ok(()) } else { Err(self.scanning()) };
+                let longer = rest.len() < RECORD_HEADER
+                    || peek(rest).is_some_and(|(_, total)| total > rest.len());
+                return if cut && longer {
+                    Ok(())
+                } else {
+                    Err(self.scanning())
+                };
             };
             if !self.record(&record)? {
                 return Ok(());
@@ -194,7 +207,12 @@ impl<'a> Walk<'a> {
                 return Err(self.scanning());
             };
             let content = hole_hash(hole.first_seq, hole.last_seq);
-            self.take(hole.last_seq, &content, EntryBody::Hole(hole), RECORD_HEADER);
+            self.take(
+                hole.last_seq,
+                &content,
+                EntryBody::Hole(hole),
+                RECORD_HEADER,
+            );
         }
         Ok(())
     }

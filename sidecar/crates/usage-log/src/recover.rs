@@ -4,7 +4,9 @@ use crate::{
     api::{ContentHash, Damage, Kept, LogError},
     directory::{Directory, damaged},
     fold::{Fold, Live},
-    format::{COMMIT_BYTES, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, push_commit, wide},
+    format::{
+        COMMIT_BYTES, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, push_commit, wide,
+    },
     index::{Index, Segment},
     scan::{Range, Scan, scan},
     storage::StorageFile,
@@ -43,7 +45,8 @@ pub(crate) fn recover(directory: &Directory, hash: &ContentHash) -> Result<Recov
     let (fold, tail) = fold_segments(directory, hash, &survey, plan, slot.as_ref(), known)?;
     let mut fold = fold.finish();
     fold.damage.splice(0..0, damage);
-    settle(directory, fold, &tail, (start, &survey), slot).map_err(|error| LogError::Io(format!("recovering: {error}")))
+    settle(directory, fold, &tail, (start, &survey), slot)
+        .map_err(|error| LogError::Io(format!("recovering: {error}")))
 }
 
 /// Scans again from an older segment, for reading below the watermark or after bytes went bad.
@@ -75,7 +78,10 @@ pub(crate) fn rescan(
 /// Reads something that lives on back from its place.
 pub(crate) fn read_live(directory: &Directory, live: &Live) -> Option<Vec<u8>> {
     let mut bytes = vec![0; narrow(live.total)];
-    directory.file(live.segment).read_at(&mut bytes, live.offset).ok()?;
+    directory
+        .file(live.segment)
+        .read_at(&mut bytes, live.offset)
+        .ok()?;
     let payload = parse(&bytes, directory.meta.identity.seed(live.segment))?
         .payload
         .to_vec();
@@ -110,7 +116,11 @@ impl Survey {
             .filter(|header| header.number >= least)
             .collect();
         let fallback = slot.map_or(1, |slot| slot.scan_segment).saturating_sub(1);
-        let mut newest = found.iter().map(|header| header.number).max().unwrap_or(fallback);
+        let mut newest = found
+            .iter()
+            .map(|header| header.number)
+            .max()
+            .unwrap_or(fallback);
         if holds_records(directory, newest.saturating_add(1)) {
             newest = newest.saturating_add(1);
         }
@@ -195,7 +205,10 @@ fn fold_segments(
     let (first_seq, h) = match (slot.filter(|slot| slot.scan_segment == plan.start), header) {
         (Some(slot), _) => (slot.scan_first_seq, slot.scan_h),
         (None, Some(header)) => (header.first_seq, header.previous_h),
-        (None, None) => (1, crate::chain::chain_start(&directory.meta.identity.producer)),
+        (None, None) => (
+            1,
+            crate::chain::chain_start(&directory.meta.identity.producer),
+        ),
     };
     let index = index_before(directory, survey, plan, first_seq, h);
     let mut fold = Fold::new(hash.clone(), index, first_seq.saturating_sub(1), h, known);
@@ -204,7 +217,9 @@ fn fold_segments(
         let image = directory
             .image(number)
             .map_err(|error| LogError::Io(format!("reading segment {number}: {error}")))?;
-        let next = survey.header(number.saturating_add(1)).filter(|_| number < plan.newest);
+        let next = survey
+            .header(number.saturating_add(1))
+            .filter(|_| number < plan.newest);
         let end = if number == plan.newest {
             plan.open_end
         } else {
@@ -224,13 +239,25 @@ fn fold_segments(
             end: wide(tail.end),
             sealed_us: 0,
         });
-        fold.segment(number, &directory.file_name(number), &image, range.seed, &tail);
+        fold.segment(
+            number,
+            &directory.file_name(number),
+            &image,
+            range.seed,
+            &tail,
+        );
     }
     Ok((fold, tail))
 }
 
 /// Lists the segments below the scan's start, from their headers alone.
-fn index_before(directory: &Directory, survey: &Survey, plan: Plan, first_seq: u64, h: [u8; 32]) -> Index {
+fn index_before(
+    directory: &Directory,
+    survey: &Survey,
+    plan: Plan,
+    first_seq: u64,
+    h: [u8; 32],
+) -> Index {
     let mut index = Index::new(directory.meta.identity, 0);
     let (mut next_seq, mut next_h) = (first_seq, h);
     for number in (survey.oldest..plan.start).rev() {
@@ -269,14 +296,23 @@ fn settle(
         let rest = narrow(directory.segment_bytes()).saturating_sub(tail.end);
         file.write_at(&vec![0; rest], wide(tail.end))?;
     }
-    let incarnation = slot.map_or(0, |slot| slot.incarnation).max(fold.incarnation);
+    let incarnation = slot
+        .map_or(0, |slot| slot.incarnation)
+        .max(fold.incarnation);
     let mut offset = wide(tail.end);
     let mut torn = wide(tail.torn);
     if fold.uncommitted > 0 {
         torn = torn.max(wide(COMMIT_BYTES));
         let mut commit = Vec::new();
         let seed = directory.meta.identity.seed(segment);
-        push_commit(&mut commit, seed, fold.last_seq, incarnation, fold.uncommitted, &fold.h);
+        push_commit(
+            &mut commit,
+            seed,
+            fold.last_seq,
+            incarnation,
+            fold.uncommitted,
+            &fold.h,
+        );
         file.write_at(&commit, offset)?;
         offset = offset.saturating_add(wide(commit.len()));
     }
@@ -355,7 +391,9 @@ fn repair_header(directory: &Directory, fold: &Fold, number: u64) -> std::io::Re
     let Some(segment) = fold.index.segment(number) else {
         return Ok(());
     };
-    let before = number.checked_sub(1).and_then(|before| fold.index.segment(before));
+    let before = number
+        .checked_sub(1)
+        .and_then(|before| fold.index.segment(before));
     let header = SegmentHeader {
         identity: directory.meta.identity,
         number,

@@ -26,9 +26,18 @@ impl Writer {
     /// Makes a successor with everything from a number on, and becomes it; see [`crate::UsageLog::renew`].
     ///
     /// The successor gets its name only when all of it is durable; until then the old producer is in force.
-    pub(crate) fn renew(&mut self, new_producer: NewProducer, from_seq: u64) -> Result<Recovered, LogError> {
+    pub(crate) fn renew(
+        &mut self,
+        new_producer: NewProducer,
+        from_seq: u64,
+    ) -> Result<Recovered, LogError> {
         let predecessor = self.directory.meta.identity.producer;
-        let directory = Directory::create(&self.directory.storage, &self.config, new_producer, predecessor)?;
+        let directory = Directory::create(
+            &self.directory.storage,
+            &self.config,
+            new_producer,
+            predecessor,
+        )?;
         let recovery = recover(&directory, &self.hash)?;
         let index = Arc::new(Mutex::new(Index::new(directory.meta.identity, 0)));
         let front = Arc::new(Front::new(&self.config, directory.segment_bytes()));
@@ -66,13 +75,17 @@ impl Writer {
                         let payload = hole_payload(first_seq.saturating_add(length), &hole.reason);
                         group.push(Kind::Hole, None, &payload, None);
                         // Its numbers depend on what stands before it: nothing may follow it in this group.
-                        successor.write(&mut group, true).map_err(|error| failed(&error))?;
+                        successor
+                            .write(&mut group, true)
+                            .map_err(|error| failed(&error))?;
                         group.clear();
                         hole.last_seq.saturating_add(1)
                     }
                 };
             }
-            successor.write(&mut group, true).map_err(|error| failed(&error))?;
+            successor
+                .write(&mut group, true)
+                .map_err(|error| failed(&error))?;
         }
         Ok(())
     }
@@ -81,10 +94,17 @@ impl Writer {
         let mut group = Group::default();
         for ((mark, key), live) in &self.live {
             if let Some(payload) = read_live(&self.directory, live) {
-                group.push(if *mark { Kind::Mark } else { Kind::Open }, Some(key), &payload, None);
+                group.push(
+                    if *mark { Kind::Mark } else { Kind::Open },
+                    Some(key),
+                    &payload,
+                    None,
+                );
             }
         }
-        successor.write(&mut group, true).map_err(|error| failed(&error))
+        successor
+            .write(&mut group, true)
+            .map_err(|error| failed(&error))
     }
 
     /// Returns the number that the next record gets when a group is written before it.
@@ -98,7 +118,8 @@ impl Writer {
         let old = self.take_over(successor);
         // Failing here leaves a directory that its successor's description names; the next start removes it.
         retire(&old);
-        self.front.rebase(self.last_seq, self.watermark.committed_seq);
+        self.front
+            .rebase(self.last_seq, self.watermark.committed_seq);
         let figures = self.figures();
         self.front.update(&figures);
     }
@@ -108,7 +129,8 @@ impl Writer {
         let (mut open, mut marks) = (Vec::new(), Vec::new());
         for ((mark, key), live) in &self.live {
             if let Some(payload) = read_live(&self.directory, live) {
-                if *mark { &mut marks } else { &mut open }.push(crate::api::Kept { key: *key, payload });
+                if *mark { &mut marks } else { &mut open }
+                    .push(crate::api::Kept { key: *key, payload });
             }
         }
         Recovered {

@@ -142,7 +142,13 @@ fn piece_end(piece: &Piece) -> usize {
     }
 }
 
-fn record_at(image: &[u8], at: usize, limit: usize, range: Range, incarnation_min: u64) -> Option<Record<'_>> {
+fn record_at(
+    image: &[u8],
+    at: usize,
+    limit: usize,
+    range: Range,
+    incarnation_min: u64,
+) -> Option<Record<'_>> {
     let bytes = image.get(at..limit)?;
     plausible(bytes, range, incarnation_min)?;
     parse(bytes, range.seed)
@@ -152,10 +158,17 @@ fn record_at(image: &[u8], at: usize, limit: usize, range: Range, incarnation_mi
 fn plausible(bytes: &[u8], range: Range, incarnation_min: u64) -> Option<()> {
     let (_, total) = peek(bytes)?;
     let incarnation = u64_at(bytes, 16);
-    (total <= bytes.len() && incarnation >= incarnation_min && incarnation <= range.incarnation_max).then_some(())
+    (total <= bytes.len() && incarnation >= incarnation_min && incarnation <= range.incarnation_max)
+        .then_some(())
 }
 
-fn resynchronise(image: &[u8], at: usize, limit: usize, range: Range, incarnation_min: u64) -> Option<usize> {
+fn resynchronise(
+    image: &[u8],
+    at: usize,
+    limit: usize,
+    range: Range,
+    incarnation_min: u64,
+) -> Option<usize> {
     let first = at.saturating_add(8);
     (first..limit)
         .step_by(8)

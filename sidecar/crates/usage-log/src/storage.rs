@@ -81,8 +81,11 @@ impl DiskFile {
         let zeros = vec![0; 1 << 20];
         let mut at = 0;
         while at < bytes {
-            let step = zeros.len().min(crate::format::narrow(bytes.saturating_sub(at)));
-            self.0.write_all_at(zeros.get(..step).unwrap_or_default(), at)?;
+            let step = zeros
+                .len()
+                .min(crate::format::narrow(bytes.saturating_sub(at)));
+            self.0
+                .write_all_at(zeros.get(..step).unwrap_or_default(), at)?;
             at = at.saturating_add(crate::format::wide(step));
         }
         Ok(())

@@ -10,8 +10,8 @@ use crate::{
     directory::Directory,
     fold::{Live, LiveMap, apply_live},
     format::{
-        COMMIT_BYTES, Kind, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, peek, push_commit, seal_record,
-        u64_at, wide,
+        COMMIT_BYTES, Kind, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, peek,
+        push_commit, seal_record, u64_at, wide,
     },
     front::{Front, Group, Update, Work},
     index::{Index, Point, Segment},
@@ -122,7 +122,9 @@ impl Writer {
     /// Does what there is to do once; false when closed.
     pub(crate) fn step(&mut self, wait: bool) -> bool {
         // A group that waits for room waits for the ledger to take something, not for time to pass.
-        let work = self.front.take_work(wait, self.waiting.is_none() && !self.broken);
+        let work = self
+            .front
+            .take_work(wait, self.waiting.is_none() && !self.broken);
         self.carry_out(work)
     }
 
@@ -176,7 +178,10 @@ impl Writer {
                 .segment_bytes()
                 .saturating_sub(self.offset)
                 .saturating_sub(wide(COMMIT_BYTES));
-            let take = fitting(group.bytes.get(group.done.0..).unwrap_or_default(), narrow(room));
+            let take = fitting(
+                group.bytes.get(group.done.0..).unwrap_or_default(),
+                narrow(room),
+            );
             if take == 0 {
                 self.roll(internal)?;
                 continue;
@@ -201,7 +206,10 @@ impl Writer {
             }
         }
         let usages = self.publish(sealed);
-        group.done = (start.saturating_add(take), group.done.1.saturating_add(usages));
+        group.done = (
+            start.saturating_add(take),
+            group.done.1.saturating_add(usages),
+        );
         Ok(())
     }
 
@@ -258,10 +266,17 @@ impl Writer {
     fn publish(&mut self, sealed: Sealed) -> usize {
         let segment = self.segment;
         self.offset = self.offset.saturating_add(wide(self.scratch.len()));
-        self.figures.written_bytes = self.figures.written_bytes.saturating_add(wide(self.scratch.len()));
+        self.figures.written_bytes = self
+            .figures
+            .written_bytes
+            .saturating_add(wide(self.scratch.len()));
         let mut usages = sealed.last_seq.saturating_sub(self.last_seq);
         for hole in &sealed.holes {
-            usages = usages.saturating_sub(hole.last_seq.saturating_sub(hole.first_seq).saturating_add(1));
+            usages = usages.saturating_sub(
+                hole.last_seq
+                    .saturating_sub(hole.first_seq)
+                    .saturating_add(1),
+            );
         }
         for (kind, key, empty, offset, total) in sealed.lives {
             let mark = kind == Kind::Mark;
@@ -307,7 +322,9 @@ impl Writer {
     /// Seals the present segment and begins the next. Only what the log itself must write may take the last one.
     fn roll(&mut self, internal: bool) -> Result<(), WriteError> {
         let number = self.segment.saturating_add(1);
-        let used = number.saturating_sub(self.watermark.oldest_segment).saturating_add(1);
+        let used = number
+            .saturating_sub(self.watermark.oldest_segment)
+            .saturating_add(1);
         let spare = u64::from(!internal);
         if used.saturating_add(spare) > self.directory.count() {
             return Err(WriteError::NoRoom);
@@ -386,7 +403,8 @@ impl Writer {
                 break;
             };
             let last_seq = index.last_seq_of(oldest);
-            let old = segment.sealed_us > 0 && self.now_us.saturating_sub(segment.sealed_us) > KEEP_US;
+            let old =
+                segment.sealed_us > 0 && self.now_us.saturating_sub(segment.sealed_us) > KEEP_US;
             let tight = in_use(oldest).saturating_mul(2) > self.directory.count();
             if last_seq > next.committed_seq || !(last_seq <= next.safe_seq || old || tight) {
                 break;
@@ -414,7 +432,12 @@ impl Writer {
                 self.count_live(live.total, 0, mark);
                 continue;
             };
-            group.push(if mark { Kind::Mark } else { Kind::Open }, Some(&key), &payload, None);
+            group.push(
+                if mark { Kind::Mark } else { Kind::Open },
+                Some(&key),
+                &payload,
+                None,
+            );
             if group.bytes.len() >= group_bytes {
                 self.write(&mut group, true)?;
                 group.clear();
@@ -467,7 +490,9 @@ impl Writer {
         let reserve = if count >= 32 { 2 } else { 1 };
         let sealed = self.segment.saturating_sub(self.watermark.oldest_segment);
         self.figures.durable_seq = self.last_seq;
-        self.figures.used_bytes = sealed.saturating_mul(segment_bytes).saturating_add(self.offset);
+        self.figures.used_bytes = sealed
+            .saturating_mul(segment_bytes)
+            .saturating_add(self.offset);
         self.figures.capacity_bytes = count.saturating_sub(reserve).saturating_mul(segment_bytes);
         self.figures.live_bytes = self.live_bytes;
         self.figures.open = self.open;
@@ -500,7 +525,8 @@ impl Sealed {
         };
         if kind == Kind::Hole {
             let last_seq = u64_at(record.payload, 0).max(seq);
-            let reason = String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();
+            let reason =
+                String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();
             self.h = chain_next(&self.h, &hole_hash(seq, last_seq));
             self.last_seq = last_seq;
             self.holes.push(Hole {
@@ -510,7 +536,8 @@ impl Sealed {
             });
         }
         if let Some(key) = record.key {
-            self.lives.push((kind, key, record.payload.is_empty(), offset, total));
+            self.lives
+                .push((kind, key, record.payload.is_empty(), offset, total));
         }
     }
 }
@@ -522,7 +549,11 @@ trait NextIf<'a> {
 
 impl<'a> NextIf<'a> for std::slice::Iter<'a, Hash> {
     fn next_if(&mut self, kind: Kind) -> Option<&'a Hash> {
-        if kind == Kind::Usage { self.next() } else { None }
+        if kind == Kind::Usage {
+            self.next()
+        } else {
+            None
+        }
     }
 }
 

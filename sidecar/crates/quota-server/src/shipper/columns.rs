@@ -24,7 +24,10 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
         match &entry.body {
             EntryBody::Usage(payload) => {
                 let record = LoggedUsage::decode(payload.as_slice());
-                columns.push(record.map_err(|cause| BadEntry { seq: entry.seq, cause })?);
+                columns.push(record.map_err(|cause| BadEntry {
+                    seq: entry.seq,
+                    cause,
+                })?);
             }
             EntryBody::Hole(hole) => holes.push(UsageHole {
                 first_seq: hole.first_seq,
@@ -74,14 +77,20 @@ impl Columns {
         (self.event_time_us, self.received_us) = (record.event_time_us, record.received_us);
         columns.flags.push(record.flags);
         columns.quantity_count.push(length(record.quantities.len()));
-        columns.attribute_count.push(length(record.attributes.len()));
+        columns
+            .attribute_count
+            .push(length(record.attributes.len()));
         for quantity in record.quantities {
             columns.meter.push(self.meters.index(quantity.meter));
             columns.units.push(quantity.units);
         }
         for attribute in record.attributes {
-            columns.attribute_name.push(self.names.index(attribute.name));
-            columns.attribute_value.push(self.values.index(attribute.value));
+            columns
+                .attribute_name
+                .push(self.names.index(attribute.name));
+            columns
+                .attribute_value
+                .push(self.values.index(attribute.value));
         }
     }
 }

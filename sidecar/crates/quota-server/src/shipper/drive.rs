@@ -44,8 +44,12 @@ pub async fn drive(
                 }
                 shipper.lock().on_renewed(outcome, from_seq, now().0);
             }
-            Some(ShipCommand::Open(bytes)) => ask(&shipper, &outbox, Action::OpenProducer(bytes.into()), &now).await,
-            Some(ShipCommand::Append(bytes)) => ask(&shipper, &outbox, Action::AppendUsage(bytes.into()), &now).await,
+            Some(ShipCommand::Open(bytes)) => {
+                ask(&shipper, &outbox, Action::OpenProducer(bytes.into()), &now).await;
+            }
+            Some(ShipCommand::Append(bytes)) => {
+                ask(&shipper, &outbox, Action::AppendUsage(bytes.into()), &now).await;
+            }
         }
     }
 }
@@ -65,7 +69,11 @@ async fn ask(
     shipper.lock().on_reply(reply, now().0);
 }
 
-async fn renew(log: UsageLog, new_producer: NewProducer, from_seq: u64) -> Result<usage_log::Recovered, LogError> {
+async fn renew(
+    log: UsageLog,
+    new_producer: NewProducer,
+    from_seq: u64,
+) -> Result<usage_log::Recovered, LogError> {
     let renewal = tokio::task::spawn_blocking(move || log.renew(new_producer, from_seq));
     renewal.await.unwrap_or(Err(LogError::Closed))
 }

@@ -6,7 +6,10 @@ use prost::Message as _;
 use quota_proto::{
     bridge::{Failure, FailureKind, LoggedAttribute, LoggedQuantity, LoggedUsage},
     content::content_hash,
-    ledger::{AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse, UsageColumns},
+    ledger::{
+        AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse,
+        UsageColumns,
+    },
 };
 use usage_log::{Hash, chain_next, chain_start, hole_hash};
 
@@ -57,14 +60,19 @@ impl Ledger {
     pub(super) fn open(&mut self, bytes: &[u8]) -> Answered {
         let request = OpenProducerRequest::decode(bytes).unwrap();
         let id: [u8; 16] = request.producer_id[..].try_into().unwrap();
-        let known = self.producers.entry(id.to_vec()).or_insert_with(|| Producer {
-            incarnation: request.incarnation,
-            holder: request.holder.clone(),
-            committed_seq: 0,
-            h: chain_start(&id),
-        });
+        let known = self
+            .producers
+            .entry(id.to_vec())
+            .or_insert_with(|| Producer {
+                incarnation: request.incarnation,
+                holder: request.holder.clone(),
+                committed_seq: 0,
+                h: chain_start(&id),
+            });
         let same = request.incarnation == known.incarnation && request.holder == known.holder;
-        if request.incarnation < known.incarnation || (request.incarnation == known.incarnation && !same) {
+        if request.incarnation < known.incarnation
+            || (request.incarnation == known.incarnation && !same)
+        {
             return Err(refused("PRODUCER_FENCED", &[]));
         }
         (known.incarnation, known.holder) = (request.incarnation, request.holder.clone());
@@ -85,12 +93,19 @@ impl Ledger {
         if request.incarnation != producer.incarnation {
             let fenced = request.incarnation < producer.incarnation;
             return Err(refused(
-                if fenced { "PRODUCER_FENCED" } else { "PRODUCER_UNKNOWN" },
+                if fenced {
+                    "PRODUCER_FENCED"
+                } else {
+                    "PRODUCER_UNKNOWN"
+                },
                 &[],
             ));
         }
         let records = rows(request.records.as_ref().unwrap());
-        if records.iter().any(|record| Some(&record.id) == self.poison.as_ref()) {
+        if records
+            .iter()
+            .any(|record| Some(&record.id) == self.poison.as_ref())
+        {
             return Err(refused("FIELD_INVALID", &[]));
         }
         let next = producer.committed_seq + 1;
@@ -99,7 +114,11 @@ impl Ledger {
         }
         let entries = numbered(&request, records);
         let known = producer.committed_seq;
-        if entries.last().map_or(request.first_seq - 1, |entry| entry.1) >= known {
+        if entries
+            .last()
+            .map_or(request.first_seq - 1, |entry| entry.1)
+            >= known
+        {
             self.commit(&request, &entries, &mut producer)?;
         }
         let answer = AppendUsageResponse {
@@ -123,7 +142,9 @@ impl Ledger {
         let mut agrees = request.first_seq - 1 == known && h == producer.h;
         let mut fresh = Vec::new();
         for (first, last, record) in entries {
-            let content = record.as_ref().map_or_else(|| hole_hash(*first, *last), content_hash);
+            let content = record
+                .as_ref()
+                .map_or_else(|| hole_hash(*first, *last), content_hash);
             h = chain_next(&h, &content);
             agrees |= *last == known && h == producer.h;
             if *first > known {
@@ -161,7 +182,10 @@ impl Ledger {
 }
 
 /// Puts records and holes in the order of their numbers: (first, last, record).
-fn numbered(request: &AppendUsageRequest, records: Vec<LoggedUsage>) -> Vec<(u64, u64, Option<LoggedUsage>)> {
+fn numbered(
+    request: &AppendUsageRequest,
+    records: Vec<LoggedUsage>,
+) -> Vec<(u64, u64, Option<LoggedUsage>)> {
     let mut out = Vec::new();
     let mut holes = request.holes.iter().peekable();
     let mut records = records.into_iter();

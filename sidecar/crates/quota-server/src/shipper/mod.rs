@@ -30,6 +30,7 @@ mod samples;
     clippy::panic
 )]
 mod tests;
+mod types;
 #[cfg(test)]
 #[allow(
     clippy::arithmetic_side_effects,
@@ -51,6 +52,7 @@ use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, U
 
 pub use drive::drive;
 use samples::Samples;
+pub use types::{ShipCommand, ShipFigures, ShipReply};
 
 /// Version of log and batch formats.
 const FORMAT: u32 = 1;
@@ -70,57 +72,6 @@ const RETRY_US: (u64, u64) = (100_000, 5_000_000);
 const SCAN_US: u64 = 5_000;
 /// How long an open or a batch may take.
 const TIMEOUT_MS: u32 = 10_000;
-
-/// What to do next.
-#[derive(Clone, PartialEq, Debug)]
-pub enum ShipCommand {
-    /// Send an encoded `OpenProducerRequest`.
-    Open(Vec<u8>),
-    /// Send an encoded `AppendUsageRequest`.
-    Append(Vec<u8>),
-    /// Call [`UsageLog::renew`] from this number, off the async threads, then [`Shipper::on_renewed`].
-    Renew(u64),
-}
-
-/// What came of a command.
-#[derive(Clone, Copy, Debug)]
-pub enum ShipReply<'a> {
-    /// The ledger's encoded response.
-    Ledger(&'a [u8]),
-    /// It failed.
-    Failed(&'a Failure),
-    /// Nothing is known of it.
-    Lost,
-}
-
-/// Figures for alarms.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct ShipFigures {
-    /// Entries that the ledger lacks.
-    pub unshipped: u64,
-    /// Real time since the first of them was seen.
-    pub lag_us: u64,
-    /// Batches committed.
-    pub batches: u64,
-    /// Records that the ledger said it had already, with the same content.
-    pub duplicates: u64,
-    /// Records that the ledger has with other content.
-    pub conflicts: u64,
-    /// Records in quarantine for another reason.
-    pub quarantined: u64,
-    /// Times that another process had this producer.
-    pub fenced: u64,
-    /// Times that the ledger's history was not this log's.
-    pub forked: u64,
-    /// Times that the ledger went back.
-    pub rewinds: u64,
-    /// Entries that the ledger lost and this log has no more.
-    pub lost: u64,
-    /// First entry of a batch that the ledger refuses even alone; 0 = none.
-    pub refused_seq: u64,
-    /// What went wrong last; empty after a success.
-    pub last_error: String,
-}
 
 #[derive(Clone, PartialEq, Debug)]
 enum State {
@@ -263,7 +214,10 @@ impl Shipper {
                 }
                 Err(error) => {
                     self.state = undone;
-                    self.back_off(now_us, format!("the ledger's answer can't be read: {error}"));
+                    self.back_off(
+                        now_us,
+                        format!("the ledger's answer can't be read: {error}"),
+                    );
                 }
             },
             ShipReply::Failed(failure) => {
@@ -285,7 +239,8 @@ impl Shipper {
                 (self.agreed, self.safe_seq) = (recovered.committed_seq, recovered.safe_seq);
                 self.next_seq = recovered.committed_seq.saturating_add(1);
                 self.samples.clear();
-                self.tenants_new.extend(std::mem::take(&mut self.tenants_told));
+                self.tenants_new
+                    .extend(std::mem::take(&mut self.tenants_told));
                 self.closed_at = None;
                 self.not_before_us = now_us;
             }
@@ -298,7 +253,8 @@ impl Shipper {
 
     /// Names a tenant that this sidecar serves; the next batch tells the ledger.
     pub fn serves(&mut self, tenant: &str) {
-        if !self.tenants_told.contains(tenant) && !self.tenants_new.iter().any(|new| new == tenant) {
+        if !self.tenants_told.contains(tenant) && !self.tenants_new.iter().any(|new| new == tenant)
+        {
             self.tenants_new.push(tenant.to_owned());
         }
     }
@@ -312,7 +268,8 @@ impl Shipper {
     /// Whether everything appended is committed and the ledger knows that the producer is closed.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.closed_at.is_some_and(|seq| seq >= self.log.stats().appended_seq)
+        self.closed_at
+            .is_some_and(|seq| seq >= self.log.stats().appended_seq)
     }
 
     /// Gives the figures.
@@ -327,12 +284,18 @@ impl Shipper {
     }
 
     fn is_due(&self, now_us: u64, stats: &Stats) -> bool {
-        let unshipped = stats.durable_seq.saturating_add(1).saturating_sub(self.next_seq);
+        let unshipped = stats
+            .durable_seq
+            .saturating_add(1)
+            .saturating_sub(self.next_seq);
         if unshipped > 0 {
             let records = u64::try_from(self.records_max).unwrap_or(u64::MAX);
             let waited = self.samples.age_us(self.next_seq, now_us);
             let bytes = stats.written_bytes.saturating_sub(self.shipped_bytes);
-            return self.draining || unshipped >= records || bytes >= BYTES_DUE || waited >= self.interval_us;
+            return self.draining
+                || unshipped >= records
+                || bytes >= BYTES_DUE
+                || waited >= self.interval_us;
         }
         if self.draining && stats.appended_seq < self.next_seq {
             return self.closed_at.is_none_or(|seq| seq < stats.appended_seq);
@@ -355,7 +318,10 @@ impl Shipper {
     }
 
     fn append(&mut self, now_us: u64, stats: &Stats) -> Option<ShipCommand> {
-        let batch = match self.log.read_from(self.next_seq, self.records_max, PAYLOAD_BYTES) {
+        let batch = match self
+            .log
+            .read_from(self.next_seq, self.records_max, PAYLOAD_BYTES)
+        {
             Ok(batch) => batch,
             Err(error) => {
                 self.on_log_error(error, self.next_seq, now_us);
@@ -373,11 +339,17 @@ impl Shipper {
             Ok(encoded) => encoded,
             Err(error) => {
                 // The log hashed every one of these payloads by decoding it: only a broken build gets here.
-                self.back_off(now_us, format!("entry {} can't be decoded: {}", error.seq, error.cause));
+                self.back_off(
+                    now_us,
+                    format!("entry {} can't be decoded: {}", error.seq, error.cause),
+                );
                 return None;
             }
         };
-        records.tenants.iter().for_each(|tenant| self.serves(tenant));
+        records
+            .tenants
+            .iter()
+            .for_each(|tenant| self.serves(tenant));
         let closing = self.draining && last_seq >= stats.appended_seq;
         let watermark_us = self.watermark_us.max(self.samples.watermark_us(last_seq));
         let sent = Sent::Append {
@@ -453,7 +425,9 @@ impl Shipper {
         figures.batches = figures.batches.saturating_add(1);
         figures.duplicates = figures.duplicates.saturating_add(answer.duplicates.into());
         figures.conflicts = figures.conflicts.saturating_add(answer.conflicts.into());
-        figures.quarantined = figures.quarantined.saturating_add(answer.quarantined.into());
+        figures.quarantined = figures
+            .quarantined
+            .saturating_add(answer.quarantined.into());
     }
 
     /// Compares the ledger's position with the log, and goes on from it.
@@ -475,7 +449,9 @@ impl Shipper {
     /// Handles that the log can't give entries from a number on.
     fn on_log_error(&mut self, error: LogError, from_seq: u64, now_us: u64) {
         match error {
-            LogError::Gone { oldest_seq, .. } if from_seq < oldest_seq => self.lose(from_seq, oldest_seq, now_us),
+            LogError::Gone { oldest_seq, .. } if from_seq < oldest_seq => {
+                self.lose(from_seq, oldest_seq, now_us)
+            }
             // The ledger is ahead of the log, or stands inside what is a hole here: it heard another history.
             LogError::Gone { .. } => self.forked(now_us),
             LogError::Scanning { .. } => self.not_before_us = now_us.saturating_add(SCAN_US),
@@ -504,8 +480,14 @@ impl Shipper {
 
     /// The ledger went back beyond what the log has: what is gone is counted, what is here goes to a new producer.
     fn lose(&mut self, first_seq: u64, oldest_seq: u64, now_us: u64) {
-        self.figures.lost = self.figures.lost.saturating_add(oldest_seq.saturating_sub(first_seq));
-        self.renew(now_us, "the ledger went back beyond what this log still has");
+        self.figures.lost = self
+            .figures
+            .lost
+            .saturating_add(oldest_seq.saturating_sub(first_seq));
+        self.renew(
+            now_us,
+            "the ledger went back beyond what this log still has",
+        );
         self.state = State::Renewing(oldest_seq);
     }
 
@@ -528,7 +510,11 @@ impl Shipper {
                 self.state = State::Opening;
                 self.back_off(now_us, failure.message.clone());
             }
-            "PRODUCER_GAP" if refused => match failure.metadata.get("expected").and_then(|text| text.parse().ok()) {
+            "PRODUCER_GAP" if refused => match failure
+                .metadata
+                .get("expected")
+                .and_then(|text| text.parse().ok())
+            {
                 Some(expected) if expected < self.next_seq => self.rewind(expected, now_us),
                 _ => self.back_off(now_us, failure.message.clone()),
             },

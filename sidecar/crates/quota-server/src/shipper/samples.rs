@@ -22,13 +22,23 @@ pub(super) struct Samples(VecDeque<Sample>);
 
 impl Samples {
     /// Notes that everything received until now is in the log at or below the last appended number.
-    pub(super) fn note(&mut self, real_us: u64, ledger_us: Option<i64>, appended_seq: u64, next_seq: u64) {
+    pub(super) fn note(
+        &mut self,
+        real_us: u64,
+        ledger_us: Option<i64>,
+        appended_seq: u64,
+        next_seq: u64,
+    ) {
         let ledger_us = ledger_us.unwrap_or(0);
         match self.0.back_mut() {
             // Nothing was appended since: the later moment says more.
-            Some(last) if last.appended_seq == appended_seq => last.ledger_us = last.ledger_us.max(ledger_us),
+            Some(last) if last.appended_seq == appended_seq => {
+                last.ledger_us = last.ledger_us.max(ledger_us)
+            }
             // Samples among unshipped entries are for watermarks only and may be coarse.
-            Some(last) if last.appended_seq >= next_seq && real_us.saturating_sub(last.real_us) < STRIDE_US => {}
+            Some(last)
+                if last.appended_seq >= next_seq
+                    && real_us.saturating_sub(last.real_us) < STRIDE_US => {}
             _ => self.0.push_back(Sample {
                 real_us,
                 ledger_us,
@@ -53,13 +63,21 @@ impl Samples {
 
     /// Finds the latest moment before which everything received is at or below a number; 0 = none is known.
     pub(super) fn watermark_us(&self, last_seq: u64) -> i64 {
-        let covered = self.0.iter().rev().find(|sample| sample.appended_seq <= last_seq);
+        let covered = self
+            .0
+            .iter()
+            .rev()
+            .find(|sample| sample.appended_seq <= last_seq);
         covered.map_or(0, |sample| sample.ledger_us)
     }
 
     /// Forgets what is no longer needed once everything up to a number is committed.
     pub(super) fn forget(&mut self, committed_seq: u64) {
-        while self.0.get(1).is_some_and(|next| next.appended_seq <= committed_seq) {
+        while self
+            .0
+            .get(1)
+            .is_some_and(|next| next.appended_seq <= committed_seq)
+        {
             self.0.pop_front();
         }
     }

@@ -11,7 +11,10 @@ use serde_json::Value;
 use usage_log::{Hash, chain_next, chain_start, hole_hash};
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../../../../proto/vectors/content_hash.json")).unwrap()
+    serde_json::from_str(include_str!(
+        "../../../../../proto/vectors/content_hash.json"
+    ))
+    .unwrap()
 }
 
 fn bytes<const N: usize>(value: &Value) -> [u8; N] {
@@ -20,7 +23,10 @@ fn bytes<const N: usize>(value: &Value) -> [u8; N] {
         .bytes()
         .map(|digit| (digit as char).to_digit(16).unwrap() as u8)
         .collect();
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let bytes: Vec<u8> = digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect();
     bytes.try_into().unwrap()
 }
 
@@ -82,7 +88,10 @@ fn content_hashes() {
 fn chains() {
     let vectors = vectors();
     for hole in list(&vectors["holes"]) {
-        let (first_seq, last_seq) = (hole["first_seq"].as_u64().unwrap(), hole["last_seq"].as_u64().unwrap());
+        let (first_seq, last_seq) = (
+            hole["first_seq"].as_u64().unwrap(),
+            hole["last_seq"].as_u64().unwrap(),
+        );
         assert_eq!(bytes::<32>(&hole["hash"]), hole_hash(first_seq, last_seq));
     }
     for chain in list(&vectors["chains"]) {

@@ -86,8 +86,16 @@ fn torn_at_every_byte() {
         let torn = memory.crash(|_, _| false);
         torn.change(name, |bytes| bytes[..cut].copy_from_slice(&after[..cut]));
         let recovered = check_prefix(&torn, &kept, &lost);
-        assert!(recovered.damage.is_empty(), "cut at {cut}: {:?}", recovered.damage);
-        assert!(recovered.holes.is_empty(), "cut at {cut}: {:?}", recovered.holes);
+        assert!(
+            recovered.damage.is_empty(),
+            "cut at {cut}: {:?}",
+            recovered.damage
+        );
+        assert!(
+            recovered.holes.is_empty(),
+            "cut at {cut}: {:?}",
+            recovered.holes
+        );
     }
 }
 
@@ -100,7 +108,11 @@ fn every_subset_of_unsynced_pages() {
         .into_iter()
         .filter(|(name, _)| name == "segment-0001")
         .collect();
-    assert!((9..=12).contains(&pages.len()), "{} pages of {PAGE}", pages.len());
+    assert!(
+        (9..=12).contains(&pages.len()),
+        "{} pages of {PAGE}",
+        pages.len()
+    );
     for subset in 0..1_u32 << pages.len() {
         let keeps = |name: &str, page: usize| {
             pages
@@ -145,8 +157,9 @@ fn a_cut_record_never_comes_back() {
         .filter(|(name, _)| name == "segment-0001")
         .collect();
     // The first page of the group is lost, the others stand: stale records beyond the cut.
-    let torn =
-        memory.crash(|name, page| name == "segment-0001" && page != pages[0].1 && page != pages.last().unwrap().1);
+    let torn = memory.crash(|name, page| {
+        name == "segment-0001" && page != pages[0].1 && page != pages.last().unwrap().1
+    });
     for n in 0..40 {
         let (log, recovered) = open(&torn, small());
         assert_eq!((kept.len() + n + 1) as u64, recovered.next_seq);
@@ -205,7 +218,10 @@ fn reopened_many_times() {
 fn one_process_at_a_time() {
     let memory = Memory::default();
     let (log, _) = open(&memory, config());
-    assert_eq!(Some(LogError::Locked("/log".into())), try_open(&memory, config()).err());
+    assert_eq!(
+        Some(LogError::Locked("/log".into())),
+        try_open(&memory, config()).err()
+    );
     drop(log);
     open(&memory, config());
 }
@@ -259,7 +275,10 @@ fn second_failure_stops_recording_not_shipping() {
     assert!(matches!(log.wait_durable(position), Err(LogError::Io(_))));
     assert!(matches!(usage(&log, b"three"), Err(LogError::Io(_))));
     let (sender, receiver) = std::sync::mpsc::channel();
-    log.on_committed(position, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    log.on_committed(
+        position,
+        Box::new(move |outcome| sender.send(outcome).unwrap()),
+    );
     assert!(matches!(receiver.try_recv(), Ok(Err(LogError::Io(_)))));
     assert_eq!(vec![Some(b"one".to_vec())], payloads(&read_all(&log, 1)));
     commit(&log, 1);
@@ -269,7 +288,10 @@ fn second_failure_stops_recording_not_shipping() {
 /// A write that the file system refuses counts like a failed sync.
 #[test]
 fn refused_write_is_an_io_error() {
-    for kind in [std::io::ErrorKind::StorageFull, std::io::ErrorKind::ReadOnlyFilesystem] {
+    for kind in [
+        std::io::ErrorKind::StorageFull,
+        std::io::ErrorKind::ReadOnlyFilesystem,
+    ] {
         let memory = Memory::default();
         let (log, _) = open(&memory, config());
         memory.faults(memory::Faults {

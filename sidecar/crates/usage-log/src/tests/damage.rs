@@ -53,7 +53,8 @@ fn every_bit_flip() {
             let place = format!("{name} bit {bit}");
             let found = read_all(&log, 1);
             check_loss(&records, &found, &recovered, &place);
-            let stored = bytes[bit / 8..].iter().any(|byte| *byte != 0) && is_stored(&name, bit / 8);
+            let stored =
+                bytes[bit / 8..].iter().any(|byte| *byte != 0) && is_stored(&name, bit / 8);
             let noticed = !recovered.damage.is_empty() || recovered.torn_bytes > 0;
             assert!(noticed || !stored, "{place} was not noticed");
             if bit % 13 == 0 {
@@ -94,14 +95,20 @@ fn check_loss(records: &[Vec<u8>], found: &[(u64, EntryBody)], recovered: &Recov
 fn damage_is_told_the_same_way_again() {
     let (memory, _) = sample();
     memory.change("segment-0001", |bytes| {
-        let at = bytes.windows(9).position(|window| window == b"record 6 ").unwrap();
+        let at = bytes
+            .windows(9)
+            .position(|window| window == b"record 6 ")
+            .unwrap();
         bytes[at] ^= 4;
     });
     let mut expected = None;
     for n in 0..5 {
         let (log, recovered) = open(&memory, small());
         let h = log.h_at(9).unwrap();
-        let hole = recovered.holes.first().map(|hole| (hole.first_seq, hole.last_seq));
+        let hole = recovered
+            .holes
+            .first()
+            .map(|hole| (hole.first_seq, hole.last_seq));
         assert!(hole.is_some());
         assert_eq!((hole, h), *expected.get_or_insert((hole, h)));
         usage(&log, format!("more {n}").as_bytes()).unwrap();
@@ -143,14 +150,23 @@ fn rot_while_open() {
     }
     flush(&log);
     memory.change("segment-0001", |bytes| {
-        let at = bytes.windows(9).position(|window| window == b"record 7 ").unwrap();
+        let at = bytes
+            .windows(9)
+            .position(|window| window == b"record 7 ")
+            .unwrap();
         bytes[at] = b'R';
     });
-    assert_eq!(Err(LogError::Scanning { seq: 8 }), log.read_from(8, 10, 10_000));
+    assert_eq!(
+        Err(LogError::Scanning { seq: 8 }),
+        log.read_from(8, 10, 10_000)
+    );
     log.pump();
     let found = payloads(&read_all(&log, 1));
     assert_eq!(40, found.len());
-    assert_eq!(vec![7], (0..40).filter(|n| found[*n].is_none()).collect::<Vec<_>>());
+    assert_eq!(
+        vec![7],
+        (0..40).filter(|n| found[*n].is_none()).collect::<Vec<_>>()
+    );
     usage(&log, b"after").unwrap();
     flush(&log);
     let h = log.h_at(41).unwrap();
@@ -251,7 +267,10 @@ fn forged_record_in_a_payload() {
     flush(&log);
     log.close().unwrap();
     memory.change("segment-0001", |bytes| {
-        let at = bytes.windows(forged.len()).position(|window| window == forged).unwrap();
+        let at = bytes
+            .windows(forged.len())
+            .position(|window| window == forged)
+            .unwrap();
         bytes[at - 32] ^= 1;
     });
     let (log, _) = open(&memory, config());

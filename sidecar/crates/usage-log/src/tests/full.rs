@@ -30,7 +30,10 @@ fn full_then_drained() {
         }
         seq += fill(&log);
         let stats = log.stats();
-        assert!(stats.used_bytes * 100 >= stats.capacity_bytes * 94, "{stats:?}");
+        assert!(
+            stats.used_bytes * 100 >= stats.capacity_bytes * 94,
+            "{stats:?}"
+        );
         assert!(matches!(
             reserve(&log, [255; 16], &[0; 200]),
             Err(LogError::Full { .. })
@@ -122,7 +125,10 @@ fn unsafe_records_stay_for_a_rewind() {
     assert_eq!(h, log.h_at(700).unwrap());
     usage(&log, b"after").unwrap();
     flush(&log);
-    assert_eq!(chain_next(&h, &Sha256::digest(b"after").into()), log.h_at(701).unwrap());
+    assert_eq!(
+        chain_next(&h, &Sha256::digest(b"after").into()),
+        log.h_at(701).unwrap()
+    );
 }
 
 /// What the ledger lost again is not dropped, though the scan has passed it and the log is more than half full.
@@ -221,9 +227,21 @@ fn what_is_open_outlives_its_segment() {
             .filter(|n| !(0..=lap).contains(n) && !(10..=lap + 10).contains(n))
             .collect();
         assert_eq!(expected, open);
-        assert!(recovered.open.iter().all(|kept| kept.payload == [kept.key[0]; 300]));
-        let seven = recovered.marks.iter().find(|kept| kept.key == [7; 16]).unwrap();
-        assert_eq!((b"second".to_vec(), 99), (seven.payload.clone(), recovered.marks.len()));
+        assert!(
+            recovered
+                .open
+                .iter()
+                .all(|kept| kept.payload == [kept.key[0]; 300])
+        );
+        let seven = recovered
+            .marks
+            .iter()
+            .find(|kept| kept.key == [7; 16])
+            .unwrap();
+        assert_eq!(
+            (b"second".to_vec(), 99),
+            (seven.payload.clone(), recovered.marks.len())
+        );
     }
 }
 
@@ -235,7 +253,9 @@ fn reservations_take_at_most_half() {
     let mut opened = 0_u32;
     while reserve(
         &log,
-        Sha256::digest(opened.to_le_bytes())[..16].try_into().unwrap(),
+        Sha256::digest(opened.to_le_bytes())[..16]
+            .try_into()
+            .unwrap(),
         &[1; 400],
     )
     .is_ok()
@@ -308,7 +328,10 @@ fn committed_waiters() {
     let position = usage(&log, b"mine").unwrap();
     usage(&log, b"after").unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
-    log.on_committed(position, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    log.on_committed(
+        position,
+        Box::new(move |outcome| sender.send(outcome).unwrap()),
+    );
     flush(&log);
     commit(&log, 1);
     assert!(receiver.try_recv().is_err());

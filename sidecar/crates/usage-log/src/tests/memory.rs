@@ -76,7 +76,9 @@ impl Memory {
             after.resize(bytes.cached.len(), 0);
             for page in 0..after.len().div_ceil(PAGE) {
                 let range = page * PAGE..((page + 1) * PAGE).min(after.len());
-                if after[range.clone()] != bytes.cached[range.clone()] && written(&content.name, page) {
+                if after[range.clone()] != bytes.cached[range.clone()]
+                    && written(&content.name, page)
+                {
                     after[range.clone()].copy_from_slice(&bytes.cached[range]);
                 }
             }
@@ -123,7 +125,11 @@ impl Memory {
     /// Changes a file in place, durably.
     pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let disk = self.0.lock();
-        let content = disk.files.values().find(|content| content.name == name).unwrap();
+        let content = disk
+            .files
+            .values()
+            .find(|content| content.name == name)
+            .unwrap();
         let mut bytes = content.bytes.lock();
         change(&mut bytes.cached);
         bytes.durable = bytes.cached.clone();
@@ -132,10 +138,17 @@ impl Memory {
     /// Takes over the files of another that aren't here.
     pub(crate) fn adopt(&self, other: &Self) {
         let other = other.0.lock();
-        self.0.lock().directories.extend(other.directories.iter().cloned());
+        self.0
+            .lock()
+            .directories
+            .extend(other.directories.iter().cloned());
         for (path, content) in &other.files {
             if !self.0.lock().files.contains_key(path) {
-                self.put(path, content.name.clone(), content.bytes.lock().cached.clone());
+                self.put(
+                    path,
+                    content.name.clone(),
+                    content.bytes.lock().cached.clone(),
+                );
             }
         }
     }
@@ -150,7 +163,10 @@ impl Memory {
             }),
             disk: Arc::clone(&self.0),
         };
-        self.0.lock().files.insert(path.to_path_buf(), Arc::new(content));
+        self.0
+            .lock()
+            .files
+            .insert(path.to_path_buf(), Arc::new(content));
     }
 }
 
@@ -208,7 +224,9 @@ impl StorageFile for Handle {
         bytes.durable.resize(length, 0);
         for page in 0..length.div_ceil(PAGE) {
             let range = page * PAGE..((page + 1) * PAGE).min(length);
-            if bytes.cached[range.clone()] == bytes.durable[range.clone()] || bytes.abandoned.contains(&page) {
+            if bytes.cached[range.clone()] == bytes.durable[range.clone()]
+                || bytes.abandoned.contains(&page)
+            {
                 continue;
             }
             if fails {
@@ -285,7 +303,9 @@ impl Storage for Memory {
         };
         disk.directories = disk.directories.iter().map(moved).collect();
         let files = std::mem::take(&mut disk.files);
-        let (from_files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(path, _)| path.starts_with(from));
+        let (from_files, others): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|(path, _)| path.starts_with(from));
         disk.files = others.into_iter().collect();
         for (path, content) in from_files {
             let path = moved(&path);

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Append, Batch, Committed, Config, ContentHash, EntryBody, Hash, Key, LogError, NewProducer, Position, Recovered,
-    UsageLog, chain_next, chain_start, hole_hash, storage::Storage,
+    Append, Batch, Committed, Config, ContentHash, EntryBody, Hash, Key, LogError, NewProducer,
+    Position, Recovered, UsageLog, chain_next, chain_start, hole_hash, storage::Storage,
 };
 use memory::Memory;
 

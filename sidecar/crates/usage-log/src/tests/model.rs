@@ -182,7 +182,10 @@ impl World {
         // A committed number may be forgotten, if its slot wasn't written in time, but never run ahead.
         assert!(recovered.committed_seq <= self.committed);
         assert!(
-            recovered.holes.iter().all(|hole| hole.reason == "LAST_GROUP"),
+            recovered
+                .holes
+                .iter()
+                .all(|hole| hole.reason == "LAST_GROUP"),
             "{:?}",
             recovered.holes
         );
@@ -199,16 +202,24 @@ impl World {
                 .iter()
                 .map(|kept| (kept.key, kept.payload.clone()))
                 .collect();
-            model.records.len() as u64 + 1 == recovered.next_seq && model.open == open && model.marks == marks
+            model.records.len() as u64 + 1 == recovered.next_seq
+                && model.open == open
+                && model.marks == marks
         };
         while !holds(&found) && recovered.holes.is_empty() {
-            let (step, id) = pending.next().unwrap_or_else(|| panic!("no prefix fits {recovered:?}"));
+            let (step, id) = pending
+                .next()
+                .unwrap_or_else(|| panic!("no prefix fits {recovered:?}"));
             found.apply(step, *id);
         }
         let from = self.committed + 1;
         let read = payloads(&read_all(&log, from));
         if recovered.holes.is_empty() {
-            let expected: Vec<_> = found.records[from as usize - 1..].iter().cloned().map(Some).collect();
+            let expected: Vec<_> = found.records[from as usize - 1..]
+                .iter()
+                .cloned()
+                .map(Some)
+                .collect();
             assert_eq!(expected, read);
         } else {
             // Part of the group in flight is missing: it can't be told from damage. Start over from a clean world.

@@ -5,7 +5,9 @@ use super::*;
 fn filled() -> (Memory, UsageLog, Vec<Vec<u8>>) {
     let memory = Memory::default();
     let (log, _) = open(&memory, config());
-    let records: Vec<Vec<u8>> = (0..500).map(|n| format!("record {n}").into_bytes()).collect();
+    let records: Vec<Vec<u8>> = (0..500)
+        .map(|n| format!("record {n}").into_bytes())
+        .collect();
     reserve(&log, [4; 16], b"open").unwrap();
     reserve(&log, [5; 16], b"ends").unwrap();
     log.append(Append::Mark {
@@ -37,16 +39,25 @@ fn successor_has_everything() {
     let (memory, log, all) = filled();
     let position = usage(&log, b"pending").unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
-    log.on_committed(position, Box::new(move |outcome| sender.send(outcome).unwrap()));
+    log.on_committed(
+        position,
+        Box::new(move |outcome| sender.send(outcome).unwrap()),
+    );
     let recovered = log.renew(producer(2), 101).unwrap();
     assert_eq!(([2; 16], 1), (recovered.producer_id, recovered.incarnation));
-    assert_eq!((vec![b"open".to_vec()], vec![b"mark".to_vec()]), kept(&recovered));
+    assert_eq!(
+        (vec![b"open".to_vec()], vec![b"mark".to_vec()]),
+        kept(&recovered)
+    );
     flush(&log);
     let mut expected: Vec<_> = all[100..].iter().cloned().map(Some).collect();
     expected.push(Some(b"pending".to_vec()));
     assert_eq!(expected, payloads(&read_all(&log, 1)));
     let records: Vec<_> = expected.iter().flatten().cloned().collect();
-    assert_eq!(chain_of(&[2; 16], &records), log.h_at(records.len() as u64).unwrap());
+    assert_eq!(
+        chain_of(&[2; 16], &records),
+        log.h_at(records.len() as u64).unwrap()
+    );
     commit(&log, records.len() as u64 - 1);
     assert!(receiver.try_recv().is_err());
     commit(&log, records.len() as u64);
@@ -55,9 +66,16 @@ fn successor_has_everything() {
     let (_, recovered) = open(&memory, config());
     assert_eq!(
         ([2; 16], 2, false),
-        (recovered.producer_id, recovered.incarnation, recovered.created)
+        (
+            recovered.producer_id,
+            recovered.incarnation,
+            recovered.created
+        )
     );
-    assert_eq!((vec![b"open".to_vec()], vec![b"mark".to_vec()]), kept(&recovered));
+    assert_eq!(
+        (vec![b"open".to_vec()], vec![b"mark".to_vec()]),
+        kept(&recovered)
+    );
 }
 
 /// Holes go over as holes of the same length.
@@ -67,7 +85,10 @@ fn holes_go_over() {
     log.close().unwrap();
     memory.change("segment-0001", |bytes| {
         for text in [b"record 40".as_slice(), b"record 41", b"record 300"] {
-            let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+            let at = bytes
+                .windows(text.len())
+                .position(|window| window == text)
+                .unwrap();
             bytes[at] = b'X';
         }
     });
@@ -107,7 +128,11 @@ fn failed_renewal_changes_nothing() {
     log.close().unwrap();
     let (log, recovered) = open(&memory, config());
     assert_eq!([1; 16], recovered.producer_id);
-    let expected: Vec<_> = all.into_iter().chain([b"after".to_vec()]).map(Some).collect();
+    let expected: Vec<_> = all
+        .into_iter()
+        .chain([b"after".to_vec()])
+        .map(Some)
+        .collect();
     assert_eq!(expected, payloads(&read_all(&log, 1)));
     log.renew(producer(2), 1).unwrap();
     assert_eq!(expected, payloads(&read_all(&log, 1)));
@@ -127,7 +152,10 @@ fn crash_between_name_and_removal() {
     let names = both.list(std::path::Path::new("/log")).unwrap();
     assert_eq!(
         vec!["02".repeat(16)],
-        names.into_iter().filter(|name| name != "lock").collect::<Vec<_>>()
+        names
+            .into_iter()
+            .filter(|name| name != "lock")
+            .collect::<Vec<_>>()
     );
     assert_eq!(all.len(), read_all(&log, 1).len());
     drop(log);

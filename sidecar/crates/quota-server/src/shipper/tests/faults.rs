@@ -55,7 +55,10 @@ fn copied_volume() {
         world.settle();
         world.write(held_back);
         world.log.close().unwrap();
-        copy(&world.folder.path().join("log"), &world.folder.path().join("copy"));
+        copy(
+            &world.folder.path().join("log"),
+            &world.folder.path().join("copy"),
+        );
         let (log, shipper) = start(&world.folder.path().join("copy"), 50, 200);
         world.restart();
         let mut other = World {
@@ -152,7 +155,10 @@ fn refused_batch_is_bisected() {
     }
     assert_eq!(
         (700, 701),
-        (world.ledger.records.len(), world.shipper.figures(0).refused_seq)
+        (
+            world.ledger.records.len(),
+            world.shipper.figures(0).refused_seq
+        )
     );
     world.ledger.poison = None;
     world.settle();

@@ -144,9 +144,13 @@ impl World {
             answer
         };
         match &answer {
-            Ok(_) if fate == Fate::Garbled => self.shipper.on_reply(ShipReply::Ledger(&[0xff, 1, 2]), self.now_us),
+            Ok(_) if fate == Fate::Garbled => self
+                .shipper
+                .on_reply(ShipReply::Ledger(&[0xff, 1, 2]), self.now_us),
             Ok(bytes) => self.shipper.on_reply(ShipReply::Ledger(bytes), self.now_us),
-            Err(failure) => self.shipper.on_reply(ShipReply::Failed(failure), self.now_us),
+            Err(failure) => self
+                .shipper
+                .on_reply(ShipReply::Failed(failure), self.now_us),
         }
         true
     }
@@ -166,7 +170,10 @@ impl World {
             }
         }
         let (figures, stats) = (self.shipper.figures(self.now_us), self.log.stats());
-        panic!("not settled: {:?} {figures:?} {stats:?}", self.shipper.state);
+        panic!(
+            "not settled: {:?} {figures:?} {stats:?}",
+            self.shipper.state
+        );
     }
 
     fn restart(&mut self) {

@@ -28,7 +28,10 @@ fn full_batches_go_at_once() {
     world.turn(Fate::Works);
     world.turn(Fate::Works);
     let sizes: Vec<usize> = world.ledger.batches[before..].to_vec();
-    assert!(sizes.iter().all(|size| (4_000..=5_000).contains(size)), "{sizes:?}");
+    assert!(
+        sizes.iter().all(|size| (4_000..=5_000).contains(size)),
+        "{sizes:?}"
+    );
     world.settle();
     assert!(
         world.ledger.largest_bytes <= 512 << 10,
@@ -75,7 +78,10 @@ fn outage_is_waited_out() {
     assert!((10..40).contains(&attempts), "{attempts}");
     let figures = world.shipper.figures(world.now_us);
     assert_eq!(100, figures.unshipped);
-    assert!((59_000_000..61_000_000).contains(&figures.lag_us), "{figures:?}");
+    assert!(
+        (59_000_000..61_000_000).contains(&figures.lag_us),
+        "{figures:?}"
+    );
     world.settle();
     assert_eq!(
         (0, 0),
@@ -111,9 +117,17 @@ fn watermarks_claim_nothing_missing() {
         if step % 3 != 0 {
             world.write(step % 5);
         }
-        world.turn(if step % 7 == 0 { Fate::AnswerLost } else { Fate::Works });
+        world.turn(if step % 7 == 0 {
+            Fate::AnswerLost
+        } else {
+            Fate::Works
+        });
         let watermark_us = world.ledger.watermark_us;
-        for record in world.written.iter().filter(|record| record.received_us < watermark_us) {
+        for record in world
+            .written
+            .iter()
+            .filter(|record| record.received_us < watermark_us)
+        {
             assert!(
                 world.ledger.records.contains_key(&record.id),
                 "{} is missing",
@@ -137,7 +151,12 @@ fn no_watermark_without_a_clock() {
     let Some(ShipCommand::Append(bytes)) = world.shipper.poll(3, None) else {
         panic!("no append")
     };
-    assert_eq!(0, AppendUsageRequest::decode(bytes.as_slice()).unwrap().watermark_us);
+    assert_eq!(
+        0,
+        AppendUsageRequest::decode(bytes.as_slice())
+            .unwrap()
+            .watermark_us
+    );
 }
 
 /// Tenants are told once each, again to a new producer, and again when the answer was lost.
@@ -176,7 +195,9 @@ fn one_at_a_time() {
     world.pass(60_000_000);
     assert_eq!(None, world.shipper.poll(world.now_us, None));
     let answer = world.ledger.append(&bytes).unwrap();
-    world.shipper.on_reply(ShipReply::Ledger(&answer), world.now_us);
+    world
+        .shipper
+        .on_reply(ShipReply::Ledger(&answer), world.now_us);
     world.shipper.on_reply(ShipReply::Lost, world.now_us);
     world.settle();
     world.check();
@@ -191,7 +212,10 @@ fn drain_closes() {
     world.shipper.drain();
     let mut turns = 0;
     while !world.shipper.is_drained() {
-        assert!(world.turn(Fate::Works), "nothing due while records are left");
+        assert!(
+            world.turn(Fate::Works),
+            "nothing due while records are left"
+        );
         turns += 1;
         assert!(turns < 10);
     }
