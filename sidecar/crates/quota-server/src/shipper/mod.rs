@@ -450,7 +450,7 @@ impl Shipper {
     fn on_log_error(&mut self, error: LogError, from_seq: u64, now_us: u64) {
         match error {
             LogError::Gone { oldest_seq, .. } if from_seq < oldest_seq => {
-                self.lose(from_seq, oldest_seq, now_us)
+                self.lose(from_seq, oldest_seq, now_us);
             }
             // The ledger is ahead of the log, or stands inside what is a hole here: it heard another history.
             LogError::Gone { .. } => self.forked(now_us),

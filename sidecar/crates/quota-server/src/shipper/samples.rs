@@ -33,7 +33,7 @@ impl Samples {
         match self.0.back_mut() {
             // Nothing was appended since: the later moment says more.
             Some(last) if last.appended_seq == appended_seq => {
-                last.ledger_us = last.ledger_us.max(ledger_us)
+                last.ledger_us = last.ledger_us.max(ledger_us);
             }
             // Samples among unshipped entries are for watermarks only and may be coarse.
             Some(last)
