@@ -1,0 +1,1 @@
+"""Own limits, usage and money: the ledger."""
