@@ -21,9 +21,9 @@ use tempfile::tempdir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-fn large(id: usize) -> UsageRecord {
+fn record(id: String, attributes: &[(&str, &str)]) -> UsageRecord {
     UsageRecord {
-        id: format!("{id}-{}", "x".repeat(100)),
+        id,
         tenant: "acme".into(),
         event_time: Some(Timestamp {
             seconds: now_us() / 1_000_000,
@@ -33,15 +33,26 @@ fn large(id: usize) -> UsageRecord {
             meter: "tokens".into(),
             units: 1,
         }],
-        attributes: [("model".to_owned(), "m".repeat(128))].into(),
+        attributes: attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
     }
 }
 
-/// Fills the log until it refuses; gives the refusal and the ids that were acknowledged.
+/// Fills the log until it refuses even the smallest record; gives that refusal and the ids that were acknowledged.
 async fn filled(plane: &Plane) -> (Status, Vec<String>) {
+    let (wide, long) = ("m".repeat(128), "x".repeat(100));
     let mut acknowledged = Vec::new();
-    for call in 0..1_000 {
-        let records: Vec<_> = (0..100).map(|index| large(call * 100 + index)).collect();
+    let mut is_small = false;
+    for call in 0..10_000 {
+        let records: Vec<_> = if is_small {
+            vec![record(format!("s{call}"), &[])]
+        } else {
+            (0..100)
+                .map(|index| record(format!("{call}-{index}-{long}"), &[("model", &wide)]))
+                .collect()
+        };
         let request = RecordUsageRequest {
             records,
             ..Default::default()
@@ -52,7 +63,8 @@ async fn filled(plane: &Plane) -> (Status, Vec<String>) {
             .await
         {
             Ok(answer) => acknowledged.extend(answer.results.into_iter().map(|result| result.id)),
-            Err(status) => return (status, acknowledged),
+            Err(status) if is_small => return (status, acknowledged),
+            Err(_) => is_small = true,
         }
     }
     panic!("the log never was full");
