@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tollkeeper.ledger.v1 import billing_pb2, reports_pb2
-from tollkeeper_cli.demo.probe import BurstResult, PacedResult
+from tollkeeper_cli.demo.probe import BurstResult, Measured, PacedResult
 from tollkeeper_cli.demo.summary import InvoiceSummary, Summary, print_summary
 from tollkeeper_cli.demo.verify import Stored, collect, judge, judge_invoice
 from tollkeeper_cli.replay.tally import Tally, TenantTally
@@ -100,8 +100,11 @@ def summary(problems: list[str]) -> Summary:
         trace={"code": {"requests": 3, "context_tokens": 25, "generated_tokens": 12}},
         stored={"code": stored},
         verdicts={"code": judge("code", TenantTally(record_ids=["r/1", "r/2"], units=stored.units), stored)},
-        paced=PacedResult(checks=10_000, denied=0, p50_us=200, p99_us=700, max_us=5_000, late=1),
-        burst=BurstResult(checks=30_000, denied=0, seconds=3.0, checks_per_second=10_000, streams=4),
+        measured=Measured(
+            paced=PacedResult(checks=10_000, denied=0, p50_us=200, p99_us=700, max_us=5_000, late=1),
+            python=PacedResult(checks=5_000, denied=0, p50_us=300, p99_us=900, max_us=6_000, late=1),
+            burst=BurstResult(checks=30_000, denied=0, checks_per_second=10_000),
+        ),
         usage_lag_ms=950,
         quarantined=0,
         invoices=[InvoiceSummary(tenant="code", number="TK-000001", currency="USD", total_minor=2_001, pdf="a.pdf")],

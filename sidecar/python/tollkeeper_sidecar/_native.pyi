@@ -79,3 +79,18 @@ class DataPlane:
 
     def stop(self) -> None:
         """Stop listeners and threads at once. Repeating it changes nothing; nothing that was acknowledged is lost."""
+
+def measure_checks(target: str, tenant: str, meter: str, checks: int, rate: int) -> str:
+    """Send unary checks of one unit at ``rate`` a second from the calling thread and return their latencies as JSON.
+
+    ``target`` is ``unix:PATH`` or ``host:port``. Keys: ``checks``, ``denied``, ``p50_us``, ``p99_us``, ``max_us``
+    (microseconds from when each check was due) and ``late`` (checks sent after the next one was due). Blocks for about
+    ``checks / rate`` seconds. Raises OSError when the target can't be reached or a check fails.
+    """
+
+def measure_burst(target: str, tenant: str, meter: str, seconds: int) -> str:
+    """Keep one pipelined stream full for so many seconds and return the count of its answers as JSON.
+
+    Keys: ``checks``, ``denied``, ``checks_per_second``. Raises OSError when the target can't be reached or the stream
+    fails.
+    """

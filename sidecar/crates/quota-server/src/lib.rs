@@ -21,6 +21,7 @@ mod hub;
 pub mod ids;
 pub mod journal;
 mod outbox;
+pub mod probe;
 mod recent;
 mod records;
 pub mod refusal;

@@ -2,12 +2,18 @@
 //!
 //! `_native.pyi` documents every method for Python.
 
+use std::time::Duration;
+
 use pyo3::{
     exceptions::{PyOSError, PyValueError},
     prelude::*,
     types::PyBytes,
 };
-use quota_server::{StartError, config::ConfigError};
+use quota_server::{
+    StartError,
+    config::ConfigError,
+    probe::{self, Pace},
+};
 
 /// One running data plane.
 #[pyclass(frozen, module = "tollkeeper_sidecar._native")]
@@ -75,8 +81,52 @@ fn start_error(error: &StartError) -> PyErr {
     }
 }
 
+/// Measures unary checks at a steady pace.
+#[pyfunction]
+fn measure_checks(
+    py: Python<'_>,
+    target: &str,
+    tenant: &str,
+    meter: &str,
+    checks: u32,
+    rate: u32,
+) -> PyResult<String> {
+    let pace = Pace {
+        target,
+        tenant,
+        meter,
+        checks,
+        rate,
+    };
+    py.detach(|| probe::measure(pace).and_then(|result| probe::to_json(&result)))
+        .map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
+/// Measures how many checks a second one stream carries.
+#[pyfunction]
+fn measure_burst(
+    py: Python<'_>,
+    target: &str,
+    tenant: &str,
+    meter: &str,
+    seconds: u32,
+) -> PyResult<String> {
+    let pace = Pace {
+        target,
+        tenant,
+        meter,
+        checks: 0,
+        rate: 1,
+    };
+    let span = Duration::from_secs(u64::from(seconds));
+    py.detach(|| probe::measure_burst(pace, span).and_then(|result| probe::to_json(&result)))
+        .map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
 /// The native module.
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<DataPlane>()
+    module.add_class::<DataPlane>()?;
+    module.add_function(wrap_pyfunction!(measure_checks, module)?)?;
+    module.add_function(wrap_pyfunction!(measure_burst, module)?)
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_cli.commands.replay import progress_bar, seldom
-from tollkeeper_cli.demo.probe import BurstResult, PacedResult
+from tollkeeper_cli.demo.probe import PROBE_METER, PROBE_TENANT, BurstResult, Measured, PacedResult
 from tollkeeper_cli.demo.summary import InvoiceSummary, Summary
 from tollkeeper_cli.demo.verify import TOKEN_METERS, Stored, collect, judge, judge_invoice
 from tollkeeper_cli.errors import FoundProblemsError, UsageError
@@ -35,6 +35,7 @@ TENANTS = ("code", "conv")
 GRACE_US = 3_600_000_000
 PACED_SECONDS = 10
 PACED_RATE = 1_000
+PYTHON_SECONDS = 5
 BURST_SECONDS = 3
 
 _MINUTE_US = 60_000_000
@@ -118,7 +119,7 @@ async def _travel(
         period_end_us = await _period_end(ledger, timing)
         requests = shifted(recorded, timing.shift_us)
         replayed = await _replay(ledger, stack, requests, timing=timing, speed=options.speed, console=console)
-        paced, burst = await _measure(stack.addresses.sidecar_target, console)
+        measured = await _measure(stack.addresses.sidecar_target, console)
         invoices = await _bill(ledger, period_end_us, console)
         summaries = await _save(ledger, invoices, stack.directory)
     verdicts = {tenant: judge(tenant, replayed.tally.of(tenant), replayed.stored[tenant]) for tenant in TENANTS}
@@ -131,8 +132,7 @@ async def _travel(
         trace=trace_totals(recorded),
         stored=replayed.stored,
         verdicts=verdicts,
-        paced=paced,
-        burst=burst,
+        measured=measured,
         usage_lag_ms=replayed.lag_ms,
         quarantined=replayed.quarantined,
         invoices=summaries,
@@ -153,7 +153,11 @@ def _other_problems(summary: Summary) -> list[str]:
         problems.append(f"{summary.quarantined:,} records are in quarantine")
     if summary.unlimited and summary.tally.denied:
         problems.append(f"{summary.tally.denied:,} requests were denied although there were no limits")
-    for what, denied in (("paced", summary.paced.denied), ("burst", summary.burst.denied)):
+    measured = summary.measured
+    for what, denied in (
+        ("paced", measured.paced.denied + measured.python.denied),
+        ("burst", measured.burst.denied),
+    ):
         if denied:
             problems.append(f"{denied:,} checks of the {what} phase were denied")
     billed = Counter(invoice.tenant for invoice in summary.invoices)
@@ -230,24 +234,26 @@ async def _wait_shipped(ledger: LedgerCalls, expected: int) -> int:
         await asyncio.sleep(_POLL_S)
 
 
-async def _measure(target: str, console: Console) -> tuple[PacedResult, BurstResult]:
-    """Measure latency, then throughput, from processes of their own."""
+async def _measure(target: str, console: Console) -> Measured:
+    """Measure latency with the native client and with Python's, then throughput, from processes of their own."""
     console.print(f"measuring latency: {PACED_RATE:,} checks/s for {PACED_SECONDS} s")
-    paced = await _probe("paced", target, PACED_SECONDS)
+    probe = (target, PROBE_TENANT, PROBE_METER)
+    paced = await _probe("tollkeeper_sidecar.probe", "paced", *probe, PACED_RATE * PACED_SECONDS, PACED_RATE)
+    python = await _probe("tollkeeper_cli.demo.probe", target, PYTHON_SECONDS, PACED_RATE)
     console.print(f"measuring throughput for {BURST_SECONDS} s")
-    burst = await _probe("burst", target, BURST_SECONDS)
-    return PacedResult(**paced), BurstResult(**burst)
+    burst = await _probe("tollkeeper_sidecar.probe", "burst", *probe, BURST_SECONDS)
+    return Measured(paced=PacedResult(**paced), python=PacedResult(**python), burst=BurstResult(**burst))
 
 
-async def _probe(kind: str, target: str, seconds: int) -> dict[str, int]:
+async def _probe(module: str, *arguments: object) -> dict[str, int]:
     """Run one measurement."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tollkeeper_cli.demo.probe", kind, target, str(seconds), str(PACED_RATE),
+        sys.executable, "-m", module, *map(str, arguments),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
     if process.returncode != 0:
-        raise FoundProblemsError(f"the {kind} phase failed:\n{err.decode(errors='replace')[-2_000:]}")
+        raise FoundProblemsError(f"{module} failed:\n{err.decode(errors='replace')[-2_000:]}")
     found: dict[str, int] = json.loads(out)
     return found
 

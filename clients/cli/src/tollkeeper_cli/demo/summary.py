@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from tollkeeper_cli.demo.probe import BurstResult, PacedResult
+    from tollkeeper_cli.demo.probe import Measured
     from tollkeeper_cli.demo.verify import Stored, Verdict
     from tollkeeper_cli.replay.tally import Tally
     from tollkeeper_cli.stack import Addresses
@@ -43,8 +43,7 @@ class Summary:
     """The recording's own totals per tenant: requests, context_tokens, generated_tokens."""
     stored: Mapping[str, Stored]
     verdicts: Mapping[str, Verdict]
-    paced: PacedResult
-    burst: BurstResult
+    measured: Measured
     usage_lag_ms: int
     quarantined: int
     invoices: list[InvoiceSummary]
@@ -65,12 +64,15 @@ class Summary:
             "context_tokens": self.tally.units("context_tokens"),
             "generated_tokens": self.tally.units("generated_tokens"),
             **{key: sum(tenant[key] for tenant in tenants.values()) for key in keys},
-            "check_p50_us": self.paced.p50_us,
-            "check_p99_us": self.paced.p99_us,
-            "check_max_us": self.paced.max_us,
-            "paced_checks": self.paced.checks,
-            "checks_per_second": self.burst.checks_per_second,
-            "checks_per_second_method": f"StreamQuota, {self.burst.streams} streams of one Python process",
+            "check_p50_us": self.measured.paced.p50_us,
+            "check_p99_us": self.measured.paced.p99_us,
+            "check_max_us": self.measured.paced.max_us,
+            "check_method": "unary, native client, Unix socket, from when each was due",
+            "paced_checks": self.measured.paced.checks,
+            "python_check_p50_us": self.measured.python.p50_us,
+            "python_check_p99_us": self.measured.python.p99_us,
+            "checks_per_second": self.measured.burst.checks_per_second,
+            "checks_per_second_method": "StreamQuota, one stream of the native client",
             "invoices": [
                 {
                     "tenant": invoice.tenant,
@@ -181,13 +183,16 @@ def _denial_table(summary: Summary) -> Table:
 
 def _figures(summary: Summary) -> Table:
     """Show measurements and addresses."""
-    paced, burst, addresses = summary.paced, summary.burst, summary.addresses
+    paced, python, burst = summary.measured.paced, summary.measured.python, summary.measured.burst
+    addresses = summary.addresses
     table = Table.grid(padding=(0, 2))
     for label, value in (
         ("check latency", (f"p50 {paced.p50_us:,} µs, p99 {paced.p99_us:,} µs, most {paced.max_us:,} µs "
-                          f"({paced.checks:,} checks at 1,000/s over the Unix socket, from when each was due)")),
-        ("checks per second", (f"{burst.checks_per_second:,} (StreamQuota, {burst.streams} streams of one Python "
-                              f"process, {burst.checks:,} checks)")),
+                          f"({paced.checks:,} checks at 1,000/s, native client, Unix socket, from when each was due)")),
+        ("check from Python", (f"p50 {python.p50_us:,} µs, p99 {python.p99_us:,} µs "
+                              f"({python.checks:,} likewise, with the Python client)")),
+        ("checks per second", (f"{burst.checks_per_second:,} (StreamQuota, one stream of the native client, "
+                              f"{burst.checks:,} checks)")),
         ("usage lag", f"{summary.usage_lag_ms:,} ms from the last acknowledgement to the ledger's commit"),
         ("replay", (f"{summary.replay_seconds:,.1f} s at speed {summary.speed}, {summary.tally.retries:,} retries, "
                    f"at most {summary.tally.late_max_us / 1000:,.0f} ms late")),
