@@ -15,6 +15,7 @@ FILE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 README_LINES_MAX = 120
 ARCHITECTURE_LINES = (120, 180)
+GUARANTEES = ROOT / "docs" / "guarantees.md"
 GENERATED = ("proto/python/tollkeeper/", "sidecar/crates/quota-proto/src/gen/")
 
 
@@ -142,6 +143,24 @@ def test_one_file_imports_the_native_module() -> None:
 def test_front_documents_keep_their_length(name: str, lowest: int, highest: int) -> None:
     """A front document is read to the end: it has neither too little nor too much."""
     assert lowest <= len((ROOT / name).read_text().splitlines()) <= highest
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    """The page of guarantees can't promise what no test holds."""
+    named_there = set(
+        re.findall(r"`((?:test_|[\w/-]+\.rs|[\w/-]+\.py|[a-z]+_[a-z_]+)[\w/.-]*)`", GUARANTEES.read_text())
+    )
+    files = {named(path) for path in tracked(".py", ".rs")}
+    functions = {
+        match[1] for path in tracked(".py", ".rs") for match in re.finditer(r"\b(?:def|fn) (\w+)", path.read_text())
+    }
+    assert len(named_there) > 30
+    missing = [
+        name
+        for name in sorted(named_there)
+        if name not in functions and not any(path.endswith("/" + name) for path in files)
+    ]
+    assert missing == []
 
 
 def test_no_machine_paths_or_hosts() -> None:
