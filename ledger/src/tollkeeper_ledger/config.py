@@ -20,7 +20,6 @@ class Settings(BaseSettings):
         default=None, description="Embedded setup: `migrate` starts the clock of a fresh database at this time."
     )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
-    invoice_dir: str = Field(default="", description="Folder for invoices as PDF; empty = made on demand only.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
     pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")
     pool_size_admin: int = Field(default=3, ge=1, le=100, description="Postgres connections for operators' changes.")
