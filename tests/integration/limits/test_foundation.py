@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.store.pool import connection, open_pool
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.config import Settings
@@ -23,3 +26,17 @@ async def test_a_started_ledger_answers_health_on_both_protocols(ledger_settings
         writer.write(b"GET /health HTTP/1.1\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         writer.close()
+
+
+async def test_a_session_that_postgres_ended_is_a_lost_connection_at_any_moment(ledger_settings: Settings) -> None:
+    """What the driver calls an internal error is an error of the connection; the pool goes on with a new one."""
+    async with running(ledger_settings):
+        pool = await open_pool(ledger_settings.database_url, role="tollkeeper_ingest", size=1)
+        try:
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                async with connection(pool):
+                    raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+            async with connection(pool) as conn:
+                assert await conn.fetchval("SELECT 1") == 1
+        finally:
+            pool.terminate()

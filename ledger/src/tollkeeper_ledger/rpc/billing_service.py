@@ -21,7 +21,7 @@ from tollkeeper_ledger.services.pdf.render import PAPERS, render_pdf
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_invoices import find_invoice, list_invoices
 from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,7 +95,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
     ) -> billing_pb2.PreviewInvoiceResponse:
         """Rate the running period of a tenant as it stands."""
         tenant_id = await need_tenant(self._pool, request.tenant)
-        async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             document = await preview_invoice(conn, tenant_id, wire_id=request.tenant)
         invoice = invoice_to_message(document, digest=b"", with_lines=True)
         return billing_pb2.PreviewInvoiceResponse(invoice=invoice)

@@ -33,6 +33,7 @@ from tollkeeper_ledger.store.limits import (
     write_cursors,
     write_windows,
 )
+from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.pool_functions import pool_keys
 from tollkeeper_ledger.store.queries import sql
 
@@ -111,7 +112,7 @@ class AllotBatch:
                 self._propose(target)
         for day in {end_day_of(proposal.place.span.end_us) for proposal in self._proposals.values()}:
             if day not in self._context.days:
-                async with self._context.pool.acquire() as conn:
+                async with connection(self._context.pool) as conn:
                     await conn.execute(sql("limits.ensure_day"), day)
                 self._context.days.add(day)
 

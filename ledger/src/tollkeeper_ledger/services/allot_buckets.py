@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.allotment import GENERATION_BITS, PoolFault
+from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.pool_functions import bucket_keys, bucket_speed_call, open_bucket_call
 from tollkeeper_ledger.store.queries import sql
 
@@ -26,7 +27,7 @@ class BucketShards:
 
     async def load(self, pool: Pool) -> None:
         """Read the shards that are open, for `speed_calls` after a restart."""
-        async with pool.acquire() as conn:
+        async with connection(pool) as conn:
             rows = await conn.fetch(sql("limits.open_shards"))
         self._generations.update({(row["tenant_id"], row["limit_name"]): row["generation"] for row in rows})
 

@@ -17,7 +17,7 @@ from tollkeeper_ledger.store.limits import (
     lock_windows,
     write_windows,
 )
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.pool_functions import close_pool_call, pool_keys
 from tollkeeper_ledger.store.queries import sql
 
@@ -56,7 +56,7 @@ class AmountFollower:
     async def start(self) -> None:
         """Have every pool told where it stands that a predecessor may have been killed before telling."""
         now_us = self._clock.reading().now_us
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             rows = await conn.fetch(
                 sql("limits.unfinal_windows"), now_us, end_day_of(now_us + 1), _WINDOWS_AT_START_MAX
             )
@@ -90,7 +90,7 @@ class AmountFollower:
         """Bring every open window of these tenants to the amount in force."""
         after = b""
         while tenants:
-            async with self._pool.acquire() as conn:
+            async with connection(self._pool) as conn:
                 found = await conn.fetch(
                     sql("limits.outdated_windows"),
                     list(tenants),
@@ -130,7 +130,7 @@ class AmountFollower:
         spent, but for what living holders return.
         """
         today = end_day_of(self._clock.reading().now_us + 1)
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             pools = await closing_pools(conn, from_day=today, count_max=_WINDOWS_PER_STEP)
         replies = await self._functions.call(
             [close_pool_call(pool_keys(pool.identity, pool.window_id), generation=pool.generation) for pool in pools]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.store.clock import ClockReading, read_clock, set_clock
+from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class LedgerClock:
         # TODO(#4): a forward jump of more than five minutes stops window opening until an operator confirms it.
         async with self._setting:
             started_ns = self._monotonic_ns()
-            async with self._pool.acquire() as conn:
+            async with connection(self._pool) as conn:
                 reading = await read_clock(conn)
             await self._take(reading, started_ns)
 
     async def keep_floor(self) -> None:
         """Keep the ledger time seen so far in Postgres, so that a clock that steps back is held there."""
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             await conn.execute(sql("installation.raise_floor"))
 
     async def set(self, *, now: datetime | None, speed_milli: int | None) -> ClockReading:
@@ -87,14 +88,14 @@ class LedgerClock:
             )
         async with self._setting:
             started_ns = self._monotonic_ns()
-            async with self._pool.acquire() as conn:
+            async with connection(self._pool) as conn:
                 reading = await set_clock(conn, now=now, speed_milli=speed_milli)
             await self._take(reading, started_ns)
         return reading
 
     async def get(self) -> ClockReading:
         """Read ledger time from Postgres."""
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             return await read_clock(conn)
 
     async def _take(self, reading: ClockReading, read_at_ns: int) -> None:

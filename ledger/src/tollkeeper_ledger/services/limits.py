@@ -13,6 +13,7 @@ from tollkeeper_ledger.services.returns import ReturnService
 from tollkeeper_ledger.services.tenant_directory import TenantDirectory
 from tollkeeper_ledger.services.watch import WatchHub
 from tollkeeper_ledger.store.installation import Installation, read_installation
+from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.pool_functions import PoolFunctions
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Limits:
 async def open_limits(resources: Resources) -> Limits:
     """Wire the services and take in what is there: installation, meters, open token buckets."""
     pool = resources.pools.ingest
-    async with pool.acquire() as conn:
+    async with connection(pool) as conn:
         installation = await read_installation(conn)
     tenants = TenantDirectory(pool, resources.listener, resources.log)
     hub = WatchHub(tenants, resources.listener, resources.log)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.store.changes import CHANGE_CHANNEL
+from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.tenants import TenantView, load_meters, load_tenants
 
@@ -105,7 +106,7 @@ class TenantDirectory:
             await future
 
     async def _read(self, *, wire_ids: Collection[str] = (), tenant_ids: Collection[UUID] = ()) -> list[TenantView]:
-        async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             return await load_tenants(conn, wire_ids=wire_ids, tenant_ids=tenant_ids)
 
     def _keep(self, views: Collection[TenantView]) -> None:
@@ -137,7 +138,7 @@ class TenantDirectory:
             await self._catch_up()
 
     async def _catch_up(self) -> None:
-        async with self._pool.acquire() as conn:
+        async with connection(self._pool) as conn:
             last: int = await conn.fetchval(sql("installation.last_change"))
             if last == self._change:
                 return

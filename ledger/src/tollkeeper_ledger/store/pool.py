@@ -82,15 +82,33 @@ async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
 
 
 @asynccontextmanager
+async def connection(pool: Pool) -> AsyncIterator[Connection]:
+    """Take a connection; one that broke is an error of the connection whatever moment it broke in.
+
+    asyncpg answers with an internal error where Postgres ended the session between two messages of one exchange.
+    """
+    async with pool.acquire() as conn:
+        try:
+            yield conn
+        except asyncpg.InternalClientError as error:
+            conn.terminate()
+            raise asyncpg.ConnectionDoesNotExistError("the connection to Postgres broke") from error
+
+
+@asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """Begin a transaction on a connection of its own; committed at the end, rolled back by an exception."""
-    async with pool.acquire() as conn, conn.transaction():
+    """Begin a transaction on a connection of its own; committed at the end, rolled back by an exception.
+
+    Raises:
+        asyncpg.ConnectionDoesNotExistError: the connection broke. Whether a commit under way took effect is unknown.
+    """
+    async with connection(pool) as conn, conn.transaction():
         yield conn
 
 
 @asynccontextmanager
 async def tenant_transaction(pool: Pool, tenant_id: UUID, *, readonly: bool = False) -> AsyncIterator[Connection]:
-    """Begin a transaction that sees and touches this tenant's rows only."""
-    async with pool.acquire() as conn, conn.transaction(readonly=readonly):
+    """Begin a transaction that sees and touches this tenant's rows only. Raises what `transaction` raises."""
+    async with connection(pool) as conn, conn.transaction(readonly=readonly):
         await conn.execute("SELECT set_config('tollkeeper.tenant_id', $1, true)", str(tenant_id))
         yield conn

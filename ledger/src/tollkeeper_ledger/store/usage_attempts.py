@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 
 from tollkeeper_ledger.domain.errors import LedgerError
+from tollkeeper_ledger.store.pool import connection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ async def attempted(pool: Pool, work: Callable[[Connection], Awaitable[Answer]])
     problem: Exception | None = None
     for _ in range(ATTEMPTS_MAX):
         try:
-            async with pool.acquire() as conn:
+            async with connection(pool) as conn:
                 return await work(conn)
         except (*_COLLISIONS, *_LOST) as error:
             problem = error
