@@ -18,6 +18,7 @@ mod lease;
 mod limit;
 mod links;
 mod matching;
+pub mod mutant;
 mod outbox;
 mod proof;
 mod report;
@@ -41,6 +42,7 @@ pub use limit::{
     AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,
     TenantSnapshot,
 };
+pub use mutant::Mutant;
 pub use request::{CheckRequest, Checked, Cost, Mode, UNITS_MAX, Units};
 pub use reservation::{Hold, Reservation, SettleRefusal, Settled};
 pub use time::Now;

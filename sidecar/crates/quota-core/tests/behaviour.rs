@@ -8,13 +8,11 @@
     missing_docs
 )]
 
-mod world;
-
 use quota_core::{
     AttributeMatch, CheckRequest, Enforcement, Event, FailurePolicy, LimitKind, LimitRule,
     MatchRule, Mode, Reason, ReservationId,
 };
-use world::{
+use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
     request,

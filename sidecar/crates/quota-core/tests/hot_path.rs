@@ -8,12 +8,10 @@
     missing_docs
 )]
 
-mod world;
-
 use std::time::Instant;
 
 use quota_core::{CheckRequest, Checked, Mode, Reason, ReservationId};
-use world::{
+use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
     request,

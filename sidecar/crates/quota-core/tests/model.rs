@@ -8,16 +8,16 @@
     missing_docs
 )]
 
-mod world;
-
 use std::collections::BTreeMap;
 
 use quota_core::{CheckRequest, Cost, Mode, Reason, ReservationId};
-use world::{
-    World,
-    ledger::{Plan, window_rule},
-    request,
+use quota_sim::{
     rng::Rng,
+    world::{
+        World,
+        ledger::{Plan, window_rule},
+        request,
+    },
 };
 
 const LENGTH_US: i64 = 20_000_000;

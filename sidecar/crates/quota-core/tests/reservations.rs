@@ -8,10 +8,8 @@
     missing_docs
 )]
 
-mod world;
-
 use quota_core::{CheckRequest, Cost, LimitRule, Mode, Reason, ReservationId, SettleRefusal};
-use world::{
+use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
     request,

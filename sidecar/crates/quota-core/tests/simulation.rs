@@ -12,10 +12,8 @@
     missing_docs
 )]
 
-mod world;
-
 use quota_core::{Cost, FailurePolicy, Mode, Reason, ReservationId};
-use world::{
+use quota_sim::world::{
     Weather, World,
     ledger::{Plan, window_rule},
     request,

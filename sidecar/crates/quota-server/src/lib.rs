@@ -11,6 +11,12 @@
 //! acknowledged before the log has it; no lock is held across an await; what a call began is ended whatever its caller
 //! does; a denial is an answer, an error is a [`refusal::Refusal`].
 
+// What is shipped must not be able to break a rule on purpose.
+const _: () = assert!(
+    !quota_core::mutant::ARE_COMPILED,
+    "built with the feature `mutants`"
+);
+
 pub mod clock;
 pub mod config;
 mod directory;

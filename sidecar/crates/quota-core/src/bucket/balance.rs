@@ -2,7 +2,10 @@
 //!
 //! I3: the sum over sources of granted − returned = consumed + held + free, at every moment.
 
-use crate::request::Units;
+use crate::{
+    mutant::{self, Mutant},
+    request::Units,
+};
 
 /// Where leased units came from: the ledger (generation 0) or one generation of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,7 +145,10 @@ impl Balance {
     /// Grants of which only the cumulative counter tells are given up: nobody knows who spends them.
     pub(crate) fn credit(&mut self, generation: u64, granted_cum: Units, give: Units) -> Units {
         let source = self.source(generation);
-        let credited = granted_cum.saturating_sub(source.seen).min(give);
+        let mut credited = granted_cum.saturating_sub(source.seen).min(give);
+        if mutant::is(Mutant::RepeatCredited) {
+            credited = give;
+        }
         source.seen = source.seen.max(granted_cum);
         source.granted = source.granted.saturating_add(credited);
         self.free = self.free.saturating_add(credited);
@@ -176,7 +182,9 @@ impl Balance {
                 continue;
             }
             rest = rest.saturating_sub(part);
-            self.free = self.free.saturating_sub(part);
+            if !mutant::is(Mutant::ReturnNotLowered) {
+                self.free = self.free.saturating_sub(part);
+            }
             if source.generation != 0 && Some(source.generation) == pool {
                 source.returned_pool = source.returned_pool.saturating_add(part);
                 to_pool = to_pool.saturating_add(part);

@@ -2,12 +2,9 @@
 //!
 //! Everything follows from a seed. Nothing here decides about leases; it only carries what the engines ask for.
 
-#![allow(dead_code, unreachable_pub)] // every test file uses another part
-
 pub mod ledger;
 mod network;
 pub mod redis;
-pub mod rng;
 
 use std::{
     cmp::Reverse,
@@ -15,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::rng::Rng;
 use quota_core::{
     CheckRequest, Checked, CommandId, Cost, Decision, Effect, Engine, EngineConfig, Event, Holder,
     LimitRule, Meter, Mode, Now, Reason, ReservationId, TenantSnapshot, Ticket,
@@ -24,7 +22,6 @@ use self::{
     ledger::{Ledger, Plan},
     network::Message,
     redis::Redis,
-    rng::Rng,
 };
 
 /// How bad the network is.
@@ -100,6 +97,7 @@ pub struct World {
 
 impl World {
     /// A quiet world with so many sidecars.
+    #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
         let mut world = Self {
             real_us: 1_000_000,
@@ -156,6 +154,7 @@ impl World {
     }
 
     /// The present.
+    #[must_use]
     pub fn now(&self) -> Now {
         let elapsed = i128::from(self.real_us) * i128::from(self.speed_milli) / 1_000;
         let ledger_us = self.origin_us + i64::try_from(elapsed).expect("in range");
@@ -452,6 +451,7 @@ impl World {
 }
 
 /// A check of one meter.
+#[must_use]
 pub fn request(tenant: &str, meter: &str, units: u64) -> CheckRequest {
     CheckRequest {
         tenant: tenant.into(),

@@ -73,6 +73,7 @@ pub struct Ledger {
 }
 
 /// A hard window limit.
+#[must_use]
 pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
     LimitRule {
         name: name.into(),

@@ -6,6 +6,7 @@ pub struct Rng(u64);
 
 impl Rng {
     /// The same seed gives the same numbers.
+    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed ^ 0x9E37_79B9_7F4A_7C15)
     }
