@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tollkeeper_cli.commands import catalogue, demo, invoices, listings, processes, quota, replay, usage
+from tollkeeper_cli.commands import catalogue, demo, invoices, listings, processes, quota, rate, replay, usage
 from tollkeeper_cli.connection import find_targets
 from tollkeeper_cli.embedded import ProcessError
 from tollkeeper_cli.errors import CommandError
@@ -27,7 +27,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=_HELP
     )
     app.callback()(_choose_servers)
-    for module in (processes, demo, replay, catalogue, quota, usage, listings, invoices):
+    for module in (processes, demo, replay, catalogue, quota, rate, usage, listings, invoices):
         module.register(app)
     return app
 

@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from decimal import (
+    ROUND_HALF_EVEN,
+    ROUND_HALF_UP,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
+from functools import wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # Quantities have up to 16 digits and prices up to 15 before and 15 after the point, so products are exact. A quotient
 # by `per` (up to 16 digits) that never ends is cut after 100 digits: it differs from every half minor unit by more than
 # 10^-40, so the cut never moves what round_line gives.
 EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 """The context of every calculation with money."""
+
+
+def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let the decimal operators inside a function calculate in the EXACT context, whatever the caller's is."""
+
+    @wraps(function)
+    def calculated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with localcontext(EXACT):
+            return function(*args, **kwargs)
+
+    return calculated
+
 
 DECIMAL_DIGITS_MAX = 15
 _DECIMAL = re.compile(rf"-?[0-9]{{1,{DECIMAL_DIGITS_MAX}}}(\.[0-9]{{1,{DECIMAL_DIGITS_MAX}}})?")
@@ -67,9 +92,13 @@ def plain(value: Decimal, *, digits_min: int = 0) -> str:
 
 
 def round_line(amount: Decimal, currency: Currency) -> int:
-    """Round a line's exact amount in major units to minor units, half away from zero. The one rounding of money."""
-    scaled = EXACT.scaleb(amount, currency.digits)
-    return int(scaled.quantize(Decimal(1), rounding=ROUND_HALF_UP, context=EXACT))
+    """Round a line's exact amount in major units to minor units, half away from zero."""
+    return round_minor(EXACT.scaleb(amount, currency.digits))
+
+
+def round_minor(amount_minor: Decimal) -> int:
+    """Round an exact amount in minor units, half away from zero. The one rounding of money."""
+    return int(amount_minor.quantize(Decimal(1), rounding=ROUND_HALF_UP, context=EXACT))
 
 
 def major(amount_minor: int, currency: Currency) -> str:

@@ -1,0 +1,55 @@
+"""Prices by begun blocks: packages of one size, and blocks whose size grows from tier to tier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.money import EXACT, exact
+from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTier:
+    """Blocks of one size at one price each, up to a number of them."""
+
+    block_size: Decimal
+    max_blocks: Decimal | None
+    """None = without bound: the last tier."""
+    block_price: Decimal
+
+
+@exact
+def begun(quantity: Decimal, size: Decimal) -> Decimal:
+    """Count blocks of `size` that `quantity` has begun; none below or at zero."""
+    return EXACT.divide(max(quantity, ZERO), size).quantize(Decimal(1), rounding=ROUND_CEILING)
+
+
+@exact
+def package(quantity: Decimal, *, size: Decimal, price: Decimal, free_units: Decimal = ZERO) -> tuple[Part, ...]:
+    """Price every begun package; free units are taken off first. No part where no package is begun."""
+    packages = begun(quantity - free_units, size)
+    return (part("packages", packages, price),) if packages else ()
+
+
+@exact
+def graduated_blocks(quantity: Decimal, tiers: Sequence[BlockTier]) -> tuple[Part, ...]:
+    """Fill each tier's blocks before the next tier's; every begun block is charged whole.
+
+    What is beyond the last tier's blocks stays in that tier: nothing is free by overflow.
+    """
+    parts = []
+    rest = quantity
+    for number, tier in enumerate(tiers, start=1):
+        if rest <= 0:
+            break
+        blocks = begun(rest, tier.block_size)
+        if tier.max_blocks is not None and number < len(tiers):
+            blocks = min(blocks, tier.max_blocks)
+        parts.append(part(f"tier {number} blocks", blocks, tier.block_price))
+        rest -= blocks * tier.block_size
+    return tuple(parts)

@@ -1,0 +1,58 @@
+"""Bounds of what one price may cost in a period: percent discount, then maximum, then minimum.
+
+A minimum is owed at the period's end only; a maximum holds at any time. Both count what earlier runs of the period
+have billed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tollkeeper_ledger.domain.money import exact
+from tollkeeper_ledger.domain.rating.parts import ZERO
+
+_PERCENT = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Amounts in major units for a whole period. None = does not apply."""
+
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+    discount_percent: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """What bounds make of one run's gross amount, in major units."""
+
+    gross: Decimal
+    discount: Decimal
+    """Taken off: percent discount and what is above the maximum."""
+    true_up: Decimal
+    """Added to reach the minimum."""
+
+    @property
+    def amount(self) -> Decimal:
+        """Give what is billed now."""
+        return _net(self.gross, self.discount, self.true_up)
+
+
+@exact
+def _net(gross: Decimal, discount: Decimal, true_up: Decimal) -> Decimal:
+    return gross - discount + true_up
+
+
+@exact
+def bounded(gross: Decimal, bounds: Bounds, *, billed_before: Decimal, is_period_end: bool) -> Bounded:
+    """Apply the bounds to what one run adds, given what earlier runs of the period billed after bounds."""
+    discount = gross * bounds.discount_percent * _PERCENT
+    if bounds.maximum is not None:
+        room = max(bounds.maximum - billed_before, ZERO)
+        discount = max(discount, gross - room)
+    true_up = ZERO
+    if bounds.minimum is not None and is_period_end:
+        true_up = max(bounds.minimum - billed_before - (gross - discount), ZERO)
+    return Bounded(gross=gross, discount=discount, true_up=true_up)

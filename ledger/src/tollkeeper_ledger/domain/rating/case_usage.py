@@ -1,0 +1,292 @@
+"""Worked cases of prices on usage. Shared by all: conversion, included units, earlier runs, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.money import EXACT, Currency, exact, plain, round_line
+from tollkeeper_ledger.domain.rating.blocks import BlockTier, begun, graduated_blocks, package
+from tollkeeper_ledger.domain.rating.bounds import Bounds, bounded
+from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part, since, total
+from tollkeeper_ledger.domain.rating.percentage import Percentage, percentage_of_events, percentage_of_total
+from tollkeeper_ledger.domain.rating.quantity import Conversion, beyond, converted
+from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers, graduated, volume
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.domain.rating.case_fields import Fields
+
+Answer: TypeAlias = dict[str, Any]
+Pricing: TypeAlias = Callable[[Decimal], tuple[Part, ...]]
+"""All parts of a period for its whole quantity."""
+
+_ENDS = ("only", "last_in_period", "last_or_only_in_period", "single_per_period")
+_MIDDLES = ("mid_period", "mid_period_split", "first_in_period")
+_SHOWN_DIGITS = 40
+
+
+def text_of(value: Decimal) -> str:
+    """Write a decimal; what never ends is cut after 40 digits."""
+    return plain(value.quantize(Decimal(1).scaleb(-_SHOWN_DIGITS), context=EXACT) if value else ZERO)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One billing run's share of a period, before bounds."""
+
+    now: tuple[Part, ...]
+    """Parts of the period so far."""
+    before: tuple[Part, ...]
+    """Parts that earlier runs have billed."""
+    is_period_end: bool
+
+    @property
+    def added(self) -> tuple[Part, ...]:
+        """Give what this run adds."""
+        return since(self.now, self.before)
+
+
+def _tiers(params: Fields, unit: str = "unit") -> tuple[Tier, ...]:
+    tiers = tuple(
+        Tier(
+            up_to=fields.optional_decimal("up_to"),
+            unit=fields.decimal(unit, default=ZERO),
+            flat=fields.decimal("flat", default=ZERO),
+        )
+        for fields in params.inners("tiers")
+    )
+    check_tiers(tiers)
+    return tiers
+
+
+def _pricing_per_unit(params: Fields) -> Pricing:
+    unit = params.decimal("unit")
+    return lambda quantity: (part("units", quantity, unit),) if quantity else ()
+
+
+def _pricing_package(params: Fields) -> Pricing:
+    return partial(
+        package,
+        size=params.decimal("package_size"),
+        price=params.decimal("package_amount"),
+        free_units=params.decimal("free_units", default=ZERO),
+    )
+
+
+def _pricing_graduated(params: Fields) -> Pricing:
+    return partial(graduated, tiers=_tiers(params))
+
+
+def _pricing_volume(params: Fields) -> Pricing:
+    return partial(volume, tiers=_tiers(params))
+
+
+def _pricing_graduated_percentage(params: Fields) -> Pricing:
+    return partial(graduated, tiers=_tiers(params, "rate_percent"), percent=True)
+
+
+def _pricing_blocks(params: Fields) -> Pricing:
+    tiers = tuple(
+        BlockTier(
+            block_size=fields.decimal("block_size"),
+            max_blocks=fields.optional_decimal("max_blocks"),
+            block_price=fields.decimal("block_price"),
+        )
+        for fields in params.inners("tiers")
+    )
+    return partial(graduated_blocks, tiers=tiers)
+
+
+def _pricing_dynamic(params: Fields) -> Pricing:
+    multiplier = params.decimal("multiplier", default=Decimal(1))
+    return lambda quantity: (part("carried amounts", quantity, multiplier),) if quantity else ()
+
+
+PRICINGS: Mapping[str, Callable[[Fields], Pricing]] = MappingProxyType(
+    {
+        "per_unit": _pricing_per_unit,
+        "package": _pricing_package,
+        "graduated": _pricing_graduated,
+        "volume": _pricing_volume,
+        "graduated_percentage": _pricing_graduated_percentage,
+        "graduated_blocks": _pricing_blocks,
+        "dynamic": _pricing_dynamic,
+    }
+)
+
+
+def _conversion(params: Fields) -> Conversion | None:
+    if "convert" not in params:
+        return None
+    fields = params.inner("convert")
+    operation = fields.text("op")
+    if operation not in ("divide", "multiply"):
+        raise ValueError(f"convert.op must be divide or multiply, not {operation!r}")
+    return Conversion(
+        divide=operation == "divide",
+        factor=fields.decimal("factor"),
+        round=fields.text("round", default="none"),
+        digits=fields.whole("precision", default=0),
+    )
+
+
+def _is_period_end(given: Fields) -> bool:
+    position = given.text("position", default="only")
+    if position not in (*_ENDS, *_MIDDLES):
+        raise ValueError(f"input.position must be one of {', '.join((*_ENDS, *_MIDDLES))}, not {position!r}")
+    return position in _ENDS
+
+
+def _bounds(params: Fields) -> Bounds:
+    return Bounds(
+        minimum=params.optional_decimal("minimum"),
+        maximum=params.optional_decimal("maximum"),
+        discount_percent=params.decimal("discount_percent", default=ZERO),
+    )
+
+
+@exact
+def _answer(run: Run, bounds: Bounds, *, billed_before: Decimal | None, currency: Currency | None) -> Answer:
+    if billed_before is None:
+        # What earlier runs billed, had they billed under the same bounds.
+        earlier = total(run.before)
+        billed_before = bounded(earlier, bounds, billed_before=ZERO, is_period_end=False).amount
+    added = run.added
+    result = bounded(total(added), bounds, billed_before=billed_before, is_period_end=run.is_period_end)
+    amounts = [each.amount for each in added]
+    if result.true_up:
+        amounts.append(result.true_up)
+    amount = result.amount
+    if currency is not None:
+        amount = Decimal(round_line(amount, currency)).scaleb(-currency.digits)
+    return {
+        "amount": text_of(amount),
+        "gross": text_of(result.gross),
+        "discount": text_of(result.discount),
+        "true_up": text_of(result.true_up),
+        "lines": len(amounts),
+        "lines_amounts": [text_of(each) for each in amounts],
+    }
+
+
+@exact
+def _rate_usage(model: str, params: Fields, given: Fields) -> Answer:
+    """Rate one run: what the period costs with it, less what it cost before."""
+    pricing = PRICINGS[model](params)
+    conversion = _conversion(params)
+    included = params.decimal("included", default=ZERO) + params.decimal("usage_discount", default=ZERO)
+    before, quantity = given.decimal("previous_quantity", default=ZERO), given.decimal("quantity")
+    is_period_end = _is_period_end(given)
+    is_billed_now = is_period_end or model != "volume"
+
+    def parts_of(used: Decimal) -> tuple[Part, ...]:
+        return pricing(converted(beyond(used, included), conversion))
+
+    run = Run(
+        now=parts_of(before + quantity) if is_billed_now else (),
+        # Volume is never billed before the period ends, so there is nothing to take back.
+        before=parts_of(before) if before and model != "volume" else (),
+        is_period_end=is_period_end,
+    )
+    currency = Currency.from_code(params.text("currency")) if "currency" in params else None
+    bounds, billed_before = _bounds(params), given.optional_decimal("previously_billed")
+    answer = _answer(run, bounds, billed_before=billed_before, currency=currency)
+    if model == "package":
+        answer["packages"] = text_of(sum((each.quantity for each in run.added), ZERO))
+    return answer
+
+
+@exact
+def _rate_percentage(params: Fields, given: Fields) -> Answer:
+    free_events = params.optional_decimal("free_events")
+    price = Percentage(
+        rate_percent=params.decimal("rate_percent"),
+        fixed_per_event=params.decimal("fixed_per_event", default=ZERO),
+        free_events=None if free_events is None else int(free_events),
+        free_total=params.optional_decimal("free_total"),
+        per_event_min=params.optional_decimal("per_event_min"),
+        per_event_max=params.optional_decimal("per_event_max"),
+    )
+    bounds = _bounds(params)
+    if "event_values" in given:
+        parts = percentage_of_events(price, given.decimals("event_values"))
+    else:
+        if price.per_event_min is not None or price.per_event_max is not None:
+            raise ValueError("bounds per event need input.event_values")
+        parts = percentage_of_total(
+            price,
+            given.decimal("quantity"),
+            events=given.whole("events", default=0),
+            running_total=given.decimals("running_total"),
+        )
+    run = Run(now=parts, before=(), is_period_end=_is_period_end(given))
+    currency = Currency.from_code(params.text("currency")) if "currency" in params else None
+    return _answer(run, bounds, billed_before=given.optional_decimal("previously_billed"), currency=currency)
+
+
+@exact
+def _rate_usage_discount(params: Fields, given: Fields) -> Answer:
+    """Take included units off earlier usage first, then off this run's."""
+    included = params.decimal("usage_discount")
+    before, quantity = given.decimal("previous_quantity", default=ZERO), given.decimal("quantity")
+    billable_before = beyond(before, included)
+    return {
+        "billable_quantity": text_of(beyond(before + quantity, included) - billable_before),
+        "billable_previous": text_of(billable_before),
+    }
+
+
+@exact
+def _rerate(model: str, params: Fields, given: Fields) -> Answer:
+    """Rate a period's growing quantity run after run: each bills what is new and reverses what no longer holds."""
+    pricing, conversion = PRICINGS[model](params), _conversion(params)
+    before: tuple[Part, ...] = ()
+    answer: Answer = {"run_amounts": []}
+    for number, quantity in enumerate(given.decimals("cumulative"), start=1):
+        now = pricing(converted(quantity, conversion))
+        added = since(now, before)
+        answer["run_amounts"].append(text_of(total(added)))
+        answer[f"run{number}_lines"] = [text_of(each.amount) for each in added]
+        before = now
+    return answer
+
+
+@exact
+def _rate_overage(params: Fields, given: Fields) -> Answer:
+    """Add a base fee and a price per 1,000 begun above an included amount."""
+    over = beyond(given.decimal("quantity"), params.decimal("included"))
+    overage = begun(over, Decimal(1_000)) * params.minor("rate_per_1k_cents")
+    return {"total_cents": text_of(params.minor("base_cents") + overage), "overage_cents": text_of(overage)}
+
+
+_SHORT_NAMES: Mapping[str, str] = MappingProxyType({"messages": "msg"})
+
+
+@exact
+def _rate_overages(params: Fields, given: Fields) -> Answer:
+    """Add a base fee and, per meter, a price per unit above its included amount; each line rounds by itself."""
+    currency = Currency.from_code(params.text("currency", default="USD"))
+    total_minor = params.minor("base_cents")
+    lines = []
+    for meter in given.names:
+        name = meter if f"{meter}_unit" in params else _SHORT_NAMES.get(meter, meter)
+        over = beyond(given.decimal(meter), params.decimal(f"{name}_included", default=ZERO))
+        lines.append(round_line(over * params.decimal(f"{name}_unit"), currency))
+    return {"total_cents": str(total_minor + sum(lines)), "lines_cents": [str(line) for line in lines]}
+
+
+USAGE_MODELS: Mapping[str, Callable[[Fields, Fields], Answer]] = MappingProxyType(
+    {name: partial(_rate_usage, name) for name in PRICINGS}
+    | {f"rerate_{name}": partial(_rerate, name) for name in PRICINGS}
+    | {
+        "percentage": _rate_percentage,
+        "usage_discount": _rate_usage_discount,
+        "overage_per_1k": _rate_overage,
+        "multi_overage": _rate_overages,
+    }
+)
+"""Cases of prices on usage."""

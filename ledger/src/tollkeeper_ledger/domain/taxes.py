@@ -1,0 +1,49 @@
+"""Coupons before taxes, and taxes per rate, each as shares that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.money import exact, round_minor
+from tollkeeper_ledger.domain.shares import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_PERCENT = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class Taxable:
+    """One line's amount and the tax rate that applies to it."""
+
+    amount_minor: int
+    tax_percent: Decimal
+
+
+@exact
+def tax_of(amount_minor: int, tax_percent: Decimal) -> int:
+    """Give the rounded tax on an amount, exclusive."""
+    return round_minor(Decimal(amount_minor) * tax_percent * _PERCENT)
+
+
+def coupon_shares(coupon_minor: int, lines: Sequence[Taxable]) -> tuple[int, ...]:
+    """Spread a coupon over lines in proportion to their amounts; never more than they are worth together."""
+    amounts = [max(line.amount_minor, 0) for line in lines]
+    return cut(min(coupon_minor, sum(amounts)), amounts)
+
+
+def tax_shares(lines: Sequence[Taxable]) -> tuple[int, ...]:
+    """Give each line's tax: all lines of one rate are taxed together, rounded once, and the tax is cut to the lines."""
+    taxes = [0] * len(lines)
+    for rate in sorted({line.tax_percent for line in lines}):
+        places = [place for place, line in enumerate(lines) if line.tax_percent == rate]
+        amounts = [lines[place].amount_minor for place in places]
+        whole = tax_of(sum(amounts), rate)
+        weights = [abs(amount) for amount in amounts]
+        for place, share in zip(places, cut(abs(whole), weights), strict=True):
+            taxes[place] = share if whole >= 0 else -share
+    return tuple(taxes)
