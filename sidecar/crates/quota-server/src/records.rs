@@ -7,7 +7,7 @@ use quota_proto::{
     Attributes,
     bridge::{LoggedAttribute, LoggedHold, LoggedQuantity, LoggedReservation, LoggedUsage},
     decision::signed,
-    ledger::{ReservationToken, TokenCost, TokenHold},
+    ledger::{ReservationToken, TokenAttribute, TokenCost, TokenHold},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +26,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) attributes: &'a Attributes,
     pub(crate) flags: u32,
     pub(crate) ends: Option<ReservationId>,
+    /// The producer whose log holds that reservation, where it is another than this one.
+    pub(crate) home: Option<[u8; 16]>,
 }
 
 /// Makes a record in the order in which it is hashed: quantities by meter, attributes by name.
@@ -43,6 +45,10 @@ pub(crate) fn usage(draft: Draft<'_>) -> LoggedUsage {
         reservation_id: draft
             .ends
             .map(|id| Bytes::copy_from_slice(&id.0))
+            .unwrap_or_default(),
+        home: draft
+            .home
+            .map(|home| Bytes::copy_from_slice(&home))
             .unwrap_or_default(),
     }
 }
@@ -133,7 +139,12 @@ pub(crate) fn read_reservation(payload: &[u8]) -> Option<(Reservation, Opened)> 
 }
 
 /// Says what a token is to say.
-pub(crate) fn token(reservation: &Reservation, home: [u8; 16], sequence: u64) -> ReservationToken {
+pub(crate) fn token(
+    reservation: &Reservation,
+    attributes: &Attributes,
+    home: [u8; 16],
+    sequence: u64,
+) -> ReservationToken {
     let hold = |hold: &Hold| TokenHold {
         tenant: hold.tenant.as_ref().to_owned(),
         limit: hold.limit.as_ref().to_owned(),
@@ -155,6 +166,13 @@ pub(crate) fn token(reservation: &Reservation, home: [u8; 16], sequence: u64) ->
         expires_us: reservation.expires_us,
         holds: reservation.holds.iter().map(hold).collect(),
         costs: reservation.costs.iter().map(cost).collect(),
+        attributes: attributes
+            .iter()
+            .map(|(name, value)| TokenAttribute {
+                name: name.to_string(),
+                value: value.to_string(),
+            })
+            .collect(),
     }
 }
 
@@ -165,6 +183,15 @@ pub(crate) fn token_costs(token: &ReservationToken) -> Vec<Cost> {
         units: u64::try_from(cost.units).unwrap_or(0),
     };
     token.costs.iter().map(cost).collect()
+}
+
+/// Reads the attributes that the reservation's record carries.
+pub(crate) fn token_attributes(token: &ReservationToken) -> Attributes {
+    token
+        .attributes
+        .iter()
+        .map(|pair| (pair.name.as_str().into(), pair.value.as_str().into()))
+        .collect()
 }
 
 fn logged_quantities(costs: &[Cost]) -> Vec<LoggedQuantity> {

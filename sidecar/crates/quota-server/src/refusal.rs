@@ -264,6 +264,7 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::SubscriptionUnknown => code::NOT_FOUND,
         ErrorReason::ReservationElsewhere
         | ErrorReason::ReservationReleased
+        | ErrorReason::NotConsumedHere
         | ErrorReason::ProducerFenced
         | ErrorReason::ProducerForked
         | ErrorReason::ProducerGap

@@ -154,6 +154,7 @@ mod tests {
                 meter: "tokens".into(),
                 units: 3,
             }],
+            attributes: Vec::new(),
         }
     }
 

@@ -78,6 +78,23 @@ CREATE TABLE usage_quarantine (
   PRIMARY KEY (tenant_id, producer_id, seq)
 );
 
+-- How reservations ended whose records another producer than their home sent, until the home has taken it in. The home
+-- alone gives units back; without this it would never hear.
+CREATE TABLE settlement (
+  tenant_id uuid NOT NULL,
+  reservation_id bytea NOT NULL
+    CONSTRAINT settlement_reservation_length CHECK (octet_length(reservation_id) = 16),
+  -- The producer whose log holds the reservation. It may have sent nothing yet, so no row of `producer` is needed.
+  home uuid NOT NULL,
+  -- Units of meter_ids[i] are units[i].
+  meter_ids integer[] NOT NULL,
+  units bigint[] NOT NULL,
+  committed_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, reservation_id),
+  CONSTRAINT settlement_quantities CHECK (cardinality(units) = cardinality(meter_ids))
+);
+CREATE INDEX settlement_by_home ON settlement (home);
+
 -- Exact sums per minute of event time, keyed by segment so that a close cuts exactly. Late usage stands in the segment
 -- that bills it, under the minute of its event.
 CREATE TABLE usage_rollup_minute (
@@ -130,11 +147,13 @@ CREATE TABLE usage_chain_head (
 CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_id', 'tollkeeper_ingest');
+CALL secure_tenant_table('settlement', 'tollkeeper_ingest');
 CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');
 
 GRANT USAGE ON SEQUENCE usage_batch_number TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head, usage_rollup_minute TO tollkeeper_ingest;
+GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
 GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
 GRANT SELECT ON producer, producer_tenant, usage_record, usage_quarantine, usage_rollup_minute, usage_chain,
   usage_chain_head TO tollkeeper_billing;

@@ -32,6 +32,7 @@ class LoggedUsage(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     FLAGS_FIELD_NUMBER: _builtins.int
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     id: _builtins.str
@@ -44,6 +45,8 @@ class LoggedUsage(_message.Message):
     """Bits of tollkeeper.ledger.v1.RecordFlag."""
     reservation_id: _builtins.bytes
     """The reservation that this record ends; empty = none. Its end is durable with the record."""
+    home: _builtins.bytes
+    """The producer that is that reservation's home; empty = this log's own."""
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedQuantity]:
         """Quantities in meter order."""
@@ -63,10 +66,11 @@ class LoggedUsage(_message.Message):
         attributes: _abc.Iterable[Global___LoggedAttribute] | None = ...,
         flags: _builtins.int = ...,
         reservation_id: _builtins.bytes = ...,
+        home: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time_us", b"event_time_us", "flags", b"flags", "id", b"id", "quantities", b"quantities", "received_us", b"received_us", "reservation_id", b"reservation_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time_us", b"event_time_us", "flags", b"flags", "home", b"home", "id", b"id", "quantities", b"quantities", "received_us", b"received_us", "reservation_id", b"reservation_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,3 +255,77 @@ class LoggedExpiry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoggedExpiry: _TypeAlias = LoggedExpiry  # noqa: Y015
+
+@_typing.final
+class LoggedMark(_message.Message):
+    """Units of one source that a holder has and does not spend before a lower mark of the same source is durable: what a
+    restart may take over. Figures that the holder goes on from, all cumulative.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    KEY_VALUES_FIELD_NUMBER: _builtins.int
+    WINDOW_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_START_US_FIELD_NUMBER: _builtins.int
+    WINDOW_END_US_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    GRANTED_CUM_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    holder: _builtins.bytes
+    """The holder, 16 bytes."""
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is."""
+    limit: _builtins.str
+    """Limit name."""
+    key_hash: _builtins.bytes
+    """Key of the limit."""
+    window_id: _builtins.bytes
+    """The window."""
+    window_start_us: _builtins.int
+    """Its first instant, microseconds, ledger time."""
+    window_end_us: _builtins.int
+    """Its end, exclusive, microseconds, ledger time."""
+    round: _builtins.int
+    """Resets of the window."""
+    generation: _builtins.int
+    """0 = the ledger, else the pool's generation."""
+    kept: _builtins.int
+    """Units that are there unspent whatever happened since."""
+    granted_cum: _builtins.int
+    """Units granted to the holder by this source, at least."""
+    timeline: _builtins.int
+    """Restores of Postgres that the window has lived through, plus 1."""
+    @_builtins.property
+    def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The key values in the rule's order."""
+
+    def __init__(
+        self,
+        *,
+        holder: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_hash: _builtins.bytes = ...,
+        key_values: _abc.Iterable[_builtins.str] | None = ...,
+        window_id: _builtins.bytes = ...,
+        window_start_us: _builtins.int = ...,
+        window_end_us: _builtins.int = ...,
+        round: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        granted_cum: _builtins.int = ...,
+        timeline: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "granted_cum", b"granted_cum", "holder", b"holder", "kept", b"kept", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "round", b"round", "tenant", b"tenant", "timeline", b"timeline", "window_end_us", b"window_end_us", "window_id", b"window_id", "window_start_us", b"window_start_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedMark: _TypeAlias = LoggedMark  # noqa: Y015

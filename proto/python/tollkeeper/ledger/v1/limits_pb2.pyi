@@ -478,6 +478,7 @@ class ReservationToken(_message.Message):
     EXPIRES_US_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """16 random bytes that name the reservation."""
     tenant: _builtins.str
@@ -496,6 +497,10 @@ class ReservationToken(_message.Message):
     def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenCost]:
         """What was reserved of each meter, in the caller's order."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAttribute]:
+        """Attributes of its usage record, in name order: whoever ends it writes the same record."""
+
     def __init__(
         self,
         *,
@@ -506,14 +511,41 @@ class ReservationToken(_message.Message):
         expires_us: _builtins.int = ...,
         holds: _abc.Iterable[Global___TokenHold] | None = ...,
         costs: _abc.Iterable[Global___TokenCost] | None = ...,
+        attributes: _abc.Iterable[Global___TokenAttribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "expires_us", b"expires_us", "holds", b"holds", "home", b"home", "reservation_id", b"reservation_id", "sequence", b"sequence", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "costs", b"costs", "expires_us", b"expires_us", "holds", b"holds", "home", b"home", "reservation_id", b"reservation_id", "sequence", b"sequence", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReservationToken: _TypeAlias = ReservationToken  # noqa: Y015
+
+@_typing.final
+class TokenAttribute(_message.Message):
+    """An attribute of a reservation's usage record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    value: _builtins.str
+    """Value."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenAttribute: _TypeAlias = TokenAttribute  # noqa: Y015
 
 @_typing.final
 class TokenHold(_message.Message):

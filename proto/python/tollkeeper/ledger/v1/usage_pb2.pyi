@@ -241,6 +241,8 @@ class UsageColumns(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_NAME_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_VALUE_FIELD_NUMBER: _builtins.int
+    HOMES_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dictionary of tenant wire ids."""
@@ -301,6 +303,16 @@ class UsageColumns(_message.Message):
     def attribute_value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Per attribute: index into attribute_values."""
 
+    @_builtins.property
+    def homes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Dictionary of homes: producer ids, 16 bytes each, of reservations that another producer's record ends."""
+
+    @_builtins.property
+    def home(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Per record: 1 + index into homes of the reservation that it ends, 0 where it ends none or this producer is the home.
+        Empty where every value would be 0. Not part of the content hash.
+        """
+
     def __init__(
         self,
         *,
@@ -319,10 +331,12 @@ class UsageColumns(_message.Message):
         units: _abc.Iterable[_builtins.int] | None = ...,
         attribute_name: _abc.Iterable[_builtins.int] | None = ...,
         attribute_value: _abc.Iterable[_builtins.int] | None = ...,
+        homes: _abc.Iterable[_builtins.bytes] | None = ...,
+        home: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_count", b"attribute_count", "attribute_name", b"attribute_name", "attribute_names", b"attribute_names", "attribute_value", b"attribute_value", "attribute_values", b"attribute_values", "event_time_us", b"event_time_us", "flags", b"flags", "ids", b"ids", "meter", b"meter", "meters", b"meters", "quantity_count", b"quantity_count", "received_us", b"received_us", "tenant", b"tenant", "tenants", b"tenants", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_count", b"attribute_count", "attribute_name", b"attribute_name", "attribute_names", b"attribute_names", "attribute_value", b"attribute_value", "attribute_values", b"attribute_values", "event_time_us", b"event_time_us", "flags", b"flags", "home", b"home", "homes", b"homes", "ids", b"ids", "meter", b"meter", "meters", b"meters", "quantity_count", b"quantity_count", "received_us", b"received_us", "tenant", b"tenant", "tenants", b"tenants", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tollkeeper.ledger.v1 import usage_pb2 as tollkeeper_dot_ledger_dot_v1_dot_usage__pb2
+from tollkeeper.quota.v1 import quota_pb2 as tollkeeper_dot_quota_dot_v1_dot_quota__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """Serves producers.
+    """Serves producers, and whoever holds a reservation's token.
     """
 
     def __init__(self, channel):
@@ -45,10 +46,20 @@ class UsageServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.FromString,
                 _registered_method=True)
+        self.SettleReservation = channel.unary_unary(
+                '/tollkeeper.ledger.v1.UsageService/SettleReservation',
+                request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationResponse.FromString,
+                _registered_method=True)
+        self.ReleaseReservation = channel.unary_unary(
+                '/tollkeeper.ledger.v1.UsageService/ReleaseReservation',
+                request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
-    """Serves producers.
+    """Serves producers, and whoever holds a reservation's token.
     """
 
     def OpenProducer(self, request, context):
@@ -60,6 +71,21 @@ class UsageServiceServicer:
 
     def AppendUsage(self, request, context):
         """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleReservation(self, request, context):
+        """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
+        refunds, its home refunds when it hears of it. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseReservation(self, request, context):
+        """Ends a reservation at zero, likewise. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +104,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.SerializeToString,
             ),
+            'SettleReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleReservation,
+                    request_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationRequest.FromString,
+                    response_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationResponse.SerializeToString,
+            ),
+            'ReleaseReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseReservation,
+                    request_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.FromString,
+                    response_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollkeeper.ledger.v1.UsageService', rpc_method_handlers)
@@ -87,7 +123,7 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """Serves producers.
+    """Serves producers, and whoever holds a reservation's token.
     """
 
     @staticmethod
@@ -134,6 +170,60 @@ class UsageService:
             '/tollkeeper.ledger.v1.UsageService/AppendUsage',
             tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.UsageService/SettleReservation',
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationRequest.SerializeToString,
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.UsageService/ReleaseReservation',
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,6 +17,7 @@ counts once for the whole hole.
 from collections import abc as _abc
 from grpc import aio as _aio
 from tollkeeper.ledger.v1 import usage_pb2 as _usage_pb2
+from tollkeeper.quota.v1 import quota_pb2 as _quota_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -38,7 +39,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """Serves producers."""
+    """Serves producers, and whoever holds a reservation's token."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,19 +49,31 @@ class UsageServiceStub:
     """Announces a producer's process; fences every older incarnation."""
     AppendUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.AppendUsageRequest, _usage_pb2.AppendUsageResponse]
     """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+    SettleReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SettleReservationRequest, _quota_pb2.SettleReservationResponse]
+    """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
+    refunds, its home refunds when it hears of it. Idempotent.
+    """
+    ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]
+    """Ends a reservation at zero, likewise. Idempotent."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """Serves producers."""
+    """Serves producers, and whoever holds a reservation's token."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenProducer: _aio.UnaryUnaryMultiCallable[_usage_pb2.OpenProducerRequest, _usage_pb2.OpenProducerResponse]  # type: ignore[assignment]
     """Announces a producer's process; fences every older incarnation."""
     AppendUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.AppendUsageRequest, _usage_pb2.AppendUsageResponse]  # type: ignore[assignment]
     """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+    SettleReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.SettleReservationRequest, _quota_pb2.SettleReservationResponse]  # type: ignore[assignment]
+    """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
+    refunds, its home refunds when it hears of it. Idempotent.
+    """
+    ReleaseReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]  # type: ignore[assignment]
+    """Ends a reservation at zero, likewise. Idempotent."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Serves producers."""
+    """Serves producers, and whoever holds a reservation's token."""
 
     @_abc_1.abstractmethod
     def OpenProducer(
@@ -77,5 +90,23 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.AppendUsageResponse, _abc.Awaitable[_usage_pb2.AppendUsageResponse]]:
         """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+
+    @_abc_1.abstractmethod
+    def SettleReservation(
+        self,
+        request: _quota_pb2.SettleReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.SettleReservationResponse, _abc.Awaitable[_quota_pb2.SettleReservationResponse]]:
+        """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
+        refunds, its home refunds when it hears of it. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseReservation(
+        self,
+        request: _quota_pb2.ReleaseReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ReleaseReservationResponse, _abc.Awaitable[_quota_pb2.ReleaseReservationResponse]]:
+        """Ends a reservation at zero, likewise. Idempotent."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,9 +53,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESERVATION_INVALID: _ErrorReason.ValueType  # 20
     """The reservation token is not one of this installation. INVALID_ARGUMENT."""
     ERROR_REASON_RESERVATION_ELSEWHERE: _ErrorReason.ValueType  # 21
-    """The reservation is held by another sidecar, which must settle it. FAILED_PRECONDITION."""
+    """Not answered any more: every sidecar, and the ledger, settles every reservation. FAILED_PRECONDITION."""
     ERROR_REASON_RESERVATION_RELEASED: _ErrorReason.ValueType  # 22
     """The reservation was released, so it can't be settled. FAILED_PRECONDITION."""
+    ERROR_REASON_NOT_CONSUMED_HERE: _ErrorReason.ValueType  # 23
+    """GIVE_BACK asks for more than this sidecar consumed of a window that is still open. FAILED_PRECONDITION."""
     ERROR_REASON_USAGE_LOG_FULL: _ErrorReason.ValueType  # 30
     """The usage log is full. RESOURCE_EXHAUSTED with RetryInfo."""
     ERROR_REASON_USAGE_LOG_IO: _ErrorReason.ValueType  # 31
@@ -135,9 +137,11 @@ ERROR_REASON_SUBSCRIPTION_UNKNOWN: ErrorReason.ValueType  # 15
 ERROR_REASON_RESERVATION_INVALID: ErrorReason.ValueType  # 20
 """The reservation token is not one of this installation. INVALID_ARGUMENT."""
 ERROR_REASON_RESERVATION_ELSEWHERE: ErrorReason.ValueType  # 21
-"""The reservation is held by another sidecar, which must settle it. FAILED_PRECONDITION."""
+"""Not answered any more: every sidecar, and the ledger, settles every reservation. FAILED_PRECONDITION."""
 ERROR_REASON_RESERVATION_RELEASED: ErrorReason.ValueType  # 22
 """The reservation was released, so it can't be settled. FAILED_PRECONDITION."""
+ERROR_REASON_NOT_CONSUMED_HERE: ErrorReason.ValueType  # 23
+"""GIVE_BACK asks for more than this sidecar consumed of a window that is still open. FAILED_PRECONDITION."""
 ERROR_REASON_USAGE_LOG_FULL: ErrorReason.ValueType  # 30
 """The usage log is full. RESOURCE_EXHAUSTED with RetryInfo."""
 ERROR_REASON_USAGE_LOG_IO: ErrorReason.ValueType  # 31

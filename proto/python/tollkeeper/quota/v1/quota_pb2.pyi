@@ -38,7 +38,9 @@ class _CheckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckMode.V
     CHECK_MODE_CONSUME: _CheckMode.ValueType  # 1
     """Takes them."""
     CHECK_MODE_GIVE_BACK: _CheckMode.ValueType  # 2
-    """Gives back what this sidecar consumed before. Not served yet: UNIMPLEMENTED."""
+    """Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
+    (NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+    """
     CHECK_MODE_PEEK: _CheckMode.ValueType  # 3
     """Decides for these costs and takes nothing."""
     CHECK_MODE_RESERVE: _CheckMode.ValueType  # 4
@@ -52,7 +54,9 @@ CHECK_MODE_UNSPECIFIED: CheckMode.ValueType  # 0
 CHECK_MODE_CONSUME: CheckMode.ValueType  # 1
 """Takes them."""
 CHECK_MODE_GIVE_BACK: CheckMode.ValueType  # 2
-"""Gives back what this sidecar consumed before. Not served yet: UNIMPLEMENTED."""
+"""Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
+(NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+"""
 CHECK_MODE_PEEK: CheckMode.ValueType  # 3
 """Decides for these costs and takes nothing."""
 CHECK_MODE_RESERVE: CheckMode.ValueType  # 4
@@ -152,7 +156,9 @@ class CheckQuotaRequest(_message.Message):
     tenant: _builtins.str
     """The tenant, `[A-Za-z0-9._:-]{1,128}`."""
     request_id: _builtins.str
-    """Idempotency id, up to 128 bytes; required for RESERVE. An admitted answer is replayed for 60 s."""
+    """Idempotency id, up to 128 bytes; required for RESERVE. An admitted answer is replayed for 60 s by the same sidecar
+    process, and charged once; a denial is decided anew.
+    """
     detail: Global___Detail.ValueType
     """How much the answer tells."""
     mode: Global___CheckMode.ValueType

@@ -241,6 +241,9 @@ pub struct LoggedUsage {
     /// The reservation that this record ends; empty = none. Its end is durable with the record.
     #[prost(bytes = "bytes", tag = "8")]
     pub reservation_id: ::prost::bytes::Bytes,
+    /// The producer that is that reservation's home; empty = this log's own.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub home: ::prost::bytes::Bytes,
 }
 /// Units of a meter.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -324,4 +327,48 @@ pub struct LoggedExpiry {
     /// The reservation.
     #[prost(bytes = "bytes", tag = "1")]
     pub reservation_id: ::prost::bytes::Bytes,
+}
+/// Units of one source that a holder has and does not spend before a lower mark of the same source is durable: what a
+/// restart may take over. Figures that the holder goes on from, all cumulative.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggedMark {
+    /// The holder, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub holder: ::prost::bytes::Bytes,
+    /// Wire id of the tenant whose limit it is.
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "3")]
+    pub limit: ::prost::alloc::string::String,
+    /// Key of the limit.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub key_hash: ::prost::bytes::Bytes,
+    /// The key values in the rule's order.
+    #[prost(string, repeated, tag = "5")]
+    pub key_values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The window.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub window_id: ::prost::bytes::Bytes,
+    /// Its first instant, microseconds, ledger time.
+    #[prost(int64, tag = "7")]
+    pub window_start_us: i64,
+    /// Its end, exclusive, microseconds, ledger time.
+    #[prost(int64, tag = "8")]
+    pub window_end_us: i64,
+    /// Resets of the window.
+    #[prost(uint32, tag = "9")]
+    pub round: u32,
+    /// 0 = the ledger, else the pool's generation.
+    #[prost(uint64, tag = "10")]
+    pub generation: u64,
+    /// Units that are there unspent whatever happened since.
+    #[prost(int64, tag = "11")]
+    pub kept: i64,
+    /// Units granted to the holder by this source, at least.
+    #[prost(int64, tag = "12")]
+    pub granted_cum: i64,
+    /// Restores of Postgres that the window has lived through, plus 1.
+    #[prost(uint64, tag = "13")]
+    pub timeline: u64,
 }

@@ -174,6 +174,19 @@ pub struct ReservationToken {
     /// What was reserved of each meter, in the caller's order.
     #[prost(message, repeated, tag = "7")]
     pub costs: ::prost::alloc::vec::Vec<TokenCost>,
+    /// Attributes of its usage record, in name order: whoever ends it writes the same record.
+    #[prost(message, repeated, tag = "8")]
+    pub attributes: ::prost::alloc::vec::Vec<TokenAttribute>,
+}
+/// An attribute of a reservation's usage record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenAttribute {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Value.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 /// Units of one limit that a reservation holds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1335,6 +1348,13 @@ pub struct UsageColumns {
     /// Per attribute: index into attribute_values.
     #[prost(uint32, repeated, tag = "15")]
     pub attribute_value: ::prost::alloc::vec::Vec<u32>,
+    /// Dictionary of homes: producer ids, 16 bytes each, of reservations that another producer's record ends.
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    pub homes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Per record: 1 + index into homes of the reservation that it ends, 0 where it ends none or this producer is the home.
+    /// Empty where every value would be 0. Not part of the content hash.
+    #[prost(uint32, repeated, tag = "17")]
+    pub home: ::prost::alloc::vec::Vec<u32>,
 }
 /// What was committed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1434,8 +1454,29 @@ pub mod usage_service_server {
             tonic::Response<super::AppendUsageResponse>,
             tonic::Status,
         >;
+        /// Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
+        /// refunds, its home refunds when it hears of it. Idempotent.
+        async fn settle_reservation(
+            &self,
+            request: tonic::Request<
+                super::super::super::quota::v1::SettleReservationRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::quota::v1::SettleReservationResponse>,
+            tonic::Status,
+        >;
+        /// Ends a reservation at zero, likewise. Idempotent.
+        async fn release_reservation(
+            &self,
+            request: tonic::Request<
+                super::super::super::quota::v1::ReleaseReservationRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::quota::v1::ReleaseReservationResponse>,
+            tonic::Status,
+        >;
     }
-    /// Serves producers.
+    /// Serves producers, and whoever holds a reservation's token.
     #[derive(Debug)]
     pub struct UsageServiceServer<T> {
         inner: Arc<T>,
@@ -1587,6 +1628,104 @@ pub mod usage_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AppendUsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tollkeeper.ledger.v1.UsageService/SettleReservation" => {
+                    #[allow(non_camel_case_types)]
+                    struct SettleReservationSvc<T: UsageService>(pub Arc<T>);
+                    impl<
+                        T: UsageService,
+                    > tonic::server::UnaryService<
+                        super::super::super::quota::v1::SettleReservationRequest,
+                    > for SettleReservationSvc<T> {
+                        type Response = super::super::super::quota::v1::SettleReservationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::super::super::quota::v1::SettleReservationRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UsageService>::settle_reservation(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SettleReservationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tollkeeper.ledger.v1.UsageService/ReleaseReservation" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReleaseReservationSvc<T: UsageService>(pub Arc<T>);
+                    impl<
+                        T: UsageService,
+                    > tonic::server::UnaryService<
+                        super::super::super::quota::v1::ReleaseReservationRequest,
+                    > for ReleaseReservationSvc<T> {
+                        type Response = super::super::super::quota::v1::ReleaseReservationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::super::super::quota::v1::ReleaseReservationRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UsageService>::release_reservation(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReleaseReservationSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

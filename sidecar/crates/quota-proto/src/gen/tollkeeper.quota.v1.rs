@@ -462,7 +462,8 @@ pub struct CheckQuotaRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Idempotency id, up to 128 bytes; required for RESERVE. An admitted answer is replayed for 60 s.
+    /// Idempotency id, up to 128 bytes; required for RESERVE. An admitted answer is replayed for 60 s by the same sidecar
+    /// process, and charged once; a denial is decided anew.
     #[prost(string, tag = "5")]
     pub request_id: ::prost::alloc::string::String,
     /// How much the answer tells.
@@ -675,7 +676,8 @@ pub enum CheckMode {
     Unspecified = 0,
     /// Takes them.
     Consume = 1,
-    /// Gives back what this sidecar consumed before. Not served yet: UNIMPLEMENTED.
+    /// Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
+    /// (NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
     GiveBack = 2,
     /// Decides for these costs and takes nothing.
     Peek = 3,
@@ -1293,10 +1295,12 @@ pub enum ErrorReason {
     SubscriptionUnknown = 15,
     /// The reservation token is not one of this installation. INVALID_ARGUMENT.
     ReservationInvalid = 20,
-    /// The reservation is held by another sidecar, which must settle it. FAILED_PRECONDITION.
+    /// Not answered any more: every sidecar, and the ledger, settles every reservation. FAILED_PRECONDITION.
     ReservationElsewhere = 21,
     /// The reservation was released, so it can't be settled. FAILED_PRECONDITION.
     ReservationReleased = 22,
+    /// GIVE_BACK asks for more than this sidecar consumed of a window that is still open. FAILED_PRECONDITION.
+    NotConsumedHere = 23,
     /// The usage log is full. RESOURCE_EXHAUSTED with RetryInfo.
     UsageLogFull = 30,
     /// The usage log can't be written. UNAVAILABLE.
@@ -1364,6 +1368,7 @@ impl ErrorReason {
             Self::ReservationInvalid => "ERROR_REASON_RESERVATION_INVALID",
             Self::ReservationElsewhere => "ERROR_REASON_RESERVATION_ELSEWHERE",
             Self::ReservationReleased => "ERROR_REASON_RESERVATION_RELEASED",
+            Self::NotConsumedHere => "ERROR_REASON_NOT_CONSUMED_HERE",
             Self::UsageLogFull => "ERROR_REASON_USAGE_LOG_FULL",
             Self::UsageLogIo => "ERROR_REASON_USAGE_LOG_IO",
             Self::SidecarFull => "ERROR_REASON_SIDECAR_FULL",
@@ -1407,6 +1412,7 @@ impl ErrorReason {
             "ERROR_REASON_RESERVATION_INVALID" => Some(Self::ReservationInvalid),
             "ERROR_REASON_RESERVATION_ELSEWHERE" => Some(Self::ReservationElsewhere),
             "ERROR_REASON_RESERVATION_RELEASED" => Some(Self::ReservationReleased),
+            "ERROR_REASON_NOT_CONSUMED_HERE" => Some(Self::NotConsumedHere),
             "ERROR_REASON_USAGE_LOG_FULL" => Some(Self::UsageLogFull),
             "ERROR_REASON_USAGE_LOG_IO" => Some(Self::UsageLogIo),
             "ERROR_REASON_SIDECAR_FULL" => Some(Self::SidecarFull),

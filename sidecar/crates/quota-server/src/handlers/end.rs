@@ -23,7 +23,7 @@ use usage_log::Append;
 use crate::{
     handlers::record::event_time,
     journal::durable,
-    records::{self, Draft, reservation_record_id, token_costs},
+    records::{self, Draft, reservation_record_id, token_attributes, token_costs},
     refusal::{Answer, Refusal},
     reservations::{Ended, Found, Opened},
     service::{Service, shielded},
@@ -186,7 +186,7 @@ async fn end_now(
     }
     let opened = opened.unwrap_or_else(|| Opened {
         costs: token_costs(token),
-        attributes: Attributes::new(),
+        attributes: token_attributes(token),
         expires_us: token.expires_us,
     });
     let plan = Plan::new(service, &opened, actual, now_us)?;
@@ -367,6 +367,7 @@ async fn record(
         attributes: &plan.attributes,
         flags,
         ends: Some(id),
+        home: None,
     });
     let payload = record.encode_to_vec();
     let entry = Append::Usage {

@@ -240,6 +240,7 @@ fn append(
         attributes: &record.attributes,
         flags: 0,
         ends: None,
+        home: None,
     });
     let content_hash = content_hash(&logged);
     let result = |outcome: RecordOutcome, id: String| RecordResult {

@@ -90,7 +90,7 @@ async fn made_durable(
     );
     let payload = logged_reservation(&reservation, &attributes, &check.request_id, now.ledger_us);
     let sequence = service.journal.stats().durable_seq;
-    let content = records::token(&reservation, service.hub.producer(), sequence);
+    let content = records::token(&reservation, &attributes, service.hub.producer(), sequence);
     let token = service.hub.directory.lock().keys.sign(&content)?;
     let position = service.journal.append(Append::Open {
         key: reservation.id.0,
@@ -163,6 +163,7 @@ async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Ans
         attributes: &attributes,
         flags,
         ends: None,
+        home: None,
     });
     let entry = Append::Usage {
         payload: &record.encode_to_vec(),

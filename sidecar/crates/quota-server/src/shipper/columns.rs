@@ -1,6 +1,6 @@
 //! Entries of the log as columns of the wire.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 use prost::Message as _;
 use quota_proto::{
@@ -42,22 +42,29 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
         meters,
         names,
         values,
+        homes,
         ..
     } = columns;
     columns.tenants = tenants.words;
     columns.meters = meters.words;
     columns.attribute_names = names.words;
     columns.attribute_values = values.words;
+    columns.homes = homes.words;
+    // Most batches end no reservation of another home.
+    if columns.homes.is_empty() {
+        columns.home.clear();
+    }
     Ok((columns, holes))
 }
 
 #[derive(Default)]
 struct Columns {
     wire: UsageColumns,
-    tenants: Dictionary,
-    meters: Dictionary,
-    names: Dictionary,
-    values: Dictionary,
+    tenants: Dictionary<String>,
+    meters: Dictionary<String>,
+    names: Dictionary<String>,
+    values: Dictionary<String>,
+    homes: Dictionary<Vec<u8>>,
     event_time_us: i64,
     received_us: i64,
 }
@@ -92,18 +99,31 @@ impl Columns {
                 .attribute_value
                 .push(self.values.index(attribute.value));
         }
+        columns.home.push(if record.home.is_empty() {
+            0
+        } else {
+            self.homes.index(record.home.to_vec()).saturating_add(1)
+        });
     }
 }
 
 /// Words in the order in which they came first.
-#[derive(Default)]
-struct Dictionary {
-    words: Vec<String>,
-    places: HashMap<String, u32>,
+struct Dictionary<T> {
+    words: Vec<T>,
+    places: HashMap<T, u32>,
 }
 
-impl Dictionary {
-    fn index(&mut self, word: String) -> u32 {
+impl<T> Default for Dictionary<T> {
+    fn default() -> Self {
+        Self {
+            words: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+}
+
+impl<T: Clone + Eq + Hash> Dictionary<T> {
+    fn index(&mut self, word: T) -> u32 {
         if let Some(place) = self.places.get(&word) {
             return *place;
         }

@@ -234,6 +234,10 @@ pub(super) fn rows(columns: &UsageColumns) -> Vec<LoggedUsage> {
             attributes: attributes.collect(),
             flags: columns.flags[at],
             reservation_id: bytes::Bytes::new(),
+            home: match columns.home.get(at) {
+                None | Some(0) => bytes::Bytes::new(),
+                Some(place) => columns.homes[*place as usize - 1].clone().into(),
+            },
         }
     });
     rows.collect()

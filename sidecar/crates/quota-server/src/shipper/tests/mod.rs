@@ -225,5 +225,10 @@ fn record(n: usize, now_us: i64) -> LoggedUsage {
             .collect(),
         flags: (n % 2) as u32,
         reservation_id: bytes::Bytes::new(),
+        home: if n % 5 == 4 {
+            vec![(n % 2) as u8; 16].into()
+        } else {
+            bytes::Bytes::new()
+        },
     }
 }
