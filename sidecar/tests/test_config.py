@@ -47,7 +47,8 @@ def test_missing_server_is_an_error(environment: pytest.MonkeyPatch, name: str) 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("REDIS_URL", "http://x"), ("REDIS_URL", "127.0.0.1:6379"), ("REDIS_URL", "redis://h?cluster=yes"),
+        ("REDIS_URL", "http://x"), ("REDIS_URL", "127.0.0.1:6379"), ("REDIS_URL", "redis+sentinel://h:1"),
+        ("REDIS_URL", "redis+cluster://h:1,/"), ("REDIS_URL", "redis+cluster://h:1/m"), ("REDIS_URL", "unix+cluster://h"),
         ("LEDGER_ADDRESS", "nowhere"), ("LEDGER_ADDRESS", "h:99999"), ("SIDECAR_HTTP", ":8602"),
         ("LOG_LEVEL", "loud"), ("DRAIN_S", "-1"), ("SHIP_INTERVAL_MS", "0"), ("EMBEDDED", "perhaps"),
     ],

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis.asyncio
 from tollkeeper.bridge.v1 import bridge_pb2
-from tollkeeper_sidecar import redis_nodes
 from tollkeeper_sidecar.errors import CommandFailed, NotSent, OutcomeUnknown
 from tollkeeper_sidecar.outbox import Outbox
-from tollkeeper_sidecar.pools import RedisPools
+from tollkeeper_sidecar.pools import LINK_OPTIONS, RedisPools
+from tollkeeper_sidecar.redis_topology import locator_of
 
 from .conftest import LIBRARY, FakePlane, start_valkey, until  # noqa: TID252 - test folders are not packages on the path
 
@@ -51,7 +51,7 @@ async def pools(valkey: ValkeyServer, operator: Any, plane: FakePlane) -> AsyncI
 
 async def running(url: str, plane: FakePlane) -> AsyncIterator[RedisPools]:
     """Run a link until it is heard."""
-    pools = RedisPools(redis_nodes.servers(url), Outbox(plane.give_answers))
+    pools = RedisPools(locator_of(url, **LINK_OPTIONS), Outbox(plane.give_answers))
     task = asyncio.ensure_future(pools.run())
     await until(lambda: plane.heard("redis_alive"))
     yield pools
@@ -119,7 +119,9 @@ async def test_frozen_server_is_unknown_not_unsent(pools: RedisPools, plane: Fak
         assert type(caught.value) is OutcomeUnknown
         await until(lambda: plane.heard("redis_lost"))
         quiet = len(plane.heard("redis_alive"))
-        await asyncio.sleep(0.1)
+        (link,), made = pools._notices.values(), []
+        make, link._make = link._make, lambda: made.append(1) or make()
+        await until(lambda: len(made) >= 2)
         assert quiet == len(plane.heard("redis_alive"))
     finally:
         valkey._process.send_signal(signal.SIGCONT)
@@ -182,7 +184,7 @@ async def test_server_that_starts_later_is_found(plane: FakePlane, valkey: Valke
     """A sidecar starts without Redis, says so, and uses it when it is there."""
     port = valkey.port
     valkey.stop()
-    pools = RedisPools(redis_nodes.servers(f"redis://127.0.0.1:{port}"), Outbox(plane.give_answers))
+    pools = RedisPools(locator_of(f"redis://127.0.0.1:{port}", **LINK_OPTIONS), Outbox(plane.give_answers))
     task = asyncio.ensure_future(pools.run())
     await until(lambda: pools._functions)
     with pytest.raises(NotSent):
@@ -198,26 +200,16 @@ async def test_server_that_starts_later_is_found(plane: FakePlane, valkey: Valke
 
 
 async def test_cluster_is_one_server_to_the_data_plane(plane: FakePlane) -> None:
-    """By `?cluster=true` the same commands reach the primary of each slot."""
+    """By `redis+cluster://` the same commands reach the primary of each slot."""
     server = start_valkey(cluster_enabled="yes")
     operator = await admin(server)
     await operator.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     while b"cluster_state:ok" not in await operator.execute_command("CLUSTER", "INFO", NEVER_DECODE=True):
         pass
-    async for pools in running(f"redis://127.0.0.1:{server.port}?cluster=true", plane):
+    async for pools in running(f"redis+cluster://127.0.0.1:{server.port}", plane):
         await pools.subscribe(["{x}n", "{y}n"])
         replies = await pools.call([call("echo", "{x}", "1"), call("tell", "{y}", "{y}n", "hi"), call("count", "{z}")])
         assert [list(reply.elements) for reply in replies.replies] == [["OK", "{x}", "1"], ["OK"], ["OK", "1"]]
         await until(lambda: [(n.channel, n.message) for n in plane.heard("notice")] == [("{y}n", "hi")])
     await operator.aclose()
     server.stop()
-
-
-@pytest.mark.parametrize("url", ["redis://h:1/0?cluster=false", "unix:///run/x.sock", "rediss://u:p@h:1"])
-async def test_urls_are_understood(url: str) -> None:
-    """TCP, TLS and Unix sockets are told apart by the URL, without retries."""
-    (node,) = await redis_nodes.servers(url).nodes()
-    connection = node.make()
-    assert connection.retry._retries == 0
-    assert connection.socket_timeout is None
-    assert node.name in {"h:1", "/run/x.sock"}

@@ -78,6 +78,12 @@ class Serving:
     ledger: Running
     channel: grpc.aio.Channel
 
+    @property
+    def redis(self) -> Any:
+        """The ledger's client of its one Redis server."""
+        (primary,) = self.ledger.resources.redis.primaries()
+        return primary.client
+
     def sidecar(self) -> Sidecar:
         """Give another holder."""
         return Sidecar(channel=self.channel, ledger=self.ledger)

@@ -173,3 +173,10 @@ def test_no_machine_paths_or_hosts() -> None:
         if banned.search(line)
     ]
     assert found == []
+
+
+def test_both_sides_find_redis_in_the_same_way() -> None:
+    """Sidecar and ledger never import each other: the file that both need is the same to the letter."""
+    sides = ("sidecar/python/tollkeeper_sidecar", "ledger/src/tollkeeper_ledger/store")
+    ours, theirs = ((ROOT / side / "redis_topology.py").read_text() for side in sides)
+    assert ours == theirs, "copy one over the other"

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from tollkeeper_ledger.config import Settings
+from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
@@ -27,6 +24,7 @@ from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
 from tollkeeper_ledger.store.pool import open_pools
+from tollkeeper_ledger.store.redis_servers import open_redis
 from tollkeeper_ledger.web.health import HealthServer
 
 if TYPE_CHECKING:
@@ -35,18 +33,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _STOP_GRACE_S = 2.0
-
-
-def open_redis(url: str) -> Redis:
-    """Give a client that never retries: what to repeat is the protocol's decision."""
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=1.0,
-        socket_timeout=2.0,
-        max_connections=16,
-    )
 
 
 def open_log(level: str) -> FilteringBoundLogger:
@@ -68,8 +54,9 @@ def open_log(level: str) -> FilteringBoundLogger:
 @asynccontextmanager
 async def open_resources(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Resources]:
     """Open what the process has one of, and close it at the end."""
-    redis = open_redis(settings.redis_url)
+    redis = open_redis(settings.redis_url, log)
     try:
+        await redis.start()
         async with open_pools(settings) as pools:
             clock = LedgerClock(pools.ingest, embedded=settings.embedded, monotonic_ns=time.monotonic_ns)
             await clock.refresh()
@@ -99,7 +86,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         loops = [
             tasks.create_task(resources.listener.run()),
             *(tasks.create_task(loop) for loop in limits.loops()),
-            tasks.create_task(every(1.0, limits.functions.ensure_loaded, log=log)),
+            tasks.create_task(resources.redis.run()),
             tasks.create_task(every(1.0, resources.clock.refresh, log=log)),
             tasks.create_task(every(1.0, resources.clock.keep_floor, log=log)),
         ]
@@ -140,4 +127,7 @@ def main() -> None:
         if settings.embedded and settings.clock_start is not None:
             asyncio.run(start_clock(settings.database_url, settings.clock_start))
     else:
-        asyncio.run(serve(settings))
+        try:
+            asyncio.run(serve(settings))
+        except ConfigurationError as error:
+            sys.exit(f"tollkeeper-ledger: {error}")

@@ -6,13 +6,20 @@ from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+class ConfigurationError(Exception):
+    """Says which setting is wrong and what to set."""
+
+
 class Settings(BaseSettings):
     """Hold what an operator decides. A missing URL is an error, never an empty truth of our own."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_", frozen=True, extra="ignore")
 
     database_url: str = Field(description="Postgres 15 or later, as a URL.")
-    redis_url: str = Field(description="Redis 7.0 or later, or Valkey, as a URL (redis:// or unix://).")
+    redis_url: str = Field(
+        description="Redis 7.0 or later, or Valkey: redis://, rediss:// or unix://;"
+        " redis+sentinel://HOST:PORT,HOST:PORT/MASTER; redis+cluster://HOST:PORT,HOST:PORT."
+    )
     ledger_listen: str = Field(default="127.0.0.1:8611", description="Address of the gRPC server.")
     ledger_http: str = Field(default="127.0.0.1:8612", description="Address of the HTTP server.")
     embedded: bool = Field(default=False, description="Embedded setup: the scaled clock may be set.")

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -30,7 +30,8 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_", frozen=True, extra="ignore")
 
     redis_url: str = Field(
-        description="Redis or Valkey: redis://, rediss:// or unix://; `?cluster=true` for a cluster."
+        description="Redis or Valkey: redis://, rediss:// or unix://; redis+sentinel://HOST:PORT,HOST:PORT/MASTER;"
+        " redis+cluster://HOST:PORT,HOST:PORT."
     )
     usage_log_dir: Path = Field(description="Directory of the usage log, on a volume of this sidecar alone.")
     ledger_address: str = Field("127.0.0.1:8611", description="host:port of the ledger's gRPC.")
@@ -50,11 +51,16 @@ class Config(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
+        # Cheap on purpose: the library for Redis is imported beside the data plane, not before it.
         parts = urlsplit(url)
-        if parts.scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError(f"{parts.scheme or 'no'} scheme; use redis://HOST:PORT, rediss://HOST:PORT or unix://PATH")
-        if parse_qs(parts.query).get("cluster", ["true"])[0] not in {"true", "false"}:
-            raise ValueError("`cluster` is neither true nor false")
+        scheme, _, topology = parts.scheme.partition("+")
+        if scheme not in {"redis", "rediss", "unix"} or topology not in {"", "sentinel", "cluster"}:
+            raise ValueError(f"{parts.scheme or 'no'} scheme")
+        named = bool(parts.path.strip("/"))
+        if topology and (scheme == "unix" or not all(parts.netloc.rpartition("@")[2].split(","))):
+            raise ValueError("a host is missing")
+        if topology and named != (topology == "sentinel"):
+            raise ValueError("the master's name follows the sentinels, and nothing follows a cluster's nodes")
         return url
 
     @field_validator("ledger_address", "sidecar_listen", "sidecar_http")

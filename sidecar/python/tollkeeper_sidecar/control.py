@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from tollkeeper_sidecar import redis_nodes
 from tollkeeper_sidecar.commands import Commands
 from tollkeeper_sidecar.health import HealthServer
 from tollkeeper_sidecar.ledger_link import LedgerLink
 from tollkeeper_sidecar.outbox import Outbox
-from tollkeeper_sidecar.pools import RedisPools
+from tollkeeper_sidecar.pools import LINK_OPTIONS, RedisPools
+from tollkeeper_sidecar.redis_topology import locator_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -39,7 +39,7 @@ async def run(
     """
     outbox = Outbox(plane.give_answers)
     ledger = LedgerLink(config.ledger_address, outbox)
-    pools = RedisPools(redis_nodes.servers(config.redis_url), outbox)
+    pools = RedisPools(locator_of(config.redis_url, **LINK_OPTIONS), outbox)
     health = HealthServer(plane)
     if config.sidecar_http is not None:
         http = await health.start(config.sidecar_http)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +30,7 @@ SILENCE_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Link:
+class Link(ABC):
     """Keeps one connection up. Children say what is done with it."""
 
     def __init__(self, make: Callable[[], AbstractConnection], *, name: str, backoff: Backoff | None = None) -> None:
@@ -72,11 +73,13 @@ class Link:
             raise NotSent(f"no connection to Redis at {self.name}")
         return self._connection
 
+    @abstractmethod
     async def _serve(self, connection: AbstractConnection) -> None:
-        raise NotImplementedError
+        """Use the connection until it breaks."""
 
+    @abstractmethod
     def _lost(self) -> None:
-        raise NotImplementedError
+        """Settle what was under way on a connection that is gone."""
 
 
 @dataclass(slots=True)
@@ -162,6 +165,9 @@ class NoticeLink(Link):
         self._on_notice, self._on_pong, self._on_lost = on_notice, on_pong, on_lost
         self._joining: dict[str, list[asyncio.Future[None]]] = {}
         self._leaving: set[str] = set()
+        self._moved = asyncio.Event()
+        self.channels: set[str] = set()
+        """Channels whose subscription is confirmed."""
         self._ping_sent_s: float | None = None
         self.alive_at_s: float | None = None
         """Loop time at which the last answered ping was sent: notices older than that have been heard."""
@@ -187,6 +193,10 @@ class NoticeLink(Link):
         self._leaving.update(channels)
         await self._send(connection, "SUNSUBSCRIBE", channels)
 
+    def break_off(self) -> None:
+        """Give up the connection, with every subscription, and connect anew: a channel has another owner now."""
+        self._moved.set()
+
     async def _send(self, connection: AbstractConnection, command: str, channels: Sequence[str]) -> None:
         # One command for each: channels of one command would have to share a slot.
         packed = connection.pack_commands([(command, channel) for channel in channels])
@@ -196,7 +206,7 @@ class NoticeLink(Link):
             raise OutcomeUnknown(f"Redis at {self.name}: {error}") from error
 
     async def _serve(self, connection: AbstractConnection) -> None:
-        await _until_one_ends(self._read(connection), self._ping(connection))
+        await _until_one_ends(self._read(connection), self._ping(connection), self._until_moved())
 
     async def _read(self, connection: AbstractConnection) -> None:
         while True:
@@ -221,6 +231,7 @@ class NoticeLink(Link):
         elif kind == "smessage":
             self._on_notice(parts[1], parts[2])
         elif kind == "ssubscribe":
+            self.channels.add(parts[1])
             for confirmed in self._joining.pop(parts[1], ()):
                 if not confirmed.done():
                     confirmed.set_result(None)
@@ -228,11 +239,18 @@ class NoticeLink(Link):
             raise ConnectionResetError(f"the server took channel {parts[1]} away (its slot moved)")
         elif kind == "sunsubscribe":
             self._leaving.discard(parts[1])
+            self.channels.discard(parts[1])
+
+    async def _until_moved(self) -> None:
+        await self._moved.wait()
+        raise ConnectionResetError("a channel's slot has another owner")
 
     def _lost(self) -> None:
         was_heard = self.alive_at_s is not None or self._joining
         self.alive_at_s = self._ping_sent_s = None
         self._leaving.clear()
+        self._moved.clear()
+        self.channels.clear()
         joining, self._joining = self._joining, {}
         for confirmed in (future for futures in joining.values() for future in futures):
             if not confirmed.done():

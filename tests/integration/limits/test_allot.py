@@ -194,7 +194,7 @@ async def test_a_flushed_redis_never_gives_the_amount_twice(serving: Serving) ->
 
 async def ensure_functions(serving: Serving) -> None:
     """Wait until the ledger has put its functions back."""
-    redis: Any = serving.ledger.resources.redis
+    redis: Any = serving.redis
 
     async def there() -> bool:
         return bool(await redis.execute_command("FUNCTION", "LIST"))
@@ -298,12 +298,12 @@ async def test_a_token_bucket_is_opened_once_and_reopened_when_lost(serving: Ser
     shards = {answer.bucket.generation for answer in answers}
     assert len(shards) == 1
     bucket = answers[0].bucket
-    marker = await serving.ledger.resources.redis.hgetall(bucket.marker_key)
+    marker = await serving.redis.hgetall(bucket.marker_key)
     assert marker["generation"] == str(bucket.generation)
     lost = {"generation_seen": bucket.generation, "pool_error": limits_pb2.POOL_ERROR_NO_POOL}
     after = await asyncio.gather(*(serving.sidecar().ask("rate", new_key(), **lost) for _ in range(5)))
     assert {answer.bucket.generation for answer in after} == {bucket.generation + 1}
-    marker = await serving.ledger.resources.redis.hgetall(bucket.marker_key)
+    marker = await serving.redis.hgetall(bucket.marker_key)
     assert marker["generation"] == str(bucket.generation + 1)
 
 
@@ -334,7 +334,7 @@ async def test_returned_units_make_a_final_pool_unfinal(serving: Serving) -> Non
     pool = (await late.ask("small", key, need=10)).pool
     assert pool.final
     assert (await late.grant(pool, request_seq=1, need=11))[1:6:4] == ["0", "1"]
-    redis: Any = serving.ledger.resources.redis
+    redis: Any = serving.redis
     assert await redis.hget(pool.pool_key, "final") == "1"
     await owner.give_back(lease.window.window_id, 30)
     assert await redis.hget(pool.pool_key, "final") == "0"
@@ -349,7 +349,7 @@ async def test_a_pool_that_was_not_told_is_told_again(serving: Serving, monkeypa
     owner, late, key = serving.sidecar(), serving.sidecar(), new_key()
     lease = await owner.ask("small", key, need=90, want=90)
     pool = (await late.ask("small", key, need=10)).pool
-    redis: Any = serving.ledger.resources.redis
+    redis: Any = serving.redis
 
     def broken(*, transaction: bool) -> None:
         raise ConnectionError("cut")
@@ -372,7 +372,7 @@ async def test_a_restarted_ledger_tells_pools_what_its_predecessor_could_not(
     owner, late, key = serving.sidecar(), serving.sidecar(), new_key()
     lease = await owner.ask("small", key, need=90, want=90)
     pool = (await late.ask("small", key, need=10)).pool
-    redis: Any = serving.ledger.resources.redis
+    redis: Any = serving.redis
 
     def broken(*, transaction: bool) -> None:
         raise ConnectionError("cut")

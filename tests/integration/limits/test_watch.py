@@ -181,7 +181,7 @@ async def test_a_raised_amount_reaches_an_open_window_and_its_pool_without_being
         assert pool.final
         assert (await sidecar.grant(pool, request_seq=1, need=amount))[:2] == ["OK", "0"]
         await set_amount(serving.channel, "other", "large", amount + 500)
-        redis = serving.ledger.resources.redis
+        redis = serving.redis
 
         async def raised() -> bool:
             return bool(await redis.hget(pool.pool_key, "final") == "0")
@@ -205,7 +205,7 @@ async def test_a_lowered_amount_closes_the_pool_and_calls_leases_back(serving: S
         await watch.tenant("other", after=before.change)
         recall = (await watch.until(lambda message: message.recall.key_hash == key)).recall
         assert (recall.tenant, recall.limit) == ("other", "large")
-        redis = serving.ledger.resources.redis
+        redis = serving.redis
 
         async def closed() -> bool:
             return bool(await redis.hget(pool.pool_key, "closed") == "1")

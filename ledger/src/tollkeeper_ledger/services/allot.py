@@ -57,6 +57,7 @@ class AllotService:
             clock=resources.clock,
             random_bytes=secrets.token_bytes,
             timeline=timeline,
+            functions=functions,
         )
         self._waiting: deque[_Waiting] = deque()
         self._waiting_entries = 0

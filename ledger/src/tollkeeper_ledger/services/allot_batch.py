@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.allotment import (
     Pooled,
+    PoolFault,
     Refused,
     decide,
     follow_amount,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.allotment import Ask
     from tollkeeper_ledger.domain.cursor import Cursor
     from tollkeeper_ledger.domain.limits import EffectiveLimit
     from tollkeeper_ledger.services.allot_buckets import BucketShards
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.pool import Connection, Pool
-    from tollkeeper_ledger.store.pool_functions import Call
+    from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
     from tollkeeper_ledger.store.tenants import TenantView
 
 AHEAD_US_MAX = 5_000_000
@@ -67,6 +69,7 @@ class BatchContext:
     clock: LedgerClock
     random_bytes: Callable[[int], bytes]
     timeline: int
+    functions: PoolFunctions
     days: set[int] = field(default_factory=set)
     """Days whose partitions are known to be there."""
 
@@ -97,6 +100,7 @@ class AllotBatch:
         self._cursors: dict[Identity, Cursor] = {}
         self._rows: dict[bytes, WindowRow] = {}
         self._clock = context.clock.reading()
+        self._redis_is_up = context.functions.is_up()
 
     async def prepare(self) -> None:
         """Find tenants and limits, propose a window for each identity, and make partitions that are missing."""
@@ -252,13 +256,19 @@ class AllotBatch:
         cursor = self._cursors[target.identity]
         follow_amount(row.state, amount=amount[0], amount_version=amount[1])
         row.state.generation_n = cursor.generation_n
-        answer = decide(row.state, target.entry.ask)
+        answer = decide(row.state, self._as_seen_from_here(target.entry.ask, row))
         if row.state.generation_n != cursor.generation_n:
             cursor.generation_n = row.state.generation_n
             cursor.changed = True
         if isinstance(answer, Refused):
             return answer
         return FromWindow(window=facts_of(row), answer=answer)
+
+    def _as_seen_from_here(self, ask: Ask, row: WindowRow) -> Ask:
+        """Say that the pool can't be reached where this is known here: the answer is then a lease, at once."""
+        if self._redis_is_up or self._context.functions.serves(pool_keys(row.identity, row.window_id)):
+            return ask
+        return replace(ask, fault=PoolFault.UNREACHABLE)
 
     def _add_pool_names(self) -> None:
         for index, result in enumerate(self._results):

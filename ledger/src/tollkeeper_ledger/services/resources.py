@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pools
+    from tollkeeper_ledger.store.redis_servers import RedisServers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Resources:
 
     settings: Settings
     pools: Pools
-    redis: Redis
+    redis: RedisServers
     clock: LedgerClock
     listener: Listener
     log: FilteringBoundLogger

@@ -6,23 +6,23 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, MovedError, RedisError
 
-from tollkeeper_ledger.store.functions import load
+from tollkeeper_ledger.store.functions import is_missing, load
+from tollkeeper_ledger.store.redis_servers import ANSWER_SECONDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from redis.asyncio import Redis
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.store.limits import Identity
+    from tollkeeper_ledger.store.redis_servers import Primary, RedisServers
 
 _TAG_BYTES = 12
-_ANSWER_SECONDS_MAX = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +104,15 @@ def bucket_speed_call(keys: BucketKeys, *, generation: int, speed_milli: int, no
 
 
 class PoolFunctions:
-    """Call the function library, many calls in one pipeline, nothing retried by itself.
+    """Call the function library, one pipeline per server. What may have been carried out is never repeated by itself.
 
     Windows whose pool_extend has an unknown outcome are kept in `untold`, to be told again where they stand by then: a
     pool that goes on calling itself final would prove denials that are none.
     """
 
-    def __init__(self, redis: Redis, log: FilteringBoundLogger) -> None:
-        self._redis = redis
+    def __init__(self, servers: RedisServers, log: FilteringBoundLogger) -> None:
+        self._servers = servers
         self._log = log
-        self._loaded = False
         self._untold: set[bytes] = set()
 
     def take_untold(self, count_max: int) -> list[bytes]:
@@ -126,43 +125,100 @@ class PoolFunctions:
         """Note windows whose pools may not know where they stand."""
         self._untold.update(window_ids)
 
-    async def ensure_loaded(self) -> None:
-        """Load the library where the server lacks it, also after it was emptied. Raises RedisError when it can't."""
-        await load(self._redis)
-        self._loaded = True
+    def serves(self, keys: PoolKeys) -> bool:
+        """Tell whether the server of a pool is known, and not known to be down."""
+        return self._servers.serves(keys.pool)
+
+    def is_up(self) -> bool:
+        """Tell whether every server is known, and not known to be down."""
+        return self._servers.is_up()
 
     async def call(self, calls: Sequence[Call]) -> list[list[str] | None]:
-        """Send calls in one pipeline; gives each one's reply, or None where the outcome is unknown or an error.
+        """Send calls; gives each one's reply, or None where the outcome is unknown, an error, or nothing was sent.
 
-        Loads the library first where the server lacks it: calls that then fail on a lost library stay failed.
+        Servers that are down are not asked. A call that its server did not carry out, because the slot is elsewhere or
+        the library is missing, is sent once more where it belongs.
         """
-        if not calls:
-            return []
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS_MAX):
-                return await self._call(calls)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._loaded = False
-            self._log.warning("redis did not answer", calls=len(calls), error=str(error) or type(error).__name__)
-            self._untold.update(call.window_id for call in calls if call.window_id)
-            return [None] * len(calls)
-
-    async def _call(self, calls: Sequence[Call]) -> list[list[str] | None]:
-        if not self._loaded:
-            await load(self._redis)
-            self._loaded = True
-        pipeline = self._redis.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command("FCALL", call.function, len(call.keys), *call.keys, *call.arguments)
-        replies = await pipeline.execute(raise_on_error=False)
-        results: list[list[str] | None] = []
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                self._loaded = False
-                self._log.warning("redis refused a call", function=call.function, error=str(reply))
-                results.append(None)
-                if call.window_id:
-                    self._untold.add(call.window_id)
-            else:
-                results.append([str(element) for element in reply])
+        results: list[list[str] | None] = [None] * len(calls)
+        elsewhere = await self._round(calls, results, [_Try(index) for index in range(len(calls))])
+        if elsewhere:
+            await self._round(calls, results, elsewhere)
+        self._untold.update(
+            call.window_id for call, result in zip(calls, results, strict=True) if result is None and call.window_id
+        )
         return results
+
+    async def _round(self, calls: Sequence[Call], results: list[list[str] | None], tries: Sequence[_Try]) -> list[_Try]:
+        """Send each call to its server; gives what was certainly not carried out and is to be sent elsewhere."""
+        groups: dict[str, tuple[Primary, list[_Try]]] = {}
+        for one in tries:
+            primary = one.primary or self._servers.owner_of(calls[one.index].keys[0])
+            if primary is not None and (primary.is_up or one.primary is not None):
+                groups.setdefault(primary.name, (primary, []))[1].append(one)
+        again = await asyncio.gather(*(self._ask(calls, results, *group) for group in groups.values()))
+        return [one for some in again for one in some]
+
+    async def _ask(
+        self, calls: Sequence[Call], results: list[list[str] | None], primary: Primary, tries: Sequence[_Try]
+    ) -> list[_Try]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                replies = iter(await self._send(calls, primary, tries))
+        except (RedisError, OSError, TimeoutError) as error:
+            self._log.warning("redis did not answer", server=primary.name, calls=len(tries), error=_named(error))
+            self._servers.doubt(primary)
+            return []
+        again: list[_Try] = []
+        missing: list[_Try] = []
+        for one in tries:
+            if one.asking:
+                next(replies)
+            reply = next(replies)
+            if not isinstance(reply, Exception):
+                results[one.index] = [str(element) for element in reply]
+            elif isinstance(reply, AskError):
+                asking = not isinstance(reply, MovedError)
+                again.append(_Try(one.index, self._servers.at(reply.host, reply.port), asking=asking))
+                self._servers.doubt()
+            elif is_missing(reply):
+                missing.append(_Try(one.index, primary, asking=one.asking))
+            else:
+                self._log.warning("redis refused a call", function=calls[one.index].function, error=str(reply))
+                self._servers.doubt()
+        return again + (missing if missing and await self._load(primary) else [])
+
+    @staticmethod
+    async def _send(calls: Sequence[Call], primary: Primary, tries: Sequence[_Try]) -> list[Any]:
+        """Send calls in one pipeline; gives their replies in order, with one more before each that is ASKING."""
+        pipeline = primary.client.pipeline(transaction=False)
+        for one in tries:
+            if one.asking:
+                pipeline.execute_command("ASKING")
+            call = calls[one.index]
+            pipeline.execute_command("FCALL", call.function, len(call.keys), *call.keys, *call.arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+    async def _load(self, primary: Primary) -> bool:
+        """Bring the library to a server that said that it lacks it; tell whether it is there."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                await load(primary.client)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._log.warning("redis does not take the functions", server=primary.name, error=_named(error))
+            self._servers.doubt(primary)
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One call on its way: to the key's primary, or where a server said."""
+
+    index: int
+    primary: Primary | None = None
+    asking: bool = False
+
+
+def _named(error: BaseException) -> str:
+    return str(error) or type(error).__name__

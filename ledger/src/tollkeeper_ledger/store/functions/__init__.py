@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
@@ -20,30 +19,29 @@ def source() -> str:
     return files(__name__).joinpath("tollkeeper.lua").read_text(encoding="utf-8")
 
 
-async def load(client: Redis | RedisCluster) -> int:
-    """Load the library where another version, or none, is loaded; answer on how many servers that was.
+async def load(client: Redis) -> bool:
+    """Load the library where another version, or none, is loaded; tell whether it was.
 
-    Idempotent, and harmless beside other ledgers that do the same. On a cluster every primary gets it.
-    Raises redis.exceptions.RedisError where a server can't be reached or refuses the library.
+    Idempotent, and harmless beside other ledgers that do the same.
+    Raises redis.exceptions.RedisError where the server can't be reached or refuses the library.
     """
-    targets: list[dict[str, Any]] = [{}]
-    if isinstance(client, RedisCluster):
-        await client.initialize()
-        targets = [{"target_nodes": node} for node in client.get_primaries()]
-    loaded = 0
-    for target in targets:
-        if await _loaded_version(client, target) != FUNCTION_LIBRARY_VERSION:
-            await client.execute_command("FUNCTION LOAD", "REPLACE", source(), **target)
-            loaded += 1
-    return loaded
+    if await _loaded_version(client) == FUNCTION_LIBRARY_VERSION:
+        return False
+    await client.execute_command("FUNCTION LOAD", "REPLACE", source())  # type: ignore[no-untyped-call]
+    return True
 
 
-async def _loaded_version(client: Redis | RedisCluster, target: dict[str, Any]) -> str | None:
+async def _loaded_version(client: Redis) -> str | None:
     try:
-        answer = await client.execute_command("FCALL", "tollkeeper_version", 0, **target)
+        answer = await client.execute_command("FCALL", "tollkeeper_version", 0)  # type: ignore[no-untyped-call]
     except ResponseError as error:
-        if "function not found" in str(error).lower():
+        if is_missing(error):
             return None
         raise
     version = answer[1]
     return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def is_missing(error: object) -> bool:
+    """Tell whether a reply says that the server has no such function; nothing was carried out then."""
+    return isinstance(error, ResponseError) and "function not found" in str(error).lower()
