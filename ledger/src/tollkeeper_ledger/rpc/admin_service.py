@@ -289,6 +289,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     CreateGrant = not_built("AdminService/CreateGrant")
 
     ResetLimit = not_built("AdminService/ResetLimit")
+    ResetAllExpired = not_built("AdminService/ResetAllExpired")
+    ListLimitStates = not_built("AdminService/ListLimitStates")
+    ListLimitHistory = not_built("AdminService/ListLimitHistory")
+    GetLedgerState = not_built("AdminService/GetLedgerState")
+    ConfirmRestore = not_built("AdminService/ConfirmRestore")
+    ConfirmClock = not_built("AdminService/ConfirmClock")
 
     async def SetClock(self, request: admin_pb2.SetClockRequest, context: Context) -> admin_pb2.SetClockResponse:
         """Set the scaled clock. No answer is kept: a clock never goes back, so a repeat changes nothing."""

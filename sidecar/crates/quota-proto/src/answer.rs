@@ -26,6 +26,24 @@ pub fn event(id: CommandId, kind: AnswerKind, outcome: Option<Outcome>) -> Event
     }
 }
 
+/// What `AllotResponse` says beside its answers.
+#[derive(Clone, PartialEq, Message)]
+struct AllotExtra {
+    #[prost(message, optional, tag = "2")]
+    witness: Option<ledger::Witness>,
+}
+
+/// Gives the witness that came with an answer to `Allot`, where there is one.
+#[must_use]
+pub fn witness(kind: AnswerKind, outcome: Option<&Outcome>) -> Option<ledger::Witness> {
+    match (kind, outcome) {
+        (AnswerKind::Allot, Some(Outcome::Ledger(bytes))) => {
+            AllotExtra::decode(bytes.clone()).ok()?.witness
+        }
+        _ => None,
+    }
+}
+
 /// Parses a failure.
 #[must_use]
 pub fn failure(from: bridge::Failure) -> CommandFailure {

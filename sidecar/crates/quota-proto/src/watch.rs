@@ -6,7 +6,7 @@ use prost::Message as _;
 use quota_core::{Event, Meter, TenantSnapshot};
 
 use crate::{
-    ledger::{self, ClockState, Heartbeat, WatchWelcome, watch_limits_response::Message},
+    ledger::{self, ClockState, Heartbeat, WatchWelcome, Witness, watch_limits_response::Message},
     limits::{MessageError, key_hash, meter, snapshot},
 };
 
@@ -27,6 +27,8 @@ pub enum WatchNews {
     Clock(ClockState),
     /// The connection is alive.
     Heartbeat(Heartbeat),
+    /// What Postgres had committed.
+    Witness(Witness),
     /// Nothing to do here: confirmed tenants, settlements of other homes.
     Nothing,
 }
@@ -70,6 +72,7 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
             }),
             Message::Clock(clock) => WatchNews::Clock(clock),
             Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
+            Message::Witness(witness) => WatchNews::Witness(witness),
             Message::Settlements(_) | Message::Confirmed(_) => WatchNews::Nothing,
         },
     )

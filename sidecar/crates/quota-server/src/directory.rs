@@ -84,10 +84,17 @@ impl Directory {
 
     /// Takes in the ledger's introduction.
     pub(crate) fn welcome(&mut self, welcome: &WatchWelcome) {
-        self.timeline = self.timeline.max(welcome.timeline);
-        self.witness.clone_from(&welcome.witness);
+        self.witnessed(welcome.timeline, &welcome.witness);
         self.keys = TokenKeys::new(&welcome.token_keys);
         self.welcomed = true;
+    }
+
+    /// Remembers the newest witness of what Postgres had committed; an older one changes nothing.
+    pub(crate) fn witnessed(&mut self, timeline: u64, value: &[u8]) {
+        if (timeline, value) > (self.timeline, self.witness.as_slice()) {
+            self.timeline = timeline;
+            self.witness = value.to_vec();
+        }
     }
 
     /// Notes the last change that the ledger sent.

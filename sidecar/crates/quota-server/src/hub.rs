@@ -15,7 +15,7 @@ use quota_core::{
     Settled, Ticket,
 };
 use quota_proto::{
-    answer::event,
+    answer::{event, witness},
     bridge::{self, answer::Result as Outcome},
     command::{action, watch_clock_applied},
     watch::{WatchNews, news},
@@ -257,6 +257,10 @@ impl Hub {
     pub(crate) fn hear(&self, answer: bridge::Answer) {
         if answer.id != 0 {
             if let Some(reply) = self.outbox.settle(answer) {
+                // Before the engine spends what came with it: Postgres had committed both.
+                if let Some(seen) = witness(reply.kind, reply.outcome.as_ref()) {
+                    self.directory.lock().witnessed(seen.timeline, &seen.value);
+                }
                 self.tell_engine(event(reply.id, reply.kind, reply.outcome));
             }
             return;
@@ -297,6 +301,10 @@ impl Hub {
                 self.news.notify_waiters();
             }
             WatchNews::Engine(event) => self.tell_engine(event),
+            WatchNews::Witness(witness) => self
+                .directory
+                .lock()
+                .witnessed(witness.timeline, &witness.value),
             WatchNews::Clock(clock) => self.set_clock(&clock),
             WatchNews::Heartbeat(heartbeat) => {
                 self.directory.lock().changed(heartbeat.change);

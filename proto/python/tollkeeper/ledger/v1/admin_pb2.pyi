@@ -1024,12 +1024,15 @@ class ResetLimitRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     KEY_VALUES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
     """Wire id of the tenant."""
     limit: _builtins.str
     """The limit's name."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
     @_builtins.property
     def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Key values in the rule's order; empty = every key."""
@@ -1041,10 +1044,11 @@ class ResetLimitRequest(_message.Message):
         tenant: _builtins.str = ...,
         limit: _builtins.str = ...,
         key_values: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_values", b"key_values", "limit", b"limit", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_values", b"key_values", "limit", b"limit", "note", b"note", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1057,20 +1061,507 @@ class ResetLimitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOWS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     windows: _builtins.int
     """Windows that began a new round."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowState]:
+        """Those windows as they stand now, at most 1,000 of them."""
+
     def __init__(
         self,
         *,
         windows: _builtins.int = ...,
+        states: _abc.Iterable[Global___WindowState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResetLimitResponse: _TypeAlias = ResetLimitResponse  # noqa: Y015
+
+@_typing.final
+class WindowState(_message.Message):
+    """A window as Postgres knows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_VALUES_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ALLOTTED_FIELD_NUMBER: _builtins.int
+    CONSUMED_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_FIELD_NUMBER: _builtins.int
+    LOWERED_AT_FIELD_NUMBER: _builtins.int
+    SETTLED_AT_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    limit: _builtins.str
+    """The limit's name."""
+    round: _builtins.int
+    """Resets of this window."""
+    amount: _builtins.int
+    """The amount in force in it."""
+    allotted: _builtins.int
+    """Units that left the limit, to pools and sidecars."""
+    consumed: _builtins.int
+    """Units consumed, as sidecars reported."""
+    over: _builtins.int
+    """Units admitted beyond the limit, as sidecars reported."""
+    outstanding: _builtins.int
+    """Units out above the amount, after the amount was lowered: max(0, allotted - amount)."""
+    timeline: _builtins.int
+    """Times that Postgres has been restored before it was opened, plus 1."""
+    @_builtins.property
+    def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Key values in the rule's order."""
+
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """First instant."""
+
+    @_builtins.property
+    def end(self) -> _timestamp_pb2.Timestamp:
+        """End, exclusive."""
+
+    @_builtins.property
+    def lowered_at(self) -> _timestamp_pb2.Timestamp:
+        """When the amount was lowered below what was out; absent = never."""
+
+    @_builtins.property
+    def settled_at(self) -> _timestamp_pb2.Timestamp:
+        """When outstanding reached 0 after that; absent = not yet, or never lowered."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_values: _abc.Iterable[_builtins.str] | None = ...,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        end: _timestamp_pb2.Timestamp | None = ...,
+        round: _builtins.int = ...,
+        amount: _builtins.int = ...,
+        allotted: _builtins.int = ...,
+        consumed: _builtins.int = ...,
+        over: _builtins.int = ...,
+        outstanding: _builtins.int = ...,
+        lowered_at: _timestamp_pb2.Timestamp | None = ...,
+        settled_at: _timestamp_pb2.Timestamp | None = ...,
+        timeline: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "lowered_at", b"lowered_at", "settled_at", b"settled_at", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted", b"allotted", "amount", b"amount", "consumed", b"consumed", "end", b"end", "key_values", b"key_values", "limit", b"limit", "lowered_at", b"lowered_at", "outstanding", b"outstanding", "over", b"over", "round", b"round", "settled_at", b"settled_at", "start", b"start", "tenant", b"tenant", "timeline", b"timeline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowState: _TypeAlias = WindowState  # noqa: Y015
+
+@_typing.final
+class ListLimitStatesRequest(_message.Message):
+    """Lists windows that are not over, in order of tenant, limit and key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 = 100, most 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
+    limit: _builtins.str
+    """Only of this limit; empty = all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitStatesRequest: _TypeAlias = ListLimitStatesRequest  # noqa: Y015
+
+@_typing.final
+class ListLimitStatesResponse(_message.Message):
+    """Windows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowState]:
+        """Windows."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___WindowState] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitStatesResponse: _TypeAlias = ListLimitStatesResponse  # noqa: Y015
+
+@_typing.final
+class ListLimitHistoryRequest(_message.Message):
+    """Lists changes of limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 = 100, most 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    limit: _builtins.str
+    """Only of this limit; empty = all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitHistoryRequest: _TypeAlias = ListLimitHistoryRequest  # noqa: Y015
+
+@_typing.final
+class LimitHistoryEntry(_message.Message):
+    """One change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who."""
+    action: _builtins.str
+    """`SetOverride`, `DeleteOverride` or `ResetLimit`."""
+    limit: _builtins.str
+    """The limit's name."""
+    before: _builtins.str
+    """As JSON; empty = there was none."""
+    after: _builtins.str
+    """As JSON; empty = there is none."""
+    note: _builtins.str
+    """Why; empty = not said."""
+    request_id: _builtins.str
+    """Idempotency id of the request."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When, by ledger time."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        action: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "after", b"after", "at", b"at", "before", b"before", "limit", b"limit", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitHistoryEntry: _TypeAlias = LimitHistoryEntry  # noqa: Y015
+
+@_typing.final
+class ListLimitHistoryResponse(_message.Message):
+    """Changes, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitHistoryEntry]:
+        """Changes."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LimitHistoryEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitHistoryResponse: _TypeAlias = ListLimitHistoryResponse  # noqa: Y015
+
+@_typing.final
+class ResetAllExpiredRequest(_message.Message):
+    """Turns windows that are over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetAllExpiredRequest: _TypeAlias = ResetAllExpiredRequest  # noqa: Y015
+
+@_typing.final
+class ResetAllExpiredResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowState]:
+        """Windows that were opened now, at most 1,000; ask again, with another request_id, until there are none."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___WindowState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetAllExpiredResponse: _TypeAlias = ResetAllExpiredResponse  # noqa: Y015
+
+@_typing.final
+class GetLedgerStateRequest(_message.Message):
+    """Asks where the ledger stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLedgerStateRequest: _TypeAlias = GetLedgerStateRequest  # noqa: Y015
+
+@_typing.final
+class GetLedgerStateResponse(_message.Message):
+    """Where the ledger stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTALLATION_ID_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    RESTORED_AT_FIELD_NUMBER: _builtins.int
+    FROZEN_BEFORE_FIELD_NUMBER: _builtins.int
+    CLOCK_HELD_AT_FIELD_NUMBER: _builtins.int
+    CLOCK_JUMP_S_FIELD_NUMBER: _builtins.int
+    installation_id: _builtins.str
+    """16 bytes that name the installation, in hex."""
+    timeline: _builtins.int
+    """Times that Postgres has been restored, plus 1."""
+    clock_jump_s: _builtins.int
+    """How far the clock jumped, in seconds; 0 = no jump."""
+    @_builtins.property
+    def restored_at(self) -> _timestamp_pb2.Timestamp:
+        """Ledger time at which the last restore was noticed; absent = never."""
+
+    @_builtins.property
+    def frozen_before(self) -> _timestamp_pb2.Timestamp:
+        """Nothing is issued from windows that began before this; absent = issuing goes on."""
+
+    @_builtins.property
+    def clock_held_at(self) -> _timestamp_pb2.Timestamp:
+        """Ledger time at which a forward jump of Postgres' clock was noticed and windows are not opened; absent = no jump."""
+
+    def __init__(
+        self,
+        *,
+        installation_id: _builtins.str = ...,
+        timeline: _builtins.int = ...,
+        restored_at: _timestamp_pb2.Timestamp | None = ...,
+        frozen_before: _timestamp_pb2.Timestamp | None = ...,
+        clock_held_at: _timestamp_pb2.Timestamp | None = ...,
+        clock_jump_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "frozen_before", b"frozen_before", "restored_at", b"restored_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "clock_jump_s", b"clock_jump_s", "frozen_before", b"frozen_before", "installation_id", b"installation_id", "restored_at", b"restored_at", "timeline", b"timeline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLedgerStateResponse: _TypeAlias = GetLedgerStateResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmRestoreRequest(_message.Message):
+    """Ends the stop after a restore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmRestoreRequest: _TypeAlias = ConfirmRestoreRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmRestoreResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    WAS_FROZEN_FIELD_NUMBER: _builtins.int
+    timeline: _builtins.int
+    """The timeline that is issued from."""
+    was_frozen: _builtins.bool
+    """Whether issuing was stopped until now."""
+    def __init__(
+        self,
+        *,
+        timeline: _builtins.int = ...,
+        was_frozen: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeline", b"timeline", "was_frozen", b"was_frozen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmRestoreResponse: _TypeAlias = ConfirmRestoreResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmClockRequest(_message.Message):
+    """Ends the stop after a jump of the clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClockRequest: _TypeAlias = ConfirmClockRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmClockResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    WAS_HELD_FIELD_NUMBER: _builtins.int
+    was_held: _builtins.bool
+    """Whether window opening was stopped until now."""
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """Ledger time."""
+
+    def __init__(
+        self,
+        *,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        was_held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now", b"now", "was_held", b"was_held"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClockResponse: _TypeAlias = ConfirmClockResponse  # noqa: Y015
 
 @_typing.final
 class SetClockRequest(_message.Message):

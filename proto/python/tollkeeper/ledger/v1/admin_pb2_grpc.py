@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class AdminServiceStub:
     """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
     """
 
     def __init__(self, channel):
@@ -105,10 +107,40 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantResponse.FromString,
                 _registered_method=True)
+        self.ListLimitStates = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListLimitStates',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesResponse.FromString,
+                _registered_method=True)
+        self.ListLimitHistory = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListLimitHistory',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryResponse.FromString,
+                _registered_method=True)
         self.ResetLimit = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ResetLimit',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitResponse.FromString,
+                _registered_method=True)
+        self.ResetAllExpired = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ResetAllExpired',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredResponse.FromString,
+                _registered_method=True)
+        self.GetLedgerState = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/GetLedgerState',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateResponse.FromString,
+                _registered_method=True)
+        self.ConfirmRestore = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ConfirmRestore',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreResponse.FromString,
+                _registered_method=True)
+        self.ConfirmClock = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ConfirmClock',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.FromString,
                 _registered_method=True)
         self.SetClock = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/SetClock',
@@ -124,6 +156,8 @@ class AdminServiceStub:
 
 class AdminServiceServicer:
     """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
     """
 
     def ApplyCatalogue(self, request, context):
@@ -169,7 +203,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFeatures(self, request, context):
-        """Lists features in name order. Not served yet: UNIMPLEMENTED.
+        """Lists features in name order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,8 +258,52 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLimitStates(self, request, context):
+        """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimitHistory(self, request, context):
+        """Lists who changed or reset which limit when, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResetLimit(self, request, context):
-        """Begins the next round of a window. Not served yet: UNIMPLEMENTED.
+        """Begins the next round of the windows that are open now: the full amount again. Billed usage stays. What sidecars
+        still hold of the round before may be spent on top, until they have given it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetAllExpired(self, request, context):
+        """Turns calendar windows that are over and that nobody has asked for since; a repeat turns nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLedgerState(self, request, context):
+        """Tells the timeline, whether issuing is stopped since a restore, and whether the clock is held since a jump.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmRestore(self, request, context):
+        """Lets windows that were open when Postgres was set back be issued from again, from what Postgres knows of them.
+        Units that were issued after the backup and are unknown to it may be issued a second time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmClock(self, request, context):
+        """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -318,10 +396,40 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantResponse.SerializeToString,
             ),
+            'ListLimitStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimitStates,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesResponse.SerializeToString,
+            ),
+            'ListLimitHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimitHistory,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryResponse.SerializeToString,
+            ),
             'ResetLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.ResetLimit,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitResponse.SerializeToString,
+            ),
+            'ResetAllExpired': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetAllExpired,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredResponse.SerializeToString,
+            ),
+            'GetLedgerState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedgerState,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateResponse.SerializeToString,
+            ),
+            'ConfirmRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmRestore,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreResponse.SerializeToString,
+            ),
+            'ConfirmClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmClock,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.SerializeToString,
             ),
             'SetClock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetClock,
@@ -343,6 +451,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
     """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
     """
 
     @staticmethod
@@ -724,6 +834,60 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def ListLimitStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListLimitStates',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimitHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListLimitHistory',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResetLimit(request,
             target,
             options=(),
@@ -740,6 +904,114 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/ResetLimit',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetAllExpired(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ResetAllExpired',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResetAllExpiredResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedgerState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/GetLedgerState',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetLedgerStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ConfirmRestore',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmRestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ConfirmClock',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

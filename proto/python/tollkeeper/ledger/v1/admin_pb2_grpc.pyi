@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer."""
+    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,7 +49,7 @@ class AdminServiceStub:
     ListMeters: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListMetersRequest, _admin_pb2.ListMetersResponse]
     """Lists meters in name order."""
     ListFeatures: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListFeaturesRequest, _admin_pb2.ListFeaturesResponse]
-    """Lists features in name order. Not served yet: UNIMPLEMENTED."""
+    """Lists features in name order."""
     ListPlans: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]
     """Lists plans with their current versions."""
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSubscriptionsRequest, _admin_pb2.ListSubscriptionsResponse]
@@ -61,8 +64,24 @@ class AdminServiceStub:
     """Removes an override; the limit that it hid is in force again."""
     CreateGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]
     """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
+    ListLimitStates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]
+    """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
+    ListLimitHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]
+    """Lists who changed or reset which limit when, newest first."""
     ResetLimit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetLimitRequest, _admin_pb2.ResetLimitResponse]
-    """Begins the next round of a window. Not served yet: UNIMPLEMENTED."""
+    """Begins the next round of the windows that are open now: the full amount again. Billed usage stays. What sidecars
+    still hold of the round before may be spent on top, until they have given it back.
+    """
+    ResetAllExpired: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetAllExpiredRequest, _admin_pb2.ResetAllExpiredResponse]
+    """Turns calendar windows that are over and that nobody has asked for since; a repeat turns nothing."""
+    GetLedgerState: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStateRequest, _admin_pb2.GetLedgerStateResponse]
+    """Tells the timeline, whether issuing is stopped since a restore, and whether the clock is held since a jump."""
+    ConfirmRestore: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ConfirmRestoreRequest, _admin_pb2.ConfirmRestoreResponse]
+    """Lets windows that were open when Postgres was set back be issued from again, from what Postgres knows of them.
+    Units that were issued after the backup and are unknown to it may be issued a second time.
+    """
+    ConfirmClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ConfirmClockRequest, _admin_pb2.ConfirmClockResponse]
+    """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
     SetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
@@ -70,7 +89,10 @@ class AdminServiceStub:
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer."""
+    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyCatalogue: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApplyCatalogueRequest, _admin_pb2.ApplyCatalogueResponse]  # type: ignore[assignment]
@@ -86,7 +108,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListMeters: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListMetersRequest, _admin_pb2.ListMetersResponse]  # type: ignore[assignment]
     """Lists meters in name order."""
     ListFeatures: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListFeaturesRequest, _admin_pb2.ListFeaturesResponse]  # type: ignore[assignment]
-    """Lists features in name order. Not served yet: UNIMPLEMENTED."""
+    """Lists features in name order."""
     ListPlans: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists plans with their current versions."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSubscriptionsRequest, _admin_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
@@ -101,15 +123,34 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Removes an override; the limit that it hid is in force again."""
     CreateGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]  # type: ignore[assignment]
     """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
+    ListLimitStates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]  # type: ignore[assignment]
+    """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
+    ListLimitHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]  # type: ignore[assignment]
+    """Lists who changed or reset which limit when, newest first."""
     ResetLimit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetLimitRequest, _admin_pb2.ResetLimitResponse]  # type: ignore[assignment]
-    """Begins the next round of a window. Not served yet: UNIMPLEMENTED."""
+    """Begins the next round of the windows that are open now: the full amount again. Billed usage stays. What sidecars
+    still hold of the round before may be spent on top, until they have given it back.
+    """
+    ResetAllExpired: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetAllExpiredRequest, _admin_pb2.ResetAllExpiredResponse]  # type: ignore[assignment]
+    """Turns calendar windows that are over and that nobody has asked for since; a repeat turns nothing."""
+    GetLedgerState: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLedgerStateRequest, _admin_pb2.GetLedgerStateResponse]  # type: ignore[assignment]
+    """Tells the timeline, whether issuing is stopped since a restore, and whether the clock is held since a jump."""
+    ConfirmRestore: _aio.UnaryUnaryMultiCallable[_admin_pb2.ConfirmRestoreRequest, _admin_pb2.ConfirmRestoreResponse]  # type: ignore[assignment]
+    """Lets windows that were open when Postgres was set back be issued from again, from what Postgres knows of them.
+    Units that were issued after the backup and are unknown to it may be issued a second time.
+    """
+    ConfirmClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.ConfirmClockRequest, _admin_pb2.ConfirmClockResponse]  # type: ignore[assignment]
+    """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
     SetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]  # type: ignore[assignment]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
     """Reads ledger time."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer."""
+    """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
+    Who acts, for the audit log, comes with the call's metadata as `tollkeeper-actor`, 1 to 128 printable bytes; `operator`
+    where it is absent.
+    """
 
     @_abc_1.abstractmethod
     def ApplyCatalogue(
@@ -165,7 +206,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListFeaturesResponse, _abc.Awaitable[_admin_pb2.ListFeaturesResponse]]:
-        """Lists features in name order. Not served yet: UNIMPLEMENTED."""
+        """Lists features in name order."""
 
     @_abc_1.abstractmethod
     def ListPlans(
@@ -224,12 +265,64 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
 
     @_abc_1.abstractmethod
+    def ListLimitStates(
+        self,
+        request: _admin_pb2.ListLimitStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListLimitStatesResponse, _abc.Awaitable[_admin_pb2.ListLimitStatesResponse]]:
+        """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
+
+    @_abc_1.abstractmethod
+    def ListLimitHistory(
+        self,
+        request: _admin_pb2.ListLimitHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListLimitHistoryResponse, _abc.Awaitable[_admin_pb2.ListLimitHistoryResponse]]:
+        """Lists who changed or reset which limit when, newest first."""
+
+    @_abc_1.abstractmethod
     def ResetLimit(
         self,
         request: _admin_pb2.ResetLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ResetLimitResponse, _abc.Awaitable[_admin_pb2.ResetLimitResponse]]:
-        """Begins the next round of a window. Not served yet: UNIMPLEMENTED."""
+        """Begins the next round of the windows that are open now: the full amount again. Billed usage stays. What sidecars
+        still hold of the round before may be spent on top, until they have given it back.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetAllExpired(
+        self,
+        request: _admin_pb2.ResetAllExpiredRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResetAllExpiredResponse, _abc.Awaitable[_admin_pb2.ResetAllExpiredResponse]]:
+        """Turns calendar windows that are over and that nobody has asked for since; a repeat turns nothing."""
+
+    @_abc_1.abstractmethod
+    def GetLedgerState(
+        self,
+        request: _admin_pb2.GetLedgerStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetLedgerStateResponse, _abc.Awaitable[_admin_pb2.GetLedgerStateResponse]]:
+        """Tells the timeline, whether issuing is stopped since a restore, and whether the clock is held since a jump."""
+
+    @_abc_1.abstractmethod
+    def ConfirmRestore(
+        self,
+        request: _admin_pb2.ConfirmRestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ConfirmRestoreResponse, _abc.Awaitable[_admin_pb2.ConfirmRestoreResponse]]:
+        """Lets windows that were open when Postgres was set back be issued from again, from what Postgres knows of them.
+        Units that were issued after the backup and are unknown to it may be issued a second time.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmClock(
+        self,
+        request: _admin_pb2.ConfirmClockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ConfirmClockResponse, _abc.Awaitable[_admin_pb2.ConfirmClockResponse]]:
+        """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
 
     @_abc_1.abstractmethod
     def SetClock(

@@ -235,7 +235,7 @@ class WatchHello(_message.Message):
     timeline_seen: _builtins.int
     """Highest timeline that this sidecar has seen, 0 at first."""
     witness_seen: _builtins.bytes
-    """Last restore witness that this sidecar has seen, empty at first."""
+    """Last restore witness that this sidecar has seen, of that timeline; empty at first."""
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Wire ids of the tenants to follow."""
@@ -323,6 +323,7 @@ class WatchLimitsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
     CONFIRMED_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___WatchWelcome:
         """First message of every stream."""
@@ -363,6 +364,10 @@ class WatchLimitsResponse(_message.Message):
     def confirmed(self) -> Global___WatchTenants:
         """Tenants named in hello that have not changed since resume_change."""
 
+    @_builtins.property
+    def witness(self) -> Global___Witness:
+        """The newest restore witness; each second, and whenever the timeline rises."""
+
     def __init__(
         self,
         *,
@@ -376,16 +381,45 @@ class WatchLimitsResponse(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         settlements: Global___SettlementList | None = ...,
         confirmed: Global___WatchTenants | None = ...,
+        witness: Global___Witness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchLimitsResponse: _TypeAlias = WatchLimitsResponse  # noqa: Y015
+
+@_typing.final
+class Witness(_message.Message):
+    """Proof of what Postgres had committed: one that Postgres lacks means that it was set back to an earlier state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    timeline: _builtins.int
+    """Times that Postgres has been restored, plus 1."""
+    value: _builtins.bytes
+    """Opaque bytes, committed before they were shown; to be shown back at the next hello. Within a timeline a later one is
+    greater, byte by byte.
+    """
+    def __init__(
+        self,
+        *,
+        timeline: _builtins.int = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeline", b"timeline", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Witness: _TypeAlias = Witness  # noqa: Y015
 
 @_typing.final
 class WatchWelcome(_message.Message):
@@ -407,7 +441,7 @@ class WatchWelcome(_message.Message):
     timeline: _builtins.int
     """Times that Postgres has been restored, plus 1."""
     witness: _builtins.bytes
-    """Random bytes committed in Postgres; shown back at the next hello."""
+    """Opaque bytes committed in Postgres; shown back at the next hello."""
     heartbeat_interval_ms: _builtins.int
     """Heartbeats come this often, in real milliseconds."""
     @_builtins.property
@@ -1207,18 +1241,24 @@ class AllotResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ANSWERS_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllotAnswer]:
         """Answers."""
+
+    @_builtins.property
+    def witness(self) -> Global___Witness:
+        """Committed together with what is given here; absent where nothing of windows was asked."""
 
     def __init__(
         self,
         *,
         answers: _abc.Iterable[Global___AllotAnswer] | None = ...,
+        witness: Global___Witness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -612,6 +612,258 @@ class GetQuotaResponse(_message.Message):
 Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
 
 @_typing.final
+class ExplainQuotaRequest(_message.Message):
+    """A check to be explained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cost]:
+        """0 to 16 costs, as in CheckQuotaRequest; only features may stand alone."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Up to 16 features."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Attributes for `match` and `key` of limits."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        costs: _abc.Iterable[Global___Cost] | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "costs", b"costs", "features", b"features", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainQuotaRequest: _TypeAlias = ExplainQuotaRequest  # noqa: Y015
+
+@_typing.final
+class ExplainQuotaResponse(_message.Message):
+    """What the check would be answered, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    LEDGER_AGE_FIELD_NUMBER: _builtins.int
+    REDIS_AGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> _decision_pb2.Decision:
+        """What PEEK answers now."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitExplanation]:
+        """Every limit of the tenant, then its ancestors'."""
+
+    @_builtins.property
+    def ledger_age(self) -> _duration_pb2.Duration:
+        """Since the ledger was last heard of; absent = not connected."""
+
+    @_builtins.property
+    def redis_age(self) -> _duration_pb2.Duration:
+        """Since Redis was last heard of; absent = not connected."""
+
+    def __init__(
+        self,
+        *,
+        decision: _decision_pb2.Decision | None = ...,
+        limits: _abc.Iterable[Global___LimitExplanation] | None = ...,
+        ledger_age: _duration_pb2.Duration | None = ...,
+        redis_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "ledger_age", b"ledger_age", "redis_age", b"redis_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "ledger_age", b"ledger_age", "limits", b"limits", "redis_age", b"redis_age"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainQuotaResponse: _TypeAlias = ExplainQuotaResponse  # noqa: Y015
+
+@_typing.final
+class LimitExplanation(_message.Message):
+    """One limit seen from one check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    UNMATCHED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CONSUMED_FIELD_NUMBER: _builtins.int
+    DEBT_FIELD_NUMBER: _builtins.int
+    ALLOTTED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    DENIES_FIELD_NUMBER: _builtins.int
+    matched: _builtins.bool
+    """Whether it counts this check."""
+    unmatched: _builtins.str
+    """Why it doesn't: `meter`, `attribute NAME`, `not yet valid` or `no longer valid`."""
+    cost: _builtins.int
+    """Units that this check would take of it."""
+    failure_policy: _decision_pb2.FailurePolicy.ValueType
+    """What it does while no authority answers."""
+    balance: _builtins.int
+    """Units that this sidecar holds and may spend."""
+    held: _builtins.int
+    """Units that reservations hold here."""
+    consumed: _builtins.int
+    """Units consumed by this sidecar in this window."""
+    debt: _builtins.int
+    """Units that settlements above their reserve owe."""
+    allotted: _builtins.int
+    """Units that left the limit, to pools and sidecars, as last heard."""
+    round: _builtins.int
+    """Resets of this window."""
+    denies: _builtins.bool
+    """Binding for this check: it denies, or it would be the first to."""
+    @_builtins.property
+    def state(self) -> _decision_pb2.LimitState:
+        """The limit. Figures of an ancestor's limit are left out."""
+
+    @_builtins.property
+    def pool(self) -> Global___PoolExplanation:
+        """The pool as last seen; absent = none known."""
+
+    @_builtins.property
+    def proof(self) -> Global___ProofExplanation:
+        """What a denial would rest on; absent = nothing, so it would have to be asked for."""
+
+    def __init__(
+        self,
+        *,
+        state: _decision_pb2.LimitState | None = ...,
+        matched: _builtins.bool = ...,
+        unmatched: _builtins.str = ...,
+        cost: _builtins.int = ...,
+        failure_policy: _decision_pb2.FailurePolicy.ValueType = ...,
+        balance: _builtins.int = ...,
+        held: _builtins.int = ...,
+        consumed: _builtins.int = ...,
+        debt: _builtins.int = ...,
+        allotted: _builtins.int = ...,
+        round: _builtins.int = ...,
+        pool: Global___PoolExplanation | None = ...,
+        proof: Global___ProofExplanation | None = ...,
+        denies: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "proof", b"proof", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted", b"allotted", "balance", b"balance", "consumed", b"consumed", "cost", b"cost", "debt", b"debt", "denies", b"denies", "failure_policy", b"failure_policy", "held", b"held", "matched", b"matched", "pool", b"pool", "proof", b"proof", "round", b"round", "state", b"state", "unmatched", b"unmatched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitExplanation: _TypeAlias = LimitExplanation  # noqa: Y015
+
+@_typing.final
+class PoolExplanation(_message.Message):
+    """A pool as last seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """timeline x 2^32 + n."""
+    total: _builtins.int
+    """Units moved to it."""
+    free: _builtins.int
+    """Units that it could give."""
+    holders: _builtins.int
+    """Sidecars that lease from it."""
+    fault: _builtins.str
+    """What went wrong there, for example `GENERATION`; empty = nothing."""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        total: _builtins.int = ...,
+        free: _builtins.int = ...,
+        holders: _builtins.int = ...,
+        fault: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "free", b"free", "generation", b"generation", "holders", b"holders", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolExplanation: _TypeAlias = PoolExplanation  # noqa: Y015
+
+@_typing.final
+class ProofExplanation(_message.Message):
+    """Proof that too few units are left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """`ledger` or `pool`."""
+    need: _builtins.int
+    """It covers calls that miss at least so much."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Since the connection that would end it was last heard of; a proof counts up to 100 ms."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        need: _builtins.int = ...,
+        age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "need", b"need", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProofExplanation: _TypeAlias = ProofExplanation  # noqa: Y015
+
+@_typing.final
 class LeaseQuotaRequest(_message.Message):
     """Asks for a slice."""
 

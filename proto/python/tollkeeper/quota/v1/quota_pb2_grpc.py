@@ -66,6 +66,11 @@ class QuotaServiceStub:
                 request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaResponse.FromString,
                 _registered_method=True)
+        self.ExplainQuota = channel.unary_unary(
+                '/tollkeeper.quota.v1.QuotaService/ExplainQuota',
+                request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaResponse.FromString,
+                _registered_method=True)
         self.LeaseQuota = channel.unary_unary(
                 '/tollkeeper.quota.v1.QuotaService/LeaseQuota',
                 request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.LeaseQuotaRequest.SerializeToString,
@@ -119,6 +124,13 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainQuota(self, request, context):
+        """Says of every limit whether it matches a check, what it would decide, and what that rests on. Takes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LeaseQuota(self, request, context):
         """Lends a client library a slice of units, so that a check needs no call. Not served yet: UNIMPLEMENTED.
         """
@@ -158,6 +170,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetQuota,
                     request_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaRequest.FromString,
                     response_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaResponse.SerializeToString,
+            ),
+            'ExplainQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainQuota,
+                    request_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaRequest.FromString,
+                    response_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaResponse.SerializeToString,
             ),
             'LeaseQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseQuota,
@@ -328,6 +345,33 @@ class QuotaService:
             '/tollkeeper.quota.v1.QuotaService/GetQuota',
             tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaRequest.SerializeToString,
             tollkeeper_dot_quota_dot_v1_dot_quota__pb2.GetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.quota.v1.QuotaService/ExplainQuota',
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaRequest.SerializeToString,
+            tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ExplainQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class QuotaServiceStub:
     """Makes usage records durable; each gets its own result."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_quota_pb2.GetQuotaRequest, _quota_pb2.GetQuotaResponse]
     """Lists every limit of a tenant as known here. Takes nothing."""
+    ExplainQuota: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ExplainQuotaRequest, _quota_pb2.ExplainQuotaResponse]
+    """Says of every limit whether it matches a check, what it would decide, and what that rests on. Takes nothing."""
     LeaseQuota: _grpc.UnaryUnaryMultiCallable[_quota_pb2.LeaseQuotaRequest, _quota_pb2.LeaseQuotaResponse]
     """Lends a client library a slice of units, so that a check needs no call. Not served yet: UNIMPLEMENTED."""
 
@@ -70,6 +72,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Makes usage records durable; each gets its own result."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetQuotaRequest, _quota_pb2.GetQuotaResponse]  # type: ignore[assignment]
     """Lists every limit of a tenant as known here. Takes nothing."""
+    ExplainQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.ExplainQuotaRequest, _quota_pb2.ExplainQuotaResponse]  # type: ignore[assignment]
+    """Says of every limit whether it matches a check, what it would decide, and what that rests on. Takes nothing."""
     LeaseQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.LeaseQuotaRequest, _quota_pb2.LeaseQuotaResponse]  # type: ignore[assignment]
     """Lends a client library a slice of units, so that a check needs no call. Not served yet: UNIMPLEMENTED."""
 
@@ -123,6 +127,14 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.GetQuotaResponse, _abc.Awaitable[_quota_pb2.GetQuotaResponse]]:
         """Lists every limit of a tenant as known here. Takes nothing."""
+
+    @_abc_1.abstractmethod
+    def ExplainQuota(
+        self,
+        request: _quota_pb2.ExplainQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_pb2.ExplainQuotaResponse, _abc.Awaitable[_quota_pb2.ExplainQuotaResponse]]:
+        """Says of every limit whether it matches a check, what it would decide, and what that rests on. Takes nothing."""
 
     @_abc_1.abstractmethod
     def LeaseQuota(

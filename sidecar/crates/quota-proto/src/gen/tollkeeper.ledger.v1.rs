@@ -46,7 +46,7 @@ pub struct WatchHello {
     /// Highest timeline that this sidecar has seen, 0 at first.
     #[prost(uint64, tag = "5")]
     pub timeline_seen: u64,
-    /// Last restore witness that this sidecar has seen, empty at first.
+    /// Last restore witness that this sidecar has seen, of that timeline; empty at first.
     #[prost(bytes = "vec", tag = "6")]
     pub witness_seen: ::prost::alloc::vec::Vec<u8>,
     /// Wire ids of the tenants to follow.
@@ -73,7 +73,7 @@ pub struct WatchLimitsResponse {
     /// What the message says.
     #[prost(
         oneof = "watch_limits_response::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
     )]
     pub message: ::core::option::Option<watch_limits_response::Message>,
 }
@@ -112,7 +112,21 @@ pub mod watch_limits_response {
         /// Tenants named in hello that have not changed since resume_change.
         #[prost(message, tag = "10")]
         Confirmed(super::WatchTenants),
+        /// The newest restore witness; each second, and whenever the timeline rises.
+        #[prost(message, tag = "11")]
+        Witness(super::Witness),
     }
+}
+/// Proof of what Postgres had committed: one that Postgres lacks means that it was set back to an earlier state.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Witness {
+    /// Times that Postgres has been restored, plus 1.
+    #[prost(uint64, tag = "1")]
+    pub timeline: u64,
+    /// Opaque bytes, committed before they were shown; to be shown back at the next hello. Within a timeline a later one is
+    /// greater, byte by byte.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
 }
 /// Introduces the ledger.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -126,7 +140,7 @@ pub struct WatchWelcome {
     /// Times that Postgres has been restored, plus 1.
     #[prost(uint64, tag = "3")]
     pub timeline: u64,
-    /// Random bytes committed in Postgres; shown back at the next hello.
+    /// Opaque bytes committed in Postgres; shown back at the next hello.
     #[prost(bytes = "vec", tag = "4")]
     pub witness: ::prost::alloc::vec::Vec<u8>,
     /// The clock.
@@ -491,6 +505,9 @@ pub struct AllotResponse {
     /// Answers.
     #[prost(message, repeated, tag = "1")]
     pub answers: ::prost::alloc::vec::Vec<AllotAnswer>,
+    /// Committed together with what is given here; absent where nothing of windows was asked.
+    #[prost(message, optional, tag = "2")]
+    pub witness: ::core::option::Option<Witness>,
 }
 /// The answer to one entry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -642,6 +642,119 @@ pub struct GetQuotaResponse {
     #[prost(message, optional, tag = "5")]
     pub as_of: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// A check to be explained.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainQuotaRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// 0 to 16 costs, as in CheckQuotaRequest; only features may stand alone.
+    #[prost(message, repeated, tag = "2")]
+    pub costs: ::prost::alloc::vec::Vec<Cost>,
+    /// Up to 16 features.
+    #[prost(string, repeated, tag = "3")]
+    pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Attributes for `match` and `key` of limits.
+    #[prost(map = "string, string", tag = "4")]
+    pub attributes: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// What the check would be answered, and why.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainQuotaResponse {
+    /// What PEEK answers now.
+    #[prost(message, optional, tag = "1")]
+    pub decision: ::core::option::Option<Decision>,
+    /// Every limit of the tenant, then its ancestors'.
+    #[prost(message, repeated, tag = "2")]
+    pub limits: ::prost::alloc::vec::Vec<LimitExplanation>,
+    /// Since the ledger was last heard of; absent = not connected.
+    #[prost(message, optional, tag = "3")]
+    pub ledger_age: ::core::option::Option<::prost_types::Duration>,
+    /// Since Redis was last heard of; absent = not connected.
+    #[prost(message, optional, tag = "4")]
+    pub redis_age: ::core::option::Option<::prost_types::Duration>,
+}
+/// One limit seen from one check.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LimitExplanation {
+    /// The limit. Figures of an ancestor's limit are left out.
+    #[prost(message, optional, tag = "1")]
+    pub state: ::core::option::Option<LimitState>,
+    /// Whether it counts this check.
+    #[prost(bool, tag = "2")]
+    pub matched: bool,
+    /// Why it doesn't: `meter`, `attribute NAME`, `not yet valid` or `no longer valid`.
+    #[prost(string, tag = "3")]
+    pub unmatched: ::prost::alloc::string::String,
+    /// Units that this check would take of it.
+    #[prost(int64, tag = "4")]
+    pub cost: i64,
+    /// What it does while no authority answers.
+    #[prost(enumeration = "FailurePolicy", tag = "5")]
+    pub failure_policy: i32,
+    /// Units that this sidecar holds and may spend.
+    #[prost(int64, tag = "6")]
+    pub balance: i64,
+    /// Units that reservations hold here.
+    #[prost(int64, tag = "7")]
+    pub held: i64,
+    /// Units consumed by this sidecar in this window.
+    #[prost(int64, tag = "8")]
+    pub consumed: i64,
+    /// Units that settlements above their reserve owe.
+    #[prost(int64, tag = "9")]
+    pub debt: i64,
+    /// Units that left the limit, to pools and sidecars, as last heard.
+    #[prost(int64, tag = "10")]
+    pub allotted: i64,
+    /// Resets of this window.
+    #[prost(uint32, tag = "11")]
+    pub round: u32,
+    /// The pool as last seen; absent = none known.
+    #[prost(message, optional, tag = "12")]
+    pub pool: ::core::option::Option<PoolExplanation>,
+    /// What a denial would rest on; absent = nothing, so it would have to be asked for.
+    #[prost(message, optional, tag = "13")]
+    pub proof: ::core::option::Option<ProofExplanation>,
+    /// Binding for this check: it denies, or it would be the first to.
+    #[prost(bool, tag = "14")]
+    pub denies: bool,
+}
+/// A pool as last seen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PoolExplanation {
+    /// timeline x 2^32 + n.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// Units moved to it.
+    #[prost(int64, tag = "2")]
+    pub total: i64,
+    /// Units that it could give.
+    #[prost(int64, tag = "3")]
+    pub free: i64,
+    /// Sidecars that lease from it.
+    #[prost(uint64, tag = "4")]
+    pub holders: u64,
+    /// What went wrong there, for example `GENERATION`; empty = nothing.
+    #[prost(string, tag = "5")]
+    pub fault: ::prost::alloc::string::String,
+}
+/// Proof that too few units are left.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProofExplanation {
+    /// `ledger` or `pool`.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// It covers calls that miss at least so much.
+    #[prost(int64, tag = "2")]
+    pub need: i64,
+    /// Since the connection that would end it was last heard of; a proof counts up to 100 ms.
+    #[prost(message, optional, tag = "3")]
+    pub age: ::core::option::Option<::prost_types::Duration>,
+}
 /// Asks for a slice.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LeaseQuotaRequest {
@@ -812,6 +925,14 @@ pub mod quota_service_server {
             request: tonic::Request<super::GetQuotaRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetQuotaResponse>,
+            tonic::Status,
+        >;
+        /// Says of every limit whether it matches a check, what it would decide, and what that rests on. Takes nothing.
+        async fn explain_quota(
+            &self,
+            request: tonic::Request<super::ExplainQuotaRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainQuotaResponse>,
             tonic::Status,
         >;
         /// Lends a client library a slice of units, so that a check needs no call. Not served yet: UNIMPLEMENTED.
@@ -1160,6 +1281,51 @@ pub mod quota_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetQuotaSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tollkeeper.quota.v1.QuotaService/ExplainQuota" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainQuotaSvc<T: QuotaService>(pub Arc<T>);
+                    impl<
+                        T: QuotaService,
+                    > tonic::server::UnaryService<super::ExplainQuotaRequest>
+                    for ExplainQuotaSvc<T> {
+                        type Response = super::ExplainQuotaResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainQuotaRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as QuotaService>::explain_quota(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainQuotaSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -192,6 +192,7 @@ impl Bench {
                     let asks = AllotRequest::decode(bytes).unwrap().entries.len();
                     let answers = AllotResponse {
                         answers: vec![lease(); asks],
+                        witness: None,
                     };
                     Outcome::Ledger(answers.encode_to_vec().into())
                 }

@@ -223,7 +223,8 @@ fn ledger_answer(script: &mut Script, asked: Action) -> Outcome {
                 .iter()
                 .map(|entry| allot(script, entry))
                 .collect();
-            reply(AllotResponse { answers }.encode_to_vec())
+            let witness = None;
+            reply(AllotResponse { answers, witness }.encode_to_vec())
         }
         Action::ReturnUnits(bytes) => {
             let request = ReturnUnitsRequest::decode(bytes).unwrap();
