@@ -44,5 +44,5 @@ pub use limit::{
 };
 pub use mutant::Mutant;
 pub use request::{CheckRequest, Checked, Cost, Mode, UNITS_MAX, Units};
-pub use reservation::{Hold, Reservation, SettleRefusal, Settled};
+pub use reservation::{Hold, HoldKind, Reservation, SettleRefusal, Settled};
 pub use time::Now;

@@ -16,6 +16,10 @@ pub enum LimitKind {
     },
     /// `amount` units in a span of ledger time whose bounds the ledger computes.
     Window,
+    /// At most `amount` units stored: rises and falls are recorded.
+    Level,
+    /// At most `amount` units in flight: taken by reservations only, leased with time.
+    Concurrency,
 }
 
 /// What happens to a call beyond a limit.

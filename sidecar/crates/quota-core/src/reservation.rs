@@ -7,6 +7,22 @@ use crate::{
     request::{Cost, Units},
 };
 
+/// What becomes of held units in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HoldKind {
+    /// Tokens: what is not used flows back.
+    Tokens,
+    /// Units of a window: used ones and those that expire are spent, others go back.
+    Window,
+    /// Units of a level: used ones are stored until they fall, others go back, those that expire as well.
+    Level,
+    /// In flight: all of them are free in the end, if the lease still is the one that they came from.
+    Flight {
+        /// The lease.
+        lease_epoch: u64,
+    },
+}
+
 /// Units of one limit that a reservation holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
@@ -24,6 +40,8 @@ pub struct Hold {
     pub window_end_us: i64,
     /// Units.
     pub units: Units,
+    /// How they count.
+    pub kind: HoldKind,
 }
 
 /// An open reservation, as the engine keeps it and the log stores it.

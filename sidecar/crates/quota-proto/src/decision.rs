@@ -56,6 +56,8 @@ pub fn limit_state(from: &LimitState, plan: &str) -> quota::LimitState {
     let (kind, burst) = match from.kind {
         LimitKind::TokenBucket { burst, .. } => (quota::LimitKind::TokenBucket, signed(burst)),
         LimitKind::Window => (quota::LimitKind::Window, 0),
+        LimitKind::Level => (quota::LimitKind::Level, 0),
+        LimitKind::Concurrency => (quota::LimitKind::Concurrency, 0),
     };
     quota::LimitState {
         name: from.name.as_ref().to_owned(),

@@ -68,7 +68,7 @@ fn policy(state: &LimitState) -> String {
         LimitKind::TokenBucket {
             refill_interval_us, ..
         } => Some(refill_interval_us),
-        LimitKind::Window => state
+        _ => state
             .window_us
             .map(|(start, end)| end.saturating_sub(start)),
     };
@@ -92,7 +92,7 @@ fn service_limit(state: &LimitState) -> String {
 fn most(state: &LimitState) -> u64 {
     match state.kind {
         LimitKind::TokenBucket { burst, .. } => burst,
-        LimitKind::Window => state.amount.unwrap_or(0),
+        _ => state.amount.unwrap_or(0),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::{Message as _, bytes::Bytes};
-use quota_core::{Cost, Hold, Holder, KeyHash, Reservation, ReservationId, WindowId};
+use quota_core::{Cost, Hold, HoldKind, Holder, KeyHash, Reservation, ReservationId, WindowId};
 use quota_proto::{
     Attributes,
     bridge::{LoggedAttribute, LoggedHold, LoggedQuantity, LoggedReservation, LoggedUsage},
     decision::signed,
     ledger::{ReservationToken, TokenAttribute, TokenCost, TokenHold},
+    quota::LimitKind,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -90,6 +91,7 @@ pub(crate) fn logged_reservation(
         units: signed(hold.units),
         window_end_us: hold.window_end_us,
         meter: hold.meter.as_ref().to_owned(),
+        kind: hold_kind(hold.kind).into(),
     };
     let logged = LoggedReservation {
         reservation_id: Bytes::copy_from_slice(&reservation.id.0),
@@ -153,6 +155,9 @@ pub(crate) fn token(
             .map(|window| window.0.to_vec())
             .unwrap_or_default(),
         units: signed(hold.units),
+        key_hash: key_bytes(hold.key_hash),
+        meter: hold.meter.as_ref().to_owned(),
+        kind: hold_kind(hold.kind).into(),
     };
     let cost = |cost: &Cost| TokenCost {
         meter: cost.meter.as_ref().to_owned(),
@@ -173,6 +178,7 @@ pub(crate) fn token(
                 value: value.to_string(),
             })
             .collect(),
+        holder: reservation.holder.0.to_vec(),
     }
 }
 
@@ -221,6 +227,35 @@ fn read_cost(from: &LoggedQuantity) -> Option<Cost> {
     })
 }
 
+/// The limit kind that stands for a hold's kind in logs and tokens.
+const fn hold_kind(kind: HoldKind) -> LimitKind {
+    match kind {
+        HoldKind::Tokens => LimitKind::TokenBucket,
+        HoldKind::Window => LimitKind::Window,
+        HoldKind::Level => LimitKind::Level,
+        HoldKind::Flight { .. } => LimitKind::Concurrency,
+    }
+}
+
+/// Reads a hold's kind; the lease of units in flight is not kept: it ended with its process.
+fn read_kind(kind: i32, is_bare: bool) -> HoldKind {
+    match LimitKind::try_from(kind) {
+        Ok(LimitKind::Level) => HoldKind::Level,
+        Ok(LimitKind::Concurrency) => HoldKind::Flight { lease_epoch: 0 },
+        _ if is_bare => HoldKind::Tokens,
+        _ => HoldKind::Window,
+    }
+}
+
+/// A key as the contract has it: empty where nothing splits the limit.
+fn key_bytes(key: KeyHash) -> Vec<u8> {
+    if key == KeyHash::default() {
+        Vec::new()
+    } else {
+        key.0.to_vec()
+    }
+}
+
 fn read_hold(from: LoggedHold) -> Option<Hold> {
     Some(Hold {
         tenant: from.tenant.into(),
@@ -234,6 +269,7 @@ fn read_hold(from: LoggedHold) -> Option<Hold> {
         },
         window_end_us: from.window_end_us,
         units: u64::try_from(from.units).ok()?,
+        kind: read_kind(from.kind, from.window_id.is_empty()),
     })
 }
 
@@ -248,7 +284,7 @@ mod tests {
     /// A reservation comes back from the log as it went in.
     #[test]
     fn reservations_survive_the_log() {
-        let hold = |window| Hold {
+        let hold = |window, kind| Hold {
             tenant: "t".into(),
             limit: "l".into(),
             meter: "m".into(),
@@ -256,6 +292,7 @@ mod tests {
             window,
             window_end_us: 7,
             units: 3,
+            kind,
         };
         let reservation = Reservation {
             id: ReservationId([1; 16]),
@@ -264,7 +301,11 @@ mod tests {
                 meter: "m".into(),
                 units: 3,
             }],
-            holds: vec![hold(Some(WindowId([2; 16]))), hold(None)],
+            holds: vec![
+                hold(Some(WindowId([2; 16])), HoldKind::Window),
+                hold(Some(WindowId([2; 16])), HoldKind::Level),
+                hold(None, HoldKind::Tokens),
+            ],
             expires_us: 9,
             holder: Holder([3; 16]),
         };

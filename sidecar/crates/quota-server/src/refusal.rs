@@ -265,6 +265,7 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         ErrorReason::ReservationElsewhere
         | ErrorReason::ReservationReleased
         | ErrorReason::NotConsumedHere
+        | ErrorReason::LevelBelowZero
         | ErrorReason::ProducerFenced
         | ErrorReason::ProducerForked
         | ErrorReason::ProducerGap

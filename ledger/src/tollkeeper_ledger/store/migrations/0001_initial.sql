@@ -382,6 +382,10 @@ CREATE TABLE limit_window (
   wanted bigint NOT NULL DEFAULT 0,
   -- The newest generation of its pool, 0 = none.
   generation bigint NOT NULL DEFAULT 0,
+  -- Levels only: what is stored according to the records committed so far. A fall may be committed before its rise.
+  stored bigint NOT NULL DEFAULT 0,
+  -- Levels only: of these, units that no lease was used for (soft, shadow, open). Falls take from them first.
+  stored_over bigint NOT NULL DEFAULT 0 CONSTRAINT limit_window_stored_over_positive CHECK (stored_over >= 0),
   PRIMARY KEY (tenant_id, window_id, end_day),
   CONSTRAINT limit_window_allotted_within_ceiling CHECK (allotted <= ceiling),
   CONSTRAINT limit_window_span CHECK (end_us > start_us)
@@ -418,9 +422,32 @@ CREATE TABLE holder_lease (
   returned_cum bigint NOT NULL,
   -- Units given by the last answer; null where it was no lease.
   last_give bigint,
+  -- Levels only: rises committed that name this holder, those beyond the limit left out.
+  recorded bigint NOT NULL DEFAULT 0,
+  -- Levels only: its process has ended, and what it held came back.
+  ended boolean NOT NULL DEFAULT false,
+  -- Concurrency only: raised when the lease is reclaimed; 0 = no lease was ever given.
+  lease_epoch bigint NOT NULL DEFAULT 0,
+  -- Concurrency only: counts renewals. Who has seen it stand still for 40 s of its own time may reclaim the lease.
+  renewals bigint NOT NULL DEFAULT 0,
+  -- Concurrency only: units in flight as last reported.
+  in_flight bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, window_id, holder, end_day),
   CONSTRAINT holder_lease_return CHECK (returned_cum BETWEEN 0 AND granted_cum)
 ) PARTITION BY RANGE (end_day);
+
+-- Leases that have to be renewed, few among all: the reclaimer reads them again and again.
+CREATE INDEX holder_lease_timed ON holder_lease (end_day) WHERE lease_epoch > 0 AND granted_cum > returned_cum;
+
+-- Processes that have ended, until what they held of levels came back: once their producer's log is committed up to
+-- ended_seq.
+CREATE TABLE ended_holder (
+  holder bytea PRIMARY KEY CONSTRAINT ended_holder_length CHECK (octet_length(holder) = 16),
+  producer_id uuid NOT NULL,
+  ended_seq bigint NOT NULL,
+  done boolean NOT NULL DEFAULT false
+);
+CREATE INDEX ended_holder_open ON ended_holder (producer_id) WHERE NOT done;
 
 -- What holders gave back of generations that had ended.
 CREATE TABLE lost_return (
@@ -464,6 +491,7 @@ CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
 
 GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, holder_lease, lost_return,
   holder_consumption, bucket_shard TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
 GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_admin, tollkeeper_reader;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.
@@ -587,7 +615,8 @@ CREATE TABLE usage_rollup_minute (
   segment_id uuid NOT NULL,
   meter_id integer NOT NULL,
   minute timestamptz NOT NULL,
-  units numeric(38, 0) NOT NULL CONSTRAINT usage_rollup_units_range CHECK (units >= 0),
+  -- Below 0 where levels fell by more than they rose.
+  units numeric(38, 0) NOT NULL,
   records bigint NOT NULL CONSTRAINT usage_rollup_records_positive CHECK (records > 0),
   PRIMARY KEY (tenant_id, segment_id, meter_id, minute)
 ) PARTITION BY RANGE (minute);

@@ -102,7 +102,8 @@ CREATE TABLE usage_rollup_minute (
   segment_id uuid NOT NULL,
   meter_id integer NOT NULL,
   minute timestamptz NOT NULL,
-  units numeric(38, 0) NOT NULL CONSTRAINT usage_rollup_units_range CHECK (units >= 0),
+  -- Below 0 where levels fell by more than they rose.
+  units numeric(38, 0) NOT NULL,
   records bigint NOT NULL CONSTRAINT usage_rollup_records_positive CHECK (records > 0),
   PRIMARY KEY (tenant_id, segment_id, meter_id, minute)
 ) PARTITION BY RANGE (minute);

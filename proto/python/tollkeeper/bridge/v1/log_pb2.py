@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etollkeeper/bridge/v1/log.proto\x12\x14tollkeeper.bridge.v1\"\xff\x01\n\x0bLoggedUsage\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\revent_time_us\x18\x03 \x01(\x03\x12\x13\n\x0breceived_us\x18\x04 \x01(\x03\x12\x38\n\nquantities\x18\x05 \x03(\x0b\x32$.tollkeeper.bridge.v1.LoggedQuantity\x12\x39\n\nattributes\x18\x06 \x03(\x0b\x32%.tollkeeper.bridge.v1.LoggedAttribute\x12\r\n\x05\x66lags\x18\x07 \x01(\r\x12\x16\n\x0ereservation_id\x18\x08 \x01(\x0c\x12\x0c\n\x04home\x18\t \x01(\x0c\".\n\x0eLoggedQuantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\".\n\x0fLoggedAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xa7\x02\n\x11LoggedReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nexpires_us\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x05\x63osts\x18\x05 \x03(\x0b\x32$.tollkeeper.bridge.v1.LoggedQuantity\x12\x39\n\nattributes\x18\x06 \x03(\x0b\x32%.tollkeeper.bridge.v1.LoggedAttribute\x12/\n\x05holds\x18\x07 \x03(\x0b\x32 .tollkeeper.bridge.v1.LoggedHold\x12\x0e\n\x06holder\x18\x08 \x01(\x0c\x12\x11\n\topened_us\x18\t \x01(\x03\"\x85\x01\n\nLoggedHold\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x10\n\x08key_hash\x18\x03 \x01(\x0c\x12\x11\n\twindow_id\x18\x04 \x01(\x0c\x12\r\n\x05units\x18\x05 \x01(\x03\x12\x15\n\rwindow_end_us\x18\x06 \x01(\x03\x12\r\n\x05meter\x18\x07 \x01(\t\"&\n\x0cLoggedExpiry\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\"\xfc\x01\n\nLoggedMark\x12\x0e\n\x06holder\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x10\n\x08key_hash\x18\x04 \x01(\x0c\x12\x12\n\nkey_values\x18\x05 \x03(\t\x12\x11\n\twindow_id\x18\x06 \x01(\x0c\x12\x17\n\x0fwindow_start_us\x18\x07 \x01(\x03\x12\x15\n\rwindow_end_us\x18\x08 \x01(\x03\x12\r\n\x05round\x18\t \x01(\r\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x0c\n\x04kept\x18\x0b \x01(\x03\x12\x13\n\x0bgranted_cum\x18\x0c \x01(\x03\x12\x10\n\x08timeline\x18\r \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etollkeeper/bridge/v1/log.proto\x12\x14tollkeeper.bridge.v1\"\xc2\x02\n\x0bLoggedUsage\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\revent_time_us\x18\x03 \x01(\x03\x12\x13\n\x0breceived_us\x18\x04 \x01(\x03\x12\x38\n\nquantities\x18\x05 \x03(\x0b\x32$.tollkeeper.bridge.v1.LoggedQuantity\x12\x39\n\nattributes\x18\x06 \x03(\x0b\x32%.tollkeeper.bridge.v1.LoggedAttribute\x12\r\n\x05\x66lags\x18\x07 \x01(\r\x12\x16\n\x0ereservation_id\x18\x08 \x01(\x0c\x12\x0c\n\x04home\x18\t \x01(\x0c\x12\x0e\n\x06holder\x18\n \x01(\x0c\x12\x31\n\x06levels\x18\x0b \x03(\x0b\x32!.tollkeeper.bridge.v1.LoggedLevel\"[\n\x0bLoggedLevel\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x10\n\x08key_hash\x18\x03 \x01(\x0c\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x0c\n\x04over\x18\x05 \x01(\x03\".\n\x0eLoggedQuantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\".\n\x0fLoggedAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xa7\x02\n\x11LoggedReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x12\n\nexpires_us\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x05\x63osts\x18\x05 \x03(\x0b\x32$.tollkeeper.bridge.v1.LoggedQuantity\x12\x39\n\nattributes\x18\x06 \x03(\x0b\x32%.tollkeeper.bridge.v1.LoggedAttribute\x12/\n\x05holds\x18\x07 \x03(\x0b\x32 .tollkeeper.bridge.v1.LoggedHold\x12\x0e\n\x06holder\x18\x08 \x01(\x0c\x12\x11\n\topened_us\x18\t \x01(\x03\"\x93\x01\n\nLoggedHold\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x10\n\x08key_hash\x18\x03 \x01(\x0c\x12\x11\n\twindow_id\x18\x04 \x01(\x0c\x12\r\n\x05units\x18\x05 \x01(\x03\x12\x15\n\rwindow_end_us\x18\x06 \x01(\x03\x12\r\n\x05meter\x18\x07 \x01(\t\x12\x0c\n\x04kind\x18\x08 \x01(\x05\"&\n\x0cLoggedExpiry\x12\x16\n\x0ereservation_id\x18\x01 \x01(\x0c\"\xfc\x01\n\nLoggedMark\x12\x0e\n\x06holder\x18\x01 \x01(\x0c\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x10\n\x08key_hash\x18\x04 \x01(\x0c\x12\x12\n\nkey_values\x18\x05 \x03(\t\x12\x11\n\twindow_id\x18\x06 \x01(\x0c\x12\x17\n\x0fwindow_start_us\x18\x07 \x01(\x03\x12\x15\n\rwindow_end_us\x18\x08 \x01(\x03\x12\r\n\x05round\x18\t \x01(\r\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x0c\n\x04kept\x18\x0b \x01(\x03\x12\x13\n\x0bgranted_cum\x18\x0c \x01(\x03\x12\x10\n\x08timeline\x18\r \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollkeeper.bridge.v1.log_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGGEDUSAGE']._serialized_start=57
-  _globals['_LOGGEDUSAGE']._serialized_end=312
-  _globals['_LOGGEDQUANTITY']._serialized_start=314
-  _globals['_LOGGEDQUANTITY']._serialized_end=360
-  _globals['_LOGGEDATTRIBUTE']._serialized_start=362
-  _globals['_LOGGEDATTRIBUTE']._serialized_end=408
-  _globals['_LOGGEDRESERVATION']._serialized_start=411
-  _globals['_LOGGEDRESERVATION']._serialized_end=706
-  _globals['_LOGGEDHOLD']._serialized_start=709
-  _globals['_LOGGEDHOLD']._serialized_end=842
-  _globals['_LOGGEDEXPIRY']._serialized_start=844
-  _globals['_LOGGEDEXPIRY']._serialized_end=882
-  _globals['_LOGGEDMARK']._serialized_start=885
-  _globals['_LOGGEDMARK']._serialized_end=1137
+  _globals['_LOGGEDUSAGE']._serialized_end=379
+  _globals['_LOGGEDLEVEL']._serialized_start=381
+  _globals['_LOGGEDLEVEL']._serialized_end=472
+  _globals['_LOGGEDQUANTITY']._serialized_start=474
+  _globals['_LOGGEDQUANTITY']._serialized_end=520
+  _globals['_LOGGEDATTRIBUTE']._serialized_start=522
+  _globals['_LOGGEDATTRIBUTE']._serialized_end=568
+  _globals['_LOGGEDRESERVATION']._serialized_start=571
+  _globals['_LOGGEDRESERVATION']._serialized_end=866
+  _globals['_LOGGEDHOLD']._serialized_start=869
+  _globals['_LOGGEDHOLD']._serialized_end=1016
+  _globals['_LOGGEDEXPIRY']._serialized_start=1018
+  _globals['_LOGGEDEXPIRY']._serialized_end=1056
+  _globals['_LOGGEDMARK']._serialized_start=1059
+  _globals['_LOGGEDMARK']._serialized_end=1311
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,8 @@ class LoggedUsage(_message.Message):
     FLAGS_FIELD_NUMBER: _builtins.int
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    LEVELS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     id: _builtins.str
@@ -47,6 +49,8 @@ class LoggedUsage(_message.Message):
     """The reservation that this record ends; empty = none. Its end is durable with the record."""
     home: _builtins.bytes
     """The producer that is that reservation's home; empty = this log's own."""
+    holder: _builtins.bytes
+    """The process whose leases its level changes came from; empty where it changes none."""
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedQuantity]:
         """Quantities in meter order."""
@@ -54,6 +58,10 @@ class LoggedUsage(_message.Message):
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedAttribute]:
         """Declared attributes in name order."""
+
+    @_builtins.property
+    def levels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedLevel]:
+        """What it changes of levels."""
 
     def __init__(
         self,
@@ -67,14 +75,54 @@ class LoggedUsage(_message.Message):
         flags: _builtins.int = ...,
         reservation_id: _builtins.bytes = ...,
         home: _builtins.bytes = ...,
+        holder: _builtins.bytes = ...,
+        levels: _abc.Iterable[Global___LoggedLevel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time_us", b"event_time_us", "flags", b"flags", "home", b"home", "id", b"id", "quantities", b"quantities", "received_us", b"received_us", "reservation_id", b"reservation_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time_us", b"event_time_us", "flags", b"flags", "holder", b"holder", "home", b"home", "id", b"id", "levels", b"levels", "quantities", b"quantities", "received_us", b"received_us", "reservation_id", b"reservation_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoggedUsage: _TypeAlias = LoggedUsage  # noqa: Y015
+
+@_typing.final
+class LoggedLevel(_message.Message):
+    """What a record changes of one level."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is."""
+    limit: _builtins.str
+    """Limit name."""
+    key_hash: _builtins.bytes
+    """Key of the limit; empty where nothing splits it."""
+    units: _builtins.int
+    """Units by which it rises, or falls where the record has flag DECREASE."""
+    over: _builtins.int
+    """Of these, units admitted beyond the limit."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_hash: _builtins.bytes = ...,
+        units: _builtins.int = ...,
+        over: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "over", b"over", "tenant", b"tenant", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedLevel: _TypeAlias = LoggedLevel  # noqa: Y015
 
 @_typing.final
 class LoggedQuantity(_message.Message):
@@ -201,6 +249,7 @@ class LoggedHold(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     WINDOW_END_US_FIELD_NUMBER: _builtins.int
     METER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant whose limit it is."""
     limit: _builtins.str
@@ -215,6 +264,8 @@ class LoggedHold(_message.Message):
     """End of the window, microseconds; refunds after it vanish."""
     meter: _builtins.str
     """Meter that the limit counts."""
+    kind: _builtins.int
+    """tollkeeper.quota.v1.LimitKind; 0 in logs of before: a window, or a token bucket where there is none."""
     def __init__(
         self,
         *,
@@ -225,10 +276,11 @@ class LoggedHold(_message.Message):
         units: _builtins.int = ...,
         window_end_us: _builtins.int = ...,
         meter: _builtins.str = ...,
+        kind: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "meter", b"meter", "tenant", b"tenant", "units", b"units", "window_end_us", b"window_end_us", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "kind", b"kind", "limit", b"limit", "meter", b"meter", "tenant", b"tenant", "units", b"units", "window_end_us", b"window_end_us", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1673,3 +1673,81 @@ class GetClockResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClockResponse: _TypeAlias = GetClockResponse  # noqa: Y015
+
+@_typing.final
+class SetLevelRequest(_message.Message):
+    """Says what a level really is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id, 1 to 128 bytes."""
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is."""
+    limit: _builtins.str
+    """Name of a limit of kind `level`."""
+    units: _builtins.int
+    """The amount stored in the world, 0 to 2^53 - 1."""
+    reason: _builtins.str
+    """Why, for the audit log; 1 to 1,024 bytes."""
+    @_builtins.property
+    def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Values of the attributes that split the limit, in the rule's order; none where nothing splits it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key: _abc.Iterable[_builtins.str] | None = ...,
+        units: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit", "reason", b"reason", "request_id", b"request_id", "tenant", b"tenant", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLevelRequest: _TypeAlias = SetLevelRequest  # noqa: Y015
+
+@_typing.final
+class SetLevelResponse(_message.Message):
+    """What was set. What may be stored from now on is at most units + leased_units, or the amount where that is more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_UNITS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    LEASED_UNITS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    before_units: _builtins.int
+    """What the ledger had."""
+    units: _builtins.int
+    """What it has."""
+    leased_units: _builtins.int
+    """Units that holders have leased and neither used on record nor returned."""
+    amount: _builtins.int
+    """The limit's amount."""
+    def __init__(
+        self,
+        *,
+        before_units: _builtins.int = ...,
+        units: _builtins.int = ...,
+        leased_units: _builtins.int = ...,
+        amount: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "before_units", b"before_units", "leased_units", b"leased_units", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetLevelResponse: _TypeAlias = SetLevelResponse  # noqa: Y015

@@ -142,6 +142,11 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.FromString,
                 _registered_method=True)
+        self.SetLevel = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/SetLevel',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
+                _registered_method=True)
         self.SetClock = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/SetClock',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetClockRequest.SerializeToString,
@@ -309,6 +314,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetLevel(self, request, context):
+        """Reconciles a level with the world: sets what is stored, audited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetClock(self, request, context):
         """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only.
         """
@@ -430,6 +442,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ConfirmClock,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.SerializeToString,
+            ),
+            'SetLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLevel,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.SerializeToString,
             ),
             'SetClock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetClock,
@@ -1012,6 +1029,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/ConfirmClock',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ConfirmClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/SetLevel',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,8 @@ class AdminServiceStub:
     """
     ConfirmClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ConfirmClockRequest, _admin_pb2.ConfirmClockResponse]
     """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
+    SetLevel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]
+    """Reconciles a level with the world: sets what is stored, audited."""
     SetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
@@ -141,6 +143,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     ConfirmClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.ConfirmClockRequest, _admin_pb2.ConfirmClockResponse]  # type: ignore[assignment]
     """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
+    SetLevel: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]  # type: ignore[assignment]
+    """Reconciles a level with the world: sets what is stored, audited."""
     SetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]  # type: ignore[assignment]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
@@ -323,6 +327,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ConfirmClockResponse, _abc.Awaitable[_admin_pb2.ConfirmClockResponse]]:
         """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
+
+    @_abc_1.abstractmethod
+    def SetLevel(
+        self,
+        request: _admin_pb2.SetLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetLevelResponse, _abc.Awaitable[_admin_pb2.SetLevelResponse]]:
+        """Reconciles a level with the world: sets what is stored, audited."""
 
     @_abc_1.abstractmethod
     def SetClock(

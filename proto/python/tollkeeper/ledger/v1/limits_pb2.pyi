@@ -513,6 +513,7 @@ class ReservationToken(_message.Message):
     HOLDS_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.bytes
     """16 random bytes that name the reservation."""
     tenant: _builtins.str
@@ -523,6 +524,8 @@ class ReservationToken(_message.Message):
     """The home's last sequence number when the reservation was opened."""
     expires_us: _builtins.int
     """When it expires, microseconds, ledger time."""
+    holder: _builtins.bytes
+    """16 bytes, the process that took the units; whoever records the end of a level's reservation names it."""
     @_builtins.property
     def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenHold]:
         """What is held of which limit."""
@@ -546,10 +549,11 @@ class ReservationToken(_message.Message):
         holds: _abc.Iterable[Global___TokenHold] | None = ...,
         costs: _abc.Iterable[Global___TokenCost] | None = ...,
         attributes: _abc.Iterable[Global___TokenAttribute] | None = ...,
+        holder: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "costs", b"costs", "expires_us", b"expires_us", "holds", b"holds", "home", b"home", "reservation_id", b"reservation_id", "sequence", b"sequence", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "costs", b"costs", "expires_us", b"expires_us", "holder", b"holder", "holds", b"holds", "home", b"home", "reservation_id", b"reservation_id", "sequence", b"sequence", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,6 +595,9 @@ class TokenHold(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     WINDOW_ID_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant whose limit it is."""
     limit: _builtins.str
@@ -599,6 +606,12 @@ class TokenHold(_message.Message):
     """16 bytes that name the window; empty for token buckets."""
     units: _builtins.int
     """Units."""
+    key_hash: _builtins.bytes
+    """Key, as in AllotEntry."""
+    meter: _builtins.str
+    """Meter that the limit counts."""
+    kind: _decision_pb2.LimitKind.ValueType
+    """How the limit counts."""
     def __init__(
         self,
         *,
@@ -606,10 +619,13 @@ class TokenHold(_message.Message):
         limit: _builtins.str = ...,
         window_id: _builtins.bytes = ...,
         units: _builtins.int = ...,
+        key_hash: _builtins.bytes = ...,
+        meter: _builtins.str = ...,
+        kind: _decision_pb2.LimitKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "tenant", b"tenant", "units", b"units", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "kind", b"kind", "limit", b"limit", "meter", b"meter", "tenant", b"tenant", "units", b"units", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,29 +1054,33 @@ Global___UnitsNotice: _TypeAlias = UnitsNotice  # noqa: Y015
 
 @_typing.final
 class Recall(_message.Message):
-    """Leases to give back, all but one second of use."""
+    """Leases to give back: all but one second of use of windows, all that is free of levels and concurrency."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     KEY_HASH_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant whose limit it is."""
     limit: _builtins.str
     """Limit name."""
     key_hash: _builtins.bytes
     """Key, as in AllotEntry; empty = every key."""
+    units: _builtins.int
+    """Concurrency only: somebody lacks so many; where fewer are free, the next ones that become free go back."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         limit: _builtins.str = ...,
         key_hash: _builtins.bytes = ...,
+        units: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "tenant", b"tenant", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1378,19 +1398,27 @@ class LedgerLease(_message.Message):
 
     GIVE_FIELD_NUMBER: _builtins.int
     GRANTED_CUM_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    VALID_FOR_MS_FIELD_NUMBER: _builtins.int
     give: _builtins.int
     """Units given by this request."""
     granted_cum: _builtins.int
     """All units given to this holder in this window by the ledger."""
+    lease_epoch: _builtins.int
+    """Concurrency only: the lease that the units belong to, from 1; another one than known = the one before is lost."""
+    valid_for_ms: _builtins.int
+    """Concurrency only: they may be used for so long, in real milliseconds since the ask was SENT, unless renewed."""
     def __init__(
         self,
         *,
         give: _builtins.int = ...,
         granted_cum: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
+        valid_for_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["give", b"give", "granted_cum", b"granted_cum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["give", b"give", "granted_cum", b"granted_cum", "lease_epoch", b"lease_epoch", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1643,22 +1671,30 @@ class ConsumptionEntry(_message.Message):
     WINDOW_ID_FIELD_NUMBER: _builtins.int
     CONSUMED_CUM_FIELD_NUMBER: _builtins.int
     OVER_CUM_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
     window_id: _builtins.bytes
     """The window."""
     consumed_cum: _builtins.int
     """All units admitted from leases of any source."""
     over_cum: _builtins.int
     """All units admitted beyond the limit (soft, shadow, open)."""
+    lease_epoch: _builtins.int
+    """Concurrency only: renews this lease; 0 = renews none."""
+    in_flight: _builtins.int
+    """Concurrency only: units in flight now, those beyond the limit included."""
     def __init__(
         self,
         *,
         window_id: _builtins.bytes = ...,
         consumed_cum: _builtins.int = ...,
         over_cum: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_cum", b"consumed_cum", "over_cum", b"over_cum", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_cum", b"consumed_cum", "in_flight", b"in_flight", "lease_epoch", b"lease_epoch", "over_cum", b"over_cum", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1699,8 +1735,9 @@ class WindowUse(_message.Message):
     ALLOTTED_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     AS_OF_US_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     consumed: _builtins.int
-    """Sum of consumed over all holders, as reported."""
+    """Sum of consumed over all holders, as reported. Level: the amount that is stored. Concurrency: units in flight."""
     over: _builtins.int
     """Sum of over."""
     allotted: _builtins.int
@@ -1709,6 +1746,10 @@ class WindowUse(_message.Message):
     """The amount in force."""
     as_of_us: _builtins.int
     """True at this time."""
+    lease_epoch: _builtins.int
+    """Concurrency only: the holder's lease as the ledger has it; another one than reported = that one is lost, and with
+    it every unit that it had. 0 = none.
+    """
     def __init__(
         self,
         *,
@@ -1717,10 +1758,11 @@ class WindowUse(_message.Message):
         allotted: _builtins.int = ...,
         amount: _builtins.int = ...,
         as_of_us: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted", b"allotted", "amount", b"amount", "as_of_us", b"as_of_us", "consumed", b"consumed", "over", b"over"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted", b"allotted", "amount", b"amount", "as_of_us", b"as_of_us", "consumed", b"consumed", "lease_epoch", b"lease_epoch", "over", b"over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,8 @@ class _RecordFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordFlag
     """Settled after the reservation had expired."""
     RECORD_FLAG_UNCOVERED: _RecordFlag.ValueType  # 8
     """Admitted without cover by policy `open`."""
+    RECORD_FLAG_DECREASE: _RecordFlag.ValueType  # 16
+    """The quantities went down by so much (GIVE_BACK on a level): sums subtract them."""
 
 class RecordFlag(_RecordFlag, metaclass=_RecordFlagEnumTypeWrapper):
     """Bits of UsageColumns.flags."""
@@ -60,6 +62,8 @@ RECORD_FLAG_EXPIRED: RecordFlag.ValueType  # 4
 """Settled after the reservation had expired."""
 RECORD_FLAG_UNCOVERED: RecordFlag.ValueType  # 8
 """Admitted without cover by policy `open`."""
+RECORD_FLAG_DECREASE: RecordFlag.ValueType  # 16
+"""The quantities went down by so much (GIVE_BACK on a level): sums subtract them."""
 Global___RecordFlag: _TypeAlias = RecordFlag  # noqa: Y015
 
 @_typing.final
@@ -72,6 +76,8 @@ class OpenProducerRequest(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    ENDED_HOLDERS_FIELD_NUMBER: _builtins.int
+    ENDED_SEQ_FIELD_NUMBER: _builtins.int
     producer_id: _builtins.bytes
     """16 random bytes made on the producer's volume."""
     incarnation: _builtins.int
@@ -80,6 +86,14 @@ class OpenProducerRequest(_message.Message):
     """The process."""
     format: _builtins.int
     """Version of the log and batch formats: 1."""
+    ended_seq: _builtins.int
+    """Last sequence number that one of ended_holders can have written; 0 = none."""
+    @_builtins.property
+    def ended_holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Processes that are known to have ended and whose records all are in this producer's log, up to ended_seq: what they
+        held of levels goes back once the log is committed up to there.
+        """
+
     def __init__(
         self,
         *,
@@ -87,10 +101,12 @@ class OpenProducerRequest(_message.Message):
         incarnation: _builtins.int = ...,
         holder: _builtins.bytes = ...,
         format: _builtins.int = ...,
+        ended_holders: _abc.Iterable[_builtins.bytes] | None = ...,
+        ended_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "holder", b"holder", "incarnation", b"incarnation", "producer_id", b"producer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_holders", b"ended_holders", "ended_seq", b"ended_seq", "format", b"format", "holder", b"holder", "incarnation", b"incarnation", "producer_id", b"producer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +259,9 @@ class UsageColumns(_message.Message):
     ATTRIBUTE_VALUE_FIELD_NUMBER: _builtins.int
     HOMES_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
+    LEVEL_NAMES_FIELD_NUMBER: _builtins.int
+    LEVEL_HOLDERS_FIELD_NUMBER: _builtins.int
+    LEVEL_CHANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dictionary of tenant wire ids."""
@@ -313,6 +332,18 @@ class UsageColumns(_message.Message):
         Empty where every value would be 0. Not part of the content hash.
         """
 
+    @_builtins.property
+    def level_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelName]:
+        """Dictionary of level limits."""
+
+    @_builtins.property
+    def level_holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Dictionary of processes that took units of levels, 16 bytes each."""
+
+    @_builtins.property
+    def level_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LevelChange]:
+        """What records change of levels, by record ascending."""
+
     def __init__(
         self,
         *,
@@ -333,14 +364,85 @@ class UsageColumns(_message.Message):
         attribute_value: _abc.Iterable[_builtins.int] | None = ...,
         homes: _abc.Iterable[_builtins.bytes] | None = ...,
         home: _abc.Iterable[_builtins.int] | None = ...,
+        level_names: _abc.Iterable[Global___LevelName] | None = ...,
+        level_holders: _abc.Iterable[_builtins.bytes] | None = ...,
+        level_changes: _abc.Iterable[Global___LevelChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_count", b"attribute_count", "attribute_name", b"attribute_name", "attribute_names", b"attribute_names", "attribute_value", b"attribute_value", "attribute_values", b"attribute_values", "event_time_us", b"event_time_us", "flags", b"flags", "home", b"home", "homes", b"homes", "ids", b"ids", "meter", b"meter", "meters", b"meters", "quantity_count", b"quantity_count", "received_us", b"received_us", "tenant", b"tenant", "tenants", b"tenants", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_count", b"attribute_count", "attribute_name", b"attribute_name", "attribute_names", b"attribute_names", "attribute_value", b"attribute_value", "attribute_values", b"attribute_values", "event_time_us", b"event_time_us", "flags", b"flags", "home", b"home", "homes", b"homes", "ids", b"ids", "level_changes", b"level_changes", "level_holders", b"level_holders", "level_names", b"level_names", "meter", b"meter", "meters", b"meters", "quantity_count", b"quantity_count", "received_us", b"received_us", "tenant", b"tenant", "tenants", b"tenants", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageColumns: _TypeAlias = UsageColumns  # noqa: Y015
+
+@_typing.final
+class LevelName(_message.Message):
+    """Names a level: one key of one limit of kind `level`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is: the record's own or an ancestor."""
+    limit: _builtins.str
+    """Limit name."""
+    key_hash: _builtins.bytes
+    """Key, as in AllotEntry."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LevelName: _TypeAlias = LevelName  # noqa: Y015
+
+@_typing.final
+class LevelChange(_message.Message):
+    """What one record changes of one level: a rise, or a fall where the record has flag DECREASE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    record: _builtins.int
+    """Index of the record in this batch."""
+    level: _builtins.int
+    """Index into level_names."""
+    holder: _builtins.int
+    """Index into level_holders: the process whose lease a rise came from."""
+    units: _builtins.int
+    """Units by which it rises or falls."""
+    over: _builtins.int
+    """Rises only: of these, units admitted beyond the limit (soft, shadow, open); no lease was used for them."""
+    def __init__(
+        self,
+        *,
+        record: _builtins.int = ...,
+        level: _builtins.int = ...,
+        holder: _builtins.int = ...,
+        units: _builtins.int = ...,
+        over: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "level", b"level", "over", b"over", "record", b"record", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LevelChange: _TypeAlias = LevelChange  # noqa: Y015
 
 @_typing.final
 class AppendUsageResponse(_message.Message):

@@ -6,7 +6,7 @@ use crate::{
     id::ReservationId,
     limit::LimitKind,
     request::{CheckRequest, Mode},
-    reservation::{Hold, Reservation},
+    reservation::{Hold, HoldKind, Reservation},
     slab::Key,
     time::Now,
 };
@@ -50,8 +50,13 @@ impl Engine {
             else {
                 continue;
             };
-            let is_window = limit.rule.kind == LimitKind::Window;
-            let window = bucket.current.as_ref().filter(|_| is_window);
+            let kind = match limit.rule.kind {
+                LimitKind::TokenBucket { .. } => HoldKind::Tokens,
+                LimitKind::Window => HoldKind::Window,
+                LimitKind::Level => HoldKind::Level,
+                LimitKind::Concurrency => HoldKind::Flight { lease_epoch: 0 },
+            };
+            let window = bucket.current.as_ref().filter(|_| kind != HoldKind::Tokens);
             holds.push(Hold {
                 tenant: limit.tenant_name.clone(),
                 limit: limit.rule.name.clone(),
@@ -60,6 +65,7 @@ impl Engine {
                 window: window.map(|window| window.info.id),
                 window_end_us: window.map_or(0, |window| window.info.end_us),
                 units: if is_held { charge.units } else { 0 },
+                kind,
             });
             buckets.push(key);
         }
@@ -104,7 +110,7 @@ impl Engine {
                 tokens.over = tokens.over.saturating_add(charge.units);
                 false
             }
-            LimitKind::Window => self.take_window(key, charge, is_hold),
+            _ => self.take_window(key, charge, is_hold),
         }
     }
 

@@ -65,7 +65,7 @@ pub(crate) fn refill_of(rule: &LimitRule) -> Option<Refill> {
             interval_us: refill_interval_us.max(1),
             burst,
         }),
-        LimitKind::Window => None,
+        LimitKind::Window | LimitKind::Level | LimitKind::Concurrency => None,
     }
 }
 
@@ -75,13 +75,13 @@ pub(crate) fn judge_without_bucket(rule: &LimitRule, units: Units) -> Option<Ver
         return Some(Verdict::Fits);
     };
     let most = match rule.kind {
-        LimitKind::Window => amount,
+        LimitKind::Window | LimitKind::Level | LimitKind::Concurrency => amount,
         LimitKind::TokenBucket { .. } if amount == 0 => 0,
         LimitKind::TokenBucket { burst, .. } => burst,
     };
     match (rule.kind, rule.enforcement) {
-        (LimitKind::Window, _) if units == 0 => Some(Verdict::Fits),
-        (LimitKind::TokenBucket { .. }, _) if units == 0 && amount == 0 => Some(Verdict::Fits),
+        (LimitKind::TokenBucket { .. }, _) if units == 0 && amount != 0 => None,
+        _ if units == 0 => Some(Verdict::Fits),
         (_, Enforcement::Hard) if units > most => {
             Some(Verdict::Denied(Reason::CostExceedsLimit, None))
         }
@@ -104,12 +104,10 @@ pub(crate) fn judge(
         Proved::Fits => Verdict::Fits,
         Proved::Exhausted(retry_after_us) => match (limit.rule.enforcement, limit.rule.kind) {
             (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
-            (Enforcement::Hard, LimitKind::Window) => {
-                Verdict::Denied(Reason::QuotaExhausted, retry_after_us)
-            }
             (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
                 Verdict::Denied(Reason::RateLimited, retry_after_us)
             }
+            (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
         },
         Proved::Nothing => match plan(limit, bucket, sight.links, sight.now).budget() {
             Some(budget) if !sight.is_last => Verdict::Short(budget),

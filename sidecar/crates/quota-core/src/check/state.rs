@@ -25,7 +25,7 @@ struct Figures {
 pub(crate) fn remaining(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Option<Units> {
     let amount = limit.rule.amount?;
     let left = match limit.rule.kind {
-        LimitKind::Window => bucket
+        LimitKind::Window | LimitKind::Level | LimitKind::Concurrency => bucket
             .and_then(|bucket| bucket.current.as_ref())
             .map_or(amount, |window| window.remaining(amount)),
         LimitKind::TokenBucket { burst, .. } => {
@@ -47,8 +47,8 @@ pub(crate) fn limit_state(
 ) -> LimitState {
     let rule = &limit.rule;
     let figures = match rule.kind {
-        LimitKind::Window => window_figures(limit, bucket, now),
         LimitKind::TokenBucket { .. } => token_figures(limit, bucket, now),
+        _ => window_figures(limit, bucket, now),
     };
     let values = key_values(rule, attributes).map(Box::from);
     LimitState {

@@ -57,8 +57,8 @@ impl Plan {
 /// The next step for a bucket.
 pub(crate) fn plan(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan {
     match limit.rule.kind {
-        LimitKind::Window => plan_window(limit, bucket, links, now),
         LimitKind::TokenBucket { .. } => plan_tokens(limit, bucket, links, now),
+        _ => plan_window(limit, bucket, links, now),
     }
 }
 

@@ -244,6 +244,31 @@ pub struct LoggedUsage {
     /// The producer that is that reservation's home; empty = this log's own.
     #[prost(bytes = "bytes", tag = "9")]
     pub home: ::prost::bytes::Bytes,
+    /// The process whose leases its level changes came from; empty where it changes none.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub holder: ::prost::bytes::Bytes,
+    /// What it changes of levels.
+    #[prost(message, repeated, tag = "11")]
+    pub levels: ::prost::alloc::vec::Vec<LoggedLevel>,
+}
+/// What a record changes of one level.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggedLevel {
+    /// Wire id of the tenant whose limit it is.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// Key of the limit; empty where nothing splits it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key_hash: ::prost::bytes::Bytes,
+    /// Units by which it rises, or falls where the record has flag DECREASE.
+    #[prost(int64, tag = "4")]
+    pub units: i64,
+    /// Of these, units admitted beyond the limit.
+    #[prost(int64, tag = "5")]
+    pub over: i64,
 }
 /// Units of a meter.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -320,6 +345,9 @@ pub struct LoggedHold {
     /// Meter that the limit counts.
     #[prost(string, tag = "7")]
     pub meter: ::prost::alloc::string::String,
+    /// tollkeeper.quota.v1.LimitKind; 0 in logs of before: a window, or a token bucket where there is none.
+    #[prost(int32, tag = "8")]
+    pub kind: i32,
 }
 /// A reservation that expired (a settle or release writes LoggedUsage instead).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

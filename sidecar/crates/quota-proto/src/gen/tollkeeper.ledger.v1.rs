@@ -191,6 +191,9 @@ pub struct ReservationToken {
     /// Attributes of its usage record, in name order: whoever ends it writes the same record.
     #[prost(message, repeated, tag = "8")]
     pub attributes: ::prost::alloc::vec::Vec<TokenAttribute>,
+    /// 16 bytes, the process that took the units; whoever records the end of a level's reservation names it.
+    #[prost(bytes = "vec", tag = "9")]
+    pub holder: ::prost::alloc::vec::Vec<u8>,
 }
 /// An attribute of a reservation's usage record.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -217,6 +220,15 @@ pub struct TokenHold {
     /// Units.
     #[prost(int64, tag = "4")]
     pub units: i64,
+    /// Key, as in AllotEntry.
+    #[prost(bytes = "vec", tag = "5")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    /// Meter that the limit counts.
+    #[prost(string, tag = "6")]
+    pub meter: ::prost::alloc::string::String,
+    /// How the limit counts.
+    #[prost(enumeration = "super::super::quota::v1::LimitKind", tag = "7")]
+    pub kind: i32,
 }
 /// Units of one meter that were reserved.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -419,7 +431,7 @@ pub struct UnitsNotice {
     #[prost(bytes = "vec", tag = "3")]
     pub key_hash: ::prost::alloc::vec::Vec<u8>,
 }
-/// Leases to give back, all but one second of use.
+/// Leases to give back: all but one second of use of windows, all that is free of levels and concurrency.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recall {
     /// Tenant whose limit it is.
@@ -431,6 +443,9 @@ pub struct Recall {
     /// Key, as in AllotEntry; empty = every key.
     #[prost(bytes = "vec", tag = "3")]
     pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    /// Concurrency only: somebody lacks so many; where fewer are free, the next ones that become free go back.
+    #[prost(int64, tag = "4")]
+    pub units: i64,
 }
 /// Outcomes of this home's reservations that were committed elsewhere.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -578,6 +593,12 @@ pub struct LedgerLease {
     /// All units given to this holder in this window by the ledger.
     #[prost(int64, tag = "2")]
     pub granted_cum: i64,
+    /// Concurrency only: the lease that the units belong to, from 1; another one than known = the one before is lost.
+    #[prost(uint64, tag = "3")]
+    pub lease_epoch: u64,
+    /// Concurrency only: they may be used for so long, in real milliseconds since the ask was SENT, unless renewed.
+    #[prost(uint32, tag = "4")]
+    pub valid_for_ms: u32,
 }
 /// Where the pool is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -689,6 +710,12 @@ pub struct ConsumptionEntry {
     /// All units admitted beyond the limit (soft, shadow, open).
     #[prost(int64, tag = "3")]
     pub over_cum: i64,
+    /// Concurrency only: renews this lease; 0 = renews none.
+    #[prost(uint64, tag = "4")]
+    pub lease_epoch: u64,
+    /// Concurrency only: units in flight now, those beyond the limit included.
+    #[prost(int64, tag = "5")]
+    pub in_flight: i64,
 }
 /// One answer for every entry, in its order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -700,7 +727,7 @@ pub struct ReportConsumptionResponse {
 /// What the fleet used of one window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WindowUse {
-    /// Sum of consumed over all holders, as reported.
+    /// Sum of consumed over all holders, as reported. Level: the amount that is stored. Concurrency: units in flight.
     #[prost(int64, tag = "1")]
     pub consumed: i64,
     /// Sum of over.
@@ -715,6 +742,10 @@ pub struct WindowUse {
     /// True at this time.
     #[prost(int64, tag = "5")]
     pub as_of_us: i64,
+    /// Concurrency only: the holder's lease as the ledger has it; another one than reported = that one is lost, and with
+    /// it every unit that it had. 0 = none.
+    #[prost(uint64, tag = "6")]
+    pub lease_epoch: u64,
 }
 /// Life state of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1256,6 +1287,13 @@ pub struct OpenProducerRequest {
     /// Version of the log and batch formats: 1.
     #[prost(uint32, tag = "4")]
     pub format: u32,
+    /// Processes that are known to have ended and whose records all are in this producer's log, up to ended_seq: what they
+    /// held of levels goes back once the log is committed up to there.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub ended_holders: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Last sequence number that one of ended_holders can have written; 0 = none.
+    #[prost(uint64, tag = "6")]
+    pub ended_seq: u64,
 }
 /// Where the ledger stands with it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1318,7 +1356,7 @@ pub struct UsageHole {
     pub reason: ::prost::alloc::string::String,
 }
 /// Records as columns: dictionaries, then one value per record, quantity or attribute.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UsageColumns {
     /// Dictionary of tenant wire ids.
     #[prost(string, repeated, tag = "1")]
@@ -1372,6 +1410,47 @@ pub struct UsageColumns {
     /// Empty where every value would be 0. Not part of the content hash.
     #[prost(uint32, repeated, tag = "17")]
     pub home: ::prost::alloc::vec::Vec<u32>,
+    /// Dictionary of level limits.
+    #[prost(message, repeated, tag = "18")]
+    pub level_names: ::prost::alloc::vec::Vec<LevelName>,
+    /// Dictionary of processes that took units of levels, 16 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "19")]
+    pub level_holders: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// What records change of levels, by record ascending.
+    #[prost(message, repeated, tag = "20")]
+    pub level_changes: ::prost::alloc::vec::Vec<LevelChange>,
+}
+/// Names a level: one key of one limit of kind `level`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LevelName {
+    /// Wire id of the tenant whose limit it is: the record's own or an ancestor.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// Key, as in AllotEntry.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+}
+/// What one record changes of one level: a rise, or a fall where the record has flag DECREASE.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LevelChange {
+    /// Index of the record in this batch.
+    #[prost(uint32, tag = "1")]
+    pub record: u32,
+    /// Index into level_names.
+    #[prost(uint32, tag = "2")]
+    pub level: u32,
+    /// Index into level_holders: the process whose lease a rise came from.
+    #[prost(uint32, tag = "3")]
+    pub holder: u32,
+    /// Units by which it rises or falls.
+    #[prost(int64, tag = "4")]
+    pub units: i64,
+    /// Rises only: of these, units admitted beyond the limit (soft, shadow, open); no lease was used for them.
+    #[prost(int64, tag = "5")]
+    pub over: i64,
 }
 /// What was committed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1415,6 +1494,8 @@ pub enum RecordFlag {
     Expired = 4,
     /// Admitted without cover by policy `open`.
     Uncovered = 8,
+    /// The quantities went down by so much (GIVE_BACK on a level): sums subtract them.
+    Decrease = 16,
 }
 impl RecordFlag {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1428,6 +1509,7 @@ impl RecordFlag {
             Self::Excess => "RECORD_FLAG_EXCESS",
             Self::Expired => "RECORD_FLAG_EXPIRED",
             Self::Uncovered => "RECORD_FLAG_UNCOVERED",
+            Self::Decrease => "RECORD_FLAG_DECREASE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1438,6 +1520,7 @@ impl RecordFlag {
             "RECORD_FLAG_EXCESS" => Some(Self::Excess),
             "RECORD_FLAG_EXPIRED" => Some(Self::Expired),
             "RECORD_FLAG_UNCOVERED" => Some(Self::Uncovered),
+            "RECORD_FLAG_DECREASE" => Some(Self::Decrease),
             _ => None,
         }
     }

@@ -791,6 +791,7 @@ pub enum CheckMode {
     Consume = 1,
     /// Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
     /// (NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+    /// A level is lowered at any sidecar; the fall is recorded and durable before the answer.
     GiveBack = 2,
     /// Decides for these costs and takes nothing.
     Peek = 3,
@@ -1467,6 +1468,8 @@ pub enum ErrorReason {
     ReservationReleased = 22,
     /// GIVE_BACK asks for more than this sidecar consumed of a window that is still open. FAILED_PRECONDITION.
     NotConsumedHere = 23,
+    /// A level would fall below 0. FAILED_PRECONDITION; in quarantine where a record says so.
+    LevelBelowZero = 24,
     /// The usage log is full. RESOURCE_EXHAUSTED with RetryInfo.
     UsageLogFull = 30,
     /// The usage log can't be written. UNAVAILABLE.
@@ -1535,6 +1538,7 @@ impl ErrorReason {
             Self::ReservationElsewhere => "ERROR_REASON_RESERVATION_ELSEWHERE",
             Self::ReservationReleased => "ERROR_REASON_RESERVATION_RELEASED",
             Self::NotConsumedHere => "ERROR_REASON_NOT_CONSUMED_HERE",
+            Self::LevelBelowZero => "ERROR_REASON_LEVEL_BELOW_ZERO",
             Self::UsageLogFull => "ERROR_REASON_USAGE_LOG_FULL",
             Self::UsageLogIo => "ERROR_REASON_USAGE_LOG_IO",
             Self::SidecarFull => "ERROR_REASON_SIDECAR_FULL",
@@ -1579,6 +1583,7 @@ impl ErrorReason {
             "ERROR_REASON_RESERVATION_ELSEWHERE" => Some(Self::ReservationElsewhere),
             "ERROR_REASON_RESERVATION_RELEASED" => Some(Self::ReservationReleased),
             "ERROR_REASON_NOT_CONSUMED_HERE" => Some(Self::NotConsumedHere),
+            "ERROR_REASON_LEVEL_BELOW_ZERO" => Some(Self::LevelBelowZero),
             "ERROR_REASON_USAGE_LOG_FULL" => Some(Self::UsageLogFull),
             "ERROR_REASON_USAGE_LOG_IO" => Some(Self::UsageLogIo),
             "ERROR_REASON_SIDECAR_FULL" => Some(Self::SidecarFull),
