@@ -53,12 +53,12 @@ pub enum Command {
         /// What.
         entries: Vec<(WindowId, u64, Units)>,
     },
-    /// `LimitService.ReportConsumption`: (window, cumulative use, cumulative use beyond the limit).
+    /// `LimitService.ReportConsumption`.
     ReportConsumption {
         /// Who reports.
         holder: Holder,
         /// What.
-        entries: Vec<(WindowId, Units, Units)>,
+        entries: Vec<UseReport>,
     },
     /// Redis functions, one pipeline, never retried.
     Redis(Vec<FunctionCall>),
@@ -68,6 +68,21 @@ pub enum Command {
     Unsubscribe(Vec<Arc<str>>),
     /// Follow these tenants on the watch stream.
     WatchTenants(Vec<Arc<str>>),
+}
+
+/// What a holder used of one window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UseReport {
+    /// The window.
+    pub window: WindowId,
+    /// All units admitted from leases.
+    pub consumed_cum: Units,
+    /// All units admitted beyond the limit.
+    pub over_cum: Units,
+    /// Concurrency: the lease to renew, 0 = none.
+    pub lease_epoch: u64,
+    /// Concurrency: units in flight.
+    pub in_flight: Units,
 }
 
 /// One `FCALL`.

@@ -47,6 +47,8 @@ pub enum Event {
         limit: Arc<str>,
         /// Key.
         key_hash: Option<KeyHash>,
+        /// Concurrency: so many are lacking somewhere.
+        units: Units,
     },
     /// Answer to `Command::Allot`, one per ask.
     Allotted(CommandId, Result<Vec<AllotAnswer>, CommandFailure>),
@@ -119,6 +121,10 @@ pub enum AllotAnswer {
         give: Units,
         /// Units given to this holder by the ledger in this window.
         granted_cum: Units,
+        /// Concurrency: the lease that they belong to; another one than known = the one before is lost. Else 0.
+        lease_epoch: u64,
+        /// Concurrency: usable for so many real µs since the ask was sent. Else 0.
+        valid_for_us: u64,
     },
     /// Ask this pool.
     Pool {
@@ -167,7 +173,7 @@ pub enum AllotAnswer {
 /// What the fleet used of one window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WindowUse {
-    /// Consumed, as reported by all holders.
+    /// Consumed, as reported by all holders; of levels what is stored, of concurrency what is in flight.
     pub consumed: Units,
     /// Admitted beyond the limit.
     pub over: Units,
@@ -177,4 +183,6 @@ pub struct WindowUse {
     pub amount: Option<Units>,
     /// True at this ledger time.
     pub as_of_us: i64,
+    /// Concurrency: this holder's lease as the ledger has it; 0 = none.
+    pub lease_epoch: u64,
 }

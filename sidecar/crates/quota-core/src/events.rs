@@ -54,7 +54,8 @@ impl Engine {
                 tenant,
                 limit,
                 key_hash,
-            } => self.on_recall(now, &tenant, &limit, key_hash),
+                units,
+            } => self.on_recall(now, &tenant, &limit, key_hash, units),
             answer => self.on_command_answer(now, answer),
         }
     }
@@ -162,7 +163,14 @@ impl Engine {
         self.stir(key);
     }
 
-    fn on_recall(&mut self, now: Now, tenant: &str, limit: &str, key_hash: Option<KeyHash>) {
+    fn on_recall(
+        &mut self,
+        now: Now,
+        tenant: &str,
+        limit: &str,
+        key_hash: Option<KeyHash>,
+        units: crate::Units,
+    ) {
         let Some(index) = self.catalog.limit_named(tenant, limit) else {
             return;
         };
@@ -179,6 +187,7 @@ impl Engine {
             // Whatever is under way brings units that nobody asked for any more.
             bucket.recalled = bucket.has_flight();
             let keep = bucket.second_use;
+            bucket.lacking_elsewhere = units;
             self.give_back(now, key, keep);
         }
     }

@@ -32,7 +32,7 @@ mod upkeep;
 mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
-pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault};
+pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault, UseReport};
 pub use engine::{Engine, EngineConfig, Ticket};
 pub use event::{
     AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::{
-    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall},
+    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, UseReport},
     hash::Map,
     id::{Holder, WindowId},
     request::Units,
@@ -67,6 +67,24 @@ pub(crate) struct Report {
     pub(crate) over_cum: Units,
     /// Own use at this moment, as the window counts it.
     pub(crate) own_use: Units,
+    /// Concurrency: the lease to renew.
+    pub(crate) lease_epoch: u64,
+    /// Concurrency: units in flight.
+    pub(crate) in_flight: Units,
+    /// Real time of the report.
+    pub(crate) sent_us: u64,
+}
+
+impl Report {
+    const fn entry(&self) -> UseReport {
+        UseReport {
+            window: self.window,
+            consumed_cum: self.consumed_cum,
+            over_cum: self.over_cum,
+            lease_epoch: self.lease_epoch,
+            in_flight: self.in_flight,
+        }
+    }
 }
 
 /// A command without an answer.
@@ -264,10 +282,7 @@ impl Outbox {
         while !self.reports.is_empty() {
             let count = self.reports.len().min(ENTRIES_MAX);
             let sent: Vec<Report> = self.reports.drain(..count).collect();
-            let entries = sent
-                .iter()
-                .map(|entry| (entry.window, entry.consumed_cum, entry.over_cum))
-                .collect();
+            let entries = sent.iter().map(Report::entry).collect();
             self.command(
                 SLOW_TIMEOUT_MS,
                 Command::ReportConsumption { holder, entries },

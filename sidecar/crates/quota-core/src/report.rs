@@ -66,6 +66,9 @@ impl Engine {
                 consumed_cum: window.balance.consumed,
                 over_cum: window.balance.over,
                 own_use: window.balance.consumed.saturating_add(window.balance.over),
+                lease_epoch: 0,
+                in_flight: 0,
+                sent_us: now.real_us,
             });
         }
     }

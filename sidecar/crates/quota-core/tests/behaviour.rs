@@ -535,6 +535,7 @@ fn recall_brings_units_back() {
             tenant: "t".into(),
             limit: "limit".into(),
             key_hash: None,
+            units: 0,
         },
     );
     world.run_for(10_000);

@@ -130,6 +130,7 @@ fn window_use(from: ledger::WindowUse) -> Result<WindowUse, MessageError> {
         allotted: units("use.allotted", from.allotted)?,
         amount: amount("use.amount", from.amount)?,
         as_of_us: from.as_of_us,
+        lease_epoch: from.lease_epoch,
     })
 }
 
@@ -154,6 +155,8 @@ fn allot_answer(from: ledger::AllotAnswer) -> Result<AllotAnswer, MessageError> 
             window: window(from.window)?,
             give: units("lease.give", lease.give)?,
             granted_cum: units("lease.granted_cum", lease.granted_cum)?,
+            lease_epoch: lease.lease_epoch,
+            valid_for_us: u64::from(lease.valid_for_ms).saturating_mul(1_000),
         }),
         AllotResult::Pool(pool) => Ok(AllotAnswer::Pool {
             window: window(from.window)?,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use quota_core::{AllotAsk, Command, FunctionCall, KeyHash, PoolFault};
+use quota_core::{AllotAsk, Command, FunctionCall, KeyHash, PoolFault, UseReport};
 
 use crate::{
     bridge::{Channels, RedisCall, RedisCalls, command::Action},
@@ -54,12 +54,12 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
             (Action::ReturnUnits(encoded(&request)), AnswerKind::Return)
         }
         Command::ReportConsumption { holder, entries } => {
-            let entry = |(window, consumed, over): (quota_core::WindowId, u64, u64)| {
-                ledger::ConsumptionEntry {
-                    window_id: window.0.to_vec(),
-                    consumed_cum: signed(consumed),
-                    over_cum: signed(over),
-                }
+            let entry = |entry: UseReport| ledger::ConsumptionEntry {
+                window_id: entry.window.0.to_vec(),
+                consumed_cum: signed(entry.consumed_cum),
+                over_cum: signed(entry.over_cum),
+                lease_epoch: entry.lease_epoch,
+                in_flight: signed(entry.in_flight),
             };
             let entries = entries.into_iter().map(entry).collect();
             let request = ledger::ReportConsumptionRequest {

@@ -156,6 +156,8 @@ fn kind(from: &ledger::LimitRule) -> Result<LimitKind, MessageError> {
             refill_interval_us: from.refill_interval_us,
             burst: units("limit.burst", from.burst)?,
         }),
+        Ok(quota::LimitKind::Level) => Ok(LimitKind::Level),
+        Ok(quota::LimitKind::Concurrency) => Ok(LimitKind::Concurrency),
         _ => Err(MessageError::Unsupported("limit.kind", from.kind.into())),
     }
 }
@@ -167,6 +169,10 @@ fn nominal_us(from: &ledger::LimitRule, kind: LimitKind) -> Result<i64, MessageE
     } = kind
     {
         return Ok(refill_interval_us);
+    }
+    if matches!(kind, LimitKind::Level | LimitKind::Concurrency) {
+        // Without end: it sizes nothing.
+        return Ok(DAY_US);
     }
     let unit_us = match WindowUnit::try_from(from.window_unit) {
         Ok(WindowUnit::Minute) => MINUTE_US,

@@ -7,7 +7,7 @@ use quota_core::{Event, Meter, TenantSnapshot};
 
 use crate::{
     ledger::{self, ClockState, Heartbeat, WatchWelcome, Witness, watch_limits_response::Message},
-    limits::{MessageError, key_hash, meter, snapshot},
+    limits::{MessageError, key_hash, meter, snapshot, units},
 };
 
 /// One message of the watch stream, parsed.
@@ -69,6 +69,7 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
                 } else {
                     Some(key_hash(&recall.key_hash)?)
                 },
+                units: units("recall.units", recall.units)?,
             }),
             Message::Clock(clock) => WatchNews::Clock(clock),
             Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),

@@ -5,7 +5,9 @@ use prost::{Message as _, bytes::Bytes};
 use quota_core::{Cost, Hold, HoldKind, Holder, KeyHash, Reservation, ReservationId, WindowId};
 use quota_proto::{
     Attributes,
-    bridge::{LoggedAttribute, LoggedHold, LoggedQuantity, LoggedReservation, LoggedUsage},
+    bridge::{
+        LoggedAttribute, LoggedHold, LoggedLevel, LoggedQuantity, LoggedReservation, LoggedUsage,
+    },
     decision::signed,
     ledger::{ReservationToken, TokenAttribute, TokenCost, TokenHold},
     quota::LimitKind,
@@ -29,6 +31,15 @@ pub(crate) struct Draft<'a> {
     pub(crate) ends: Option<ReservationId>,
     /// The producer whose log holds that reservation, where it is another than this one.
     pub(crate) home: Option<[u8; 16]>,
+    /// What it changes of levels.
+    pub(crate) levels: Levels,
+}
+
+/// What a record changes of levels, and whose leases a rise came from.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Levels {
+    pub(crate) holder: Bytes,
+    pub(crate) changes: Vec<LoggedLevel>,
 }
 
 /// Makes a record in the order in which it is hashed: quantities by meter, attributes by name.
@@ -51,6 +62,8 @@ pub(crate) fn usage(draft: Draft<'_>) -> LoggedUsage {
             .home
             .map(|home| Bytes::copy_from_slice(&home))
             .unwrap_or_default(),
+        holder: draft.levels.holder,
+        levels: draft.levels.changes,
     }
 }
 

@@ -155,6 +155,7 @@ mod tests {
                 units: 3,
             }],
             attributes: Vec::new(),
+            holder: vec![3; 16],
         }
     }
 

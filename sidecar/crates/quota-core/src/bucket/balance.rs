@@ -141,6 +141,15 @@ impl Balance {
         &mut self.sources[index]
     }
 
+    /// Begins to count the ledger's grants and returns at `granted_cum`: what was before is nobody's any more.
+    pub(crate) fn begin_at(&mut self, granted_cum: Units) {
+        let source = self.source(0);
+        source.seen = granted_cum;
+        source.granted = granted_cum;
+        source.returned_ledger = granted_cum;
+        source.told_ledger = granted_cum;
+    }
+
     /// Takes in what a source says it gave: `give` by this answer, `granted_cum` in all. Repeats credit nothing.
     /// Grants of which only the cumulative counter tells are given up: nobody knows who spends them.
     pub(crate) fn credit(&mut self, generation: u64, granted_cum: Units, give: Units) -> Units {

@@ -88,6 +88,8 @@ pub(crate) struct Bucket {
     pub(crate) over_early: Units,
     /// Ledger time for which an early lease was asked.
     pub(crate) early_at_us: i64,
+    /// Concurrency: so many units go back as soon as they are free, because somebody else lacks them.
+    pub(crate) lacking_elsewhere: Units,
 }
 
 impl Bucket {
@@ -117,6 +119,7 @@ impl Bucket {
             channel: None,
             over_early: 0,
             early_at_us: i64::MIN,
+            lacking_elsewhere: 0,
         }
     }
 

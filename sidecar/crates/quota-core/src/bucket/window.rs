@@ -79,6 +79,10 @@ pub(crate) struct Window {
     pub(crate) reported: (Units, Units),
     /// A return to the ledger is under way.
     pub(crate) returning: bool,
+    /// Concurrency: the lease that its units belong to; 0 = none.
+    pub(crate) lease_epoch: u64,
+    /// Concurrency: real time until which the lease may be used.
+    pub(crate) valid_until_us: u64,
 }
 
 impl Window {
@@ -100,6 +104,8 @@ impl Window {
             fleet: None,
             reported: (0, 0),
             returning: false,
+            lease_epoch: 0,
+            valid_until_us: 0,
         }
     }
 
@@ -149,6 +155,35 @@ impl Window {
             .saturating_add(self.balance.held)
             .saturating_add(self.balance.debt);
         own.saturating_add(units) > amount
+    }
+
+    /// Begins another lease where the ledger says that there is one: whatever the one before had is gone.
+    pub(crate) fn enter_lease(&mut self, epoch: u64, granted_cum: Units, give: Units) {
+        if epoch == self.lease_epoch {
+            return;
+        }
+        self.lose_lease();
+        self.lease_epoch = epoch;
+        self.balance.begin_at(granted_cum.saturating_sub(give));
+    }
+
+    /// Takes in that the ledger holds a lease alive of which it heard in a message sent at `sent_us`.
+    pub(crate) const fn renew(&mut self, epoch: u64, sent_us: u64, valid_for_us: u64) {
+        let until_us = sent_us.saturating_add(valid_for_us);
+        if epoch == self.lease_epoch && until_us > self.valid_until_us {
+            self.valid_until_us = until_us;
+        }
+    }
+
+    /// Forgets the lease with every unit that it had, those in flight included: the ledger has reclaimed them.
+    pub(crate) fn lose_lease(&mut self) {
+        let over = self.balance.over;
+        self.balance = Balance {
+            over,
+            ..Balance::default()
+        };
+        (self.lease_epoch, self.valid_until_us) = (0, 0);
+        self.proof = None;
     }
 
     /// Takes in newer figures of the same window.

@@ -19,6 +19,14 @@ use crate::{
 /// After a refusal the ledger is left alone for so long, real µs.
 const REFUSED_US: u64 = 100_000;
 
+/// What the ledger leased by one answer.
+struct Lease {
+    give: Units,
+    granted_cum: Units,
+    epoch: u64,
+    valid_for_us: u64,
+}
+
 impl Engine {
     /// Asks the ledger for more units of a known window.
     pub(crate) fn ask_ledger(
@@ -172,8 +180,16 @@ impl Engine {
                 window,
                 give,
                 granted_cum,
+                lease_epoch,
+                valid_for_us,
             } => {
-                self.on_lease(now, key, window, request_seq, &ask, give, granted_cum);
+                let lease = Lease {
+                    give,
+                    granted_cum,
+                    epoch: lease_epoch,
+                    valid_for_us,
+                };
+                self.on_lease(now, key, window, request_seq, &ask, &lease);
             }
             AllotAnswer::Pool {
                 window,
@@ -279,7 +295,6 @@ impl Engine {
         Some(window)
     }
 
-    #[allow(clippy::too_many_arguments)] // the answer's fields
     fn on_lease(
         &mut self,
         now: Now,
@@ -287,8 +302,7 @@ impl Engine {
         info: WindowInfo,
         request_seq: u64,
         ask: &Sent,
-        give: Units,
-        granted_cum: Units,
+        lease: &Lease,
     ) {
         let (allotted, amount) = (info.allotted, info.amount.unwrap_or(Units::MAX));
         let Some(window) = self.enter(now, key, info, request_seq) else {
@@ -297,7 +311,9 @@ impl Engine {
         if window.fault.take().is_some() {
             window.pool = None;
         }
-        let credited = window.balance.credit(0, granted_cum, give);
+        window.enter_lease(lease.epoch, lease.granted_cum, lease.give);
+        window.renew(lease.epoch, ask.real_us, lease.valid_for_us);
+        let credited = window.balance.credit(0, lease.granted_cum, lease.give);
         window.extend = false;
         if credited > 0 {
             window.proof = None;

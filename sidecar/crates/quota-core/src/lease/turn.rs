@@ -76,6 +76,9 @@ impl Engine {
                 consumed_cum,
                 over_cum,
                 own_use: 0,
+                lease_epoch: 0,
+                in_flight: 0,
+                sent_us: 0,
             };
             self.reporter.keep(entry);
         }

@@ -23,7 +23,7 @@ use usage_log::Append;
 use crate::{
     handlers::record::event_time,
     journal::durable,
-    records::{self, Draft, reservation_record_id, token_attributes, token_costs},
+    records::{self, Draft, Levels, reservation_record_id, token_attributes, token_costs},
     refusal::{Answer, Refusal},
     reservations::{Ended, Found, Opened},
     service::{Service, shielded},
@@ -368,6 +368,7 @@ async fn record(
         flags,
         ends: Some(id),
         home: None,
+        levels: Levels::default(),
     });
     let payload = record.encode_to_vec();
     let entry = Append::Usage {

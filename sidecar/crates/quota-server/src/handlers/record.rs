@@ -17,7 +17,7 @@ use usage_log::{Append, Position};
 use crate::{
     journal::{committed, durable},
     recent::{Key, Seen},
-    records::{self, Draft},
+    records::{self, Draft, Levels},
     refusal::{Answer, Refusal},
     service::Service,
 };
@@ -241,6 +241,7 @@ fn append(
         flags: 0,
         ends: None,
         home: None,
+        levels: Levels::default(),
     });
     let content_hash = content_hash(&logged);
     let result = |outcome: RecordOutcome, id: String| RecordResult {

@@ -16,7 +16,7 @@ use usage_log::Append;
 use crate::{
     handlers::check::{core_request, decide, told},
     journal::durable,
-    records::{self, Draft, check_record_id, logged_reservation},
+    records::{self, Draft, Levels, check_record_id, logged_reservation},
     refusal::{Answer, Refusal},
     reservations::Opened,
     service::Service,
@@ -164,6 +164,7 @@ async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Ans
         flags,
         ends: None,
         home: None,
+        levels: Levels::default(),
     });
     let entry = Append::Usage {
         payload: &record.encode_to_vec(),

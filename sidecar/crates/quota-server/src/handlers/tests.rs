@@ -262,6 +262,8 @@ fn lease() -> AllotAnswer {
         result: Some(AllotResult::Lease(LedgerLease {
             give: 10,
             granted_cum: 10,
+            lease_epoch: 0,
+            valid_for_ms: 0,
         })),
     }
 }

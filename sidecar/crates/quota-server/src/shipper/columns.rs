@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::Hash};
 use prost::Message as _;
 use quota_proto::{
     bridge::LoggedUsage,
-    ledger::{UsageColumns, UsageHole},
+    ledger::{LevelChange, LevelName, UsageColumns, UsageHole},
 };
 use usage_log::{Batch, EntryBody};
 
@@ -43,6 +43,8 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
         names,
         values,
         homes,
+        levels,
+        holders,
         ..
     } = columns;
     columns.tenants = tenants.words;
@@ -54,6 +56,8 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
     if columns.homes.is_empty() {
         columns.home.clear();
     }
+    columns.level_names = levels.words;
+    columns.level_holders = holders.words;
     Ok((columns, holes))
 }
 
@@ -65,6 +69,8 @@ struct Columns {
     names: Dictionary<String>,
     values: Dictionary<String>,
     homes: Dictionary<Vec<u8>>,
+    levels: Dictionary<LevelName>,
+    holders: Dictionary<Vec<u8>>,
     event_time_us: i64,
     received_us: i64,
 }
@@ -72,6 +78,7 @@ struct Columns {
 impl Columns {
     fn push(&mut self, record: LoggedUsage) {
         let columns = &mut self.wire;
+        let place = length(columns.ids.len());
         columns.ids.push(record.id);
         columns.tenant.push(self.tenants.index(record.tenant));
         // Differences wrap: adding them up with wrapping gives every time back.
@@ -104,6 +111,20 @@ impl Columns {
         } else {
             self.homes.index(record.home.to_vec()).saturating_add(1)
         });
+        for level in record.levels {
+            let name = LevelName {
+                tenant: level.tenant,
+                limit: level.limit,
+                key_hash: level.key_hash.to_vec(),
+            };
+            columns.level_changes.push(LevelChange {
+                record: place,
+                level: self.levels.index(name),
+                holder: self.holders.index(record.holder.to_vec()),
+                units: level.units,
+                over: level.over,
+            });
+        }
     }
 }
 

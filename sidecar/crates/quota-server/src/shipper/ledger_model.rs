@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use prost::Message as _;
 use quota_proto::{
-    bridge::{Failure, FailureKind, LoggedAttribute, LoggedQuantity, LoggedUsage},
+    bridge::{Failure, FailureKind, LoggedAttribute, LoggedLevel, LoggedQuantity, LoggedUsage},
     content::content_hash,
     ledger::{
-        AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse,
-        UsageColumns,
+        AppendUsageRequest, AppendUsageResponse, LevelChange, OpenProducerRequest,
+        OpenProducerResponse, UsageColumns,
     },
 };
 use usage_log::{Hash, chain_next, chain_start, hole_hash};
@@ -238,7 +238,31 @@ pub(super) fn rows(columns: &UsageColumns) -> Vec<LoggedUsage> {
                 None | Some(0) => bytes::Bytes::new(),
                 Some(place) => columns.homes[*place as usize - 1].clone().into(),
             },
+            holder: levels(columns, at)
+                .next()
+                .map(|change| columns.level_holders[change.holder as usize].clone().into())
+                .unwrap_or_default(),
+            levels: levels(columns, at)
+                .map(|change| {
+                    let name = &columns.level_names[change.level as usize];
+                    LoggedLevel {
+                        tenant: name.tenant.clone(),
+                        limit: name.limit.clone(),
+                        key_hash: name.key_hash.clone().into(),
+                        units: change.units,
+                        over: change.over,
+                    }
+                })
+                .collect(),
         }
     });
     rows.collect()
+}
+
+/// What a record changes of levels.
+fn levels(columns: &UsageColumns, record: usize) -> impl Iterator<Item = &LevelChange> {
+    columns
+        .level_changes
+        .iter()
+        .filter(move |change| change.record as usize == record)
 }

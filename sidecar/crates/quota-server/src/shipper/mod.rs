@@ -312,6 +312,8 @@ impl Shipper {
             incarnation,
             holder: self.holder.to_vec(),
             format: FORMAT,
+            ended_holders: Vec::new(),
+            ended_seq: 0,
         };
         self.state = State::Waiting(Sent::Open);
         ShipCommand::Open(request.encode_to_vec())

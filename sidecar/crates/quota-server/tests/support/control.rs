@@ -243,6 +243,7 @@ fn ledger_answer(script: &mut Script, asked: Action) -> Outcome {
                 allotted: script.allotted.values().sum(),
                 amount: script.amount,
                 as_of_us: now_us(),
+                lease_epoch: 0,
             };
             reply(
                 ReportConsumptionResponse {
@@ -377,6 +378,8 @@ fn allot(script: &mut Script, entry: &AllotEntry) -> AllotAnswer {
         AllotResult::Lease(LedgerLease {
             give,
             granted_cum: *allotted,
+            lease_epoch: 0,
+            valid_for_ms: 0,
         })
     };
     let mut window_id = vec![0; 8];

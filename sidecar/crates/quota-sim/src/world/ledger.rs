@@ -477,6 +477,7 @@ impl Ledger {
             allotted: window.allotted,
             amount: Some(window.amount),
             as_of_us: now_us,
+            lease_epoch: 0,
         }
     }
 }
@@ -514,5 +515,7 @@ fn lease(window: &mut Window, holder: Holder, ask: &AllotAsk) -> Option<AllotAns
         window: info(window),
         give,
         granted_cum,
+        lease_epoch: 0,
+        valid_for_us: 0,
     })
 }

@@ -248,8 +248,14 @@ impl World {
                 Event::Returned(id, Ok(told.collect()))
             }
             Command::ReportConsumption { holder, entries } => {
-                let uses = entries.iter().map(|(window, used, over)| {
-                    self.ledger.report(*holder, *window, *used, *over, now_us)
+                let uses = entries.iter().map(|entry| {
+                    self.ledger.report(
+                        *holder,
+                        entry.window,
+                        entry.consumed_cum,
+                        entry.over_cum,
+                        now_us,
+                    )
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }

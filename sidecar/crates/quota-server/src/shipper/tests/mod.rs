@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc};
 
 use prost::Message as _;
 use quota_proto::{
-    bridge::{LoggedAttribute, LoggedQuantity, LoggedUsage},
+    bridge::{LoggedAttribute, LoggedLevel, LoggedQuantity, LoggedUsage},
     content::{content_hash, payload_hash},
 };
 use tempfile::TempDir;
@@ -209,6 +209,14 @@ fn record(n: usize, now_us: i64) -> LoggedUsage {
         name: name.into(),
         value,
     };
+    let has_level = n % 5 == 0;
+    let level = has_level.then(|| LoggedLevel {
+        tenant: "owner".into(),
+        limit: format!("seats-{}", n % 2),
+        key_hash: bytes::Bytes::new(),
+        units: n as i64,
+        over: 0,
+    });
     LoggedUsage {
         tenant: format!("tenant-{}", n % 3),
         id: format!("id-{n}"),
@@ -230,5 +238,7 @@ fn record(n: usize, now_us: i64) -> LoggedUsage {
         } else {
             bytes::Bytes::new()
         },
+        holder: vec![9; if has_level { 16 } else { 0 }].into(),
+        levels: level.into_iter().collect(),
     }
 }
