@@ -23,6 +23,11 @@ def faults_of(yaml: str) -> tuple[Fault, ...]:
     return caught.value.faults
 
 
+def tiers(text: str) -> str:
+    """Give a catalogue whose plan has one graduated price with these tiers."""
+    return plan(f"prices: [{{meter: tokens, model: graduated, tiers: [{text}]}}]")
+
+
 def limit(fields: str) -> str:
     """Give a catalogue whose only limit has these fields, on line 8."""
     return HEAD + "plans:\n- name: p\n  billing_interval: month\n  limits: [{" + fields + "}]\n"
@@ -89,7 +94,31 @@ TABLE = [
     (plan("prices: [{meter: tokens, unit_price: .nan}]"), 6, "plans[0].prices[0].unit_price", "is not a decimal"),
     (plan("prices: [{meter: tokens}]"), 6, "plans[0].prices[0].unit_price", "is missing"),
     (plan("prices: [{meter: tokens, unit_price: 1, per: 0}]"), 6, "plans[0].prices[0].per", "is out of range"),
-    (plan("prices: [{meter: tokens, unit_price: 1, model: volume}]"), 6, "plans[0].prices[0].model", "not served yet"),
+    (plan("prices: [{meter: tokens, model: dynamic}]"), 6, "plans[0].prices[0].model", "not served yet"),
+    (plan("prices: [{meter: tokens, unit_price: 1, size: 2}]"), 6, "plans[0].prices[0].size", "does not belong"),
+    (plan("prices: [{meter: tokens, model: package, price: 1}]"), 6, "plans[0].prices[0].size", "is missing"),
+    (tiers("{up_to: 5, flat: 1}"), 6, "plans[0].prices[0].tiers", "end at an upper bound"),
+    (tiers("{up_to: 5}, {up_to: 5}, {}"), 6, "plans[0].prices[0].tiers[1].up_to", "overlaps"),
+    (tiers("{unit_price: 1}, {up_to: 5}"), 6, "plans[0].prices[0].tiers[1]", "without an upper bound"),
+    (tiers("{up_to: 5, unit: 1}, {}"), 6, "plans[0].prices[0].tiers[0].unit", "is not a field"),
+    (
+        plan("prices: [{meter: tokens, unit_price: 1, minimum: 2, maximum: 1}]"),
+        6,
+        "plans[0].prices[0].minimum",
+        "above the maximum",
+    ),
+    (
+        plan("prices: [{meter: tokens, unit_price: 1, discount_percent: 101}]"),
+        6,
+        "plans[0].prices[0].discount_percent",
+        "is out of range",
+    ),
+    (
+        plan("prices: [{meter: tokens, unit_price: 1, convert: {round: ceil}}]"),
+        6,
+        "plans[0].prices[0].convert",
+        "needs one of",
+    ),
     (
         plan("prices: [{meter: tokens, unit_price: 1}, {meter: tokens, unit_price: 2}]"),
         6,

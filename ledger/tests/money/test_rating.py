@@ -15,7 +15,7 @@ from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.money import Currency
 from tollkeeper_ledger.domain.rating.charges import LateUsage, SubscriptionFacts, Total, Usage
 from tollkeeper_ledger.domain.rating.engine import is_free, rate
-from tollkeeper_ledger.domain.rating.per_unit import rate_per_unit
+from tollkeeper_ledger.domain.rating.metered import rate_price
 
 CASES = {
     case["id"]: case for case in json.loads((Path(__file__).parent / "data" / "pricing.json").read_text())["cases"]
@@ -52,7 +52,7 @@ def total(units: int, meter: str = "tokens") -> Total:
 def test_worked_cases_of_unit_prices(name: str) -> None:
     """The exact amount before rounding agrees with every worked case."""
     case = CASES[name]
-    rated = rate_per_unit(price(case["params"]["unit"]), int(case["input"]["quantity"]), USD)
+    rated = rate_price(price(case["params"]["unit"]), int(case["input"]["quantity"]), USD)
     assert Decimal(case["expect"]["amount"]) == rated.amount
 
 
@@ -97,8 +97,8 @@ def test_an_unknown_engine_or_model_is_refused() -> None:
     """Rating never guesses: what it does not know it names."""
     with pytest.raises(ValueError, match="no engine version 99"):
         rate(plan(), Usage(totals=()), FACTS, engine_version=99)
-    with pytest.raises(ValueError, match="no price model 'volume'"):
-        rate(plan({**price("1"), "model": "volume"}), Usage(totals=(total(1),)), FACTS, engine_version=1)
+    with pytest.raises(ValueError, match="no price model 'auction'"):
+        rate(plan({**price("1"), "model": "auction"}), Usage(totals=(total(1),)), FACTS, engine_version=1)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_splitting_usage_over_late_parts_never_changes_the_sum(one: dict[str, An
 def test_more_usage_never_costs_less(one: dict[str, Any], fewer: int, more: int) -> None:
     """A unit price is monotone in the quantity."""
     low, high = sorted((fewer, more))
-    assert rate_per_unit(one, low, USD).amount <= rate_per_unit(one, high, USD).amount
+    assert rate_price(one, low, USD).amount <= rate_price(one, high, USD).amount
 
 
 def test_late_usage_names_its_period() -> None:

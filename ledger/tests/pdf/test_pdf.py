@@ -32,6 +32,7 @@ def line(**changes: Any) -> dict[str, Any]:
         "explanation": [],
         "period": PERIOD,
         "late": False,
+        "parts": [],
         **changes,
     }
 
@@ -153,6 +154,23 @@ def test_figures_are_written_for_people() -> None:
     assert ["Billing period", "16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC"] in texts["facts"]
 
 
+def test_a_line_of_several_prices_shows_each() -> None:
+    """Tiers stand under their line, each with its units at the meter's scale, price and exact amount."""
+    tiers = [
+        {"name": "tier 1", "quantity": "1500", "unit_price": "0.25", "per": 1000, "scale": 3, "amount": "0.375"},
+        {"name": "tier 1 flat", "quantity": "1", "unit_price": "2.00", "per": 1, "scale": 0, "amount": "2"},
+    ]
+    tiered = line(
+        unit="GB", scale=3, quantity=1500, unit_price="", price_per=1, included=0, amount_minor=238, parts=tiers
+    )
+    (shown,) = invoice_texts(document(tiered), digest="", paper="a4")["lines"]
+    assert (shown["unit_price"], shown["per"]) == ("by tier", "")
+    assert shown["notes"] == [
+        "Tier 1: 1.5 \N{MULTIPLICATION SIGN} $0.25 = $0.375",
+        "Tier 1 flat: 1 \N{MULTIPLICATION SIGN} $2.00 = $2.00",
+    ]
+
+
 @pytest.mark.parametrize(
     ("start", "end", "zone", "expected"),
     [
@@ -173,6 +191,6 @@ def test_an_adjustment_says_which_period_it_is_for() -> None:
     texts = invoice_texts(document(late), digest="", paper="a4")
     assert (
         texts["lines"][0]["description"],
-        texts["lines"][0]["note"],
-    ) == ("Context tokens", "Adjustment for 16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC")
+        texts["lines"][0]["notes"],
+    ) == ("Context tokens", ["Adjustment for 16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC"])
     assert "Adjustments" in [note[0] for note in texts["notes"]]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
+from tollkeeper_ledger.domain.money import EXACT, plain
 from tollkeeper_ledger.domain.rating.charges import Charge, LateUsage, SubscriptionFacts, Total, Usage
 from tollkeeper_ledger.domain.rating.engine import rate
 
@@ -25,6 +27,7 @@ Json: TypeAlias = dict[str, Any]
 
 INPUTS_FORMAT = 1
 DOCUMENT_FORMAT = 1
+_PART_SHOWN = Decimal("1e-15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,17 @@ def _line_json(line: Charge) -> Json:
         "explanation": list(line.explanation),
         "period": {"start": instant_text(line.period_start), "end": instant_text(line.period_end)},
         "late": line.late,
+        "parts": [
+            {
+                "name": each.name,
+                "quantity": plain(each.quantity),
+                "unit_price": plain(each.unit_price),
+                "per": each.per,
+                "scale": 0 if each.is_count else line.scale,
+                "amount": plain(each.amount.quantize(_PART_SHOWN, context=EXACT)),
+            }
+            for each in line.parts
+        ],
     }
 
 

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
+from tollkeeper_ledger.domain.catalogue.price import price_to_json
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, plain
 
 if TYPE_CHECKING:
@@ -55,16 +56,6 @@ def plan_to_json(plan: Plan) -> JsonObject:
             {"name": fee.name, "amount": plain(fee.amount, digits_min=digits), "timing": fee.timing}
             for fee in plan.fees
         ],
-        "prices": [
-            {
-                "meter": price.meter,
-                "model": price.model,
-                "per": price.per,
-                "unit_price": plain(price.unit_price, digits_min=digits),
-                "included": price.included,
-                "description": price.description,
-            }
-            for price in plan.prices
-        ],
+        "prices": [price_to_json(price, digits=digits) for price in plan.prices],
         "limits": [limit_to_json(limit) for limit in plan.limits],
     }

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tollkeeper_ledger.domain.catalogue.limit import Limit
+    from tollkeeper_ledger.domain.catalogue.price import Price
     from tollkeeper_ledger.domain.catalogue.reader import Reference
     from tollkeeper_ledger.domain.periods import Interval
 
@@ -53,18 +54,6 @@ class Fee:
     name: str
     amount: Decimal
     timing: str
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """A price per unit: `unit_price` for each `per` units beyond `included`."""
-
-    meter: str
-    model: str
-    per: int
-    unit_price: Decimal
-    included: int
-    description: str
 
 
 @dataclass(frozen=True, slots=True)

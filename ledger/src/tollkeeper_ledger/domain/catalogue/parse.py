@@ -13,11 +13,11 @@ from tollkeeper_ledger.domain.catalogue.model import (
     Fee,
     Meter,
     Plan,
-    Price,
     Seller,
     Subscription,
     Tenant,
 )
+from tollkeeper_ledger.domain.catalogue.price import PRICE_FIELDS, read_price
 from tollkeeper_ledger.domain.catalogue.reader import Collected, Fields
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
@@ -37,12 +37,10 @@ _SELLER_FIELDS = frozenset({
 _METER_FIELDS = frozenset({"name", "unit", "aggregation", "scale", "attributes", "pseudonymise"})
 _PLAN_FIELDS = frozenset({"name", "currency", "billing_interval", "grace", "features", "fees", "prices", "limits"})
 _FEE_FIELDS = frozenset({"name", "amount", "timing"})
-_PRICE_FIELDS = frozenset({"meter", "model", "per", "unit_price", "included", "description"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
 })  # fmt: skip
 _LATER_AGGREGATIONS = ("count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
-_LATER_MODELS = ("graduated", "volume", "package", "percentage", "stair_step", "dynamic", "flat")
 _GRACE_MAX = {"minute": 44_640, "hour": 744, "day": 31}
 _PREFIX = re.compile(r"[A-Z0-9][A-Z0-9-]{0,15}")
 
@@ -191,7 +189,7 @@ def _read_plan(fields: Fields, *, currency: str, time_zone: str) -> Plan:
         grace=_read_grace(fields),
         features=tuple(sorted(fields.names("features", refers_to="feature"))),
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
-        prices=_unique(fields, "prices", _PRICE_FIELDS, _read_price, lambda price: price.meter, key="meter"),
+        prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.meter, key="meter"),
         limits=_read_limits(fields, time_zone=time_zone),
         line=fields.line,
     )
@@ -202,17 +200,6 @@ def _read_fee(fields: Fields) -> Fee:
         name=fields.text("name", required=True, length_max=128),
         amount=fields.decimal("amount"),
         timing=fields.choice("timing", ("arrears",), default="arrears", later=("advance",)),
-    )
-
-
-def _read_price(fields: Fields) -> Price:
-    return Price(
-        meter=fields.name("meter", refers_to="meter"),
-        model=fields.choice("model", ("per_unit",), default="per_unit", later=_LATER_MODELS),
-        per=fields.whole("per", least=1, default=1),
-        unit_price=fields.decimal("unit_price"),
-        included=fields.whole("included", least=0),
-        description=fields.text("description"),
     )
 
 

@@ -33,7 +33,7 @@ def begun(quantity: Decimal, size: Decimal) -> Decimal:
 def package(quantity: Decimal, *, size: Decimal, price: Decimal, free_units: Decimal = ZERO) -> tuple[Part, ...]:
     """Price every begun package; free units are taken off first. No part where no package is begun."""
     packages = begun(quantity - free_units, size)
-    return (part("packages", packages, price),) if packages else ()
+    return (part("packages", packages, price, is_count=True),) if packages else ()
 
 
 @exact
@@ -50,6 +50,6 @@ def graduated_blocks(quantity: Decimal, tiers: Sequence[BlockTier]) -> tuple[Par
         blocks = begun(rest, tier.block_size)
         if tier.max_blocks is not None and number < len(tiers):
             blocks = min(blocks, tier.max_blocks)
-        parts.append(part(f"tier {number} blocks", blocks, tier.block_price))
+        parts.append(part(f"tier {number} blocks", blocks, tier.block_price, is_count=True))
         rest -= blocks * tier.block_size
     return tuple(parts)

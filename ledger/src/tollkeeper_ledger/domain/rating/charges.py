@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tollkeeper_ledger.domain.money import Currency
+    from tollkeeper_ledger.domain.rating.parts import Part
 
 PriceJson: TypeAlias = dict[str, Any]
 """One price of a plan version's definition."""
@@ -65,6 +66,8 @@ class Rated:
     amount: Decimal
     """Major units, exact."""
     steps: tuple[str, ...]
+    parts: tuple[Part, ...] = ()
+    """Tiers, packages and flat fees that the amount is made of, before discounts and bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Charge:
     period_start: datetime
     period_end: datetime
     late: bool
+    parts: tuple[Part, ...] = ()
+    """What a line of several prices is made of, before discounts and bounds; empty where one price explains it."""
 
 
 @dataclass(frozen=True, slots=True)

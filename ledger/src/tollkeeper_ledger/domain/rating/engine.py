@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.money import Currency, major, round_line
 from tollkeeper_ledger.domain.rating.charges import Charge, Charges, LateUsage, PriceJson, Rated, Total
 from tollkeeper_ledger.domain.rating.flat import rate_flat
-from tollkeeper_ledger.domain.rating.per_unit import rate_per_unit
+from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import SubscriptionFacts, Usage
+
+PriceRater: TypeAlias = "Callable[[PriceJson, int, Currency], Rated]"
+"""Rates all units of one meter in one period."""
 
 ENGINE_VERSION = 1
 """Version that new invoices are rated with."""
@@ -23,47 +26,33 @@ LATE_SEPARATOR = ", late usage of "
 """Stands in a line's description between what was used and the period that it belongs to."""
 
 
-class PriceModel(Protocol):
-    """Rate all units of one meter in one period."""
-
-    def __call__(self, price: PriceJson, quantity: int, currency: Currency, /) -> Rated:
-        """Give the exact amount with its steps."""
-        ...
-
-
-# A new model is one module and one entry here; a changed model is a new engine version with its own table.
-_MODELS_V1: Mapping[str, PriceModel] = MappingProxyType({"per_unit": rate_per_unit})
-_ENGINES: Mapping[int, Mapping[str, PriceModel]] = MappingProxyType({1: _MODELS_V1})
+# A new model is one entry in its version's table; a changed model is a new engine version with its own rate_price.
+_ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_price})
 
 
 def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_version: int) -> Charges:
     """Give the charges of one period. Pure.
 
-    Usage of meters that the plan has no price for costs nothing and makes no line; a price without usage makes none
-    either. Late usage makes a line for the difference between what its own period costs with and without it. Raises
-    ValueError for an engine version or a price model that does not exist.
+    Usage of meters that the plan has no price for costs nothing and makes no line. A price without usage makes a line
+    only where it costs something all the same: a first tier's flat fee, or a minimum. Late usage makes a line for the
+    difference between what its own period costs with and without it. Raises ValueError for an engine version or a price
+    model that does not exist.
     """
     if engine_version not in _ENGINES:
         raise ValueError(f"no engine version {engine_version}; there are {sorted(_ENGINES)}")
-    models = _ENGINES[engine_version]
+    rate_one = _ENGINES[engine_version]
     plan = json.loads(definition)
     currency = Currency.from_code(plan["currency"])
     lines = [_fee_line(fee, facts, currency) for fee in plan["fees"]]
     totals = {total.meter: total for total in usage.totals}
     for price in plan["prices"]:
-        total = totals.get(price["meter"])
-        if total is not None and total.units:
-            rated = _model(models, price)(price, total.units, currency)
+        total = totals.get(price["meter"], Total(meter=price["meter"], unit="", scale=0, units=0))
+        rated = rate_one(price, total.units, currency)
+        if total.units or rated.amount:
             lines.append(_usage_line(price, total, rated, facts, currency))
     for late in usage.late:
-        lines.extend(_late_lines(late, models, currency))
+        lines.extend(_late_lines(late, rate_one, currency))
     return Charges(currency=currency, lines=tuple(lines))
-
-
-def _model(models: Mapping[str, PriceModel], price: PriceJson) -> PriceModel:
-    if price["model"] not in models:
-        raise ValueError(f"no price model {price['model']!r} in this engine version")
-    return models[price["model"]]
 
 
 def _rounding_step(rated: Rated, amount_minor: int, currency: Currency) -> tuple[str, ...]:
@@ -108,10 +97,11 @@ def _usage_line(price: PriceJson, total: Total, rated: Rated, facts: Subscriptio
         period_start=facts.period_start,
         period_end=facts.period_end,
         late=False,
+        parts=() if rated.unit_price else rated.parts,
     )
 
 
-def _late_lines(late: LateUsage, models: Mapping[str, PriceModel], currency: Currency) -> Sequence[Charge]:
+def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> Sequence[Charge]:
     plan = json.loads(late.definition)
     if plan["currency"] != currency.code:
         raise ValueError(f"late usage is priced in {plan['currency']}, the invoice in {currency.code}")
@@ -122,8 +112,8 @@ def _late_lines(late: LateUsage, models: Mapping[str, PriceModel], currency: Cur
         total = added.get(price["meter"])
         if total is not None and total.units:
             billed = before.get(total.meter, 0)
-            old = _model(models, price)(price, billed, currency)
-            new = _model(models, price)(price, billed + total.units, currency)
+            old = rate_one(price, billed, currency)
+            new = rate_one(price, billed + total.units, currency)
             lines.append(_late_line(late, price, total, old=old, new=new, currency=currency))
     return lines
 
@@ -158,5 +148,4 @@ def _late_line(
 def is_free(definition: bytes) -> bool:
     """Whether a plan version can't charge anything: no fee and no price above zero."""
     plan = json.loads(definition)
-    amounts = [fee["amount"] for fee in plan["fees"]] + [price["unit_price"] for price in plan["prices"]]
-    return not any(amount.strip("0.") for amount in amounts)
+    return not any(fee["amount"].strip("0.") for fee in plan["fees"]) and all(map(is_price_free, plan["prices"]))

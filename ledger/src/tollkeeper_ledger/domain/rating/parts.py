@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.money import exact
+from tollkeeper_ledger.domain.money import EXACT, exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,13 +23,18 @@ class Part:
     quantity: Decimal
     """In the priced unit."""
     unit_price: Decimal
+    """For each `per` units."""
     amount: Decimal
+    per: int = 1
+    is_count: bool = False
+    """The quantity counts fees, packages or converted units; else it is in the meter's unit."""
 
 
 @exact
-def part(name: str, quantity: Decimal, unit_price: Decimal) -> Part:
-    """Make a part whose amount is quantity times unit price."""
-    return Part(name=name, quantity=quantity, unit_price=unit_price, amount=quantity * unit_price)
+def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_count: bool = False) -> Part:
+    """Make a part whose amount is quantity times unit price, for each `per` units."""
+    amount = EXACT.divide(quantity * unit_price, Decimal(per)) if per != 1 else quantity * unit_price
+    return Part(name=name, quantity=quantity, unit_price=unit_price, amount=amount, per=per, is_count=is_count)
 
 
 @exact
@@ -50,17 +55,7 @@ def since(now: tuple[Part, ...], before: tuple[Part, ...]) -> tuple[Part, ...]:
         old = known.pop(each.name, None)
         if old is None:
             changed.append(each)
-        elif (old.quantity, old.unit_price) != (each.quantity, each.unit_price):
-            changed.append(
-                Part(
-                    name=each.name,
-                    quantity=each.quantity - old.quantity,
-                    unit_price=each.unit_price,
-                    amount=each.amount - old.amount,
-                )
-            )
-    gone = (
-        Part(name=old.name, quantity=-old.quantity, unit_price=old.unit_price, amount=-old.amount)
-        for old in known.values()
-    )
+        elif old != each:
+            changed.append(replace(each, quantity=each.quantity - old.quantity, amount=each.amount - old.amount))
+    gone = (replace(old, quantity=-old.quantity, amount=-old.amount) for old in known.values())
     return (*changed, *gone)

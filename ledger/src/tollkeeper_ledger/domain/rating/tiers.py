@@ -41,8 +41,8 @@ def check_tiers(tiers: tuple[Tier, ...]) -> None:
 
 
 @exact
-def graduated(quantity: Decimal, tiers: tuple[Tier, ...], *, percent: bool = False) -> tuple[Part, ...]:
-    """Price each tier's own units at its own price; a tier's flat fee is due once it is entered.
+def graduated(quantity: Decimal, tiers: tuple[Tier, ...], *, per: int = 1, percent: bool = False) -> tuple[Part, ...]:
+    """Price each tier's own units at its own price for each `per`; a tier's flat fee is due once it is entered.
 
     With `percent` the units are money and each tier's `unit` is a percentage of it.
     """
@@ -54,23 +54,23 @@ def graduated(quantity: Decimal, tiers: tuple[Tier, ...], *, percent: bool = Fal
             break
         inside = (quantity if tier.up_to is None else min(quantity, tier.up_to)) - lower
         if is_first or tier.unit:
-            parts.append(part(f"tier {number}", inside, tier.unit * _PERCENT if percent else tier.unit))
+            parts.append(part(f"tier {number}", inside, tier.unit * _PERCENT if percent else tier.unit, per=per))
         if tier.flat:
-            parts.append(part(f"tier {number} flat", _ONE, tier.flat))
+            parts.append(part(f"tier {number} flat", _ONE, tier.flat, is_count=True))
         if tier.up_to is not None:
             lower = tier.up_to
     return tuple(parts)
 
 
 @exact
-def volume(quantity: Decimal, tiers: tuple[Tier, ...]) -> tuple[Part, ...]:
-    """Price all units at the price of the tier that the whole quantity reaches, plus that tier's flat fee."""
+def volume(quantity: Decimal, tiers: tuple[Tier, ...], *, per: int = 1) -> tuple[Part, ...]:
+    """Price all units at the price, for each `per`, of the tier that the whole quantity reaches, plus its flat fee."""
     number, tier = next(
         (number, tier) for number, tier in enumerate(tiers, start=1) if tier.up_to is None or quantity <= tier.up_to
     )
     parts = []
     if quantity and tier.unit:
-        parts.append(part(f"tier {number}", quantity, tier.unit))
+        parts.append(part(f"tier {number}", quantity, tier.unit, per=per))
     if tier.flat:
-        parts.append(part(f"tier {number} flat", _ONE, tier.flat))
+        parts.append(part(f"tier {number} flat", _ONE, tier.flat, is_count=True))
     return tuple(parts)

@@ -92,7 +92,7 @@ def _line(line: Json, document: Json, currency: Currency) -> Json:
     if not line["meter"]:
         return {
             "description": _for_people(line["description"]),
-            "note": "",
+            "notes": [],
             "quantity": "1",
             "included": "",
             "unit_price": _unit_price(line, currency),
@@ -101,17 +101,18 @@ def _line(line: Json, document: Json, currency: Currency) -> Json:
         }
     unit = line["unit"]
     per = _units(line["price_per"], line)
-    description, note = line["description"], ""
+    description, notes = line["description"], []
     if line["late"]:
         description = description.split(LATE_SEPARATOR)[0]
-        note = f"Adjustment for {period_text(line['period'], ZoneInfo(document['time_zone']))}"
+        notes.append(f"Adjustment for {period_text(line['period'], ZoneInfo(document['time_zone']))}")
+    notes.extend(_part(part, currency) for part in line["parts"])
     return {
         "description": _for_people(description),
-        "note": note,
+        "notes": notes,
         "quantity": f"{_units(line['quantity'], line)} {unit}",
         "included": _units(line["included"], line) if line["included"] else "",
         "unit_price": _unit_price(line, currency),
-        "per": f"per {per} {unit}" if per != "1" else f"per {unit}",
+        "per": "" if line["parts"] else f"per {per} {unit}" if per != "1" else f"per {unit}",
         "amount": _money(line["amount_minor"], currency),
     }
 
@@ -122,7 +123,7 @@ def _for_people(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _units(quantity: int, line: Json) -> str:
+def _units(quantity: int | Decimal, line: Json) -> str:
     value = EXACT.scaleb(Decimal(quantity), -line["scale"])
     return str(format_decimal(value, locale=LOCALE, decimal_quantization=False)).replace("-", _MINUS)
 
@@ -135,8 +136,24 @@ def _money(amount_minor: int, currency: Currency) -> str:
     )
 
 
+def _part(part: Json, currency: Currency) -> str:
+    """Write one tier, package count or flat fee, exact to what a reader can check."""
+    times = _units(Decimal(part["quantity"]), part)
+    per = _units(Decimal(part["per"]), part)
+    if per != "1":
+        times = f"{times} / {per}"
+    name = part["name"][:1].upper() + part["name"][1:]
+    price, amount = (_exact_price(Decimal(part[field]), currency) for field in ("unit_price", "amount"))
+    return f"{name}: {times} \N{MULTIPLICATION SIGN} {price} = {amount}"
+
+
 def _unit_price(line: Json, currency: Currency) -> str:
-    price = Decimal(line["unit_price"])
+    if not line["unit_price"]:
+        return "by tier" if len(line["parts"]) > 1 else ""
+    return _exact_price(Decimal(line["unit_price"]), currency)
+
+
+def _exact_price(price: Decimal, currency: Currency) -> str:
     return str(format_currency(price, currency.code, locale=LOCALE, currency_digits=False, decimal_quantization=False))
 
 
