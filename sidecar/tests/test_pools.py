@@ -12,6 +12,7 @@ from tollkeeper.bridge.v1 import bridge_pb2
 from tollkeeper_sidecar.errors import CommandFailed, NotSent, OutcomeUnknown
 from tollkeeper_sidecar.outbox import Outbox
 from tollkeeper_sidecar.pools import LINK_OPTIONS, RedisPools
+from tollkeeper_sidecar.redis_connection import boot_s
 from tollkeeper_sidecar.redis_topology import locator_of
 
 from .conftest import LIBRARY, FakePlane, start_valkey, until  # noqa: TID252 - test folders are not packages on the path
@@ -126,6 +127,24 @@ async def test_frozen_server_is_unknown_not_unsent(pools: RedisPools, plane: Fak
     finally:
         valkey._process.send_signal(signal.SIGCONT)
     await until(lambda: len(plane.heard("redis_alive")) > quiet)
+
+
+async def test_a_late_pong_speaks_of_when_its_ping_left(
+    pools: RedisPools, plane: FakePlane, valkey: ValkeyServer
+) -> None:
+    """However late a pong comes, what it proves is told as of the moment at which its ping was sent."""
+    await until(lambda: plane.heard("redis_alive"))
+    valkey._process.send_signal(signal.SIGSTOP)
+    try:
+        frozen_us = int(boot_s() * 1_000_000)
+        await until(lambda: boot_s() * 1_000_000 > frozen_us + 200_000)
+        before = len(plane.news)
+    finally:
+        valkey._process.send_signal(signal.SIGCONT)
+    thawed_us = int(boot_s() * 1_000_000)
+    await until(lambda: any(answer.redis_alive for answer in plane.news[before:]))
+    first = next(answer for answer in plane.news[before:] if answer.redis_alive)
+    assert 0 < first.sent_us < thawed_us - 100_000
 
 
 async def test_comes_back_without_repeating_anything(

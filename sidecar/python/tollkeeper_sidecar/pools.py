@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tollkeeper_sidecar.redis_topology import Layout, Locator, Server
 
 PING_INTERVAL_S: Final = 0.04
-ALIVE_S: Final = 0.06
-"""A pong counts as news of now only where its ping is at most this old."""
 
 LOOK_INTERVAL_S: Final = 5.0
 """While every connection is up, the layout is looked up so often; sooner after a sign that it changed."""
@@ -223,11 +221,11 @@ class RedisPools:
         self._outbox.put(bridge_pb2.Answer(notice=notice))
 
     def _alive(self, _link: NoticeLink) -> None:
-        # One dead server of a cluster makes all proofs void: whose they are is not known here.
-        now_s = asyncio.get_running_loop().time()
+        # The server of a cluster that is silent longest speaks for all: whose proof it was is not known here.
         heard = [link.alive_at_s for link in self._notices.values()]
-        if all(at_s is not None and now_s - at_s <= ALIVE_S + PING_INTERVAL_S * (len(heard) > 1) for at_s in heard):
-            self._outbox.put(bridge_pb2.Answer(redis_alive=True))
+        sent = [at_s for at_s in heard if at_s is not None]
+        if len(sent) == len(heard):
+            self._outbox.put(bridge_pb2.Answer(redis_alive=True, sent_us=int(min(sent) * 1_000_000)))
 
     def _lost(self, _link: NoticeLink) -> None:
         self._stale.set()

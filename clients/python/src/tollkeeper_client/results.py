@@ -26,6 +26,7 @@ class Reason(StrEnum):
     TENANT_SUSPENDED = "TENANT_SUSPENDED"
     METER_UNKNOWN = "METER_UNKNOWN"
     AUTHORITY_UNREACHABLE = "AUTHORITY_UNREACHABLE"
+    SIDECAR_FULL = "SIDECAR_FULL"
     UNRECOGNISED = "UNRECOGNISED"
     """A newer sidecar said something that this client has no word for; `allowed` holds all the same."""
 

@@ -34,6 +34,8 @@ pub enum Reason {
     MeterUnknown,
     /// Neither units nor proof in time.
     AuthorityUnreachable,
+    /// No room for another key.
+    SidecarFull,
 }
 
 /// One limit as this sidecar knows it.

@@ -22,10 +22,16 @@ pub enum Event {
     WatchUp,
     /// The watch stream is down: ledger proofs are void.
     WatchDown,
-    /// The watch stream said something: proofs of the ledger are current as of now.
-    LedgerAlive,
-    /// The subscriber connection answered: proofs of pools are current as of now.
-    RedisAlive,
+    /// The watch stream said something: whatever the ledger had to say before `sent_us` has been heard.
+    LedgerAlive {
+        /// Real time at which it was sent, or earlier.
+        sent_us: u64,
+    },
+    /// The subscriber connection answered a ping: whatever was published before `sent_us` has been heard.
+    RedisAlive {
+        /// Real time at which the ping was sent.
+        sent_us: u64,
+    },
     /// The subscriber connection broke: every subscription is void.
     RedisLost,
     /// A pool's channel said that units may be there.

@@ -37,8 +37,8 @@ impl Engine {
                 self.catalog.fetch_again(now, self.outbox.watch_list());
             }
             Event::WatchDown => self.links.watch(false, now.real_us),
-            Event::LedgerAlive => self.links.ledger_alive(now.real_us),
-            Event::RedisAlive => self.links.redis_alive(now.real_us),
+            Event::LedgerAlive { sent_us } => self.links.ledger_alive(sent_us, now.real_us),
+            Event::RedisAlive { sent_us } => self.links.redis_alive(sent_us, now.real_us),
             Event::RedisLost => self.links.redis_lost(),
             Event::Notice(channel) => {
                 for key in self.links.followers(&channel).to_vec() {
@@ -90,7 +90,9 @@ impl Engine {
                 self.hear_redis(now, sent_us, result.as_deref().unwrap_or_default());
                 self.on_functions(now, origins, result);
             }
-            (Event::Done(_, result), outstanding) => self.on_done(now, outstanding, result.is_ok()),
+            (Event::Done(_, result), outstanding) => {
+                self.on_done(sent_us, outstanding, result.is_ok());
+            }
             _ => {}
         }
     }
@@ -214,11 +216,11 @@ impl Engine {
         }
     }
 
-    fn on_done(&mut self, now: Now, outstanding: Outstanding, is_ok: bool) {
+    fn on_done(&mut self, sent_us: u64, outstanding: Outstanding, is_ok: bool) {
         match outstanding {
             Outstanding::Subscribe(channels, epoch) => {
                 for channel in channels {
-                    for key in self.links.subscribed(&channel, epoch, is_ok, now.real_us) {
+                    for key in self.links.subscribed(&channel, epoch, is_ok, sent_us) {
                         self.stir(key);
                     }
                 }

@@ -95,6 +95,8 @@ pub struct LimitRule {
     pub valid_to_us: Option<i64>,
     /// `plan`, `subscription` or `override`.
     pub source: Box<str>,
+    /// Windows begin at first use, so the next one can't be leased before it is used.
+    pub is_rolling: bool,
     /// Nominal length in microseconds of ledger time (a month counts 30 days): sizes standby shares and estimates only.
     pub nominal_us: i64,
 }

@@ -65,6 +65,7 @@ pub(crate) struct Links {
     watch_epoch: u64,
     ledger_heard_us: u64,
     redis_heard_us: u64,
+    redis_arrived_us: u64,
     redis_epoch: u64,
     channels: Map<Arc<str>, Channel>,
     /// `LimitService` calls.
@@ -81,6 +82,7 @@ impl Links {
             watch_epoch: 0,
             ledger_heard_us: 0,
             redis_heard_us: 0,
+            redis_arrived_us: 0,
             redis_epoch: 0,
             channels: Map::with_hasher(state),
             ledger: Outage {
@@ -101,18 +103,18 @@ impl Links {
         self.watch_up.then_some(self.watch_epoch)
     }
 
-    /// Real time at which the watch stream was last heard of.
+    /// Real time up to which all that the watch stream had to say has been heard.
     pub(crate) const fn ledger_heard_us(&self) -> u64 {
         self.ledger_heard_us
     }
 
     /// Whether Redis gave any sign of life within so many real µs.
     pub(crate) fn redis_heard_within(&self, now_us: u64, age_us: u64) -> bool {
-        let heard_us = self.redis_heard_us.max(self.redis.answered_us);
+        let heard_us = self.redis_arrived_us.max(self.redis.answered_us);
         heard_us > 0 && now_us.saturating_sub(heard_us) <= age_us
     }
 
-    /// Real time at which the subscriber connection was last heard of.
+    /// Real time up to which all that the subscriber connection had to say has been heard.
     pub(crate) const fn redis_heard_us(&self) -> u64 {
         self.redis_heard_us
     }
@@ -121,26 +123,28 @@ impl Links {
     pub(crate) const fn watch(&mut self, up: bool, now_us: u64) {
         self.watch_up = up;
         self.watch_epoch = self.watch_epoch.saturating_add(1);
+        self.ledger_heard_us = 0;
         if up {
-            self.ledger_heard_us = now_us;
             self.ledger.answered(now_us);
         }
     }
 
-    /// The watch stream said something.
-    pub(crate) const fn ledger_alive(&mut self, now_us: u64) {
-        self.ledger_heard_us = now_us;
+    /// The watch stream said something that was sent then. Time that is still to come proves nothing.
+    pub(crate) fn ledger_alive(&mut self, sent_us: u64, now_us: u64) {
+        self.ledger_heard_us = self.ledger_heard_us.max(sent_us.min(now_us));
     }
 
-    /// The subscriber connection said something.
-    pub(crate) const fn redis_alive(&mut self, now_us: u64) {
-        self.redis_heard_us = now_us;
+    /// The subscriber connection answered what was sent then.
+    pub(crate) fn redis_alive(&mut self, sent_us: u64, now_us: u64) {
+        self.redis_heard_us = self.redis_heard_us.max(sent_us.min(now_us));
+        self.redis_arrived_us = now_us;
     }
 
     /// The subscriber connection is gone and every subscription with it.
     pub(crate) const fn redis_lost(&mut self) {
         self.redis_epoch = self.redis_epoch.saturating_add(1);
         self.redis_heard_us = 0;
+        self.redis_arrived_us = 0;
     }
 
     /// The present life of the subscriber connection.
@@ -188,13 +192,13 @@ impl Links {
         false
     }
 
-    /// Takes in how a subscription ended that was asked for in life `epoch`. Answers the buckets that may go on.
+    /// Takes in how a subscription ended that was asked for at `sent_us` in life `epoch`. Answers the buckets that may go on.
     pub(crate) fn subscribed(
         &mut self,
         name: &str,
         epoch: u64,
         confirmed: bool,
-        now_us: u64,
+        sent_us: u64,
     ) -> Vec<Key> {
         let current = self.redis_epoch;
         let Some(channel) = self.channels.get_mut(name) else {
@@ -202,7 +206,7 @@ impl Links {
         };
         if confirmed && epoch == current {
             channel.state = Subscription::Confirmed(epoch);
-            self.redis_heard_us = self.redis_heard_us.max(now_us);
+            self.redis_heard_us = self.redis_heard_us.max(sent_us);
         } else if channel.state == Subscription::Asked(epoch) {
             channel.state = Subscription::Absent;
         }

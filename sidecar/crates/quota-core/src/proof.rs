@@ -78,7 +78,7 @@ impl Proof {
         missing >= self.need
     }
 
-    /// Whether its end would have been heard: the same connection, and a sign of life from it within `age_us`.
+    /// Whether its end would have been heard: the same connection, and a sign of life that left within `age_us`.
     pub(crate) fn is_current(
         &self,
         links: &Links,

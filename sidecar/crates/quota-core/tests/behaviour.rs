@@ -384,6 +384,36 @@ fn next_window_is_leased_early() {
     assert_eq!(2, world.ledger.windows.len());
 }
 
+/// A rolling window begins with the first use after the last one ended, never before: nothing is leased ahead for it.
+#[test]
+fn rolling_windows_begin_at_first_use() {
+    let mut rule = window_rule("limit", "m", 10);
+    rule.is_rolling = true;
+    let mut world = World::new(7, 2);
+    let plan = Plan {
+        is_rolling: true,
+        ..MINUTE
+    };
+    world.declare("t", None, vec![(rule, plan)]);
+    let first_us = world.now().ledger_us;
+    for _ in 0..58 {
+        world.decide(0, &request("t", "m", 0));
+        let decision = world.decide(0, &request("t", "m", 1));
+        assert!(decision.reason.allowed() || decision.reason == Reason::QuotaExhausted);
+        world.run_for(SECOND_US);
+    }
+    assert_eq!(1, world.ledger.windows.len());
+    world.run_for(20 * SECOND_US);
+    assert_eq!(1, world.ledger.windows.len(), "nobody used it");
+    assert_eq!(
+        Reason::Allowed,
+        world.decide(1, &request("t", "m", 10)).reason
+    );
+    let [one, two] = [0, 1].map(|place| world.ledger.windows[place].start_us);
+    assert!((first_us..first_us + 1_000).contains(&one));
+    assert!(two > one + 70_000_000, "{}", two - one);
+}
+
 /// Units idle for two seconds are there for others again.
 #[test]
 fn idle_units_go_back() {

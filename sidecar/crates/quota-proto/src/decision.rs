@@ -21,6 +21,7 @@ pub const fn reason(reason: Reason) -> DecisionReason {
         Reason::TenantSuspended => DecisionReason::TenantSuspended,
         Reason::MeterUnknown => DecisionReason::MeterUnknown,
         Reason::AuthorityUnreachable => DecisionReason::AuthorityUnreachable,
+        Reason::SidecarFull => DecisionReason::SidecarFull,
     }
 }
 

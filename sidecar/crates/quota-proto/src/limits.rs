@@ -8,7 +8,7 @@ use quota_core::{
 };
 
 use crate::{
-    ledger::{self, TenantState, WindowUnit, attribute_match::Rule},
+    ledger::{self, TenantState, WindowAlignment, WindowUnit, attribute_match::Rule},
     quota,
 };
 
@@ -127,6 +127,7 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
     let kind = kind(&from)?;
     Ok(LimitRule {
         nominal_us: nominal_us(&from, kind)?,
+        is_rolling: from.alignment == i32::from(WindowAlignment::Rolling),
         kind,
         name: from.name.into(),
         meter: from.meter.into(),

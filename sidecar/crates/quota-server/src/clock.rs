@@ -106,24 +106,29 @@ impl LedgerClock {
         true
     }
 
-    /// Takes in a heartbeat's time: small differences are the network's and are ignored.
-    pub(crate) fn heartbeat(&mut self, real_us: u64, ledger_us: i64) {
-        let Some(setting) = self.setting else { return };
+    /// Takes in a heartbeat's time: small differences are the network's and are ignored. Answers the real time at which
+    /// it was sent, as far as this clock can tell: late by the shortest way from the ledger at most.
+    pub(crate) fn heartbeat(&mut self, real_us: u64, ledger_us: i64) -> u64 {
+        let Some(setting) = self.setting else {
+            return real_us;
+        };
         let lag_us = setting.real_span(setting.at(real_us).saturating_sub(ledger_us));
         if lag_us < AHEAD_US.saturating_neg() {
             self.rebase(real_us, ledger_us, setting.speed_milli, setting.version);
-            return;
+            return real_us;
         }
+        let sent_us = real_us.saturating_sub(u64::try_from(lag_us).unwrap_or(0));
         self.least_lag_us = self.least_lag_us.min(lag_us);
         self.heartbeats = self.heartbeats.saturating_add(1);
         if self.heartbeats < PERIOD {
-            return;
+            return sent_us;
         }
         if self.least_lag_us > BEHIND_US {
             self.rebase(real_us, ledger_us, setting.speed_milli, setting.version);
         }
         self.least_lag_us = i64::MAX;
         self.heartbeats = 0;
+        sent_us
     }
 
     fn rebase(&mut self, real_us: u64, ledger_us: i64, speed_milli: i64, version: u64) {
@@ -204,6 +209,15 @@ mod tests {
         assert_eq!(1_000_700, ledger_us(&mut clock, 700));
         clock.set(800, &state(10, 1_000, 3));
         assert_eq!(1_000_700, ledger_us(&mut clock, 900));
+    }
+
+    /// A heartbeat that was under way for long speaks of the time at which it was sent, never of its arrival.
+    #[test]
+    fn a_heartbeat_speaks_of_when_it_was_sent() {
+        let mut clock = LedgerClock::new(true);
+        clock.set(0, &state(0, 2_000, 1));
+        assert_eq!(70_000, clock.heartbeat(100_000, 140_000));
+        assert_eq!(100_000, clock.heartbeat(100_000, 201_000));
     }
 
     /// A late heartbeat changes nothing, one from the future does, and a period of late ones sets the clock back.

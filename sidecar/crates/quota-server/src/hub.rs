@@ -43,7 +43,8 @@ struct State {
     effects: Vec<Effect>,
     /// Real time at which the ticker wakes by itself.
     armed_us: u64,
-    redis_alive: bool,
+    /// When the last ping that Redis answered was sent; 0 while notices of pools are not heard.
+    redis_sent_us: u64,
 }
 
 /// The engine with its clock, its waiting callers and its line to the control plane.
@@ -115,7 +116,7 @@ impl Hub {
                 next_ticket: 0,
                 effects: Vec::new(),
                 armed_us: 0,
-                redis_alive: false,
+                redis_sent_us: 0,
             }),
             directory: Mutex::new(Directory::default()),
             monotonic: parts.monotonic,
@@ -250,7 +251,7 @@ impl Hub {
     pub(crate) fn figures(&self) -> (usize, bool, Option<i64>) {
         let mut state = self.state.lock();
         let ledger_us = self.present(&mut state).ok().map(|now| now.ledger_us);
-        (state.tickets.len(), state.redis_alive, ledger_us)
+        (state.tickets.len(), state.redis_sent_us > 0, ledger_us)
     }
 
     /// Takes in an answer or news from the control plane.
@@ -269,8 +270,8 @@ impl Hub {
             Some(Outcome::Watch(bytes)) => self.hear_watch(&bytes),
             Some(Outcome::WatchUp(up)) => self.watch_changed(up),
             Some(Outcome::Notice(notice)) => self.tell_engine(Event::Notice(notice.channel.into())),
-            Some(Outcome::RedisAlive(_)) => self.redis_changed(true),
-            Some(Outcome::RedisLost(_)) => self.redis_changed(false),
+            Some(Outcome::RedisAlive(_)) => self.redis_alive(answer.sent_us),
+            Some(Outcome::RedisLost(_)) => self.redis_lost(),
             _ => self.stats.bad_message("news of an unknown kind"),
         }
     }
@@ -283,7 +284,6 @@ impl Hub {
         if let WatchNews::Welcome(welcome) = &parsed {
             return self.welcomed(welcome);
         }
-        self.tell_engine(Event::LedgerAlive);
         match parsed {
             WatchNews::Meters(meters, hidden) => {
                 self.directory.lock().learn_meters(&meters, &hidden);
@@ -308,10 +308,9 @@ impl Hub {
             WatchNews::Clock(clock) => self.set_clock(&clock),
             WatchNews::Heartbeat(heartbeat) => {
                 self.directory.lock().changed(heartbeat.change);
-                self.state
-                    .lock()
-                    .clock
-                    .heartbeat(self.real_us(), heartbeat.now_us);
+                let real_us = self.real_us();
+                let sent_us = self.state.lock().clock.heartbeat(real_us, heartbeat.now_us);
+                self.tell_engine(Event::LedgerAlive { sent_us });
             }
             WatchNews::Welcome(_) | WatchNews::Nothing => {}
         }
@@ -331,11 +330,11 @@ impl Hub {
         };
         if first {
             self.tell_engine(Event::WatchUp);
-            if self.state.lock().redis_alive {
-                self.tell_engine(Event::RedisAlive);
+            let sent_us = self.state.lock().redis_sent_us;
+            if sent_us > 0 {
+                self.tell_engine(Event::RedisAlive { sent_us });
             }
         }
-        self.tell_engine(Event::LedgerAlive);
     }
 
     fn set_clock(&self, clock: &quota_proto::ledger::ClockState) {
@@ -372,13 +371,19 @@ impl Hub {
         self.tell_engine(if up { Event::WatchUp } else { Event::WatchDown });
     }
 
-    fn redis_changed(&self, alive: bool) {
-        self.state.lock().redis_alive = alive;
-        self.tell_engine(if alive {
-            Event::RedisAlive
+    fn redis_alive(&self, sent_us: u64) {
+        let sent_us = if sent_us == 0 {
+            self.real_us()
         } else {
-            Event::RedisLost
-        });
+            sent_us
+        };
+        self.state.lock().redis_sent_us = sent_us;
+        self.tell_engine(Event::RedisAlive { sent_us });
+    }
+
+    fn redis_lost(&self) {
+        self.state.lock().redis_sent_us = 0;
+        self.tell_engine(Event::RedisLost);
     }
 
     /// Tells the engine what happened; before the first welcome there is no time at which it could have.

@@ -205,6 +205,7 @@ mod tests {
         let answer = |id| Answer {
             id,
             result: Some(Outcome::Done(true)),
+            ..Answer::default()
         };
         assert!(outbox.settle(answer(1)).is_none());
         assert_eq!(Ok(Outcome::Done(true)), receiver.try_recv());

@@ -8,7 +8,7 @@ use quota_proto::quota::{DecisionReason, ErrorReason};
 use serde_json::{Map, Value, json};
 
 const BUCKETS: usize = 24;
-const DECISIONS: usize = 12;
+const DECISIONS: usize = 13;
 const ERRORS: usize = 64;
 
 /// Counts of one process.
@@ -163,6 +163,7 @@ const REASONS: [Reason; DECISIONS] = [
     Reason::TenantSuspended,
     Reason::MeterUnknown,
     Reason::AuthorityUnreachable,
+    Reason::SidecarFull,
 ];
 
 fn slot(reason: Reason) -> usize {

@@ -267,6 +267,7 @@ class Answer(_message.Message):
     NOTICE_FIELD_NUMBER: _builtins.int
     REDIS_ALIVE_FIELD_NUMBER: _builtins.int
     REDIS_LOST_FIELD_NUMBER: _builtins.int
+    SENT_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The command's id; 0 for news."""
     ledger: _builtins.bytes
@@ -281,6 +282,8 @@ class Answer(_message.Message):
     """News: the subscriber's connection answered a ping; its subscriptions are alive."""
     redis_lost: _builtins.bool
     """News: the subscriber's connection broke; every subscription is void."""
+    sent_us: _builtins.int
+    """With redis_alive: when the ping that was answered was sent, CLOCK_BOOTTIME, microseconds. 0 = now."""
     @_builtins.property
     def redis(self) -> Global___RedisReplies:
         """Redis' replies, one for every call."""
@@ -306,10 +309,11 @@ class Answer(_message.Message):
         notice: Global___Notice | None = ...,
         redis_alive: _builtins.bool = ...,
         redis_lost: _builtins.bool = ...,
+        sent_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failure", b"failure", "ledger", b"ledger", "notice", b"notice", "redis", b"redis", "redis_alive", b"redis_alive", "redis_lost", b"redis_lost", "result", b"result", "watch", b"watch", "watch_up", b"watch_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failure", b"failure", "id", b"id", "ledger", b"ledger", "notice", b"notice", "redis", b"redis", "redis_alive", b"redis_alive", "redis_lost", b"redis_lost", "result", b"result", "watch", b"watch", "watch_up", b"watch_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failure", b"failure", "id", b"id", "ledger", b"ledger", "notice", b"notice", "redis", b"redis", "redis_alive", b"redis_alive", "redis_lost", b"redis_lost", "result", b"result", "sent_us", b"sent_us", "watch", b"watch", "watch_up", b"watch_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["ledger", "redis", "done", "failure", "watch", "watch_up", "notice", "redis_alive", "redis_lost"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -145,6 +145,8 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """No such meter."""
     DECISION_REASON_AUTHORITY_UNREACHABLE: _DecisionReason.ValueType  # 107
     """Neither units nor proof of exhaustion could be had in time; the failure policy denied."""
+    DECISION_REASON_SIDECAR_FULL: _DecisionReason.ValueType  # 108
+    """The sidecar keeps as many keys as it may and all are in use: nothing is known of this one. The failure policy denied."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why a decision is what it is. Reasons below 100 admit, others deny."""
@@ -175,6 +177,8 @@ DECISION_REASON_METER_UNKNOWN: DecisionReason.ValueType  # 106
 """No such meter."""
 DECISION_REASON_AUTHORITY_UNREACHABLE: DecisionReason.ValueType  # 107
 """Neither units nor proof of exhaustion could be had in time; the failure policy denied."""
+DECISION_REASON_SIDECAR_FULL: DecisionReason.ValueType  # 108
+"""The sidecar keeps as many keys as it may and all are in use: nothing is known of this one. The failure policy denied."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final

@@ -111,9 +111,12 @@ impl Engine {
             .arm(key, bucket, now.real_us.saturating_add(left_us.max(1)));
     }
 
-    /// Ledger time at which the next window of a bucket is to be leased.
+    /// Ledger time at which the next window of a bucket is to be leased; `None` where nobody knows yet when it begins.
     pub(crate) fn early_at(&self, now: Now, key: Key) -> Option<i64> {
         let bucket = self.buckets.get(key)?;
+        if self.catalog.limit(bucket.limit)?.rule.is_rolling {
+            return None;
+        }
         let window = bucket.current.as_ref()?;
         let end_us = window.info.end_us;
         if bucket.next.is_some() || bucket.early_at_us == end_us {

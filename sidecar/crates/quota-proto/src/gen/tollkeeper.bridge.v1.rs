@@ -93,6 +93,9 @@ pub struct Answer {
     /// The command's id; 0 for news.
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    /// With redis_alive: when the ping that was answered was sent, CLOCK_BOOTTIME, microseconds. 0 = now.
+    #[prost(uint64, tag = "11")]
+    pub sent_us: u64,
     /// What came.
     #[prost(oneof = "answer::Result", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub result: ::core::option::Option<answer::Result>,

@@ -248,6 +248,8 @@ pub enum DecisionReason {
     MeterUnknown = 106,
     /// Neither units nor proof of exhaustion could be had in time; the failure policy denied.
     AuthorityUnreachable = 107,
+    /// The sidecar keeps as many keys as it may and all are in use: nothing is known of this one. The failure policy denied.
+    SidecarFull = 108,
 }
 impl DecisionReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -269,6 +271,7 @@ impl DecisionReason {
             Self::TenantSuspended => "DECISION_REASON_TENANT_SUSPENDED",
             Self::MeterUnknown => "DECISION_REASON_METER_UNKNOWN",
             Self::AuthorityUnreachable => "DECISION_REASON_AUTHORITY_UNREACHABLE",
+            Self::SidecarFull => "DECISION_REASON_SIDECAR_FULL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -287,6 +290,7 @@ impl DecisionReason {
             "DECISION_REASON_TENANT_SUSPENDED" => Some(Self::TenantSuspended),
             "DECISION_REASON_METER_UNKNOWN" => Some(Self::MeterUnknown),
             "DECISION_REASON_AUTHORITY_UNREACHABLE" => Some(Self::AuthorityUnreachable),
+            "DECISION_REASON_SIDECAR_FULL" => Some(Self::SidecarFull),
             _ => None,
         }
     }

@@ -156,6 +156,7 @@ impl Bench {
         self.service.hub.hear(Answer {
             id: 0,
             result: Some(outcome),
+            ..Answer::default()
         });
     }
 
@@ -201,6 +202,7 @@ impl Bench {
             self.service.hub.hear(Answer {
                 id: command.id,
                 result: Some(result),
+                ..Answer::default()
             });
         }
     }

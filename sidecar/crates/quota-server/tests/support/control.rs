@@ -108,6 +108,7 @@ impl Control {
             vec![Answer {
                 id: 0,
                 result: Some(outcome),
+                ..Answer::default()
             }],
         );
     }
@@ -147,6 +148,7 @@ fn watch(told: Told) -> Answer {
     Answer {
         id: 0,
         result: Some(Outcome::Watch(message.into())),
+        ..Answer::default()
     }
 }
 
@@ -154,6 +156,7 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
     let news = |outcome| Answer {
         id: 0,
         result: Some(outcome),
+        ..Answer::default()
     };
     give(
         plane,
@@ -209,6 +212,7 @@ fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
     answers.push(Answer {
         id: command.id,
         result: Some(result),
+        ..Answer::default()
     });
 }
 

@@ -88,6 +88,7 @@ pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
         valid_from_us: None,
         valid_to_us: None,
         source: "plan".into(),
+        is_rolling: false,
         nominal_us: 60_000_000,
     }
 }

@@ -381,7 +381,8 @@ impl World {
     /// Tells an engine something.
     pub fn handle(&mut self, node: usize, event: Event) {
         let now = self.now();
-        if self.is_traced && !matches!(event, Event::LedgerAlive | Event::RedisAlive) {
+        if self.is_traced && !matches!(event, Event::LedgerAlive { .. } | Event::RedisAlive { .. })
+        {
             eprintln!("{} node {node} hears {event:?}", self.real_us);
         }
         self.nodes[node].engine.handle(now, event);

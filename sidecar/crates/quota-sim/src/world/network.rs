@@ -147,6 +147,7 @@ impl World {
     }
 
     pub(super) fn heartbeat(&mut self) {
+        let sent_us = self.real_us;
         for node in 0..self.nodes.len() {
             let life = self.nodes[node].life;
             if self.nodes[node].watch_up && self.is_ledger_up {
@@ -156,7 +157,7 @@ impl World {
                     Message::Tell {
                         node,
                         life,
-                        event: Event::LedgerAlive,
+                        event: Event::LedgerAlive { sent_us },
                     },
                 );
             }
@@ -167,7 +168,7 @@ impl World {
                     Message::Tell {
                         node,
                         life,
-                        event: Event::RedisAlive,
+                        event: Event::RedisAlive { sent_us },
                     },
                 );
             }
