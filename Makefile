@@ -91,3 +91,7 @@ test-rust: install ## Run the Rust tests
 .PHONY: test-python
 test-python: install ## Run the Python tests, those with real servers and kill -9 included
 	@$(RUN)/pytest -q
+
+.PHONY: faults
+faults: install ## Run every fault on real processes with large loads, at most 20 minutes (LONG=1 goes on until stopped)
+	@while FAULTS=long $(RUN)/pytest -q -p no:cacheprovider tests/faults; do test -n "$(LONG)" || exit 0; done; exit 1

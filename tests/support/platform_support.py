@@ -11,10 +11,10 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
 from tollkeeper_cli.embedded.process import Child, ChildSpec
-from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Stack, is_serving
+from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Servers, Stack, is_serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 ANY_PORT = Addresses(
@@ -23,13 +23,55 @@ ANY_PORT = Addresses(
 CALL_TIMEOUT_S = 20.0
 
 
+class AddedSidecar:
+    """One more sidecar of a platform, with a usage log of its own."""
+
+    def __init__(self, stack: Stack, name: str, environment: Mapping[str, str]) -> None:
+        folder = stack.directory / name
+        folder.mkdir(exist_ok=True)
+        self.target = f"unix:{folder / 's.sock'}"
+        own = {
+            "TOLLKEEPER_SIDECAR_LISTEN": "127.0.0.1:0",
+            "TOLLKEEPER_SIDECAR_HTTP": "127.0.0.1:0",
+            "TOLLKEEPER_SIDECAR_SOCKET": str(folder / "s.sock"),
+            "TOLLKEEPER_USAGE_LOG_DIR": str(folder / "usage-log"),
+        }
+        self._child = Child(
+            ChildSpec(
+                name=name,
+                argv=[sys.executable, "-m", "tollkeeper_sidecar"],
+                log_path=folder / "sidecar.log",
+                pid_path=folder / "sidecar.pid.json",
+                environment={**os.environ, **stack.environment(), **own, **environment},
+            )
+        )
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._child.pid
+
+    def start(self) -> None:
+        """Start it and wait until it serves."""
+        self._child.start()
+        self._child.wait_until(lambda: is_serving(self.target), timeout_s=30)
+
+    def kill(self) -> None:
+        """Kill it as a crash would."""
+        self._child.kill()
+
+    def stop(self) -> bool:
+        """End it in order and return whether it did end so within 10 s."""
+        return self._child.stop(timeout_s=10)
+
+
 class Platform:
     """A running stack and the calls that tests make to it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.stack = Stack(directory, addresses=ANY_PORT)
+    def __init__(self, directory: Path, *, servers: Servers | None = None) -> None:
+        self.stack = Stack(directory, addresses=ANY_PORT, servers=servers)
         self._requests = 0
-        self._sidecars: list[Child] = []
+        self.added: list[AddedSidecar] = []
 
     def start(self) -> None:
         """Start every process and wait until each serves."""
@@ -37,34 +79,16 @@ class Platform:
 
     def stop(self) -> None:
         """Stop every process, added sidecars first."""
-        for sidecar in self._sidecars:
-            sidecar.stop(timeout_s=10)
+        for sidecar in self.added:
+            sidecar.stop()
         self.stack.stop()
 
-    def add_sidecar(self, name: str) -> str:
-        """Start one more sidecar with a usage log of its own and return the target of its Unix socket."""
-        folder = self.stack.directory / name
-        folder.mkdir()
-        socket = str(folder / "s.sock")
-        own = {
-            "TOLLKEEPER_SIDECAR_LISTEN": "127.0.0.1:0",
-            "TOLLKEEPER_SIDECAR_HTTP": "127.0.0.1:0",
-            "TOLLKEEPER_SIDECAR_SOCKET": socket,
-            "TOLLKEEPER_USAGE_LOG_DIR": str(folder / "usage-log"),
-        }
-        child = Child(
-            ChildSpec(
-                name=name,
-                argv=[sys.executable, "-m", "tollkeeper_sidecar"],
-                log_path=folder / "sidecar.log",
-                pid_path=folder / "sidecar.pid.json",
-                environment={**os.environ, **self.stack.environment(), **own},
-            )
-        )
-        child.start()
-        child.wait_until(lambda: is_serving(f"unix:{socket}"), timeout_s=30)
-        self._sidecars.append(child)
-        return f"unix:{socket}"
+    def add_sidecar(self, name: str, **environment: str) -> str:
+        """Start one more sidecar, with settings of its own, and return the target of its Unix socket."""
+        sidecar = AddedSidecar(self.stack, name, environment)
+        sidecar.start()
+        self.added.append(sidecar)
+        return sidecar.target
 
     @property
     def target(self) -> str:

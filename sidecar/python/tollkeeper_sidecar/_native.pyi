@@ -88,9 +88,20 @@ def measure_checks(target: str, tenant: str, meter: str, checks: int, rate: int)
     ``checks / rate`` seconds. Raises OSError when the target can't be reached or a check fails.
     """
 
-def measure_burst(target: str, tenant: str, meter: str, seconds: int) -> str:
-    """Keep one pipelined stream full for so many seconds and return the count of its answers as JSON.
+def measure_load(plan_json: str) -> str:
+    """Load sidecars with checks on pipelined streams and return what the callers were told, as a JSON array.
 
-    Keys: ``checks``, ``denied``, ``checks_per_second``. Raises OSError when the target can't be reached or the stream
-    fails.
+    ``plan_json`` is ``{"flows": [...], "seconds": 10}``; the flows run at the same time and end after so long, done or
+    not. A flow has ``target`` (``unix:PATH`` or ``host:port``), ``tenant``, ``meter``, and optionally ``attributes``,
+    ``units`` (of the checks in turn, default 1 each), ``checks`` (0 = as many as there is time for), ``rate`` (checks
+    a second, 0 = as fast as answers come), ``in_flight`` (default 256) and ``insists`` (a check that was denied without
+    an authority is sent again). A stream that breaks is opened again; what was in flight on it counts as
+    ``unanswered`` and is not repeated.
+
+    Each flow's result, in the plan's order, has ``sent``, ``repeated``, ``unanswered``, ``errors`` and ``decisions``
+    (counts by reason), ``admitted_units``, ``admitted_by_window`` (units by the start of the binding limit's window,
+    Unix microseconds), ``reopened``, ``unreachable_first_ms``, ``unreachable_last_ms``, ``admitted_last_ms`` (from the
+    start, or null), ``p50_us``, ``p99_us`` and ``max_us`` (from sending to answer).
+
+    Raises ValueError for a plan that can't be read, OSError where a target is no address.
     """

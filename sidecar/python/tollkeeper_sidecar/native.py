@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_sidecar._native import DataPlane as NativeDataPlane
-from tollkeeper_sidecar._native import measure_burst, measure_checks
+from tollkeeper_sidecar._native import measure_checks, measure_load
 
 if TYPE_CHECKING:
     from tollkeeper_sidecar.plane import DataPlane
 
-__all__ = ["measure_burst", "measure_checks", "start"]
+__all__ = ["measure_checks", "measure_load", "start"]
 
 
 def start(config_json: str) -> DataPlane:

@@ -137,7 +137,8 @@ class Stack:
         for name, child in (("ledger", self._ledger), ("sidecar", self._sidecar)):
             if child is not None and not child.is_running:
                 raise ProcessError(f"the {name} has died\n{child.log_tail()}")
-        if self._servers.is_embedded and not (self._postgres.is_running and self._valkey.is_running):
+        is_up = self._postgres.is_running and (self._servers.redis_url or self._valkey.is_running)
+        if self._servers.is_embedded and not is_up:
             raise ProcessError(f"an embedded server has died; its log is in {self.directory}")
 
     def start_ledger(self) -> None:
@@ -153,6 +154,25 @@ class Stack:
         self._sidecar.start()
         target = self.addresses.sidecar_target
         self._sidecar.wait_until(lambda: is_serving(target), timeout_s=_SIDECAR_START_TIMEOUT_S)
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Return the process ids of what runs, by name."""
+        children = {
+            "postgres": self._postgres,
+            "valkey": self._valkey,
+            "ledger": self._ledger,
+            "sidecar": self._sidecar,
+        }
+        return {name: child.pid for name, child in children.items() if child is not None and child.is_running}
+
+    def kill_postgres(self) -> None:
+        """Kill Postgres as a crash would; `start_postgres` recovers what was committed."""
+        self._postgres.kill()
+
+    def start_postgres(self) -> None:
+        """Start Postgres and wait until it serves."""
+        self._postgres.start()
 
     def kill_ledger(self) -> None:
         """Kill the ledger as a crash would."""
@@ -193,7 +213,8 @@ class Stack:
         """Start the embedded servers, unless others are given."""
         if self._servers.is_embedded:
             self._postgres.start()
-            self._valkey.start()
+            if not self._servers.redis_url:
+                self._valkey.start()
 
     def _migrate(self) -> None:
         """Bring the database's schema up to date; a fresh one's clock starts where it should."""

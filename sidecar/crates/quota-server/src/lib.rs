@@ -26,6 +26,7 @@ mod headers;
 mod hub;
 pub mod ids;
 pub mod journal;
+pub mod load;
 mod outbox;
 pub mod probe;
 mod recent;

@@ -1,16 +1,11 @@
-//! Measures checks as a native caller meets them: unary calls at a steady pace, and a full stream.
+//! Measures checks as a native caller meets them: unary calls at a steady pace. For full streams see `load`.
 #![allow(clippy::arithmetic_side_effects)] // a measuring client with small numbers, not the request path
 
 use std::time::{Duration, Instant};
 
-use quota_proto::quota::{
-    CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Detail, StreamQuotaRequest,
-    StreamQuotaResponse, stream_quota_response,
-};
+use quota_proto::quota::{CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Detail};
 use serde::Serialize;
 use thiserror::Error;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status,
     client::Grpc,
@@ -21,9 +16,6 @@ use tonic_prost::ProstCodec;
 
 const METHOD: PathAndQuery =
     PathAndQuery::from_static("/tollkeeper.quota.v1.QuotaService/CheckQuota");
-const STREAM: PathAndQuery =
-    PathAndQuery::from_static("/tollkeeper.quota.v1.QuotaService/StreamQuota");
-const IN_FLIGHT_MAX: usize = 1_024;
 const WARM_UP_CALLS: u32 = 200;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sleep wakes up late; the rest is spun away.
@@ -61,17 +53,6 @@ pub struct Paced {
     pub late: u32,
 }
 
-/// Checks answered as fast as one native client can ask on one stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct Burst {
-    /// Checks answered.
-    pub checks: u64,
-    /// Checks that were not allowed.
-    pub denied: u64,
-    /// Checks answered in a second.
-    pub checks_per_second: u64,
-}
-
 /// Why nothing was measured.
 #[derive(Debug, Error)]
 pub enum ProbeError {
@@ -81,6 +62,9 @@ pub enum ProbeError {
     /// A check failed.
     #[error("a check failed: {0}")]
     Check(#[from] Status),
+    /// The plan is not one.
+    #[error("no plan: {0}")]
+    Plan(serde_json::Error),
     /// The result has no JSON form.
     #[error("no result: {0}")]
     Encode(#[from] serde_json::Error),
@@ -124,68 +108,12 @@ pub fn measure(pace: Pace<'_>) -> Result<Paced, ProbeError> {
     })
 }
 
-/// Keeps one pipelined stream full for a while and counts the answers.
-///
-/// # Errors
-/// As [`measure`].
-pub fn measure_burst(pace: Pace<'_>, span: Duration) -> Result<Burst, ProbeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut grpc = connect(pace.target).await?;
-        check(&mut grpc, pace).await?;
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
-        let request = request(pace);
-        let started = Instant::now();
-        tokio::spawn(async move {
-            for tag in 0.. {
-                let check = Some(request.clone());
-                if started.elapsed() >= span
-                    || sender
-                        .send(StreamQuotaRequest { tag, check })
-                        .await
-                        .is_err()
-                {
-                    return;
-                }
-            }
-        });
-        ready(&mut grpc).await?;
-        let codec = ProstCodec::<StreamQuotaRequest, StreamQuotaResponse>::default();
-        let requests = Request::new(ReceiverStream::new(receiver));
-        let mut answers = grpc.streaming(requests, STREAM, codec).await?.into_inner();
-        let (mut checks, mut denied) = (0_u64, 0_u64);
-        while let Some(answer) = answers.message().await? {
-            checks = checks.saturating_add(1);
-            denied = denied.saturating_add(u64::from(!is_allowed(&answer)));
-        }
-        let took_ms = started.elapsed().as_millis().max(1);
-        let rate = u128::from(checks).saturating_mul(1_000) / took_ms;
-        Ok(Burst {
-            checks,
-            denied,
-            checks_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
-        })
-    })
-}
-
 /// Gives a result as a JSON object.
 ///
 /// # Errors
 /// Where it has no such form.
 pub fn to_json(result: &impl Serialize) -> Result<String, ProbeError> {
     Ok(serde_json::to_string(result)?)
-}
-
-fn is_allowed(answer: &StreamQuotaResponse) -> bool {
-    let Some(stream_quota_response::Result::Answer(answer)) = &answer.result else {
-        return false;
-    };
-    answer
-        .decision
-        .as_ref()
-        .is_some_and(|decision| decision.allowed)
 }
 
 fn request(pace: Pace<'_>) -> CheckQuotaRequest {
@@ -207,16 +135,19 @@ async fn ready(grpc: &mut Grpc<Channel>) -> Result<(), Status> {
         .map_err(|error| Status::unavailable(error.to_string()))
 }
 
-async fn connect(target: &str) -> Result<Grpc<Channel>, ProbeError> {
+/// Reads `unix:PATH` or `host:port`.
+pub(crate) fn endpoint(target: &str) -> Result<Endpoint, ProbeError> {
     let uri = if target.starts_with("unix:") {
         target.to_owned()
     } else {
         format!("http://{target}")
     };
+    Endpoint::from_shared(uri).map_err(|error| ProbeError::Connect(target.to_owned(), error))
+}
+
+async fn connect(target: &str) -> Result<Grpc<Channel>, ProbeError> {
+    let endpoint = endpoint(target)?.timeout(CALL_TIMEOUT);
     let failed = |error| ProbeError::Connect(target.to_owned(), error);
-    let endpoint = Endpoint::from_shared(uri)
-        .map_err(failed)?
-        .timeout(CALL_TIMEOUT);
     Ok(Grpc::new(endpoint.connect().await.map_err(failed)?))
 }
 
@@ -246,7 +177,7 @@ fn wait_until(due: Instant) {
 }
 
 /// The smallest value that at least so many percent of the sorted values don't exceed; 0 where there are none.
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
+pub(crate) fn percentile(sorted: &[u64], percent: usize) -> u64 {
     let rank = sorted
         .len()
         .saturating_mul(percent)

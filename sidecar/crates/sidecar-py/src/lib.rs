@@ -2,8 +2,6 @@
 //!
 //! `_native.pyi` documents every method for Python.
 
-use std::time::Duration;
-
 use pyo3::{
     exceptions::{PyOSError, PyValueError},
     prelude::*,
@@ -12,7 +10,8 @@ use pyo3::{
 use quota_server::{
     StartError,
     config::ConfigError,
-    probe::{self, Pace},
+    load,
+    probe::{self, Pace, ProbeError},
 };
 
 /// One running data plane.
@@ -102,25 +101,14 @@ fn measure_checks(
         .map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-/// Measures how many checks a second one stream carries.
+/// Loads sidecars with checks and tells what their callers were told.
 #[pyfunction]
-fn measure_burst(
-    py: Python<'_>,
-    target: &str,
-    tenant: &str,
-    meter: &str,
-    seconds: u32,
-) -> PyResult<String> {
-    let pace = Pace {
-        target,
-        tenant,
-        meter,
-        checks: 0,
-        rate: 1,
-    };
-    let span = Duration::from_secs(u64::from(seconds));
-    py.detach(|| probe::measure_burst(pace, span).and_then(|result| probe::to_json(&result)))
-        .map_err(|error| PyOSError::new_err(error.to_string()))
+fn measure_load(py: Python<'_>, plan_json: &str) -> PyResult<String> {
+    py.detach(|| load::load_json(plan_json))
+        .map_err(|error| match error {
+            ProbeError::Plan(_) => PyValueError::new_err(error.to_string()),
+            error => PyOSError::new_err(error.to_string()),
+        })
 }
 
 /// The native module.
@@ -128,5 +116,5 @@ fn measure_burst(
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add_function(wrap_pyfunction!(measure_checks, module)?)?;
-    module.add_function(wrap_pyfunction!(measure_burst, module)?)
+    module.add_function(wrap_pyfunction!(measure_load, module)?)
 }

