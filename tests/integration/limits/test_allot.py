@@ -293,18 +293,22 @@ async def test_a_window_may_be_the_billing_period(serving: Serving) -> None:
 
 
 async def test_a_token_bucket_is_opened_once_and_reopened_when_lost(serving: Serving) -> None:
-    """All keys of a rate share one shard; a report about it makes the next generation, an old report doesn't."""
-    answers = await asyncio.gather(*(serving.sidecar().ask("rate", new_key()) for _ in range(5)))
-    shards = {answer.bucket.generation for answer in answers}
-    assert len(shards) == 1
-    bucket = answers[0].bucket
-    marker = await serving.redis.hgetall(bucket.marker_key)
-    assert marker["generation"] == str(bucket.generation)
+    """Keys of a rate share sixteen shards, each opened once; a report about one makes its next generation, alone."""
+    keys = [bytes([first]) + new_key()[1:] for first in (3, 19, 4)]
+    answers = await asyncio.gather(*(serving.sidecar().ask("rate", key) for key in keys * 2))
+    places = [answer.bucket for answer in answers]
+    assert {place.marker_key for place in places[0::3]} == {places[1].marker_key}, "3 and 19 are one shard"
+    assert places[2].marker_key != places[1].marker_key, "another hash tag: another slot of a cluster"
+    bucket, other = places[0], places[2]
+    for place in (bucket, other):
+        marker = await serving.redis.hgetall(place.marker_key)
+        assert marker["generation"] == str(place.generation)
     lost = {"generation_seen": bucket.generation, "pool_error": limits_pb2.POOL_ERROR_NO_POOL}
-    after = await asyncio.gather(*(serving.sidecar().ask("rate", new_key(), **lost) for _ in range(5)))
+    after = await asyncio.gather(*(serving.sidecar().ask("rate", keys[0], **lost) for _ in range(5)))
     assert {answer.bucket.generation for answer in after} == {bucket.generation + 1}
     marker = await serving.redis.hgetall(bucket.marker_key)
-    assert marker["generation"] == str(bucket.generation + 1)
+    assert (marker["generation"], marker["first"]) == (str(bucket.generation + 1), "0")
+    assert (await serving.sidecar().ask("rate", keys[2])).bucket.generation == other.generation
 
 
 async def test_consumption_is_summed_over_the_fleet_and_never_falls(serving: Serving) -> None:

@@ -185,6 +185,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 aggregation=meter.aggregation,
                 scale=meter.scale,
                 attributes=meter.attributes,
+                value_attribute=meter.value_attribute,
             )
             for meter in found[:size]
         ]

@@ -77,6 +77,7 @@ def _window_answer(result: FromWindow) -> limits_pb2.AllotAnswer:
                 pool_key=result.pool.pool,
                 holders_key=result.pool.holders,
                 channel=result.pool.channel,
+                values_key=result.pool.values,
             )
             return limits_pb2.AllotAnswer(window=window, pool=pool)
         case answer:

@@ -63,6 +63,7 @@ def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb
                             scale=meter.scale,
                             attributes=meter.attributes,
                             pseudonymised=meter.pseudonymised,
+                            value_attribute=meter.value_attribute,
                         )
                         for meter in meters
                     ]

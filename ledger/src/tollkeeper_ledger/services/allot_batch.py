@@ -181,12 +181,12 @@ class AllotBatch:
         """Decide every ask in its order and write the outcome; gives the answers and what to tell Redis at commit."""
         calls = await self._buckets.open(
             conn,
-            [(target.tenant.tenant_id, target.entry.limit, target.entry.ask) for target in self._bucket_targets],
+            [(target.tenant.tenant_id, target.entry) for target in self._bucket_targets],
             clock=self._clock,
             timeline=self._context.timeline,
         )
         for target in self._bucket_targets:
-            generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry.limit)
+            generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry)
             self._results[target.index] = FromBucket(generation=generation, keys=keys)
         if self._targets:
             calls += await self._run_windows(conn)

@@ -94,6 +94,7 @@ async def read_meters(conn: Connection, *, after: str, count_max: int) -> list[M
             scale=row["scale"],
             attributes=tuple(row["attributes"]),
             pseudonymised=tuple(row["pseudonymised"]),
+            value_attribute=row["value_attribute"],
             line=0,
         )
         for row in rows

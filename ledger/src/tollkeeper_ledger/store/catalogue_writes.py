@@ -62,6 +62,7 @@ async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
         meter.scale,
         meter.attributes,
         meter.pseudonymised,
+        meter.value_attribute,
     )
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.redis_servers import Primary, RedisServers
 
+SHARDS = 16
+"""Hash tags of a token bucket limit that is split by key: so many slots of a cluster share its load."""
+
 _TAG_BYTES = 12
 
 
@@ -32,11 +35,13 @@ class PoolKeys:
     pool: str
     holders: str
     channel: str
+    values: str
+    """Unique meters: the values seen in the window, as hashes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketKeys:
-    """Names in Redis of one limit's token buckets; the key hash in hex follows the prefix."""
+    """Names in Redis of one shard of a limit's token buckets; the key hash in hex follows the prefix."""
 
     marker: str
     prefix: str
@@ -55,12 +60,22 @@ def pool_keys(identity: Identity, window_id: bytes) -> PoolKeys:
     """Name a window's pool. Pure; holds nothing personal, key values enter as their hash only."""
     tag = _tag(identity[0].bytes, identity[1].encode(), identity[2])
     window = window_id.hex()
-    return PoolKeys(pool=f"tk:{{{tag}}}:p:{window}", holders=f"tk:{{{tag}}}:h:{window}", channel=f"tk:{{{tag}}}:n")
+    return PoolKeys(
+        pool=f"tk:{{{tag}}}:p:{window}",
+        holders=f"tk:{{{tag}}}:h:{window}",
+        channel=f"tk:{{{tag}}}:n",
+        values=f"tk:{{{tag}}}:u:{window}",
+    )
 
 
-def bucket_keys(tenant_id: UUID, limit_name: str) -> BucketKeys:
-    """Name a token bucket limit's shard. Pure."""
-    tag = _tag(tenant_id.bytes, limit_name.encode())
+def shard_of(key_hash: bytes) -> int:
+    """Give the shard of a token bucket limit that holds a key; an empty hash is a limit that nothing splits. Pure."""
+    return key_hash[0] % SHARDS if key_hash else 0
+
+
+def bucket_keys(tenant_id: UUID, limit_name: str, shard: int) -> BucketKeys:
+    """Name a shard of a token bucket limit. Pure."""
+    tag = _tag(tenant_id.bytes, limit_name.encode(), shard.to_bytes(4, "little"))
     return BucketKeys(marker=f"tk:{{{tag}}}:m", prefix=f"tk:{{{tag}}}:b:", channel=f"tk:{{{tag}}}:bn")
 
 

@@ -52,6 +52,8 @@ class MeterView:
     scale: int
     attributes: tuple[str, ...]
     pseudonymised: tuple[str, ...]
+    value_attribute: str = ""
+    """Unique meters: the attribute whose distinct values are counted."""
 
 
 async def load_tenants(
@@ -119,6 +121,7 @@ async def load_meters(conn: Connection) -> tuple[MeterView, ...]:
             scale=row["scale"],
             attributes=tuple(row["attributes"]),
             pseudonymised=tuple(row["pseudonymised"]),
+            value_attribute=row["value_attribute"],
         )
         for row in await conn.fetch(sql("tenants.meters"))
     )

@@ -148,6 +148,8 @@ pub enum AllotAnswer {
         holders_key: Arc<str>,
         /// Channel of its notices.
         channel: Arc<str>,
+        /// Redis key of the values seen in the window (unique meters).
+        values_key: Arc<str>,
     },
     /// Proof: the limit has only `left` units.
     Denied {

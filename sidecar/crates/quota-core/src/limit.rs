@@ -112,6 +112,8 @@ pub struct Meter {
     pub scale: u32,
     /// Attributes that records of it may carry.
     pub attributes: Box<[Box<str>]>,
+    /// Unique meters: the attribute whose distinct values are counted; empty = it counts units.
+    pub value_attribute: Box<str>,
 }
 
 /// A tenant whole; a later one replaces it.

@@ -166,6 +166,7 @@ fn allot_answer(from: ledger::AllotAnswer) -> Result<AllotAnswer, MessageError> 
             pool_key: pool.pool_key.into(),
             holders_key: pool.holders_key.into(),
             channel: pool.channel.into(),
+            values_key: pool.values_key.into(),
         }),
         AllotResult::Denied(denied) => Ok(AllotAnswer::Denied {
             window: window(from.window)?,

@@ -103,6 +103,7 @@ pub(crate) fn meter(from: ledger::MeterInfo) -> Meter {
             .into_iter()
             .map(String::into_boxed_str)
             .collect(),
+        value_attribute: from.value_attribute.into_boxed_str(),
     }
 }
 

@@ -27,7 +27,7 @@ from tollkeeper_ledger.domain.periods import calendar_anchor
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.faults import Faults
-    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject, Limit
     from tollkeeper_ledger.domain.catalogue.model import Catalogue, Meter, Plan, Seller, Tenant
     from tollkeeper_ledger.domain.periods import Interval
 
@@ -39,6 +39,7 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
     """Give the changes in catalogue order. Where `faults` is not empty afterwards, nothing may be written."""
     _check_references(catalogue, known, faults)
     _check_parents(catalogue, known, faults)
+    _check_unique_meters(catalogue, known, faults)
     seller = catalogue.seller or (next(iter(known.sellers.values())) if len(known.sellers) == 1 else None)
     if seller is None:
         faults.add(1, "seller", "is missing", remedy="add `seller: {id: …, name: …, currency: …}`")
@@ -110,6 +111,36 @@ def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> Non
             )
 
 
+def _check_unique_meters(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    """Refuse what can't be said of a count of distinct values: other limits than windows, and prices."""
+    aggregations = {meter.name: meter.aggregation for meter in known.meters.values()}
+    aggregations.update({meter.name: meter.aggregation for meter in catalogue.meters})
+    owners: list[tuple[str, int, tuple[Limit, ...]]] = [
+        (f"plans[{place}]", plan.line, plan.limits) for place, plan in enumerate(catalogue.plans)
+    ]
+    owners += [(f"tenants[{place}]", tenant.line, tenant.limits) for place, tenant in enumerate(catalogue.tenants)]
+    for path, line, limits in owners:
+        for limit in limits:
+            if aggregations.get(limit.meter) == "unique" and limit.kind != "window":
+                faults.add(
+                    line,
+                    f"{path}.limits.{limit.name}.kind",
+                    "counts units, but the meter counts distinct values",
+                    value=limit.kind,
+                    remedy="use kind: window, or another meter",
+                )
+    for place, plan in enumerate(catalogue.plans):
+        for price in plan.prices:
+            if aggregations.get(price.meter) == "unique":
+                faults.add(
+                    plan.line,
+                    f"plans[{place}].prices.{price.meter}",
+                    "counts distinct values, which are not rated yet",
+                    value=price.meter,
+                    remedy="price a meter with aggregation: sum",
+                )
+
+
 def _check_parents(catalogue: Catalogue, known: Known, faults: Faults) -> None:
     parents = {name: tenant.parent for name, tenant in known.tenants.items()}
     parents.update({tenant.tenant: tenant.parent for tenant in catalogue.tenants})
@@ -155,7 +186,7 @@ def _differences(before: JsonObject, after: JsonObject) -> str:
 
 
 def _meter_json(meter: Meter) -> JsonObject:
-    names = ("unit", "aggregation", "scale", "attributes", "pseudonymised")
+    names = ("unit", "aggregation", "scale", "attributes", "pseudonymised", "value_attribute")
     return {name: _plain(getattr(meter, name)) for name in names}
 
 
@@ -166,7 +197,7 @@ def _meter_change(meter: Meter, seller: Seller, known: Known, faults: Faults) ->
     if before is None:
         return Change("create", "meter", meter.name, f"{meter.aggregation} of {meter.unit}", write=write, after=new)
     old = _meter_json(before)
-    for name in ("unit", "aggregation", "scale"):
+    for name in ("unit", "aggregation", "scale", "value_attribute"):
         if old[name] != new[name]:
             faults.add(
                 meter.line,

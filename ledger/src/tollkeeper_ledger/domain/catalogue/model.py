@@ -45,6 +45,8 @@ class Meter:
     attributes: tuple[str, ...]
     pseudonymised: tuple[str, ...]
     line: int
+    value_attribute: str = ""
+    """Aggregation `unique`: the attribute whose distinct values are counted; empty for all others."""
 
 
 @dataclass(frozen=True, slots=True)

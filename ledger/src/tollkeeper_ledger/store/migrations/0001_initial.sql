@@ -184,10 +184,13 @@ CREATE TABLE meter (
   seller_id text NOT NULL REFERENCES seller,
   name text NOT NULL,
   unit text NOT NULL,
-  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN ('sum')),
+  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN ('sum', 'unique')),
   scale integer NOT NULL CONSTRAINT meter_scale_range CHECK (scale BETWEEN 0 AND 9),
   attributes text[] NOT NULL,
   pseudonymised text[] NOT NULL,
+  -- Aggregation unique: the attribute whose distinct values are counted; empty for all others.
+  value_attribute text NOT NULL DEFAULT ''
+    CONSTRAINT meter_value_attribute_of_unique CHECK ((aggregation = 'unique') = (value_attribute <> '')),
   -- One name space per installation: checks name a meter without its seller.
   CONSTRAINT meter_name_unique UNIQUE (name)
 );
@@ -471,14 +474,15 @@ CREATE TABLE holder_consumption (
   PRIMARY KEY (tenant_id, window_id, holder, end_day)
 ) PARTITION BY RANGE (end_day);
 
--- One row per token bucket limit: the generation of its shard's marker in Redis.
+-- One row per shard of a token bucket limit: the generation of its marker in Redis.
 CREATE TABLE bucket_shard (
   tenant_id uuid NOT NULL REFERENCES tenant,
   limit_name text NOT NULL,
+  shard integer NOT NULL CONSTRAINT bucket_shard_range CHECK (shard BETWEEN 0 AND 15),
   generation bigint NOT NULL,
   -- Ledger time at which this generation was opened.
   opened_at_us bigint NOT NULL,
-  PRIMARY KEY (tenant_id, limit_name)
+  PRIMARY KEY (tenant_id, limit_name, shard)
 );
 
 CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest');

@@ -133,14 +133,15 @@ CREATE TABLE holder_consumption (
   PRIMARY KEY (tenant_id, window_id, holder, end_day)
 ) PARTITION BY RANGE (end_day);
 
--- One row per token bucket limit: the generation of its shard's marker in Redis.
+-- One row per shard of a token bucket limit: the generation of its marker in Redis.
 CREATE TABLE bucket_shard (
   tenant_id uuid NOT NULL REFERENCES tenant,
   limit_name text NOT NULL,
+  shard integer NOT NULL CONSTRAINT bucket_shard_range CHECK (shard BETWEEN 0 AND 15),
   generation bigint NOT NULL,
   -- Ledger time at which this generation was opened.
   opened_at_us bigint NOT NULL,
-  PRIMARY KEY (tenant_id, limit_name)
+  PRIMARY KEY (tenant_id, limit_name, shard)
 );
 
 CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest');

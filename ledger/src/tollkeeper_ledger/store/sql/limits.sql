@@ -173,19 +173,21 @@ WHERE g.tenant_id = $1 AND g.window_id = $2 AND g.end_day = $3 AND g.generation 
 RETURNING open.credit;
 
 -- name: lock_shards
--- Locks token buckets' shards in key order and gives them; a new one gets generation 0. $1 tenant ids, $2 limit names.
-INSERT INTO bucket_shard AS b (tenant_id, limit_name, generation, opened_at_us)
-SELECT tenant_id, limit_name, 0, 0 FROM unnest($1::uuid[], $2::text[]) AS n (tenant_id, limit_name)
-ORDER BY tenant_id, limit_name
-ON CONFLICT (tenant_id, limit_name) DO UPDATE SET generation = b.generation
-RETURNING tenant_id, limit_name, generation;
+-- Locks token buckets' shards in key order and gives them; a new one gets generation 0. $1 tenant ids, $2 limit names,
+-- $3 shards pairwise.
+INSERT INTO bucket_shard AS b (tenant_id, limit_name, shard, generation, opened_at_us)
+SELECT tenant_id, limit_name, shard, 0, 0
+FROM unnest($1::uuid[], $2::text[], $3::integer[]) AS n (tenant_id, limit_name, shard)
+ORDER BY tenant_id, limit_name, shard
+ON CONFLICT (tenant_id, limit_name, shard) DO UPDATE SET generation = b.generation
+RETURNING tenant_id, limit_name, shard, generation;
 
 -- name: update_shards
--- Writes shards that are locked. $1 tenant ids, $2 limit names, $3 generations pairwise, $4 ledger time.
-UPDATE bucket_shard b SET generation = n.generation, opened_at_us = $4
-FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS n (tenant_id, limit_name, generation)
-WHERE b.tenant_id = n.tenant_id AND b.limit_name = n.limit_name;
+-- Writes shards that are locked. $1 tenant ids, $2 limit names, $3 shards, $4 generations pairwise, $5 ledger time.
+UPDATE bucket_shard b SET generation = n.generation, opened_at_us = $5
+FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::bigint[]) AS n (tenant_id, limit_name, shard, generation)
+WHERE b.tenant_id = n.tenant_id AND b.limit_name = n.limit_name AND b.shard = n.shard;
 
 -- name: open_shards
--- Reads every token bucket's shard.
-SELECT tenant_id, limit_name, generation FROM bucket_shard WHERE generation > 0;
+-- Reads every shard of token buckets.
+SELECT tenant_id, limit_name, shard, generation FROM bucket_shard WHERE generation > 0;

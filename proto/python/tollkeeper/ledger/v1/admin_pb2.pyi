@@ -366,6 +366,7 @@ class Meter(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    VALUE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
@@ -374,6 +375,8 @@ class Meter(_message.Message):
     """Aggregation, for example `sum`."""
     scale: _builtins.int
     """Decimal digits, 0 to 9."""
+    value_attribute: _builtins.str
+    """Aggregation `unique`: the attribute whose distinct values are counted."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Declared attributes."""
@@ -386,10 +389,11 @@ class Meter(_message.Message):
         aggregation: _builtins.str = ...,
         scale: _builtins.int = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
+        value_attribute: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "name", b"name", "scale", b"scale", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -748,12 +748,15 @@ class MeterInfo(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PSEUDONYMISED_FIELD_NUMBER: _builtins.int
+    VALUE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
     """Unit, for example `tokens`."""
     scale: _builtins.int
     """Decimal digits after the point that units stand for, 0 to 9."""
+    value_attribute: _builtins.str
+    """Unique meters: the attribute whose distinct values are counted; empty = the meter counts units."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the attributes that records of this meter may carry."""
@@ -770,10 +773,11 @@ class MeterInfo(_message.Message):
         scale: _builtins.int = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         pseudonymised: _abc.Iterable[_builtins.str] | None = ...,
+        value_attribute: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "name", b"name", "pseudonymised", b"pseudonymised", "scale", b"scale", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "name", b"name", "pseudonymised", b"pseudonymised", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1209,7 +1213,9 @@ class AllotEntry(_message.Message):
     limit: _builtins.str
     """Limit name."""
     key_hash: _builtins.bytes
-    """First 16 bytes of SHA-256 over the length-prefixed key values in the rule's order; empty where nothing splits it."""
+    """First 16 bytes of SHA-256 over the length-prefixed key values in the rule's order; empty where nothing splits it.
+    Token buckets: its first byte modulo 16 names the shard, empty = 0.
+    """
     at_us: _builtins.int
     """The window must contain this time; it may lie up to 5 s of ledger time ahead."""
     request_seq: _builtins.int
@@ -1436,6 +1442,7 @@ class PoolInfo(_message.Message):
     POOL_KEY_FIELD_NUMBER: _builtins.int
     HOLDERS_KEY_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    VALUES_KEY_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """timeline x 2^32 + n."""
     allotted_cum: _builtins.int
@@ -1448,6 +1455,8 @@ class PoolInfo(_message.Message):
     """Redis key of its holders."""
     channel: _builtins.str
     """Sharded channel of its notices; one per identity, so that it outlives windows."""
+    values_key: _builtins.str
+    """Redis key of the values seen in this window (unique meters), same hash tag."""
     def __init__(
         self,
         *,
@@ -1457,10 +1466,11 @@ class PoolInfo(_message.Message):
         pool_key: _builtins.str = ...,
         holders_key: _builtins.str = ...,
         channel: _builtins.str = ...,
+        values_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_cum", b"allotted_cum", "channel", b"channel", "final", b"final", "generation", b"generation", "holders_key", b"holders_key", "pool_key", b"pool_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted_cum", b"allotted_cum", "channel", b"channel", "final", b"final", "generation", b"generation", "holders_key", b"holders_key", "pool_key", b"pool_key", "values_key", b"values_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -198,6 +198,7 @@ impl Engine {
                 pool_key,
                 holders_key,
                 channel,
+                values_key: _,
                 last: _,
             } => {
                 let pool = Pool {

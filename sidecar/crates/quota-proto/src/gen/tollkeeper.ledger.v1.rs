@@ -288,6 +288,9 @@ pub struct MeterInfo {
     /// Attributes to replace by a keyed hash before anything is stored.
     #[prost(string, repeated, tag = "5")]
     pub pseudonymised: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Unique meters: the attribute whose distinct values are counted; empty = the meter counts units.
+    #[prost(string, tag = "6")]
+    pub value_attribute: ::prost::alloc::string::String,
 }
 /// A tenant whole: a later one replaces it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -484,6 +487,7 @@ pub struct AllotEntry {
     #[prost(string, tag = "2")]
     pub limit: ::prost::alloc::string::String,
     /// First 16 bytes of SHA-256 over the length-prefixed key values in the rule's order; empty where nothing splits it.
+    /// Token buckets: its first byte modulo 16 names the shard, empty = 0.
     #[prost(bytes = "vec", tag = "3")]
     pub key_hash: ::prost::alloc::vec::Vec<u8>,
     /// The key values in the rule's order; the ledger keeps them for reports, Redis never sees them.
@@ -621,6 +625,9 @@ pub struct PoolInfo {
     /// Sharded channel of its notices; one per identity, so that it outlives windows.
     #[prost(string, tag = "6")]
     pub channel: ::prost::alloc::string::String,
+    /// Redis key of the values seen in this window (unique meters), same hash tag.
+    #[prost(string, tag = "7")]
+    pub values_key: ::prost::alloc::string::String,
 }
 /// There are no units.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -334,6 +334,7 @@ pub fn meters() -> MeterList {
         scale: 0,
         attributes: vec!["model".into(), "secret".into()],
         pseudonymised: vec!["secret".into()],
+        value_attribute: String::new(),
     };
     MeterList {
         meters: vec![meter("tokens"), meter("requests")],

@@ -397,6 +397,7 @@ impl Ledger {
             last: is_final,
             pool_key: key.clone().into(),
             holders_key: format!("{key}:h").into(),
+            values_key: format!("{key}:u").into(),
             channel: key.into(),
         }
     }

@@ -229,6 +229,7 @@ impl World {
                 unit: "x".into(),
                 scale: 0,
                 attributes: Box::default(),
+                value_attribute: Box::default(),
             };
             let meters = self.meters.iter().map(meter).collect();
             self.handle(node, Event::WatchUp);
