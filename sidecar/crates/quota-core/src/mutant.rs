@@ -37,12 +37,107 @@ macro_rules! mutants {
     };
 }
 
-// The finder of all of these is the simulator: a seed of `quota-sim` in which an invariant breaks.
+// The finder of all of these is the simulator: a seed of `quota-sim` in which a rule breaks.
 mutants! {
-    /// The engine credits a repeated answer again: units are minted.
+    // Engine: units.
+    /// A repeated answer is credited again: units are minted.
     RepeatCredited,
-    /// A return is sent before the balance is lowered: the same units are spent here and elsewhere.
+    /// A return does not lower the balance first: the same units are spent here and elsewhere.
     ReturnNotLowered,
+    /// A pool's unconfirmed return is settled with the ledger as well: the units come back twice.
+    ReturnSettledElsewhere,
+    /// A reservation that expired refunds its units, though whoever used them may settle yet.
+    ExpiryRefunds,
+    /// Units of a window that is over are carried into the next one.
+    OldUnitsCarried,
+    /// A refund goes to the bucket's present window instead of the one that it was taken from.
+    RefundIntoNewWindow,
+    /// What was used beyond a reservation is never paid.
+    DebtForgotten,
+    /// A call is admitted when its units are nearly there.
+    AdmittedOneShort,
+    // Engine: proof.
+    /// A refusal of a pool that isn't final counts as proof.
+    ProofFromPoolNotFinal,
+    /// A refusal counts as proof though nobody would say when it ends.
+    ProofWithoutSubscription,
+    /// A notice does not end a proof.
+    NoticeIgnored,
+    /// A pool's fault is not told to the ledger: nobody opens the next generation.
+    FaultNotReported,
+    // Pools.
+    /// A generation is bound to the server's own name, which a demoted and re-promoted master keeps.
+    FenceOnRunId,
+    /// A pool of another replication history serves.
+    FenceUnchecked,
+    /// A pool serves requests of another generation.
+    GenerationUnchecked,
+    /// Opening a generation is repeated where its outcome is unknown: what was granted is forgotten.
+    OpenRepeated,
+    /// Extending makes a pool where there is none.
+    ExtendCreates,
+    /// An extension's cumulative figure is added.
+    ExtendAdds,
+    /// A repeated request is granted again.
+    RepeatGrantsAgain,
+    /// Any request number is taken, so that a late copy counts as new.
+    SeqUnchecked,
+    /// A holder may return more than it was granted.
+    ReturnUnchecked,
+    /// A cumulative return is credited whole each time.
+    ReturnAddedWhole,
+    /// A pool that lost acknowledged grants serves holders that have seen them.
+    WitnessUnchecked,
+    /// A pool gives what it does not have.
+    GivesBeyondFree,
+    /// A closed pool goes on granting.
+    CloseStillServes,
+    /// A pool tells nobody that what it refused is there.
+    PoolNoticeForgotten,
+    // Token buckets.
+    /// Units lent ahead do not lower the cap: a burst comes on top of them.
+    AheadUncapped,
+    /// A wall clock that goes back mints tokens.
+    BackwardClockMints,
+    /// A bucket that was lost begins full.
+    LostBucketIsFull,
+    // Ledger.
+    /// Two first uses make two windows.
+    TwoFirstWindows,
+    /// A repeated first ask is leased again.
+    LeaseRepeated,
+    /// A lease does not count as having left the limit.
+    LeaseUncounted,
+    /// A holder may give the ledger more than it got.
+    ReturnAboveGranted,
+    /// A cumulative return to the ledger is credited whole each time.
+    LedgerReturnRepeats,
+    /// A lost generation gives back more than went into it.
+    LostReturnUncapped,
+    /// A live generation's units go back to the limit while its pool has them too.
+    LivePoolReturnedToLedger,
+    /// A lost generation's number is used again.
+    GenerationReused,
+    /// A limit that was lowered goes on giving out the old amount.
+    AmountNotFollowed,
+    /// The pool of a lowered limit is extended instead of closed.
+    LoweredPoolStaysOpen,
+    /// A closed pool's rest is credited at each attempt.
+    CloseCreditsAgain,
+    /// A closed pool is credited with what it had granted.
+    CloseCreditsAll,
+    /// A pool is called final while the limit has units.
+    FinalTooSoon,
+    /// The ledger tells nobody that what it denied is there.
+    LedgerNoticeForgotten,
+    /// A pool that may not have heard where it stands is never told again.
+    UntoldForgotten,
+    /// A lease is taken back by the clock from a holder that was silent.
+    ReclaimByTime,
+    /// After a restore the ledger goes on giving out windows of which it forgot what was out.
+    RestoreNotFrozen,
+    /// After a restore generations' numbers are used again.
+    TimelineNotRaised,
 }
 
 #[cfg(feature = "mutants")]

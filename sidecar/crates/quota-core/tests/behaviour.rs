@@ -381,7 +381,7 @@ fn next_window_is_leased_early() {
         "decided without waiting"
     );
     assert_eq!(before, world.commands);
-    assert_eq!(2, world.ledger.windows.len());
+    assert_eq!(2, world.ledger.rows.windows.len());
 }
 
 /// A rolling window begins with the first use after the last one ended, never before: nothing is leased ahead for it.
@@ -402,14 +402,14 @@ fn rolling_windows_begin_at_first_use() {
         assert!(decision.reason.allowed() || decision.reason == Reason::QuotaExhausted);
         world.run_for(SECOND_US);
     }
-    assert_eq!(1, world.ledger.windows.len());
+    assert_eq!(1, world.ledger.rows.windows.len());
     world.run_for(20 * SECOND_US);
-    assert_eq!(1, world.ledger.windows.len(), "nobody used it");
+    assert_eq!(1, world.ledger.rows.windows.len(), "nobody used it");
     assert_eq!(
         Reason::Allowed,
         world.decide(1, &request("t", "m", 10)).reason
     );
-    let [one, two] = [0, 1].map(|place| world.ledger.windows[place].start_us);
+    let [one, two] = [0, 1].map(|place| world.ledger.rows.windows[place].start_us);
     assert!((first_us..first_us + 1_000).contains(&one));
     assert!(two > one + 70_000_000, "{}", two - one);
 }

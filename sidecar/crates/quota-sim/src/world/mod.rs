@@ -2,6 +2,7 @@
 //!
 //! Everything follows from a seed. Nothing here decides about leases; it only carries what the engines ask for.
 
+pub mod fact;
 pub mod ledger;
 mod network;
 pub mod redis;
@@ -19,7 +20,7 @@ use quota_core::{
 };
 
 use self::{
-    ledger::{Ledger, Plan},
+    ledger::{Ledger, Line, Plan},
     network::Message,
     redis::Redis,
 };
@@ -36,19 +37,24 @@ pub struct Weather {
 }
 
 /// One sidecar.
+#[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 pub struct Node {
     /// The machine under test.
     pub engine: Engine,
     life: u64,
     holder: Holder,
     pending: BTreeSet<CommandId>,
-    channels: BTreeSet<String>,
+    channels: BTreeSet<Arc<str>>,
     watch_up: bool,
     subscriber_up: bool,
     watch_last_us: u64,
     subscriber_last_us: u64,
     due_us: u64,
     cut: bool,
+    /// Speaks to the demoted master of a split.
+    is_astray: bool,
+    /// Does nothing before this real time.
+    paused_until_us: u64,
 }
 
 /// The world.
@@ -90,6 +96,7 @@ pub struct World {
     meters: BTreeSet<Arc<str>>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     messages: BTreeMap<u64, Message>,
+    ledger_ticked_us: u64,
     serial: u64,
     tickets: Ticket,
     lives: u64,
@@ -121,6 +128,7 @@ impl World {
             meters: BTreeSet::new(),
             queue: BinaryHeap::new(),
             messages: BTreeMap::new(),
+            ledger_ticked_us: 0,
             serial: 0,
             tickets: 0,
             lives: 0,
@@ -150,6 +158,8 @@ impl World {
             subscriber_last_us: 0,
             due_us: 0,
             cut: false,
+            is_astray: false,
+            paused_until_us: 0,
         }
     }
 
@@ -206,8 +216,15 @@ impl World {
 
     /// Changes an amount in the ledger; the snapshots follow.
     pub fn set_amount(&mut self, tenant: &str, limit: &str, amount: u64) {
-        self.ledger
-            .set_amount(tenant, limit, amount, &mut self.redis);
+        let is_sent = self.is_ledger_up && self.is_redis_up;
+        let mut line = Line {
+            redis: &mut self.redis,
+            is_sent,
+            is_answered: is_sent,
+            real_us: self.real_us,
+            speed_milli: self.speed_milli.unsigned_abs(),
+        };
+        self.ledger.set_amount(tenant, limit, amount, &mut line);
         let mut snapshot = self.tenants[tenant].clone();
         for rule in snapshot
             .limits
@@ -301,6 +318,23 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Stops a sidecar for a while, as a suspended machine does: it does nothing, and hears all of it late.
+    pub fn pause(&mut self, node: usize, span_us: u64) {
+        let until_us = self.real_us + span_us;
+        self.nodes[node].paused_until_us = self.nodes[node].paused_until_us.max(until_us);
+    }
+
+    /// Whether a sidecar is paused now.
+    #[must_use]
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.nodes[node].paused_until_us > self.real_us
+    }
+
+    /// Puts a sidecar on the side of the old master in a split, or back.
+    pub fn lead_astray(&mut self, node: usize, is_astray: bool) {
+        self.nodes[node].is_astray = is_astray;
     }
 
     /// Lets a sidecar decide; answers the ticket.
@@ -431,7 +465,7 @@ impl World {
             .nodes
             .iter()
             .enumerate()
-            .map(|(place, node)| (node.due_us, place))
+            .map(|(place, node)| (node.due_us.max(node.paused_until_us), place))
             .min()
             .unwrap_or((u64::MAX, 0));
         let at_us = message_us.min(due_us);

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use quota_core::{Command, CommandFailure, CommandId, Event, FailureKind, Holder};
 
-use super::World;
+use super::{World, ledger::Line};
 
 /// Something under way.
 #[derive(Debug)]
@@ -96,6 +96,13 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, message: Message) {
+        if let Message::Tell { node, .. }
+        | Message::Answer { node, .. }
+        | Message::Timeout { node, .. } = message
+            && self.is_paused(node)
+        {
+            return self.post(self.nodes[node].paused_until_us, message);
+        }
         match message {
             Message::Heartbeat => self.heartbeat(),
             Message::Tell { node, life, event } => {
@@ -173,7 +180,25 @@ impl World {
                 );
             }
         }
+        if self.real_us >= self.ledger_ticked_us + 1_000_000 && self.is_ledger_up {
+            self.ledger_ticked_us = self.real_us;
+            self.tick_ledger();
+        }
         self.post(self.real_us + 40_000, Message::Heartbeat);
+    }
+
+    /// Lets the ledger do what it does every second.
+    pub(super) fn tick_ledger(&mut self) {
+        let now_us = self.now().ledger_us;
+        let mut line = Line {
+            is_sent: self.is_redis_up,
+            is_answered: self.is_redis_up,
+            real_us: self.real_us,
+            speed_milli: self.speed_milli.unsigned_abs(),
+            redis: &mut self.redis,
+        };
+        self.ledger.tick(&mut line, now_us);
+        self.spread_notices();
     }
 
     /// When the next message of a connection arrives: after those before it.
@@ -192,27 +217,50 @@ impl World {
     pub(super) fn spread_notices(&mut self) {
         let published = std::mem::take(&mut self.redis.notices);
         let told = std::mem::take(&mut self.ledger.notices);
+        let recalled = std::mem::take(&mut self.ledger.recalls);
         for node in 0..self.nodes.len() {
             let life = self.nodes[node].life;
-            for channel in &published {
-                if self.nodes[node].subscriber_up && self.nodes[node].channels.contains(channel) {
+            let server = self.server_of(node);
+            for (by, channel) in &published {
+                let is_followed = self.nodes[node].channels.contains(channel);
+                if *by == server && self.nodes[node].subscriber_up && is_followed {
                     let at_us = self.in_order(node, false);
-                    let event = Event::Notice(channel.as_str().into());
+                    let event = Event::Notice(channel.clone());
                     self.post(at_us, Message::Tell { node, life, event });
                 }
+            }
+            if !self.nodes[node].watch_up {
+                continue;
             }
             for (tenant, limit, key_hash) in &told {
-                if self.nodes[node].watch_up {
-                    let at_us = self.in_order(node, true);
-                    let (tenant, limit, key_hash) = (tenant.clone(), limit.clone(), *key_hash);
-                    let event = Event::UnitsNotice {
-                        tenant,
-                        limit,
-                        key_hash,
-                    };
-                    self.post(at_us, Message::Tell { node, life, event });
-                }
+                let at_us = self.in_order(node, true);
+                let (tenant, limit, key_hash) = (tenant.clone(), limit.clone(), *key_hash);
+                let event = Event::UnitsNotice {
+                    tenant,
+                    limit,
+                    key_hash,
+                };
+                self.post(at_us, Message::Tell { node, life, event });
             }
+            for (tenant, limit, key_hash) in &recalled {
+                let at_us = self.in_order(node, true);
+                let event = Event::Recall {
+                    tenant: tenant.clone(),
+                    limit: limit.clone(),
+                    key_hash: Some(*key_hash),
+                    units: 0,
+                };
+                self.post(at_us, Message::Tell { node, life, event });
+            }
+        }
+    }
+
+    /// The server that a sidecar takes for the master.
+    fn server_of(&self, node: usize) -> usize {
+        if self.redis.is_split && self.nodes[node].is_astray {
+            self.redis.other()
+        } else {
+            self.redis.master()
         }
     }
 
@@ -232,25 +280,40 @@ impl World {
         if (is_redis && !self.is_redis_up) || (!is_redis && !self.is_ledger_up) {
             return failure(FailureKind::Unreachable, command, id);
         }
+        if let Command::Redis(calls) = command {
+            let server = self.server_of(node);
+            let real_us = self.real_us;
+            let replies = calls
+                .iter()
+                .map(|call| self.redis.run_at(server, call, real_us));
+            return Event::Functions(id, Ok(replies.collect()));
+        }
+        let is_sent = self.is_redis_up && !self.rng.chance(self.weather.loss / 2);
+        let is_answered = is_sent && !self.rng.chance(self.weather.loss / 2);
+        let mut line = Line {
+            redis: &mut self.redis,
+            is_sent,
+            is_answered,
+            real_us: self.real_us,
+            speed_milli: self.speed_milli.unsigned_abs(),
+        };
+        let ledger = &mut self.ledger;
         match command {
             Command::Allot { holder, asks } => {
-                let reach = self.is_redis_up && !self.rng.chance(self.weather.loss / 2);
-                let answer = |ask| {
-                    self.ledger
-                        .allot(*holder, ask, &mut self.redis, reach, now_us)
-                };
-                Event::Allotted(id, Ok(asks.iter().map(answer).collect()))
+                let answers = asks
+                    .iter()
+                    .map(|ask| ledger.allot(*holder, ask, &mut line, now_us));
+                Event::Allotted(id, Ok(answers.collect()))
             }
             Command::ReturnUnits { holder, entries } => {
                 let told = entries.iter().map(|(window, source, cum)| {
-                    self.ledger
-                        .give_back(*holder, *window, *source, *cum, &mut self.redis)
+                    ledger.give_back(*holder, *window, *source, *cum, &mut line)
                 });
                 Event::Returned(id, Ok(told.collect()))
             }
             Command::ReportConsumption { holder, entries } => {
                 let uses = entries.iter().map(|entry| {
-                    self.ledger.report(
+                    ledger.report(
                         *holder,
                         entry.window,
                         entry.consumed_cum,
@@ -260,17 +323,22 @@ impl World {
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }
-            Command::Redis(calls) => {
-                let replies = calls
-                    .iter()
-                    .map(|call| self.redis.run(call, now_us, self.real_us));
-                Event::Functions(id, Ok(replies.collect()))
-            }
+            other => self.serve_subscriber(node, holder, is_alive, id, other),
+        }
+    }
+
+    fn serve_subscriber(
+        &mut self,
+        node: usize,
+        holder: Holder,
+        is_alive: bool,
+        id: CommandId,
+        command: &Command,
+    ) -> Event {
+        match command {
             Command::Subscribe(channels) => {
                 if is_alive && self.nodes[node].subscriber_up {
-                    self.nodes[node]
-                        .channels
-                        .extend(channels.iter().map(ToString::to_string));
+                    self.nodes[node].channels.extend(channels.iter().cloned());
                 }
                 Event::Done(id, Ok(()))
             }
@@ -285,6 +353,7 @@ impl World {
                 self.answer_watch(node, names);
                 Event::Done(id, Ok(()))
             }
+            _ => Event::Done(id, Ok(())),
         }
     }
 

@@ -1,0 +1,62 @@
+//! What was done, as it was done: the log from which the rules are recomputed.
+
+use quota_core::{Holder, WindowId};
+
+/// One change that the ledger or a pool made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fact {
+    /// A pool gave units, and took in what came back.
+    Granted {
+        /// The pool's generation.
+        generation: u64,
+        /// To whom.
+        holder: Holder,
+        /// Units given.
+        give: u64,
+        /// Units taken back.
+        returned: u64,
+    },
+    /// The ledger opened a generation.
+    Opened {
+        /// Of this window.
+        window: WindowId,
+        /// Its name.
+        generation: u64,
+    },
+    /// Units went from a window into a generation.
+    Allotted {
+        /// Out of this window.
+        window: WindowId,
+        /// Into this generation.
+        generation: u64,
+        /// How many.
+        units: u64,
+    },
+    /// The ledger leased units to a holder.
+    Leased {
+        /// Out of this window.
+        window: WindowId,
+        /// To whom.
+        holder: Holder,
+        /// How many.
+        units: u64,
+    },
+    /// Units came back into a window.
+    Credited {
+        /// Into this window.
+        window: WindowId,
+        /// From this generation; 0 = leased by the ledger.
+        generation: u64,
+        /// How many.
+        units: u64,
+    },
+    /// Another amount is in force for a window.
+    Amount {
+        /// For this window.
+        window: WindowId,
+        /// So many.
+        amount: u64,
+        /// Units that were out of it then.
+        allotted: u64,
+    },
+}

@@ -1,0 +1,445 @@
+//! The ledger: who gets which units of which window, in transactions; what Redis is told after them; restores.
+
+mod cursor;
+mod publish;
+mod window;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use quota_core::{
+    AllotAnswer, AllotAsk, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind, LimitRule,
+    PoolFault, WindowId, WindowUse,
+    mutant::{self, Mutant},
+};
+
+use self::{cursor::Cursor, window::Answer};
+pub use self::{
+    publish::Line,
+    window::{Generation, Lease, Window},
+};
+use super::fact::Fact;
+
+/// Windows may be asked for so much before they begin, ledger µs.
+const AHEAD_US: i64 = 5_000_000;
+const DAY_US: i64 = 86_400_000_000;
+
+/// A limit's windows.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Ledger µs.
+    pub length_us: i64,
+    /// Begins at first use instead of at multiples of its length.
+    pub is_rolling: bool,
+}
+
+/// (tenant, limit, key).
+pub type Identity = (Arc<str>, Arc<str>, KeyHash);
+
+/// What Postgres holds.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// All windows.
+    pub windows: Vec<Window>,
+    ids: BTreeMap<WindowId, usize>,
+    cursors: BTreeMap<Identity, Cursor>,
+    shards: BTreeMap<(Arc<str>, Arc<str>), u64>,
+    /// 1 + restores.
+    pub timeline: u64,
+}
+
+/// A ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    /// (tenant, limit) → rule and plan.
+    pub limits: BTreeMap<(Arc<str>, Arc<str>), (LimitRule, Plan)>,
+    /// What it knows.
+    pub rows: Rows,
+    kept: Option<Rows>,
+    restored_at_us: i64,
+    names: u64,
+    untold: Vec<WindowId>,
+    /// Notices to be sent on all watch streams.
+    pub notices: Vec<Identity>,
+    /// Leases that are to come back.
+    pub recalls: Vec<Identity>,
+    /// What was done, in order; `None` where nobody recomputes it.
+    pub facts: Option<Vec<Fact>>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            limits: BTreeMap::new(),
+            rows: Rows {
+                windows: Vec::new(),
+                ids: BTreeMap::new(),
+                cursors: BTreeMap::new(),
+                shards: BTreeMap::new(),
+                timeline: 1,
+            },
+            kept: None,
+            restored_at_us: i64::MIN,
+            names: 0,
+            untold: Vec::new(),
+            notices: Vec::new(),
+            recalls: Vec::new(),
+            facts: None,
+        }
+    }
+}
+
+/// A hard window limit.
+#[must_use]
+pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
+    LimitRule {
+        name: name.into(),
+        meter: meter.into(),
+        kind: LimitKind::Window,
+        amount: Some(amount),
+        amount_version: 1,
+        enforcement: Enforcement::Hard,
+        failure_policy: FailurePolicy::Closed,
+        matches: Box::default(),
+        key: Box::default(),
+        valid_from_us: None,
+        valid_to_us: None,
+        source: "plan".into(),
+        is_rolling: false,
+        nominal_us: 60_000_000,
+    }
+}
+
+fn refused(reason: &str, last_request_seq: u64) -> AllotAnswer {
+    AllotAnswer::Refused {
+        reason: reason.into(),
+        last_request_seq,
+    }
+}
+
+impl Ledger {
+    fn note(&mut self, fact: Fact) {
+        if let Some(facts) = &mut self.facts {
+            facts.push(fact);
+        }
+    }
+
+    /// The window that holds an ask's time, opened where there is none.
+    fn window_at(&mut self, ask: &AllotAsk, plan: Plan) -> Option<usize> {
+        let identity = (ask.tenant.clone(), ask.limit.clone(), ask.key_hash);
+        let cursor = self.rows.cursors.entry(identity.clone()).or_default();
+        let is_known = !(mutant::is(Mutant::TwoFirstWindows) && ask.request_seq == 1);
+        if let Some(place) = cursor.find(ask.at_us).filter(|_| is_known) {
+            return Some(place);
+        }
+        let start_us = if plan.is_rolling {
+            ask.at_us
+        } else {
+            ask.at_us.div_euclid(plan.length_us) * plan.length_us
+        };
+        let place = self.rows.windows.len();
+        let span = cursor.open(ask.at_us, (start_us, start_us + plan.length_us), place);
+        let (start_us, end_us) = match span {
+            Some(span) => span,
+            None if !is_known => (start_us, start_us + plan.length_us),
+            None => return None,
+        };
+        self.names += 1;
+        let mut id = [0; 16];
+        let day = u32::try_from((end_us - 1).div_euclid(DAY_US)).expect("a day");
+        id[..4].copy_from_slice(&day.to_be_bytes());
+        id[8..].copy_from_slice(&self.names.to_be_bytes());
+        let id = WindowId(id);
+        let tag = format!("tk:{{{}.{}}}", self.rows.cursors.len(), ask.limit);
+        self.rows.ids.insert(id, place);
+        self.rows.windows.push(Window {
+            identity,
+            start_us,
+            end_us,
+            id,
+            amount: 0,
+            amount_version: 0,
+            ceiling: 0,
+            allotted: 0,
+            wanted: 0,
+            generations: Vec::new(),
+            leases: BTreeMap::new(),
+            lost_returns: BTreeMap::new(),
+            consumed: BTreeMap::new(),
+            pool_key: format!("{tag}:p:{}", self.names).into(),
+            holders_key: format!("{tag}:h:{}", self.names).into(),
+            values_key: format!("{tag}:u:{}", self.names).into(),
+            channel: format!("{tag}:n").into(),
+        });
+        Some(place)
+    }
+
+    /// Brings a window to the amount in force; answers whether it changed.
+    fn follow(&mut self, place: usize) -> bool {
+        let window = &mut self.rows.windows[place];
+        let limit = (window.identity.0.clone(), window.identity.1.clone());
+        let Some((rule, _)) = self.limits.get(&limit) else {
+            return false;
+        };
+        let allotted = window.allotted;
+        let amount = rule.amount.unwrap_or(quota_core::UNITS_MAX);
+        let is_changed = window.follow_amount(amount, rule.amount_version);
+        if is_changed {
+            let window = window.id;
+            self.note(Fact::Amount {
+                window,
+                amount,
+                allotted,
+            });
+        }
+        is_changed
+    }
+
+    /// Changes an amount, closes and extends pools as it follows.
+    pub fn set_amount(&mut self, tenant: &str, limit: &str, amount: u64, line: &mut Line<'_>) {
+        let key: (Arc<str>, Arc<str>) = (tenant.into(), limit.into());
+        let (rule, _) = self.limits.get_mut(&key).expect("a limit");
+        rule.amount = Some(amount);
+        rule.amount_version += 1;
+        for place in 0..self.rows.windows.len() {
+            let identity = &self.rows.windows[place].identity;
+            if (&identity.0, &identity.1) != (&key.0, &key.1) || !self.follow(place) {
+                continue;
+            }
+            let window = &self.rows.windows[place];
+            if window.allotted > window.amount {
+                self.recalls.push(window.identity.clone());
+            }
+            self.publish(place, line);
+            self.notice_if_due(place);
+        }
+        self.close_pools(line);
+    }
+
+    fn notice_if_due(&mut self, place: usize) {
+        let window = &mut self.rows.windows[place];
+        if window.is_notice_due() {
+            self.notices.push(window.identity.clone());
+        }
+    }
+
+    /// Answers one ask.
+    pub fn allot(
+        &mut self,
+        holder: Holder,
+        ask: &AllotAsk,
+        line: &mut Line<'_>,
+        now_us: i64,
+    ) -> AllotAnswer {
+        let key = (ask.tenant.clone(), ask.limit.clone());
+        let Some((rule, plan)) = self.limits.get(&key) else {
+            return refused("LIMIT_UNKNOWN", 0);
+        };
+        if let LimitKind::TokenBucket { .. } = rule.kind {
+            return self.shard(ask, line, now_us);
+        }
+        let plan = *plan;
+        let Some(place) = self.window_at(ask, plan) else {
+            return refused("FIELD_OUT_OF_RANGE", 0);
+        };
+        let is_frozen =
+            self.rows.windows[place].start_us <= self.restored_at_us.saturating_add(AHEAD_US);
+        if is_frozen && !mutant::is(Mutant::RestoreNotFrozen) {
+            return refused("RESTORED", 0);
+        }
+        self.follow(place);
+        let answer = self.decide(place, holder, ask);
+        self.notice_if_due(place);
+        self.publish(place, line);
+        let window = &self.rows.windows[place];
+        match (answer, window.generation()) {
+            (Answer::Leased { give, granted_cum }, _) => AllotAnswer::Lease {
+                window: window.info(),
+                give,
+                granted_cum,
+                lease_epoch: 0,
+                valid_for_us: 0,
+            },
+            (Answer::Pooled, Some(generation)) => AllotAnswer::Pool {
+                window: window.info(),
+                generation: generation.number,
+                allotted_cum: generation.allotted_cum,
+                last: window.is_final(),
+                pool_key: window.pool_key.clone(),
+                holders_key: window.holders_key.clone(),
+                values_key: window.values_key.clone(),
+                channel: window.channel.clone(),
+            },
+            (Answer::Denied | Answer::Pooled, _) => AllotAnswer::Denied {
+                window: window.info(),
+                left: window.left(),
+            },
+            (Answer::Refused { reason, last_seq }, _) => refused(reason, last_seq),
+        }
+    }
+
+    /// Lets a window decide and notes what it did.
+    fn decide(&mut self, place: usize, holder: Holder, ask: &AllotAsk) -> Answer {
+        let window = &mut self.rows.windows[place];
+        let cursor = self
+            .rows
+            .cursors
+            .get_mut(&window.identity)
+            .expect("its cursor");
+        let timeline = if mutant::is(Mutant::TimelineNotRaised) {
+            1
+        } else {
+            self.rows.timeline
+        };
+        let next = (timeline << 32) + cursor.generation_n + 1;
+        let before = (
+            window.allotted,
+            window.generations.len(),
+            window.generation().map_or(0, |g| g.allotted_cum),
+        );
+        let granted_before = window
+            .leases
+            .get(&holder)
+            .map_or(0, |lease| lease.granted_cum);
+        let answer = window.decide(holder, ask, next);
+        let id = window.id;
+        let granted = window
+            .leases
+            .get(&holder)
+            .map_or(0, |lease| lease.granted_cum)
+            - granted_before;
+        let newest = window.generation().copied();
+        let is_new = window.generations.len() > before.1;
+        let into_pool =
+            newest.map_or(0, |last| last.allotted_cum) - if is_new { 0 } else { before.2 };
+        if is_new {
+            cursor.generation_n += 1;
+            let generation = newest.map_or(0, |last| last.number);
+            self.note(Fact::Opened {
+                window: id,
+                generation,
+            });
+        }
+        if granted > 0 {
+            self.note(Fact::Leased {
+                window: id,
+                holder,
+                units: granted,
+            });
+        }
+        if let Some(last) = newest.filter(|_| into_pool > 0) {
+            self.note(Fact::Allotted {
+                window: id,
+                generation: last.number,
+                units: into_pool,
+            });
+        }
+        answer
+    }
+
+    fn shard(&mut self, ask: &AllotAsk, line: &mut Line<'_>, now_us: i64) -> AllotAnswer {
+        let key = (ask.tenant.clone(), ask.limit.clone());
+        let before = self.rows.shards.get(&key).copied().unwrap_or(0);
+        let is_lost = ask
+            .fault
+            .is_some_and(|fault| fault != PoolFault::Unreachable);
+        let marker: Arc<str> = format!("tk:{{{}.{}}}:m", ask.tenant, ask.limit).into();
+        let channel: Arc<str> = format!("tk:{{{}.{}}}:bn", ask.tenant, ask.limit).into();
+        let mut generation = before;
+        if before == 0 || (is_lost && ask.generation_seen == before) {
+            generation = before.max(self.rows.timeline << 32) + 1;
+            self.rows.shards.insert(key, generation);
+            Self::open_bucket(&marker, &channel, (generation, before == 0), line, now_us);
+        }
+        AllotAnswer::Bucket {
+            generation,
+            marker_key: marker,
+            bucket_prefix: format!("tk:{{{}.{}}}:b:", ask.tenant, ask.limit).into(),
+            channel,
+        }
+    }
+
+    /// Takes units back; answers the cumulative return that is now known.
+    pub fn give_back(
+        &mut self,
+        holder: Holder,
+        id: WindowId,
+        generation: u64,
+        returned_cum: u64,
+        line: &mut Line<'_>,
+    ) -> u64 {
+        let Some(place) = self.rows.ids.get(&id).copied() else {
+            return 0;
+        };
+        let window = &mut self.rows.windows[place];
+        let (units, known) = if generation == 0 {
+            let units = window.return_lease(holder, returned_cum);
+            (units, window.leases[&holder].returned_cum)
+        } else {
+            let units = window
+                .return_lost(holder, generation, returned_cum)
+                .unwrap_or(0);
+            let known = window.lost_returns.get(&(holder, generation));
+            (units, known.copied().unwrap_or(0))
+        };
+        if units > 0 {
+            self.note(Fact::Credited {
+                window: id,
+                generation,
+                units,
+            });
+        }
+        self.publish(place, line);
+        self.notice_if_due(place);
+        known
+    }
+
+    /// Stores use and answers the fleet's.
+    pub fn report(
+        &mut self,
+        holder: Holder,
+        id: WindowId,
+        consumed: u64,
+        over: u64,
+        now_us: i64,
+    ) -> WindowUse {
+        let Some(place) = self.rows.ids.get(&id).copied() else {
+            return WindowUse {
+                consumed: 0,
+                over: 0,
+                allotted: 0,
+                amount: Some(0),
+                as_of_us: now_us,
+                lease_epoch: 0,
+            };
+        };
+        let window = &mut self.rows.windows[place];
+        let own = window.consumed.entry(holder).or_default();
+        *own = (own.0.max(consumed), own.1.max(over));
+        let sum = |sum: (u64, u64), own: &(u64, u64)| (sum.0 + own.0, sum.1 + own.1);
+        let (consumed, over) = window.consumed.values().fold((0, 0), sum);
+        WindowUse {
+            consumed,
+            over,
+            allotted: window.allotted,
+            amount: Some(window.amount),
+            as_of_us: now_us,
+            lease_epoch: 0,
+        }
+    }
+
+    /// Remembers the present as what a restore would bring back.
+    pub fn back_up(&mut self) {
+        self.kept = Some(self.rows.clone());
+    }
+
+    /// Sets Postgres back, knowingly: the next timeline, and nothing more of windows that may be open.
+    pub fn restore(&mut self, now_us: i64) {
+        let Some(mut rows) = self.kept.clone() else {
+            return;
+        };
+        rows.timeline = self.rows.timeline + 1;
+        self.rows = rows;
+        self.restored_at_us = now_us;
+        self.untold.clear();
+    }
+}
