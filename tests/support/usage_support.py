@@ -24,6 +24,8 @@ class Use:
     quantities: tuple[tuple[str, int], ...] = (("requests", 1),)
     attributes: tuple[tuple[str, str], ...] = ()
     flags: int = 0
+    home: bytes = b""
+    """The producer whose reservation it ends; empty = none, or its own."""
 
     def hash(self) -> bytes:
         """Give the content hash, the obvious way."""
@@ -46,6 +48,8 @@ def encode(uses: Sequence[Use]) -> UsageColumns:
     values: dict[str, int] = {}
     quantities = [quantity for use in uses for quantity in use.quantities]
     attributes = [attribute for use in uses for attribute in use.attributes]
+    homes: dict[bytes, int] = {}
+    home = [1 + homes.setdefault(use.home, len(homes)) if use.home else 0 for use in uses]
     tenant = [tenants.setdefault(use.tenant, len(tenants)) for use in uses]
     meter = [meters.setdefault(name, len(meters)) for name, _ in quantities]
     attribute_name = [names.setdefault(name, len(names)) for name, _ in attributes]
@@ -66,6 +70,8 @@ def encode(uses: Sequence[Use]) -> UsageColumns:
         units=[units for _, units in quantities],
         attribute_name=attribute_name,
         attribute_value=attribute_value,
+        homes=list(homes),
+        home=home if homes else [],
     )
 
 

@@ -28,8 +28,11 @@ HOLES_MAX = 1_000
 HOLE_REASON_BYTES_MAX = 128
 SEQ_MAX = 2**63 - 1
 HASH_BYTES = 32
+PRODUCER_BYTES = 16
 
 FLAG_SYSTEM_ID = 1
+FLAG_EXCESS = 2
+FLAG_EXPIRED = 4
 FLAGS_KNOWN = 15
 
 MINUTE_US = 60_000_000
@@ -65,6 +68,10 @@ class UsageColumns:
     units: Sequence[int]
     attribute_name: Sequence[int]
     attribute_value: Sequence[int]
+    homes: Sequence[bytes] = ()
+    """Dictionary of producers, 16 bytes each."""
+    home: Sequence[int] = ()
+    """1 + index into homes of the reservation that the record ends, 0 = none; empty where all are 0."""
 
 
 @dataclass(frozen=True, slots=True)

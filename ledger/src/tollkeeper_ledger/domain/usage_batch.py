@@ -51,6 +51,8 @@ class Records:
     attributes: Sequence[str]
     """Canonical JSON."""
     hashes: Sequence[bytes]
+    home: Sequence[int]
+    """1 + index into the batch's homes of the reservation that the record ends elsewhere, 0 = none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,6 +123,7 @@ def read_batch(append: UsageAppend) -> UsageBatch:
         units=hashed.units,
         attributes=hashed.attributes,
         hashes=hashed.hashes,
+        home=columns.home or [0] * len(columns.ids),
     )
     return UsageBatch(
         source=append,
@@ -185,6 +188,7 @@ def _check_columns(columns: UsageColumns) -> None:
                 raise malformed(
                     f"records.{field}", f"must be as long as {counts} sums to", value=len(values), bound=str(total)
                 )
+    _check_homes(columns)
     for field, dictionary in (
         ("tenant", columns.tenants),
         ("meter", columns.meters),
@@ -194,6 +198,16 @@ def _check_columns(columns: UsageColumns) -> None:
         values = getattr(columns, field)
         if values and not (min(values) >= 0 and max(values) < len(dictionary)):
             raise malformed(f"records.{field}", "points outside its dictionary", bound=f"0 to {len(dictionary) - 1}")
+
+
+def _check_homes(columns: UsageColumns) -> None:
+    count = len(columns.ids)
+    if columns.home and len(columns.home) != count:
+        raise malformed("records.home", "must have one value per record", value=len(columns.home), bound=str(count))
+    if columns.home and not (min(columns.home) >= 0 and max(columns.home) <= len(columns.homes)):
+        raise malformed("records.home", "points outside its dictionary", bound=f"0 to {len(columns.homes)}")
+    if any(len(home) != usage.PRODUCER_BYTES for home in columns.homes):
+        raise malformed("records.homes", "must be names of producers", bound=f"{usage.PRODUCER_BYTES} bytes each")
 
 
 @dataclass(frozen=True, slots=True)

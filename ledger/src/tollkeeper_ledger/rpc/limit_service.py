@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
 
@@ -141,7 +142,10 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         hello = await self._hello(request_iterator)
         # Opened before the welcome is made: a clock setting from now on is either in it or sent after it.
         stream = self._limits.hub.open()
-        reader = asyncio.create_task(self._read(stream, request_iterator, hello))
+        home = UUID(bytes=hello.producer_id) if hello.producer_id else None
+        reader = asyncio.create_task(self._read(stream, request_iterator, hello, home))
+        if home is not None:
+            self._limits.settlements.follow(stream, home)
         try:
             yield welcome_message(self._limits.installation, self._resources.clock.reading())
             while events := await stream.next():
@@ -149,6 +153,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                     yield event_to_message(event, self._resources.clock, self._limits.tenants.change)
         finally:
             self._limits.hub.close(stream)
+            self._limits.settlements.leave(stream)
             reader.cancel()
         if reader.done() and not reader.cancelled() and (error := reader.exception()) is not None:
             raise error
@@ -168,6 +173,13 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                 metadata={"field": "hello.protocol_version", "value": str(hello.protocol_version)},
             )
         _require_holder(hello.holder, "hello.holder")
+        if len(hello.producer_id) not in {0, _ID_BYTES}:
+            raise InvalidFieldError(
+                "hello.producer_id",
+                "is no producer",
+                value=f"{len(hello.producer_id)} bytes",
+                bound="16 bytes, or none",
+            )
         return hello
 
     async def _read(
@@ -175,6 +187,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         stream: Stream,
         requests: AsyncIterator[limits_pb2.WatchLimitsRequest],
         hello: limits_pb2.WatchHello,
+        home: UUID | None,
     ) -> None:
         """Take in what the sidecar says; ends the stream when it has nothing more to say."""
         try:
@@ -189,11 +202,17 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                         stream.forget(request.remove.tenants)
                     case "hello":
                         raise InvalidFieldError("hello", "stands twice", reason="FIELD_REPEATED")
+                    case "acknowledge" if home is not None:
+                        await self._acknowledge(home, request.acknowledge.reservation_ids)
                     case _:
-                        # Settlements made elsewhere come with a later version; there is nothing to forget yet.
+                        # From a version that knows more.
                         pass
         finally:
             stream.end()
+
+    async def _acknowledge(self, home: UUID, reservation_ids: Sequence[bytes]) -> None:
+        _require_count(reservation_ids, "acknowledge.reservation_ids")
+        await self._limits.settlements.acknowledge(home, list(reservation_ids))
 
     async def _follow(self, stream: Stream, tenants: Sequence[str], *, resume_change: int) -> None:
         if len(stream.follows) + len(tenants) > TENANTS_MAX:

@@ -35,7 +35,7 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
     billing_pb2_grpc.add_BillingServiceServicer_to_server(BillingService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
-    add_usage_service(server, UsageService(resources))
+    add_usage_service(server, UsageService(resources, limits))
     descriptors = [
         admin_pb2.DESCRIPTOR,
         billing_pb2.DESCRIPTOR,

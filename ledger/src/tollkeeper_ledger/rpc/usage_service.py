@@ -11,13 +11,17 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from tollkeeper.ledger.v1 import usage_pb2, usage_pb2_grpc
+from tollkeeper.quota.v1 import quota_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage import Hole, UsageAppend, UsageColumns, malformed
 from tollkeeper_ledger.domain.usage_producer import check_format
+from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of, reservation_of, settled_message
+from tollkeeper_ledger.services.reservation_ends import ReservationEnds
 from tollkeeper_ledger.services.usage import UsageIngest
 
 if TYPE_CHECKING:
+    from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,8 +32,13 @@ _ID_BYTES = 16
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
     """Serve producers."""
 
-    def __init__(self, resources: Resources) -> None:
-        self._ingest = UsageIngest(resources.pools.ingest, embedded=resources.settings.embedded)
+    def __init__(self, resources: Resources, limits: Limits) -> None:
+        pool = resources.pools.ingest
+        self._ingest = UsageIngest(pool, embedded=resources.settings.embedded)
+        self._keys = {key.key_id: key.secret for key in limits.installation.token_keys}
+        self._ends = ReservationEnds(
+            pool, self._ingest, limits.tenants, installation_id=limits.installation.installation_id
+        )
 
     async def OpenProducer(
         self, request: usage_pb2.OpenProducerRequest, context: Context
@@ -50,6 +59,22 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.AppendUsageResponse:
         """Commit a contiguous run of a producer's log, in one transaction."""
         return await self._append(append_from_message(request))
+
+    async def SettleReservation(
+        self, request: quota_pb2.SettleReservationRequest, context: Context
+    ) -> quota_pb2.SettleReservationResponse:
+        """End a reservation at the actual quantities."""
+        reservation = reservation_of(request.token, self._keys)
+        return settled_message(await self._ends.end(reservation, actual_of(request)))
+
+    async def ReleaseReservation(
+        self, request: quota_pb2.ReleaseReservationRequest, context: Context
+    ) -> quota_pb2.ReleaseReservationResponse:
+        """End a reservation at zero."""
+        ended = await self._ends.end(reservation_of(request.token, self._keys), None)
+        return quota_pb2.ReleaseReservationResponse(
+            refunded=quantities_of(ended.refunded), repeated_call=ended.repeated
+        )
 
     async def append_bytes(self, request: bytes, context: Context) -> usage_pb2.AppendUsageResponse:
         """Serve AppendUsage from its wire bytes, so that what can't be decoded is answered BATCH_MALFORMED."""
@@ -114,6 +139,8 @@ def append_from_message(request: usage_pb2.AppendUsageRequest) -> UsageAppend:
             units=list(records.units),
             attribute_name=list(records.attribute_name),
             attribute_value=list(records.attribute_value),
+            homes=list(records.homes),
+            home=list(records.home),
         ),
         holes=[Hole(first_seq=hole.first_seq, last_seq=hole.last_seq, reason=hole.reason) for hole in request.holes],
         watermark_us=request.watermark_us,

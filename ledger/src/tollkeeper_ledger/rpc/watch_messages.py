@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from tollkeeper.ledger.v1 import limits_pb2
 
 from tollkeeper_ledger.rpc.limit_rules import rule_to_message
-from tollkeeper_ledger.services.watch import HEARTBEAT_S, Beat, Clock, Confirmed, Meters, Tenant, Units, Unknown
+from tollkeeper_ledger.services.watch import (
+    HEARTBEAT_S,
+    Beat,
+    Clock,
+    Confirmed,
+    Meters,
+    Settlements,
+    Tenant,
+    Units,
+    Unknown,
+)
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.services.clock import LedgerClock
@@ -69,6 +79,9 @@ def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb
                     ]
                 )
             )
+        case Settlements(settled=settled):
+            outcomes = [limits_pb2.Settlement(reservation_id=one.reservation_id, units=one.units) for one in settled]
+            return limits_pb2.WatchLimitsResponse(settlements=limits_pb2.SettlementList(settlements=outcomes))
         case Units(tenant=tenant, notice=notice):
             if notice.recall:
                 recall = limits_pb2.Recall(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)

@@ -10,6 +10,7 @@ from tollkeeper_ledger.services.allot import AllotService
 from tollkeeper_ledger.services.amounts import AmountFollower
 from tollkeeper_ledger.services.bucket_clock import BucketClock
 from tollkeeper_ledger.services.returns import ReturnService
+from tollkeeper_ledger.services.settlements import SettlementHub
 from tollkeeper_ledger.services.tenant_directory import TenantDirectory
 from tollkeeper_ledger.services.watch import WatchHub
 from tollkeeper_ledger.store.installation import Installation, read_installation
@@ -34,6 +35,7 @@ class Limits:
     amounts: AmountFollower
     functions: PoolFunctions
     bucket_clock: BucketClock
+    settlements: SettlementHub
 
     def loops(self) -> list[Coroutine[None, None, None]]:
         """Give what has to run while the process serves."""
@@ -43,6 +45,7 @@ class Limits:
             self.allot.run(),
             self.amounts.run(),
             self.bucket_clock.run(),
+            self.settlements.run(),
         ]
 
 
@@ -70,4 +73,5 @@ async def open_limits(resources: Resources) -> Limits:
         amounts=amounts,
         functions=functions,
         bucket_clock=bucket_clock,
+        settlements=SettlementHub(pool, resources.listener, resources.log),
     )

@@ -11,7 +11,14 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.usage import CLOCK_AHEAD_MAX_US, LATENESS_MAX_US, SHIPPING_MAX_US, ProducerPosition
+from tollkeeper_ledger.domain.usage import (
+    CLOCK_AHEAD_MAX_US,
+    FORMAT,
+    LATENESS_MAX_US,
+    SHIPPING_MAX_US,
+    ProducerPosition,
+    UsageAppend,
+)
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_hash import h_start
 from tollkeeper_ledger.domain.usage_producer import Producer, check_format, check_holder, check_opening, unknown
@@ -22,15 +29,19 @@ from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_producers import add_producer, announce_producer, lock_producer, safe_seq
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date, datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.usage import AppendOutcome, UsageAppend
-    from tollkeeper_ledger.domain.usage_batch import UsageBatch
+    from tollkeeper_ledger.domain.usage import AppendOutcome, UsageColumns
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 SAFE_AFTER = timedelta(hours=24)
 """Age from which a commit counts as safe from a restore, where nobody has said better."""
+
+
+OWN_HOLDER = b"ledger"
+"""Holder of the ledger's own producer."""
 
 
 class UsageIngest:
@@ -80,12 +91,37 @@ class UsageIngest:
 
         async def commit(conn: Connection) -> AppendOutcome:
             now = await ledger_now(conn)
-            await self._need_months(conn, batch, now)
+            await self.need_months(conn, batch.records.event_us, now)
             # TODO(#5): merge all waiting batches into this transaction: producers in id order, then one pass over all.
             async with conn.transaction():
                 return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
 
         return await attempted(self._pool, commit)
+
+    async def append_own(
+        self, conn: Connection, producer_id: UUID, columns: UsageColumns, *, now: datetime
+    ) -> AppendOutcome:
+        """Commit records of the ledger's own, as a producer's batch, in the caller's transaction.
+
+        Needs `need_months` before it. The producer is closed after each batch, so no period waits for it.
+        """
+        fresh = Producer(producer_id, 1, OWN_HOLDER, committed_seq=0, h=h_start(producer_id.bytes))
+        await add_producer(conn, fresh, version=FORMAT, now=now)
+        known = await lock_producer(conn, producer_id)
+        if known is None:
+            raise unknown(producer_id)
+        append = UsageAppend(
+            producer_id=producer_id,
+            incarnation=known.incarnation,
+            first_seq=known.committed_seq + 1,
+            h_before=known.h,
+            columns=columns,
+            holes=(),
+            watermark_us=0,
+            tenants_served=(),
+            closing=True,
+        )
+        return await append_batch(conn, read_batch(append), now=now, stream=self._stream, position=self._position)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime
@@ -95,13 +131,13 @@ class UsageIngest:
             safe = min(committed_seq, await safe_seq(conn, producer_id, before=now - SAFE_AFTER))
         return ProducerPosition(committed_seq=committed_seq, h=h, safe_seq=safe)
 
-    async def _need_months(self, conn: Connection, batch: UsageBatch, now: datetime) -> None:
-        """Make the partitions that the batch may need, before its transaction: making one takes a lock."""
-        if not batch.records:
+    async def need_months(self, conn: Connection, event_us: Sequence[int], now: datetime) -> None:
+        """Make the partitions that records of these times may need, before their transaction: it takes a lock."""
+        if not event_us:
             return
         now_us = to_us(now)
-        first = max(min(batch.records.event_us), now_us - SHIPPING_MAX_US - LATENESS_MAX_US)
-        last = min(max(batch.records.event_us), now_us + 2 * CLOCK_AHEAD_MAX_US)
+        first = max(min(event_us), now_us - SHIPPING_MAX_US - LATENESS_MAX_US)
+        last = min(max(event_us), now_us + 2 * CLOCK_AHEAD_MAX_US)
         if first > last:
             return
         month = from_us(first).date().replace(day=1)

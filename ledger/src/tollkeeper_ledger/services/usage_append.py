@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
 from tollkeeper_ledger.domain.usage import AppendOutcome
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
@@ -19,6 +20,7 @@ from tollkeeper_ledger.domain.usage_producer import place, unknown
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.store.clock import from_us, to_us
+from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.tenant_locks import share_tenants
 from tollkeeper_ledger.store.usage_batches import (
     IdClaim,
@@ -131,6 +133,7 @@ async def _commit_entries(
     stored = batch.records.take(places)
     if stored:
         await _store(conn, batch, stored, batch_id, names)
+        await _keep_outcomes(conn, batch, stored, names, now)
     refused = {**problems, **conflicts}
     if refused:
         await add_quarantine(
@@ -156,6 +159,23 @@ async def _commit_entries(
     )
     await add_link(conn, body, stream=stream)
     return _Done(stored=body.stored, duplicates=body.duplicates, conflicts=body.conflicts, quarantined=body.quarantined)
+
+
+async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, names: _Names, now: datetime) -> None:
+    """Keep how reservations of other producers ended: what is stored is the one outcome that stands."""
+    outcomes = outcomes_elsewhere(batch, stored)
+    if outcomes:
+        settlements = [
+            NewSettlement(
+                tenant_id=names.tenant(batch.tenants[outcome.tenant]),
+                reservation_id=outcome.reservation_id,
+                home=outcome.home,
+                meter_ids=[names.meter_ids[batch.meters[meter]] for meter in batch.shapes[outcome.shape]],
+                units=outcome.units,
+            )
+            for outcome in outcomes
+        ]
+        await add_settlements(conn, settlements, now=now)
 
 
 async def _claim(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.clock import ClockReading
     from tollkeeper_ledger.store.listener import Listener
+    from tollkeeper_ledger.store.settlements import Settled
     from tollkeeper_ledger.store.tenants import MeterView, TenantView
 
 HEARTBEAT_S = 0.04
@@ -75,7 +76,14 @@ class Beat:
     """The connection is alive; the time is read when this is sent."""
 
 
-Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat
+@dataclass(frozen=True, slots=True)
+class Settlements:
+    """Reservations of the stream's home ended elsewhere."""
+
+    settled: tuple[Settled, ...]
+
+
+Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements
 
 _BEAT = Beat()
 _CLOCK = Clock()

@@ -103,6 +103,14 @@ pub fn watch_clock_applied(version: u64) -> Action {
     watch(WatchMessage::ClockApplied(version))
 }
 
+/// Encodes which outcomes of this home's reservations were taken in.
+#[must_use]
+pub fn watch_acknowledge(reservation_ids: Vec<Vec<u8>>) -> Action {
+    watch(WatchMessage::Acknowledge(ledger::AcknowledgeSettlements {
+        reservation_ids,
+    }))
+}
+
 fn watch(message: WatchMessage) -> Action {
     Action::Watch(encoded(&ledger::WatchLimitsRequest {
         message: Some(message),

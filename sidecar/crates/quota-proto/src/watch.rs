@@ -6,7 +6,10 @@ use prost::Message as _;
 use quota_core::{Event, Meter, TenantSnapshot};
 
 use crate::{
-    ledger::{self, ClockState, Heartbeat, WatchWelcome, Witness, watch_limits_response::Message},
+    ledger::{
+        self, ClockState, Heartbeat, Settlement, WatchWelcome, Witness,
+        watch_limits_response::Message,
+    },
     limits::{MessageError, key_hash, meter, snapshot, units},
 };
 
@@ -29,7 +32,9 @@ pub enum WatchNews {
     Heartbeat(Heartbeat),
     /// What Postgres had committed.
     Witness(Witness),
-    /// Nothing to do here: confirmed tenants, settlements of other homes.
+    /// How reservations of this home ended elsewhere.
+    Settlements(Vec<Settlement>),
+    /// Nothing to do here: confirmed tenants.
     Nothing,
 }
 
@@ -74,7 +79,8 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
             Message::Clock(clock) => WatchNews::Clock(clock),
             Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
             Message::Witness(witness) => WatchNews::Witness(witness),
-            Message::Settlements(_) | Message::Confirmed(_) => WatchNews::Nothing,
+            Message::Settlements(list) => WatchNews::Settlements(list.settlements),
+            Message::Confirmed(_) => WatchNews::Nothing,
         },
     )
 }

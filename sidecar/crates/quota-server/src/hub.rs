@@ -17,7 +17,8 @@ use quota_core::{
 use quota_proto::{
     answer::{event, witness},
     bridge::{self, answer::Result as Outcome},
-    command::{action, watch_clock_applied},
+    command::{action, watch_acknowledge, watch_clock_applied},
+    ledger::Settlement,
     watch::{WatchNews, news},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -58,6 +59,7 @@ pub(crate) struct Hub {
     /// Usage producer of this volume; changes when the ledger fences it.
     producer: Mutex<[u8; 16]>,
     expired: mpsc::UnboundedSender<ReservationId>,
+    settled: mpsc::UnboundedSender<Vec<Settlement>>,
     /// Wakes the ticker when something became due earlier.
     pub(crate) rearm: Notify,
     /// Wakes who waits for a tenant to be known.
@@ -104,6 +106,8 @@ pub(crate) struct HubParts {
     pub(crate) holder: Holder,
     pub(crate) producer: [u8; 16],
     pub(crate) expired: mpsc::UnboundedSender<ReservationId>,
+    /// Takes outcomes of this home's reservations that ended elsewhere.
+    pub(crate) settled: mpsc::UnboundedSender<Vec<Settlement>>,
 }
 
 impl Hub {
@@ -125,6 +129,7 @@ impl Hub {
             holder: parts.holder,
             producer: Mutex::new(parts.producer),
             expired: parts.expired,
+            settled: parts.settled,
             rearm: Notify::new(),
             news: Notify::new(),
         }
@@ -306,6 +311,7 @@ impl Hub {
                 .lock()
                 .witnessed(witness.timeline, &witness.value),
             WatchNews::Clock(clock) => self.set_clock(&clock),
+            WatchNews::Settlements(outcomes) => drop(self.settled.send(outcomes)),
             WatchNews::Heartbeat(heartbeat) => {
                 self.directory.lock().changed(heartbeat.change);
                 let real_us = self.real_us();
@@ -353,6 +359,12 @@ impl Hub {
             .tell(WATCH_TIMEOUT_MS, watch_clock_applied(version));
         // What is due by ledger time may be due now.
         self.rearm.notify_one();
+    }
+
+    /// Tells the ledger which outcomes it may forget. Lost with the stream, which tells them again.
+    pub(crate) fn acknowledge(&self, reservations: Vec<Vec<u8>>) {
+        self.outbox
+            .tell(WATCH_TIMEOUT_MS, watch_acknowledge(reservations));
     }
 
     fn watch_changed(&self, up: bool) {

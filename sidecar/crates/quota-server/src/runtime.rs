@@ -15,6 +15,7 @@ use quota_core::{EngineConfig, Holder, ReservationId};
 use quota_proto::{
     bridge::{Answer, AnswerBatch},
     content::payload_hash,
+    ledger::Settlement,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -27,6 +28,7 @@ use usage_log::{LogError, NewProducer, Recovered, UsageLog};
 use crate::{
     clock::BootClock,
     config::{Config, ConfigError},
+    handlers::settled_elsewhere,
     hub::{Hub, HubParts},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
     journal::fill_percent,
@@ -89,6 +91,7 @@ struct Work {
     listeners: Listeners,
     answers: mpsc::Receiver<Vec<Answer>>,
     expired: mpsc::UnboundedReceiver<ReservationId>,
+    settled: mpsc::UnboundedReceiver<Vec<Settlement>>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -116,6 +119,7 @@ impl DataPlane {
         });
         let outbox = Arc::new(Outbox::new()?);
         let (expired_sender, expired) = mpsc::unbounded_channel();
+        let (settled_sender, settled) = mpsc::unbounded_channel();
         let stats = Arc::new(Stats::default());
         let hub = Arc::new(Hub::new(HubParts {
             engine: engine_config(&config),
@@ -126,6 +130,7 @@ impl DataPlane {
             holder: Holder(Ids::new(Box::new(randomness)).sixteen()?),
             producer: recovered.producer_id,
             expired: expired_sender,
+            settled: settled_sender,
         }));
         let budget = Duration::from_micros(config.ledger_budget_us);
         let service = Arc::new(Service::new(
@@ -161,6 +166,7 @@ impl DataPlane {
             listeners,
             answers,
             expired,
+            settled,
             phase,
         };
         let thread = spawn(work, transport)?;
@@ -353,11 +359,13 @@ async fn run(work: Work, transport: impl Transport) {
         listeners,
         answers,
         expired,
+        settled,
         mut phase,
     } = work;
     tokio::spawn(hear(Arc::clone(&service), answers));
     tokio::spawn(tick(Arc::clone(&service)));
     tokio::spawn(expire(Arc::clone(&service), expired));
+    tokio::spawn(take_outcomes(Arc::clone(&service), settled));
     tokio::spawn(name_tenants(
         Arc::clone(&service),
         Arc::clone(&shipping.shipper),
@@ -425,6 +433,23 @@ async fn name_tenants(service: Arc<Service>, shipper: Arc<Mutex<Shipper>>) {
             }
         }
         heard.await;
+    }
+}
+
+/// Takes in how reservations of this home ended elsewhere, and tells the ledger what it may forget. What can't be taken
+/// in now (the log is broken) the ledger tells again on the next stream.
+async fn take_outcomes(
+    service: Arc<Service>,
+    mut settled: mpsc::UnboundedReceiver<Vec<Settlement>>,
+) {
+    while let Some(outcomes) = settled.recv().await {
+        let mut taken = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            if settled_elsewhere(&service, &outcome).await {
+                taken.push(outcome.reservation_id);
+            }
+        }
+        service.hub.acknowledge(taken);
     }
 }
 

@@ -180,21 +180,6 @@ async fn settlements_survive_a_kill() {
     assert_eq!(0, plane.stats()["records"]);
 }
 
-/// A token of another volume's sidecar is told where to go, once it is no longer open anywhere here.
-#[tokio::test]
-async fn foreign_reservations_are_elsewhere() {
-    let (here, there) = (tempdir().unwrap(), tempdir().unwrap());
-    let (_, token) = killed_with(&there, "q", 10).await;
-    let plane = Plane::start(&here, Script::with_amount(100)).await;
-    let status = plane.client.settle(&token, 1).await.unwrap_err();
-    assert_eq!(
-        (Code::FailedPrecondition, "RESERVATION_ELSEWHERE".into()),
-        (status.code(), error_info(&status).reason)
-    );
-    let status = plane.client.release(&token).await.unwrap_err();
-    assert_eq!("RESERVATION_ELSEWHERE", error_info(&status).reason);
-}
-
 /// What is no token of ours is refused without repeating it.
 #[tokio::test]
 async fn forged_tokens_are_refused() {

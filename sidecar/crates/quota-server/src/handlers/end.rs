@@ -2,6 +2,9 @@
 //!
 //! Order: the record that ends it is durable, then the engine gives back the rest, then the caller hears of it. A crash
 //! in between leaves the durable end, and a repeat is told that it happened before.
+//!
+//! A reservation of another home is recorded here as well: what went back or is owed its home hears from the ledger,
+//! which keeps the first outcome that was committed ([`settled_elsewhere`] is the home's part).
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use quota_proto::{
     Attributes, FieldError,
     content::content_hash,
     decision::quantities,
-    ledger::{RecordFlag, ReservationToken},
+    ledger::{RecordFlag, ReservationToken, Settlement},
     quota::{
         ErrorReason, ReleaseReservationRequest, ReleaseReservationResponse,
         SettleReservationRequest, SettleReservationResponse,
@@ -44,7 +47,7 @@ enum Actual {
 /// Ends a reservation at what was used: refunds the rest, records usage. A repeat gets the first answer.
 ///
 /// # Errors
-/// Bad input, a token of another installation or home, a released reservation, a log that can't be written.
+/// Bad input, a token of another installation, a released reservation, a log that can't be written.
 pub async fn settle_reservation(
     service: &Arc<Service>,
     request: SettleReservationRequest,
@@ -89,7 +92,7 @@ async fn settle(
 /// Ends a reservation at zero. A repeat gets the first answer.
 ///
 /// # Errors
-/// Bad input, a token of another installation or home, a log that can't be written.
+/// Bad input, a token of another installation, a log that can't be written.
 pub async fn release_reservation(
     service: &Arc<Service>,
     request: ReleaseReservationRequest,
@@ -164,25 +167,16 @@ async fn end_now(
 ) -> Answer<(Ended, bool)> {
     let now_us = service.hub.now()?.ledger_us;
     let expired = token.expires_us <= now_us;
-    if opened.is_none() {
-        if token.home != service.hub.producer() {
-            return Err(Refusal::new(
-                ErrorReason::ReservationElsewhere,
-                "another sidecar holds this reservation; settle it there",
-            )
-            .with("field", "token")
-            .with("remedy", "send it to the sidecar that reserved"));
-        }
-        if !expired {
-            // Ours, not open, not expired: it ended before, too long ago to know how.
-            return Ok((
-                Ended {
-                    record_id: reservation_record_id(id),
-                    ..Ended::default()
-                },
-                true,
-            ));
-        }
+    let home = foreign_home(token, opened.as_ref(), service.hub.producer());
+    if opened.is_none() && home.is_none() && !expired {
+        // Ours, not open, not expired: it ended before, too long ago to know how.
+        return Ok((
+            Ended {
+                record_id: reservation_record_id(id),
+                ..Ended::default()
+            },
+            true,
+        ));
     }
     let opened = opened.unwrap_or_else(|| Opened {
         costs: token_costs(token),
@@ -191,21 +185,43 @@ async fn end_now(
     });
     let plan = Plan::new(service, &opened, actual, now_us)?;
     let excess = excess(&opened.costs, &plan.actual);
-    record(
-        service,
-        id,
-        token,
-        &plan,
-        expired,
-        !excess.is_empty(),
-        now_us,
-    )
-    .await?;
-    let settled = service.hub.settle(id, &plan.actual).unwrap_or(Settled {
-        refunded: Vec::new(),
-        excess,
-        expired: true,
-    });
+    let mut flags = RecordFlag::SystemId as u32;
+    if !excess.is_empty() {
+        flags |= RecordFlag::Excess as u32;
+    }
+    if expired {
+        flags |= RecordFlag::Expired as u32;
+    }
+    let draft = Draft {
+        tenant: &token.tenant,
+        id: reservation_record_id(id),
+        event_time_us: plan.event_time_us,
+        received_us: now_us,
+        quantities: &plan.recorded,
+        attributes: &plan.attributes,
+        flags,
+        ends: Some(id),
+        home,
+        levels: Levels::default(),
+    };
+    record(service, id, draft).await?;
+    let settled = if home.is_some() {
+        Settled {
+            refunded: if expired {
+                Vec::new()
+            } else {
+                unused(&opened.costs, &plan.actual)
+            },
+            excess,
+            expired,
+        }
+    } else {
+        service.hub.settle(id, &plan.actual).unwrap_or(Settled {
+            refunded: Vec::new(),
+            excess,
+            expired: true,
+        })
+    };
     let ended = Ended {
         released: plan.released,
         refunded: settled.refunded,
@@ -214,6 +230,75 @@ async fn end_now(
         record_id: reservation_record_id(id),
     };
     Ok((ended, false))
+}
+
+/// The home of a reservation that is not this sidecar's: neither open here nor made under its producer.
+fn foreign_home(
+    token: &ReservationToken,
+    opened: Option<&Opened>,
+    producer: [u8; 16],
+) -> Option<[u8; 16]> {
+    let home = <[u8; 16]>::try_from(token.home.as_slice()).ok()?;
+    (opened.is_none() && home != producer).then_some(home)
+}
+
+/// Takes in how a reservation of this home ended elsewhere; true = the ledger may forget it.
+///
+/// The end is durable before the engine gives back the rest or takes in the excess, so neither happens twice; a crash in
+/// between leaves the units spent.
+pub(crate) async fn settled_elsewhere(service: &Service, outcome: &Settlement) -> bool {
+    let Ok(id) = <[u8; 16]>::try_from(outcome.reservation_id.as_slice()).map(ReservationId) else {
+        return true;
+    };
+    let found = service.reservations.lock().begin(id);
+    let opened = match found {
+        Found::Before(_) => return true,
+        Found::Joined(receiver) => return matches!(receiver.await, Ok(Ok(_))),
+        Found::Ready(opened) => opened,
+    };
+    let mut attempt = Attempt {
+        service,
+        id,
+        outcome: None,
+    };
+    let ended = Ended {
+        record_id: reservation_record_id(id),
+        ..Ended::default()
+    };
+    let taken = match opened {
+        None => Ok(ended),
+        Some(opened) => take_in(service, id, &opened, outcome, ended).await,
+    };
+    let done = taken.is_ok();
+    attempt.outcome = Some(taken);
+    done
+}
+
+async fn take_in(
+    service: &Service,
+    id: ReservationId,
+    opened: &Opened,
+    outcome: &Settlement,
+    mut ended: Ended,
+) -> Answer<Ended> {
+    let used = |cost: &Cost| Cost {
+        meter: Arc::clone(&cost.meter),
+        units: outcome
+            .units
+            .get(&*cost.meter)
+            .and_then(|units| u64::try_from(*units).ok())
+            .unwrap_or(0),
+    };
+    let actual: Vec<Cost> = opened.costs.iter().map(used).collect();
+    let position = service.journal.append(Append::Expire { key: id.0 })?;
+    durable(&*service.journal, position).await?;
+    if let Ok(settled) = service.hub.settle(id, &actual) {
+        ended.refunded = settled.refunded;
+        ended.excess = settled.excess;
+        ended.expired = settled.expired;
+    }
+    ended.released = outcome.units.values().all(|units| *units == 0);
+    Ok(ended)
 }
 
 /// What an end writes and what it tells the engine.
@@ -341,35 +426,15 @@ fn excess(reserved: &[Cost], actual: &[Cost]) -> Vec<Cost> {
     reserved.iter().zip(actual).filter_map(above).collect()
 }
 
+/// Units of every reserved meter that were not used.
+fn unused(reserved: &[Cost], actual: &[Cost]) -> Vec<Cost> {
+    // The same subtraction the other way round.
+    excess(actual, reserved)
+}
+
 /// Makes the record that ends a reservation durable, together with the end.
-async fn record(
-    service: &Service,
-    id: ReservationId,
-    token: &ReservationToken,
-    plan: &Plan,
-    expired: bool,
-    exceeded: bool,
-    now_us: i64,
-) -> Answer<()> {
-    let mut flags = RecordFlag::SystemId as u32;
-    if exceeded {
-        flags |= RecordFlag::Excess as u32;
-    }
-    if expired {
-        flags |= RecordFlag::Expired as u32;
-    }
-    let record = records::usage(Draft {
-        tenant: &token.tenant,
-        id: reservation_record_id(id),
-        event_time_us: plan.event_time_us,
-        received_us: now_us,
-        quantities: &plan.recorded,
-        attributes: &plan.attributes,
-        flags,
-        ends: Some(id),
-        home: None,
-        levels: Levels::default(),
-    });
+async fn record(service: &Service, id: ReservationId, draft: Draft<'_>) -> Answer<()> {
+    let record = records::usage(draft);
     let payload = record.encode_to_vec();
     let entry = Append::Usage {
         payload: &payload,

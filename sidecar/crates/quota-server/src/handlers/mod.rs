@@ -10,6 +10,7 @@ mod stream;
 mod tests;
 
 pub use check::check_quota;
+pub(crate) use end::settled_elsewhere;
 pub use end::{release_reservation, settle_reservation};
 pub use query::{get_quota, lease_quota};
 pub use record::record_usage;

@@ -110,6 +110,7 @@ impl Bench {
             holder: Holder([3; 16]),
             producer: [1; 16],
             expired: mpsc::unbounded_channel().0,
+            settled: mpsc::unbounded_channel().0,
         }));
         let shared: Arc<dyn Journal> = Arc::<Failing>::clone(&journal);
         let service = Arc::new(Service::new(

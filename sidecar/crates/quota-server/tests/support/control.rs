@@ -51,6 +51,10 @@ pub struct Script {
     pub records: Vec<(String, String, u32, HashMap<String, i64>)>,
     /// Last sequence number and h of the producer.
     pub committed: (u64, Vec<u8>),
+    /// Homes named with records, in order.
+    pub homes: Vec<Vec<u8>>,
+    /// Outcomes that the sidecar says it has taken in.
+    pub acknowledged: Vec<Vec<u8>>,
     /// Clock versions that the sidecar says are in force.
     pub applied: Vec<u64>,
 }
@@ -312,7 +316,8 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
                 .map(|tenant| told_tenant(script, tenant)),
         ),
         Sent::ClockApplied(version) => script.applied.push(version),
-        Sent::Remove(_) | Sent::Acknowledge(_) => {}
+        Sent::Acknowledge(taken) => script.acknowledged.extend(taken.reservation_ids),
+        Sent::Remove(_) => {}
     }
 }
 
@@ -475,6 +480,9 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
                 .map(|quantity| (quantity.meter.clone(), quantity.units))
                 .collect();
             script.records.push((tenant, id.clone(), flags, units));
+            if let Some(place @ 1..) = columns.home.get(index).copied() {
+                script.homes.push(columns.homes[place as usize - 1].clone());
+            }
             stored += 1;
         }
     }

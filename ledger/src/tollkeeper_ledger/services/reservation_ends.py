@@ -1,0 +1,139 @@
+"""End reservations at the ledger, where no sidecar can be had.
+
+The record goes the way of every other: one id, one transaction with its sum and its link. Its producer is the ledger's
+own, so the home hears of the outcome as of any other's and alone gives units back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.settlement import end_columns, excess_of, refund_of
+from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, EARLINESS_MAX_US, FLAG_EXPIRED, LATENESS_MAX_US
+from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.settlements import find_end
+from tollkeeper_ledger.store.usage_attempts import attempted
+from tollkeeper_ledger.store.usage_batches import find_tenants
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.domain.settlement import Actual, Reservation
+    from tollkeeper_ledger.services.tenant_directory import TenantDirectory
+    from tollkeeper_ledger.services.usage import UsageIngest
+    from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.settlements import EndRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Say what the end that stands did. Units per meter."""
+
+    refunded: tuple[tuple[str, int], ...]
+    """Home gives them back when it hears of the outcome; none after expiry."""
+    excess: tuple[tuple[str, int], ...]
+    record_id: str
+    expired: bool
+    repeated: bool
+
+
+class ReservationEnds:
+    """Settle and release by token. Any number of calls at once; the first that commits stands."""
+
+    def __init__(self, pool: Pool, ingest: UsageIngest, tenants: TenantDirectory, *, installation_id: bytes) -> None:
+        self._pool = pool
+        self._ingest = ingest
+        self._tenants = tenants
+        name = sha256(b"tollkeeper.ledger.producer.v1" + installation_id).digest()
+        self._producer_id = UUID(bytes=name[:16])
+
+    async def end(self, reservation: Reservation, actual: Actual | None) -> Ended:
+        """Commit the end of a reservation; `actual` is None for a release. A repeat gets the outcome that stands.
+
+        Raises InvalidFieldError for a time or attributes out of bounds, UnknownNameError for a tenant or meter,
+        PreconditionError RESERVATION_RELEASED for use of a reservation that ended at zero, LedgerError
+        LEDGER_UNREACHABLE.
+        """
+        attributes = self._attributes(reservation, actual)
+
+        async def commit(conn: Connection) -> Ended:
+            now = await ledger_now(conn)
+            now_us = to_us(now)
+            _check_time(actual, now_us)
+            columns = end_columns(reservation, actual, attributes, now_us=now_us)
+            await self._ingest.need_months(conn, columns.event_time_us, now)
+            async with conn.transaction():
+                tenants = await find_tenants(conn, [reservation.tenant])
+                tenant_id = tenants.get(reservation.tenant)
+                if tenant_id is None:
+                    raise UnknownNameError("tenant", reservation.tenant)
+                before = await find_end(conn, tenant_id, reservation.record_id)
+                if before is not None:
+                    return _told(reservation, actual, before, repeated=True)
+                outcome = await self._ingest.append_own(conn, self._producer_id, columns, now=now)
+                stored = await find_end(conn, tenant_id, reservation.record_id)
+                if stored is None:
+                    # Rolls back; the record broke a rule that was checked above.
+                    raise LedgerError("the record of the end was refused", reason="INTERNAL")
+                return _told(reservation, actual, stored, repeated=outcome.stored == 0)
+
+        return await attempted(self._pool, commit)
+
+    def _attributes(self, reservation: Reservation, actual: Actual | None) -> list[tuple[str, str]]:
+        """Give the record's attributes: declared ones of the settlement, and those of the reservation.
+
+        Raises UnknownNameError METER_UNKNOWN, InvalidFieldError FIELD_TOO_LONG.
+        """
+        meters = {meter.name: meter for meter in self._tenants.meters}
+        named = dict(reservation.attributes)
+        used = [meter for meter, _ in actual.quantities] if actual is not None else []
+        for meter in used:
+            if meter not in meters:
+                raise UnknownNameError("meter", meter)
+        declared = {name for meter in used for name in meters[meter].attributes}
+        hidden = {name for meter in used for name in meters[meter].pseudonymised}
+        given = actual.attributes if actual is not None else ()
+        named.update((name, value) for name, value in given if name in declared - hidden)
+        if len(named) > ATTRIBUTES_MAX:
+            raise InvalidFieldError(
+                "attributes",
+                "are too many together with those given when it was reserved",
+                reason="FIELD_TOO_LONG",
+                value=len(named),
+                bound=f"at most {ATTRIBUTES_MAX}",
+                remedy="send fewer",
+            )
+        return sorted(named.items(), key=lambda pair: pair[0].encode())
+
+
+def _check_time(actual: Actual | None, now_us: int) -> None:
+    event_us = None if actual is None else actual.event_us
+    if event_us is not None and not now_us - LATENESS_MAX_US <= event_us <= now_us + EARLINESS_MAX_US:
+        raise InvalidFieldError(
+            "event_time",
+            "is too late or too far ahead",
+            reason="FIELD_OUT_OF_RANGE",
+            value=f"{event_us} us",
+            bound="35 days back to 5 minutes ahead",
+            remedy="send it in time, and set the caller's clock",
+        )
+
+
+def _told(reservation: Reservation, actual: Actual | None, stored: EndRecord, *, repeated: bool) -> Ended:
+    asked = actual is not None and any(units for _, units in actual.quantities)
+    if asked and repeated and not any(stored.units.values()):
+        raise PreconditionError(
+            "the reservation was released, so nothing can be settled; record the usage on its own",
+            reason="RESERVATION_RELEASED",
+            metadata={"field": "token", "remedy": "record the usage with RecordUsage"},
+        )
+    expired = bool(stored.flags & FLAG_EXPIRED)
+    return Ended(
+        refunded=() if expired else tuple(refund_of(reservation, stored.units)),
+        excess=tuple(excess_of(reservation, stored.units)),
+        record_id=reservation.record_id,
+        expired=expired,
+        repeated=repeated,
+    )
