@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tollkeeper_cli.embedded import EmbeddedPostgres
 
 
 @pytest.fixture
@@ -19,3 +24,20 @@ def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(f"\n  {text}")  # noqa: T201 - the run's output is where figures belong
 
     return line
+
+
+@pytest.fixture
+def new_empty_database(postgres: EmbeddedPostgres) -> str:
+    """Give the URL of a database with nothing in it."""
+    name = f"empty_{secrets.token_hex(4)}"
+    asyncio.run(_create(postgres.url, name))
+    head, _, query = postgres.url.partition("?")
+    return f"{head.rpartition('/')[0]}/{name}?{query}"
+
+
+async def _create(url: str, name: str) -> None:
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute(f"CREATE DATABASE {name}")
+    finally:
+        await conn.close()

@@ -187,12 +187,12 @@ async def redis_cluster(primaries: int = 3) -> AsyncIterator[RedisCluster]:
     cluster = RedisCluster(nodes)
     try:
         await _start_all(nodes)
-        for node in nodes[1:]:
-            await node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
         for number, node in enumerate(nodes[:primaries]):
             first, last = (SLOTS * at // primaries for at in (number, number + 1))
             await node.ask("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
             await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            await node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
 
         async def all_met() -> bool:
             seen = [len((await node.ask("CLUSTER", "NODES")).splitlines()) for node in nodes]
@@ -229,6 +229,13 @@ class SentinelSetup:
         _, port = await self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
         return next(server for server in self.servers if server.port == int(port))
 
+    @staticmethod
+    async def replica(sentinel: RedisProcess) -> dict[str, Any]:
+        """Give what a sentinel knows of the one replica."""
+        async with sentinel.client() as client:
+            (view,) = await client.sentinel_slaves("main")
+        return dict(view)
+
 
 @asynccontextmanager
 async def redis_sentinels() -> AsyncIterator[SentinelSetup]:
@@ -245,7 +252,7 @@ async def redis_sentinels() -> AsyncIterator[SentinelSetup]:
             (own / "sentinel.conf").write_text(
                 f"sentinel monitor main 127.0.0.1 {servers[0].port} 2\n"
                 f"sentinel down-after-milliseconds main {NODE_TIMEOUT_MS}\n"
-                "sentinel failover-timeout main 3000\n"
+                "sentinel failover-timeout main 2000\n"
             )
             sentinels.append(RedisProcess(own, (str(own / "sentinel.conf"), "--sentinel")))
         await _start_all(sentinels)
@@ -253,9 +260,9 @@ async def redis_sentinels() -> AsyncIterator[SentinelSetup]:
 
         async def all_know() -> bool:
             for sentinel in sentinels:
-                view = await sentinel.ask("SENTINEL", "MASTER", "main")
-                facts = dict(zip(view[::2], view[1::2], strict=True))
-                if facts[b"num-slaves"] != b"1" or facts[b"num-other-sentinels"] != b"2":
+                async with sentinel.client() as client:
+                    view = await client.sentinel_master("main")
+                if (view["num-slaves"], view["num-other-sentinels"]) != (1, 2):
                     return False
             return (await servers[1].info("replication")).get("master_link_status") == "up"
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
 from limits_support import Sidecar, apply_catalogue, kind, new_key, wait_until
+from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper_cli.embedded import EmbeddedValkey
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.config import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tollkeeper_ledger.app import Running
     from tollkeeper_ledger.config import Settings
 
 
@@ -71,3 +76,57 @@ async def test_a_killed_redis_delays_no_lease_and_gives_no_unit_twice(
     assert granted == [600]
     assert generations[0] > pool.generation
     assert allotted <= 16_000
+
+
+async def test_a_hanging_redis_costs_one_wait_and_then_leases_come_at_once(
+    ledger_settings: Settings, own_valkey: EmbeddedValkey
+) -> None:
+    """Stopped: known as down within half a second; every ask is then a lease, none waits. Back: pools within 2 s."""
+    settings = ledger_settings.model_copy(update={"redis_url": own_valkey.url})
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        await apply_catalogue(channel)
+        sidecar = Sidecar(channel=channel, ledger=ledger)
+        keys = [new_key() for _ in range(40)]
+        for key in keys:
+            await sidecar.ask("large", key)
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        try:
+            await sidecar.ask("large", keys[0])
+            await wait_until(lambda: is_up(ledger, expected=False), seconds_max=0.5)
+            answers, seconds = [], []
+            for key in keys[1:]:
+                began = time.monotonic()
+                answers.append(kind(await sidecar.ask("large", key)))
+                seconds.append(time.monotonic() - began)
+        finally:
+            os.kill(own_valkey.pid, signal.SIGCONT)
+        assert set(answers) == {"lease"}
+        assert sorted(seconds)[-2] < 0.2, "none waits for the answer of Redis, 250 ms"
+        await wait_until(lambda: is_up(ledger, expected=True), seconds_max=2.0)
+        assert kind(await sidecar.ask("large", keys[1])) == "pool"
+
+
+async def is_up(ledger: Running, *, expected: bool) -> bool:
+    """Tell whether the ledger knows of Redis what is expected."""
+    return ledger.resources.redis.is_up() is expected
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_a_redis_that_evicts_keys_is_refused_by_name(
+    ledger_settings: Settings, own_valkey: EmbeddedValkey, policy: str
+) -> None:
+    """A bucket that is gone counts as full: the ledger does not start on a server that may throw keys away."""
+    async with Redis.from_url(own_valkey.url) as client:
+        await client.config_set("maxmemory-policy", policy)
+    settings = ledger_settings.model_copy(update={"redis_url": own_valkey.url})
+    with pytest.raises(ConfigurationError, match=rf"TOLLKEEPER_REDIS_URL.*{policy}.*maxmemory-policy noeviction"):
+        async with running(settings):
+            pass
+
+
+@pytest.mark.parametrize("url", ["http://h", "redis+sentinel://h:1", "redis+cluster://h:1/x"])
+async def test_a_redis_url_that_can_not_be_read_is_refused_with_its_forms(ledger_settings: Settings, url: str) -> None:
+    """The error names the setting and every form that it can have."""
+    with pytest.raises(ConfigurationError, match=r"TOLLKEEPER_REDIS_URL.*redis\+cluster://"):
+        async with running(ledger_settings.model_copy(update={"redis_url": url})):
+            pass
