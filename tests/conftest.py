@@ -67,6 +67,9 @@ def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
     def make() -> str:
         name = f"test_{next(numbers)}"
         asyncio.run(run_statement(url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
+        # An installation of its own: else its Redis would say that it is another one, set back.
+        own = "UPDATE tollkeeper.installation SET installation_id = uuid_send(gen_random_uuid())"
+        asyncio.run(run_statement(database_named(url, name), own))
         return database_named(url, name)
 
     return make

@@ -51,6 +51,11 @@ def open_log(level: str) -> FilteringBoundLogger:
     return log
 
 
+def _boottime_ns() -> int:
+    """Read a clock that goes on while the machine sleeps, so that waking up is no jump of Postgres' clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 @asynccontextmanager
 async def open_resources(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Resources]:
     """Open what the process has one of, and close it at the end."""
@@ -58,7 +63,7 @@ async def open_resources(settings: Settings, log: FilteringBoundLogger) -> Async
     try:
         await redis.start()
         async with open_pools(settings) as pools:
-            clock = LedgerClock(pools.ingest, embedded=settings.embedded, monotonic_ns=time.monotonic_ns)
+            clock = LedgerClock(pools.ingest, log, embedded=settings.embedded, monotonic_ns=_boottime_ns)
             await clock.refresh()
             listener = Listener(settings.database_url, role="tollkeeper_ingest", log=log)
             yield Resources(settings=settings, pools=pools, redis=redis, clock=clock, listener=listener, log=log)
@@ -87,8 +92,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(resources.listener.run()),
             *(tasks.create_task(loop) for loop in limits.loops()),
             tasks.create_task(resources.redis.run()),
-            tasks.create_task(every(1.0, resources.clock.refresh, log=log)),
-            tasks.create_task(every(1.0, resources.clock.keep_floor, log=log)),
+            tasks.create_task(every(1.0, resources.clock.tick, log=log)),
+            tasks.create_task(every(1.0, limits.restores.tick, log=log)),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])

@@ -41,6 +41,20 @@ class Cursor:
             return self.older
         return None
 
+    def replace(self, window_id: bytes, by: bytes) -> Place:
+        """Put another window in the place of a known one, with the same span: the next round, or the next timeline.
+
+        Raises ValueError where `window_id` is not one of the two that are known.
+        """
+        self.changed = True
+        if self.newer.window_id == window_id:
+            self.newer = Place(window_id=by, span=self.newer.span)
+            return self.newer
+        if self.older is not None and self.older.window_id == window_id:
+            self.older = Place(window_id=by, span=self.older.span)
+            return self.older
+        raise ValueError(f"window {window_id.hex()} is not one of this identity's newest two")
+
     def open(self, at_us: int, span: Span, name: Callable[[Span], bytes]) -> Place | None:
         """Open the window `span`, which holds `at_us`, cut where known windows begin or end.
 

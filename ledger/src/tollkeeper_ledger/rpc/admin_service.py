@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import timestamp_pb2
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
-from tollkeeper_ledger.domain.periods import from_us, to_us
+from tollkeeper_ledger.domain.periods import from_us
+from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_from_message, rule_to_message
 from tollkeeper_ledger.rpc.not_built import not_built
@@ -27,26 +28,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     import grpc.aio
+    from google.protobuf import timestamp_pb2
 
     from tollkeeper_ledger.domain.catalogue.known import Change
+    from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
     from tollkeeper_ledger.services.subscriptions import SubscriptionView
     from tollkeeper_ledger.store.pool import Connection
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-ACTOR = "operator"
-"""Who acts, until calls carry credentials."""
-
 _STATES = {"active": limits_pb2.TENANT_STATE_ACTIVE, "suspended": limits_pb2.TENANT_STATE_SUSPENDED}
 _STATE_NAMES = {number: name for name, number in _STATES.items()}
-
-
-def timestamp(instant: datetime) -> timestamp_pb2.Timestamp:
-    """Give an instant as the contract has it."""
-    message = timestamp_pb2.Timestamp()
-    message.FromMicroseconds(to_us(instant))
-    return message
 
 
 def _tenant(row: Mapping[str, Any]) -> admin_pb2.Tenant:
@@ -79,11 +72,11 @@ def _subscription(view: SubscriptionView) -> admin_pb2.Subscription:
     return message
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
     """Serve operators."""
 
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
+    def __init__(self, resources: Resources, limits: Limits) -> None:
+        super().__init__(resources, limits)
         self._pools = resources.pools
 
     async def ApplyCatalogue(
@@ -97,7 +90,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 yaml_text=request.yaml,
                 source_name=request.source_name,
                 request_id=request.request_id,
-                actor=ACTOR,
+                actor=actor_of(context),
                 now=await ledger_now(conn),
             )
             return admin_pb2.ApplyCatalogueResponse(changes=map(_change, changes))
@@ -154,7 +147,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         tenant_id = await need_tenant(self._pools.billing, request.tenant)
 
         async def work() -> admin_pb2.SetTenantStateResponse:
-            act = await self._act(conn, request.request_id)
+            act = await act_of(conn, request, context)
             state = _STATE_NAMES[request.state]
             # Read first: the number of the change must be the last statement.
             tenant = await self._shown(request.tenant)
@@ -168,9 +161,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def _shown(self, wire_id: str) -> admin_pb2.Tenant:
         async with transaction(self._pools.billing) as conn:
             return await self._read_tenant(conn, wire_id)
-
-    async def _act(self, conn: Connection, request_id: str) -> overrides.Act:
-        return overrides.Act(actor=ACTOR, request_id=request_id, now=await ledger_now(conn))
 
     async def ListMeters(self, request: admin_pb2.ListMetersRequest, context: Context) -> admin_pb2.ListMetersResponse:
         """List meters in name order."""
@@ -191,8 +181,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         ]
         token = to_token(meters[-1].name) if len(found) > size else ""
         return admin_pb2.ListMetersResponse(meters=meters, next_page_token=token)
-
-    ListFeatures = not_built("AdminService/ListFeatures")
 
     async def ListPlans(self, request: admin_pb2.ListPlansRequest, context: Context) -> admin_pb2.ListPlansResponse:
         """List plans with their current versions."""
@@ -263,7 +251,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         )
 
         async def work() -> admin_pb2.SetOverrideResponse:
-            act = await self._act(conn, request.request_id)
+            act = await act_of(conn, request, context)
             change = await overrides.set_override(conn, tenant_id, asked, act)
             limit = await overrides.effective_limit(conn, tenant_id, asked.name)
             if limit is None:
@@ -280,7 +268,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         tenant_id = await need_tenant(self._pools.billing, request.tenant)
 
         async def work() -> admin_pb2.DeleteOverrideResponse:
-            act = await self._act(conn, request.request_id)
+            act = await act_of(conn, request, context)
             change = await overrides.delete_override(conn, tenant_id, name=request.limit, act=act)
             return admin_pb2.DeleteOverrideResponse(change=change)
 
@@ -288,14 +276,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             return await answer_once(conn, request, admin_pb2.DeleteOverrideResponse, work)
 
     CreateGrant = not_built("AdminService/CreateGrant")
-
-    ResetLimit = not_built("AdminService/ResetLimit")
-    ResetAllExpired = not_built("AdminService/ResetAllExpired")
-    ListLimitStates = not_built("AdminService/ListLimitStates")
-    ListLimitHistory = not_built("AdminService/ListLimitHistory")
-    GetLedgerState = not_built("AdminService/GetLedgerState")
-    ConfirmRestore = not_built("AdminService/ConfirmRestore")
-    ConfirmClock = not_built("AdminService/ConfirmClock")
 
     async def SetClock(self, request: admin_pb2.SetClockRequest, context: Context) -> admin_pb2.SetClockResponse:
         """Set the scaled clock. No answer is kept: a clock never goes back, so a repeat changes nothing."""

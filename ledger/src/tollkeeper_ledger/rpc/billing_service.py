@@ -13,7 +13,7 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.rpc.admin_service import ACTOR
+from tollkeeper_ledger.rpc.acting import actor_of
 from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.services.invoices import Run, preview_invoice, run_invoices
@@ -113,7 +113,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
             )
         if request.tenant:
             await need_tenant(self._pool, request.tenant)
-        run = Run(actor=ACTOR, request_id=request.request_id)
+        run = Run(actor=actor_of(context), request_id=request.request_id)
         async for step in run_invoices(self._pool, run=run, only=request.tenant or None):
             message = billing_pb2.RunInvoicesResponse(
                 due=step.due, done=step.done, held_tenant=step.held_tenant, held_reason=step.held_reason

@@ -81,7 +81,11 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         _require_count(request.entries, "entries")
         entries = [entry_from_message(request.holder, entry) async for entry in in_turns(request.entries)]
         results = await self._limits.allot.allot(entries)
-        return limits_pb2.AllotResponse(answers=[result_to_message(result) async for result in in_turns(results)])
+        timeline, value = self._limits.restores.shown
+        return limits_pb2.AllotResponse(
+            answers=[result_to_message(result) async for result in in_turns(results)],
+            witness=limits_pb2.Witness(timeline=timeline, value=value),
+        )
 
     async def ReturnUnits(  # noqa: N802 - the contract's name
         self, request: limits_pb2.ReturnUnitsRequest, _: Context
@@ -140,6 +144,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
     ) -> AsyncIterator[limits_pb2.WatchLimitsResponse]:
         """Follow limits until the sidecar leaves, or the stream can't keep up."""
         hello = await self._hello(request_iterator)
+        await self._limits.restores.heard(hello.timeline_seen, hello.witness_seen)
         # Opened before the welcome is made: a clock setting from now on is either in it or sent after it.
         stream = self._limits.hub.open()
         home = UUID(bytes=hello.producer_id) if hello.producer_id else None
@@ -147,7 +152,9 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         if home is not None:
             self._limits.settlements.follow(stream, home)
         try:
-            yield welcome_message(self._limits.installation, self._resources.clock.reading())
+            yield welcome_message(
+                self._limits.installation, self._limits.restores.shown, self._resources.clock.reading()
+            )
             while events := await stream.next():
                 for event in events:
                     yield event_to_message(event, self._resources.clock, self._limits.tenants.change)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) -> list[str]:
     """Add every service to the server and give their full names, for health and reflection."""
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(resources), server)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(resources, limits), server)
     billing_pb2_grpc.add_BillingServiceServicer_to_server(BillingService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)

@@ -17,6 +17,7 @@ from tollkeeper_ledger.services.watch import (
     Tenant,
     Units,
     Unknown,
+    Witnessed,
 )
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ PROTOCOL_VERSION = 1
 _STATES = {"active": limits_pb2.TENANT_STATE_ACTIVE, "suspended": limits_pb2.TENANT_STATE_SUSPENDED}
 
 
-def welcome_message(installation: Installation, clock: ClockReading) -> limits_pb2.WatchLimitsResponse:
-    """Introduce the ledger. Holds secrets: never logged."""
+def welcome_message(
+    installation: Installation, witness: tuple[int, bytes], clock: ClockReading
+) -> limits_pb2.WatchLimitsResponse:
+    """Introduce the ledger, with timeline and value of its newest witness. Holds secrets: never logged."""
     return limits_pb2.WatchLimitsResponse(
         welcome=limits_pb2.WatchWelcome(
             protocol_version=PROTOCOL_VERSION,
             installation_id=installation.installation_id,
-            timeline=installation.timeline,
-            witness=installation.witness,
+            timeline=witness[0],
+            witness=witness[1],
             clock=_clock(clock),
             heartbeat_interval_ms=round(HEARTBEAT_S * 1000),
             token_keys=[limits_pb2.TokenKey(key_id=key.key_id, secret=key.secret) for key in installation.token_keys],
@@ -49,12 +52,14 @@ def _clock(reading: ClockReading) -> limits_pb2.ClockState:
     return limits_pb2.ClockState(now_us=reading.now_us, speed_milli=reading.speed_milli, version=reading.version)
 
 
-def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb2.WatchLimitsResponse:  # noqa: PLR0911 - one per kind
+def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb2.WatchLimitsResponse:  # noqa: C901, PLR0911 - one per kind
     """Give an event as a message; times are read now, so that they are true when it is sent."""
     match event:
         case Beat():
             beat = limits_pb2.Heartbeat(now_us=clock.reading().now_us, change=change)
             return limits_pb2.WatchLimitsResponse(heartbeat=beat)
+        case Witnessed(timeline=timeline, value=value):
+            return limits_pb2.WatchLimitsResponse(witness=limits_pb2.Witness(timeline=timeline, value=value))
         case Clock():
             return limits_pb2.WatchLimitsResponse(clock=_clock(clock.reading()))
         case Tenant(view=view):

@@ -13,6 +13,7 @@ from tollkeeper_ledger.domain.errors import OverloadedError
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow
+from tollkeeper_ledger.services.restores import SetBackError
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.retry import retried
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.services.entries import Entry, Result
     from tollkeeper_ledger.services.resources import Resources
+    from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
 
@@ -46,7 +48,7 @@ class AllotService:
     """
 
     def __init__(
-        self, resources: Resources, tenants: TenantDirectory, functions: PoolFunctions, *, timeline: int
+        self, resources: Resources, tenants: TenantDirectory, functions: PoolFunctions, restores: Restores
     ) -> None:
         self._resources = resources
         self._functions = functions
@@ -56,9 +58,11 @@ class AllotService:
             pool=resources.pools.ingest,
             clock=resources.clock,
             random_bytes=secrets.token_bytes,
-            timeline=timeline,
+            restores=restores,
             functions=functions,
         )
+        self._restores = restores
+        restores.follow(set_back=self._context.days.clear)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_entries = 0
         self._gathered = asyncio.Event()
@@ -119,8 +123,14 @@ class AllotService:
             batch = AllotBatch(self._context, self._buckets, entries)
             await batch.prepare()
             async with transaction(self._resources.pools.ingest) as conn:
-                return await batch.run(conn)
+                outcome = await batch.run(conn)
+            self._restores.committed(batch.witness)
+            return outcome
 
+        try:
+            return await retried(attempt, log=self._resources.log)
+        except SetBackError:
+            await self._restores.notice()
         return await retried(attempt, log=self._resources.log)
 
     async def _publish(self, calls: list[_Waiting], results: list[Result], redis_calls: list[Call]) -> None:

@@ -16,21 +16,23 @@ from tollkeeper_ledger.domain.allotment import (
     notice_due,
 )
 from tollkeeper_ledger.domain.cursor import Place
+from tollkeeper_ledger.domain.issuing import NO_WITNESS, Issuing
 from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
-from tollkeeper_ledger.domain.periods import from_us, period_at, to_us
-from tollkeeper_ledger.domain.windows import Alignment, Span, WindowUnit, end_day_of, rolling_at, window_at
+from tollkeeper_ledger.domain.windows import Alignment, Span, end_day_of
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
 from tollkeeper_ledger.services.fairness import in_turns
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
+from tollkeeper_ledger.services.spans import name_window, span_of
 from tollkeeper_ledger.store.limits import (
-    DAY_BYTES,
     Proposal,
     WindowRow,
     amounts_in_force,
+    find_cursors,
     lock_cursors,
     lock_windows,
     read_leases,
+    successor,
     write_cursors,
     write_windows,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.allot_buckets import BucketShards
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.services.entries import Entry, Result
+    from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -68,7 +71,7 @@ class BatchContext:
     pool: Pool
     clock: LedgerClock
     random_bytes: Callable[[int], bytes]
-    timeline: int
+    restores: Restores
     functions: PoolFunctions
     days: set[int] = field(default_factory=set)
     """Days whose partitions are known to be there."""
@@ -101,6 +104,8 @@ class AllotBatch:
         self._rows: dict[bytes, WindowRow] = {}
         self._clock = context.clock.reading()
         self._redis_is_up = context.functions.is_up()
+        self._issuing = Issuing(timeline=0)
+        self.witness = NO_WITNESS
 
     async def prepare(self) -> None:
         """Find tenants and limits, propose a window for each identity, and make partitions that are missing."""
@@ -161,36 +166,52 @@ class AllotBatch:
             self._proposals[target.identity] = Proposal(target.identity, target.entry.key_values, place)
 
     def _name(self, span: Span) -> bytes:
-        return end_day_of(span.end_us).to_bytes(DAY_BYTES, "big") + self._context.random_bytes(16 - DAY_BYTES)
+        return name_window(span, self._context.random_bytes)
 
     def _span(self, target: _Target) -> Span:
         """Compute the window that holds the ask's time; keys of one limit share most of them."""
-        rule, at_us = target.limit.rule.window, target.entry.at_us
-        if rule is None:
-            raise ValueError("the limit has no window")
-        if rule.alignment is Alignment.ROLLING:
-            return rolling_at(rule, at_us)
+        at_us = target.entry.at_us
+        if _is_rolling(target):
+            return span_of(target.tenant, target.limit, at_us)
         known = self._spans.get((target.tenant.tenant_id, target.entry.limit))
         if known is not None and known.holds(at_us):
             return known
-        span = _billing_span(target.tenant, at_us) if rule.unit is WindowUnit.BILLING_PERIOD else window_at(rule, at_us)
+        span = span_of(target.tenant, target.limit, at_us)
         self._spans[target.tenant.tenant_id, target.entry.limit] = span
         return span
 
     async def run(self, conn: Connection) -> tuple[list[Result], list[Call]]:
         """Decide every ask in its order and write the outcome; gives the answers and what to tell Redis at commit."""
+        self.witness, self._issuing = await self._context.restores.issue(conn)
         calls = await self._buckets.open(
             conn,
             [(target.tenant.tenant_id, target.entry) for target in self._bucket_targets],
             clock=self._clock,
-            timeline=self._context.timeline,
+            timeline=self._issuing.timeline,
         )
         for target in self._bucket_targets:
             generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry)
             self._results[target.index] = FromBucket(generation=generation, keys=keys)
+        if self._issuing.is_restricted:
+            await self._refuse_openings(conn)
         if self._targets:
             calls += await self._run_windows(conn)
         return [result for result in self._results if result is not None], calls
+
+    async def _refuse_openings(self, conn: Connection) -> None:
+        """Refuse asks that would open a window which may not be opened now; their identities stay unknown."""
+        known = await find_cursors(conn, {target.identity for target in self._targets})
+        allowed: list[_Target] = []
+        for target in self._targets:
+            refused = None
+            cursor = known.get(target.identity)
+            if cursor is None or cursor.find(target.entry.at_us) is None:
+                refused = self._issuing.refuses_opening(self._span(target), is_rolling=_is_rolling(target))
+            if refused is None:
+                allowed.append(target)
+            else:
+                self._results[target.index] = refused
+        self._targets = allowed
 
     async def _run_windows(self, conn: Connection) -> list[Call]:
         asked = {target.identity for target in self._targets}
@@ -200,6 +221,8 @@ class AllotBatch:
         new = {self._proposals[identity].place.window_id for identity in asked}
         known = {place.window_id for _, place in places if place is not None} - new - self._rows.keys()
         self._rows.update(await lock_windows(conn, known))
+        if any(row.state.timeline < self._issuing.timeline for row in self._rows.values()):
+            places = [(target, self._renew(target, place)) for target, place in places]
         leases = await read_leases(
             conn,
             {
@@ -211,7 +234,8 @@ class AllotBatch:
         for (window_id, holder), lease in leases.items():
             self._rows[window_id].state.holders[holder] = lease
         async for target, place in in_turns(places):
-            self._results[target.index] = self._decide(target, place, amounts.get(target.identity[:2]))
+            if self._results[target.index] is None:
+                self._results[target.index] = self._decide(target, place, amounts.get(target.identity[:2]))
         rows = list(self._rows.values())
         noticed = [row.identity for row in rows if not row.is_new and notice_due(row.state)]
         await write_windows(conn, rows)
@@ -234,6 +258,28 @@ class AllotBatch:
             self._rows[place.window_id] = self._open(target, place)
         return place
 
+    def _renew(self, target: _Target, place: Place | None) -> Place | None:
+        """Give the window of this timeline in place of one of an earlier timeline, or refuse while that is frozen.
+
+        It begins with what Postgres knows to be out of the earlier one, from which nothing is issued any more.
+        """
+        if place is None:
+            return None
+        cursor = self._cursors[target.identity]
+        place = cursor.find(target.entry.at_us) or place
+        row = self._rows[place.window_id]
+        if row.state.timeline >= self._issuing.timeline:
+            return place
+        refused = self._issuing.refuses_window(row.span, timeline=row.state.timeline)
+        if refused is not None:
+            self._results[target.index] = refused
+            return place
+        renewed = cursor.replace(place.window_id, self._name(place.span))
+        self._rows[renewed.window_id] = successor(
+            row, renewed.window_id, timeline=self._issuing.timeline, allotted=row.state.allotted
+        )
+        return renewed
+
     async def _ensure_day(self, conn: Connection, day: int) -> None:
         if day not in self._context.days:
             await conn.execute(sql("limits.ensure_day"), day)
@@ -241,7 +287,7 @@ class AllotBatch:
     def _open(self, target: _Target, place: Place) -> WindowRow:
         rule = target.limit.rule
         state = new_window(
-            amount=max(0, rule.amount), amount_version=0, timeline=self._context.timeline, generation_n=0
+            amount=max(0, rule.amount), amount_version=0, timeline=self._issuing.timeline, generation_n=0
         )
         return WindowRow(identity=target.identity, window_id=place.window_id, span=place.span, state=state, is_new=True)
 
@@ -286,10 +332,6 @@ class AllotBatch:
             yield from calls_for(row, expire_at_unix_s=int(time.time()) + ends_in_s + 3600)
 
 
-def _billing_span(tenant: TenantView, at_us: int) -> Span:
-    if tenant.schedule is None:
-        raise ValueError(f"tenant {tenant.wire_id} has no subscription, so no billing period")
-    period = period_at(tenant.schedule, from_us(at_us))
-    if period is None:
-        raise ValueError(f"tenant {tenant.wire_id} has no billing period then")
-    return Span(to_us(period.start), to_us(period.end))
+def _is_rolling(target: _Target) -> bool:
+    window = target.limit.rule.window
+    return window is not None and window.alignment is Alignment.ROLLING

@@ -67,7 +67,8 @@ class BucketShards:
                 generation=after[name],
                 opened_at_us=clock.now_us,
                 speed_milli=clock.speed_milli,
-                first=before[name] == 0,
+                # After a restore nobody knows whether it ever was opened: buckets then refill from empty.
+                first=before[name] == 0 and timeline == 1,
             )
             for name in changed
         ]

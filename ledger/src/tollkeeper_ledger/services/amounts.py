@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.store.limits import ClosingPool, WindowRow
     from tollkeeper_ledger.store.pool import Pool
     from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
@@ -45,8 +46,16 @@ class AmountFollower:
     confirm is closed again at the next turn: closing is final, so repeating it is harmless.
     """
 
-    def __init__(self, pool: Pool, clock: LedgerClock, functions: PoolFunctions, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        clock: LedgerClock,
+        functions: PoolFunctions,
+        restores: Restores,
+        log: FilteringBoundLogger,
+    ) -> None:
         self._pool = pool
+        self._restores = restores
         self._clock = clock
         self._functions = functions
         self._log = log
@@ -67,6 +76,10 @@ class AmountFollower:
         self._tenants.update(view.tenant_id for view in views)
         if views:
             self._news.set()
+
+    def nudge(self) -> None:
+        """Close pools now rather than within a second."""
+        self._news.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -155,11 +168,16 @@ class AmountFollower:
         await self._functions.call([call for call in calls if call.function == "pool_extend"])
 
     async def _credit(self, pool: ClosingPool, unspent: int) -> None:
-        """Give the closed generation's rest back to the limit, once."""
+        """Give the closed generation's rest back to the limit, once; not to a window of an earlier timeline.
+
+        Postgres may not know all that left that one.
+        """
         async with transaction(self._pool) as conn:
             rows = await lock_windows(conn, [pool.window_id])
             for row in rows.values():
-                row.state.put_back(await close_generation(conn, pool, unspent=unspent))
+                credited = await close_generation(conn, pool, unspent=unspent)
+                if row.state.timeline >= self._restores.timeline:
+                    row.state.put_back(credited)
                 noticed = [row.identity] if notice_due(row.state) else []
                 await write_windows(conn, [row])
                 await announce_units(conn, noticed)

@@ -6,13 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
+from tollkeeper_ledger.domain.issuing import clock_jump_us
 from tollkeeper_ledger.store.clock import ClockReading, read_clock, set_clock
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.witnesses import hold_clock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
+
+    from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.store.pool import Pool
 
@@ -25,8 +29,11 @@ class LedgerClock:
     The estimate runs on the monotonic clock at the setting's speed between refreshes and never goes back.
     """
 
-    def __init__(self, pool: Pool, *, embedded: bool, monotonic_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, pool: Pool, log: FilteringBoundLogger, *, embedded: bool, monotonic_ns: Callable[[], int]
+    ) -> None:
         self._pool = pool
+        self._log = log
         self._embedded = embedded
         self._monotonic_ns = monotonic_ns
         self._reading = ClockReading(now_us=0, speed_milli=1000, version=0)
@@ -55,12 +62,32 @@ class LedgerClock:
 
     async def refresh(self) -> None:
         """Read Postgres' clock again; tell followers where another replica has set it."""
-        # TODO(#4): a forward jump of more than five minutes stops window opening until an operator confirms it.
         async with self._setting:
             started_ns = self._monotonic_ns()
             async with connection(self._pool) as conn:
                 reading = await read_clock(conn)
+                if jump_us := self._jump_us(reading):
+                    await hold_clock(conn, now_us=reading.now_us, jump_us=jump_us)
             await self._take(reading, started_ns)
+        if jump_us:
+            self._log.error(
+                "Postgres' clock jumped: no window is opened until `tollkeeper ledger confirm-clock`",
+                jump_s=jump_us // 1_000_000,
+            )
+
+    def _jump_us(self, reading: ClockReading) -> int:
+        """Give how far ledger time is ahead of what elapsed here since the last reading of the same setting."""
+        before = self._reading
+        if before.version != reading.version or before.version == 0:
+            return 0
+        elapsed_us = (self._monotonic_ns() - self._read_at_ns) // 1000
+        expected_us = before.now_us + elapsed_us * before.speed_milli // 1000
+        return clock_jump_us(expected_us=expected_us, read_us=reading.now_us, speed_milli=reading.speed_milli)
+
+    async def tick(self) -> None:
+        """Read the clock again, then keep the time seen unless it jumped: a jump is never kept before it is seen."""
+        await self.refresh()
+        await self.keep_floor()
 
     async def keep_floor(self) -> None:
         """Keep the ledger time seen so far in Postgres, so that a clock that steps back is held there."""

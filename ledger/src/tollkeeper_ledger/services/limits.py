@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.services.allot import AllotService
 from tollkeeper_ledger.services.amounts import AmountFollower
 from tollkeeper_ledger.services.bucket_clock import BucketClock
+from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import ReturnService
 from tollkeeper_ledger.services.settlements import SettlementHub
 from tollkeeper_ledger.services.tenant_directory import TenantDirectory
@@ -32,6 +33,7 @@ class Limits:
     hub: WatchHub
     allot: AllotService
     returns: ReturnService
+    restores: Restores
     amounts: AmountFollower
     functions: PoolFunctions
     bucket_clock: BucketClock
@@ -57,19 +59,30 @@ async def open_limits(resources: Resources) -> Limits:
     tenants = TenantDirectory(pool, resources.listener, resources.log)
     hub = WatchHub(tenants, resources.listener, resources.log)
     functions = PoolFunctions(resources.redis, resources.log)
-    allot = AllotService(resources, tenants, functions, timeline=installation.timeline)
-    amounts = AmountFollower(pool, resources.clock, functions, resources.log)
+    restores = Restores(
+        pool,
+        functions,
+        resources.log,
+        installation_id=installation.installation_id,
+        timeline=installation.timeline,
+    )
+    restores.follow(shown=hub.show_witness)
+    allot = AllotService(resources, tenants, functions, restores)
+    amounts = AmountFollower(pool, resources.clock, functions, restores, resources.log)
     bucket_clock = BucketClock(allot.buckets, resources.clock, functions)
     tenants.follow(amounts.changed, lambda _: None)
     resources.clock.follow(hub.clock_set)
     resources.clock.follow(bucket_clock.clock_set)
     await asyncio.gather(tenants.catch_up(), allot.buckets.load(pool), amounts.start())
+    # Before anybody is served: what Redis kept may say that Postgres was set back while no ledger ran.
+    await restores.tick()
     return Limits(
         installation=installation,
         tenants=tenants,
         hub=hub,
         allot=allot,
-        returns=ReturnService(pool, resources.clock, functions),
+        returns=ReturnService(pool, resources.clock, functions, restores),
+        restores=restores,
         amounts=amounts,
         functions=functions,
         bucket_clock=bucket_clock,

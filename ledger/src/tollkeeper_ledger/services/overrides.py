@@ -70,7 +70,9 @@ async def set_override(conn: Connection, tenant_id: UUID, asked: OverrideAsked, 
             raise UnknownNameError("limit", asked.name, remedy="give a whole rule to make a new limit")
         rule = {**(before or {"name": asked.name}), **_changes(asked, existing.rule)}
     await writes.put_override(conn, tenant_id, name=asked.name, rule=rule, note=asked.note, now=act.now)
-    return await _finish(conn, tenant_id, asked.name, act, action="SetOverride", before=before, after=rule)
+    return await _finish(
+        conn, tenant_id, asked.name, act, action="SetOverride", before=before, after={**rule, "note": asked.note}
+    )
 
 
 async def delete_override(conn: Connection, tenant_id: UUID, *, name: str, act: Act) -> int:

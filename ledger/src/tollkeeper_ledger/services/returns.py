@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.store.limits import WindowRow
     from tollkeeper_ledger.store.pool import Connection, Pool
     from tollkeeper_ledger.store.pool_functions import PoolFunctions
@@ -65,19 +66,22 @@ class Use:
 class ReturnService:
     """Serve ReturnUnits and ReportConsumption."""
 
-    def __init__(self, pool: Pool, clock: LedgerClock, functions: PoolFunctions) -> None:
+    def __init__(self, pool: Pool, clock: LedgerClock, functions: PoolFunctions, restores: Restores) -> None:
         self._pool = pool
+        self._restores = restores
         self._clock = clock
         self._functions = functions
 
     async def give_back(self, holder: bytes, entries: Sequence[Return]) -> list[int]:
         """Take units back; gives the returned_cum that the ledger now has for each entry.
 
-        Cumulative: a repeat changes nothing. Unknown windows and live generations take nothing: the figure stays.
+        Cumulative: a repeat changes nothing. Unknown windows and live generations take nothing: the figure stays. Nor
+        do windows of an earlier timeline, of which Postgres may not know all that left them.
         Who was denied for lack of these units hears of them at commit.
         """
         async with transaction(self._pool) as conn:
-            rows = await lock_windows(conn, {entry.window_id for entry in entries})
+            locked = await lock_windows(conn, {entry.window_id for entry in entries})
+            rows = {key: row for key, row in locked.items() if row.state.timeline >= self._restores.timeline}
             leases = await read_leases(
                 conn,
                 [(entry.window_id, holder) for entry in entries if entry.generation == 0 and entry.window_id in rows],

@@ -79,6 +79,15 @@ class TenantDirectory:
             await self._load(missing)
         return {name: view for name in names if (view := self._by_wire_id.get(name)) is not None}
 
+    async def by_id(self, tenant_ids: Collection[UUID]) -> dict[UUID, TenantView]:
+        """Give tenants by their internal ids; those that are not in memory are read now."""
+        missing = [tenant_id for tenant_id in tenant_ids if tenant_id not in self._wire_ids]
+        if missing:
+            self._keep(await self._read(tenant_ids=missing))
+        names = {wire_id for tenant_id in tenant_ids if (wire_id := self._wire_ids.get(tenant_id)) is not None}
+        views = await self.get(names)
+        return {view.tenant_id: view for view in views.values()}
+
     async def with_ancestors(self, wire_ids: Iterable[str]) -> dict[str, TenantView]:
         """Give the named tenants and all their ancestors; unknown names are left out."""
         found: dict[str, TenantView] = {}

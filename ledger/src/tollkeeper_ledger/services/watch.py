@@ -83,7 +83,15 @@ class Settlements:
     settled: tuple[Settled, ...]
 
 
-Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """What Postgres had committed, as sidecars keep it."""
+
+    timeline: int
+    value: bytes
+
+
+Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed
 
 _BEAT = Beat()
 _CLOCK = Clock()
@@ -230,6 +238,11 @@ class WatchHub:
             await asyncio.sleep(due - loop.time())
             for stream in self._streams:
                 stream.beat()
+
+    def show_witness(self, timeline: int, value: bytes) -> None:
+        """Send the newest witness to every stream."""
+        for stream in self._streams:
+            stream.put(Witnessed(timeline, value))
 
     async def clock_set(self, reading: ClockReading) -> None:
         """Send the new clock setting to every stream and wait until each sidecar runs on it.

@@ -21,11 +21,10 @@ class TokenKey:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The installation's id, its timeline (restores of Postgres, plus 1), its witness and its token keys."""
+    """The installation's id, its timeline at the start (restores of Postgres, plus 1) and its token keys."""
 
     installation_id: bytes
     timeline: int
-    witness: bytes
     token_keys: tuple[TokenKey, ...]
 
 
@@ -38,6 +37,5 @@ async def read_installation(conn: Connection) -> Installation:
     return Installation(
         installation_id=row["installation_id"],
         timeline=row["timeline"],
-        witness=row["witness"],
         token_keys=tuple(TokenKey(key_id=key["key_id"], secret=key["secret"]) for key in keys),
     )

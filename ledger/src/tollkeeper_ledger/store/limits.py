@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from tollkeeper_ledger.domain.allotment import Generation, Holder, Leased, WindowState
+from tollkeeper_ledger.domain.allotment import Generation, Holder, Leased, WindowState, new_window
 from tollkeeper_ledger.domain.cursor import Cursor, Place
 from tollkeeper_ledger.domain.windows import Span
 from tollkeeper_ledger.store.queries import sql
@@ -51,6 +51,26 @@ class Proposal:
     place: Place
 
 
+def successor(before: WindowRow, window_id: bytes, *, timeline: int, allotted: int, rounds: int = 0) -> WindowRow:
+    """Give the window that takes the place of `before`, of which `allotted` units count as out already."""
+    state = new_window(
+        amount=before.state.amount,
+        amount_version=before.state.amount_version,
+        timeline=timeline,
+        generation_n=before.state.generation_n,
+    )
+    state.allotted = allotted
+    state.ceiling = max(state.amount, allotted)
+    return WindowRow(
+        identity=before.identity,
+        window_id=window_id,
+        span=before.span,
+        state=state,
+        round=before.round + rounds,
+        is_new=True,
+    )
+
+
 def day_of(window_id: bytes) -> int:
     """Give the day number that a window id begins with."""
     return int.from_bytes(window_id[:DAY_BYTES], "big")
@@ -77,10 +97,11 @@ async def lock_cursors(conn: Connection, proposals: Iterable[Proposal]) -> dict[
         [proposal.place.span.start_us for proposal in asked],
         [proposal.place.span.end_us for proposal in asked],
     )
-    return {(row["tenant_id"], row["limit_name"], row["key_hash"]): _cursor(row) for row in rows}
+    return {(row["tenant_id"], row["limit_name"], row["key_hash"]): cursor_from(row) for row in rows}
 
 
-def _cursor(row: asyncpg.Record) -> Cursor:
+def cursor_from(row: asyncpg.Record) -> Cursor:
+    """Give an identity's windows as its row has them."""
     older = None
     if row["older_id"] is not None:
         older = Place(window_id=row["older_id"], span=Span(row["older_start_us"], row["older_end_us"]))
@@ -90,6 +111,18 @@ def _cursor(row: asyncpg.Record) -> Cursor:
         floor_us=row["floor_us"],
         generation_n=row["generation_n"],
     )
+
+
+async def find_cursors(conn: Connection, identities: Collection[Identity]) -> dict[Identity, Cursor]:
+    """Read identities that are there, without a lock."""
+    asked = list(identities)
+    rows = await conn.fetch(
+        sql("limits.find_cursors"),
+        [identity[0] for identity in asked],
+        [identity[1] for identity in asked],
+        [identity[2] for identity in asked],
+    )
+    return {(row["tenant_id"], row["limit_name"], row["key_hash"]): cursor_from(row) for row in rows}
 
 
 async def write_cursors(conn: Connection, cursors: Sequence[tuple[Identity, Cursor]]) -> None:
@@ -206,6 +239,7 @@ async def _insert_windows(conn: Connection, rows: Sequence[WindowRow]) -> None:
         [row.state.ceiling for row in rows],
         [row.state.wanted for row in rows],
         [_number(row) for row in rows],
+        [row.round for row in rows],
     )
 
 

@@ -90,6 +90,11 @@ class Call:
     """Of pool_extend: the window to be told again where the outcome is unknown."""
 
 
+def show_witness_call(installation_id: bytes, *, timeline: int, number: int, value: bytes) -> Call:
+    """Give the call that keeps an installation's newest witness; its answer is the one that was there before."""
+    return Call("witness_show", (f"tk:witness:{installation_id.hex()}",), (timeline, number, value.hex()))
+
+
 def open_pool_call(keys: PoolKeys, *, generation: int, expire_at_unix_s: int) -> Call:
     """Give the call that opens a generation; to be sent once, never again."""
     return Call("pool_open", (keys.pool, keys.holders), (generation, expire_at_unix_s))

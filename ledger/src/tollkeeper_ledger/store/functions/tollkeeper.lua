@@ -7,7 +7,7 @@
 -- Notices are published before anything is written, so that a refused publish leaves nothing half done.
 -- All keys and the channel of one call share a hash tag.
 
-local VERSION = '1'
+local VERSION = '2'
 local UNITS_MAX = 9007199254740991 -- 2^53 - 1: Lua numbers are doubles, whole numbers up to here are exact
 local SPEED_MILLI_MAX = 1000000000
 local SLICE_US = 200000 -- a slice of a bucket is over this long after it was asked for, in real time
@@ -478,6 +478,22 @@ local function bucket_take(keys, args)
   return {'OK', text_of(give), text_of(bucket.level), text_of(retry_us)}
 end
 
+-- Witnesses ----------------------------------------------------------------------------------------------------------
+
+-- witness_show  KEYS witness  ARGV timeline number value_hex
+-- Keeps the newest witness of what Postgres had committed: by timeline, then by number. Answers OK timeline number value
+-- of the one that was there before; 0 0 and an empty value where there was none.
+local function witness_show(keys, args)
+  local timeline, number = units(args[1]), units(args[2])
+  if not (timeline and number and holder_name(args[3])) then return {'ERR', 'RANGE'} end
+  local stored = redis.call('HMGET', keys[1], 'timeline', 'number', 'value')
+  local known_timeline, known_number = tonumber(stored[1] or '0'), tonumber(stored[2] or '0')
+  if timeline > known_timeline or (timeline == known_timeline and number > known_number) then
+    redis.call('HSET', keys[1], 'timeline', text_of(timeline), 'number', text_of(number), 'value', args[3])
+  end
+  return {'OK', text_of(known_timeline), text_of(known_number), stored[3] or ''}
+end
+
 -- tollkeeper_version  -> OK version. Lets the ledger see whether the library is the one that it brings.
 local function tollkeeper_version() return {'OK', VERSION} end
 
@@ -488,4 +504,5 @@ redis.register_function('lease_grant', lease_grant)
 redis.register_function('bucket_open', bucket_open)
 redis.register_function('bucket_speed', bucket_speed)
 redis.register_function('bucket_take', bucket_take)
+redis.register_function('witness_show', witness_show)
 redis.register_function{function_name = 'tollkeeper_version', callback = tollkeeper_version, flags = {'no-writes'}}

@@ -87,11 +87,23 @@ CREATE TABLE installation (
   installation_id bytea NOT NULL CHECK (octet_length(installation_id) = 16),
   -- Times that Postgres has been restored, plus 1. Part of every generation.
   timeline bigint NOT NULL DEFAULT 1 CHECK (timeline BETWEEN 1 AND 2097151),
-  -- Random bytes that were shown outside after they were committed: unknown to a Postgres that went back.
-  witness bytea NOT NULL CHECK (octet_length(witness) = 16)
+  -- Ledger time at which the last restore was noticed.
+  restored_at_us bigint,
+  -- Windows that began before this ledger time are not issued from until an operator confirms; 0 = issuing goes on.
+  frozen_before_us bigint NOT NULL DEFAULT 0,
+  -- Witnesses up to this number have been forgotten.
+  witness_floor bigint NOT NULL DEFAULT 0
 );
-INSERT INTO installation (installation_id, witness)
-  SELECT uuid_send(gen_random_uuid()), uuid_send(gen_random_uuid());
+INSERT INTO installation (installation_id) SELECT uuid_send(gen_random_uuid());
+
+-- Random bytes that are shown outside after they were committed: unknown to a Postgres that went back. One each second,
+-- and one with everything that is issued; kept for an hour.
+CREATE TABLE witness (
+  number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  timeline bigint NOT NULL,
+  value bytea NOT NULL CONSTRAINT witness_length CHECK (octet_length(value) = 16),
+  committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 
 -- Keys of reservation tokens, newest = highest id. Rows are added, never changed.
 CREATE TABLE token_key (
@@ -110,7 +122,11 @@ CREATE TABLE clock_setting (
   speed_milli bigint NOT NULL DEFAULT 1000 CHECK (speed_milli BETWEEN 0 AND 1000000),
   version bigint NOT NULL DEFAULT 1,
   -- Ledger time that somebody has seen: a clock that steps back is held here.
-  floor timestamptz NOT NULL
+  floor timestamptz NOT NULL,
+  -- Ledger time at which a forward jump was noticed and how far it went: no window is opened until an operator confirms.
+  held_at_us bigint,
+  jump_us bigint,
+  CONSTRAINT clock_setting_jump CHECK ((held_at_us IS NULL) = (jump_us IS NULL))
 );
 INSERT INTO clock_setting (origin, started_at, floor)
   SELECT t, t, t FROM (SELECT clock_timestamp() AS t) now;
@@ -122,6 +138,12 @@ CREATE FUNCTION ledger_now() RETURNS timestamptz
   AS $$
     SELECT greatest(floor, origin + (clock_timestamp() - started_at) * (speed_milli / 1000.0)) FROM clock_setting
   $$;
+-- The same in microseconds since the Unix epoch.
+CREATE FUNCTION ledger_now_us() RETURNS bigint
+  LANGUAGE sql VOLATILE
+  SET search_path = tollkeeper, pg_temp
+  AS $$ SELECT (extract(epoch FROM ledger_now()) * 1000000)::bigint $$;
+GRANT EXECUTE ON FUNCTION ledger_now_us() TO tollkeeper_ingest;
 GRANT EXECUTE ON FUNCTION ledger_now() TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 
 -- One row: the number of the last change. Locked as the last statement of a changing transaction, so that numbers
@@ -157,6 +179,8 @@ GRANT SELECT ON installation, token_key, clock_setting, change_counter, tenant_c
   tollkeeper_billing, tollkeeper_admin;
 GRANT SELECT ON installation, clock_setting TO tollkeeper_reader;
 GRANT UPDATE ON clock_setting TO tollkeeper_ingest;
+GRANT UPDATE (timeline, restored_at_us, frozen_before_us, witness_floor) ON installation TO tollkeeper_ingest;
+GRANT SELECT, INSERT, DELETE ON witness TO tollkeeper_ingest;
 GRANT UPDATE ON change_counter TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT INSERT ON tenant_change TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT SELECT, INSERT ON answered_request TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
@@ -389,6 +413,9 @@ CREATE TABLE limit_window (
   stored bigint NOT NULL DEFAULT 0,
   -- Levels only: of these, units that no lease was used for (soft, shadow, open). Falls take from them first.
   stored_over bigint NOT NULL DEFAULT 0 CONSTRAINT limit_window_stored_over_positive CHECK (stored_over >= 0),
+  -- When the amount was last lowered below what is out, and when that had come back.
+  lowered_at_us bigint,
+  settled_at_us bigint,
   PRIMARY KEY (tenant_id, window_id, end_day),
   CONSTRAINT limit_window_allotted_within_ceiling CHECK (allotted <= ceiling),
   CONSTRAINT limit_window_span CHECK (end_us > start_us)

@@ -48,6 +48,9 @@ CREATE TABLE limit_window (
   stored bigint NOT NULL DEFAULT 0,
   -- Levels only: of these, units that no lease was used for (soft, shadow, open). Falls take from them first.
   stored_over bigint NOT NULL DEFAULT 0 CONSTRAINT limit_window_stored_over_positive CHECK (stored_over >= 0),
+  -- When the amount was last lowered below what is out, and when that had come back.
+  lowered_at_us bigint,
+  settled_at_us bigint,
   PRIMARY KEY (tenant_id, window_id, end_day),
   CONSTRAINT limit_window_allotted_within_ceiling CHECK (allotted <= ceiling),
   CONSTRAINT limit_window_span CHECK (end_us > start_us)

@@ -34,7 +34,50 @@ SELECT pg_notify($1, $2);
 
 -- name: installation
 -- Reads what this installation is.
-SELECT installation_id, timeline, witness FROM installation;
+SELECT installation_id, timeline FROM installation;
+
+-- name: commit_witness
+-- Commits a witness with what this transaction issues, and tells what may be issued. $1 16 random bytes; the newest
+-- witness that anybody has shown: $2 timeline, $3 number, 0 = none, $4 value. `known` = Postgres has it, or it is too old
+-- to tell.
+WITH fresh AS (
+  INSERT INTO witness (timeline, value) SELECT timeline, $1 FROM installation RETURNING number
+)
+SELECT fresh.number, i.timeline, i.frozen_before_us, c.held_at_us IS NOT NULL AS is_held,
+  $3 = 0 OR $2 < i.timeline OR ($2 = i.timeline AND ($3 <= i.witness_floor
+    OR EXISTS (SELECT FROM witness w WHERE w.number = $3 AND w.timeline = $2 AND w.value = $4))) AS known
+FROM fresh, installation i, clock_setting c;
+
+-- name: lock_installation
+-- Locks the installation until the transaction ends, and gives it.
+SELECT timeline, frozen_before_us FROM installation FOR UPDATE;
+
+-- name: next_timeline
+-- Begins the timeline after a restore. $1 the new one, $2 ledger time, $3 windows that began before this are frozen.
+UPDATE installation SET timeline = $1, restored_at_us = $2, frozen_before_us = $3;
+
+-- name: thaw
+-- Ends the stop after a restore.
+UPDATE installation SET frozen_before_us = 0;
+
+-- name: forget_witnesses
+-- Forgets witnesses older than an hour.
+WITH gone AS (DELETE FROM witness WHERE committed_at < clock_timestamp() - interval '1 hour' RETURNING number),
+  newest AS (SELECT max(number) AS number FROM gone)
+UPDATE installation SET witness_floor = greatest(witness_floor, newest.number) FROM newest WHERE newest.number IS NOT NULL;
+
+-- name: ledger_state
+-- Reads where the ledger stands.
+SELECT i.installation_id, i.timeline, i.restored_at_us, i.frozen_before_us, c.held_at_us, c.jump_us
+FROM installation i, clock_setting c;
+
+-- name: hold_clock
+-- Holds window opening after a forward jump of the clock; one that is held stays so. $1 ledger time, $2 how far.
+UPDATE clock_setting SET held_at_us = $1, jump_us = $2 WHERE held_at_us IS NULL;
+
+-- name: release_clock
+-- Lets windows be opened again; gives whether they were not.
+UPDATE clock_setting SET held_at_us = NULL, jump_us = NULL WHERE held_at_us IS NOT NULL RETURNING true;
 
 -- name: token_keys
 -- Reads the keys of reservation tokens, newest first.
@@ -68,5 +111,6 @@ RETURNING version;
 
 -- name: raise_floor
 -- Keeps ledger time that has been seen, so that a clock that steps back is held. Does not wait for the disk.
+-- Not while a forward jump is unconfirmed: the clock may yet be set right.
 WITH relaxed AS (SELECT set_config('synchronous_commit', 'off', true))
-UPDATE clock_setting SET floor = ledger_now() FROM relaxed;
+UPDATE clock_setting SET floor = ledger_now() FROM relaxed WHERE held_at_us IS NULL;

@@ -22,6 +22,13 @@ ON CONFLICT (tenant_id, limit_name, key_hash) DO UPDATE SET generation_n = limit
 RETURNING tenant_id, limit_name, key_hash, generation_n, older_id, older_start_us, older_end_us, newer_id,
   newer_start_us, newer_end_us, floor_us;
 
+-- name: find_cursors
+-- Reads identities that are there, without a lock. $1 tenant ids, $2 limit names, $3 key hashes pairwise.
+SELECT c.tenant_id, c.limit_name, c.key_hash, c.generation_n, c.older_id, c.older_start_us, c.older_end_us, c.newer_id,
+  c.newer_start_us, c.newer_end_us, c.floor_us
+FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS asked (tenant_id, limit_name, key_hash)
+JOIN limit_cursor c USING (tenant_id, limit_name, key_hash);
+
 -- name: update_cursors
 -- Writes identities that are locked. All arrays pairwise: $1 tenant ids, $2 limit names, $3 key hashes,
 -- $4 generations so far, $5 to $7 the older window, $8 to $10 the newer, $11 floors.
@@ -57,15 +64,19 @@ JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id A
 -- name: insert_windows
 -- Opens windows. All arrays pairwise.
 INSERT INTO limit_window (tenant_id, window_id, end_day, limit_name, key_hash, timeline, start_us, end_us, amount,
-  amount_version, allotted, ceiling, wanted, generation)
+  amount_version, allotted, ceiling, wanted, generation, round)
 SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[],
-  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]);
+  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::int[]);
 
 -- name: update_windows
 -- Writes windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days, $4 amounts,
--- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 the distinct end days.
+-- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 the distinct end days. Notes when more came to
+-- be out than the amount, and when no longer.
 UPDATE limit_window w SET amount = n.amount, amount_version = n.amount_version, allotted = n.allotted,
-  ceiling = n.ceiling, wanted = n.wanted, generation = n.generation
+  ceiling = n.ceiling, wanted = n.wanted, generation = n.generation,
+  lowered_at_us = CASE WHEN n.allotted > n.amount AND w.allotted <= w.amount THEN ledger_now_us() ELSE w.lowered_at_us END,
+  settled_at_us = CASE WHEN n.allotted > n.amount THEN NULL
+    WHEN w.allotted > w.amount THEN ledger_now_us() ELSE w.settled_at_us END
 FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
   $9::bigint[]) AS n (tenant_id, window_id, end_day, amount, amount_version, allotted, ceiling, wanted, generation)
 WHERE w.tenant_id = n.tenant_id AND w.window_id = n.window_id AND w.end_day = n.end_day

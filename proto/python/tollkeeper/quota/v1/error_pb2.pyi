@@ -72,6 +72,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The ledger can't be reached for something that only it can do. UNAVAILABLE with RetryInfo."""
     ERROR_REASON_LEDGER_FULL: _ErrorReason.ValueType  # 36
     """The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo."""
+    ERROR_REASON_RESTORE_UNCONFIRMED: _ErrorReason.ValueType  # 37
+    """Postgres was set back and nobody has confirmed that issuing may go on. FAILED_PRECONDITION."""
+    ERROR_REASON_CLOCK_UNCONFIRMED: _ErrorReason.ValueType  # 38
+    """Postgres' clock jumped and nobody has confirmed it: no window is opened. FAILED_PRECONDITION."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 35
     """The call ran out of its deadline. DEADLINE_EXCEEDED."""
     ERROR_REASON_PRODUCER_FENCED: _ErrorReason.ValueType  # 40
@@ -158,6 +162,10 @@ ERROR_REASON_LEDGER_UNREACHABLE: ErrorReason.ValueType  # 34
 """The ledger can't be reached for something that only it can do. UNAVAILABLE with RetryInfo."""
 ERROR_REASON_LEDGER_FULL: ErrorReason.ValueType  # 36
 """The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo."""
+ERROR_REASON_RESTORE_UNCONFIRMED: ErrorReason.ValueType  # 37
+"""Postgres was set back and nobody has confirmed that issuing may go on. FAILED_PRECONDITION."""
+ERROR_REASON_CLOCK_UNCONFIRMED: ErrorReason.ValueType  # 38
+"""Postgres' clock jumped and nobody has confirmed it: no window is opened. FAILED_PRECONDITION."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 35
 """The call ran out of its deadline. DEADLINE_EXCEEDED."""
 ERROR_REASON_PRODUCER_FENCED: ErrorReason.ValueType  # 40

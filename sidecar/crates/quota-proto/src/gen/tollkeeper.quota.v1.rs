@@ -1486,6 +1486,10 @@ pub enum ErrorReason {
     LedgerUnreachable = 34,
     /// The ledger has too many asks waiting. RESOURCE_EXHAUSTED with RetryInfo.
     LedgerFull = 36,
+    /// Postgres was set back and nobody has confirmed that issuing may go on. FAILED_PRECONDITION.
+    RestoreUnconfirmed = 37,
+    /// Postgres' clock jumped and nobody has confirmed it: no window is opened. FAILED_PRECONDITION.
+    ClockUnconfirmed = 38,
     /// The call ran out of its deadline. DEADLINE_EXCEEDED.
     DeadlineExceeded = 35,
     /// A producer of an older incarnation, or the same one beside another holder. FAILED_PRECONDITION.
@@ -1549,6 +1553,8 @@ impl ErrorReason {
             Self::SidecarStarting => "ERROR_REASON_SIDECAR_STARTING",
             Self::LedgerUnreachable => "ERROR_REASON_LEDGER_UNREACHABLE",
             Self::LedgerFull => "ERROR_REASON_LEDGER_FULL",
+            Self::RestoreUnconfirmed => "ERROR_REASON_RESTORE_UNCONFIRMED",
+            Self::ClockUnconfirmed => "ERROR_REASON_CLOCK_UNCONFIRMED",
             Self::DeadlineExceeded => "ERROR_REASON_DEADLINE_EXCEEDED",
             Self::ProducerFenced => "ERROR_REASON_PRODUCER_FENCED",
             Self::ProducerForked => "ERROR_REASON_PRODUCER_FORKED",
@@ -1594,6 +1600,8 @@ impl ErrorReason {
             "ERROR_REASON_SIDECAR_STARTING" => Some(Self::SidecarStarting),
             "ERROR_REASON_LEDGER_UNREACHABLE" => Some(Self::LedgerUnreachable),
             "ERROR_REASON_LEDGER_FULL" => Some(Self::LedgerFull),
+            "ERROR_REASON_RESTORE_UNCONFIRMED" => Some(Self::RestoreUnconfirmed),
+            "ERROR_REASON_CLOCK_UNCONFIRMED" => Some(Self::ClockUnconfirmed),
             "ERROR_REASON_DEADLINE_EXCEEDED" => Some(Self::DeadlineExceeded),
             "ERROR_REASON_PRODUCER_FENCED" => Some(Self::ProducerFenced),
             "ERROR_REASON_PRODUCER_FORKED" => Some(Self::ProducerForked),

@@ -1,0 +1,287 @@
+"""A Postgres that is set back to an earlier state: noticed before anything is issued from it, in every way that tells.
+
+The database is really set back: it is copied, goes on, and is replaced by the copy.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+import grpc.aio
+import pytest
+from limits_support import Serving, apply_catalogue, kind, new_key, wait_until
+from redis.asyncio import Redis
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
+from tollkeeper_ledger.app import running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tollkeeper_cli.embedded import EmbeddedPostgres
+    from tollkeeper_ledger.config import Settings
+
+LIMIT, AMOUNT = "large", 16_000
+
+
+class History:
+    """A database, a backup of it, and the way back."""
+
+    def __init__(self, server_url: str, url: str) -> None:
+        self._server_url = server_url
+        self._name = url.partition("?")[0].rpartition("/")[2]
+
+    async def back_up(self) -> None:
+        """Copy the database as it is. Nobody may be connected."""
+        await self._run(f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
+
+    async def set_back(self) -> None:
+        """Put the copy in the database's place, whoever is connected."""
+        await self._run(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
+        await self._run(f"DROP DATABASE {self._name} WITH (FORCE)")
+        await self._run(f"CREATE DATABASE {self._name} TEMPLATE {self._name}_backup")
+
+    async def _run(self, statement: str) -> None:
+        conn = await asyncpg.connect(self._server_url)
+        try:
+            await conn.execute(statement)
+        finally:
+            await conn.close()
+
+
+@pytest.fixture
+def settings(ledger_settings: Settings, new_database: Callable[[], str]) -> Settings:
+    """Configure a ledger on a database of this test's own."""
+    return ledger_settings.model_copy(update={"database_url": new_database()})
+
+
+@pytest.fixture
+def history(settings: Settings, postgres: EmbeddedPostgres) -> History:
+    """Give the way back of this test's database."""
+    return History(postgres.url, settings.database_url)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Serving]:
+    """Serve a ledger on what is in the database."""
+    async with (
+        running(settings) as ledger,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel,
+    ):
+        yield Serving(ledger=ledger, channel=channel)
+
+
+async def prepare(settings: Settings, history: History, key: bytes) -> int:
+    """Declare tenants, lease a little, and copy the database; gives the units that the copy knows of."""
+    async with serving(settings) as served:
+        await apply_catalogue(served.channel)
+        given = (await served.sidecar().ask(LIMIT, key, need=100, want=100)).lease.give
+    await history.back_up()
+    return int(given)
+
+
+async def flush(settings: Settings) -> None:
+    """Lose everything that Redis has."""
+    client = Redis.from_url(settings.redis_url)
+    await client.flushall()
+    await client.function_flush()
+    await client.aclose()
+
+
+async def take_all(served: Serving, key: bytes) -> int:
+    """Lease straight from the ledger until nothing is given any more; gives the units."""
+    taken = 0
+    sidecar = served.sidecar()
+    while True:
+        answer = await sidecar.ask(LIMIT, key, need=500, want=1000, ledger_only=True)
+        if kind(answer) != "lease":
+            return taken
+        taken += answer.lease.give
+
+
+async def state_of(channel: grpc.aio.Channel) -> admin_pb2.GetLedgerStateResponse:
+    """Ask where the ledger stands."""
+    return await admin_pb2_grpc.AdminServiceStub(channel).GetLedgerState(admin_pb2.GetLedgerStateRequest())
+
+
+async def confirm(channel: grpc.aio.Channel) -> admin_pb2.ConfirmRestoreResponse:
+    """Let issuing go on."""
+    return await admin_pb2_grpc.AdminServiceStub(channel).ConfirmRestore(
+        admin_pb2.ConfirmRestoreRequest(request_id=secrets.token_hex(8), note="backup of noon")
+    )
+
+
+async def test_a_ledger_that_lives_through_a_set_back_issues_nothing_from_it(
+    settings: Settings, history: History
+) -> None:
+    """The ledger's own last witness is missing: no transaction issues, and no unit is given twice."""
+    key = new_key()
+    before = await prepare(settings, history, key)
+    async with serving(settings) as served:
+        lost = await take_all(served, key)
+        assert lost > AMOUNT - before - 1000, "the limit was used up after the copy"
+        await history.set_back()
+
+        async def answered() -> bool:
+            try:
+                answers.append(await served.sidecar().ask(LIMIT, key, need=1, want=1))
+            except grpc.aio.AioRpcError:
+                return False  # the connections are gone; the ledger takes new ones
+            return True
+
+        answers: list[limits_pb2.AllotAnswer] = []
+        await wait_until(answered)
+        assert answers[0].refused.reason == "RESTORE_UNCONFIRMED"
+        again = await take_all(served, key)
+        assert again == 0
+        state = await state_of(served.channel)
+        assert (state.timeline, state.HasField("frozen_before")) == (2, True)
+
+
+async def test_redis_tells_a_ledger_that_was_started_after_the_set_back(settings: Settings, history: History) -> None:
+    """What Redis kept is compared before the first call is served."""
+    key = new_key()
+    await prepare(settings, history, key)
+    async with serving(settings) as served:
+        await take_all(served, key)
+    await history.set_back()
+    async with serving(settings) as served:
+        answer = await served.sidecar().ask(LIMIT, key, need=1, want=1)
+        assert answer.refused.reason == "RESTORE_UNCONFIRMED"
+
+
+async def test_a_sidecar_tells_where_redis_was_lost_as_well(settings: Settings, history: History) -> None:
+    """Redis is lost at the same time: the witness that came with a sidecar's units is shown at its next hello."""
+    key = new_key()
+    before = await prepare(settings, history, key)
+    async with serving(settings) as served:
+        sidecar = served.sidecar()
+        request = limits_pb2.AllotRequest(
+            holder=sidecar.holder, entries=[sidecar.entry(LIMIT, key, need=1, want=1000, ledger_only=True)]
+        )
+        seen = (await sidecar.stub.Allot(request)).witness
+        lost = await take_all(served, key)
+    await history.set_back()
+    await flush(settings)
+    async with serving(settings) as served:
+        await hello(served, seen)
+        again = await take_all(served, key)
+        assert again == 0, f"{before} + {lost} + {again} of {AMOUNT}"
+        assert (await state_of(served.channel)).timeline == seen.timeline + 1
+
+
+async def hello(served: Serving, seen: limits_pb2.Witness) -> limits_pb2.WatchWelcome:
+    """Introduce a sidecar that has seen a witness; gives the ledger's welcome."""
+
+    async def requests() -> AsyncIterator[limits_pb2.WatchLimitsRequest]:
+        yield limits_pb2.WatchLimitsRequest(
+            hello=limits_pb2.WatchHello(
+                protocol_version=1,
+                holder=secrets.token_bytes(16),
+                timeline_seen=seen.timeline,
+                witness_seen=seen.value,
+            )
+        )
+
+    stream = limits_pb2_grpc.LimitServiceStub(served.channel).WatchLimits(requests())
+    return (await anext(aiter(stream))).welcome
+
+
+async def test_windows_that_began_after_a_set_back_are_issued_from(settings: Settings, history: History) -> None:
+    """Only windows that may have been open are frozen: what begins later is nobody's yet."""
+    key = new_key()
+    async with serving(settings) as served:
+        await apply_catalogue(served.channel)
+    await history.back_up()
+    async with serving(settings) as served:
+        await served.sidecar().ask(LIMIT, key)
+        await history.set_back()
+        await wait_until(lambda: is_frozen(served))
+        now_us = served.ledger.resources.clock.reading().now_us
+        soon_us = now_us // 60_000_000 * 60_000_000 + 60_000_000
+        unknown = await served.sidecar().ask("minute", new_key(), at_us=now_us)
+        assert unknown.refused.reason == "RESTORE_UNCONFIRMED", "may have been open, unknown to this Postgres"
+        # Two minutes on, by the scaled clock: its window began after the set-back.
+        await served.ledger.resources.clock.set(now=None, speed_milli=600_000)
+        await wait_until(lambda: later_than(served, soon_us + 60_000_000))
+        await served.ledger.resources.clock.set(now=None, speed_milli=1_000)
+        assert kind(await served.sidecar().ask("minute", new_key())) == "lease"
+
+
+async def later_than(served: Serving, at_us: int) -> bool:
+    """Tell whether ledger time has come so far."""
+    return served.ledger.resources.clock.reading().now_us > at_us
+
+
+async def is_frozen(served: Serving) -> bool:
+    """Tell whether the ledger has noticed."""
+    try:
+        return (await state_of(served.channel)).HasField("frozen_before")
+    except grpc.aio.AioRpcError:
+        return False
+
+
+async def test_a_confirmed_restore_issues_what_postgres_knows_to_be_left(settings: Settings, history: History) -> None:
+    """Issuing goes on in a new timeline from amount - allotted; a repeat of the confirmation changes nothing."""
+    key = new_key()
+    before = await prepare(settings, history, key)
+    async with serving(settings) as served:
+        await take_all(served, key)
+    await history.set_back()
+    async with serving(settings) as served:
+        first, second = await confirm(served.channel), await confirm(served.channel)
+        assert [first.was_frozen, second.was_frozen] == [True, False]
+        answer = await served.sidecar().ask(LIMIT, key, need=1, want=1, ledger_only=True)
+        assert (answer.window.timeline, answer.window.allotted) == (2, before + 1)
+        rest = await take_all(served, key)
+        assert before + 1 + rest <= AMOUNT
+        assert before + 1 + rest > AMOUNT - 500, "what is left is really given"
+
+
+async def test_a_generation_of_the_new_timeline_is_above_every_lost_one(settings: Settings, history: History) -> None:
+    """Pools of the lost branch can't be mistaken for later ones, although their numbers were forgotten."""
+    key = new_key()
+    await prepare(settings, history, key)
+    async with serving(settings) as served:
+        lost = await served.sidecar().ask(LIMIT, key)
+        assert kind(lost) == "pool"
+    await history.set_back()
+    async with serving(settings) as served:
+        await confirm(served.channel)
+        asked = [await served.sidecar().ask(LIMIT, key) for _ in range(2)]
+        found = [answer.pool.generation for answer in asked if kind(answer) == "pool"]
+        assert found, "the second holder is sent to a pool"
+        assert min(found) >= 2 << 32 > lost.pool.generation
+
+
+async def test_units_of_a_lost_branch_never_come_back_as_credit(settings: Settings, history: History) -> None:
+    """A holder returns what the restored Postgres never gave: the limit gets nothing for it."""
+    key = new_key()
+    async with serving(settings) as served:
+        await apply_catalogue(served.channel)
+        sidecar = served.sidecar()
+        first = await sidecar.ask(LIMIT, key, need=100, want=100)
+    await history.back_up()
+    async with serving(settings) as served:
+        later = type(sidecar)(channel=served.channel, ledger=served.ledger, holder=sidecar.holder)
+        second = await later.ask(LIMIT, key, need=900, want=900, ledger_only=True, request_seq=2)
+        assert second.lease.granted_cum == 1000
+    await history.set_back()
+    async with serving(settings) as served:
+        later = type(sidecar)(channel=served.channel, ledger=served.ledger, holder=sidecar.holder)
+        assert await later.give_back(first.window.window_id, 100) == 0
+        await confirm(served.channel)
+        answer = await served.sidecar().ask(LIMIT, key, need=1, want=1, ledger_only=True)
+        assert answer.window.allotted == 101
+
+
+async def test_another_installations_witness_changes_nothing(settings: Settings) -> None:
+    """A sidecar that comes from elsewhere, or lies, can't stop issuing here."""
+    async with serving(settings) as served:
+        await apply_catalogue(served.channel)
+        for value in (secrets.token_bytes(28), b"", b"x", bytes(28)):
+            await hello(served, limits_pb2.Witness(timeline=9, value=value))
+        assert (await state_of(served.channel)).timeline == 1
+        assert kind(await served.sidecar().ask(LIMIT, new_key())) == "lease"
