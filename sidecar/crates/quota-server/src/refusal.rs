@@ -273,6 +273,8 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::VersionUnsupported
         | ErrorReason::PeriodClosed
         | ErrorReason::PeriodOpen
+        | ErrorReason::RestoreUnconfirmed
+        | ErrorReason::ClockUnconfirmed
         | ErrorReason::EmbeddedOnly => code::FAILED_PRECONDITION,
         ErrorReason::UsageLogFull | ErrorReason::SidecarFull | ErrorReason::LedgerFull => {
             code::RESOURCE_EXHAUSTED
