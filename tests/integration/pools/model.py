@@ -37,6 +37,11 @@ class Pool:
         """Units that nobody holds."""
         return self.total - self.granted + self.returned
 
+    @property
+    def short(self) -> bool:
+        """Whether it gets no more and has less than a tenth left."""
+        return self.final and 10 * self.free < self.total
+
 
 @dataclass(slots=True)
 class Model:
@@ -74,11 +79,13 @@ class Model:
         pool = self.pool
         if pool.closed:
             return ["ERR", "CLOSED"]
-        was_final = pool.final
+        was_final, was_short = pool.final, pool.short
         if (version, allotted_cum) >= (pool.version, pool.total) or version > pool.version:
             pool.final = final
         pool.version = max(pool.version, version)
         pool.total = max(pool.total, allotted_cum)
+        if pool.short and not was_short:
+            self.notices.append("SHORT")
         if was_final and not pool.final:
             self.notices.append("UNITS")
             pool.wanted.clear()
@@ -125,8 +132,11 @@ class Model:
                 return ["ERR", "CLOSED"]
             holder.seq, holder.returned, holder.last_give = seq, returned, give
             holder.granted += give
+            was_short = pool.short
             pool.granted += give
             pool.seq += 1
+            if pool.short and not was_short:
+                self.notices.append("SHORT")
             pool.holders[name] = holder
         if not pool.closed:
             self._tell(pool)

@@ -17,7 +17,7 @@ use crate::{
     links::Links,
     outbox::Outbox,
     report::Reporter,
-    request::{CheckRequest, Checked, Cost},
+    request::{CheckRequest, Checked, Cost, Units},
     reservation::{Reservation, SettleRefusal, Settled},
     slab::Key,
     tenants::{Catalog, Lookup},
@@ -79,6 +79,25 @@ pub struct Engine {
     /// Buckets for which the next step is to be taken.
     pub(crate) hunts: VecDeque<Key>,
     pub(crate) is_draining: bool,
+    /// Units that were admitted without cover, in all.
+    pub(crate) uncovered_units: Units,
+}
+
+/// How much the engine keeps, and what should alarm somebody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EngineFigures {
+    /// Keys of limits that are kept.
+    pub keys: usize,
+    /// Keys that gave way to others, whose counters are kept.
+    pub keys_at_rest: usize,
+    /// Calls that found no room for their key.
+    pub keys_refused: u64,
+    /// Tenants known, unknown or being fetched.
+    pub tenants: usize,
+    /// Checks that wait.
+    pub waiting: usize,
+    /// Units admitted without cover, in all.
+    pub uncovered_units: Units,
 }
 
 impl Engine {
@@ -104,6 +123,7 @@ impl Engine {
             dirty: VecDeque::with_capacity(16),
             hunts: VecDeque::with_capacity(16),
             is_draining: false,
+            uncovered_units: 0,
         }
     }
 

@@ -36,6 +36,8 @@ pub enum Event {
     RedisLost,
     /// A pool's channel said that units may be there.
     Notice(Arc<str>),
+    /// A pool's channel said that it is nearly empty: what lies unused is lacking elsewhere.
+    Short(Arc<str>),
     /// The ledger said that units may be there.
     UnitsNotice {
         /// Tenant whose limit it is.

@@ -45,6 +45,11 @@ impl Engine {
                     self.on_notice(key);
                 }
             }
+            Event::Short(channel) => {
+                for key in self.links.followers(&channel).to_vec() {
+                    self.give_back_unused(now, key);
+                }
+            }
             Event::UnitsNotice {
                 tenant,
                 limit,
@@ -142,6 +147,9 @@ impl Engine {
             tokens.forget();
         }
         bucket.refused_until_us = 0;
+        if let Some(limit) = self.catalog.limit(bucket.limit) {
+            bucket.apart = limit.rule.standby_units();
+        }
         let mut keep = None;
         for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
             window.proof = None;
@@ -186,12 +194,23 @@ impl Engine {
             if key_hash.is_some_and(|wanted| wanted != bucket.key_hash) {
                 continue;
             }
-            // Whatever is under way brings units that nobody asked for any more.
-            bucket.recalled = bucket.has_flight();
-            let keep = bucket.second_use;
             bucket.lacking_elsewhere = units;
-            self.give_back(now, key, keep);
+            self.give_back_unused(now, key);
         }
+    }
+
+    /// Returns all but one second of use, now and when what is under way has come.
+    fn give_back_unused(&mut self, now: Now, key: crate::slab::Key) {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        // Whatever is under way brings units that nobody asked for any more.
+        bucket.recalled = bucket.has_flight();
+        let keep = bucket.second_use;
+        if let Some(window) = bucket.current.as_mut() {
+            window.low_mark = 0;
+        }
+        self.give_back(now, key, keep);
     }
 
     fn on_functions(

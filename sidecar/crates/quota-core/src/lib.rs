@@ -33,7 +33,7 @@ mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault, UseReport};
-pub use engine::{Engine, EngineConfig, Ticket};
+pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{
     AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse,
 };

@@ -101,6 +101,24 @@ pub struct LimitRule {
     pub nominal_us: i64,
 }
 
+impl LimitRule {
+    /// Whether leases may come straight from the ledger while pools are out of reach.
+    pub(crate) const fn goes_on_without_pools(&self) -> bool {
+        matches!(
+            self.failure_policy,
+            FailurePolicy::Standby | FailurePolicy::Ledger
+        )
+    }
+
+    /// Units that all holders together keep apart for when no authority answers: a fiftieth of a hard window limit.
+    pub(crate) fn standby_units(&self) -> Units {
+        let keeps = self.kind == LimitKind::Window
+            && self.enforcement == Enforcement::Hard
+            && self.failure_policy == FailurePolicy::Standby;
+        self.amount.filter(|_| keeps).unwrap_or(0) / 50
+    }
+}
+
 /// What the engine needs of a meter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Meter {

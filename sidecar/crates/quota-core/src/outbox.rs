@@ -193,6 +193,11 @@ impl Outbox {
         self.real_us = real_us;
     }
 
+    /// Real time at which whatever follows is sent.
+    pub(crate) const fn real_us(&self) -> u64 {
+        self.real_us
+    }
+
     /// Takes the command of this name off the list; answers when it was sent as well.
     pub(crate) fn answered(&mut self, id: CommandId) -> Option<(u64, Outstanding)> {
         self.outstanding.remove(&id)

@@ -274,7 +274,14 @@ impl Hub {
         match answer.result {
             Some(Outcome::Watch(bytes)) => self.hear_watch(&bytes),
             Some(Outcome::WatchUp(up)) => self.watch_changed(up),
-            Some(Outcome::Notice(notice)) => self.tell_engine(Event::Notice(notice.channel.into())),
+            Some(Outcome::Notice(notice)) => {
+                let channel = notice.channel.into();
+                self.tell_engine(if notice.message == "SHORT" {
+                    Event::Short(channel)
+                } else {
+                    Event::Notice(channel)
+                });
+            }
             Some(Outcome::RedisAlive(_)) => self.redis_alive(answer.sent_us),
             Some(Outcome::RedisLost(_)) => self.redis_lost(),
             _ => self.stats.bad_message("news of an unknown kind"),

@@ -104,9 +104,13 @@ local function pool_open(keys, args)
   return {'OK'}
 end
 
+-- Whether so little is left that what lies unused with others is lacking.
+local function is_scarce(free, total) return free <= math.floor((total - 1) / 10) end
+
 -- pool_extend  KEYS pool  ARGV generation allotted_cum amount_version final channel
 -- Cumulative: repeating and reordering change nothing. An older amount_version, or a smaller allotted_cum of the same
--- one, may raise the total but says nothing about final.
+-- one, may raise the total but says nothing about final. SHORT is published when a final pool comes to have less than
+-- a tenth left, by this or by a grant: whoever holds units that it does not use is to return them.
 local function pool_extend(keys, args)
   local generation, allotted_cum, amount_version = units(args[1]), units(args[2]), units(args[3])
   local final = flag(args[4])
@@ -115,6 +119,8 @@ local function pool_extend(keys, args)
     'total', 'granted', 'returned', 'final', 'closed', 'wanted', 'amount_version')
   if not pool then return refusal end
   if pool[7] == '1' then return {'ERR', 'CLOSED'} end
+  local free_before = tonumber(pool[3]) - tonumber(pool[4]) + tonumber(pool[5])
+  local was_short = pool[6] == '1' and is_scarce(free_before, tonumber(pool[3]))
   local total, wanted, version = tonumber(pool[3]), tonumber(pool[8]), tonumber(pool[9])
   local was_final = tonumber(pool[6])
   local is_newest = amount_version > version or (amount_version == version and allotted_cum >= total)
@@ -122,6 +128,7 @@ local function pool_extend(keys, args)
   total = math.max(total, allotted_cum)
   local free = total - tonumber(pool[4]) + tonumber(pool[5])
   local reopened = was_final == 1 and final == 0
+  if final == 1 and not was_short and is_scarce(free, total) then redis.call('SPUBLISH', args[5], 'SHORT') end
   if reopened or (wanted > 0 and free >= wanted) then
     redis.call('SPUBLISH', args[5], 'UNITS')
     wanted = 0
@@ -148,7 +155,7 @@ end
 -- How much to give of `free`: nothing below need; ahead of need a share, and nothing while less than a tenth is free.
 local function share_of(free, total, need, want, holders)
   if free < need then return 0 end
-  if free <= math.floor((total - 1) / 10) then return need end
+  if is_scarce(free, total) then return need end
   return math.max(need, math.min(want, math.floor(free / (2 * holders))))
 end
 
@@ -190,7 +197,11 @@ local function grant_now(keys, name, pool, holder, ask, channel)
     redis.call('HSET', keys[1], 'closed', 1, 'wanted', 0)
     return {'ERR', 'CLOSED'}
   end
+  local was_scarce = is_scarce(free, pool.total)
   free = free - give
+  if pool.final == '1' and not was_scarce and is_scarce(free, pool.total) then
+    redis.call('SPUBLISH', channel, 'SHORT')
+  end
   local wanted = next_wanted(pool.wanted, free, ask.need, give, channel)
   pool.granted, pool.seq, holder.granted = pool.granted + give, pool.seq + 1, holder.granted + give
   redis.call('HSET', keys[1], 'granted', text_of(pool.granted), 'returned', text_of(pool.returned),

@@ -1,6 +1,6 @@
 //! Units of one window in this process: where they came from, where they went.
 //!
-//! I3: the sum over sources of granted − returned = consumed + held + free, at every moment.
+//! I3: the sum over sources of granted − returned = consumed + held + free + standby, at every moment.
 
 use crate::{
     mutant::{self, Mutant},
@@ -56,6 +56,8 @@ impl Source {
 pub(crate) struct Balance {
     /// Units that may be spent.
     pub(crate) free: Units,
+    /// Units kept apart for when nobody can give any: see [`Balance::call_up`].
+    pub(crate) standby: Units,
     /// Units that reservations hold.
     pub(crate) held: Units,
     /// All units spent so far.
@@ -165,6 +167,28 @@ impl Balance {
         credited
     }
 
+    /// Keeps so many units apart, out of `spare` free ones at most; what is apart beyond that is free again.
+    pub(crate) fn keep_apart(&mut self, units: Units, spare: Units) {
+        let freed = self.standby.saturating_sub(units);
+        self.standby = self.standby.saturating_sub(freed);
+        self.free = self.free.saturating_add(freed);
+        self.pay();
+        let more = units.saturating_sub(self.standby).min(spare).min(self.free);
+        self.free = self.free.saturating_sub(more);
+        self.standby = self.standby.saturating_add(more);
+    }
+
+    /// Frees so many of the units kept apart; refuses, and changes nothing, where they would not do.
+    pub(crate) fn call_up(&mut self, lacking: Units) -> bool {
+        if self.standby < lacking {
+            return false;
+        }
+        self.standby = self.standby.saturating_sub(lacking);
+        self.free = self.free.saturating_add(lacking);
+        self.pay();
+        true
+    }
+
     /// Settles which source's units were consumed, oldest source first. Figures per source only grow.
     pub(crate) fn attribute(&mut self) {
         let known = self
@@ -183,6 +207,7 @@ impl Balance {
     /// generation that serves now) go back to it, all others to the ledger. Answers what left for the pool.
     pub(crate) fn give_back(&mut self, keep: Units, pool: Option<u64>) -> Units {
         self.attribute();
+        self.keep_apart(0, 0);
         let mut rest = self.free.saturating_sub(keep);
         let mut to_pool: Units = 0;
         for source in self.sources.iter_mut().rev() {
@@ -235,7 +260,8 @@ impl Balance {
         let here = self
             .consumed
             .saturating_add(self.held)
-            .saturating_add(self.free);
+            .saturating_add(self.free)
+            .saturating_add(self.standby);
         lent == here && (self.debt == 0 || self.free == 0)
     }
 }
@@ -256,6 +282,8 @@ mod tests {
         SpendHeld(Units),
         Owe(Units),
         GiveBack(Units, Option<u64>),
+        KeepApart(Units, Units),
+        CallUp(Units),
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -268,6 +296,8 @@ mod tests {
             (0_u64..10).prop_map(Move::Owe),
             (0_u64..20, proptest::option::of(0_u64..4))
                 .prop_map(|(keep, pool)| Move::GiveBack(keep, pool)),
+            (0_u64..20, 0_u64..20).prop_map(|(units, spare)| Move::KeepApart(units, spare)),
+            (0_u64..20).prop_map(Move::CallUp),
         ];
         proptest::collection::vec(one, 0..60)
     }
@@ -284,6 +314,8 @@ mod tests {
             Move::SpendHeld(units) => balance.spend_held(units),
             Move::Owe(units) => balance.owe(units),
             Move::GiveBack(keep, pool) => drop(balance.give_back(keep, pool)),
+            Move::KeepApart(units, spare) => balance.keep_apart(units, spare),
+            Move::CallUp(units) => drop(balance.call_up(units)),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
     proof::Sent,
     request::Units,
     slab::{Key, Slab},
+    time::Now,
 };
 
 /// A first ask for a window that is not known yet.
@@ -58,6 +59,8 @@ pub(crate) struct Bucket {
     pub(crate) tokens: Option<Box<Tokens>>,
     /// Sizes leases.
     pub(crate) demand: Demand,
+    /// Units that all holders together are to keep apart, as the rule has it.
+    pub(crate) apart: Units,
     /// Checks that wait for units, with their cost here, first come first.
     pub(crate) waiters: VecDeque<(Key, Units)>,
     /// More units are being asked for although nobody waits; so many steps are left to get them.
@@ -104,6 +107,7 @@ impl Bucket {
             opening: None,
             tokens: None,
             demand: Demand::default(),
+            apart: 0,
             waiters: VecDeque::new(),
             ahead_steps: 0,
             notices: 0,
@@ -121,6 +125,13 @@ impl Bucket {
             early_at_us: i64::MIN,
             lacking_elsewhere: 0,
         }
+    }
+
+    /// Real µs that the window of this name is still on.
+    pub(crate) fn left_us(&mut self, now: Now, id: crate::WindowId) -> u64 {
+        self.window_mut(id)
+            .and_then(|window| now.real_us_until(window.info.end_us))
+            .unwrap_or(u64::MAX)
     }
 
     /// The window of this name, current or next.

@@ -71,6 +71,8 @@ pub(crate) struct Window {
     pub(crate) proof: Option<Proof>,
     /// The last ask was refused: serve the smallest first.
     pub(crate) smallest_first: bool,
+    /// Units that policy `open` admitted without cover.
+    pub(crate) uncovered: Units,
     /// Below this balance more is asked for ahead; 0 = never.
     pub(crate) low_mark: Units,
     /// What the fleet used as last heard, and what this process had used when it was asked.
@@ -100,6 +102,7 @@ impl Window {
             flight: None,
             proof: None,
             smallest_first: false,
+            uncovered: 0,
             low_mark: 0,
             fleet: None,
             reported: (0, 0),
@@ -134,7 +137,11 @@ impl Window {
     /// Units that a call could still take at this amount, as last seen.
     pub(crate) fn remaining(&self, amount: Units) -> Units {
         let free_in_pool = self.pool.as_ref().map_or(0, |pool| pool.free);
-        let free_here = self.balance.free.saturating_add(self.balance.returning());
+        let free_here = self
+            .balance
+            .free
+            .saturating_add(self.balance.standby)
+            .saturating_add(self.balance.returning());
         let reach = free_here
             .saturating_add(free_in_pool)
             .saturating_add(amount);
@@ -189,6 +196,29 @@ impl Window {
     /// Takes in newer figures of the same window.
     pub(crate) fn update(&mut self, info: WindowInfo) {
         self.info = info;
+    }
+
+    /// Sets what is kept apart and below which balance more is asked for, after `credited` units came that were asked for
+    /// with `ask`. `apart` = units to keep apart; `is_scarce` = others will lack whatever lies here unused.
+    pub(crate) fn stock(&mut self, credited: Units, ask: &Sent, apart: Units, is_scarce: bool) {
+        let spare = credited.saturating_sub(ask.need);
+        let apart = if is_scarce { 0 } else { apart };
+        self.balance.keep_apart(apart, spare / 2);
+        let ahead = spare.min(self.balance.free);
+        self.low_mark = if is_scarce {
+            0
+        } else if ahead >= ask.want.saturating_sub(ask.need) / 4 * 3 {
+            // Two thirds of what was wanted are 10 s of use.
+            ahead.saturating_sub(ahead / 3)
+        } else {
+            ahead / 2
+        };
+    }
+
+    /// Frees what is kept apart for a call of this cost; answers whether that covers it.
+    pub(crate) fn call_up(&mut self, units: Units) -> bool {
+        let lacking = self.balance.missing(units);
+        self.balance.call_up(lacking)
     }
 
     /// The generation that takes units back, where there is one.

@@ -96,6 +96,9 @@ impl Engine {
             return false;
         }
         bucket.used_us = now.real_us;
+        if charge.verdict == Verdict::Uncovered {
+            self.uncovered_units = self.uncovered_units.saturating_add(charge.units);
+        }
         if !bucket.is_active {
             bucket.is_active = true;
             self.timers
@@ -128,6 +131,9 @@ impl Engine {
         }
         bucket.demand.taken = bucket.demand.taken.saturating_add(charge.units);
         if charge.verdict != Verdict::Fits {
+            if charge.verdict == Verdict::Uncovered {
+                window.uncovered = window.uncovered.saturating_add(charge.units);
+            }
             window.balance.exceed(charge.units);
             return false;
         }

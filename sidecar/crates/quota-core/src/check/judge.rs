@@ -109,21 +109,45 @@ pub(crate) fn judge(
             }
             (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
         },
-        Proved::Nothing => match plan(limit, bucket, sight.links, sight.now).budget() {
-            Some(budget) if !sight.is_last => Verdict::Short(budget),
-            _ => unreachable_verdict(&limit.rule, units),
-        },
+        Proved::Nothing => judge_unproved(limit, bucket, units, sight),
+    }
+}
+
+/// What a limit says where the units are not here and nobody has proved that there are none.
+fn judge_unproved(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sight<'_>) -> Verdict {
+    let budget = plan(limit, bucket, sight.links, sight.now)
+        .budget()
+        .filter(|_| !sight.is_last);
+    if budget.is_none() || sight.links.redis.is_down(sight.now.real_us) {
+        // What is kept apart is for this, and costs no wait.
+        let is_covered = bucket
+            .current
+            .as_mut()
+            .is_some_and(|window| window.call_up(units));
+        if is_covered {
+            return Verdict::Fits;
+        }
+    }
+    match budget {
+        Some(budget) => Verdict::Short(budget),
+        None => unreachable_verdict(&limit.rule, bucket, units),
     }
 }
 
 /// What a limit says when nobody answers in time.
-fn unreachable_verdict(rule: &LimitRule, units: Units) -> Verdict {
+///
+/// Policy `open` admits as much again as the limit's amount, in each window of each key and in each process: beyond that a
+/// lost authority would be no limit at all.
+pub(crate) fn unreachable_verdict(rule: &LimitRule, bucket: &Bucket, units: Units) -> Verdict {
+    let uncovered = bucket
+        .current
+        .as_ref()
+        .map_or(bucket.over_early, |window| window.uncovered);
+    let is_within = |amount: Units| uncovered.saturating_add(units) <= amount;
     match (rule.enforcement, rule.failure_policy) {
         _ if units == 0 => Verdict::Fits,
-        (Enforcement::Soft | Enforcement::Shadow, _) | (_, FailurePolicy::Open) => {
-            Verdict::Uncovered
-        }
-        // TODO(#4): standby spends a share leased beforehand; here it asks the ledger while Redis is away, then denies.
+        (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Uncovered,
+        (_, FailurePolicy::Open) if rule.amount.is_none_or(is_within) => Verdict::Uncovered,
         (Enforcement::Hard, _) => Verdict::Denied(Reason::AuthorityUnreachable, None),
     }
 }
@@ -134,9 +158,9 @@ enum Proved {
     Nothing,
 }
 
-fn judge_window(rule: &LimitRule, bucket: &Bucket, units: Units, sight: &Sight<'_>) -> Proved {
+fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sight<'_>) -> Proved {
     let amount = rule.amount.unwrap_or(Units::MAX);
-    let Some(window) = &bucket.current else {
+    let Some(window) = &mut bucket.current else {
         return Proved::Nothing;
     };
     let retry_after_us = Some(window.info.end_us.saturating_sub(sight.now.ledger_us));
@@ -148,6 +172,9 @@ fn judge_window(rule: &LimitRule, bucket: &Bucket, units: Units, sight: &Sight<'
         return Proved::Fits;
     }
     if is_proved(window, missing, sight) {
+        if window.call_up(units) {
+            return Proved::Fits;
+        }
         Proved::Exhausted(retry_after_us)
     } else {
         Proved::Nothing

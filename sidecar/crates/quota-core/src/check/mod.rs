@@ -193,6 +193,9 @@ impl Engine {
             u32::try_from(limit.buckets.len()).unwrap_or(u32::MAX)
         });
         let key = buckets.insert(index, place, values);
+        if let (Some(limit), Some(bucket)) = (catalog.limit(index), buckets.get_mut(key)) {
+            bucket.apart = limit.rule.standby_units();
+        }
         if let Some(limit) = catalog.limit_mut(index) {
             limit.buckets.push(key);
             if is_unsplit {

@@ -14,6 +14,7 @@ impl Engine {
         let Some(window) = bucket.current.as_mut() else {
             return;
         };
+        window.balance.keep_apart(0, 0);
         if window.balance.free > keep {
             let to_pool = window.balance.give_back(keep, window.pool_generation());
             if let Some(pool) = window.pool.as_mut() {
@@ -148,7 +149,7 @@ impl Engine {
             let is_sound = window.balance.is_sound();
             debug_assert!(is_sound, "I3 is broken: {:?}", window.balance);
             if !is_sound {
-                window.balance.free = 0;
+                (window.balance.free, window.balance.standby) = (0, 0);
             }
         }
     }

@@ -40,7 +40,10 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        let want = bucket.demand.want.max(size.all).max(size.need);
+        let left_us = bucket.left_us(now, id);
+        let apart = bucket.apart;
+        let demand = bucket.demand.window(now.real_us, size.need, left_us);
+        let want = demand.saturating_add(apart).max(size.all);
         let ask = sent(bucket, &self.links, now, size.need, want, None);
         let Some(window) = bucket.window_mut(id) else {
             return;
@@ -79,6 +82,9 @@ impl Engine {
             return;
         };
         let most = limit.rule.amount.unwrap_or(UNITS_MAX).min(UNITS_MAX);
+        // A pool that can't be reached is of no use: whoever may go on without it is to be served by the ledger.
+        let ledger_only =
+            self.links.redis.is_down(self.outbox.real_us()) && limit.rule.goes_on_without_pools();
         let ask = AllotAsk {
             tenant: Arc::clone(&limit.tenant_name),
             limit: Arc::clone(&limit.rule.name),
@@ -91,7 +97,7 @@ impl Engine {
             generation_seen,
             allotted_cum_seen,
             fault,
-            ledger_only: false,
+            ledger_only,
         };
         self.outbox.ask(ask, origin);
     }
@@ -306,6 +312,7 @@ impl Engine {
         lease: &Lease,
     ) {
         let (allotted, amount) = (info.allotted, info.amount.unwrap_or(Units::MAX));
+        let apart = self.buckets.get(key).map_or(0, |bucket| bucket.apart);
         let Some(window) = self.enter(now, key, info, request_seq) else {
             return;
         };
@@ -320,11 +327,8 @@ impl Engine {
             window.proof = None;
             window.smallest_first = false;
             let is_scarce = amount.saturating_sub(allotted) < amount / 10;
-            window.low_mark = if is_scarce {
-                0
-            } else {
-                credited.saturating_sub(ask.need) / 2
-            };
+            // Another holder may follow: half of what one alone would keep apart.
+            window.stock(credited, ask, apart / 2, is_scarce);
         }
         if let Some(bucket) = self.buckets.get_mut(key) {
             bucket.ahead_steps = 0;

@@ -6,7 +6,7 @@ use crate::{
         window::{Flight, Pool, Window},
     },
     effect::PoolFault,
-    limit::{FailurePolicy, LimitKind},
+    limit::LimitKind,
     links::Links,
     tenants::Limit,
     time::Now,
@@ -112,11 +112,7 @@ fn plan_pool(
     is_ledger_away: bool,
 ) -> Plan {
     if links.redis.is_down(now.real_us) {
-        let may_ask = matches!(
-            limit.rule.failure_policy,
-            FailurePolicy::Standby | FailurePolicy::Ledger
-        );
-        return if may_ask && !is_ledger_away {
+        return if limit.rule.goes_on_without_pools() && !is_ledger_away {
             Plan::Allot(Some(PoolFault::Unreachable))
         } else {
             Plan::Unreachable

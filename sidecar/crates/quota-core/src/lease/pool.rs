@@ -34,7 +34,10 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        let want = bucket.demand.window(now.real_us, size.need);
+        let left_us = bucket.left_us(now, id);
+        let apart = bucket.apart;
+        let demand = bucket.demand.window(now.real_us, size.need, left_us);
+        let want = demand.saturating_add(apart);
         let pool = bucket
             .window_mut(id)
             .and_then(|window| window.pool.as_ref());
@@ -102,7 +105,7 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        let notices = bucket.notices;
+        let (notices, apart) = (bucket.notices, bucket.apart);
         let Some(window) = bucket.window_mut(id) else {
             return;
         };
@@ -116,7 +119,7 @@ impl Engine {
             .is_none_or(|pool| pool.generation != generation);
         match read_grant(reply) {
             _ if is_late => {}
-            Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices),
+            Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices, apart),
             Err(Trouble::Fault(fault)) => {
                 let is_unsure = window
                     .pool
@@ -186,7 +189,14 @@ enum Trouble {
     Silence(bool),
 }
 
-fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Units, notices: u32) {
+fn take_grant(
+    window: &mut Window,
+    grant: &Grant,
+    ask: &Sent,
+    returned_cum: Units,
+    notices: u32,
+    apart: Units,
+) {
     let Some(pool) = window.pool.as_mut() else {
         return;
     };
@@ -197,6 +207,8 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
     pool.free = grant.free;
     pool.holders = grant.holders.max(1);
     let generation = pool.generation;
+    // One holder more than is known: shares of all that come one after the other stay within the whole.
+    let seats = pool.holders.saturating_add(1);
     let is_plenty = pool.free.saturating_mul(10) >= pool.total;
     let credited = window
         .balance
@@ -210,12 +222,8 @@ fn take_grant(window: &mut Window, grant: &Grant, ask: &Sent, returned_cum: Unit
     if credited > 0 {
         window.proof = None;
         window.smallest_first = false;
-        let may_ask_ahead = is_plenty || !grant.is_final;
-        window.low_mark = if may_ask_ahead {
-            credited.saturating_sub(ask.need) / 2
-        } else {
-            0
-        };
+        let is_scarce = !is_plenty && grant.is_final;
+        window.stock(credited, ask, apart / seats, is_scarce);
         return;
     }
     if ask.want == 0 {

@@ -120,7 +120,8 @@ impl Engine {
             return;
         };
         let unsure = bucket.opening.take();
-        let want = bucket.demand.window(now.real_us, need).max(size.all);
+        let demand = bucket.demand.window(now.real_us, need, u64::MAX);
+        let want = demand.saturating_add(bucket.apart).max(size.all);
         let sent = sent(bucket, &self.links, now, need, want, None)
             .repeating(unsure.map(|opening| opening.sent));
         let request_seq = unsure.map_or(1, |opening| opening.request_seq);

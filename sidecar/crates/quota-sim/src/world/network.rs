@@ -216,16 +216,23 @@ impl World {
 
     pub(super) fn spread_notices(&mut self) {
         let published = std::mem::take(&mut self.redis.notices);
+        let shorts = std::mem::take(&mut self.redis.shorts);
         let told = std::mem::take(&mut self.ledger.notices);
         let recalled = std::mem::take(&mut self.ledger.recalls);
         for node in 0..self.nodes.len() {
             let life = self.nodes[node].life;
             let server = self.server_of(node);
-            for (by, channel) in &published {
+            let published = published.iter().map(|told| (told, false));
+            let shorts = shorts.iter().map(|told| (told, true));
+            for ((by, channel), is_short) in published.chain(shorts) {
                 let is_followed = self.nodes[node].channels.contains(channel);
                 if *by == server && self.nodes[node].subscriber_up && is_followed {
                     let at_us = self.in_order(node, false);
-                    let event = Event::Notice(channel.clone());
+                    let event = if is_short {
+                        Event::Short(channel.clone())
+                    } else {
+                        Event::Notice(channel.clone())
+                    };
                     self.post(at_us, Message::Tell { node, life, event });
                 }
             }

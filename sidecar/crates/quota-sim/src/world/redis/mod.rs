@@ -60,6 +60,8 @@ pub struct Redis {
     histories: u64,
     /// Notices published since they were last taken: by which server, on which channel.
     pub notices: Vec<(usize, Arc<str>)>,
+    /// Server and channel on which a pool said since then that it is nearly empty.
+    pub shorts: Vec<(usize, Arc<str>)>,
     /// What was done, in order, for whoever recomputes the rules; `None` where nobody does.
     pub facts: Option<Vec<Fact>>,
 }
@@ -77,6 +79,7 @@ impl Default for Redis {
             is_split: false,
             histories: 1,
             notices: Vec::new(),
+            shorts: Vec::new(),
             facts: None,
         }
     }

@@ -69,6 +69,11 @@ impl Pool {
         (self.total + self.returned).saturating_sub(self.granted)
     }
 
+    /// Whether it gets no more and has less than a tenth left.
+    fn is_short(&self) -> bool {
+        self.is_final && self.free() <= self.total.saturating_sub(1) / 10 && self.total > 0
+    }
+
     pub(super) fn serves(&self, fence: u64) -> bool {
         self.fence == fence && !self.is_closed
     }
@@ -175,7 +180,13 @@ impl Redis {
         if pool.is_closed {
             return err("CLOSED");
         }
-        if extend(pool, extension) {
+        let was_short = pool.is_short();
+        let is_due = extend(pool, extension);
+        if pool.is_short() && !was_short {
+            self.shorts
+                .push((server, call.arguments[4].as_str().into()));
+        }
+        if is_due {
             self.publish(server, &call.arguments[4]);
         }
         ok(&[])
@@ -245,7 +256,11 @@ impl Redis {
         if !is_in_range && !mutant::is(Mutant::ReturnUnchecked) {
             return err("RETURN_RANGE");
         }
+        let was_short = pool.is_short();
         let (answer, is_due, returned) = grant(pool, &mut seat, &ask, known.is_none());
+        if pool.is_short() && !was_short {
+            self.shorts.push((server, channel.clone()));
+        }
         self.note(Fact::Granted {
             generation,
             holder: ask.holder,
