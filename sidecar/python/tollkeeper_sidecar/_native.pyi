@@ -60,8 +60,8 @@ class DataPlane:
         """Return a snapshot of its counters as a JSON object, for the health endpoint.
 
         Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
-        reason), ``errors`` (object by reason), ``waiting``, ``reservations_open``, ``records``, ``log``
-        (``fill_percent``, ``unshipped_records``, ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``,
+        reason), ``errors`` (object by reason), ``waiting``, ``keys``, ``uncovered_units``, ``reservations_open``, ``records``,
+        ``log`` (``fill_percent``, ``unshipped_records``, ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``,
         ``p99``, ``buckets`` as log2 counts), ``commands`` (``outstanding``, ``late_answers``), ``producer_id``,
         ``holder`` (hex), ``ledger_time_us``, ``shipping`` (``batches``, ``duplicates``, ``conflicts``,
         ``quarantined``, ``fenced``, ``forked``, ``rewinds``, ``lost``, ``refused_seq``, ``last_error``),

@@ -63,6 +63,10 @@ class Model:
             self.notices.append("UNITS")
             pool.wanted.clear()
 
+    def _tell_short(self, pool: Pool, *, was_short: bool) -> None:
+        if pool.short and not was_short:
+            self.notices.append("SHORT")
+
     def open(self, generation: int) -> list[str]:
         """Open a generation."""
         if self.pool is not None and self.pool.generation >= generation:
@@ -84,8 +88,7 @@ class Model:
             pool.final = final
         pool.version = max(pool.version, version)
         pool.total = max(pool.total, allotted_cum)
-        if pool.short and not was_short:
-            self.notices.append("SHORT")
+        self._tell_short(pool, was_short=was_short)
         if was_final and not pool.final:
             self.notices.append("UNITS")
             pool.wanted.clear()
@@ -135,8 +138,7 @@ class Model:
             was_short = pool.short
             pool.granted += give
             pool.seq += 1
-            if pool.short and not was_short:
-                self.notices.append("SHORT")
+            self._tell_short(pool, was_short=was_short)
             pool.holders[name] = holder
         if not pool.closed:
             self._tell(pool)

@@ -88,12 +88,6 @@ pub struct Engine {
 pub struct EngineFigures {
     /// Keys of limits that are kept.
     pub keys: usize,
-    /// Keys that gave way to others, whose counters are kept.
-    pub keys_at_rest: usize,
-    /// Calls that found no room for their key.
-    pub keys_refused: u64,
-    /// Tenants known, unknown or being fetched.
-    pub tenants: usize,
     /// Checks that wait.
     pub waiting: usize,
     /// Units admitted without cover, in all.
@@ -296,6 +290,16 @@ impl Engine {
         }
         self.report(now, true);
         self.work_off(now);
+    }
+
+    /// Tells how much is kept, and what should alarm somebody.
+    #[must_use]
+    pub fn figures(&self) -> EngineFigures {
+        EngineFigures {
+            keys: self.buckets.len(),
+            waiting: self.waiting.len(),
+            uncovered_units: self.uncovered_units,
+        }
     }
 
     /// Commands without an answer yet.

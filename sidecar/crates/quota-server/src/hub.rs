@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    Event, FailureKind, Holder, LimitState, Now, Reservation, ReservationId, SettleRefusal,
-    Settled, Ticket,
+    EngineFigures, Event, FailureKind, Holder, LimitState, Now, Reservation, ReservationId,
+    SettleRefusal, Settled, Ticket,
 };
 use quota_proto::{
     answer::{event, witness},
@@ -250,6 +250,11 @@ impl Hub {
     /// Commands of the engine without an answer.
     pub(crate) fn engine_outstanding(&self) -> usize {
         self.state.lock().engine.outstanding()
+    }
+
+    /// Tells how much the engine keeps, and what should alarm somebody.
+    pub(crate) fn engine_figures(&self) -> EngineFigures {
+        self.state.lock().engine.figures()
     }
 
     /// (waiting checks, whether Redis' subscriber is alive, ledger time if known).

@@ -225,6 +225,9 @@ impl DataPlane {
         told.insert("watch_up".into(), watch_up.into());
         told.insert("redis_alive".into(), redis_alive.into());
         told.insert("waiting".into(), waiting.into());
+        let kept = service.hub.engine_figures();
+        told.insert("keys".into(), kept.keys.into());
+        told.insert("uncovered_units".into(), kept.uncovered_units.into());
         told.insert(
             "reservations_open".into(),
             service.reservations.lock().count().into(),

@@ -251,6 +251,11 @@ impl Buckets {
         Some(bucket)
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
     /// All buckets in slot order.
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.slab.keys()

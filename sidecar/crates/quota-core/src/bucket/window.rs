@@ -207,7 +207,7 @@ impl Window {
         let ahead = spare.min(self.balance.free);
         self.low_mark = if is_scarce {
             0
-        } else if ahead >= ask.want.saturating_sub(ask.need) / 4 * 3 {
+        } else if ahead >= ask.want.saturating_sub(ask.need) / 2 {
             // Two thirds of what was wanted are 10 s of use.
             ahead.saturating_sub(ahead / 3)
         } else {

@@ -204,7 +204,11 @@ fn take_grant(
     pool.request_seq = pool.request_seq.saturating_add(1);
     pool.witness_seq = pool.witness_seq.max(grant.pool_seq);
     pool.total = grant.total;
-    pool.free = grant.free;
+    // What was given back after this ask was sent is on its way to the pool.
+    let source = *window.balance.source(pool.generation);
+    pool.free = grant
+        .free
+        .saturating_add(source.returned_pool.saturating_sub(returned_cum));
     pool.holders = grant.holders.max(1);
     let generation = pool.generation;
     // One holder more than is known: shares of all that come one after the other stay within the whole.
@@ -223,7 +227,12 @@ fn take_grant(
         window.proof = None;
         window.smallest_first = false;
         let is_scarce = !is_plenty && grant.is_final;
-        window.stock(credited, ask, apart / seats, is_scarce);
+        window.stock(
+            credited,
+            ask,
+            apart.checked_div(seats).unwrap_or(0),
+            is_scarce,
+        );
         return;
     }
     if ask.want == 0 {
