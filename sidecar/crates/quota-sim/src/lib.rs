@@ -10,4 +10,6 @@
 )]
 
 pub mod rng;
+pub mod search;
+pub mod sim;
 pub mod world;

@@ -1,12 +1,19 @@
 //! What was done, as it was done: the log from which the rules are recomputed.
 
+use std::{cell::RefCell, rc::Rc};
+
 use quota_core::{Holder, WindowId};
+
+/// What was done by all, in order.
+pub type Log = Rc<RefCell<Vec<Fact>>>;
 
 /// One change that the ledger or a pool made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fact {
     /// A pool gave units, and took in what came back.
     Granted {
+        /// The pool's window.
+        window: WindowId,
         /// The pool's generation.
         generation: u64,
         /// To whom.
@@ -58,5 +65,18 @@ pub enum Fact {
         amount: u64,
         /// Units that were out of it then.
         allotted: u64,
+    },
+    /// A holder said what it has given back of one source so far.
+    Returning {
+        /// Who.
+        holder: Holder,
+        /// The window.
+        window: WindowId,
+        /// The source; 0 = the ledger.
+        generation: u64,
+        /// To the pool itself, not to the ledger.
+        is_to_pool: bool,
+        /// Cumulative.
+        returned_cum: u64,
     },
 }

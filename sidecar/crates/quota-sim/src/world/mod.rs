@@ -6,6 +6,7 @@ pub mod fact;
 pub mod ledger;
 mod network;
 pub mod redis;
+mod trace;
 
 use std::{
     cmp::Reverse,
@@ -16,11 +17,12 @@ use std::{
 use crate::rng::Rng;
 use quota_core::{
     CheckRequest, Checked, CommandId, Cost, Decision, Effect, Engine, EngineConfig, Event, Holder,
-    LimitRule, Meter, Mode, Now, Reason, ReservationId, TenantSnapshot, Ticket,
+    KeyHash, LimitRule, LimitState, Meter, Mode, Now, Reason, ReservationId, TenantSnapshot,
+    Ticket,
 };
 
 use self::{
-    ledger::{Ledger, Line, Plan},
+    ledger::{Ledger, Line, Plan, Window},
     network::Message,
     redis::Redis,
 };
@@ -34,6 +36,19 @@ pub struct Weather {
     pub loss: u64,
     /// Requests to the ledger that arrive twice, of a thousand.
     pub repeat: u64,
+}
+
+/// A decided check.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Where.
+    pub node: usize,
+    /// By which process.
+    pub holder: Holder,
+    /// What was asked.
+    pub request: CheckRequest,
+    /// What was answered.
+    pub decision: Decision,
 }
 
 /// One sidecar.
@@ -55,9 +70,12 @@ pub struct Node {
     is_astray: bool,
     /// Does nothing before this real time.
     paused_until_us: u64,
+    /// Its ledger time less the ledger's.
+    skew_us: i64,
 }
 
 /// The world.
+#[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 pub struct World {
     /// Real µs.
     pub real_us: u64,
@@ -77,6 +95,10 @@ pub struct World {
     pub is_ledger_up: bool,
     /// Redis answers.
     pub is_redis_up: bool,
+    /// The ledger reaches Redis.
+    pub is_line_up: bool,
+    /// What was asked and decided, by whom, since it was last taken; `None` = `decisions` and `admitted` are kept.
+    pub verdicts: Option<Vec<Verdict>>,
     /// Randomness.
     pub rng: Rng,
     /// Decisions that came, by ticket.
@@ -97,6 +119,8 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     messages: BTreeMap<u64, Message>,
     ledger_ticked_us: u64,
+    /// Key values that were asked for, with their hashes.
+    keys: Vec<(Box<str>, KeyHash)>,
     serial: u64,
     tickets: Ticket,
     lives: u64,
@@ -116,6 +140,8 @@ impl World {
             weather: Weather::default(),
             is_ledger_up: true,
             is_redis_up: true,
+            is_line_up: true,
+            verdicts: None,
             rng: Rng::new(seed),
             decisions: BTreeMap::new(),
             reserved: BTreeMap::new(),
@@ -129,6 +155,7 @@ impl World {
             queue: BinaryHeap::new(),
             messages: BTreeMap::new(),
             ledger_ticked_us: 0,
+            keys: Vec::new(),
             serial: 0,
             tickets: 0,
             lives: 0,
@@ -160,6 +187,7 @@ impl World {
             cut: false,
             is_astray: false,
             paused_until_us: 0,
+            skew_us: 0,
         }
     }
 
@@ -175,6 +203,102 @@ impl World {
         }
     }
 
+    /// The present as a sidecar knows it: its ledger time may be behind.
+    #[must_use]
+    pub fn now_of(&self, node: usize) -> Now {
+        let now = self.now();
+        Now {
+            ledger_us: now.ledger_us + self.nodes[node].skew_us,
+            ..now
+        }
+    }
+
+    /// Lets ledger time jump forward; sidecars hear of it when `tell_time` says so.
+    pub fn jump(&mut self, span_us: i64) {
+        self.origin_us += span_us;
+        for node in &mut self.nodes {
+            node.skew_us -= span_us;
+        }
+    }
+
+    /// Tells a sidecar the ledger's time.
+    pub fn tell_time(&mut self, node: usize) {
+        self.nodes[node].skew_us = 0;
+        let now = self.now();
+        self.nodes[node].engine.advance(now);
+        self.carry(node);
+    }
+
+    /// The process that runs at a node.
+    #[must_use]
+    pub fn holder(&self, node: usize) -> Holder {
+        self.nodes[node].holder
+    }
+
+    /// Whether a sidecar's ledger time is not the ledger's.
+    #[must_use]
+    pub fn is_behind(&self, node: usize) -> bool {
+        self.nodes[node].skew_us != 0
+    }
+
+    /// Whether a sidecar is cut off.
+    #[must_use]
+    pub fn is_cut(&self, node: usize) -> bool {
+        self.nodes[node].cut
+    }
+
+    /// The node at which a process runs; `None` once it is dead.
+    #[must_use]
+    pub fn node_of(&self, holder: Holder) -> Option<usize> {
+        self.nodes.iter().position(|node| node.holder == holder)
+    }
+
+    /// Stops a sidecar cleanly: what it holds goes back.
+    pub fn stop(&mut self, node: usize) {
+        let now = self.now_of(node);
+        self.nodes[node].engine.drain(now);
+        self.carry(node);
+    }
+
+    /// The window of the only limit that is on, where the ledger knows one.
+    #[must_use]
+    pub fn window_now(&self) -> Option<&Window> {
+        let now_us = self.now().ledger_us;
+        let windows = self.ledger.rows.windows.iter().rev();
+        windows
+            .take(4)
+            .find(|window| window.start_us <= now_us && now_us < window.end_us)
+    }
+
+    /// Whether a span of windows is over at this ledger time.
+    #[must_use]
+    pub fn is_over(&self, span: &(Arc<str>, KeyHash, i64), ledger_us: i64) -> bool {
+        let windows = self.ledger.rows.windows.iter().rev();
+        let same = |window: &&Window| {
+            window.start_us == span.2 && window.identity.1 == span.0 && window.identity.2 == span.1
+        };
+        windows
+            .clone()
+            .find(same)
+            .is_none_or(|window| window.end_us <= ledger_us)
+    }
+
+    /// The key of a limit's state, as the ledger knows it.
+    #[must_use]
+    pub fn key_of(&self, state: &LimitState) -> KeyHash {
+        let value = state.key.first().map(|(_, value)| &**value);
+        self.keys
+            .iter()
+            .find(|(known, _)| Some(&**known) == value)
+            .map_or_else(KeyHash::default, |(_, hash)| *hash)
+    }
+
+    /// Whether a restore stopped the window that is on.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.ledger.is_frozen(self.now().ledger_us)
+    }
+
     /// Declares a tenant with these limits and tells everybody at once.
     pub fn declare(&mut self, tenant: &str, parent: Option<&str>, limits: Vec<(LimitRule, Plan)>) {
         let name: Arc<str> = tenant.into();
@@ -183,6 +307,9 @@ impl World {
             self.ledger
                 .limits
                 .insert((name.clone(), rule.name.clone()), (rule.clone(), *plan));
+            if let Some(trace) = &mut self.redis.trace {
+                self.ledger.trace_limit(tenant, &rule.name, trace);
+            }
         }
         let snapshot = TenantSnapshot {
             tenant: name.clone(),
@@ -342,13 +469,26 @@ impl World {
         self.tickets += 1;
         let ticket = self.tickets;
         self.asked.insert(ticket, (node, request.clone()));
-        let now = self.now();
+        let now = self.now_of(node);
         let checked = self.nodes[node].engine.check(now, ticket, request);
         if let Checked::Decided(decision) = checked {
             self.decided(ticket, decision);
         }
         self.carry(node);
         ticket
+    }
+
+    /// Lets a sidecar decide and the world run until it has, where verdicts are kept: the reason.
+    pub fn decide_to(&mut self, node: usize, request: &CheckRequest) -> Option<Reason> {
+        let before = self.verdicts.as_ref().map_or(0, Vec::len);
+        self.check(node, request);
+        for _ in 0..10_000 {
+            if let Some(verdict) = self.verdicts.as_ref().and_then(|all| all.get(before)) {
+                return Some(verdict.decision.reason);
+            }
+            self.step(self.real_us + 1_000_000);
+        }
+        None
     }
 
     /// Lets a sidecar decide and the world run until it has.
@@ -367,6 +507,16 @@ impl World {
     }
 
     fn decided(&mut self, ticket: Ticket, decision: Decision) {
+        if let Some(verdicts) = &mut self.verdicts {
+            let (node, request) = self.asked.remove(&ticket).expect("decided once");
+            verdicts.push(Verdict {
+                node,
+                holder: self.nodes[node].holder,
+                request,
+                decision,
+            });
+            return;
+        }
         if let Some((node, request)) = self.asked.remove(&ticket)
             && decision.reason == Reason::Allowed
             && request.mode != Mode::Peek
@@ -402,7 +552,7 @@ impl World {
         if self.nodes[node].life != life {
             return;
         }
-        let now = self.now();
+        let now = self.now_of(node);
         let settled = self.nodes[node].engine.settle(now, id, actual);
         let settled = settled.expect("an open reservation");
         for ((_, admitted_us), units) in &mut self.admitted {
@@ -415,7 +565,7 @@ impl World {
 
     /// Tells an engine something.
     pub fn handle(&mut self, node: usize, event: Event) {
-        let now = self.now();
+        let now = self.now_of(node);
         if self.is_traced && !matches!(event, Event::LedgerAlive { .. } | Event::RedisAlive { .. })
         {
             eprintln!("{} node {node} hears {event:?}", self.real_us);
@@ -439,7 +589,7 @@ impl World {
                 } => self.send(node, id, timeout_ms, command),
             }
         }
-        let now = self.now();
+        let now = self.now_of(node);
         let due_us = self.nodes[node].engine.next_due(now);
         self.nodes[node].due_us = self.real_us + due_us.max(1);
     }
@@ -474,7 +624,7 @@ impl World {
         }
         self.real_us = self.real_us.max(at_us);
         if due_us < message_us {
-            let now = self.now();
+            let now = self.now_of(node);
             self.nodes[node].engine.advance(now);
             self.carry(node);
         } else if let Some(Reverse((_, serial))) = self.queue.pop()

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use quota_core::{Command, CommandFailure, CommandId, Event, FailureKind, Holder};
 
-use super::{World, ledger::Line};
+use super::{World, fact::Fact, ledger::Line, redis::window_of};
 
 /// Something under way.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ impl World {
             eprintln!("{} node {node} asks {id} {command:?}", self.real_us);
         }
         *self.commands.entry(name_of(&command)).or_default() += 1;
+        self.note_returns(node, &command);
         self.nodes[node].pending.insert(id);
         let silence = failure(FailureKind::Deadline, &command, id);
         let silent_us = self.real_us + u64::from(timeout_ms) * 1_000;
@@ -93,6 +94,39 @@ impl World {
                 command,
             },
         );
+    }
+
+    /// Notes what a command says was given back, as of its sending.
+    fn note_returns(&mut self, node: usize, command: &Command) {
+        let holder = self.nodes[node].holder;
+        let Some(facts) = &self.ledger.facts else {
+            return;
+        };
+        let mut facts = facts.borrow_mut();
+        match command {
+            Command::ReturnUnits { entries, .. } => {
+                facts.extend(entries.iter().map(|(window, generation, returned_cum)| {
+                    Fact::Returning {
+                        holder,
+                        window: *window,
+                        generation: *generation,
+                        is_to_pool: false,
+                        returned_cum: *returned_cum,
+                    }
+                }));
+            }
+            Command::Redis(calls) => {
+                let grants = calls.iter().filter(|call| call.function == "lease_grant");
+                facts.extend(grants.map(|call| Fact::Returning {
+                    holder,
+                    window: window_of(&call.keys[0]),
+                    generation: call.arguments[0].parse().expect("a number"),
+                    is_to_pool: true,
+                    returned_cum: call.arguments[5].parse().expect("a number"),
+                }));
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn deliver(&mut self, message: Message) {
@@ -191,8 +225,8 @@ impl World {
     pub(super) fn tick_ledger(&mut self) {
         let now_us = self.now().ledger_us;
         let mut line = Line {
-            is_sent: self.is_redis_up,
-            is_answered: self.is_redis_up,
+            is_sent: self.is_redis_up && self.is_line_up,
+            is_answered: self.is_redis_up && self.is_line_up,
             real_us: self.real_us,
             speed_milli: self.speed_milli.unsigned_abs(),
             redis: &mut self.redis,
@@ -295,7 +329,8 @@ impl World {
                 .map(|call| self.redis.run_at(server, call, real_us));
             return Event::Functions(id, Ok(replies.collect()));
         }
-        let is_sent = self.is_redis_up && !self.rng.chance(self.weather.loss / 2);
+        let is_sent =
+            self.is_redis_up && self.is_line_up && !self.rng.chance(self.weather.loss / 2);
         let is_answered = is_sent && !self.rng.chance(self.weather.loss / 2);
         let mut line = Line {
             redis: &mut self.redis,
@@ -307,6 +342,15 @@ impl World {
         let ledger = &mut self.ledger;
         match command {
             Command::Allot { holder, asks } => {
+                for ask in asks.iter().filter(|ask| !ask.key_values.is_empty()) {
+                    if !self
+                        .keys
+                        .iter()
+                        .any(|(value, _)| *value == ask.key_values[0])
+                    {
+                        self.keys.push((ask.key_values[0].clone(), ask.key_hash));
+                    }
+                }
                 let answers = asks
                     .iter()
                     .map(|ask| ledger.allot(*holder, ask, &mut line, now_us));
@@ -325,6 +369,7 @@ impl World {
                         entry.window,
                         entry.consumed_cum,
                         entry.over_cum,
+                        &mut line,
                         now_us,
                     )
                 });

@@ -17,7 +17,10 @@ pub use self::{
     publish::Line,
     window::{Generation, Lease, Window},
 };
-use super::fact::Fact;
+use super::{
+    fact::{Fact, Log},
+    trace::hex,
+};
 
 /// Windows may be asked for so much before they begin, ledger µs.
 const AHEAD_US: i64 = 5_000_000;
@@ -63,7 +66,7 @@ pub struct Ledger {
     /// Leases that are to come back.
     pub recalls: Vec<Identity>,
     /// What was done, in order; `None` where nobody recomputes it.
-    pub facts: Option<Vec<Fact>>,
+    pub facts: Option<Log>,
 }
 
 impl Default for Ledger {
@@ -118,8 +121,8 @@ fn refused(reason: &str, last_request_seq: u64) -> AllotAnswer {
 
 impl Ledger {
     fn note(&mut self, fact: Fact) {
-        if let Some(facts) = &mut self.facts {
-            facts.push(fact);
+        if let Some(facts) = &self.facts {
+            facts.borrow_mut().push(fact);
         }
     }
 
@@ -165,9 +168,9 @@ impl Ledger {
             leases: BTreeMap::new(),
             lost_returns: BTreeMap::new(),
             consumed: BTreeMap::new(),
-            pool_key: format!("{tag}:p:{}", self.names).into(),
-            holders_key: format!("{tag}:h:{}", self.names).into(),
-            values_key: format!("{tag}:u:{}", self.names).into(),
+            pool_key: format!("{tag}:p:{}", hex(&id.0)).into(),
+            holders_key: format!("{tag}:h:{}", hex(&id.0)).into(),
+            values_key: format!("{tag}:u:{}", hex(&id.0)).into(),
             channel: format!("{tag}:n").into(),
         });
         Some(place)
@@ -200,6 +203,11 @@ impl Ledger {
         let (rule, _) = self.limits.get_mut(&key).expect("a limit");
         rule.amount = Some(amount);
         rule.amount_version += 1;
+        let mut trace = line.redis.trace.take();
+        if let Some(trace) = &mut trace {
+            self.trace_limit(tenant, limit, trace);
+        }
+        line.redis.trace = trace;
         for place in 0..self.rows.windows.len() {
             let identity = &self.rows.windows[place].identity;
             if (&identity.0, &identity.1) != (&key.0, &key.1) || !self.follow(place) {
@@ -222,8 +230,29 @@ impl Ledger {
         }
     }
 
+    /// The window of this name.
+    #[must_use]
+    pub fn window(&self, id: WindowId) -> Option<&Window> {
+        self.rows
+            .ids
+            .get(&id)
+            .map(|place| &self.rows.windows[*place])
+    }
+
     /// Answers one ask.
     pub fn allot(
+        &mut self,
+        holder: Holder,
+        ask: &AllotAsk,
+        line: &mut Line<'_>,
+        now_us: i64,
+    ) -> AllotAnswer {
+        let answer = self.answer(holder, ask, line, now_us);
+        self.trace_allot(holder, ask, &answer, line, now_us);
+        answer
+    }
+
+    fn answer(
         &mut self,
         holder: Holder,
         ask: &AllotAsk,
@@ -390,6 +419,14 @@ impl Ledger {
         }
         self.publish(place, line);
         self.notice_if_due(place);
+        self.trace_told(
+            "return",
+            holder,
+            id,
+            [generation, returned_cum],
+            [generation, known],
+            line,
+        );
         known
     }
 
@@ -400,6 +437,7 @@ impl Ledger {
         id: WindowId,
         consumed: u64,
         over: u64,
+        line: &mut Line<'_>,
         now_us: i64,
     ) -> WindowUse {
         let Some(place) = self.rows.ids.get(&id).copied() else {
@@ -415,25 +453,38 @@ impl Ledger {
         let window = &mut self.rows.windows[place];
         let own = window.consumed.entry(holder).or_default();
         *own = (own.0.max(consumed), own.1.max(over));
+        let told = [consumed, over];
         let sum = |sum: (u64, u64), own: &(u64, u64)| (sum.0 + own.0, sum.1 + own.1);
         let (consumed, over) = window.consumed.values().fold((0, 0), sum);
-        WindowUse {
+        let fleet = WindowUse {
             consumed,
             over,
             allotted: window.allotted,
             amount: Some(window.amount),
             as_of_us: now_us,
             lease_epoch: 0,
-        }
+        };
+        self.trace_told("report", holder, id, told, [consumed, over], line);
+        fleet
     }
 
     /// Remembers the present as what a restore would bring back.
-    pub fn back_up(&mut self) {
+    pub fn back_up(&mut self, trace: &mut Option<Vec<String>>) {
         self.kept = Some(self.rows.clone());
+        if let Some(trace) = trace {
+            self.trace_event("backup", 0, trace);
+        }
+    }
+
+    /// Whether a window that is on at this time can't be given out since a restore.
+    #[must_use]
+    pub fn is_frozen(&self, now_us: i64) -> bool {
+        self.restored_at_us != i64::MIN
+            && now_us <= self.restored_at_us.saturating_add(3_600_000_000 + AHEAD_US)
     }
 
     /// Sets Postgres back, knowingly: the next timeline, and nothing more of windows that may be open.
-    pub fn restore(&mut self, now_us: i64) {
+    pub fn restore(&mut self, now_us: i64, trace: &mut Option<Vec<String>>) {
         let Some(mut rows) = self.kept.clone() else {
             return;
         };
@@ -441,5 +492,24 @@ impl Ledger {
         self.rows = rows;
         self.restored_at_us = now_us;
         self.untold.clear();
+        if let Some(trace) = trace {
+            self.trace_event("restore", now_us, trace);
+        }
+    }
+
+    /// Takes back what a holder was leased, though nobody knows whether it was spent: what must never be done.
+    pub(crate) fn reclaim(&mut self, holder: Holder) {
+        for place in 0..self.rows.windows.len() {
+            let window = &mut self.rows.windows[place];
+            let units = window.reclaim(holder);
+            let window = window.id;
+            if units > 0 {
+                self.note(Fact::Credited {
+                    window,
+                    generation: 0,
+                    units,
+                });
+            }
+        }
     }
 }

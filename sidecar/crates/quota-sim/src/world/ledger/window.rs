@@ -328,6 +328,15 @@ impl Window {
         units
     }
 
+    /// Takes back whatever a holder has not returned; for the mutant that does.
+    pub(super) fn reclaim(&mut self, holder: Holder) -> u64 {
+        let lease = self.leases.entry(holder).or_default();
+        let units = lease.granted_cum - lease.returned_cum;
+        lease.returned_cum = lease.granted_cum;
+        self.put_back(units);
+        units
+    }
+
     /// Takes back units of an ended generation; answers how many came back, or `None` where it takes none.
     pub(super) fn return_lost(
         &mut self,

@@ -169,7 +169,44 @@ impl TokenBucket {
     }
 }
 
+impl TokenBucket {
+    /// For traces.
+    pub(super) fn state(&self) -> String {
+        let ahead: Vec<String> = self
+            .ahead
+            .iter()
+            .map(|(ends_us, units)| format!("{ends_us}:{units}"))
+            .collect();
+        format!(
+            "{{\"generation\":{},\"level\":{},\"credit\":{},\"rate\":{},\"interval\":{},\"ledger_us\":{},\"real_us\":{},\"ahead\":\"{}\"}}",
+            self.generation,
+            self.level,
+            self.credit,
+            self.rate,
+            self.interval,
+            self.ledger_us,
+            self.real_us,
+            ahead.join(";")
+        )
+    }
+}
+
 impl Marker {
+    /// For traces.
+    pub(super) fn state(&self) -> String {
+        format!(
+            "{{\"generation\":{},\"history\":{},\"first\":{},\"opened_us\":{},\"speed\":{},\"real_us\":{},\"ledger_us\":{},\"ledger_rest\":{}}}",
+            self.generation,
+            self.fence,
+            u8::from(self.is_first),
+            self.opened_us,
+            self.speed_milli,
+            self.real_us,
+            self.ledger_us,
+            self.ledger_rest
+        )
+    }
+
     /// Moves its clocks; a wall clock that goes back only moves the base.
     fn advance(&mut self, now_us: i64) {
         let mut elapsed_us = u64::try_from(now_us - self.at_us).unwrap_or(0);

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod pool;
+mod state;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,11 +16,12 @@ use quota_core::{
 };
 
 pub use self::pool::Extension;
+pub(super) use self::pool::window_of;
 use self::{
     bucket::{Marker, TokenBucket},
     pool::Pool,
 };
-use super::fact::Fact;
+use super::fact::{Fact, Log};
 
 /// What a server holds.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +65,9 @@ pub struct Redis {
     /// Server and channel on which a pool said since then that it is nearly empty.
     pub shorts: Vec<(usize, Arc<str>)>,
     /// What was done, in order, for whoever recomputes the rules; `None` where nobody does.
-    pub facts: Option<Vec<Fact>>,
+    pub facts: Option<Log>,
+    /// Lines of a trace; `None` where nothing is traced.
+    pub trace: Option<Vec<String>>,
 }
 
 impl Default for Redis {
@@ -81,6 +85,7 @@ impl Default for Redis {
             notices: Vec::new(),
             shorts: Vec::new(),
             facts: None,
+            trace: None,
         }
     }
 }
@@ -106,12 +111,14 @@ impl Redis {
     /// Loses everything; the replication history goes on.
     pub fn flush(&mut self) {
         self.servers[self.master].data = Data::default();
+        self.trace_fault("flush");
     }
 
     /// Restarts the master without data: another history.
     pub fn restart_empty(&mut self) {
         self.servers[self.master].data = Data::default();
         self.servers[self.master].history = self.new_history();
+        self.trace_fault("restart");
     }
 
     /// Brings the replica to the present. Not while it takes itself for a master.
@@ -126,6 +133,7 @@ impl Redis {
         let other = &mut self.servers[1 - self.master];
         other.data = data;
         other.history = history;
+        self.trace_fault("replicate");
     }
 
     /// Promotes the replica: whatever came after `replicate` is lost, and the history has another name.
@@ -133,6 +141,7 @@ impl Redis {
         self.heal_split();
         self.master = self.other();
         self.servers[self.master].history = self.new_history();
+        self.trace_fault("failover");
     }
 
     /// Promotes the replica while the old master goes on serving whoever is on its side.
@@ -170,7 +179,7 @@ impl Redis {
 
     /// Runs one call at a server.
     pub fn run_at(&mut self, server: usize, call: &FunctionCall, real_us: u64) -> FunctionReply {
-        match call.function {
+        let reply = match call.function {
             "pool_open" => self.pool_open(server, call),
             "pool_extend" => self.pool_extend(server, call),
             "pool_close" => self.pool_close(server, call),
@@ -178,7 +187,9 @@ impl Redis {
             "bucket_open" => self.bucket_open(server, call, real_us),
             "bucket_take" => self.bucket_take(server, call, real_us),
             other => FunctionReply::Error(format!("ERR no function {other}").into()),
-        }
+        };
+        self.trace_call(server, call, real_us, &reply);
+        reply
     }
 
     fn publish(&mut self, server: usize, channel: &str) {
@@ -186,8 +197,8 @@ impl Redis {
     }
 
     fn note(&mut self, fact: Fact) {
-        if let Some(facts) = &mut self.facts {
-            facts.push(fact);
+        if let Some(facts) = &self.facts {
+            facts.borrow_mut().push(fact);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use quota_core::{
-    FunctionCall, FunctionReply, Holder, UNITS_MAX,
+    FunctionCall, FunctionReply, Holder, UNITS_MAX, WindowId,
     mutant::{self, Mutant},
 };
 
@@ -130,6 +130,12 @@ fn share_of(free: u64, total: u64, need: u64, want: u64, holders: u64) -> u64 {
 /// The holder that an argument names in hex.
 fn holder_of(text: &str) -> Holder {
     Holder(u128::from_str_radix(text, 16).expect("hex").to_be_bytes())
+}
+
+/// The window that a pool's key names.
+pub(in crate::world) fn window_of(key: &str) -> WindowId {
+    let (_, name) = key.rsplit_once(':').expect("a pool's key");
+    WindowId(u128::from_str_radix(name, 16).expect("hex").to_be_bytes())
 }
 
 /// What `lease_grant` is asked.
@@ -262,6 +268,7 @@ impl Redis {
             self.shorts.push((server, channel.clone()));
         }
         self.note(Fact::Granted {
+            window: window_of(&call.keys[0]),
             generation,
             holder: ask.holder,
             give: seat.give,

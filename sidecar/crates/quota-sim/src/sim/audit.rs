@@ -1,0 +1,375 @@
+//! The rules, recomputed after each step from what was done and what was answered, never from anybody's own counters.
+
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+
+use quota_core::{Holder, KeyHash, ReservationId, WindowId};
+
+use crate::world::{World, fact::Fact};
+
+/// (limit, key, start of the window): what a caller's units count in.
+pub type Span = (std::sync::Arc<str>, KeyHash, i64);
+
+/// A rule that was broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Its short name.
+    pub rule: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// What a holder got of one window, and what it did with it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    granted: u64,
+    returning: u64,
+    used: u64,
+    owed: u64,
+}
+
+/// One window's units.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    bound: u64,
+    out: u64,
+    used: u64,
+    shares: BTreeMap<Holder, Share>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PoolTally {
+    allotted: u64,
+    out: u64,
+}
+
+/// An open reservation's units in one window.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Where.
+    pub span: Span,
+    /// By whom.
+    pub holder: Holder,
+    /// How many.
+    pub units: u64,
+}
+
+/// A token bucket that every admission is taken from, besides the real ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Shadow {
+    /// Most tokens.
+    pub burst: u64,
+    /// Tokens × interval that come in a µs of ledger time.
+    pub rate: u64,
+    /// Ledger µs.
+    pub interval_us: u64,
+    /// Units that may be admitted beyond: those on their way for as long as an answer takes.
+    pub slack: u64,
+    level: i128,
+    at_us: i64,
+}
+
+impl Shadow {
+    /// A full one.
+    #[must_use]
+    pub fn full(burst: u64, rate: u64, interval_us: u64, slack: u64, at_us: i64) -> Self {
+        let level = i128::from(burst) * i128::from(interval_us);
+        Self {
+            burst,
+            rate,
+            interval_us,
+            slack,
+            level,
+            at_us,
+        }
+    }
+
+    /// Takes units; answers whether they were there.
+    fn take(&mut self, units: u64, now_us: i64) -> bool {
+        let interval = i128::from(self.interval_us);
+        let flow = i128::from((now_us - self.at_us).max(0)) * i128::from(self.rate);
+        self.level = (self.level + flow).min(i128::from(self.burst) * interval);
+        self.at_us = self.at_us.max(now_us);
+        self.level -= i128::from(units) * interval;
+        self.level >= -i128::from(self.slack) * interval
+    }
+}
+
+/// Everything that was done so far.
+#[derive(Debug, Default)]
+pub struct Audit {
+    tallies: BTreeMap<Span, Tally>,
+    spans: BTreeMap<WindowId, Span>,
+    pools: BTreeMap<(WindowId, u64), PoolTally>,
+    returning: BTreeMap<(Holder, WindowId, u64, bool), u64>,
+    /// Open reservations.
+    pub held: BTreeMap<ReservationId, Vec<Held>>,
+    /// The token bucket, where the limit is one.
+    pub shadow: Option<Shadow>,
+    /// (real time, units that somebody could have got) of the first limit, newest last.
+    plenty: VecDeque<(u64, u64)>,
+    /// The first rule that was broken.
+    pub violation: Option<Violation>,
+    /// Units admitted in all.
+    pub admitted: u64,
+}
+
+/// A denial is false when for so long before it the units were there, real µs.
+const PLENTY_US: u64 = 3_000_000;
+
+impl Audit {
+    /// Notes the first rule that was broken.
+    pub fn break_rule(&mut self, rule: &'static str, detail: String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { rule, detail });
+        }
+    }
+
+    /// Takes in what the ledger and the pools did.
+    pub fn learn(&mut self, world: &World) {
+        let Some(log) = &world.ledger.facts else {
+            return;
+        };
+        let mut facts = log.take();
+        for fact in facts.drain(..) {
+            self.take_in(&fact, world);
+        }
+        // Its memory is used again.
+        *log.borrow_mut() = facts;
+    }
+
+    fn tally(&mut self, window: WindowId, world: &World) -> Option<&mut Tally> {
+        let span = match self.spans.entry(window) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let row = world.ledger.window(window)?;
+                unknown.insert((row.identity.1.clone(), row.identity.2, row.start_us))
+            }
+        };
+        Some(self.tallies.entry(span.clone()).or_default())
+    }
+
+    fn take_in(&mut self, fact: &Fact, world: &World) {
+        match *fact {
+            Fact::Amount { window, amount, .. } => {
+                if let Some(tally) = self.tally(window, world) {
+                    tally.bound = amount.max(tally.out);
+                }
+            }
+            Fact::Opened { window, generation } => {
+                if self.pools.contains_key(&(window, generation)) {
+                    self.break_rule("open", format!("generation {generation} was opened twice"));
+                }
+                self.pools
+                    .insert((window, generation), PoolTally::default());
+            }
+            Fact::Allotted {
+                window,
+                generation,
+                units,
+            } => {
+                if let Some(pool) = self.pools.get_mut(&(window, generation)) {
+                    pool.allotted += units;
+                }
+                self.let_out(window, units, None, world);
+            }
+            Fact::Leased {
+                window,
+                holder,
+                units,
+            } => self.let_out(window, units, Some(holder), world),
+            Fact::Credited { window, units, .. } => {
+                let Some(tally) = self.tally(window, world) else {
+                    return;
+                };
+                let out = tally.out;
+                tally.out = out.saturating_sub(units);
+                if out < units {
+                    self.break_rule("I1", format!("{units} units came back of {out}"));
+                }
+            }
+            Fact::Granted { .. } => self.grant(fact, world),
+            Fact::Returning { .. } => self.give_back(fact, world),
+        }
+    }
+
+    /// I1: what is out of a window is at most what its amounts allow.
+    fn let_out(&mut self, window: WindowId, units: u64, holder: Option<Holder>, world: &World) {
+        let Some(tally) = self.tally(window, world) else {
+            return;
+        };
+        tally.out += units;
+        if let Some(holder) = holder {
+            tally.shares.entry(holder).or_default().granted += units;
+        }
+        if tally.out > tally.bound {
+            let detail = format!("{} units are out of {}", tally.out, tally.bound);
+            self.break_rule("I1", detail);
+        }
+    }
+
+    /// I2, I4: over all servers a generation gave no more than went into it.
+    fn grant(&mut self, fact: &Fact, world: &World) {
+        let Fact::Granted {
+            window,
+            generation,
+            holder,
+            give,
+            returned,
+        } = *fact
+        else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&(window, generation)) else {
+            return self.break_rule("I2", format!("generation {generation} was never opened"));
+        };
+        pool.out += give;
+        let sane = pool.out.checked_sub(returned);
+        pool.out = sane.unwrap_or(0);
+        let (out, allotted) = (pool.out, pool.allotted);
+        if out > allotted || sane.is_none() {
+            let detail = format!(
+                "generation {generation}: {out} of {allotted} granted, {returned} came back"
+            );
+            self.break_rule("I2", detail);
+        }
+        if let Some(tally) = self.tally(window, world) {
+            let share = tally.shares.entry(holder).or_default();
+            share.granted += give;
+            share.returning += returned;
+            self.own_only(window, holder, world);
+        }
+    }
+
+    /// I5: what a holder says it gave back only grows. What it tells the ledger counts as gone from then on; what it
+    /// tells a pool, when that takes it: a pool may refuse, and then the ledger is told.
+    fn give_back(&mut self, fact: &Fact, world: &World) {
+        let Fact::Returning {
+            holder,
+            window,
+            generation,
+            is_to_pool,
+            returned_cum,
+        } = *fact
+        else {
+            return;
+        };
+        let before = self
+            .returning
+            .insert((holder, window, generation, is_to_pool), returned_cum)
+            .unwrap_or(0);
+        let Some(more) = returned_cum.checked_sub(before) else {
+            return self.break_rule(
+                "I5",
+                format!("a return fell from {before} to {returned_cum}"),
+            );
+        };
+        if let Some(tally) = self
+            .tally(window, world)
+            .filter(|_| more > 0 && !is_to_pool)
+        {
+            tally.shares.entry(holder).or_default().returning += more;
+            self.own_only(window, holder, world);
+        }
+    }
+
+    /// I3: what a holder admitted, holds and gave back is at most what it got.
+    fn own_only(&mut self, window: WindowId, holder: Holder, world: &World) {
+        let Some(tally) = self.tally(window, world) else {
+            return;
+        };
+        let share = tally.shares.get(&holder).copied().unwrap_or_default();
+        if share.used + share.returning > share.granted {
+            self.break_rule("I3", format!("holder {:?}: {share:?}", &holder.0[..8]));
+        }
+    }
+
+    /// Takes in that units were admitted in a window.
+    pub fn admit(&mut self, span: &Span, holder: Holder, units: u64) {
+        self.admitted += units;
+        let tally = self.tallies.entry(span.clone()).or_default();
+        tally.used += units;
+        let share = tally.shares.entry(holder).or_default();
+        share.used += units;
+        let (share, used, bound) = (*share, tally.used, tally.bound);
+        if used > bound {
+            let detail = format!("{used} of {bound} admitted in {} from {}", span.0, span.2);
+            self.break_rule("overshoot", detail);
+        }
+        if share.used + share.owed + share.returning > share.granted {
+            self.break_rule("I3", format!("holder {:?}: {share:?}", &holder.0[..8]));
+        }
+    }
+
+    /// Takes in that held units were not used after all, or more was used than held.
+    pub fn settle(&mut self, held: &Held, actual: u64, is_expired: bool) {
+        let Some(tally) = self.tallies.get_mut(&held.span) else {
+            return;
+        };
+        let share = tally.shares.entry(held.holder).or_default();
+        if !is_expired {
+            let unused = held.units.saturating_sub(actual);
+            tally.used -= unused;
+            share.used -= unused;
+        }
+        share.owed += actual.saturating_sub(held.units);
+    }
+
+    /// Takes in that tokens were admitted.
+    pub fn admit_tokens(&mut self, units: u64, now_us: i64) {
+        self.admitted += units;
+        let Some(shadow) = &mut self.shadow else {
+            return;
+        };
+        if !shadow.take(units, now_us) {
+            let detail = format!(
+                "{units} tokens more than burst {} and rate allow",
+                shadow.burst
+            );
+            self.break_rule("burst", detail);
+        }
+    }
+
+    /// Notes what somebody could have got now.
+    pub fn note_plenty(&mut self, real_us: u64, units: u64) {
+        while self
+            .plenty
+            .back()
+            .is_some_and(|(_, before)| *before > units)
+        {
+            self.plenty.pop_back();
+        }
+        if self
+            .plenty
+            .back()
+            .is_some_and(|(_, before)| *before == units)
+        {
+            return;
+        }
+        self.plenty.push_back((real_us, units));
+    }
+
+    /// Forgets what could be had: the window is another one.
+    pub fn forget_plenty(&mut self, real_us: u64) {
+        self.plenty.clear();
+        self.plenty.push_back((real_us, 0));
+    }
+
+    /// Takes in a denial by proof: false where the units were there all the time.
+    pub fn deny(&mut self, real_us: u64, units: u64) {
+        let from_us = real_us.saturating_sub(PLENTY_US);
+        while self.plenty.len() > 1 && self.plenty[1].0 <= from_us {
+            self.plenty.pop_front();
+        }
+        let least = self.plenty.front().map_or(0, |(_, least)| *least);
+        if least >= units {
+            let detail = format!("{units} units denied, {least} were there for {PLENTY_US} us");
+            self.break_rule("false denial", detail);
+        }
+    }
+
+    /// Units out of a window and not used, as far as anybody can tell.
+    #[must_use]
+    pub fn used(&self, span: &Span) -> u64 {
+        self.tallies.get(span).map_or(0, |tally| tally.used)
+    }
+}

@@ -1,0 +1,197 @@
+//! What breaks, and how it is mended.
+
+use quota_core::mutant::{self, Mutant};
+
+use crate::world::World;
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A sidecar is killed; another starts in its place.
+    Crash,
+    /// A sidecar is stopped cleanly and started again.
+    Restart,
+    /// A sidecar stands still for up to 3 s.
+    Pause,
+    /// A sidecar is cut off, or joined again.
+    Cut,
+    /// Some sidecars are cut off one after the other and joined in another order.
+    Swizzle,
+    /// Redis answers nobody, or does again.
+    RedisDown,
+    /// The ledger answers nobody, or does again.
+    LedgerDown,
+    /// The ledger doesn't reach Redis, or does again.
+    LineDown,
+    /// The replica catches up.
+    Replicate,
+    /// The replica is promoted: a suffix is lost.
+    FailOver,
+    /// Demoted, resynchronised, promoted again.
+    RePromote,
+    /// The replica is promoted while the old master serves some sidecars; or the split heals.
+    Split,
+    /// Redis is flushed.
+    Flush,
+    /// Redis restarts without its data.
+    RestartEmpty,
+    /// Redis' wall clock jumps.
+    RedisClock,
+    /// Ledger time jumps forward; sidecars hear of it one by one.
+    LedgerClock,
+    /// The limit is raised.
+    Raise,
+    /// The limit is lowered.
+    Lower,
+    /// Postgres is backed up.
+    BackUp,
+    /// Postgres is set back to its backup, knowingly.
+    Restore,
+    /// The network becomes worse or better.
+    Weather,
+}
+
+impl Fault {
+    /// All kinds.
+    pub const ALL: &[Self] = &[
+        Self::Crash,
+        Self::Restart,
+        Self::Pause,
+        Self::Cut,
+        Self::Swizzle,
+        Self::RedisDown,
+        Self::LedgerDown,
+        Self::LineDown,
+        Self::Replicate,
+        Self::FailOver,
+        Self::RePromote,
+        Self::Split,
+        Self::Flush,
+        Self::RestartEmpty,
+        Self::RedisClock,
+        Self::LedgerClock,
+        Self::Raise,
+        Self::Lower,
+        Self::BackUp,
+        Self::Restore,
+        Self::Weather,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+fn some_node(world: &mut World) -> usize {
+    usize::try_from(world.rng.below(world.nodes.len() as u64)).expect("small")
+}
+
+/// Breaks or mends something of this kind.
+pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
+    let node = some_node(world);
+    match fault {
+        Fault::Crash => world.crash(node),
+        Fault::Restart => {
+            world.stop(node);
+            world.run_for(20_000);
+            world.crash(node);
+        }
+        Fault::Pause => {
+            let span_us = world.rng.between(1_000, 3_000_000);
+            world.pause(node, span_us);
+            if mutant::is(Mutant::ReclaimByTime) {
+                let holder = world.holder(node);
+                world.ledger.reclaim(holder);
+            }
+        }
+        Fault::Cut => {
+            let is_cut = world.is_cut(node);
+            world.cut(node, !is_cut);
+        }
+        Fault::Swizzle => swizzle(world),
+        Fault::RedisDown => world.is_redis_up = !world.is_redis_up,
+        Fault::LedgerDown => world.is_ledger_up = !world.is_ledger_up,
+        Fault::LineDown => world.is_line_up = !world.is_line_up,
+        Fault::Replicate => world.redis.replicate(),
+        Fault::FailOver => world.redis.fail_over(),
+        Fault::RePromote => {
+            world.redis.fail_over();
+            world.redis.replicate();
+            world.redis.fail_over();
+        }
+        Fault::Split => split(world),
+        Fault::Flush => world.redis.flush(),
+        Fault::RestartEmpty => world.redis.restart_empty(),
+        Fault::RedisClock => {
+            let span_us = i64::try_from(world.rng.below(20_000_000)).expect("small") - 10_000_000;
+            world.redis.jump(span_us);
+        }
+        Fault::LedgerClock => {
+            let span_us = i64::try_from(world.rng.below(90_000_000)).expect("small");
+            world.jump(span_us);
+        }
+        Fault::Raise => {
+            let amount = world.rng.between(amount, amount * 2);
+            world.set_amount("t", "limit", amount);
+        }
+        Fault::Lower => {
+            let amount = world.rng.between(0, amount);
+            world.set_amount("t", "limit", amount);
+        }
+        Fault::BackUp => world.ledger.back_up(&mut world.redis.trace),
+        Fault::Restore => {
+            let now_us = world.now().ledger_us;
+            world.ledger.restore(now_us, &mut world.redis.trace);
+        }
+        Fault::Weather => {
+            world.weather.loss = world.rng.below(100);
+            world.weather.delay_max_us = world.rng.between(50, 5_000);
+        }
+    }
+}
+
+fn swizzle(world: &mut World) {
+    let mut group: Vec<usize> = (0..world.nodes.len())
+        .filter(|_| world.rng.chance(500))
+        .collect();
+    for is_cut in [true, false] {
+        for place in (1..group.len()).rev() {
+            let other = usize::try_from(world.rng.below(place as u64 + 1)).expect("small");
+            group.swap(place, other);
+        }
+        for node in group.clone() {
+            world.cut(node, is_cut);
+            let span_us = world.rng.below(100_000);
+            world.run_for(span_us);
+        }
+    }
+}
+
+fn split(world: &mut World) {
+    if world.redis.is_split {
+        return world.redis.heal_split();
+    }
+    world.redis.split();
+    for node in 0..world.nodes.len() {
+        let is_astray = world.rng.chance(500);
+        world.lead_astray(node, is_astray);
+    }
+}
+
+/// Ends every fault, and lets what is under way arrive.
+pub(super) fn heal(world: &mut World) {
+    world.redis.heal_split();
+    world.is_redis_up = true;
+    world.is_ledger_up = true;
+    world.is_line_up = true;
+    world.weather.loss = 0;
+    world.weather.repeat = 0;
+    world.weather.delay_max_us = world.weather.delay_max_us.min(1_000);
+    world.run_for(3_000_000);
+    for node in 0..world.nodes.len() {
+        world.cut(node, false);
+        world.tell_time(node);
+    }
+}

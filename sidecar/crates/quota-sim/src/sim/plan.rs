@@ -1,0 +1,141 @@
+//! What a seed says: how many sidecars, which limit, how bad the weather, which faults and how often.
+
+use quota_core::{FailurePolicy, LimitKind, LimitRule};
+
+use super::faults::Fault;
+use crate::{
+    rng::Rng,
+    world::{
+        Weather,
+        ledger::{Plan, window_rule},
+    },
+};
+
+/// One schedule's parameters.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Its name.
+    pub seed: u64,
+    /// Sidecars, 3 to 5.
+    pub nodes: usize,
+    /// Steps.
+    pub steps: u64,
+    /// Units, or tokens per interval.
+    pub amount: u64,
+    /// The limits: all count the same meter.
+    pub limits: Vec<(LimitRule, Plan)>,
+    /// Keys that the limits are split by; 1 = not split.
+    pub keys: u64,
+    /// Ledger µs per 1,000 real µs.
+    pub speed_milli: i64,
+    /// How bad the network is.
+    pub weather: Weather,
+    /// Faults, of a thousand steps.
+    pub fault_rate: u64,
+    /// Faults by weight.
+    pub faults: Vec<(Fault, u64)>,
+    /// Reservations, of a thousand calls.
+    pub reserve_rate: u64,
+    /// Large calls, of a thousand.
+    pub large_rate: u64,
+    /// Long pauses between steps, of a thousand.
+    pub long_rate: u64,
+}
+
+fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[usize::try_from(rng.below(from.len() as u64)).expect("small")]
+}
+
+impl Schedule {
+    /// Draws a schedule from its seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5CED_01E5);
+        let is_bucket = rng.chance(120);
+        let amount = match rng.below(4) {
+            0 => rng.between(1, 24),
+            1 => rng.between(20, 200),
+            2 => rng.between(200, 5_000),
+            _ => rng.between(5_000, 50_000),
+        };
+        let policy = pick(
+            &mut rng,
+            &[
+                FailurePolicy::Closed,
+                FailurePolicy::Ledger,
+                FailurePolicy::Standby,
+            ],
+        );
+        let minutes = pick(&mut rng, &[1, 1, 5, 60]);
+        let plan = Plan {
+            length_us: minutes * 60_000_000,
+            is_rolling: rng.chance(150) && !is_bucket,
+        };
+        let rule = |name: &str, amount: u64| {
+            let mut rule = window_rule(name, "m", amount);
+            rule.failure_policy = policy;
+            rule.is_rolling = plan.is_rolling;
+            rule.nominal_us = plan.length_us;
+            rule
+        };
+        let mut limits = vec![(rule("limit", amount), plan)];
+        let keys = if rng.chance(120) { 2 } else { 1 };
+        if is_bucket {
+            limits[0].0.kind = LimitKind::TokenBucket {
+                refill_interval_us: pick(&mut rng, &[1_000_000, 60_000_000]),
+                burst: rng.between(1, 2 * amount),
+            };
+        } else if rng.chance(150) {
+            limits.push((
+                rule(
+                    "second",
+                    amount.saturating_mul(rng.between(1, 3)).max(2) / 2,
+                ),
+                plan,
+            ));
+        }
+        if keys > 1 {
+            for (rule, _) in &mut limits {
+                rule.key = Box::new(["user".into()]);
+            }
+        }
+        let loss = pick(&mut rng, &[0, 5, 30, 80]);
+        let weather = Weather {
+            delay_max_us: pick(&mut rng, &[50, 300, 1_000, 3_000]),
+            loss,
+            repeat: pick(&mut rng, &[0, loss, 100]),
+        };
+        let weight = |fault: Fault, rng: &mut Rng| {
+            let is_used = rng.chance(500) && !(is_bucket && fault == Fault::Split);
+            (fault, if is_used { rng.between(1, 8) } else { 0 })
+        };
+        let faults = Fault::ALL
+            .iter()
+            .map(|fault| weight(*fault, &mut rng))
+            .collect();
+        Self {
+            seed,
+            nodes: usize::try_from(rng.between(3, 5)).expect("small"),
+            steps: 400,
+            amount,
+            limits,
+            keys,
+            speed_milli: if is_bucket {
+                1_000
+            } else {
+                pick(&mut rng, &[1_000, 10_000, 60_000])
+            },
+            weather,
+            fault_rate: pick(&mut rng, &[0, 15, 40, 100]),
+            faults,
+            reserve_rate: pick(&mut rng, &[0, 200, 500]),
+            large_rate: pick(&mut rng, &[20, 100, 300]),
+            long_rate: pick(&mut rng, &[5, 20, 60]),
+        }
+    }
+
+    /// A check of so many units for one of the keys.
+    pub(super) fn is_bucket(&self) -> bool {
+        matches!(self.limits[0].0.kind, LimitKind::TokenBucket { .. })
+    }
+}
