@@ -34,7 +34,9 @@ async def test_loads_once_and_again_only_for_another_version(fresh: ValkeyServer
         b"OK",
         functions.FUNCTION_LIBRARY_VERSION.encode(),
     ]
-    other = functions.source().replace("local VERSION = '2'", "local VERSION = 'other'")
+    other = functions.source().replace(
+        f"local VERSION = '{functions.FUNCTION_LIBRARY_VERSION}'", "local VERSION = 'other'"
+    )
     assert other != functions.source()
     await client.execute_command("FUNCTION LOAD", "REPLACE", other)
     assert await functions.load(client) is True

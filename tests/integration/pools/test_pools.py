@@ -196,3 +196,19 @@ def test_nothing_is_leased_ahead_below_a_tenth(calls: Functions) -> None:
     assert calls.grant(1, 2, 0, 100)[1] == "5"
     assert calls.grant(1, 3, 0, 100, returned=4)[1] == "0"
     assert calls.grant(1, 4, 2, 100, returned=4)[1] == "2"
+
+
+def test_many_pools_are_opened_in_one_call(calls: Functions) -> None:
+    """Each is what an open and an extend would have made it; one that is open already stays as it is."""
+    keys = [f"{{{tag}}}{kind}" for tag in "abc" for kind in "ph"]
+    assert calls.call("pool_open", keys[2:4], 7, 0, 5, 1, 0) == ["OK"]
+    asked = [3, 0, 100, 2, 1, 7, 0, 200, 1, 0, 9, 0, 0, 1, 1]
+    before = calls.redis.hgetall(keys[2])
+    assert calls.call("pool_open", keys, *asked) == ["OK", "OK", "OLD_GENERATION", "OK"]
+    assert before == calls.redis.hgetall(keys[2])
+    alone = [calls.call("pool_open", ["{d}p", "{d}h"], 3, 0), calls.call("pool_extend", ["{d}p"], 3, 100, 2, 1, "{d}n")]
+    assert alone == [["OK"], ["OK"]]
+    assert calls.redis.hgetall("{d}p") == calls.redis.hgetall(keys[0])
+    assert calls.call("pool_open", keys[4:], 9, 0, 1, 1, 0) == ["ERR", "OLD_GENERATION", "9"]
+    for malformed in ([*asked, 1], asked[:-1], [*asked[:-1], 2], ["x", *asked[1:]]):
+        assert calls.call("pool_open", keys, *malformed) == ["ERR", "RANGE"]

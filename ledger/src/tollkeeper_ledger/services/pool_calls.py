@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.store.pool_functions import close_pool_call, extend_pool_call, open_pool_call, pool_keys
 
@@ -19,16 +19,18 @@ def calls_for(row: WindowRow, *, expire_at_unix_s: int) -> Iterator[Call]:
     if generation is None or not generation.publish:
         return
     keys = pool_keys(row.identity, row.window_id)
+    if generation.lost:
+        return
+    standing: dict[str, Any] = {
+        "window_id": row.window_id,
+        "generation": generation.number,
+        "allotted_cum": generation.allotted_cum,
+        "amount_version": row.state.amount_version,
+        "final": row.state.final,
+    }
     if generation.opened_now:
-        yield open_pool_call(keys, generation=generation.number, expire_at_unix_s=expire_at_unix_s)
+        yield open_pool_call(keys, expire_at_unix_s=expire_at_unix_s, **standing)
     if generation.closing:
         yield close_pool_call(keys, generation=generation.number)
-    elif not generation.lost:
-        yield extend_pool_call(
-            keys,
-            window_id=row.window_id,
-            generation=generation.number,
-            allotted_cum=generation.allotted_cum,
-            amount_version=row.state.amount_version,
-            final=row.state.final,
-        )
+    elif not generation.opened_now:
+        yield extend_pool_call(keys, **standing)

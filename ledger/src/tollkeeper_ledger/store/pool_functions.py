@@ -26,6 +26,10 @@ SHARDS = 16
 """Hash tags of a token bucket limit that is split by key: so many slots of a cluster share its load."""
 
 _TAG_BYTES = 12
+_COMMANDS_PER_PIPELINE = 256
+"""Longer ones would not be faster, and a busy machine would let one wait too long for its answer."""
+_POOLS_PER_COMMAND = 64
+"""Redis does nothing else meanwhile: about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Call:
     keys: tuple[str, ...]
     arguments: tuple[int | str, ...]
     window_id: bytes = b""
-    """Of pool_extend: the window to be told again where the outcome is unknown."""
+    """The window that is to be told again, by pool_extend, where the outcome is unknown."""
 
 
 def show_witness_call(installation_id: bytes, *, timeline: int, number: int, value: bytes) -> Call:
@@ -95,9 +99,19 @@ def show_witness_call(installation_id: bytes, *, timeline: int, number: int, val
     return Call("witness_show", (f"tk:witness:{installation_id.hex()}",), (timeline, number, value.hex()))
 
 
-def open_pool_call(keys: PoolKeys, *, generation: int, expire_at_unix_s: int) -> Call:
-    """Give the call that opens a generation; to be sent once, never again."""
-    return Call("pool_open", (keys.pool, keys.holders), (generation, expire_at_unix_s))
+def open_pool_call(
+    keys: PoolKeys,
+    *,
+    window_id: bytes,
+    generation: int,
+    expire_at_unix_s: int,
+    allotted_cum: int,
+    amount_version: int,
+    final: bool,
+) -> Call:
+    """Give the call that opens a generation with what went into it; to be sent once, never again."""
+    arguments = (generation, expire_at_unix_s, allotted_cum, amount_version, int(final))
+    return Call("pool_open", (keys.pool, keys.holders), arguments, window_id)
 
 
 def extend_pool_call(
@@ -181,43 +195,44 @@ class PoolFunctions:
     async def _ask(
         self, calls: Sequence[Call], results: list[list[str] | None], primary: Primary, tries: Sequence[_Try]
     ) -> list[_Try]:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                replies = iter(await self._send(calls, primary, tries))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._log.warning("redis did not answer", server=primary.name, calls=len(tries), error=_named(error))
-            self._servers.doubt(primary)
-            return []
         again: list[_Try] = []
         missing: list[_Try] = []
-        for one in tries:
-            if one.asking:
-                next(replies)
-            reply = next(replies)
-            if not isinstance(reply, Exception):
-                results[one.index] = [str(element) for element in reply]
-            elif isinstance(reply, AskError):
-                asking = not isinstance(reply, MovedError)
-                again.append(_Try(one.index, self._servers.at(reply.host, reply.port), asking=asking))
-                self._servers.doubt()
-            elif is_missing(reply):
-                missing.append(_Try(one.index, primary, asking=one.asking))
-            else:
-                self._log.warning("redis refused a call", function=calls[one.index].function, error=str(reply))
-                self._servers.doubt()
+        commands = self._commands(calls, tries)
+        for begin in range(0, len(commands), _COMMANDS_PER_PIPELINE):
+            some = commands[begin : begin + _COMMANDS_PER_PIPELINE]
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                    replies = iter(await _send(primary, some))
+            except (RedisError, OSError, TimeoutError) as error:
+                self._log.warning("redis did not answer", server=primary.name, calls=len(some), error=_named(error))
+                self._servers.doubt(primary)
+                break
+            for command in some:
+                if command.tries[0].asking:
+                    next(replies)
+                reply = next(replies)
+                if not isinstance(reply, Exception):
+                    for one, result in zip(command.tries, command.split(reply), strict=True):
+                        results[one.index] = result
+                elif isinstance(reply, AskError):
+                    target = self._servers.at(reply.host, reply.port)
+                    asking = not isinstance(reply, MovedError)
+                    again += [_Try(one.index, target, asking=asking) for one in command.tries]
+                    self._servers.doubt()
+                elif is_missing(reply):
+                    missing += [_Try(one.index, primary, asking=one.asking) for one in command.tries]
+                else:
+                    self._log.warning("redis refused a call", function=command.words[1], error=str(reply))
+                    self._servers.doubt()
         return again + (missing if missing and await self._load(primary) else [])
 
-    @staticmethod
-    async def _send(calls: Sequence[Call], primary: Primary, tries: Sequence[_Try]) -> list[Any]:
-        """Send calls in one pipeline; gives their replies in order, with one more before each that is ASKING."""
-        pipeline = primary.client.pipeline(transaction=False)
-        for one in tries:
-            if one.asking:
-                pipeline.execute_command("ASKING")
-            call = calls[one.index]
-            pipeline.execute_command("FCALL", call.function, len(call.keys), *call.keys, *call.arguments)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies
+    def _commands(self, calls: Sequence[Call], tries: Sequence[_Try]) -> list[_Command]:
+        """Put calls into commands: pools that are opened on a server which holds every key share one."""
+        opens = [one for one in tries if calls[one.index].function == "pool_open" and self._servers.is_one]
+        taken = {one.index for one in opens}
+        groups = [opens[begin : begin + _POOLS_PER_COMMAND] for begin in range(0, len(opens), _POOLS_PER_COMMAND)]
+        groups += [[one] for one in tries if one.index not in taken]
+        return [_Command.of([calls[one.index] for one in group], group) for group in groups]
 
     async def _load(self, primary: Primary) -> bool:
         """Bring the library to a server that said that it lacks it; tell whether it is there."""
@@ -238,6 +253,41 @@ class _Try:
     index: int
     primary: Primary | None = None
     asking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One FCALL, for one call or for several that open pools."""
+
+    words: tuple[int | str, ...]
+    tries: Sequence[_Try]
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], tries: Sequence[_Try]) -> _Command:
+        """Put calls of one function together."""
+        keys = tuple(key for call in calls for key in call.keys)
+        arguments = tuple(argument for call in calls for argument in call.arguments)
+        return cls(("FCALL", calls[0].function, len(keys), *keys, *arguments), tries)
+
+    def split(self, reply: Sequence[object]) -> list[list[str]]:
+        """Give each call its own reply."""
+        texts = [str(element) for element in reply]
+        if len(self.tries) == 1:
+            return [texts]
+        if len(texts) != len(self.tries) + 1:
+            return [texts for _ in self.tries]
+        return [["OK"] if text == "OK" else ["ERR", text] for text in texts[1:]]
+
+
+async def _send(primary: Primary, commands: Sequence[_Command]) -> list[Any]:
+    """Send commands in one pipeline; gives their replies in order, with one more before each that is ASKING."""
+    pipeline = primary.client.pipeline(transaction=False)
+    for command in commands:
+        if command.tries[0].asking:
+            pipeline.execute_command("ASKING")
+        pipeline.execute_command(*command.words)
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    return replies
 
 
 def _named(error: BaseException) -> str:

@@ -76,6 +76,11 @@ class RedisServers:
         owner = self.owner_of(key)
         return owner is not None and owner.is_up
 
+    @property
+    def is_one(self) -> bool:
+        """Whether one server holds every key, so that a call may name keys of several hash tags."""
+        return self._layout is not None and not self._layout.slots
+
     def is_up(self) -> bool:
         """Tell whether every primary is known and up."""
         primaries = self.primaries()

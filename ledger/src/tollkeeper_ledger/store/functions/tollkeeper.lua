@@ -7,7 +7,7 @@
 -- Notices are published before anything is written, so that a refused publish leaves nothing half done.
 -- All keys and the channel of one call share a hash tag.
 
-local VERSION = '2'
+local VERSION = '3'
 local UNITS_MAX = 9007199254740991 -- 2^53 - 1: Lua numbers are doubles, whole numbers up to here are exact
 local SPEED_MILLI_MAX = 1000000000
 local SLICE_US = 200000 -- a slice of a bucket is over this long after it was asked for, in real time
@@ -68,8 +68,11 @@ end
 
 -- The name of the present replication history: random, and another one after every promotion and restart. Never run_id,
 -- which a master that was demoted, resynchronised and promoted again keeps.
+local FENCE_LABEL, FENCE_LENGTH = 'master_replid:', 40
 local function fence()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local text = redis.call('INFO', 'replication')
+  local _, last = string.find(text, FENCE_LABEL, 1, true)
+  return string.sub(text, last + 1, last + FENCE_LENGTH)
 end
 
 -- Refuses what is not there, of another generation, or of another history. Answers the asked fields, or nil and the reply.
@@ -86,22 +89,47 @@ end
 -- holders: one field per holder, request_seq:granted_cum:returned_cum:last_give:consumed_cum:over_cum
 -- free = total - granted + returned. wanted = the smallest need refused since the last notice, 0 = none.
 
--- pool_open  KEYS pool holders  ARGV generation expire_at_unix_s
+-- Opens one generation with what is in it; nil where it is open, or a later one is: then the number of that.
+local function open_one(pool_key, holders_key, ask, history)
+  local stored = redis.call('HGET', pool_key, 'generation')
+  if stored and tonumber(stored) >= ask.generation then return stored end
+  redis.call('DEL', pool_key, holders_key)
+  redis.call('HSET', pool_key, 'generation', text_of(ask.generation), 'fence', history, 'total', text_of(ask.total),
+    'granted', '0', 'returned', '0', 'seq', '0', 'final', ask.final, 'closed', '0', 'wanted', '0',
+    'amount_version', text_of(ask.version), 'expire_at', ask.expire_at)
+  redis.call('EXPIREAT', pool_key, ask.expire_at)
+  return nil
+end
+
+-- pool_open  KEYS (pool holders)...  ARGV (generation expire_at_unix_s allotted_cum amount_version final)...
+-- The last three may be left out where one pool is opened: it is empty then. Many pools in one call cost a third.
 -- Sent at most once per generation: an unknown outcome means the next generation, never a retry, because a repeat after
 -- a flush would forget what was granted. The expiry is hygiene only, and never nearer than an hour.
+-- Answers OK, or ERR OLD_GENERATION stored; of many pools OK and one text for each, OK or OLD_GENERATION.
 local function pool_open(keys, args)
-  local generation, expire_at_s = units(args[1]), units(args[2])
-  if not (generation and expire_at_s) then return {'ERR', 'RANGE'} end
-  local stored = redis.call('HGET', keys[1], 'generation')
-  if stored and tonumber(stored) >= generation then return {'ERR', 'OLD_GENERATION', stored} end
+  local count, width = #keys / 2, 5
+  if count == 1 and #args == 2 then width = 2 end
+  if count < 1 or count % 1 ~= 0 or #args ~= count * width then return {'ERR', 'RANGE'} end
   local earliest_s = math.floor(redis_now_us() / 1000000) + EXPIRE_MARGIN_S
-  expire_at_s = math.min(math.max(expire_at_s, earliest_s), EXPIRE_AT_S_MAX)
-  redis.call('DEL', keys[1], keys[2])
-  redis.call('HSET', keys[1], 'generation', text_of(generation), 'fence', fence(), 'total', 0, 'granted', 0,
-    'returned', 0, 'seq', 0, 'final', 0, 'closed', 0, 'wanted', 0, 'amount_version', 0,
-    'expire_at', text_of(expire_at_s))
-  redis.call('EXPIREAT', keys[1], text_of(expire_at_s))
-  return {'OK'}
+  local asks = {}
+  for i = 1, count do
+    local at = (i - 1) * width
+    local ask = {generation = units(args[at + 1]), total = 0, version = 0, final = 0}
+    local expire_at_s = units(args[at + 2])
+    if width == 5 then
+      ask.total, ask.version, ask.final = units(args[at + 3]), units(args[at + 4]), flag(args[at + 5])
+    end
+    if not (ask.generation and expire_at_s and ask.total and ask.version and ask.final) then return {'ERR', 'RANGE'} end
+    ask.expire_at = text_of(math.min(math.max(expire_at_s, earliest_s), EXPIRE_AT_S_MAX))
+    asks[i] = ask
+  end
+  local history, replies = fence(), {'OK'}
+  for i = 1, count do
+    local newer = open_one(keys[2 * i - 1], keys[2 * i], asks[i], history)
+    if count == 1 and newer then return {'ERR', 'OLD_GENERATION', newer} end
+    if count > 1 then replies[i + 1] = newer and 'OLD_GENERATION' or 'OK' end
+  end
+  return replies
 end
 
 -- Whether so little is left that what lies unused with others is lacking.
