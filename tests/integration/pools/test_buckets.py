@@ -40,14 +40,14 @@ class Bucket:
         """Take and answer the whole reply."""
         return self.calls.call(
             "bucket_take", [MARKER, BUCKET], generation, holder, seq or next(self.seqs), need, want,
-            self.rate, self.interval_us, self.burst,
+            self.rate, self.interval_us, self.burst, MAX,
         )  # fmt: skip
 
     def take(self, need: int, want: int = 0, **names: object) -> tuple[int, int, int]:
         """Take and answer give, level, retry_after_us."""
         reply = self.raw(need, want, **names)  # type: ignore[arg-type]
         assert reply[0] == "OK", reply
-        give, level, retry_us = map(int, reply[1:])
+        give, level, retry_us = map(int, reply[1:4])
         return give, level, retry_us
 
     def step(self, elapsed_us: int) -> None:
@@ -200,7 +200,9 @@ def most_above_rate(spent: list[tuple[int, int]], rate_per_ns: Fraction) -> int:
 def test_repeat_gives_the_same_and_an_old_one_is_refused(calls: Functions) -> None:
     """A repeated request takes once; one that is older than the last answer is an error."""
     bucket = Bucket(calls, rate=0, interval_us=1, burst=100)
-    assert bucket.raw(5, seq=7) == bucket.raw(5, seq=7) == ["OK", "5", "95", "0"]
+    first = bucket.raw(5, seq=7)
+    assert first == bucket.raw(5, seq=7)
+    assert first[:4] == ["OK", "5", "95", "0"]
     assert bucket.raw(5, seq=6) == ["ERR", "SEQ", "7"]
     assert bucket.raw(5, seq=9)[:3] == ["OK", "5", "90"]
     assert bucket.raw(5, seq=7, holder=HOLDERS[1])[:3] == ["OK", "5", "85"]
@@ -209,11 +211,11 @@ def test_repeat_gives_the_same_and_an_old_one_is_refused(calls: Functions) -> No
 def test_repeat_after_its_slice_takes_again(calls: Functions) -> None:
     """Units of a slice that is over are dropped by their holder, so a late repeat is decided anew, never free."""
     bucket = Bucket(calls, rate=0, interval_us=1, burst=100)
-    bucket.raw(5, seq=1)
+    first = bucket.raw(5, seq=1)
     end = time.monotonic() + 5
-    while (reply := bucket.raw(5, seq=1)) == ["OK", "5", "95", "0"]:
+    while (reply := bucket.raw(5, seq=1)) == first:
         assert time.monotonic() < end, "the repeat is free for ever"
-    assert reply == ["OK", "5", "90", "0"]
+    assert reply[:4] == ["OK", "5", "90", "0"]
 
 
 def test_later_generations_begin_empty(calls: Functions) -> None:
@@ -222,7 +224,7 @@ def test_later_generations_begin_empty(calls: Functions) -> None:
     bucket.take(1)
     assert calls.call("bucket_open", [MARKER], 2, ORIGIN_US, 0, 0, CHANNEL) == ["OK"]
     assert bucket.raw(1, generation=1) == ["ERR", "GENERATION", "2"]
-    assert bucket.raw(1, generation=2) == ["OK", "0", "0", "100000"]
+    assert bucket.raw(1, generation=2)[:4] == ["OK", "0", "0", "100000"]
     calls.redis.delete(BUCKET)
     calls.call("bucket_speed", [MARKER], 2, 0, ORIGIN_US + 2 * SECOND_US)
     assert bucket.raw(20, generation=2)[:3] == ["OK", "20", "0"]
@@ -288,18 +290,23 @@ def test_many_holders_do_not_fill_the_bucket(calls: Functions) -> None:
     while int(calls.redis.hget(BUCKET, "real_us")) < opened_us + 250_000:
         bucket.raw(1, holder=f"{0:032x}")
     bucket.raw(1, seq=1, holder=f"{1_000:032x}")
-    assert calls.redis.hlen(BUCKET) <= 12
+    assert calls.redis.hlen(BUCKET) <= 14
 
 
 @pytest.mark.parametrize("bad", ["9007199254740992", "-1", "1.5", "1e3", "", "x"])
 def test_malformed_numbers_are_refused(calls: Functions, bad: str) -> None:
     """A number that is not a plain decimal below 2^53 is refused in every place."""
     bucket = Bucket(calls, rate=1, interval_us=1, burst=1)
-    for place in (0, 2, 3, 4, 5, 6, 7):
-        arguments: list[object] = [1, HOLDERS[0], 1, 1, 1, 1, 1, 1]
+    for name in ("bucket_take", "bucket_give"):
+        for place in (0, 2, 3, 4, 5, 6, 7, 8):
+            arguments: list[object] = [1, HOLDERS[0], 1, 1, 1, 1, 1, 1, MAX]
+            arguments[place] = bad
+            assert calls.call(name, [MARKER, BUCKET], *arguments) == ["ERR", "RANGE"], place
+        assert calls.call(name, [MARKER, BUCKET], 1, HOLDERS[0], 1, 1, 1, 1, 0, 1, MAX) == ["ERR", "RANGE"]
+    for place in (0, 2, 3, 4):
+        arguments = [1, HOLDERS[0], 1, 1, MAX]
         arguments[place] = bad
-        assert calls.call("bucket_take", [MARKER, BUCKET], *arguments) == ["ERR", "RANGE"], place
-    assert calls.call("bucket_take", [MARKER, BUCKET], 1, HOLDERS[0], 1, 1, 1, 1, 0, 1) == ["ERR", "RANGE"]
+        assert calls.call("bucket_share", [MARKER], *arguments) == ["ERR", "RANGE"], place
     for place in range(4):
         arguments = [2, ORIGIN_US, 1_000, 1, CHANNEL]
         arguments[place] = bad

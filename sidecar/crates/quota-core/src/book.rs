@@ -14,7 +14,7 @@ use crate::{
     id::ReservationId,
     limit::Enforcement,
     request::{Cost, Units},
-    reservation::{Reservation, SettleRefusal, Settled},
+    reservation::{HoldKind, Reservation, SettleRefusal, Settled},
     slab::Key,
     time::Now,
 };
@@ -188,6 +188,11 @@ impl Engine {
             }
             had_holds |= hold.units > 0;
             self.turn_if_over(now, *key);
+            if hold.kind == HoldKind::Tokens {
+                let used = if expired { hold.units } else { ending.actual };
+                went_back |= self.settle_tokens(now, *key, entry.reservation.id, used) > 0;
+                continue;
+            }
             let Some(bucket) = self.buckets.get_mut(*key) else {
                 continue;
             };
@@ -254,6 +259,9 @@ impl Engine {
             for ((window, units), key) in pairs {
                 if !is_own {
                     continue;
+                }
+                if window.is_none() {
+                    let _ = self.settle_tokens(now, key, id, units);
                 }
                 let bucket = self.buckets.get_mut(key);
                 if let Some(window) = window.and_then(|id| bucket?.window_mut(id)) {

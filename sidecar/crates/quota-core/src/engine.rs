@@ -134,6 +134,7 @@ impl Engine {
                     since_us: now.real_us,
                     deadline_us: now.real_us.saturating_add(self.config.redis_budget_us),
                     queues: Vec::new(),
+                    lent: Vec::new(),
                 };
                 let key = self.waiting.insert(waiter);
                 self.enlist(now, key, &outcome);
@@ -277,6 +278,7 @@ impl Engine {
             self.turn_if_over(now, key);
             self.give_back(now, key, 0);
             self.give_back_next(now, key);
+            self.return_tokens(now, key, crate::request::UNITS_MAX);
             let is_moved = self
                 .buckets
                 .get(key)
@@ -329,6 +331,7 @@ impl Engine {
             Budget::Ledger
         };
         let budget_us = self.budget_us(now, budget);
+        let turn = self.first_short_tokens();
         let Some(waiter) = self.waiting.get_mut(key) else {
             return;
         };
@@ -345,6 +348,16 @@ impl Engine {
                     let Some(bucket) = charge.bucket else {
                         continue;
                     };
+                    if let Some(first) = turn
+                        && self.catalog.is_token_bucket(charge.limit)
+                    {
+                        if bucket != first {
+                            continue;
+                        }
+                        if !waiter.lent.contains(&bucket) {
+                            waiter.lent.push(bucket);
+                        }
+                    }
                     if !waiter.queues.contains(&bucket)
                         && let Some(state) = self.buckets.get_mut(bucket)
                     {
@@ -356,6 +369,34 @@ impl Engine {
             }
         }
         self.waiting.extend(key, deadline_us);
+    }
+
+    /// The token bucket whose turn it is among those that are short: the first in name order. Each is asked when those
+    /// before it have given, so that a denial at one has taken nothing from those after it.
+    fn first_short_tokens(&self) -> Option<Key> {
+        let short = self.charges.iter().filter(|charge| {
+            matches!(charge.verdict, crate::check::judge::Verdict::Short(_))
+                && self.catalog.is_token_bucket(charge.limit)
+        });
+        let first = short.min_by_key(|charge| {
+            let limit = self.catalog.limit(charge.limit);
+            limit.map(|limit| (&*limit.rule.name, &*limit.tenant_name))
+        });
+        first.and_then(|charge| charge.bucket)
+    }
+
+    /// Gives back what token buckets lent for a check that another limit denied.
+    fn return_lent(&mut self, now: Now, lent: &[Key]) {
+        for place in 0..self.charges.len() {
+            let Some(charge) = self.charges.get(place).copied() else {
+                continue;
+            };
+            if let (crate::check::judge::Verdict::Fits, Some(key)) = (charge.verdict, charge.bucket)
+                && lent.contains(&key)
+            {
+                self.return_tokens(now, key, charge.units);
+            }
+        }
     }
 
     /// Looks at a waiting check again.
@@ -371,6 +412,9 @@ impl Engine {
         }
         if let Outcome::Decided(decision) = outcome {
             if let Some(waiter) = self.waiting.remove(key) {
+                if !decision.reason.allowed() && !waiter.lent.is_empty() {
+                    self.return_lent(now, &waiter.lent);
+                }
                 self.outbox.tell(Effect::Decide {
                     ticket: waiter.ticket,
                     decision,

@@ -231,6 +231,10 @@ impl Engine {
                     self.on_grant(now, key, window, generation, reply);
                 }
                 CallOrigin::Take(key, generation) => self.on_take(now, key, generation, reply),
+                CallOrigin::Give(key, generation) => self.on_given(now, key, generation, reply),
+                CallOrigin::Share(limit, place, generation) => {
+                    self.on_share(now, limit, place, generation, reply);
+                }
             }
         }
     }

@@ -28,8 +28,8 @@ pub(crate) enum AskOrigin {
     Opening(Key),
     /// A bucket, for this window.
     Window(Key, WindowId),
-    /// A token bucket limit, for its shard.
-    Shard(u32),
+    /// A token bucket limit, for the shard of this place.
+    Shard(u32, u8),
 }
 
 /// Who called Redis.
@@ -39,6 +39,10 @@ pub(crate) enum CallOrigin {
     Grant(Key, WindowId, u64),
     /// A token bucket, at the shard of this generation.
     Take(Key, u64),
+    /// A token bucket, that gets units back, at the shard of this generation.
+    Give(Key, u64),
+    /// A limit's shard of this place and generation, for a standing share.
+    Share(u32, u8, u64),
 }
 
 /// What is returned to the ledger.

@@ -5,8 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use foldhash::fast::FixedState;
 
 use crate::{
-    bucket::token::Shard,
-    effect::PoolFault,
+    bucket::shard::Shards,
     hash::Map,
     limit::{LimitKind, LimitRule, Meter, TenantSnapshot},
     request::Units,
@@ -23,23 +22,6 @@ const STRANGERS_MAX: usize = 65_536;
 /// A tenant and this many ancestors.
 const DEPTH_MAX: usize = 5;
 
-/// A token bucket limit's way to its shard.
-#[derive(Debug, Default)]
-pub(crate) struct ShardState {
-    /// Where the buckets live, once known.
-    pub(crate) shard: Option<Shard>,
-    /// What went wrong there.
-    pub(crate) fault: Option<PoolFault>,
-    /// It is being asked for.
-    pub(crate) is_flying: bool,
-    /// Last ask answered.
-    pub(crate) request_seq: u64,
-    /// The ledger refused: don't ask before this real time.
-    pub(crate) refused_until_us: u64,
-    /// Buckets that wait for it.
-    pub(crate) waiting: Vec<Key>,
-}
-
 /// One limit of one tenant; keeps its place while the process lives, so that windows and sequences are never begun anew.
 #[derive(Debug)]
 pub(crate) struct Limit {
@@ -54,7 +36,7 @@ pub(crate) struct Limit {
     /// All its buckets.
     pub(crate) buckets: Vec<Key>,
     /// Token buckets only.
-    pub(crate) shard: ShardState,
+    pub(crate) shards: Shards,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,6 +149,12 @@ impl Catalog {
     /// A limit.
     pub(crate) fn limit_mut(&mut self, index: u32) -> Option<&mut Limit> {
         self.limits.get_mut(index as usize)
+    }
+
+    /// Whether a limit is a token bucket.
+    pub(crate) fn is_token_bucket(&self, index: u32) -> bool {
+        self.limit(index)
+            .is_some_and(|limit| matches!(limit.rule.kind, LimitKind::TokenBucket { .. }))
     }
 
     /// A limit by its tenant's wire id and its name, declared now or before.
@@ -517,7 +505,7 @@ impl Catalog {
             is_live: true,
             unsplit: None,
             buckets: Vec::new(),
-            shard: ShardState::default(),
+            shards: Shards::default(),
         });
         self.tenants.get_mut(tenant as usize)?.limits.push(index);
         None

@@ -24,6 +24,8 @@ pub(crate) struct Waiter {
     pub(crate) deadline_us: u64,
     /// Buckets in whose queues it stands.
     pub(crate) queues: Vec<Key>,
+    /// Token buckets from which units were asked for it.
+    pub(crate) lent: Vec<Key>,
 }
 
 /// All checks that wait.

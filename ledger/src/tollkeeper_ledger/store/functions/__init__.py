@@ -1,4 +1,4 @@
-"""Brings the Redis functions of pools and token buckets (`tollkeeper.lua`) to a server."""
+"""Brings the Redis functions of pools and token buckets (`*.lua`) to a server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ FUNCTION_LIBRARY_VERSION: Final = "3"
 """The version that `tollkeeper.lua` says of itself; raise both with every change of behaviour."""
 
 
+_PARTS: Final = ("tollkeeper.lua", "buckets.lua")
+"""The library's files in order: later ones use what earlier ones define."""
+
+
 def source() -> str:
-    """Read the library's Lua source."""
-    return files(__name__).joinpath("tollkeeper.lua").read_text(encoding="utf-8")
+    """Read the library's Lua source, its files in one."""
+    return "\n".join(files(__name__).joinpath(name).read_text(encoding="utf-8") for name in _PARTS)
 
 
 async def load(client: Redis) -> bool:

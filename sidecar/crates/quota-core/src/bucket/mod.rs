@@ -2,6 +2,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod demand;
+pub(crate) mod shard;
 pub(crate) mod token;
 pub(crate) mod window;
 

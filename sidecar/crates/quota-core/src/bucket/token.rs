@@ -1,8 +1,15 @@
 //! A token bucket as this process knows it: slices that it holds and what the shard last said.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use crate::{bucket::demand::Demand, proof::Sent, request::Units, time::Now};
+use crate::{
+    bucket::demand::Demand,
+    id::ReservationId,
+    mutant::{self, Mutant},
+    proof::Sent,
+    request::Units,
+    time::Now,
+};
 
 /// A slice is over so long after it was asked for, real µs.
 pub(crate) const SLICE_US: u64 = 200_000;
@@ -10,9 +17,48 @@ pub(crate) const SLICE_US: u64 = 200_000;
 /// Figures older than this are asked for again before they are shown, real µs.
 const FIGURES_US: u64 = 200_000;
 
+/// Slices held at once; where there are more, two end with the earlier of them.
+const SLICES: usize = 4;
+/// Parts of a whole, in which shares are counted.
+const MILLION: u64 = 1_000_000;
+
+/// Which call of a shard's generation took units; of several, the first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Origin {
+    /// The generation.
+    pub(crate) generation: u64,
+    /// The call's name there.
+    pub(crate) op: u64,
+}
+
+impl Origin {
+    /// The earlier of two. Units of an older generation have no place to go back to.
+    fn with(self, other: Self) -> Self {
+        if self.generation == other.generation {
+            Self {
+                generation: self.generation,
+                op: self.op.min(other.op),
+            }
+        } else if self.generation > other.generation {
+            self
+        } else {
+            other
+        }
+    }
+}
+
+/// Units and the call that took them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Lot {
+    /// How many.
+    pub(crate) units: Units,
+    /// Who took them.
+    pub(crate) origin: Origin,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Slice {
-    units: Units,
+    lot: Lot,
     ends_us: u64,
 }
 
@@ -45,6 +91,18 @@ impl Refill {
         time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
     }
 
+    /// Ledger µs in which a share of the rate brings so many tokens.
+    fn share_time_for(&self, tokens: Units, share_ppm: u64) -> i64 {
+        let spans = u128::from(tokens)
+            .saturating_mul(u128::try_from(self.interval_us).unwrap_or(0))
+            .saturating_mul(u128::from(MILLION));
+        let rate = u128::from(self.units).saturating_mul(u128::from(share_ppm));
+        let time = spans
+            .saturating_add(rate.saturating_sub(1))
+            .checked_div(rate);
+        time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
+    }
+
     /// Tokens that come in so many ledger µs.
     fn tokens_in(&self, span_us: i64) -> Units {
         let flow = i128::from(span_us.max(0)).saturating_mul(i128::from(self.units));
@@ -53,21 +111,21 @@ impl Refill {
     }
 }
 
-/// Where a limit's buckets live.
-#[derive(Clone, Debug)]
-pub(crate) struct Shard {
-    /// Of the marker.
-    pub(crate) generation: u64,
-    /// Redis key of the marker.
-    pub(crate) marker_key: Arc<str>,
-    /// Prefix of the bucket keys.
-    pub(crate) bucket_prefix: Arc<str>,
-}
-
 /// A token bucket as this process knows it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tokens {
-    slices: [Slice; 2],
+    /// In the order of their ends.
+    slices: [Slice; SLICES],
+    /// Units that open reservations hold.
+    held: BTreeMap<ReservationId, Lot>,
+    /// Units on their way back, not sent yet.
+    pub(crate) returning: Lot,
+    /// Last return sent.
+    pub(crate) give_seq: u64,
+    /// A return is under way.
+    pub(crate) is_giving: bool,
+    /// Ledger time at which nothing of the standing share was saved up.
+    bare_us: Option<i64>,
     /// Last request sent.
     pub(crate) request_seq: u64,
     /// Request under way.
@@ -85,87 +143,199 @@ impl Tokens {
     /// Units in slices that are not over.
     pub(crate) fn free(&self, real_us: u64) -> Units {
         let live = self.slices.iter().filter(|slice| real_us < slice.ends_us);
-        live.fold(0, |sum: Units, slice| sum.saturating_add(slice.units))
+        live.fold(0, |sum: Units, slice| sum.saturating_add(slice.lot.units))
     }
 
-    /// Spends units of the slice that ends first; the caller has seen that they are there.
-    pub(crate) fn take(&mut self, units: Units, real_us: u64) -> bool {
+    /// Takes units out of the slices that end first; `None`, and nothing changed, where they are not there.
+    pub(crate) fn draw(&mut self, units: Units, real_us: u64) -> Option<Lot> {
         if self.free(real_us) < units {
-            return false;
+            return None;
         }
-        let mut rest = units;
+        let mut drawn = Lot::default();
         for slice in self
             .slices
             .iter_mut()
             .filter(|slice| real_us < slice.ends_us)
         {
-            let part = rest.min(slice.units);
-            slice.units = slice.units.saturating_sub(part);
-            rest = rest.saturating_sub(part);
+            let part = units.saturating_sub(drawn.units).min(slice.lot.units);
+            if part == 0 {
+                continue;
+            }
+            slice.lot.units = slice.lot.units.saturating_sub(part);
+            drawn = Lot {
+                units: drawn.units.saturating_add(part),
+                origin: drawn.origin.with(slice.lot.origin),
+            };
+        }
+        Some(drawn)
+    }
+
+    /// Spends units; `false`, and nothing changed, where they are not there.
+    pub(crate) fn take(&mut self, units: Units, real_us: u64) -> bool {
+        if self.draw(units, real_us).is_none() {
+            return false;
         }
         self.demand.taken = self.demand.taken.saturating_add(units);
         true
     }
 
+    /// Holds units for a reservation; `false`, and nothing changed, where they are not there.
+    pub(crate) fn hold(&mut self, units: Units, id: ReservationId, real_us: u64) -> bool {
+        let Some(lot) = self.draw(units, real_us) else {
+            return false;
+        };
+        self.demand.taken = self.demand.taken.saturating_add(units);
+        self.held.insert(id, lot);
+        true
+    }
+
+    /// Ends what a reservation holds at what it used; the rest is on its way back. Answers the rest.
+    pub(crate) fn settle(&mut self, id: ReservationId, used: Units) -> Units {
+        let Some(lot) = self.held.remove(&id) else {
+            return 0;
+        };
+        let rest = lot.units.saturating_sub(used);
+        self.send_back(Lot { units: rest, ..lot });
+        rest
+    }
+
+    /// Puts units on their way back.
+    pub(crate) fn send_back(&mut self, lot: Lot) {
+        if lot.units == 0 {
+            return;
+        }
+        let is_same = self.returning.origin.generation == lot.origin.generation;
+        let waiting = if is_same { self.returning.units } else { 0 };
+        let origin = if waiting == 0 {
+            lot.origin
+        } else {
+            self.returning.origin.with(lot.origin)
+        };
+        self.returning = Lot {
+            units: waiting.saturating_add(lot.units),
+            origin,
+        };
+    }
+
     /// Takes in a slice that was asked for at `sent`.
-    pub(crate) fn credit(&mut self, sent: &Sent, give: Units, level: Units, now: Now) {
-        let ends_us = sent.real_us.saturating_add(SLICE_US);
-        self.level = Some((level, now.ledger_us, now.real_us));
-        if give == 0 {
+    pub(crate) fn credit(&mut self, sent: &Sent, lot: Lot, level: Units, now: Now) {
+        let from_us = if mutant::is(Mutant::SliceFromReceipt) {
+            now.real_us
+        } else {
+            sent.real_us
+        };
+        let ends_us = from_us.saturating_add(SLICE_US);
+        self.heard(level, now);
+        if lot.units == 0 {
             return;
         }
         self.denial = None;
         if now.real_us >= ends_us {
             return;
         }
-        let [first, second] = self.slices;
-        // The one that ends first stays in front; where both are alive the older is dropped, as a slice may always be.
-        let kept = if now.real_us < second.ends_us && second.units > 0 {
-            second
-        } else {
-            first
-        };
-        self.slices = [
-            kept,
-            Slice {
-                units: give,
-                ends_us,
-            },
-        ];
+        for slice in &mut self.slices {
+            if slice.ends_us <= now.real_us || slice.lot.units == 0 {
+                *slice = Slice::default();
+            }
+        }
+        self.slices.sort_unstable_by_key(|slice| slice.ends_us);
+        let [first, second, ..] = &mut self.slices;
+        if first.lot.units > 0 {
+            // All are in use: two of them end together, with the one that ends first.
+            second.lot = Lot {
+                units: second.lot.units.saturating_add(first.lot.units),
+                origin: second.lot.origin.with(first.lot.origin),
+            };
+            second.ends_us = first.ends_us;
+        }
+        self.slices[0] = Slice { lot, ends_us };
+        self.slices.sort_unstable_by_key(|slice| slice.ends_us);
     }
 
-    /// Takes in a refusal: it stands until so much ledger time after it was asked for.
-    pub(crate) fn deny(&mut self, sent: &Sent, retry_after_us: i64) {
+    /// Takes in how many tokens the shard has now.
+    pub(crate) fn heard(&mut self, level: Units, now: Now) {
+        self.level = Some((level, now.ledger_us, now.real_us));
+        self.bare_us = Some(now.ledger_us);
+    }
+
+    /// Spends units of the standing share, which saves up from the moment at which the shard was heard last, up to the
+    /// same part of the burst (one token at least). `false`, and nothing changed, where they are not there.
+    pub(crate) fn take_standing(
+        &mut self,
+        units: Units,
+        refill: &Refill,
+        share_ppm: u64,
+        ledger_us: i64,
+        is_look: bool,
+    ) -> bool {
+        let Some(bare_us) = self.bare_us.filter(|_| share_ppm > 0) else {
+            return false;
+        };
+        let burst = u128::from(refill.burst).saturating_mul(u128::from(share_ppm));
+        let most = if mutant::is(Mutant::ShareUnbounded) {
+            refill.burst
+        } else {
+            Units::try_from(burst / u128::from(MILLION))
+                .unwrap_or(0)
+                .max(1)
+        };
+        let saved_since_us =
+            bare_us.max(ledger_us.saturating_sub(refill.share_time_for(most, share_ppm)));
+        let bare_after_us = saved_since_us.saturating_add(refill.share_time_for(units, share_ppm));
+        let is_there = units <= most && bare_after_us <= ledger_us;
+        if is_there && !is_look {
+            self.bare_us = Some(bare_after_us);
+        }
+        is_there
+    }
+
+    /// Takes in a refusal: it stands for so much ledger time from now on. Counted from the answer, not from the request:
+    /// who then asks again is not too early at the shard.
+    pub(crate) fn deny(&mut self, sent: &Sent, retry_after_us: i64, now: Now) {
         self.denial = Some(Denial {
             need: sent.need,
-            until_us: sent.ledger_us.saturating_add(retry_after_us),
+            until_us: now.ledger_us.saturating_add(retry_after_us),
         });
+    }
+
+    /// Forgets a refusal: units came back.
+    pub(crate) const fn forgive(&mut self) {
+        self.denial = None;
     }
 
     /// Forgets what was proved and held, because rate or burst changed.
     pub(crate) fn forget(&mut self) {
         self.denial = None;
-        self.slices = [Slice::default(); 2];
+        self.slices = [Slice::default(); SLICES];
     }
 
-    /// Ledger µs until a call that lacks `missing` would pass, where that is proved to be later than now.
-    pub(crate) fn denied_for(
-        &self,
-        missing: Units,
-        refill: &Refill,
-        ledger_us: i64,
-    ) -> Option<i64> {
+    /// Ledger µs until a call of this cost would pass if nobody else asked, where that is proved to be later than now.
+    pub(crate) fn denied_for(&self, units: Units, refill: &Refill, now: Now) -> Option<i64> {
+        let missing = units.saturating_sub(self.free(now.real_us));
         let denial = self
             .denial
-            .filter(|denial| missing >= denial.need && ledger_us < denial.until_us)?;
-        let more = missing.saturating_sub(denial.need);
-        let extra = if more == 0 { 0 } else { refill.time_for(more) };
-        Some(
+            .filter(|denial| missing >= denial.need && now.ledger_us < denial.until_us)?;
+        let wait_for = |missing: Units| {
+            let more = missing.saturating_sub(denial.need);
+            let extra = if more == 0 { 0 } else { refill.time_for(more) };
             denial
                 .until_us
-                .saturating_sub(ledger_us)
-                .saturating_add(extra),
-        )
+                .saturating_sub(now.ledger_us)
+                .saturating_add(extra)
+        };
+        let mut wait_us = wait_for(missing);
+        // Slices that are held now may be over by then: what they hold is missing as well.
+        for _ in 0..SLICES {
+            let at_us = now.ledger_us.saturating_add(wait_us);
+            let pause_us = now.real_us_until(at_us).unwrap_or(u64::MAX);
+            let free_then = self.free(now.real_us.saturating_add(pause_us));
+            let longer_us = wait_for(units.saturating_sub(free_then));
+            if longer_us <= wait_us {
+                break;
+            }
+            wait_us = longer_us;
+        }
+        Some(wait_us)
     }
 
     /// Tokens that a call could take now, as far as is known.

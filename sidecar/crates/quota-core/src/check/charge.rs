@@ -1,7 +1,7 @@
 //! Taking what an admitted call takes.
 
 use crate::{
-    check::judge::{Charge, Verdict},
+    check::judge::{Charge, Verdict, spend_standing},
     engine::Engine,
     id::ReservationId,
     limit::LimitKind,
@@ -22,7 +22,7 @@ impl Engine {
             Mode::Peek => {}
             Mode::Consume => {
                 for charge in &charges {
-                    self.take(now, charge, false);
+                    self.take(now, charge, None);
                 }
             }
             Mode::Reserve { id, expires_us } => {
@@ -44,7 +44,7 @@ impl Engine {
         let mut buckets = Vec::with_capacity(charges.len());
         for charge in charges {
             let Some(key) = charge.bucket else { continue };
-            let is_held = self.take(now, charge, true);
+            let is_held = self.take(now, charge, Some(id));
             let (Some(limit), Some(bucket)) =
                 (self.catalog.limit(charge.limit), self.buckets.get(key))
             else {
@@ -81,7 +81,7 @@ impl Engine {
     }
 
     /// Takes one charge. Answers whether units were taken (and not just counted).
-    fn take(&mut self, now: Now, charge: &Charge, is_hold: bool) -> bool {
+    fn take(&mut self, now: Now, charge: &Charge, hold: Option<ReservationId>) -> bool {
         let Some(key) = charge.bucket else {
             return false;
         };
@@ -106,14 +106,21 @@ impl Engine {
         }
         match kind {
             LimitKind::TokenBucket { .. } => {
+                if charge.verdict == Verdict::Standing {
+                    let _ = spend_standing(limit, bucket, charge.units, now, false);
+                    return false;
+                }
                 let tokens = bucket.tokens.get_or_insert_default();
                 if charge.verdict == Verdict::Fits {
-                    return tokens.take(charge.units, now.real_us);
+                    return match hold {
+                        Some(id) => tokens.hold(charge.units, id, now.real_us),
+                        None => tokens.take(charge.units, now.real_us),
+                    };
                 }
                 tokens.over = tokens.over.saturating_add(charge.units);
                 false
             }
-            _ => self.take_window(key, charge, is_hold),
+            _ => self.take_window(key, charge, hold.is_some()),
         }
     }
 

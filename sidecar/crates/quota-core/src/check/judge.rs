@@ -1,7 +1,7 @@
 //! What one limit says to one call.
 
 use crate::{
-    bucket::{Bucket, token::Refill, window::Window},
+    bucket::{Bucket, shard::place_of, token::Refill, window::Window},
     decision::Reason,
     engine::EngineConfig,
     lease::plan::{Budget, plan},
@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
     Fits,
     /// It has not, and admits the call all the same.
     Over,
+    /// Nobody answers, and what this process may admit on its own has the units.
+    Standing,
     /// Nobody knows, and it admits the call.
     Uncovered,
     /// No, and so many ledger µs until the same call would pass.
@@ -130,8 +132,37 @@ fn judge_unproved(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sigh
     }
     match budget {
         Some(budget) => Verdict::Short(budget),
+        None if has_standing(limit, bucket, units, sight) => Verdict::Standing,
         None => unreachable_verdict(&limit.rule, bucket, units),
     }
+}
+
+/// Whether the standing share of a token bucket covers a call, where the limit's policy is to go on without an authority.
+fn has_standing(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sight<'_>) -> bool {
+    let goes_on = limit.rule.enforcement == Enforcement::Hard
+        && matches!(
+            limit.rule.failure_policy,
+            FailurePolicy::Standby | FailurePolicy::Ledger
+        );
+    goes_on && units > 0 && spend_standing(limit, bucket, units, sight.now, true)
+}
+
+/// Spends units of a token bucket's standing share, or only looks whether they are there.
+pub(crate) fn spend_standing(
+    limit: &Limit,
+    bucket: &mut Bucket,
+    units: Units,
+    now: Now,
+    is_look: bool,
+) -> bool {
+    let state = limit.shards.get(place_of(bucket.key_hash));
+    let (Some(refill), Some(state)) = (refill_of(&limit.rule), state) else {
+        return false;
+    };
+    let share_ppm = state.share.ppm(now.real_us);
+    bucket.tokens.as_deref_mut().is_some_and(|tokens| {
+        tokens.take_standing(units, &refill, share_ppm, now.ledger_us, is_look)
+    })
 }
 
 /// What a limit says when nobody answers in time.
@@ -211,7 +242,7 @@ fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sigh
     if free >= units {
         return Proved::Fits;
     }
-    let denied_for = tokens.denied_for(units.saturating_sub(free), refill, now.ledger_us);
+    let denied_for = tokens.denied_for(units, refill, now);
     denied_for.map_or(Proved::Nothing, |retry_after_us| {
         Proved::Exhausted(Some(retry_after_us))
     })

@@ -125,7 +125,7 @@ impl Engine {
     fn on_no_answer(&mut self, now: Now, origin: AskOrigin, failure: FailureKind) {
         let is_unsure = failure == FailureKind::Deadline;
         let (key, id) = match origin {
-            AskOrigin::Shard(limit) => return self.on_shard(now, limit, None),
+            AskOrigin::Shard(limit, place) => return self.on_shard(now, limit, place, None),
             AskOrigin::Opening(key) => (key, None),
             AskOrigin::Window(key, id) => (key, Some(id)),
         };
@@ -159,7 +159,9 @@ impl Engine {
 
     fn on_answer(&mut self, now: Now, origin: AskOrigin, answer: AllotAnswer) {
         let (key, ask, request_seq) = match origin {
-            AskOrigin::Shard(limit) => return self.on_shard(now, limit, Some(answer)),
+            AskOrigin::Shard(limit, place) => {
+                return self.on_shard(now, limit, place, Some(answer));
+            }
             AskOrigin::Opening(key) => {
                 let opening = self
                     .buckets

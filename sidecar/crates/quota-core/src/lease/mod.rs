@@ -6,4 +6,5 @@ pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod pursue;
 pub(crate) mod shard;
+pub(crate) mod tokens;
 pub(crate) mod turn;

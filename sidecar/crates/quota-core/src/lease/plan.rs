@@ -3,6 +3,7 @@
 use crate::{
     bucket::{
         Bucket,
+        shard::{ShardState, place_of},
         window::{Flight, Pool, Window},
     },
     effect::PoolFault,
@@ -132,19 +133,20 @@ fn plan_tokens(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan 
     {
         return Plan::Wait(Budget::Redis);
     }
-    if limit.shard.is_flying {
+    let place = place_of(bucket.key_hash);
+    let state = limit.shards.get(place);
+    if state.is_some_and(|state| state.is_flying) {
         return Plan::Wait(Budget::Ledger);
     }
-    if limit.shard.shard.is_some() && limit.shard.fault.is_none() {
+    if state.is_some_and(ShardState::is_open) {
         return if links.redis.is_down(now.real_us) {
             Plan::Unreachable
         } else {
             Plan::Take
         };
     }
-    let is_ledger_away =
-        links.ledger.is_down(now.real_us) || now.real_us < limit.shard.refused_until_us;
-    if is_ledger_away {
+    let refused_until_us = state.map_or(0, |state| state.refused_until_us);
+    if links.ledger.is_down(now.real_us) || now.real_us < refused_until_us {
         Plan::Unreachable
     } else {
         Plan::Shard

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    bucket::token::Shard,
+    bucket::{
+        shard::{Shard, ShardState, place_of},
+        token::{Lot, Origin},
+    },
     check::judge::refill_of,
-    effect::{AllotAsk, FunctionCall},
+    effect::{AllotAsk, FunctionCall, PoolFault},
     engine::Engine,
     event::{AllotAnswer, FailureKind, FunctionReply},
     hash::hex,
@@ -24,48 +27,56 @@ use crate::{
 const REFUSED_US: u64 = 100_000;
 
 impl Engine {
-    /// Asks the ledger where a token bucket lives. One ask serves all buckets of the limit.
+    /// Asks the ledger where a token bucket lives. One ask serves all buckets of the shard.
     pub(crate) fn ask_shard(&mut self, now: Now, key: Key) {
-        let Some(index) = self.buckets.get(key).map(|bucket| bucket.limit) else {
+        let Some((index, key_hash)) = self
+            .buckets
+            .get(key)
+            .map(|bucket| (bucket.limit, bucket.key_hash))
+        else {
             return;
         };
         let Some(limit) = self.catalog.limit_mut(index) else {
             return;
         };
-        if !limit.shard.waiting.contains(&key) {
-            limit.shard.waiting.push(key);
+        let place = place_of(key_hash);
+        let state = limit.shards.at(place);
+        if !state.waiting.contains(&key) {
+            state.waiting.push(key);
         }
-        if limit.shard.is_flying {
+        if state.is_flying {
             return;
         }
-        limit.shard.is_flying = true;
+        state.is_flying = true;
         let ask = AllotAsk {
             tenant: Arc::clone(&limit.tenant_name),
             limit: Arc::clone(&limit.rule.name),
-            key_hash: KeyHash::default(),
+            key_hash,
             key_values: Vec::new(),
             at_us: now.ledger_us,
-            request_seq: limit.shard.request_seq.saturating_add(1),
+            request_seq: state.request_seq.saturating_add(1),
             need: 0,
             want: 0,
-            generation_seen: limit
-                .shard
-                .shard
-                .as_ref()
-                .map_or(0, |shard| shard.generation),
+            generation_seen: state.shard.as_ref().map_or(0, |shard| shard.generation),
             allotted_cum_seen: 0,
-            fault: limit.shard.fault,
+            fault: state.fault,
             ledger_only: false,
         };
-        self.outbox.ask(ask, AskOrigin::Shard(index));
+        self.outbox.ask(ask, AskOrigin::Shard(index, place));
     }
 
-    /// Takes in where a limit's token buckets live; `None` = the ledger did not answer.
-    pub(crate) fn on_shard(&mut self, now: Now, index: u32, answer: Option<AllotAnswer>) {
+    /// Takes in where a shard's buckets live; `None` = the ledger did not answer.
+    pub(crate) fn on_shard(
+        &mut self,
+        now: Now,
+        index: u32,
+        place: u8,
+        answer: Option<AllotAnswer>,
+    ) {
         let Some(limit) = self.catalog.limit_mut(index) else {
             return;
         };
-        let state = &mut limit.shard;
+        let state = limit.shards.at(place);
         state.is_flying = false;
         match answer {
             Some(AllotAnswer::Bucket {
@@ -75,12 +86,11 @@ impl Engine {
                 ..
             }) => {
                 state.request_seq = state.request_seq.saturating_add(1);
-                state.shard = Some(Shard {
+                state.open(Shard {
                     generation,
                     marker_key,
                     bucket_prefix,
                 });
-                state.fault = None;
             }
             Some(AllotAnswer::Refused {
                 reason,
@@ -107,11 +117,13 @@ impl Engine {
         let Some(limit) = self.catalog.limit(bucket.limit) else {
             return;
         };
-        let (Some(refill), Some(shard)) = (refill_of(&limit.rule), &limit.shard.shard) else {
+        let shard = limit
+            .shards
+            .get(place_of(bucket.key_hash))
+            .and_then(|state| state.shard.as_ref());
+        let (Some(refill), Some(shard)) = (refill_of(&limit.rule), shard) else {
             return;
         };
-        let mut bucket_key = String::from(&*shard.bucket_prefix);
-        bucket_key.push_str(&hex(&bucket.key_hash.0));
         let ask = sent(bucket, &self.links, now, size.need, 0, None);
         let tokens = bucket.tokens.get_or_insert_default();
         let want = if size.need == 0 {
@@ -122,19 +134,19 @@ impl Engine {
         let want = want.min(refill.burst).max(size.need);
         tokens.request_seq = tokens.request_seq.saturating_add(1);
         tokens.flight = Some(ask);
-        let text = |number: u64| number.min(UNITS_MAX).to_string();
         let call = FunctionCall {
             function: "bucket_take",
-            keys: vec![Arc::clone(&shard.marker_key), Arc::from(bucket_key)],
+            keys: bucket_keys(shard, bucket.key_hash),
             arguments: vec![
-                shard.generation.to_string(),
+                text(shard.generation),
                 self.holder_hex.clone(),
                 text(tokens.request_seq),
-                text(size.need),
-                text(want),
-                text(refill.units),
+                units_text(size.need),
+                units_text(want),
+                units_text(refill.units),
                 refill.interval_us.to_string(),
-                text(refill.burst),
+                units_text(refill.burst),
+                time_text(now),
             ],
         };
         self.outbox
@@ -158,22 +170,23 @@ impl Engine {
                 give,
                 level,
                 retry_after_us,
+                op,
             } => {
-                tokens.credit(&ask, give, level, now);
+                let lot = Lot {
+                    units: give,
+                    origin: Origin { generation, op },
+                };
+                tokens.credit(&ask, lot, level, now);
                 if give == 0 && ask.need > 0 {
-                    tokens.deny(&ask, retry_after_us);
+                    tokens.deny(&ask, retry_after_us, now);
                 }
+                let (index, place) = (bucket.limit, place_of(bucket.key_hash));
+                self.ask_share(now, index, place);
             }
             Taken::Behind(last) => tokens.request_seq = tokens.request_seq.max(last),
             Taken::Fault(fault) => {
-                if limit
-                    .shard
-                    .shard
-                    .as_ref()
-                    .is_some_and(|shard| shard.generation == generation)
-                {
-                    limit.shard.fault = Some(fault);
-                }
+                let state = limit.shards.at(place_of(bucket.key_hash));
+                note_fault(state, generation, fault);
             }
             Taken::Silence => {}
         }
@@ -181,15 +194,49 @@ impl Engine {
     }
 }
 
+/// Keys of a bucket: its shard's marker, and its own.
+pub(crate) fn bucket_keys(shard: &Shard, key_hash: KeyHash) -> Vec<Arc<str>> {
+    let mut bucket_key = String::from(&*shard.bucket_prefix);
+    bucket_key.push_str(&hex(&key_hash.0));
+    vec![Arc::clone(&shard.marker_key), Arc::from(bucket_key)]
+}
+
+/// Notes what went wrong at a shard, unless that is about a generation before the one that is known.
+pub(crate) fn note_fault(state: &mut ShardState, generation: u64, fault: PoolFault) {
+    if state
+        .shard
+        .as_ref()
+        .is_some_and(|shard| shard.generation == generation)
+    {
+        state.fault = Some(fault);
+    }
+}
+
+/// A number as functions take it.
+pub(crate) fn text(number: u64) -> String {
+    number.to_string()
+}
+
+/// Units as functions take them.
+pub(crate) fn units_text(units: Units) -> String {
+    text(units.min(UNITS_MAX))
+}
+
+/// Ledger time as functions take it.
+pub(crate) fn time_text(now: Now) -> String {
+    units_text(Units::try_from(now.ledger_us).unwrap_or(0))
+}
+
 enum Taken {
     Slice {
         give: Units,
         level: Units,
         retry_after_us: i64,
+        op: u64,
     },
     /// It has seen a later request of this holder.
     Behind(u64),
-    Fault(crate::PoolFault),
+    Fault(PoolFault),
     Silence,
 }
 
@@ -198,15 +245,17 @@ fn read_take(reply: Result<FunctionReply, FailureKind>) -> Taken {
         return Taken::Silence;
     };
     let parsed = match elements.as_slice() {
-        [ok, give, level, retry] if &**ok == "OK" => give
+        [ok, give, level, retry, op] if &**ok == "OK" => give
             .parse()
             .ok()
             .zip(level.parse().ok())
             .zip(retry.parse().ok())
-            .map(|((give, level), retry_after_us)| Taken::Slice {
+            .zip(op.parse().ok())
+            .map(|(((give, level), retry_after_us), op)| Taken::Slice {
                 give,
                 level,
                 retry_after_us,
+                op,
             }),
         [_, seq, last, ..] if &**seq == "SEQ" => last.parse().ok().map(Taken::Behind),
         [_, reason, ..] => fault_of(reason).map(Taken::Fault),

@@ -45,7 +45,7 @@ pub struct Rows {
     pub windows: Vec<Window>,
     ids: BTreeMap<WindowId, usize>,
     cursors: BTreeMap<Identity, Cursor>,
-    shards: BTreeMap<(Arc<str>, Arc<str>), u64>,
+    shards: BTreeMap<(Arc<str>, Arc<str>, u8), u64>,
     /// 1 + restores.
     pub timeline: u64,
 }
@@ -366,13 +366,14 @@ impl Ledger {
     }
 
     fn shard(&mut self, ask: &AllotAsk, line: &mut Line<'_>, now_us: i64) -> AllotAnswer {
-        let key = (ask.tenant.clone(), ask.limit.clone());
+        let place = ask.key_hash.0[0] % 16;
+        let key = (ask.tenant.clone(), ask.limit.clone(), place);
         let before = self.rows.shards.get(&key).copied().unwrap_or(0);
         let is_lost = ask
             .fault
             .is_some_and(|fault| fault != PoolFault::Unreachable);
-        let marker: Arc<str> = format!("tk:{{{}.{}}}:m", ask.tenant, ask.limit).into();
-        let channel: Arc<str> = format!("tk:{{{}.{}}}:bn", ask.tenant, ask.limit).into();
+        let marker: Arc<str> = format!("tk:{{{}.{}.{place}}}:m", ask.tenant, ask.limit).into();
+        let channel: Arc<str> = format!("tk:{{{}.{}.{place}}}:bn", ask.tenant, ask.limit).into();
         let mut generation = before;
         if before == 0 || (is_lost && ask.generation_seen == before) {
             generation = before.max(self.rows.timeline << 32) + 1;
@@ -382,7 +383,7 @@ impl Ledger {
         AllotAnswer::Bucket {
             generation,
             marker_key: marker,
-            bucket_prefix: format!("tk:{{{}.{}}}:b:", ask.tenant, ask.limit).into(),
+            bucket_prefix: format!("tk:{{{}.{}.{place}}}:b:", ask.tenant, ask.limit).into(),
             channel,
         }
     }

@@ -1,4 +1,4 @@
-//! The functions of token buckets: `bucket_open`, `bucket_take`.
+//! The functions of token buckets: `bucket_open`, `bucket_take`, `bucket_give`, `bucket_share`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,6 +13,14 @@ use super::{Redis, err, err_with, number, ok};
 const SLICE_US: u64 = 200_000;
 /// Ends of slices are rounded up to this, µs.
 const SLOT_US: u64 = 25_000;
+/// So many low points of the room above a level are told apart.
+const PEAKS_MAX: usize = 8;
+/// A shard's clock may be this far ahead of a caller's, µs of either time.
+const CLOCK_MARGIN_US: u64 = 1_000_000;
+/// Of the rate, for all holders that are cut off.
+const SHARES_PPM: u64 = 20_000;
+/// After so long a share is given to others, µs.
+const SHARE_FORGET_US: u64 = 660_000_000;
 /// What a server's wall clock shows at real 0, µs.
 const EPOCH_US: i64 = 1_000_000_000_000;
 
@@ -28,14 +36,32 @@ pub(super) struct Marker {
     real_us: u64,
     ledger_us: u64,
     ledger_rest: u64,
+    shares: BTreeMap<String, Share>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Answer {
+struct Share {
+    seq: u64,
+    ppm: u64,
+    real_us: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Taker {
     seq: u64,
     give: u64,
     level: u64,
+    op: u64,
+    open: u64,
+    give_seq: u64,
+    gave: u64,
     real_us: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Peak {
+    op: u64,
+    room: u64,
 }
 
 /// One bucket: `level + credit / interval` tokens.
@@ -50,7 +76,9 @@ pub(super) struct TokenBucket {
     ledger_us: u64,
     real_us: u64,
     ahead: VecDeque<(u64, u64)>,
-    holders: BTreeMap<String, Answer>,
+    op: u64,
+    peaks: Vec<Peak>,
+    holders: BTreeMap<String, Taker>,
 }
 
 fn muldiv(a: u64, b: u64, c: u64) -> (u64, u64) {
@@ -69,6 +97,46 @@ impl TokenBucket {
         }
         let ahead: u64 = self.ahead.iter().map(|(_, units)| units).sum();
         self.burst.saturating_sub(ahead)
+    }
+
+    fn room(&self) -> u64 {
+        self.cap()
+            .saturating_sub(self.level)
+            .saturating_sub(u64::from(self.credit > 0))
+    }
+
+    /// Notes the least room above the level since each of the last calls.
+    fn note_room(&mut self) {
+        let peak = Peak {
+            op: self.op,
+            room: self.room(),
+        };
+        push_peak(&mut self.peaks, peak);
+        if self.peaks.len() > PEAKS_MAX {
+            self.peaks[1].room = self.peaks[0].room;
+            self.peaks.remove(0);
+        }
+    }
+
+    /// What units taken at `op` are worth now: as many as would be left had they never been taken.
+    fn regain(&mut self, op: u64, units: u64) -> u64 {
+        let later = self.peaks.iter().filter(|peak| peak.op > op);
+        let room = later.map(|peak| peak.room).min().unwrap_or(u64::MAX);
+        let worth = if mutant::is(Mutant::ReturnOverflows) {
+            units.min(self.room())
+        } else {
+            units.min(self.room()).min(room)
+        };
+        let mut peaks = Vec::new();
+        for peak in &self.peaks {
+            let used = if peak.op > op { worth } else { 0 };
+            let room = peak.room.saturating_sub(used);
+            push_peak(&mut peaks, Peak { room, ..*peak });
+        }
+        self.peaks = peaks;
+        self.level += worth;
+        self.note_room();
+        worth
     }
 
     fn refill(&mut self, elapsed_us: u64, cap: u64) {
@@ -126,11 +194,13 @@ impl TokenBucket {
             }
             let cap = self.cap();
             self.refill(until_us.saturating_sub(flowed_us), cap);
+            self.note_room();
             flowed_us = flowed_us.max(until_us);
             self.ahead.pop_front();
         }
         let cap = self.cap();
         self.refill(span_ledger_us.saturating_sub(flowed_us), cap);
+        self.note_room();
         (self.real_us, self.ledger_us) = (marker.real_us, marker.ledger_us);
     }
 
@@ -207,11 +277,21 @@ impl Marker {
         )
     }
 
-    /// Moves its clocks; a wall clock that goes back only moves the base.
-    fn advance(&mut self, now_us: i64) {
+    /// Moves its clocks; a wall clock that goes back only moves the base, one that jumps ahead gets no further ahead of the
+    /// caller's ledger time than a margin.
+    fn advance(&mut self, now_us: i64, caller_us: u64) {
         let mut elapsed_us = u64::try_from(now_us - self.at_us).unwrap_or(0);
         if mutant::is(Mutant::BackwardClockMints) {
             elapsed_us = (now_us - self.at_us).unsigned_abs();
+        }
+        if self.speed_milli > 0 && !mutant::is(Mutant::ForwardClockMints) {
+            let margin_us = CLOCK_MARGIN_US + CLOCK_MARGIN_US * self.speed_milli / 1_000;
+            let ahead_us = (caller_us + margin_us).saturating_sub(self.ledger_us);
+            let (most_us, _) = muldiv(ahead_us, 1_000, self.speed_milli);
+            if elapsed_us > most_us + CLOCK_MARGIN_US {
+                (self.is_first, self.opened_us) = (false, self.ledger_us);
+            }
+            elapsed_us = elapsed_us.min(most_us);
         }
         let moved_milli =
             u128::from(elapsed_us) * u128::from(self.speed_milli) + u128::from(self.ledger_rest);
@@ -255,10 +335,47 @@ impl Redis {
             real_us: 0,
             ledger_us: opened_us,
             ledger_rest: 0,
+            shares: BTreeMap::new(),
         };
         markers.insert(call.keys[0].clone(), marker);
         self.publish(server, &call.arguments[4]);
         ok(&[])
+    }
+
+    /// The marker of a call with its clocks at now, or why there is none.
+    fn live_marker(
+        &self,
+        server: usize,
+        call: &FunctionCall,
+        real_us: u64,
+        caller_us: u64,
+    ) -> Result<Marker, FunctionReply> {
+        let generation = number(call, 0);
+        let server_state = &self.servers[server];
+        let Some(stored) = server_state.data.markers.get(&call.keys[0]) else {
+            return Err(err("NO_POOL"));
+        };
+        if stored.generation != generation {
+            return Err(err_with("GENERATION", stored.generation));
+        }
+        if stored.fence != server_state.fence() && !mutant::is(Mutant::FenceUnchecked) {
+            return Err(err("FENCE"));
+        }
+        let mut marker = stored.clone();
+        marker.advance(self.wall_us(server, real_us), caller_us);
+        Ok(marker)
+    }
+
+    fn write_bucket(
+        &mut self,
+        server: usize,
+        call: &FunctionCall,
+        marker: Marker,
+        bucket: TokenBucket,
+    ) {
+        let data = &mut self.servers[server].data;
+        data.markers.insert(call.keys[0].clone(), marker);
+        data.buckets.insert(call.keys[1].clone(), bucket);
     }
 
     pub(super) fn bucket_take(
@@ -267,35 +384,23 @@ impl Redis {
         call: &FunctionCall,
         real_us: u64,
     ) -> FunctionReply {
-        let (generation, seq, need, want) = (
-            number(call, 0),
-            number(call, 2),
-            number(call, 3),
-            number(call, 4),
-        );
-        let now_us = self.wall_us(server, real_us);
-        let fence = self.servers[server].fence();
-        let data = &mut self.servers[server].data;
-        let Some(stored) = data.markers.get(&call.keys[0]) else {
-            return err("NO_POOL");
+        let (seq, need, want) = (number(call, 2), number(call, 3), number(call, 4));
+        let marker = match self.live_marker(server, call, real_us, number(call, 8)) {
+            Ok(marker) => marker,
+            Err(refusal) => return refusal,
         };
-        if stored.generation != generation {
-            return err_with("GENERATION", stored.generation);
-        }
-        if stored.fence != fence && !mutant::is(Mutant::FenceUnchecked) {
-            return err("FENCE");
-        }
-        let mut marker = stored.clone();
-        marker.advance(now_us);
-        let mut bucket = read_bucket(data.buckets.get(&call.keys[1]), call, &marker);
-        if let Some(answer) = bucket.holders.get(&call.arguments[1]) {
-            if seq < answer.seq {
-                return err_with("SEQ", answer.seq);
+        let stored = self.servers[server].data.buckets.get(&call.keys[1]);
+        let mut bucket = read_bucket(stored, call, &marker);
+        let holder = &call.arguments[1];
+        let known = bucket.holders.get(holder).copied();
+        if let Some(taker) = known {
+            if seq < taker.seq {
+                return err_with("SEQ", taker.seq);
             }
-            let lasts = marker.real_us - answer.real_us < SLICE_US;
-            let is_repeat = seq == answer.seq && answer.give != 0 && lasts;
+            let lasts = marker.real_us - taker.real_us < SLICE_US;
+            let is_repeat = seq == taker.seq && taker.give != 0 && lasts;
             if is_repeat && !mutant::is(Mutant::RepeatGrantsAgain) {
-                return ok(&[answer.give, answer.level, 0]);
+                return ok(&[taker.give, taker.level, 0, taker.op]);
             }
         }
         let (mut give, mut retry_us) = (0, 0);
@@ -307,19 +412,113 @@ impl Redis {
         } else {
             retry_us = bucket.retry_after_us(&marker, need);
         }
-        let answer = Answer {
+        let taker = known.unwrap_or_default();
+        let taker = Taker {
             seq,
             give,
             level: bucket.level,
+            op: bucket.op,
             real_us: marker.real_us,
+            open: UNITS_MAX.min(taker.open + give),
+            ..taker
         };
-        bucket.holders.insert(call.arguments[1].clone(), answer);
+        bucket.holders.insert(holder.clone(), taker);
+        self.write_bucket(server, call, marker, bucket);
+        ok(&[give, taker.level, retry_us, taker.op])
+    }
+
+    pub(super) fn bucket_give(
+        &mut self,
+        server: usize,
+        call: &FunctionCall,
+        real_us: u64,
+    ) -> FunctionReply {
+        let (give_seq, units, op) = (number(call, 2), number(call, 3), number(call, 4));
+        let marker = match self.live_marker(server, call, real_us, number(call, 8)) {
+            Ok(marker) => marker,
+            Err(refusal) => return refusal,
+        };
+        let stored = self.servers[server].data.buckets.get(&call.keys[1]);
+        let mut bucket = read_bucket(stored, call, &marker);
+        let Some(mut taker) = bucket.holders.get(&call.arguments[1]).copied() else {
+            return ok(&[0, bucket.level]);
+        };
+        if give_seq < taker.give_seq {
+            return err_with("SEQ", taker.give_seq);
+        }
+        if give_seq > taker.give_seq || mutant::is(Mutant::ReturnRepeated) {
+            let most = units.min(taker.open);
+            taker.give_seq = give_seq;
+            taker.gave = bucket.regain(op, most);
+            if !mutant::is(Mutant::ReturnRepeated) {
+                taker.open -= most;
+            }
+            bucket.holders.insert(call.arguments[1].clone(), taker);
+            let level = bucket.level;
+            self.write_bucket(server, call, marker, bucket);
+            return ok(&[taker.gave, level]);
+        }
+        ok(&[taker.gave, bucket.level])
+    }
+
+    pub(super) fn bucket_share(
+        &mut self,
+        server: usize,
+        call: &FunctionCall,
+        real_us: u64,
+    ) -> FunctionReply {
+        let (seq, held) = (number(call, 2), number(call, 3));
+        let holder = call.arguments[1].clone();
+        let mut marker = match self.live_marker(server, call, real_us, number(call, 4)) {
+            Ok(marker) => marker,
+            Err(refusal) => return refusal,
+        };
+        let waits = !marker.is_first && marker.real_us < SHARE_FORGET_US;
+        if waits && !mutant::is(Mutant::ShareOutlivesGeneration) {
+            let data = &mut self.servers[server].data;
+            data.markers.insert(call.keys[0].clone(), marker);
+            return ok(&[0]);
+        }
+        let own = marker.shares.get(&holder).copied();
+        if own.is_some_and(|own| seq <= own.seq) {
+            let last = own.map_or(0, |own| own.seq);
+            let data = &mut self.servers[server].data;
+            data.markers.insert(call.keys[0].clone(), marker);
+            return err_with("SEQ", last);
+        }
+        marker.shares.remove(&holder);
+        let now_us = marker.real_us;
+        marker
+            .shares
+            .retain(|_, share| now_us.saturating_sub(share.real_us) <= SHARE_FORGET_US);
+        let others: u64 = marker.shares.values().map(|share| share.ppm).sum();
+        let holders = marker.shares.len() as u64 + 1;
+        let part = (SHARES_PPM / holders).min(SHARES_PPM.saturating_sub(others));
+        let part = if mutant::is(Mutant::ShareOfEach) {
+            SHARES_PPM
+        } else {
+            part
+        };
+        let share = Share {
+            seq,
+            ppm: part.max(held),
+            real_us: now_us,
+        };
+        marker.shares.insert(holder, share);
+        let data = &mut self.servers[server].data;
         data.markers.insert(call.keys[0].clone(), marker);
-        data.buckets.insert(call.keys[1].clone(), bucket);
-        ok(&[give, answer.level, retry_us])
+        ok(&[part])
     }
 }
 
+fn push_peak(peaks: &mut Vec<Peak>, peak: Peak) {
+    while peaks.last().is_some_and(|last| last.room >= peak.room) {
+        peaks.pop();
+    }
+    peaks.push(peak);
+}
+
+/// Reads a bucket and moves it to now.
 fn read_bucket(stored: Option<&TokenBucket>, call: &FunctionCall, marker: &Marker) -> TokenBucket {
     let (generation, rate, interval, burst) = (
         number(call, 0),
@@ -330,6 +529,7 @@ fn read_bucket(stored: Option<&TokenBucket>, call: &FunctionCall, marker: &Marke
     if let Some(stored) = stored.filter(|stored| stored.generation == generation) {
         let mut bucket = stored.clone();
         bucket.burst = burst;
+        bucket.op = bucket.op.max(marker.real_us) + 1;
         // What has flowed until now flowed at the rate that was in force.
         bucket.advance(marker);
         if bucket.interval != interval {
@@ -348,11 +548,15 @@ fn read_bucket(stored: Option<&TokenBucket>, call: &FunctionCall, marker: &Marke
         ledger_us: marker.ledger_us,
         real_us: marker.real_us,
         ahead: VecDeque::new(),
+        op: marker.real_us + 1,
+        peaks: Vec::new(),
         holders: BTreeMap::new(),
     };
     if !marker.is_first {
         bucket.level = 0;
         bucket.refill(marker.ledger_us - marker.opened_us, burst);
     }
+    let op = bucket.op;
+    bucket.peaks.push(Peak { op, room: 0 });
     bucket
 }

@@ -186,6 +186,8 @@ impl Redis {
             "lease_grant" => self.lease_grant(server, call),
             "bucket_open" => self.bucket_open(server, call, real_us),
             "bucket_take" => self.bucket_take(server, call, real_us),
+            "bucket_give" => self.bucket_give(server, call, real_us),
+            "bucket_share" => self.bucket_share(server, call, real_us),
             other => FunctionReply::Error(format!("ERR no function {other}").into()),
         };
         self.trace_call(server, call, real_us, &reply);
