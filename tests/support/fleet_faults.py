@@ -40,7 +40,7 @@ async def redis_split(fleet: Fleet, lasts_s: float) -> None:
     fleet.redis.cut_replica_off()
     await asyncio.sleep(lasts_s / 2)
     await fleet.do(fleet.redis.promote_second)
-    await fleet.do(fleet.lead_to, fleet.redis.second.port, lines=range(2))
+    await fleet.do(fleet.lead_to, fleet.redis.second.port, first=2)
     await asyncio.sleep(lasts_s / 2)
     await fleet.do(fleet.lead_to, fleet.redis.second.port)
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc
-from platform_support import CALL_TIMEOUT_S, Platform
+from platform_support import CALL_TIMEOUT_S, AddedSidecar, Platform
 from redis_pair import RedisPair
 from tcp_proxy import Proxy
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
@@ -36,7 +36,8 @@ class Fleet(Platform):
     Proxy 0 of `redis_lines` carries the ledger and the first sidecar.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, sidecars: int = SIDECARS) -> None:
+        self._sidecars = sidecars
         self.redis = RedisPair(directory / "redis")
         self._open = ExitStack()
         self.redis_lines: list[Proxy] = []
@@ -52,18 +53,21 @@ class Fleet(Platform):
     def start(self) -> None:
         """Start every process and wait until each serves."""
         self.redis.start()
-        self.redis_lines = [self._open.enter_context(Proxy(self.redis.first.port)) for _ in range(SIDECARS)]
+        self.redis_lines.append(self._open.enter_context(Proxy(self.redis.first.port)))
         super().__init__(self._directory, servers=Servers(redis_url=_url(self.redis_lines[0])))
         super().start()
+        for number in range(1, self._sidecars):
+            self.add_behind_lines(f"sidecar-{number}")
+
+    def add_behind_lines(self, name: str, **environment: str) -> AddedSidecar:
+        """Start one more sidecar that reaches Redis and the ledger through lines of its own, the last of each list."""
         port = int(self.stack.addresses.ledger_listen.rpartition(":")[2])
-        for number in range(1, SIDECARS):
-            line = self._open.enter_context(Proxy(port))
-            self.ledger_lines.append(line)
-            self.add_sidecar(
-                f"sidecar-{number}",
-                TOLLKEEPER_REDIS_URL=_url(self.redis_lines[number]),
-                TOLLKEEPER_LEDGER_ADDRESS=f"127.0.0.1:{line.port}",
-            )
+        redis, ledger = (self._open.enter_context(Proxy(to)) for to in (self.redis.first.port, port))
+        self.redis_lines.append(redis)
+        self.ledger_lines.append(ledger)
+        own = {"TOLLKEEPER_REDIS_URL": _url(redis), "TOLLKEEPER_LEDGER_ADDRESS": f"127.0.0.1:{ledger.port}"}
+        self.add_sidecar(name, **own, **environment)
+        return self.added[-1]
 
     def stop(self) -> None:
         """Stop every process."""
@@ -76,10 +80,10 @@ class Fleet(Platform):
         """Return the targets of all sidecars."""
         return [self.target, *(sidecar.target for sidecar in self.added)]
 
-    def lead_to(self, port: int, *, lines: range = range(SIDECARS)) -> None:
-        """Lead sidecars (and with line 0 the ledger) to another Redis."""
-        for number in lines:
-            self.redis_lines[number].redirect(port)
+    def lead_to(self, port: int, *, first: int = SIDECARS) -> None:
+        """Lead the first so many sidecars, and with them the ledger, to another Redis."""
+        for line in self.redis_lines[:first]:
+            line.redirect(port)
 
     def heal(self) -> None:
         """Make every line perfect again, leading to the first Redis, which has its replica again."""

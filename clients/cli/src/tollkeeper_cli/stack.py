@@ -155,17 +155,6 @@ class Stack:
         target = self.addresses.sidecar_target
         self._sidecar.wait_until(lambda: is_serving(target), timeout_s=_SIDECAR_START_TIMEOUT_S)
 
-    @property
-    def processes(self) -> dict[str, int]:
-        """Return the process ids of what runs, by name."""
-        children = {
-            "postgres": self._postgres,
-            "valkey": self._valkey,
-            "ledger": self._ledger,
-            "sidecar": self._sidecar,
-        }
-        return {name: child.pid for name, child in children.items() if child is not None and child.is_running}
-
     def kill_postgres(self) -> None:
         """Kill Postgres as a crash would; `start_postgres` recovers what was committed."""
         self._postgres.kill()

@@ -21,6 +21,7 @@ mod format;
 mod front;
 mod index;
 mod log;
+mod mutant;
 mod reader;
 mod recover;
 mod renew;

@@ -15,6 +15,7 @@ use crate::{
     },
     front::{Front, Group, Update, Work},
     index::{Index, Point, Segment},
+    mutant::{self, Mutant},
     recover::{Recovery, read_live, rescan},
 };
 
@@ -254,11 +255,17 @@ impl Writer {
         let file = self.directory.file(self.segment);
         file.write_at(&self.scratch, self.offset)?;
         let started = Instant::now();
+        if mutant::is(Mutant::AcknowledgedBeforeSync) {
+            return Ok(());
+        }
         let synced = file.sync();
         let took = started.elapsed();
         self.figures.sync_max = self.figures.sync_max.max(took);
         self.figures.sync_total = self.figures.sync_total.saturating_add(took);
         self.figures.groups = self.figures.groups.saturating_add(1);
+        if mutant::is(Mutant::FailedSyncPasses) {
+            return Ok(());
+        }
         synced
     }
 

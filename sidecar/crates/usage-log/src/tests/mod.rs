@@ -14,6 +14,7 @@ mod disk;
 mod full;
 mod memory;
 mod model;
+mod mutants;
 mod renewal;
 
 use std::sync::Arc;
