@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.config import Settings as LedgerSettings
-from tollkeeper_sidecar.config import Config as SidecarSettings
+from tollkeeper_sidecar.config import Settings as SidecarSettings
 
 if TYPE_CHECKING:
     from pydantic_settings import BaseSettings

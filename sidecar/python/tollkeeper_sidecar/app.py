@@ -8,12 +8,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from tollkeeper_sidecar import config as configuration
-from tollkeeper_sidecar import native
+from tollkeeper_sidecar import config, native
 from tollkeeper_sidecar.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from tollkeeper_sidecar.config import Config
+    from tollkeeper_sidecar.config import Settings
     from tollkeeper_sidecar.plane import DataPlane
 
 EXIT_OK, EXIT_PROBLEM, EXIT_USAGE = 0, 1, 2
@@ -26,13 +25,13 @@ def main() -> None:
 
 def _main() -> int:
     try:
-        config = configuration.load()
-        plane = native.start(config.native_json())
+        settings = config.load()
+        plane = native.start(settings.native_json())
     except (ConfigurationError, ValueError, OSError) as error:
         sys.stderr.write(f"tollkeeper-sidecar can't start:\n{error}\n")
         return EXIT_USAGE if isinstance(error, ConfigurationError | ValueError) else EXIT_PROBLEM
     try:
-        return EXIT_OK if asyncio.run(_control(plane, config)) else EXIT_PROBLEM
+        return EXIT_OK if asyncio.run(_control(plane, settings)) else EXIT_PROBLEM
     except asyncio.CancelledError:
         return EXIT_PROBLEM
     except OSError as error:
@@ -42,16 +41,16 @@ def _main() -> int:
         plane.stop()
 
 
-async def _control(plane: DataPlane, config: Config) -> bool:
+async def _control(plane: DataPlane, settings: Settings) -> bool:
     # The data plane answers already: grpc and redis are imported beside it, not before it.
     from tollkeeper_sidecar import control, logs  # noqa: PLC0415
 
-    logs.configure(config.log_level)
+    logs.configure(settings.log_level)
     logs.logger(__name__).info("data plane serves", addresses=plane.addresses())
-    if config.sidecar_nice:
+    if settings.sidecar_nice:
         # Linux keeps niceness per thread: this lowers the control plane alone, since the data plane's threads exist
         # already and keep theirs. Where cores are shared, a busy control plane then can't delay a check.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), config.sidecar_nice)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), settings.sidecar_nice)
     stopping = asyncio.Event()
     control.stop_on_signals(stopping)
-    return await control.run(plane, config, stopping=stopping)
+    return await control.run(plane, settings, stopping=stopping)

@@ -24,7 +24,7 @@ def _none_if_off(value: Any) -> Any:
 Address = Annotated[str | None, BeforeValidator(_none_if_off)]
 
 
-class Config(BaseSettings):
+class Settings(BaseSettings):
     """Every setting of the process; frozen. Variables win over the file."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_", frozen=True, extra="ignore")
@@ -103,18 +103,18 @@ class Config(BaseSettings):
         return json.dumps(settings | {name: value for name, value in optional.items() if value is not None})
 
 
-def load(overrides: Mapping[str, Any] | None = None) -> Config:
+def load(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read and check every setting. Raises ConfigurationError that names each wrong one and what it wants."""
     path = os.environ.get("TOLLKEEPER_CONFIG")
     if path and not os.path.isfile(path):  # noqa: PTH113 - the path is text from the environment
         raise ConfigurationError(f"TOLLKEEPER_CONFIG: there is no file {path!r}; unset it or write the file")
     try:
-        return Config(**dict(overrides or {}))
+        return Settings(**dict(overrides or {}))
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
-            wants = Config.model_fields[name].description if name in Config.model_fields else ""
+            wants = Settings.model_fields[name].description if name in Settings.model_fields else ""
             said = "is not set" if problem["type"] == "missing" else problem["msg"]
             lines.append(f"TOLLKEEPER_{name.upper()}: {said}. {wants}")
         raise ConfigurationError("\n".join(lines)) from error

@@ -19,7 +19,7 @@ from tollkeeper_sidecar.redis_topology import locator_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from tollkeeper_sidecar.config import Config
+    from tollkeeper_sidecar.config import Settings
     from tollkeeper_sidecar.plane import DataPlane
 
 DRAIN_POLL_S: Final = 0.02
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def run(
-    plane: DataPlane, config: Config, *, stopping: asyncio.Event, on_http: Callable[[str], None] | None = None
+    plane: DataPlane, settings: Settings, *, stopping: asyncio.Event, on_http: Callable[[str], None] | None = None
 ) -> bool:
     """Carry the data plane's commands until `stopping`, then drain it; return whether the drain came to its end.
 
@@ -38,11 +38,11 @@ async def run(
     ends a loop that must never end.
     """
     outbox = Outbox(plane.give_answers)
-    ledger = LedgerLink(config.ledger_address, outbox)
-    pools = RedisPools(locator_of(config.redis_url, **LINK_OPTIONS), outbox)
+    ledger = LedgerLink(settings.ledger_address, outbox)
+    pools = RedisPools(locator_of(settings.redis_url, **LINK_OPTIONS), outbox)
     health = HealthServer(plane)
-    if config.sidecar_http is not None:
-        http = await health.start(config.sidecar_http)
+    if settings.sidecar_http is not None:
+        http = await health.start(settings.sidecar_http)
         _log.info("health and metrics are served", address=http)
         if on_http is not None:
             on_http(http)
@@ -51,8 +51,8 @@ async def run(
     try:
         await _unless_one_ends(loops, stopping.wait())
         plane.begin_drain()
-        _log.info("draining", longest_s=config.drain_s)
-        return await _unless_one_ends(loops, _drained(plane, config.drain_s))
+        _log.info("draining", longest_s=settings.drain_s)
+        return await _unless_one_ends(loops, _drained(plane, settings.drain_s))
     finally:
         await health.stop()
         # Commands end first: their last answers need the outbox, and their failing links would answer them anyway.

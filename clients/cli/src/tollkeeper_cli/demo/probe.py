@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from tollkeeper_client import Client, Detail
@@ -80,20 +81,15 @@ def measure_paced(target: str, *, seconds: float, rate: int) -> PacedResult:
             decision = client.check(PROBE_TENANT, _COSTS, detail=Detail.NONE)
             taken_us.append(round((time.perf_counter() - due_s) * 1_000_000))
             denied += not decision.allowed
+    cuts = quantiles(taken_us, n=100, method="inclusive")
     return PacedResult(
         checks=count,
         denied=denied,
-        p50_us=percentile(taken_us, 50),
-        p99_us=percentile(taken_us, 99),
+        p50_us=round(cuts[49]),
+        p99_us=round(cuts[98]),
         max_us=max(taken_us),
         late=late,
     )
-
-
-def percentile(values: Sequence[int], percent: int) -> int:
-    """Return the smallest value that at least so many percent of the values don't exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 def _wait_until(due_s: float) -> None:
