@@ -24,6 +24,7 @@ class DataPlane:
         - ``usage_log_bytes``: room for the log, default 1 GiB.
         - ``embedded``: whether a scaled clock is believed, default false.
         - ``waiting_max``: checks that may wait for units at once, default 10,000.
+        - ``keys_max``: keys of limits kept in memory, default 1,000,000; idle ones give way, live ones never.
         - ``redis_budget_us``, ``ledger_budget_us``, ``proof_age_us``: budgets of a waiting check in real
           microseconds, default 5,000, 100,000 and 100,000.
         - ``ship_interval_ms``: longest time that a record waits for its batch, default 1,000 (at most 60,000).
@@ -60,12 +61,13 @@ class DataPlane:
         """Return a snapshot of its counters as a JSON object, for the health endpoint.
 
         Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
-        reason), ``errors`` (object by reason), ``waiting``, ``keys``, ``uncovered_units``, ``reservations_open``, ``records``,
-        ``log`` (``fill_percent``, ``unshipped_records``, ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``,
-        ``p99``, ``buckets`` as log2 counts), ``commands`` (``outstanding``, ``late_answers``), ``producer_id``,
-        ``holder`` (hex), ``ledger_time_us``, ``shipping`` (``batches``, ``duplicates``, ``conflicts``,
-        ``quarantined``, ``fenced``, ``forked``, ``rewinds``, ``lost``, ``refused_seq``, ``last_error``),
-        ``bad_messages`` and ``last_bad_message`` (of the ledger or the control plane).
+        reason), ``errors`` (object by reason), ``waiting``, ``keys``, ``keys_resting``, ``keys_refused``,
+        ``uncovered_units``, ``reservations_open``, ``records``, ``log`` (``fill_percent``, ``unshipped_records``,
+        ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
+        ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``,
+        ``shipping`` (``batches``, ``duplicates``, ``conflicts``, ``quarantined``, ``fenced``, ``forked``, ``rewinds``,
+        ``lost``, ``refused_seq``, ``last_error``), ``bad_messages`` and ``last_bad_message`` (of the ledger or the
+        control plane).
         """
 
     def begin_drain(self) -> None:

@@ -14,6 +14,7 @@ GAUGES: Final = {
     "redis_alive": "Whether notices of pools are heard.",
     "waiting": "Checks that wait for units.",
     "keys": "Keys of limits that are kept in memory.",
+    "keys_resting": "Keys that gave way to others and whose counters are kept.",
     "reservations_open": "Reservations neither settled, released nor expired.",
     "log_fill_percent": "How full the usage log is.",
     "log_unshipped_records": "Usage records that the ledger has not yet acknowledged.",
@@ -24,7 +25,8 @@ COUNTERS: Final = {
     "checks_total": "Checks decided.",
     "admitted_total": "Checks admitted.",
     "records_total": "Usage records made durable.",
-    "uncovered_units_total": "Units that policy `open` admitted without cover: an alarm while it rises.",
+    "keys_refused_total": "Calls that found no room for their key: an alarm while it rises.",
+    "uncovered_units_total": "Units that a limit admitted because no authority answered: an alarm while it rises.",
     "late_answers_total": "Answers to commands that were no longer awaited.",
     "bad_messages_total": "Messages of ledger or control plane that could not be used.",
 }
@@ -59,7 +61,10 @@ def _lines(stats: Mapping[str, Any]) -> Iterator[str]:
 def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
     log, commands = stats.get("log", {}), stats.get("commands", {})
     named = {
-        **{name: stats.get(name) for name in ("ready", "draining", "watch_up", "redis_alive", "waiting", "keys")},
+        **{
+            name: stats.get(name)
+            for name in ("ready", "draining", "watch_up", "redis_alive", "waiting", "keys", "keys_resting")
+        },
         "reservations_open": stats.get("reservations_open"),
         "log_fill_percent": log.get("fill_percent"),
         "log_unshipped_records": log.get("unshipped_records"),
@@ -68,6 +73,7 @@ def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
         "checks_total": stats.get("checks"),
         "admitted_total": stats.get("admitted"),
         "records_total": stats.get("records"),
+        "keys_refused_total": stats.get("keys_refused"),
         "uncovered_units_total": stats.get("uncovered_units"),
         "late_answers_total": commands.get("late_answers"),
         "bad_messages_total": stats.get("bad_messages"),

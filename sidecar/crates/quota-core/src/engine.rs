@@ -19,6 +19,7 @@ use crate::{
     report::Reporter,
     request::{CheckRequest, Checked, Cost, Units},
     reservation::{Reservation, SettleRefusal, Settled},
+    room::Resting,
     slab::Key,
     tenants::{Catalog, Lookup},
     time::Now,
@@ -43,6 +44,8 @@ pub struct EngineConfig {
     pub waiting_max: usize,
     /// Proof is current while its connection was heard of within so many real µs.
     pub proof_age_us: u64,
+    /// Keys of limits kept in memory at most, and as many windows of keys that gave way.
+    pub keys_max: usize,
 }
 
 impl Default for EngineConfig {
@@ -52,6 +55,7 @@ impl Default for EngineConfig {
             ledger_budget_us: 100_000,
             waiting_max: 10_000,
             proof_age_us: 100_000,
+            keys_max: 1_000_000,
         }
     }
 }
@@ -79,6 +83,7 @@ pub struct Engine {
     /// Buckets for which the next step is to be taken.
     pub(crate) hunts: VecDeque<Key>,
     pub(crate) is_draining: bool,
+    pub(crate) resting: Resting,
     /// Units that were admitted without cover, in all.
     pub(crate) uncovered_units: Units,
 }
@@ -88,6 +93,10 @@ pub struct Engine {
 pub struct EngineFigures {
     /// Keys of limits that are kept.
     pub keys: usize,
+    /// Keys that gave way to others and whose counters are kept.
+    pub keys_resting: usize,
+    /// Calls that found no room for their key, in all.
+    pub keys_refused: u64,
     /// Checks that wait.
     pub waiting: usize,
     /// Units admitted without cover, in all.
@@ -117,6 +126,7 @@ impl Engine {
             dirty: VecDeque::with_capacity(16),
             hunts: VecDeque::with_capacity(16),
             is_draining: false,
+            resting: Resting::new(hasher),
             uncovered_units: 0,
         }
     }
@@ -299,6 +309,8 @@ impl Engine {
     pub fn figures(&self) -> EngineFigures {
         EngineFigures {
             keys: self.buckets.len(),
+            keys_resting: self.resting.len(),
+            keys_refused: self.resting.refused(),
             waiting: self.waiting.len(),
             uncovered_units: self.uncovered_units,
         }

@@ -24,6 +24,7 @@ mod proof;
 mod report;
 mod request;
 mod reservation;
+mod room;
 mod slab;
 mod tenants;
 mod time;

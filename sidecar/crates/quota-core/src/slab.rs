@@ -79,6 +79,17 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// The occupant of a slot, and how many slots there are.
+    pub(crate) fn at(&self, index: u32) -> (Option<Key>, u32) {
+        let turn = self
+            .slots
+            .get(index as usize)
+            .filter(|slot| slot.value.is_some())
+            .map(|slot| slot.turn);
+        let slots = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        (turn.map(|turn| Key { index, turn }), slots)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len().saturating_sub(self.free.len())

@@ -5,7 +5,7 @@ use crate::{
 };
 
 /// Units idle for so long go back, real µs.
-const IDLE_US: u64 = 2_000_000;
+pub(crate) const IDLE_US: u64 = 2_000_000;
 /// A bucket without use is looked after this often at least, real µs.
 const REST_US: u64 = 3_600_000_000;
 
@@ -93,7 +93,8 @@ impl Engine {
         true
     }
 
-    fn forget(&mut self, key: Key) {
+    /// Lets a bucket go; its units are back, or lost.
+    pub(crate) fn forget(&mut self, key: Key) {
         let Some(bucket) = self.buckets.remove(key) else {
             return;
         };

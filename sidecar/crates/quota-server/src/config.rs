@@ -49,6 +49,9 @@ pub struct Config {
     /// Real µs after which proof is stale.
     #[serde(default = "proof_age_us")]
     pub proof_age_us: u64,
+    /// Keys of limits kept in memory at most.
+    #[serde(default = "keys_max")]
+    pub keys_max: usize,
     /// Longest real ms that a record waits for its batch.
     #[serde(default = "ship_interval_ms")]
     pub ship_interval_ms: u64,
@@ -68,6 +71,9 @@ const fn ledger_budget_us() -> u64 {
 }
 const fn proof_age_us() -> u64 {
     100_000
+}
+const fn keys_max() -> usize {
+    1_000_000
 }
 const fn ship_interval_ms() -> u64 {
     1_000
@@ -121,6 +127,13 @@ impl Config {
             if !(least..=most).contains(&value) {
                 return Err(ConfigError::OutOfRange(name, value.to_string(), bound));
             }
+        }
+        if !(1_000..=100_000_000).contains(&config.keys_max) {
+            return Err(ConfigError::OutOfRange(
+                "keys_max",
+                config.keys_max.to_string(),
+                "1,000 to 100,000,000",
+            ));
         }
         if !(1..=1_000_000).contains(&config.waiting_max) {
             return Err(ConfigError::OutOfRange(
@@ -190,6 +203,7 @@ mod tests {
                 r#"{"usage_log_dir": "/x", "waiting_max": 0}"#,
                 "waiting_max",
             ),
+            (r#"{"usage_log_dir": "/x", "keys_max": 1}"#, "keys_max"),
             (
                 r#"{"usage_log_dir": "/x", "ship_interval_ms": 60001}"#,
                 "ship_interval_ms",

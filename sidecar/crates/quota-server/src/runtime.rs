@@ -227,6 +227,8 @@ impl DataPlane {
         told.insert("waiting".into(), waiting.into());
         let kept = service.hub.engine_figures();
         told.insert("keys".into(), kept.keys.into());
+        told.insert("keys_resting".into(), kept.keys_resting.into());
+        told.insert("keys_refused".into(), kept.keys_refused.into());
         told.insert("uncovered_units".into(), kept.uncovered_units.into());
         told.insert(
             "reservations_open".into(),
@@ -339,6 +341,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         ledger_budget_us: config.ledger_budget_us,
         waiting_max: config.waiting_max,
         proof_age_us: config.proof_age_us,
+        keys_max: config.keys_max,
     }
 }
 

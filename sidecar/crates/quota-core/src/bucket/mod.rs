@@ -76,6 +76,8 @@ pub(crate) struct Bucket {
     pub(crate) has_moved: bool,
     /// It was used lately, so that it is looked after every second.
     pub(crate) is_active: bool,
+    /// Real time of the last call that asked.
+    pub(crate) asked_us: u64,
     /// Real time of the last use.
     pub(crate) used_us: u64,
     /// Real time at which it is looked after next.
@@ -116,6 +118,7 @@ impl Bucket {
             is_dirty: false,
             has_moved: false,
             is_active: false,
+            asked_us: 0,
             used_us: 0,
             due_us: u64::MAX,
             mark: (0, 0),
@@ -255,6 +258,11 @@ impl Buckets {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// The bucket in a slot, and how many slots there are.
+    pub(crate) fn at(&self, index: u32) -> (Option<Key>, u32) {
+        self.slab.at(index)
     }
 
     /// All buckets in slot order.

@@ -82,6 +82,9 @@ impl Engine {
 
     /// Takes one charge. Answers whether units were taken (and not just counted).
     fn take(&mut self, now: Now, charge: &Charge, hold: Option<ReservationId>) -> bool {
+        if charge.verdict == Verdict::Uncovered {
+            self.uncovered_units = self.uncovered_units.saturating_add(charge.units);
+        }
         let Some(key) = charge.bucket else {
             return false;
         };
@@ -96,9 +99,6 @@ impl Engine {
             return false;
         }
         bucket.used_us = now.real_us;
-        if charge.verdict == Verdict::Uncovered {
-            self.uncovered_units = self.uncovered_units.saturating_add(charge.units);
-        }
         if !bucket.is_active {
             bucket.is_active = true;
             self.timers

@@ -194,7 +194,11 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
     let Some(window) = &mut bucket.current else {
         return Proved::Nothing;
     };
-    let retry_after_us = Some(window.info.end_us.saturating_sub(sight.now.ledger_us));
+    // The limit itself may end before its window does.
+    let until_us = rule
+        .valid_to_us
+        .map_or(window.info.end_us, |to_us| to_us.min(window.info.end_us));
+    let retry_after_us = Some(until_us.saturating_sub(sight.now.ledger_us));
     if window.is_own_use_full(units, amount) {
         return Proved::Exhausted(retry_after_us);
     }

@@ -131,10 +131,12 @@ impl Engine {
         if let Some(verdict) = judge_without_bucket(&limit.rule, charge.units) {
             return verdict;
         }
-        let key = charge
+        charge.bucket = charge
             .bucket
-            .unwrap_or_else(|| self.make_bucket(charge.limit, request));
-        charge.bucket = Some(key);
+            .or_else(|| self.make_bucket(now, charge.limit, request));
+        let Some(key) = charge.bucket else {
+            return self.judge_without_room(charge);
+        };
         let Self {
             catalog,
             buckets,
@@ -146,6 +148,7 @@ impl Engine {
         else {
             return Verdict::Fits;
         };
+        bucket.asked_us = now.real_us;
         judge(
             limit,
             bucket,
@@ -178,9 +181,16 @@ impl Engine {
             .find(index, &matching::key_values(&limit.rule, attributes))
     }
 
-    fn make_bucket(&mut self, index: u32, request: &CheckRequest) -> Key {
+    /// Makes the bucket of a limit for this call; `None` where there is no room for another key.
+    fn make_bucket(&mut self, now: Now, index: u32, request: &CheckRequest) -> Option<Key> {
+        if !self.make_room(now) {
+            return None;
+        }
         let Self {
-            catalog, buckets, ..
+            catalog,
+            buckets,
+            resting,
+            ..
         } = self;
         let values = catalog.limit(index).map(|limit| {
             matching::key_values(&limit.rule, &request.attributes)
@@ -195,6 +205,7 @@ impl Engine {
         let key = buckets.insert(index, place, values);
         if let (Some(limit), Some(bucket)) = (catalog.limit(index), buckets.get_mut(key)) {
             bucket.apart = limit.rule.standby_units();
+            bucket.current = resting.take_back(index, bucket.key_hash, now.ledger_us);
         }
         if let Some(limit) = catalog.limit_mut(index) {
             limit.buckets.push(key);
@@ -202,7 +213,7 @@ impl Engine {
                 limit.unsplit = Some(key);
             }
         }
-        key
+        Some(key)
     }
 
     /// Takes what an admitted call takes, and words the decision.

@@ -77,6 +77,8 @@ pub struct Node {
 /// The world.
 #[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 pub struct World {
+    /// Bounds of every sidecar.
+    pub config: EngineConfig,
     /// Real µs.
     pub real_us: u64,
     /// Ledger µs at real 0.
@@ -130,7 +132,14 @@ impl World {
     /// A quiet world with so many sidecars.
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
+        Self::with_config(seed, nodes, EngineConfig::default())
+    }
+
+    /// A quiet world with so many sidecars of these bounds.
+    #[must_use]
+    pub fn with_config(seed: u64, nodes: usize, config: EngineConfig) -> Self {
         let mut world = Self {
+            config,
             real_us: 1_000_000,
             origin_us: 1_700_000_000_000_000,
             speed_milli: 1_000,
@@ -174,7 +183,7 @@ impl World {
         name[..8].copy_from_slice(&self.lives.to_be_bytes());
         let holder = Holder(name);
         Node {
-            engine: Engine::new(EngineConfig::default(), holder),
+            engine: Engine::new(self.config.clone(), holder),
             life: self.lives,
             holder,
             pending: BTreeSet::new(),
