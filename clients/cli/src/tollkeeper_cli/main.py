@@ -53,6 +53,7 @@ def _choose_servers(
     *,
     ledger: Annotated[str, typer.Option(help="Address of the ledger. Default: TOLLKEEPER_LEDGER_ADDRESS.")] = "",
     sidecar: Annotated[str, typer.Option(help="Address of the sidecar, also unix:PATH.")] = "",
+    actor: Annotated[str, typer.Option(help="Who acts, for the audit log. Default: TOLLKEEPER_ACTOR.")] = "",
 ) -> None:
     """Remember which servers to talk to."""
-    context.obj = find_targets(os.environ, ledger=ledger, sidecar=sidecar)
+    context.obj = find_targets(os.environ, ledger=ledger, sidecar=sidecar, actor=actor)

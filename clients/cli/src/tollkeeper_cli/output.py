@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,8 @@ def show(
 ) -> None:
     """Print rows to standard output. JSON and CSV carry every column as it is; the table shows those of `brief`."""
     if output is Output.JSON:
-        sys.stdout.write(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False) + "\n")
+        told = [{name: row.get(name) for name in columns} for row in rows]
+        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     elif output is Output.CSV:
         write_csv(sys.stdout, rows, columns)
     else:
@@ -135,15 +137,20 @@ def _plain(value: Cell) -> str:
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
-    """Print a table; numbers stand right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
+    """Print a table; numbers stand right, names and numbers whole; columns with nothing in any row are left out."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = [column for column in columns if not rows or any(_plain(row.get(column)) for row in rows)]
+    for index, column in enumerate(shown):
         is_number = any(isinstance(row.get(column), int) and not isinstance(row.get(column), bool) for row in rows)
+        is_whole = is_number or index == 0
         table.add_column(
-            column.replace("_", " "), justify="right" if is_number else "left", overflow="fold", no_wrap=is_number
+            column.replace("_", "\n" if is_number else " "),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_whole,
         )
     for row in rows:
-        table.add_row(*(_escape(_plain(row.get(column))) for column in columns))
+        table.add_row(*(_escape(_plain(row.get(column))) for column in shown))
     Console().print(table)
 
 

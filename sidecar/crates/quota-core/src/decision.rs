@@ -67,6 +67,8 @@ pub struct LimitState {
     pub source: Box<str>,
     /// Ledger time at which the oldest of the figures was true.
     pub as_of_us: i64,
+    /// Nominal length of the window or of the refill interval, ledger microseconds; 0 = none.
+    pub length_us: i64,
 }
 
 /// The answer to a check.

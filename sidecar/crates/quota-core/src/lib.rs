@@ -12,6 +12,7 @@ mod effect;
 mod engine;
 mod event;
 mod events;
+mod explain;
 mod hash;
 mod id;
 mod lease;
@@ -38,6 +39,7 @@ pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{
     AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse,
 };
+pub use explain::{Explanation, PoolView, ProofView, Unmatched};
 pub use id::{Holder, KeyHash, ReservationId, WindowId};
 pub use limit::{
     AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,

@@ -1,6 +1,6 @@
 //! Whether a limit applies to a call, and under which key.
 
-use crate::limit::{LimitRule, MatchRule};
+use crate::limit::{AttributeMatch, LimitRule, MatchRule};
 
 /// Attributes of a call, sorted by name.
 pub(crate) type Attributes = [(Box<str>, Box<str>)];
@@ -16,14 +16,20 @@ pub(crate) fn attribute<'a>(attributes: &'a Attributes, name: &str) -> Option<&'
 /// Whether a limit is in force at this ledger time and applies to a call with these attributes.
 pub(crate) fn applies(rule: &LimitRule, attributes: &Attributes, ledger_us: i64) -> bool {
     is_in_force(rule, ledger_us)
-        && rule.matches.iter().all(|wanted| {
-            attribute(attributes, &wanted.attribute).is_some_and(|value| match &wanted.rule {
-                MatchRule::Exact(text) => **text == *value,
-                MatchRule::Prefix(text) => value.starts_with(&**text),
-                MatchRule::Set(texts) => texts.binary_search_by(|text| (**text).cmp(value)).is_ok(),
-                MatchRule::Any => true,
-            })
-        })
+        && rule
+            .matches
+            .iter()
+            .all(|wanted| matches(wanted, attributes))
+}
+
+/// Whether a call's attributes meet one condition.
+pub(crate) fn matches(wanted: &AttributeMatch, attributes: &Attributes) -> bool {
+    attribute(attributes, &wanted.attribute).is_some_and(|value| match &wanted.rule {
+        MatchRule::Exact(text) => **text == *value,
+        MatchRule::Prefix(text) => value.starts_with(&**text),
+        MatchRule::Set(texts) => texts.binary_search_by(|text| (**text).cmp(value)).is_ok(),
+        MatchRule::Any => true,
+    })
 }
 
 /// Whether a limit is in force at this ledger time.

@@ -73,6 +73,16 @@ impl Proof {
         })
     }
 
+    /// Whether the ledger gave it; else a pool did.
+    pub(crate) const fn is_by_ledger(&self) -> bool {
+        matches!(self.herald, Herald::Watch(_))
+    }
+
+    /// The least that a call must miss for it to count.
+    pub(crate) const fn need(&self) -> Units {
+        self.need
+    }
+
     /// Whether it says anything about a call that lacks `missing`.
     pub(crate) const fn covers(&self, missing: Units) -> bool {
         missing >= self.need

@@ -1,7 +1,10 @@
 //! Decisions as callers read them.
 
 use prost_types::{Duration, Timestamp};
-use quota_core::{Cost, Decision, Enforcement, LimitKind, LimitState, Reason, Units};
+use quota_core::{
+    Cost, Decision, Enforcement, Explanation, FailurePolicy, LimitKind, LimitState, PoolFault,
+    Reason, Units, Unmatched,
+};
 
 use crate::quota::{self, DecisionReason, Detail};
 
@@ -84,7 +87,59 @@ pub fn limit_state(from: &LimitState, plan: &str) -> quota::LimitState {
         plan: plan.to_owned(),
         as_of: Some(timestamp(from.as_of_us)),
         tenant: from.tenant.as_ref().to_owned(),
+        length: (from.length_us > 0).then(|| duration(from.length_us)),
     }
+}
+
+/// Tells what one limit has to say about a call.
+#[must_use]
+pub fn explanation(from: &Explanation, plan: &str) -> quota::LimitExplanation {
+    quota::LimitExplanation {
+        state: Some(limit_state(&from.state, plan)),
+        matched: from.unmatched.is_none(),
+        unmatched: match &from.unmatched {
+            None => String::new(),
+            Some(Unmatched::Meter) => "meter".to_owned(),
+            Some(Unmatched::Attribute(name)) => format!("attribute {name}"),
+            Some(Unmatched::NotYet) => "not yet valid".to_owned(),
+            Some(Unmatched::NoLonger) => "no longer valid".to_owned(),
+        },
+        cost: signed(from.cost),
+        failure_policy: failure_policy(from.failure_policy).into(),
+        balance: signed(from.free),
+        held: signed(from.held),
+        consumed: signed(from.consumed),
+        debt: signed(from.debt),
+        allotted: signed(from.allotted),
+        round: from.round,
+        pool: from.pool.map(|pool| quota::PoolExplanation {
+            generation: pool.generation,
+            total: signed(pool.total),
+            free: signed(pool.free),
+            holders: pool.holders,
+            fault: pool.fault.map_or_else(String::new, fault_name),
+        }),
+        proof: from.proof.map(|proof| quota::ProofExplanation {
+            source: if proof.by_ledger { "ledger" } else { "pool" }.to_owned(),
+            need: signed(proof.need),
+            age: Some(duration_of(proof.age_us)),
+        }),
+        denies: false,
+    }
+}
+
+fn fault_name(fault: PoolFault) -> String {
+    match fault {
+        PoolFault::NoPool => "NO_POOL",
+        PoolFault::Fence => "FENCE",
+        PoolFault::Generation => "GENERATION",
+        PoolFault::Closed => "CLOSED",
+        PoolFault::Rollback => "ROLLBACK",
+        PoolFault::Seq => "SEQ",
+        PoolFault::ReturnRange => "RETURN_RANGE",
+        PoolFault::Unreachable => "UNREACHABLE",
+    }
+    .to_owned()
 }
 
 /// Tells (meter, units) pairs as quantities.
@@ -109,6 +164,12 @@ pub fn duration(us: i64) -> Duration {
     }
 }
 
+/// Tells a span of microseconds that is never negative.
+#[must_use]
+pub fn duration_of(us: u64) -> Duration {
+    duration(i64::try_from(us).unwrap_or(i64::MAX))
+}
+
 /// Tells an instant.
 #[must_use]
 pub fn timestamp(us: i64) -> Timestamp {
@@ -125,6 +186,15 @@ pub fn timestamp(us: i64) -> Timestamp {
 #[must_use]
 pub fn signed(units: Units) -> i64 {
     i64::try_from(units).unwrap_or(i64::MAX)
+}
+
+const fn failure_policy(from: FailurePolicy) -> quota::FailurePolicy {
+    match from {
+        FailurePolicy::Standby => quota::FailurePolicy::Standby,
+        FailurePolicy::Ledger => quota::FailurePolicy::Ledger,
+        FailurePolicy::Closed => quota::FailurePolicy::Closed,
+        FailurePolicy::Open => quota::FailurePolicy::Open,
+    }
 }
 
 const fn enforcement(from: Enforcement) -> quota::Enforcement {

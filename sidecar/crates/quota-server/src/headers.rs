@@ -136,6 +136,7 @@ mod tests {
             window_us: Some((0, 60_000_000)),
             key: Vec::new(),
             source: "plan".into(),
+            length_us: 0,
             as_of_us: 0,
         }
     }

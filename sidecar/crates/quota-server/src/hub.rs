@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    EngineFigures, Event, FailureKind, Holder, LimitState, Now, Reservation, ReservationId,
+    EngineFigures, Event, Explanation, FailureKind, Holder, LimitState, Now, Reservation, ReservationId,
     SettleRefusal, Settled, Ticket,
 };
 use quota_proto::{
@@ -221,6 +221,21 @@ impl Hub {
     ) -> Option<Vec<LimitState>> {
         self.with_engine(|engine, now| engine.quota(now, tenant, attributes))
             .flatten()
+    }
+
+    /// Explains every limit for a call, with the ages of the ways to ledger and Redis in real µs.
+    #[allow(clippy::type_complexity)] // read in one place
+    pub(crate) fn explain(
+        &self,
+        tenant: &str,
+        costs: &[Cost],
+        attributes: &[(Box<str>, Box<str>)],
+    ) -> Option<(Vec<Explanation>, (Option<u64>, Option<u64>))> {
+        self.with_engine(|engine, now| {
+            let limits = engine.explain(now, tenant, costs, attributes)?;
+            Some((limits, engine.link_ages_us(now)))
+        })
+        .flatten()
     }
 
     /// Says whether a tenant exists; `None` while it is being fetched.

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the listing.")]
 TenantOption = Annotated[str, typer.Option("--tenant", envvar="TOLLKEEPER_TENANT", help="The tenant.")]
 
+NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit log.")]
+
 _PAGE_SIZE = 1_000
+_LENGTHS_S = (
+    ("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60),
+    ("second", 1),
+)  # fmt: skip
 
 
 def targets_of(context: typer.Context) -> Targets:
@@ -49,6 +55,33 @@ def pages(call: Callable[..., Any], request: Any) -> Iterator[Any]:
         if not answer.next_page_token:
             return
         request.page_token = answer.next_page_token
+
+
+def name_of(enum: Any, number: int, prefix: str) -> str:
+    """Return an enum value's name for people; a number that this version does not know stays a number."""
+    if number not in enum.values():
+        return str(number)
+    name: str = enum.Name(number)
+    return name.removeprefix(prefix).lower()
+
+
+def length_text(seconds: int) -> str:
+    """Return a window's nominal length in its largest whole unit: `minute`, `5 minutes`, `month`."""
+    for name, length_s in _LENGTHS_S:
+        count, rest = divmod(seconds, length_s)
+        if count and not rest:
+            return name if count == 1 else f"{count} {name}s"
+    return ""
+
+
+def span_text(milliseconds: int) -> str:
+    """Return how long something lasts, rounded up to seconds, in its two largest units: `1d 4h`, `59s`."""
+    seconds = -(-milliseconds // 1000)
+    parts = [
+        (seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")
+    ]  # fmt: skip
+    first = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count or unit == "s") or "0s"
 
 
 def pairs(values: list[str], *, what: str) -> dict[str, str]:

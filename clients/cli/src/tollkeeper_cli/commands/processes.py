@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tollkeeper_cli.commands import ledger_state
 from tollkeeper_cli.connection import DATA_DIRECTORY
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.stack import Addresses, Stack, addresses_from, owned_directory, servers_from
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The central ledger.")
     group.command("serve")(ledger_serve)
     group.command("migrate")(ledger_migrate)
+    ledger_state.register(group)
     app.add_typer(group, name="ledger")
 
 

@@ -10,12 +10,16 @@ from rich.console import Console
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
+from tollkeeper_cli.commands import quota_windows
 from tollkeeper_cli.commands.common import (
+    NoteOption,
     OutputOption,
     TenantOption,
+    length_text,
     new_request_id,
     pairs,
     require_tenant,
+    span_text,
     targets_of,
     whole_number,
 )
@@ -27,10 +31,10 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
 _LIMIT_COLUMNS = (
-    "name", "meter", "kind", "enforcement", "amount", "burst", "used", "used_percent", "remaining",
+    "name", "meter", "kind", "per", "enforcement", "amount", "burst", "used", "used_percent", "remaining",
     "reset_after_ms", "window_end", "key", "source", "plan", "as_of",
 )  # fmt: skip
-_LIMIT_BRIEF = ("name", "kind", "amount", "used", "remaining", "reset_after_ms", "key")
+_LIMIT_BRIEF = ("name", "per", "amount", "used", "used_percent", "remaining", "resets_in", "key")
 _DECISION_COLUMNS = ("allowed", "reason", "limit", "subject", "remaining", "reset_after_ms", "retry_after_ms")
 _SOFT = (decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED, decision_pb2.DECISION_REASON_UNCOVERED)
 
@@ -68,6 +72,7 @@ def register(app: typer.Typer) -> None:
     group.command("enforce")(enforce)
     group.command("set")(set_limit)
     group.command("unset")(unset_limit)
+    quota_windows.register(group)
     app.add_typer(group, name="quota")
 
 
@@ -158,7 +163,7 @@ def set_limit(
     burst: Annotated[int | None, typer.Option(help="Token buckets: the most that it holds.")] = None,
     meter: Annotated[str, typer.Option(help="For a new limit: what it counts.")] = "",
     window: Annotated[WindowChoice | None, typer.Option(help="For a new limit: its window.")] = None,
-    note: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+    note: NoteOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Set or add one limit of one tenant, over what its plan says. In force within a second."""
@@ -172,7 +177,8 @@ def set_limit(
         request.burst = burst
     if meter or window is not None:
         request.rule.CopyFrom(_new_rule(limit, units, meter, window, enforcement))
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+    targets = targets_of(context)
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
         rule = admin_pb2_grpc.AdminServiceStub(channel).SetOverride(request, timeout=CALL_TIMEOUT_S).limit
     row: dict[str, Cell] = {
         "name": rule.name,
@@ -192,7 +198,8 @@ def unset_limit(
 ) -> None:
     """Remove what `set` did: the plan's limit is in force again."""
     request = admin_pb2.DeleteOverrideRequest(request_id=new_request_id(), tenant=require_tenant(tenant), limit=limit)
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+    targets = targets_of(context)
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
         admin_pb2_grpc.AdminServiceStub(channel).DeleteOverride(request, timeout=CALL_TIMEOUT_S)
 
 
@@ -273,6 +280,7 @@ def _limit_row(limit: decision_pb2.LimitState) -> dict[str, Cell]:
         "name": limit.name,
         "meter": limit.meter,
         "kind": _name(decision_pb2.LimitKind.Name(limit.kind), "LIMIT_KIND_"),
+        "per": length_text(limit.length.seconds) if limit.HasField("length") else "",
         "enforcement": _name(decision_pb2.Enforcement.Name(limit.enforcement), "ENFORCEMENT_"),
         "amount": limit.amount,
         "burst": limit.burst if is_bucket else None,
@@ -280,6 +288,7 @@ def _limit_row(limit: decision_pb2.LimitState) -> dict[str, Cell]:
         "used_percent": limit.used_percent,
         "remaining": limit.remaining,
         "reset_after_ms": _milliseconds(limit.reset_after) if limit.HasField("reset_after") else None,
+        "resets_in": span_text(_milliseconds(limit.reset_after)) if limit.HasField("reset_after") else "",
         "window_end": to_text(limit.window_end),
         "key": dict(limit.key),
         "source": limit.source,

@@ -224,6 +224,7 @@ class LimitState(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The limit's name, unique in the tenant."""
     meter: _builtins.str
@@ -268,6 +269,10 @@ class LimitState(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """The oldest of the figures above was true at this time."""
 
+    @_builtins.property
+    def length(self) -> _duration_pb2.Duration:
+        """Nominal length of the window, or of the refill interval: a month counts 30 days, a year 365. Absent where there is none."""
+
     def __init__(
         self,
         *,
@@ -288,10 +293,11 @@ class LimitState(_message.Message):
         plan: _builtins.str = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
         tenant: _builtins.str = ...,
+        length: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "reset_after", b"reset_after", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "length", b"length", "reset_after", b"reset_after", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "as_of", b"as_of", "burst", b"burst", "enforcement", b"enforcement", "key", b"key", "kind", b"kind", "meter", b"meter", "name", b"name", "plan", b"plan", "remaining", b"remaining", "reset_after", b"reset_after", "source", b"source", "tenant", b"tenant", "used", b"used", "used_percent", b"used_percent", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "as_of", b"as_of", "burst", b"burst", "enforcement", b"enforcement", "key", b"key", "kind", b"kind", "length", b"length", "meter", b"meter", "name", b"name", "plan", b"plan", "remaining", b"remaining", "reset_after", b"reset_after", "source", b"source", "tenant", b"tenant", "used", b"used", "used_percent", b"used_percent", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,10 @@ pub(crate) fn limit_state(
         key: rule.key.iter().cloned().zip(values).collect(),
         source: rule.source.clone(),
         as_of_us: figures.as_of_us,
+        length_us: match rule.kind {
+            LimitKind::Level | LimitKind::Concurrency => 0,
+            _ => rule.nominal_us,
+        },
     }
 }
 

@@ -56,6 +56,9 @@ pub struct LimitState {
     /// The tenant whose limit it is: the caller's own or an ancestor.
     #[prost(string, tag = "17")]
     pub tenant: ::prost::alloc::string::String,
+    /// Nominal length of the window, or of the refill interval: a month counts 30 days, a year 365. Absent where there is none.
+    #[prost(message, optional, tag = "18")]
+    pub length: ::core::option::Option<::prost_types::Duration>,
 }
 /// A header that an HTTP front end should send with its answer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -2,6 +2,7 @@
 
 mod check;
 mod end;
+mod explain;
 mod query;
 mod record;
 mod reserve;
@@ -12,6 +13,7 @@ mod tests;
 pub use check::check_quota;
 pub(crate) use end::settled_elsewhere;
 pub use end::{release_reservation, settle_reservation};
+pub use explain::explain_quota;
 pub use query::{get_quota, lease_quota};
 pub use record::record_usage;
 pub use stream::stream_quota;

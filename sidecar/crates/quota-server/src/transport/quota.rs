@@ -103,6 +103,7 @@ where
             unary!(handlers::record_usage, deadline)
         }
         "/GetQuota" => unary!(handlers::get_quota),
+        "/ExplainQuota" => unary!(handlers::explain_quota),
         "/LeaseQuota" => unary!(handlers::lease_quota),
         _ => status(Refusal::not_implemented("this method")).into_http(),
     }

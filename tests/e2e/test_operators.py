@@ -1,0 +1,171 @@
+"""What operators do from the command line, against a real ledger and a real sidecar."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from limits_support import wait_until
+from tollkeeper.ledger.v1 import limits_pb2
+from tollkeeper.quota.v1 import decision_pb2
+from tollkeeper_cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from platform_support import Platform
+
+    Run = Callable[..., tuple[int, str, str]]
+
+TENANT = "ops"
+
+
+def window(name: str, amount: int, *, match: str = "") -> limits_pb2.LimitRule:
+    """Describe a hard limit per year; with `match` only for calls whose attribute `model` is that."""
+    rule = limits_pb2.LimitRule(
+        name=name,
+        meter="op-tokens",
+        kind=decision_pb2.LIMIT_KIND_WINDOW,
+        amount=amount,
+        enforcement=decision_pb2.ENFORCEMENT_HARD,
+        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
+        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
+        window_count=1,
+        time_zone="UTC",
+        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
+    )
+    if match:
+        rule.match.add(attribute="model", exact=match)
+    return rule
+
+
+@pytest.fixture
+def run(platform: Platform, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Give a runner of the command line: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        servers = ["--ledger", platform.stack.addresses.ledger_listen, "--sidecar", platform.target]
+        capfd.readouterr()
+        code = main([*servers, *words])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def rows(run: Run, *words: str) -> list[dict[str, Any]]:
+    """Run a listing and read it."""
+    code, out, err = run(*words, "-o", "json")
+    assert code in {0, 1}, err
+    found: list[dict[str, Any]] = json.loads(out)
+    return found
+
+
+def enforced(run: Run, units: int) -> int:
+    """Take units; gives the exit code."""
+    code, out, err = run("quota", "enforce", f"op-tokens={units}", "--tenant", TENANT)
+    assert "authority_unreachable" not in err, out
+    return code
+
+
+async def test_a_reset_gives_the_full_amount_again_once(platform: Platform, run: Run) -> None:
+    """Next round: what was used up passes again, at most the sum in all, audited with who and why."""
+    await platform.set_limit(TENANT, window("op-reset", 100))
+    assert enforced(run, 100) == 0
+    assert enforced(run, 1) == 1
+    code, out, err = run("--actor", "ada", "quota", "reset", "op-reset", "--tenant", TENANT, "--note", "as agreed")
+    assert (code, err) == (0, ""), out
+    assert "1 windows reset" in out
+    assert enforced(run, 100) == 0
+    assert enforced(run, 1) == 1
+    (state,) = rows(run, "quota", "states", "op-reset", "--tenant", TENANT)
+    assert (state["round"], state["amount"]) == (1, 100)
+    entry = rows(run, "quota", "history", "op-reset", "--tenant", TENANT)[0]
+    assert (entry["actor"], entry["action"], entry["note"]) == ("ada", "ResetLimit", "as agreed")
+    assert run("quota", "unset", "op-reset", "--tenant", TENANT)[0] == 0
+
+
+async def test_explain_names_the_limit_that_denies_and_why_others_do_not_count(platform: Platform, run: Run) -> None:
+    """What denies stands first, with what it rests on; a limit that doesn't match says why."""
+    await platform.set_limit(TENANT, window("op-why", 10))
+    await platform.set_limit(TENANT, window("op-large-only", 10, match="large"))
+    assert enforced(run, 10) == 0
+    assert enforced(run, 1) == 1
+    code, out, err = run("quota", "explain", "op-tokens=1", "--tenant", TENANT)
+    assert (code, err) == (0, "")
+    assert "denied: quota_exhausted op-why" in out
+    assert "op-why has 0 of 10 left, 1 asked for; from override" in out
+    found = rows(run, "quota", "explain", "op-tokens=1", "--tenant", TENANT)
+    assert found[0]["limit"] == "op-why"
+    assert found[0]["says"] == "denies"
+    assert {row["limit"]: row["says"] for row in found}["op-large-only"] == "not: attribute model"
+    for name in ("op-why", "op-large-only"):
+        assert run("quota", "unset", name, "--tenant", TENANT)[0] == 0
+
+
+async def test_tables_fit_a_narrow_terminal(platform: Platform, run: Run) -> None:
+    """At 80 columns no line is wider, and every figure stands whole on one line."""
+    await platform.set_limit(TENANT, window("op-wide", 9_000_000_000_000))
+    assert enforced(run, 1_234_567_890_123) == 0
+    for words in (
+        ("quota", "get", "op-wide", "--tenant", TENANT),
+        ("quota", "states", "op-wide", "--tenant", TENANT),
+        ("quota", "explain", "op-tokens=1", "--tenant", TENANT),
+        ("quota", "history", "op-wide", "--tenant", TENANT),
+        ("ledger", "state"),
+    ):
+        code, out, _ = run(*words)
+        assert code == 0, words
+        assert max(map(len, out.splitlines())) <= 80, out
+    assert re.search(r"9,000,000,000,000", run("quota", "get", "op-wide", "--tenant", TENANT)[1])
+    assert run("quota", "unset", "op-wide", "--tenant", TENANT)[0] == 0
+
+
+async def test_a_lowered_limit_shows_what_is_outstanding_until_it_is_back(platform: Platform, run: Run) -> None:
+    """Units leased above the new amount show, and when they had come back."""
+    await platform.set_limit(TENANT, window("op-lower", 1_000))
+    assert enforced(run, 1) == 0
+    await platform.set_amount(TENANT, "op-lower", 5)
+
+    async def settled() -> bool:
+        (state,) = rows(run, "quota", "states", "op-lower", "--tenant", TENANT)
+        return state["outstanding"] == 0 and state["amount"] == 5 and state["settled_at"] != ""
+
+    await wait_until(settled)
+    assert enforced(run, 4) == 0, "1 of 5 was used"
+    assert enforced(run, 1) == 1
+    assert run("quota", "unset", "op-lower", "--tenant", TENANT)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("quota", "reset", "nothing", "--tenant", TENANT), 2, "this tenant's limits"),
+        (("quota", "reset", "op", "--tenant", "nobody"), 2, "declare it in the catalogue"),
+        (("quota", "reset", "op", "--key", "a", "--key", "b", "--tenant", TENANT), 2, ""),
+        (("quota", "explain", "op-tokens=x", "--tenant", TENANT), 2, "whole number"),
+        (("quota", "explain", "op-tokens=1"), 2, "TOLLKEEPER_TENANT"),
+        (("--ledger", "127.0.0.1:1", "ledger", "state"), 3, "doesn't answer"),
+    ],
+)
+def test_errors_name_the_remedy(run: Run, words: tuple[str, ...], code: int, says: str) -> None:
+    """Wrong usage exits 2, an unreachable server 3, each with what to do."""
+    found, _, err = run(*words)
+    assert found == code, err
+    assert says in err
+
+
+def test_nothing_that_is_expired_is_turned_twice(run: Run) -> None:
+    """A repeat of reset-all-expired prints nothing."""
+    run("quota", "reset-all-expired")
+    assert run("quota", "reset-all-expired")[:2] == (0, "")
+
+
+def test_a_ledger_that_issues_says_so(run: Run) -> None:
+    """Neither a restore nor a jump of the clock stops it; confirming nothing changes nothing."""
+    assert run("ledger", "state")[0] == 0
+    assert rows(run, "ledger", "confirm-restore")[0] == {"timeline": 1, "was_frozen": False}
+    assert rows(run, "ledger", "confirm-clock")[0]["was_held"] is False
