@@ -57,6 +57,8 @@ _MINOR_DIGITS = {
     0,
 )
 _MINOR_DIGITS_DEFAULT = 2
+# Texts up to a time's length stand whole in a table, longer ones are folded.
+_WHOLE_CHARS_MAX = 20
 
 
 class Output(StrEnum):
@@ -138,11 +140,19 @@ def _plain(value: Cell) -> str:
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
     """Print a table; numbers stand right, names and numbers whole; columns with nothing in any row are left out."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     shown = [column for column in columns if not rows or any(_plain(row.get(column)) for row in rows)]
     for index, column in enumerate(shown):
         is_number = any(isinstance(row.get(column), int) and not isinstance(row.get(column), bool) for row in rows)
-        is_whole = is_number or index == 0
+        widest = max((len(_plain(row.get(column))) for row in rows), default=0)
+        is_whole = is_number or index == 0 or widest <= _WHOLE_CHARS_MAX
         table.add_column(
             column.replace("_", "\n" if is_number else " "),
             justify="right" if is_number else "left",

@@ -88,6 +88,11 @@ def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb
             outcomes = [limits_pb2.Settlement(reservation_id=one.reservation_id, units=one.units) for one in settled]
             return limits_pb2.WatchLimitsResponse(settlements=limits_pb2.SettlementList(settlements=outcomes))
         case Units(tenant=tenant, notice=notice):
+            if notice.replaced:
+                replaced = limits_pb2.WindowReplaced(
+                    tenant=tenant, limit=notice.limit, key_hash=notice.key_hash, window_id=notice.replaced
+                )
+                return limits_pb2.WatchLimitsResponse(replaced=replaced)
             if notice.recall:
                 recall = limits_pb2.Recall(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)
                 return limits_pb2.WatchLimitsResponse(recall=recall)

@@ -27,11 +27,27 @@ class Notice:
     limit: str
     key_hash: bytes
     recall: bool = False
+    replaced: bytes = b""
+    """A window whose next round has begun."""
 
 
 async def announce_units(conn: Connection, identities: Iterable[Identity], *, recall: bool = False) -> None:
     """Announce identities at commit. A lost notice costs time, never units: proofs also end with their connection."""
-    told = [[tenant.hex, limit, key_hash.hex(), recall] for tenant, limit, key_hash in identities]
+    await _announce(conn, [[tenant.hex, limit, key_hash.hex(), recall, ""] for tenant, limit, key_hash in identities])
+
+
+async def announce_replaced(conn: Connection, windows: Iterable[tuple[Identity, bytes]]) -> None:
+    """Announce windows whose next round has begun, at commit. Who misses it is told after the next hello."""
+    await _announce(
+        conn,
+        [
+            [tenant.hex, limit, key_hash.hex(), False, window_id.hex()]
+            for (tenant, limit, key_hash), window_id in windows
+        ],
+    )
+
+
+async def _announce(conn: Connection, told: list[list[str | bool]]) -> None:
     for begin in range(0, len(told), _IDENTITIES_PER_NOTICE):
         text = json.dumps(told[begin : begin + _IDENTITIES_PER_NOTICE], separators=(",", ":"))
         await conn.execute(sql("installation.notify"), UNITS_CHANNEL, text)
@@ -40,6 +56,12 @@ async def announce_units(conn: Connection, identities: Iterable[Identity], *, re
 def read_notices(text: str) -> list[Notice]:
     """Parse what `announce_units` sent."""
     return [
-        Notice(tenant_id=UUID(hex=tenant), limit=limit, key_hash=bytes.fromhex(key_hash), recall=recall)
-        for tenant, limit, key_hash, recall in json.loads(text)
+        Notice(
+            tenant_id=UUID(hex=tenant),
+            limit=limit,
+            key_hash=bytes.fromhex(key_hash),
+            recall=recall,
+            replaced=bytes.fromhex(replaced),
+        )
+        for tenant, limit, key_hash, recall, replaced in json.loads(text)
     ]

@@ -11,7 +11,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.limits import UNLIMITED, LimitKind
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.windows import Alignment
-from tollkeeper_ledger.services.notices import announce_units
+from tollkeeper_ledger.services.notices import announce_replaced, announce_units
 from tollkeeper_ledger.services.spans import name_window, span_of
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.limits import (
@@ -22,7 +22,7 @@ from tollkeeper_ledger.store.limits import (
     write_cursors,
     write_windows,
 )
-from tollkeeper_ledger.store.operators import NIL, WindowView, lock_expired, lock_limit
+from tollkeeper_ledger.store.operators import NIL, WindowView, lock_expired, lock_limit, note_replaced
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ async def reset_limit(
 ) -> list[WindowView]:
     """Begin the next round of the limit's windows that are open now; gives them as they stand then.
 
-    The round before is closed: its pool is closed by the follower of amounts, its leases are called back, and nothing
-    is issued from it any more. What sidecars hold of it may be spent on top. Windows leased early for later stay.
+    The round before is closed: its pool is closed by the follower of amounts, sidecars are told to forget it, and
+    nothing is issued from it any more. What they hold of it may be spent until they have heard. Windows leased early
+    for later stay.
     Raises UnknownNameError, InvalidFieldError: no such limit, or its kind has no windows.
     """
     check_note(asked.note)
@@ -85,9 +86,9 @@ async def reset_limit(
         pairs.append((before, after))
     await write_windows(conn, [row for pair in pairs for row in pair])
     await write_cursors(conn, [(one.identity, one.cursor) for one, _ in places])
-    identities = [before.identity for before, _ in pairs]
-    await announce_units(conn, identities)
-    await announce_units(conn, identities, recall=True)
+    await note_replaced(conn, [before.window_id for before, _ in pairs])
+    await announce_replaced(conn, [(before.identity, before.window_id) for before, _ in pairs])
+    await announce_units(conn, [before.identity for before, _ in pairs])
     entry = _reset_entry(tenant, asked, amount, pairs, [one.key_values for one, _ in places])
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action="ResetLimit", request_id=act.request_id)
     views = [_view(tenant.wire_id, one.key_values, after) for (one, _), (_, after) in zip(places, pairs, strict=True)]

@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.store.changes import CHANGE_CHANNEL
+from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.operators import read_replaced
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.tenants import TenantView, load_meters, load_tenants
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pool
     from tollkeeper_ledger.store.tenants import MeterView
@@ -87,6 +90,12 @@ class TenantDirectory:
         names = {wire_id for tenant_id in tenant_ids if (wire_id := self._wire_ids.get(tenant_id)) is not None}
         views = await self.get(names)
         return {view.tenant_id: view for view in views.values()}
+
+    async def replaced_windows(self, tenant_ids: Collection[UUID]) -> list[tuple[Identity, bytes]]:
+        """Read rounds that have ended of tenants' windows that are not over, for who may have missed the notice."""
+        async with connection(self._pool) as conn:
+            now_us = to_us(await ledger_now(conn))
+            return await read_replaced(conn, tenant_ids, now_us=now_us)
 
     async def with_ancestors(self, wire_ids: Iterable[str]) -> dict[str, TenantView]:
         """Give the named tenants and all their ancestors; unknown names are left out."""

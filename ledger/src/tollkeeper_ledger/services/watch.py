@@ -228,6 +228,10 @@ class WatchHub:
         for wire_id in wire_ids:
             if wire_id not in views:
                 stream.put(Unknown(wire_id))
+        names = {view.tenant_id: view.wire_id for view in views.values()}
+        for (tenant_id, limit, key_hash), window_id in await self._tenants.replaced_windows(names):
+            notice = Notice(tenant_id=tenant_id, limit=limit, key_hash=key_hash, replaced=window_id)
+            stream.put(Units(names[tenant_id], notice))
 
     async def beat(self) -> None:
         """Send heartbeats until cancelled, evenly: the time that sending takes is part of the interval."""

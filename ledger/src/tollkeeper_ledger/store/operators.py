@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tollkeeper_ledger.domain.windows import end_day_of
-from tollkeeper_ledger.store.limits import cursor_from
+from tollkeeper_ledger.store.limits import cursor_from, days_of
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from tollkeeper_ledger.domain.cursor import Cursor
@@ -124,6 +125,17 @@ async def lock_limit(
         sql("operators.lock_limit"), tenant_id, limit, None if key_values is None else list(key_values)
     )
     return [_known(row) for row in rows]
+
+
+async def note_replaced(conn: Connection, window_ids: list[bytes]) -> None:
+    """Note that the next round of windows has begun."""
+    await conn.execute(sql("operators.replace"), window_ids, days_of(window_ids))
+
+
+async def read_replaced(conn: Connection, tenant_ids: Collection[UUID], *, now_us: int) -> list[tuple[Identity, bytes]]:
+    """Read rounds that have ended, with their identities, of windows that are not over."""
+    rows = await conn.fetch(sql("operators.replaced"), list(tenant_ids), now_us, end_day_of(now_us + 1))
+    return [((row["tenant_id"], row["limit_name"], row["key_hash"]), row["window_id"]) for row in rows]
 
 
 async def lock_expired(

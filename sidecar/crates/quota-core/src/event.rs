@@ -58,6 +58,17 @@ pub enum Event {
         /// Concurrency: so many are lacking somewhere.
         units: Units,
     },
+    /// A window was reset: its next round counts.
+    Replaced {
+        /// Tenant whose limit it is.
+        tenant: Arc<str>,
+        /// Limit name.
+        limit: Arc<str>,
+        /// Key.
+        key_hash: KeyHash,
+        /// The round that has ended.
+        window: WindowId,
+    },
     /// Answer to `Command::Allot`, one per ask.
     Allotted(CommandId, Result<Vec<AllotAnswer>, CommandFailure>),
     /// Answer to `Command::ReturnUnits`.

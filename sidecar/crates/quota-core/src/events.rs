@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     engine::Engine,
     event::{CommandFailure, Event, FailureKind, FunctionReply},
-    id::KeyHash,
+    id::{KeyHash, WindowId},
     outbox::{CallOrigin, Outstanding},
     tenants::Changed,
     time::Now,
@@ -61,6 +61,12 @@ impl Engine {
                 key_hash,
                 units,
             } => self.on_recall(now, &tenant, &limit, key_hash, units),
+            Event::Replaced {
+                tenant,
+                limit,
+                key_hash,
+                window,
+            } => self.on_replaced(&tenant, &limit, key_hash, window),
             answer => self.on_command_answer(now, answer),
         }
     }
@@ -171,6 +177,32 @@ impl Engine {
             self.give_back(now, key, keep);
         }
         self.stir(key);
+    }
+
+    /// Forgets a window whose next round has begun: its units are nobody's, its refusals say nothing any more.
+    fn on_replaced(&mut self, tenant: &str, limit: &str, key_hash: KeyHash, id: WindowId) {
+        let Some(limit) = self
+            .catalog
+            .limit_named(tenant, limit)
+            .and_then(|index| self.catalog.limit(index))
+        else {
+            return;
+        };
+        for key in limit.buckets.clone() {
+            let Some(bucket) = self.buckets.get_mut(key) else {
+                continue;
+            };
+            if bucket.key_hash != key_hash {
+                continue;
+            }
+            let replaced = bucket.current.take_if(|window| window.info.id == id);
+            if replaced.is_some() {
+                bucket.ahead_steps = 0;
+                bucket.refused_until_us = 0;
+                self.retire(replaced);
+                self.stir(key);
+            }
+        }
     }
 
     fn on_recall(

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use quota_core::{Event, Meter, TenantSnapshot};
+use quota_core::{Event, Meter, TenantSnapshot, WindowId};
 
 use crate::{
     ledger::{
         self, ClockState, Heartbeat, Settlement, WatchWelcome, Witness,
         watch_limits_response::Message,
     },
-    limits::{MessageError, key_hash, meter, snapshot, units},
+    limits::{MessageError, key_hash, meter, sixteen, snapshot, units},
 };
 
 /// One message of the watch stream, parsed.
@@ -75,6 +75,12 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
                     Some(key_hash(&recall.key_hash)?)
                 },
                 units: units("recall.units", recall.units)?,
+            }),
+            Message::Replaced(replaced) => WatchNews::Engine(Event::Replaced {
+                tenant: replaced.tenant.into(),
+                limit: replaced.limit.into(),
+                key_hash: key_hash(&replaced.key_hash)?,
+                window: WindowId(sixteen("replaced.window_id", &replaced.window_id)?),
             }),
             Message::Clock(clock) => WatchNews::Clock(clock),
             Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),

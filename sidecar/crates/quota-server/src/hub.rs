@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    EngineFigures, Event, Explanation, FailureKind, Holder, LimitState, Now, Reservation, ReservationId,
-    SettleRefusal, Settled, Ticket,
+    EngineFigures, Event, Explanation, FailureKind, Holder, LimitState, Now, Reservation,
+    ReservationId, SettleRefusal, Settled, Ticket,
 };
 use quota_proto::{
     answer::{event, witness},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,9 +34,12 @@ _STATE_COLUMNS = (
     "tenant", "limit", "key", "start", "end", "round", "amount", "allotted", "consumed", "over", "outstanding",
     "lowered_at", "settled_at", "timeline",
 )  # fmt: skip
-_STATE_BRIEF = ("tenant", "limit", "key", "end", "round", "amount", "consumed", "outstanding")
+_STATE_BRIEF = ("limit", "tenant", "key", "end", "round", "amount", "allotted", "consumed", "outstanding")
 _HISTORY_COLUMNS = ("at", "actor", "action", "limit", "before", "after", "note", "request_id")
-_HISTORY_BRIEF = ("at", "actor", "action", "limit", "change", "note")
+_HISTORY_BRIEF = ("at_s", "actor", "action", "limit", "change", "note")
+_UNTOLD = {"name", "meter", "failure_policy", "windows", "keys", "allotted"}
+"""What a line of history leaves out; JSON and CSV have it."""
+
 _EXPLAIN_COLUMNS = (
     "limit", "tenant", "source", "plan", "says", "cost", "amount", "used", "remaining", "enforcement",
     "failure_policy", "balance", "held", "consumed", "debt", "allotted", "round", "pool_generation", "pool_free",
@@ -111,12 +115,13 @@ def history(
     rows: list[dict[str, Cell]] = [
         {
             "at": to_text(entry.at),
+            "at_s": _seconds_text(to_text(entry.at)),
             "actor": entry.actor,
             "action": entry.action,
             "limit": entry.limit,
             "before": entry.before,
             "after": entry.after,
-            "change": f"{entry.before or 'none'} -> {entry.after or 'none'}",
+            "change": _change(entry.before, entry.after),
             "note": entry.note,
             "request_id": entry.request_id,
         }
@@ -246,6 +251,31 @@ def _verdict(answer: quota_pb2.ExplainQuotaResponse) -> list[str]:
     for name, age in ages:
         lines.append(f"{name}: {'not connected' if age is None else f'heard of {_milliseconds(age)} ms ago'}")
     return lines
+
+
+def _change(before: str, after: str) -> str:
+    """Say what differs, for people: `amount 10 -> 3`; a new limit with what it is, a removed one as such."""
+    old, new = (json.loads(text) if text else {} for text in (before, after))
+    if not new:
+        return "removed"
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in _UNTOLD]
+    if not old:
+        return ", ".join(f"{name} {_value(new[name])}" for name in names if new[name] not in ("", [], {}))
+    return ", ".join(f"{name} {_value(old.get(name))} -> {_value(new.get(name))}" for name in names)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values())
+    if isinstance(value, list):
+        return " ".join(_value(part) for part in value)
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _seconds_text(text: str) -> str:
+    """Leave out the fraction of a second."""
+    head, point, _ = text.partition(".")
+    return f"{head}Z" if point else text
 
 
 def _milliseconds(duration: Duration) -> int:

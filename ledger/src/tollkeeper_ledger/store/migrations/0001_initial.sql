@@ -416,11 +416,14 @@ CREATE TABLE limit_window (
   -- When the amount was last lowered below what is out, and when that had come back.
   lowered_at_us bigint,
   settled_at_us bigint,
+  -- Its next round has begun: nothing is issued from it any more.
+  replaced boolean NOT NULL DEFAULT false,
   PRIMARY KEY (tenant_id, window_id, end_day),
   CONSTRAINT limit_window_allotted_within_ceiling CHECK (allotted <= ceiling),
   CONSTRAINT limit_window_span CHECK (end_us > start_us)
 ) PARTITION BY RANGE (end_day);
 CREATE INDEX limit_window_by_id ON limit_window (window_id);
+CREATE INDEX limit_window_replaced ON limit_window (tenant_id) WHERE replaced;
 
 CREATE TABLE pool_generation (
   tenant_id uuid NOT NULL,

@@ -28,6 +28,15 @@ WHERE tenant_id = $1 AND limit_name = $2 AND ($3::text[] IS NULL OR key_values =
 ORDER BY key_hash
 FOR UPDATE;
 
+-- name: replace
+-- Notes that the next round of windows has begun. $1 window ids, $2 their end days.
+UPDATE limit_window SET replaced = true WHERE window_id = ANY ($1::bytea[]) AND end_day = ANY ($2::int[]);
+
+-- name: replaced
+-- Reads rounds that have ended, of windows that are not over. $1 tenant ids, $2 ledger time, $3 its day.
+SELECT tenant_id, limit_name, key_hash, window_id FROM limit_window
+WHERE replaced AND tenant_id = ANY ($1::uuid[]) AND end_day >= $3 AND end_us > $2;
+
 -- name: lock_expired
 -- Locks identities whose newest window is over, in key order, and gives them. $1 ledger time, $2 tenant id or null,
 -- after $3 tenant id, $4 limit, $5 key hash; $6 at most so many.

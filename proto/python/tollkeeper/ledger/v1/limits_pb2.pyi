@@ -324,6 +324,7 @@ class WatchLimitsResponse(_message.Message):
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
     CONFIRMED_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___WatchWelcome:
         """First message of every stream."""
@@ -368,6 +369,10 @@ class WatchLimitsResponse(_message.Message):
     def witness(self) -> Global___Witness:
         """The newest restore witness; each second, and whenever the timeline rises."""
 
+    @_builtins.property
+    def replaced(self) -> Global___WindowReplaced:
+        """A window whose next round has begun; also after each hello."""
+
     def __init__(
         self,
         *,
@@ -382,16 +387,51 @@ class WatchLimitsResponse(_message.Message):
         settlements: Global___SettlementList | None = ...,
         confirmed: Global___WatchTenants | None = ...,
         witness: Global___Witness | None = ...,
+        replaced: Global___WindowReplaced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness", "replaced"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchLimitsResponse: _TypeAlias = WatchLimitsResponse  # noqa: Y015
+
+@_typing.final
+class WindowReplaced(_message.Message):
+    """A window that was reset: its next round counts, what is held of this one is nobody's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    WINDOW_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant whose limit it is."""
+    limit: _builtins.str
+    """Limit name."""
+    key_hash: _builtins.bytes
+    """Key, as in AllotEntry."""
+    window_id: _builtins.bytes
+    """The round that has ended."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_hash: _builtins.bytes = ...,
+        window_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_hash", b"key_hash", "limit", b"limit", "tenant", b"tenant", "window_id", b"window_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowReplaced: _TypeAlias = WindowReplaced  # noqa: Y015
 
 @_typing.final
 class Witness(_message.Message):

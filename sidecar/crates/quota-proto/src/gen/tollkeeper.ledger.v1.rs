@@ -73,7 +73,7 @@ pub struct WatchLimitsResponse {
     /// What the message says.
     #[prost(
         oneof = "watch_limits_response::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
     )]
     pub message: ::core::option::Option<watch_limits_response::Message>,
 }
@@ -115,7 +115,26 @@ pub mod watch_limits_response {
         /// The newest restore witness; each second, and whenever the timeline rises.
         #[prost(message, tag = "11")]
         Witness(super::Witness),
+        /// A window whose next round has begun; also after each hello.
+        #[prost(message, tag = "12")]
+        Replaced(super::WindowReplaced),
     }
+}
+/// A window that was reset: its next round counts, what is held of this one is nobody's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WindowReplaced {
+    /// Tenant whose limit it is.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// Key, as in AllotEntry.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The round that has ended.
+    #[prost(bytes = "vec", tag = "4")]
+    pub window_id: ::prost::alloc::vec::Vec<u8>,
 }
 /// Proof of what Postgres had committed: one that Postgres lacks means that it was set back to an earlier state.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
