@@ -245,16 +245,6 @@ def test_what_does_not_fit_is_refused(old: str, new: str, field: str, problem: s
     assert any(name == field and problem in text for name, text in found), found
 
 
-def test_distinct_values_are_counted_in_windows_and_not_priced() -> None:
-    """A meter of distinct values takes window limits only, has no price yet, and never turns into a sum."""
-    unique = PLAIN.replace("unit: tokens", "unit: tokens, aggregation: unique, value_attribute: user")
-    assert faults_of(unique, Known()) == [
-        ("plans[0].limits.rate.kind", "counts units, but the meter counts distinct values"),
-        ("plans[0].prices.tokens", "counts distinct values, which are not rated yet"),
-    ]
-    assert ("meters.tokens.aggregation", "never changes") in faults_of(unique, known_after(PLAIN))
-
-
 def test_another_plan_needs_to_be_asked_for() -> None:
     """A catalogue doesn't move a subscription by naming another plan, and never over intervals or currencies."""
     known = known_after(PLAIN)

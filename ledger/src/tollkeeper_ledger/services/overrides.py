@@ -147,16 +147,9 @@ async def _checked_rule(conn: Connection, asked: OverrideAsked) -> JsonObject:
         raise InvalidFieldError(
             fault.field, fault.problem, value=fault.value or None, bound=fault.bound, remedy=fault.remedy
         )
-    meters = {meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
+    meters = {meter.name for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
     if limit.meter not in meters:
         raise UnknownNameError("meter", limit.meter, remedy="declare it in the catalogue first")
-    if meters[limit.meter].aggregation == "unique" and limit.kind != "window":
-        raise InvalidFieldError(
-            "rule.kind",
-            "counts units, but the meter counts distinct values",
-            value=limit.kind,
-            remedy="use kind: window, or another meter",
-        )
     return limit_to_json(limit)
 
 

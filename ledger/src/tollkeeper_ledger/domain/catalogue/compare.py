@@ -27,7 +27,7 @@ from tollkeeper_ledger.domain.periods import calendar_anchor
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.faults import Faults
-    from tollkeeper_ledger.domain.catalogue.limit import JsonObject, Limit
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
     from tollkeeper_ledger.domain.catalogue.model import Catalogue, Meter, Plan, Seller, Tenant
     from tollkeeper_ledger.domain.periods import Interval
 
@@ -39,7 +39,6 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
     """Give the changes in catalogue order. Where `faults` is not empty afterwards, nothing may be written."""
     _check_references(catalogue, known, faults)
     _check_parents(catalogue, known, faults)
-    _check_unique_meters(catalogue, known, faults)
     seller = catalogue.seller or (next(iter(known.sellers.values())) if len(known.sellers) == 1 else None)
     if seller is None:
         faults.add(1, "seller", "is missing", remedy="add `seller: {id: …, name: …, currency: …}`")
@@ -109,36 +108,6 @@ def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> Non
                 value=reference.name,
                 remedy=f"did you mean {near[0]!r}?" if near else f"declare it under `{reference.kind}s`",
             )
-
-
-def _check_unique_meters(catalogue: Catalogue, known: Known, faults: Faults) -> None:
-    """Refuse what can't be said of a count of distinct values: other limits than windows, and prices."""
-    aggregations = {meter.name: meter.aggregation for meter in known.meters.values()}
-    aggregations.update({meter.name: meter.aggregation for meter in catalogue.meters})
-    owners: list[tuple[str, int, tuple[Limit, ...]]] = [
-        (f"plans[{place}]", plan.line, plan.limits) for place, plan in enumerate(catalogue.plans)
-    ]
-    owners += [(f"tenants[{place}]", tenant.line, tenant.limits) for place, tenant in enumerate(catalogue.tenants)]
-    for path, line, limits in owners:
-        for limit in limits:
-            if aggregations.get(limit.meter) == "unique" and limit.kind != "window":
-                faults.add(
-                    line,
-                    f"{path}.limits.{limit.name}.kind",
-                    "counts units, but the meter counts distinct values",
-                    value=limit.kind,
-                    remedy="use kind: window, or another meter",
-                )
-    for place, plan in enumerate(catalogue.plans):
-        for price in plan.prices:
-            if aggregations.get(price.meter) == "unique":
-                faults.add(
-                    plan.line,
-                    f"plans[{place}].prices.{price.meter}",
-                    "counts distinct values, which are not rated yet",
-                    value=price.meter,
-                    remedy="price a meter with aggregation: sum",
-                )
 
 
 def _check_parents(catalogue: Catalogue, known: Known, faults: Faults) -> None:

@@ -7,7 +7,7 @@
 -- Notices are published before anything is written, so that a refused publish leaves nothing half done.
 -- All keys and the channel of one call share a hash tag.
 
-local VERSION = '3'
+local VERSION = '4'
 local UNITS_MAX = 9007199254740991 -- 2^53 - 1: Lua numbers are doubles, whole numbers up to here are exact
 local EXPIRE_MARGIN_S = 3600
 local EXPIRE_AT_S_MAX = 253402300799 -- the end of the year 9999

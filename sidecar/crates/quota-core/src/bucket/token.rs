@@ -195,6 +195,10 @@ impl Tokens {
             return 0;
         };
         let rest = lot.units.saturating_sub(used);
+        if mutant::is(Mutant::TokensReturnedAndKept) {
+            let [.., last] = &mut self.slices;
+            last.lot.units = last.lot.units.saturating_add(rest);
+        }
         self.send_back(Lot { units: rest, ..lot });
         rest
     }

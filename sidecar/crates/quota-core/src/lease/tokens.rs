@@ -11,7 +11,6 @@ use crate::{
         pool::{Reply, fault_of},
         shard::{bucket_keys, note_fault, text, time_text, units_text},
     },
-    mutant::{self, Mutant},
     outbox::CallOrigin,
     request::Units,
     slab::Key,
@@ -25,13 +24,8 @@ impl Engine {
             return;
         };
         let units = units.min(tokens.free(now.real_us));
-        if mutant::is(Mutant::TokensReturnedAndKept) {
-            let lot = tokens.clone().draw(units, now.real_us);
-            tokens.send_back(lot.unwrap_or_default());
-        } else {
-            let lot = tokens.draw(units, now.real_us);
-            tokens.send_back(lot.unwrap_or_default());
-        }
+        let lot = tokens.draw(units, now.real_us);
+        tokens.send_back(lot.unwrap_or_default());
         self.give_tokens(now, key);
     }
 

@@ -284,7 +284,9 @@ impl Marker {
         if mutant::is(Mutant::BackwardClockMints) {
             elapsed_us = (now_us - self.at_us).unsigned_abs();
         }
-        if self.speed_milli > 0 && !mutant::is(Mutant::ForwardClockMints) {
+        let is_unbounded =
+            mutant::is(Mutant::ForwardClockMints) || mutant::is(Mutant::BackwardClockMints);
+        if self.speed_milli > 0 && !is_unbounded {
             let margin_us = CLOCK_MARGIN_US + CLOCK_MARGIN_US * self.speed_milli / 1_000;
             let ahead_us = (caller_us + margin_us).saturating_sub(self.ledger_us);
             let (most_us, _) = muldiv(ahead_us, 1_000, self.speed_milli);
