@@ -39,20 +39,14 @@ macro_rules! mutants {
 
 // The finder of all of these is the simulator: a seed of `quota-sim` in which a rule breaks.
 mutants! {
-    // Buckets: returns, shares, clocks.
+    // Buckets: returns, shares, clocks. Their finder is `mutants_of_buckets_are_found`.
     /// A return is worth all its units although the bucket was full in the meantime: tokens are minted.
     ReturnOverflows,
-    /// A repeated return is taken in again.
-    ReturnRepeated,
     /// Every holder is lent the whole standing share.
     ShareOfEach,
     /// A server's clock that jumps ahead brings the tokens of a time that never passed.
     ForwardClockMints,
-    // Engine: token buckets.
-    /// A slice lasts from the answer instead of the request: it is spent after the bucket believes it over.
-    SliceFromReceipt,
-    /// A standing share of a lost generation is used beside those of the next one: the fleet has more than 2 %.
-    ShareOutlivesGeneration,
+    // Engine: token buckets. Their finder is the same.
     /// Tokens are given back to the shard and spent here as well.
     TokensReturnedAndKept,
     /// The standing share saves up a whole burst while nothing is heard.

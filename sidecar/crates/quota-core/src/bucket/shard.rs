@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    effect::PoolFault,
-    id::KeyHash,
-    mutant::{self, Mutant},
-    slab::Key,
-};
+use crate::{effect::PoolFault, id::KeyHash, slab::Key};
 
 /// Hash tags of a split token bucket limit; the ledger reckons with the same number.
 const SHARDS: u8 = 16;
@@ -65,7 +60,7 @@ impl ShardState {
             .shard
             .as_ref()
             .is_some_and(|known| known.generation == shard.generation);
-        if !is_same && !mutant::is(Mutant::ShareOutlivesGeneration) {
+        if !is_same {
             self.share = Share {
                 request_seq: self.share.request_seq,
                 ..Share::default()

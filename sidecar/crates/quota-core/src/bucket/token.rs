@@ -1,6 +1,6 @@
 //! A token bucket as this process knows it: slices that it holds and what the shard last said.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     bucket::demand::Demand,
@@ -34,15 +34,13 @@ pub(crate) struct Origin {
 impl Origin {
     /// The earlier of two. Units of an older generation have no place to go back to.
     fn with(self, other: Self) -> Self {
-        if self.generation == other.generation {
-            Self {
+        match self.generation.cmp(&other.generation) {
+            Ordering::Equal => Self {
                 generation: self.generation,
                 op: self.op.min(other.op),
-            }
-        } else if self.generation > other.generation {
-            self
-        } else {
-            other
+            },
+            Ordering::Greater => self,
+            Ordering::Less => other,
         }
     }
 }
@@ -223,12 +221,7 @@ impl Tokens {
 
     /// Takes in a slice that was asked for at `sent`.
     pub(crate) fn credit(&mut self, sent: &Sent, lot: Lot, level: Units, now: Now) {
-        let from_us = if mutant::is(Mutant::SliceFromReceipt) {
-            now.real_us
-        } else {
-            sent.real_us
-        };
-        let ends_us = from_us.saturating_add(SLICE_US);
+        let ends_us = sent.real_us.saturating_add(SLICE_US);
         self.heard(level, now);
         if lot.units == 0 {
             return;
@@ -279,9 +272,8 @@ impl Tokens {
         let most = if mutant::is(Mutant::ShareUnbounded) {
             refill.burst
         } else {
-            Units::try_from(burst / u128::from(MILLION))
-                .unwrap_or(0)
-                .max(1)
+            let most = burst.checked_div(u128::from(MILLION)).unwrap_or(0);
+            Units::try_from(most).unwrap_or(0).max(1)
         };
         let saved_since_us =
             bare_us.max(ledger_us.saturating_sub(refill.share_time_for(most, share_ppm)));

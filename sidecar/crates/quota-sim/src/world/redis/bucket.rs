@@ -448,13 +448,11 @@ impl Redis {
         if give_seq < taker.give_seq {
             return err_with("SEQ", taker.give_seq);
         }
-        if give_seq > taker.give_seq || mutant::is(Mutant::ReturnRepeated) {
+        if give_seq > taker.give_seq {
             let most = units.min(taker.open);
             taker.give_seq = give_seq;
             taker.gave = bucket.regain(op, most);
-            if !mutant::is(Mutant::ReturnRepeated) {
-                taker.open -= most;
-            }
+            taker.open -= most;
             bucket.holders.insert(call.arguments[1].clone(), taker);
             let level = bucket.level;
             self.write_bucket(server, call, marker, bucket);
@@ -476,7 +474,7 @@ impl Redis {
             Err(refusal) => return refusal,
         };
         let waits = !marker.is_first && marker.real_us < SHARE_FORGET_US;
-        if waits && !mutant::is(Mutant::ShareOutlivesGeneration) {
+        if waits {
             let data = &mut self.servers[server].data;
             data.markers.insert(call.keys[0].clone(), marker);
             return ok(&[0]);
