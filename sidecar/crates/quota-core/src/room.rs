@@ -102,13 +102,13 @@ fn fit(bucket: &Bucket, kind: Option<LimitKind>, now: Now) -> Fit {
     );
     let heard_us = bucket.asked_us.max(bucket.used_us);
     let is_busy = !bucket.waiters.is_empty() || bucket.is_dirty || bucket.has_flight();
-    let slices = bucket
+    let has_tokens = bucket
         .tokens
         .as_ref()
-        .map_or(0, |tokens| tokens.free(now.real_us));
+        .is_some_and(|tokens| tokens.is_needed() || tokens.free(now.real_us) > 0);
     if !is_counted_in_windows
         || is_busy
-        || slices > 0
+        || has_tokens
         || now.real_us.saturating_sub(heard_us) < IDLE_US
     {
         return Fit::Lives;

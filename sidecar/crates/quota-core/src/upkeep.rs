@@ -81,11 +81,17 @@ impl Engine {
         let Some(bucket) = self.buckets.get(key) else {
             return true;
         };
-        let is_idle = now.real_us.saturating_sub(bucket.used_us) >= LATELY_US;
+        // Who is asked and denies is in use as well: what was proved is to last.
+        let heard_us = bucket.used_us.max(bucket.asked_us);
+        let is_idle = now.real_us.saturating_sub(heard_us) >= LATELY_US;
         let is_needed = !bucket.waiters.is_empty()
             || bucket.has_flight()
             || bucket.has_moved
-            || bucket.is_dirty;
+            || bucket.is_dirty
+            || bucket
+                .tokens
+                .as_ref()
+                .is_some_and(|tokens| tokens.is_needed() || tokens.is_denying(now.ledger_us));
         if !is_idle || is_needed || bucket.current.is_some() || bucket.next.is_some() {
             return false;
         }

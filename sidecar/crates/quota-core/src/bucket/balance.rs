@@ -183,7 +183,9 @@ impl Balance {
         if self.standby < lacking {
             return false;
         }
-        self.standby = self.standby.saturating_sub(lacking);
+        if !mutant::is(Mutant::StandbySpentTwice) {
+            self.standby = self.standby.saturating_sub(lacking);
+        }
         self.free = self.free.saturating_add(lacking);
         self.pay();
         true

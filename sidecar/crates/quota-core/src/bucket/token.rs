@@ -285,6 +285,17 @@ impl Tokens {
         is_there
     }
 
+    /// Whether something would be lost by forgetting it: units that reservations hold, or that are on their way back.
+    pub(crate) fn is_needed(&self) -> bool {
+        !self.held.is_empty() || self.returning.units > 0 || self.is_giving
+    }
+
+    /// Whether a refusal still stands: forgotten, the next one would name a time later by a way to the shard.
+    pub(crate) fn is_denying(&self, ledger_us: i64) -> bool {
+        self.denial
+            .is_some_and(|denial| ledger_us < denial.until_us)
+    }
+
     /// Takes in a refusal: it stands for so much ledger time from now on. Counted from the answer, not from the request:
     /// who then asks again is not too early at the shard.
     pub(crate) fn deny(&mut self, sent: &Sent, retry_after_us: i64, now: Now) {
@@ -308,9 +319,7 @@ impl Tokens {
     /// Ledger µs until a call of this cost would pass if nobody else asked, where that is proved to be later than now.
     pub(crate) fn denied_for(&self, units: Units, refill: &Refill, now: Now) -> Option<i64> {
         let missing = units.saturating_sub(self.free(now.real_us));
-        let denial = self
-            .denial
-            .filter(|denial| missing >= denial.need && now.ledger_us < denial.until_us)?;
+        let denial = self.denial.filter(|denial| missing >= denial.need)?;
         let wait_for = |missing: Units| {
             let more = missing.saturating_sub(denial.need);
             let extra = if more == 0 { 0 } else { refill.time_for(more) };
@@ -331,7 +340,8 @@ impl Tokens {
             }
             wait_us = longer_us;
         }
-        Some(wait_us)
+        // For a larger need it stands longer: tokens come no faster than the rate.
+        (wait_us > 0).then_some(wait_us)
     }
 
     /// Tokens that a call could take now, as far as is known.
