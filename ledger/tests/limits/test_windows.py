@@ -145,3 +145,34 @@ def test_a_window_belongs_to_the_day_of_its_last_instant() -> None:
     """A window that ends at midnight ends on the day before, for partitions."""
     assert end_day_of(us("1970-01-02T00:00:00+00:00")) == 0
     assert end_day_of(us("1970-01-02T00:00:00.000001+00:00")) == 1
+
+
+@pytest.mark.parametrize(
+    ("zone", "unit", "count", "at", "expected"),
+    [
+        # Clocks go forward and back by an hour, and on Lord Howe by half an hour.
+        ("Europe/Berlin", WindowUnit.DAY, 1, "2026-03-29T12:00:00+00:00", ("2026-03-29 00:00", 23)),
+        ("Europe/Berlin", WindowUnit.DAY, 1, "2026-10-25T12:00:00+00:00", ("2026-10-25 00:00", 25)),
+        ("Australia/Lord_Howe", WindowUnit.DAY, 1, "2026-10-04T06:00:00+00:00", ("2026-10-04 00:00", 23.5)),
+        ("Australia/Lord_Howe", WindowUnit.DAY, 1, "2026-04-05T06:00:00+00:00", ("2026-04-05 00:00", 24.5)),
+        # Midnight is skipped: the day begins at one.
+        ("Africa/Cairo", WindowUnit.DAY, 1, "2026-04-24T12:00:00+00:00", ("2026-04-24 01:00", 23)),
+        ("Asia/Beirut", WindowUnit.DAY, 1, "2026-03-29T12:00:00+00:00", ("2026-03-29 01:00", 23)),
+        # Offsets of half and three quarters of an hour.
+        ("Asia/Kolkata", WindowUnit.DAY, 1, "2026-06-01T18:29:59+00:00", ("2026-06-01 00:00", 24)),
+        ("Asia/Kathmandu", WindowUnit.DAY, 1, "2026-06-01T18:15:00+00:00", ("2026-06-02 00:00", 24)),
+        # Hours and minutes are elapsed time, whatever the clocks do.
+        ("Europe/Berlin", WindowUnit.HOUR, 1, "2026-10-25T00:30:00+00:00", ("2026-10-25 02:00", 1)),
+        ("Europe/Berlin", WindowUnit.HOUR, 1, "2026-10-25T01:30:00+00:00", ("2026-10-25 02:00", 1)),
+        # Several units, counted from the anchor, Monday 1970-01-05.
+        ("UTC", WindowUnit.DAY, 3, "2026-06-04T00:00:00+00:00", ("2026-06-04 00:00", 72)),
+        ("Europe/Berlin", WindowUnit.WEEK, 2, "2026-03-20T12:00:00+00:00", ("2026-03-16 00:00", 335)),
+        ("Europe/Berlin", WindowUnit.MONTH, 1, "2026-03-31T12:00:00+00:00", ("2026-03-01 00:00", 743)),
+        ("UTC", WindowUnit.MONTH, 3, "2026-05-31T00:00:00+00:00", ("2026-04-01 00:00", 2184)),
+        ("UTC", WindowUnit.YEAR, 1, "2028-07-01T00:00:00+00:00", ("2028-01-01 00:00", 8784)),
+    ],
+)
+def test_worked_cases(zone: str, unit: WindowUnit, count: int, at: str, expected: tuple[str, float]) -> None:
+    """Windows begin and last as a wall clock of the zone says."""
+    span = window_at(WindowRule(unit=unit, count=count, time_zone=zone), us(at))
+    assert expected == (local(span.start_us, zone), (span.end_us - span.start_us) / 3_600_000_000)

@@ -5,8 +5,10 @@ The database is really set back: it is copied, goes on, and is replaced by the c
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -16,12 +18,22 @@ from limits_support import Serving, apply_catalogue, kind, new_key, wait_until
 from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.issuing import Issuing
+from tollkeeper_ledger.services import allot_batch
+from tollkeeper_ledger.services.restores import Restores
+from tollkeeper_ledger.store import witnesses
+from tollkeeper_ledger.store.limits import successor
+from tollkeeper_ledger.store.witnesses import commit_witness
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tollkeeper_cli.embedded import EmbeddedPostgres
     from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.domain.issuing import Witness
+    from tollkeeper_ledger.store.limits import WindowRow
+    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.witnesses import Committing
 
 LIMIT, AMOUNT = "large", 16_000
 
@@ -285,3 +297,94 @@ async def test_another_installations_witness_changes_nothing(settings: Settings)
             await hello(served, limits_pb2.Witness(timeline=9, value=value))
         assert (await state_of(served.channel)).timeline == 1
         assert kind(await served.sidecar().ask(LIMIT, new_key())) == "lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A ledger with one rule broken: why that must not pass, where it stands, and the trial that finds it."""
+
+    reason: str
+    owner: object
+    name: str
+    broken: object
+    trial: Callable[[Settings, History], Awaitable[None]]
+
+
+def _never_refused(_issuing: object, _span: object, **_: object) -> None:
+    return None
+
+
+async def _issued_unseen(restores: Restores, conn: Connection) -> tuple[Witness, Issuing]:
+    found = await commit_witness(conn, value=secrets.token_bytes(16), newest=restores._newest)
+    return found.witness, found.issuing
+
+
+def _nothing_out(before: WindowRow, window_id: bytes, *, timeline: int, allotted: int, rounds: int = 0) -> WindowRow:
+    return successor(before, window_id, timeline=timeline, allotted=0 * allotted, rounds=rounds)
+
+
+async def _old_timeline(conn: Connection, *, value: bytes, newest: Witness) -> Committing:
+    found = await commit_witness(conn, value=value, newest=newest)
+    return replace(found, issuing=replace(found.issuing, timeline=1))
+
+
+MUTANTS = {
+    "witness-not-looked-for": Mutant(
+        "A transaction that issues without looking for the newest witness gives out what is out already.",
+        Restores,
+        "issue",
+        _issued_unseen,
+        test_a_ledger_that_lives_through_a_set_back_issues_nothing_from_it,
+    ),
+    "frozen-window-issued": Mutant(
+        "A window that was open at the restore is issued from although nobody confirmed.",
+        Issuing,
+        "refuses_window",
+        _never_refused,
+        test_a_sidecar_tells_where_redis_was_lost_as_well,
+    ),
+    "lost-window-opened": Mutant(
+        "A window that Postgres has lost is opened again with its full amount.",
+        Issuing,
+        "refuses_opening",
+        _never_refused,
+        test_windows_that_began_after_a_set_back_are_issued_from,
+    ),
+    "renewed-from-nothing": Mutant(
+        "The window of the new timeline begins with nothing out.",
+        allot_batch,
+        "successor",
+        _nothing_out,
+        test_a_confirmed_restore_issues_what_postgres_knows_to_be_left,
+    ),
+    "lost-branch-credited": Mutant(
+        "Units that only the lost branch gave come back as credit.",
+        Restores,
+        "timeline",
+        0,
+        test_units_of_a_lost_branch_never_come_back_as_credit,
+    ),
+    "timeline-kept": Mutant(
+        "Generations of the lost branch and of the present one share their numbers.",
+        witnesses,
+        "commit_witness",
+        _old_timeline,
+        test_a_generation_of_the_new_timeline_is_above_every_lost_one,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+async def test_a_ledger_with_one_rule_broken_is_found(
+    name: str, settings: Settings, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rule of a set-back is needed: without it its trial fails."""
+    mutant = MUTANTS[name]
+    monkeypatch.setattr(mutant.owner, mutant.name, mutant.broken)
+    found = False
+    try:
+        async with asyncio.timeout(60):
+            await mutant.trial(settings, history)
+    except* AssertionError:
+        found = True
+    assert found, mutant.reason
