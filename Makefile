@@ -34,6 +34,7 @@ ci: install ## What continuous integration runs: generated code, lint, types, al
 	@echo "== lint"; $(MAKE) --no-print-directory lint
 	@echo "== types"; $(MAKE) --no-print-directory types
 	@echo "== test"; $(MAKE) --no-print-directory test
+	@echo "== simulation"; $(MAKE) --no-print-directory sim-replay sim SEEDS=200000
 	@echo "make ci: generated code, lint, types and tests passed"
 
 ## ---- set up -------------------------------------------------------------------------------------------------------
@@ -83,6 +84,26 @@ lint: install ## Check form: ruff, rustfmt, clippy, import contracts
 .PHONY: types
 types: install ## Check types strictly
 	@$(RUN)/mypy $(MYPY_CODE)
+
+SIM := sidecar/target/sim/quota-sim
+SIM_FINDS := tests/sim/mutants.json
+SEEDS ?= 10000
+
+.PHONY: sim-build
+sim-build:
+	@cd sidecar && cargo build --quiet --locked --profile sim --package quota-sim --features mutants
+
+.PHONY: sim
+sim: sim-build ## Simulate: SEEDS=n schedules, or one step by step (SEED=n TRACE=1)
+	@$(SIM) run --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace 1)
+
+.PHONY: mutants
+mutants: sim-build ## Search a seed for every rule broken on purpose, 60 s each at most (MUTANT=name for one)
+	@mkdir -p $(dir $(SIM_FINDS)) && $(SIM) mutants $(if $(MUTANT),--mutant $(MUTANT),--out $(SIM_FINDS))
+
+.PHONY: sim-replay
+sim-replay: sim-build ## Replay the recorded seeds: each breaks a rule with its mutant, and none without
+	@$(SIM) replay --finds $(SIM_FINDS)
 
 .PHONY: test-rust
 test-rust: install ## Run the Rust tests

@@ -288,7 +288,7 @@ def _from_ledger(window: WindowState, holder: Holder, ask: Ask) -> Answer:
         return leased
     generation = window.generation
     pool_has_units = generation is not None and generation.live and generation.allotted_cum > generation.credited
-    if pool_has_units and not ask.ledger_only:
+    if pool_has_units:
         return Refused(
             reason="AUTHORITY_UNREACHABLE",
             message=f"{window.left} units are left beside a pool whose rest nobody can see now",

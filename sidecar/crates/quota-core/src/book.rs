@@ -13,6 +13,7 @@ use crate::{
     hash::Map,
     id::ReservationId,
     limit::Enforcement,
+    mutant::{self, Mutant},
     request::{Cost, Units},
     reservation::{HoldKind, Reservation, SettleRefusal, Settled},
     slab::Key,
@@ -200,9 +201,17 @@ impl Engine {
                 .catalog
                 .limit(bucket.limit)
                 .map(|limit| limit.rule.enforcement);
-            let Some(window) = hold.window.and_then(|id| bucket.window_mut(id)) else {
+            let place = if mutant::is(Mutant::RefundIntoNewWindow) {
+                bucket.current.as_mut()
+            } else {
+                hold.window.and_then(|id| bucket.window_mut(id))
+            };
+            let Some(window) = place else {
                 continue;
             };
+            if mutant::is(Mutant::RefundIntoNewWindow) && Some(window.info.id) != hold.window {
+                window.balance.mint(hold.units);
+            }
             if !entry.is_expired {
                 let spent = if expired {
                     hold.units
@@ -265,6 +274,9 @@ impl Engine {
                 }
                 let bucket = self.buckets.get_mut(key);
                 if let Some(window) = window.and_then(|id| bucket?.window_mut(id)) {
+                    if mutant::is(Mutant::ExpiryRefunds) {
+                        let _ = window.balance.refund(units);
+                    }
                     window.balance.spend_held(units);
                     self.mark_moved(key);
                 }

@@ -52,8 +52,6 @@ mutants! {
     /// The standing share saves up a whole burst while nothing is heard.
     ShareUnbounded,
     // Engine: units.
-    /// A repeated answer is credited again: units are minted.
-    RepeatCredited,
     /// A return does not lower the balance first: the same units are spent here and elsewhere.
     ReturnNotLowered,
     /// A pool's unconfirmed return is settled with the ledger as well: the units come back twice.

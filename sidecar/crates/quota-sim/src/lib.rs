@@ -9,6 +9,7 @@
     clippy::missing_panics_doc
 )]
 
+pub mod mutants;
 pub mod rng;
 pub mod search;
 pub mod sim;

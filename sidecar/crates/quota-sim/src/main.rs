@@ -7,9 +7,16 @@
     clippy::cast_precision_loss
 )] // a tool of the tests, which prints rates
 
-use std::{collections::BTreeMap, process::ExitCode, thread, time::Instant};
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
+use quota_core::Mutant;
 use quota_sim::{
+    mutants::{is_shown, read, search, write},
     search::{run_many, run_seed},
     sim::{Fault, Schedule, trace},
 };
@@ -90,12 +97,89 @@ fn run(options: &BTreeMap<String, String>) -> ExitCode {
     }
 }
 
+/// Searches every mutant, or one, and writes what was found.
+fn mutants(options: &BTreeMap<String, String>) -> ExitCode {
+    let span = Duration::from_secs(number(options, "seconds", 60));
+    let wanted = options.get("mutant").filter(|name| !name.is_empty());
+    let all = Mutant::ALL
+        .iter()
+        .copied()
+        .filter(|mutant| wanted.is_none_or(|name| name == mutant.name()));
+    let mut finds = Vec::new();
+    let (mut searched, mut missed) = (0, Vec::new());
+    for mutant in all {
+        searched += 1;
+        let begun = Instant::now();
+        let (find, schedules) = search(mutant, threads(), span);
+        let seconds = begun.elapsed().as_secs_f64();
+        match &find {
+            Some(find) => println!(
+                "{:<26} seed {:<7} {seconds:>5.1} s  {:<14} {}",
+                mutant.name(),
+                find.seed,
+                find.rule,
+                mutant.reason().trim()
+            ),
+            None => {
+                println!(
+                    "{:<26} NOT FOUND in {schedules} schedules  {}",
+                    mutant.name(),
+                    mutant.reason().trim()
+                );
+                missed.push(mutant.name());
+            }
+        }
+        finds.extend(find);
+    }
+    println!(
+        "{} of {searched} mutants found; not found: {}",
+        finds.len(),
+        missed.join(", ")
+    );
+    if let Some(path) = options.get("out") {
+        std::fs::write(path, write(&finds)).expect("the file of finds");
+    }
+    if missed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Replays recorded finds.
+fn replay(options: &BTreeMap<String, String>) -> ExitCode {
+    let path = options.get("finds").expect("--finds FILE");
+    let finds = read(&std::fs::read_to_string(path).expect("the file of finds"));
+    let begun = Instant::now();
+    let lost: Vec<_> = finds.iter().filter(|find| !is_shown(find)).collect();
+    for find in &lost {
+        println!(
+            "{} is no longer shown by seed {}: `make mutants` searches anew",
+            find.mutant.name(),
+            find.seed
+        );
+    }
+    println!(
+        "{} recorded mutants replayed in {:.1} s, {} shown by their seeds",
+        finds.len(),
+        begun.elapsed().as_secs_f64(),
+        finds.len() - lost.len()
+    );
+    if lost.is_empty() && !finds.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let words: Vec<String> = std::env::args().skip(1).collect();
     let options = options(words.get(1..).unwrap_or_default());
     match words.first().map(String::as_str) {
         Some("run") => run(&options),
+        Some("mutants") => mutants(&options),
+        Some("replay") => replay(&options),
         Some("trace") => {
             for line in trace(&Schedule::draw(number(&options, "seed", 0))) {
                 println!("{line}");
@@ -103,7 +187,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("quota-sim run|trace [--seeds N] [--first N] [--seed N] [--trace 1]");
+            eprintln!(
+                "quota-sim run|trace|mutants|replay [--seeds N] [--first N] [--seed N] [--trace 1] [--out FILE] [--finds FILE]"
+            );
             ExitCode::from(2)
         }
     }

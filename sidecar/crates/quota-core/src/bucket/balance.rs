@@ -77,8 +77,9 @@ impl Balance {
     }
 
     /// Spends units; refuses, and changes nothing, where they are not there.
-    pub(crate) const fn take(&mut self, units: Units) -> bool {
-        if self.free < units {
+    pub(crate) fn take(&mut self, units: Units) -> bool {
+        if self.free < units && !(mutant::is(Mutant::AdmittedOneShort) && self.missing(units) <= 1)
+        {
             return false;
         }
         self.free = self.free.saturating_sub(units);
@@ -114,6 +115,9 @@ impl Balance {
 
     /// Takes in units that were used without having been reserved.
     pub(crate) fn owe(&mut self, units: Units) {
+        if mutant::is(Mutant::DebtForgotten) {
+            return;
+        }
         self.debt = self.debt.saturating_add(units);
         self.pay();
     }
@@ -156,10 +160,7 @@ impl Balance {
     /// Grants of which only the cumulative counter tells are given up: nobody knows who spends them.
     pub(crate) fn credit(&mut self, generation: u64, granted_cum: Units, give: Units) -> Units {
         let source = self.source(generation);
-        let mut credited = granted_cum.saturating_sub(source.seen).min(give);
-        if mutant::is(Mutant::RepeatCredited) {
-            credited = give;
-        }
+        let credited = granted_cum.saturating_sub(source.seen).min(give);
         source.seen = source.seen.max(granted_cum);
         source.granted = source.granted.saturating_add(credited);
         self.free = self.free.saturating_add(credited);
@@ -238,6 +239,14 @@ impl Balance {
         let refused = source.returned_pool.saturating_sub(source.told_pool);
         source.returned_pool = source.told_pool;
         source.returned_ledger = source.returned_ledger.saturating_add(refused);
+    }
+
+    /// Makes units out of nothing, for mutants: as if some source had given them.
+    pub(crate) fn mint(&mut self, units: Units) {
+        if let Some(source) = self.sources.first_mut() {
+            source.granted = source.granted.saturating_add(units);
+            self.free = self.free.saturating_add(units);
+        }
     }
 
     /// Units on their way back to the ledger.

@@ -9,6 +9,7 @@ use crate::{
     event::{AllotAnswer, CommandFailure, FailureKind, WindowInfo},
     id::{KeyHash, WindowId},
     lease::pursue::{Size, sent},
+    mutant::{self, Mutant},
     outbox::AskOrigin,
     proof::{Proof, Sent},
     request::{UNITS_MAX, Units},
@@ -412,6 +413,9 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
+        if mutant::is(Mutant::NoticeIgnored) {
+            return;
+        }
         bucket.notices = bucket.notices.wrapping_add(1);
         for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
             window.proof = None;

@@ -130,7 +130,7 @@ impl Engine {
                 {
                     window.balance.return_elsewhere(generation);
                 }
-                window.fault = Some(fault);
+                window.fault = Some(fault).filter(|_| !mutant::is(Mutant::FaultNotReported));
                 window.proof = None;
                 window.low_mark = 0;
             }
@@ -239,12 +239,13 @@ fn take_grant(
         return;
     }
     window.low_mark = 0;
-    if !grant.is_final && (grant.free < ask.need || !is_plenty) {
+    let is_final = grant.is_final || mutant::is(Mutant::ProofFromPoolNotFinal);
+    if !is_final && (grant.free < ask.need || !is_plenty) {
         window.extend = true;
         window.proof = None;
         return;
     }
-    if ask.need == 0 || grant.free >= ask.need || !grant.is_final {
+    if ask.need == 0 || grant.free >= ask.need || !is_final {
         return;
     }
     window.smallest_first = true;

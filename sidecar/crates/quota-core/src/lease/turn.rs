@@ -1,8 +1,15 @@
 //! Windows end, the next begin: old units die, early leases come into force.
 
 use crate::{
-    bucket::window::Window, engine::Engine, hash::jitter, id::WindowId, lease::pursue::Size,
-    outbox::Report, slab::Key, time::Now,
+    bucket::window::Window,
+    engine::Engine,
+    hash::jitter,
+    id::WindowId,
+    lease::pursue::Size,
+    mutant::{self, Mutant},
+    outbox::Report,
+    slab::Key,
+    time::Now,
 };
 
 /// The next window is leased this much ahead at most, ledger µs, and half as much at least.
@@ -39,6 +46,7 @@ impl Engine {
             return;
         };
         let ended = bucket.current.take();
+        let carried = ended.as_ref().map_or(0, |window| window.balance.free);
         bucket.ahead_steps = 0;
         bucket.mark = (0, now.real_us);
         let next = bucket
@@ -51,6 +59,9 @@ impl Engine {
         };
         bucket.current = begun;
         if let Some(window) = bucket.current.as_mut() {
+            if mutant::is(Mutant::OldUnitsCarried) {
+                window.balance.mint(carried);
+            }
             window.balance.over = window
                 .balance
                 .over

@@ -47,6 +47,8 @@ struct PoolTally {
 pub struct Held {
     /// Where.
     pub span: Span,
+    /// When that window ends, ledger µs: what comes back later vanishes.
+    pub end_us: i64,
     /// By whom.
     pub holder: Holder,
     /// How many.
@@ -354,6 +356,18 @@ impl Audit {
         self.plenty.push_back((real_us, 0));
     }
 
+    /// Whether a holder used more than it had reserved, which it pays before anything else is admitted.
+    #[must_use]
+    pub fn owes(&self, holder: Holder) -> bool {
+        let mut tallies = self.tallies.values();
+        tallies.any(|tally| {
+            tally
+                .shares
+                .get(&holder)
+                .is_some_and(|share| share.owed > 0)
+        })
+    }
+
     /// Takes in a denial by proof: false where the units were there all the time.
     pub fn deny(&mut self, real_us: u64, units: u64) {
         let from_us = real_us.saturating_sub(PLENTY_US);
@@ -365,11 +379,5 @@ impl Audit {
             let detail = format!("{units} units denied, {least} were there for {PLENTY_US} us");
             self.break_rule("false denial", detail);
         }
-    }
-
-    /// Units out of a window and not used, as far as anybody can tell.
-    #[must_use]
-    pub fn used(&self, span: &Span) -> u64 {
-        self.tallies.get(span).map_or(0, |tally| tally.used)
     }
 }

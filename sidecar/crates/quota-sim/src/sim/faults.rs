@@ -35,7 +35,7 @@ pub enum Fault {
     Flush,
     /// Redis restarts without its data.
     RestartEmpty,
-    /// Redis' wall clock jumps.
+    /// Redis' wall clock goes back.
     RedisClock,
     /// Ledger time jumps forward; sidecars hear of it one by one.
     LedgerClock,
@@ -125,8 +125,9 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
         Fault::Flush => world.redis.flush(),
         Fault::RestartEmpty => world.redis.restart_empty(),
         Fault::RedisClock => {
-            let span_us = i64::try_from(world.rng.below(20_000_000)).expect("small") - 10_000_000;
-            world.redis.jump(span_us);
+            // A jump ahead mints tokens, up to a burst: not promised.
+            let span_us = i64::try_from(world.rng.below(10_000_000)).expect("small");
+            world.redis.jump(-span_us);
         }
         Fault::LedgerClock => {
             let span_us = i64::try_from(world.rng.below(90_000_000)).expect("small");

@@ -13,7 +13,7 @@ pub use self::{
     faults::Fault,
     plan::Schedule,
 };
-use crate::world::{Verdict, World, fact::Log, request};
+use crate::world::{Verdict, World, fact::Log, ledger::Generation, request};
 
 /// How a schedule went.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +128,7 @@ impl Run {
         {
             let interval_us = refill_interval_us.unsigned_abs();
             // What is on its way when it is taken, and what a slice of the second before may still bring.
-            let slack = schedule.amount * 250_000 / interval_us + 2;
+            let slack = schedule.amount * 500_000 / interval_us + 3;
             let now_us = self.world.now().ledger_us;
             let shadow = Shadow::full(burst, schedule.amount, interval_us, slack, now_us);
             self.audit.shadow = (schedule.keys == 1).then_some(shadow);
@@ -149,7 +149,7 @@ impl Run {
         let is_long = self.world.rng.chance(self.schedule.long_rate);
         let pause_us = self.world.rng.below(if is_long { 400_000 } else { 4_000 });
         self.world.run_for(pause_us);
-        self.look();
+        self.hear();
     }
 
     fn break_something(&mut self, outcome: &mut Outcome) {
@@ -257,8 +257,9 @@ impl Run {
             );
         }
         for held in &held {
-            let is_over = self.world.is_over(&held.span, now.ledger_us);
-            self.audit.settle(held, actual, settled.expired || is_over);
+            if held.end_us > now.ledger_us {
+                self.audit.settle(held, actual, settled.expired);
+            }
         }
         self.world.carry(node);
         self.hear();
@@ -267,6 +268,7 @@ impl Run {
     /// Takes in what was decided.
     fn hear(&mut self) {
         self.audit.learn(&self.world);
+        self.note_plenty();
         let mut verdicts = self.world.verdicts.take().unwrap_or_default();
         for verdict in verdicts.drain(..) {
             self.judge(&verdict);
@@ -284,7 +286,10 @@ impl Run {
                 self.world.real_us, verdict.node, verdict.request.mode, decision.reason
             );
         }
-        if decision.reason == Reason::QuotaExhausted && self.is_simple() {
+        if decision.reason == Reason::QuotaExhausted
+            && self.is_simple()
+            && !self.audit.owes(verdict.holder)
+        {
             self.audit.deny(self.world.real_us, units);
         }
         if !decision.reason.allowed() || decision.reason == Reason::Uncovered {
@@ -301,7 +306,7 @@ impl Run {
         };
         let mut held = Vec::new();
         for state in states {
-            let Some((start_us, _)) = state.window_us else {
+            let Some((start_us, end_us)) = state.window_us else {
                 self.audit
                     .break_rule("window", "admitted without a window".to_owned());
                 continue;
@@ -310,6 +315,7 @@ impl Run {
             self.audit.admit(&span, verdict.holder, units);
             held.push(Held {
                 span,
+                end_us,
                 holder: verdict.holder,
                 units,
             });
@@ -324,24 +330,37 @@ impl Run {
         self.schedule.limits.len() == 1 && self.schedule.keys == 1 && !self.schedule.is_bucket()
     }
 
-    /// Checks the rules, and notes what could be had now.
-    fn look(&mut self) {
-        self.hear();
+    /// Units that somebody could get now of the first limit, from the ledger or from its pool.
+    fn units_there(&self) -> u64 {
+        // Who is led astray in a split is told by a pool that nobody extends: not promised.
+        let Some(window) = self
+            .world
+            .window_now()
+            .filter(|_| !self.world.redis.is_split)
+        else {
+            return 0;
+        };
+        let is_served = window.generation().is_some_and(Generation::is_live);
+        let free = self.world.redis.pool_free(window.pool_key());
+        window.left().max(if is_served { free } else { 0 })
+    }
+
+    /// Notes what could be had now.
+    fn note_plenty(&mut self) {
         if !self.is_simple() {
             return;
         }
-        let now = self.world.now();
-        let window = self.world.window_now();
-        let bounds = window.map(|window| (window.start_us, window.end_us));
-        let units = window.map_or(0, |window| {
-            let free = self.world.redis.pool_free(window.pool_key());
-            window.left().max(free)
-        });
+        let real_us = self.world.real_us;
+        let bounds = self
+            .world
+            .window_now()
+            .map(|window| (window.start_us, window.end_us));
         if bounds != self.window_us {
             self.window_us = bounds;
-            self.audit.forget_plenty(now.real_us);
+            self.audit.forget_plenty(real_us);
         }
-        self.audit.note_plenty(now.real_us, units);
+        let units = self.units_there();
+        self.audit.note_plenty(real_us, units);
     }
 
     /// After the faults everybody gets a true answer, and what is there can be had.
@@ -351,7 +370,7 @@ impl Run {
         // A restore stops windows that were open then until an operator says otherwise: the next one is free.
         if self.world.is_frozen() {
             let length_us = self.schedule.limits[0].1.length_us;
-            self.world.jump(length_us + 10_000_000);
+            self.world.jump(length_us + 30_000_000);
             for node in 0..self.schedule.nodes {
                 self.world.tell_time(node);
             }
@@ -359,12 +378,6 @@ impl Run {
         self.world.run_for(6_000_000);
         self.hear();
         for node in 0..self.schedule.nodes {
-            let is_there = self.is_simple() && {
-                let window = self.world.window_now();
-                window.is_none_or(|window| {
-                    window.left() > 0 || self.world.redis.pool_free(window.pool_key()) > 0
-                })
-            };
             let amount = self
                 .world
                 .ledger
@@ -379,6 +392,8 @@ impl Run {
             check.all_limits = self.schedule.limits.len() > 1;
             let reason = self.world.decide_to(node, &check);
             self.hear();
+            let owes = self.audit.owes(self.world.holder(node));
+            let is_there = self.is_simple() && !owes && self.units_there() > 0;
             let is_true = match reason {
                 Some(Reason::Allowed) => true,
                 Some(Reason::QuotaExhausted) => !is_there,

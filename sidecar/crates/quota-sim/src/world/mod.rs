@@ -68,6 +68,8 @@ pub struct Node {
     cut: bool,
     /// Speaks to the demoted master of a split.
     is_astray: bool,
+    /// What came while it was paused.
+    inbox: Vec<Message>,
     /// Does nothing before this real time.
     paused_until_us: u64,
     /// Its ledger time less the ledger's.
@@ -195,6 +197,7 @@ impl World {
             due_us: 0,
             cut: false,
             is_astray: false,
+            inbox: Vec::new(),
             paused_until_us: 0,
             skew_us: 0,
         }
@@ -279,19 +282,6 @@ impl World {
             .find(|window| window.start_us <= now_us && now_us < window.end_us)
     }
 
-    /// Whether a span of windows is over at this ledger time.
-    #[must_use]
-    pub fn is_over(&self, span: &(Arc<str>, KeyHash, i64), ledger_us: i64) -> bool {
-        let windows = self.ledger.rows.windows.iter().rev();
-        let same = |window: &&Window| {
-            window.start_us == span.2 && window.identity.1 == span.0 && window.identity.2 == span.1
-        };
-        windows
-            .clone()
-            .find(same)
-            .is_none_or(|window| window.end_us <= ledger_us)
-    }
-
     /// The key of a limit's state, as the ledger knows it.
     #[must_use]
     pub fn key_of(&self, state: &LimitState) -> KeyHash {
@@ -339,7 +329,14 @@ impl World {
             .insert(snapshot.tenant.clone(), snapshot.clone());
         for node in 0..self.nodes.len() {
             self.introduce(node);
-            self.handle(node, Event::Tenant(snapshot.clone()));
+            if self.verdicts.is_none() {
+                self.handle(node, Event::Tenant(snapshot.clone()));
+            } else if !self.nodes[node].cut {
+                let life = self.nodes[node].life;
+                let at_us = self.in_order(node, true);
+                let event = Event::Tenant(snapshot.clone());
+                self.post(at_us, Message::Tell { node, life, event });
+            }
         }
     }
 
@@ -443,16 +440,7 @@ impl World {
                     event: Event::WatchUp,
                 },
             );
-            for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
-                self.post(
-                    late,
-                    Message::Tell {
-                        node,
-                        life,
-                        event: Event::Tenant(snapshot),
-                    },
-                );
-            }
+            self.post(late, Message::Snapshots { node, life });
         }
     }
 

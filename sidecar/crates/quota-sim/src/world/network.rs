@@ -33,6 +33,15 @@ pub(super) enum Message {
         event: Event,
     },
     Heartbeat,
+    /// A pause is over: what came meanwhile is heard now, in its order.
+    Resume {
+        node: usize,
+    },
+    /// The watch stream is up again: the tenants as they are when it arrives.
+    Snapshots {
+        node: usize,
+        life: u64,
+    },
 }
 
 impl World {
@@ -132,12 +141,31 @@ impl World {
     pub(super) fn deliver(&mut self, message: Message) {
         if let Message::Tell { node, .. }
         | Message::Answer { node, .. }
-        | Message::Timeout { node, .. } = message
-            && self.is_paused(node)
+        | Message::Timeout { node, .. }
+        | Message::Snapshots { node, .. } = message
+            && (self.is_paused(node) || !self.nodes[node].inbox.is_empty())
         {
-            return self.post(self.nodes[node].paused_until_us, message);
+            if self.nodes[node].inbox.is_empty() {
+                self.post(self.nodes[node].paused_until_us, Message::Resume { node });
+            }
+            return self.nodes[node].inbox.push(message);
         }
         match message {
+            Message::Resume { node } if self.is_paused(node) => {
+                self.post(self.nodes[node].paused_until_us, Message::Resume { node });
+            }
+            Message::Resume { node } => {
+                for message in std::mem::take(&mut self.nodes[node].inbox) {
+                    self.deliver(message);
+                }
+            }
+            Message::Snapshots { node, life } => {
+                if self.nodes[node].life == life {
+                    for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
+                        self.handle(node, Event::Tenant(snapshot));
+                    }
+                }
+            }
             Message::Heartbeat => self.heartbeat(),
             Message::Tell { node, life, event } => {
                 if self.nodes[node].life == life {

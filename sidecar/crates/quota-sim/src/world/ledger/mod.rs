@@ -22,8 +22,8 @@ use super::{
     trace::hex,
 };
 
-/// Windows may be asked for so much before they begin, ledger µs.
-const AHEAD_US: i64 = 5_000_000;
+/// Windows may have been asked for so much before they began, ledger µs: 5 s, or 250 ms of real time of a fast clock.
+const AHEAD_US: i64 = 20_000_000;
 const DAY_US: i64 = 86_400_000_000;
 
 /// A limit's windows.

@@ -273,7 +273,7 @@ impl Window {
             .generations
             .last()
             .is_some_and(|last| last.is_live() && last.allotted_cum > last.credited);
-        if has_pool && !ask.ledger_only {
+        if has_pool {
             return Answer::Refused {
                 reason: "AUTHORITY_UNREACHABLE",
                 last_seq: 0,
