@@ -30,7 +30,11 @@ WAIT_S = 20.0
 _numbers = itertools.count(1)
 
 
-async def fresh_limit(fleet: Fleet, amount: int = AMOUNT) -> str:
+async def fresh_limit(
+    fleet: Fleet,
+    amount: int = AMOUNT,
+    policy: decision_pb2.FailurePolicy.ValueType = decision_pb2.FAILURE_POLICY_CLOSED,
+) -> str:
     """Give the tenant one more yearly limit of requests and return its name, the value of attribute `cell`."""
     name = f"trial-{next(_numbers)}"
     rule = limits_pb2.LimitRule(
@@ -39,7 +43,7 @@ async def fresh_limit(fleet: Fleet, amount: int = AMOUNT) -> str:
         kind=decision_pb2.LIMIT_KIND_WINDOW,
         amount=amount,
         enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
+        failure_policy=policy,
         window_unit=limits_pb2.WINDOW_UNIT_YEAR,
         window_count=1,
         time_zone="UTC",

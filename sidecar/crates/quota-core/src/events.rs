@@ -242,6 +242,12 @@ impl Engine {
         if let Some(window) = bucket.current.as_mut() {
             window.low_mark = 0;
         }
+        if !bucket.waiters.is_empty() {
+            // Those who wait here lack units too, and may be why this was called for: what is here counts towards
+            // theirs first. Given away now, it would be missing from their ask, and a pool that lacks it is no proof.
+            bucket.recalled = true;
+            return;
+        }
         self.give_back(now, key, keep);
     }
 

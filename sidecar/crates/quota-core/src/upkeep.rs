@@ -43,7 +43,7 @@ impl Engine {
             bucket.mark = (own_use, now.real_us);
         }
         let keep = bucket.second_use;
-        let is_recalled = std::mem::take(&mut bucket.recalled);
+        let is_recalled = bucket.waiters.is_empty() && std::mem::take(&mut bucket.recalled);
         bucket.is_active = idle_us < LATELY_US;
         if idle_us >= IDLE_US || is_recalled {
             self.give_back(now, key, keep);
