@@ -32,8 +32,41 @@ pub enum Effect {
         /// What to ask.
         command: Command,
     },
+    /// Write into the log which units of a window a restart may take over, in place of what it says of that window;
+    /// none = remove it. `Event::Marked` must come back.
+    Keep {
+        /// Names it.
+        id: u64,
+        /// The window.
+        window: WindowId,
+        /// What is kept.
+        kept: Option<Box<Kept>>,
+    },
     /// A reservation expired unsettled: its units stay spent, the log notes it.
     Expired(ReservationId),
+}
+
+/// Units of a window that a process neither spends nor returns before the log says less.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Wire id of the tenant whose limit it is.
+    pub tenant: Arc<str>,
+    /// Limit name.
+    pub limit: Arc<str>,
+    /// Key of the limit.
+    pub key_hash: KeyHash,
+    /// The key values in the rule's order.
+    pub key_values: Box<[Box<str>]>,
+    /// The window.
+    pub window: WindowId,
+    /// Its first instant, ledger µs.
+    pub start_us: i64,
+    /// Its end, exclusive, ledger µs.
+    pub end_us: i64,
+    /// Resets of it.
+    pub round: u32,
+    /// Units.
+    pub units: Units,
 }
 
 /// What to ask of whom.

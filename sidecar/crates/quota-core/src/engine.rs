@@ -9,11 +9,11 @@ use crate::{
     bucket::Buckets,
     check::{Outcome, judge::Charge, state::limit_state},
     decision::LimitState,
-    effect::Effect,
+    effect::{Effect, Kept},
     event::Event,
-    hash::{hex, keyed},
-    id::{Holder, ReservationId},
-    lease::plan::Budget,
+    hash::{Map, hex, keyed},
+    id::{Holder, KeyHash, ReservationId},
+    lease::{keeping::Marking, plan::Budget},
     links::Links,
     outbox::Outbox,
     report::Reporter,
@@ -46,6 +46,8 @@ pub struct EngineConfig {
     pub proof_age_us: u64,
     /// Keys of limits kept in memory at most, and as many windows of keys that gave way.
     pub keys_max: usize,
+    /// Units are kept for a restart: whoever carries effects out has a log.
+    pub keeps: bool,
 }
 
 impl Default for EngineConfig {
@@ -56,6 +58,7 @@ impl Default for EngineConfig {
             waiting_max: 10_000,
             proof_age_us: 100_000,
             keys_max: 1_000_000,
+            keeps: false,
         }
     }
 }
@@ -86,6 +89,12 @@ pub struct Engine {
     pub(crate) resting: Resting,
     /// Units that were admitted without cover, in all.
     pub(crate) uncovered_units: Units,
+    /// Buckets whose marks are to be looked at again.
+    pub(crate) keeps_due: Vec<Key>,
+    /// Marks on their way to the disk.
+    pub(crate) markings: Map<u64, Marking>,
+    /// What a dead process of this volume kept, by tenant, limit and key.
+    pub(crate) adoptable: Map<(Arc<str>, Arc<str>, KeyHash), Kept>,
 }
 
 /// How much the engine keeps, and what should alarm somebody.
@@ -126,8 +135,11 @@ impl Engine {
             dirty: VecDeque::with_capacity(16),
             hunts: VecDeque::with_capacity(16),
             is_draining: false,
-            resting: Resting::new(hasher),
+            resting: Resting::new(hasher.clone()),
             uncovered_units: 0,
+            keeps_due: Vec::new(),
+            markings: Map::with_hasher(hasher.clone()),
+            adoptable: Map::with_hasher(hasher),
         }
     }
 
@@ -177,6 +189,12 @@ impl Engine {
     /// Takes in a reservation found in the log at start; `holder` in it is the dead process', so nothing is held here.
     pub fn restore_reservation(&mut self, reservation: Reservation) {
         self.book.open(reservation, Vec::new());
+    }
+
+    /// Takes over units that a dead process of this volume kept. Only after their mark is removed for good, and only on
+    /// the boot, volume and directory that it was made on: else they are spent twice.
+    pub fn adopt(&mut self, kept: Kept) {
+        self.adopt_kept(kept);
     }
 
     /// Ends a reservation at `actual` (zero units of every meter = release). Call after its record is durable.
@@ -286,6 +304,7 @@ impl Engine {
         self.is_draining = true;
         for key in self.buckets.keys() {
             self.turn_if_over(now, key);
+            self.plan_keeping(key, true);
             self.give_back(now, key, 0);
             self.give_back_next(now, key);
             self.return_tokens(now, key, crate::request::UNITS_MAX);
@@ -319,7 +338,9 @@ impl Engine {
     /// Commands without an answer yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.outbox.outstanding()
+        self.outbox
+            .outstanding()
+            .saturating_add(self.markings.len())
     }
 }
 
@@ -445,6 +466,8 @@ impl Engine {
                 self.wake(now, key);
             } else if let Some(key) = self.hunts.pop_front() {
                 self.pursue(now, key);
+            } else if !self.keeps_due.is_empty() {
+                self.keep_on();
             } else {
                 return;
             }

@@ -69,6 +69,8 @@ pub enum Event {
         /// The round that has ended.
         window: WindowId,
     },
+    /// What became of an `Effect::Keep`.
+    Marked(u64, Marked),
     /// Answer to `Command::Allot`, one per ask.
     Allotted(CommandId, Result<Vec<AllotAnswer>, CommandFailure>),
     /// Answer to `Command::ReturnUnits`.
@@ -108,6 +110,17 @@ pub enum FunctionReply {
     Elements(Vec<Box<str>>),
     /// The server refused to run it.
     Error(Box<str>),
+}
+
+/// What became of a mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Marked {
+    /// It is durable.
+    Durable,
+    /// Nothing was written: what was durable before still is.
+    NotWritten,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// A window and where it stands.

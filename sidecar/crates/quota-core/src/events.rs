@@ -67,6 +67,7 @@ impl Engine {
                 key_hash,
                 window,
             } => self.on_replaced(&tenant, &limit, key_hash, window),
+            Event::Marked(id, outcome) => self.on_marked(now, id, outcome),
             answer => self.on_command_answer(now, answer),
         }
     }

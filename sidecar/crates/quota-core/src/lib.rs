@@ -34,10 +34,10 @@ mod upkeep;
 mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
-pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, PoolFault, UseReport};
+pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, PoolFault, UseReport};
 pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{
-    AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, WindowInfo, WindowUse,
+    AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, Marked, WindowInfo, WindowUse,
 };
 pub use explain::{Explanation, PoolView, ProofView, Unmatched};
 pub use id::{Holder, KeyHash, ReservationId, WindowId};

@@ -207,6 +207,13 @@ impl Outbox {
         self.outstanding.remove(&id)
     }
 
+    /// Names a mark.
+    pub(crate) const fn mark(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id = self.next_id.saturating_add(1);
+        id
+    }
+
     /// Commands without an answer, sent or not.
     pub(crate) fn outstanding(&self) -> usize {
         let waiting = self

@@ -117,7 +117,7 @@ fn fit(bucket: &Bucket, kind: Option<LimitKind>, now: Now) -> Fit {
     let mut fit = Fit::Goes;
     for window in windows {
         let balance = &window.balance;
-        if balance.held > 0 || balance.debt > 0 {
+        if balance.held > 0 || balance.debt > 0 || balance.kept > 0 {
             return Fit::Lives;
         }
         let owes = balance.sources.iter().any(|source| {

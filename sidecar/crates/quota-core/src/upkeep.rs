@@ -45,7 +45,9 @@ impl Engine {
         let keep = bucket.second_use;
         let is_recalled = bucket.waiters.is_empty() && std::mem::take(&mut bucket.recalled);
         bucket.is_active = idle_us < LATELY_US;
-        if idle_us >= IDLE_US || is_recalled {
+        let is_idle = idle_us >= IDLE_US || is_recalled;
+        self.plan_keeping(key, is_idle);
+        if is_idle {
             self.give_back(now, key, keep);
         } else {
             self.go_on_returning(now, key);

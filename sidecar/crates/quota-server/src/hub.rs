@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    EngineFigures, Event, Explanation, FailureKind, Holder, LimitState, Now, Reservation,
-    ReservationId, SettleRefusal, Settled, Ticket,
+    EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LimitState, Marked, Now,
+    Reservation, ReservationId, SettleRefusal, Settled, Ticket,
 };
 use quota_proto::{
     answer::{event, witness},
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     clock::{LedgerClock, Monotonic},
     directory::Directory,
+    marks::Mark,
     outbox::{Outbox, WATCH_TIMEOUT_MS},
     refusal::{Answer, Refusal},
     stats::Stats,
@@ -60,6 +61,7 @@ pub(crate) struct Hub {
     producer: Mutex<[u8; 16]>,
     expired: mpsc::UnboundedSender<ReservationId>,
     settled: mpsc::UnboundedSender<Vec<Settlement>>,
+    marks: mpsc::UnboundedSender<Mark>,
     /// Wakes the ticker when something became due earlier.
     pub(crate) rearm: Notify,
     /// Wakes who waits for a tenant to be known.
@@ -108,6 +110,8 @@ pub(crate) struct HubParts {
     pub(crate) expired: mpsc::UnboundedSender<ReservationId>,
     /// Takes outcomes of this home's reservations that ended elsewhere.
     pub(crate) settled: mpsc::UnboundedSender<Vec<Settlement>>,
+    /// Takes what is to be kept for a restart.
+    pub(crate) marks: mpsc::UnboundedSender<Mark>,
 }
 
 impl Hub {
@@ -130,6 +134,7 @@ impl Hub {
             producer: Mutex::new(parts.producer),
             expired: parts.expired,
             settled: parts.settled,
+            marks: parts.marks,
             rearm: Notify::new(),
             news: Notify::new(),
         }
@@ -201,6 +206,16 @@ impl Hub {
     /// Takes in a reservation from the log.
     pub(crate) fn restore(&self, reservation: Reservation) {
         self.state.lock().engine.restore_reservation(reservation);
+    }
+
+    /// Takes over what a dead process kept; its mark is gone for good.
+    pub(crate) fn adopt(&self, kept: Kept) {
+        self.state.lock().engine.adopt(kept);
+    }
+
+    /// Takes in what became of a mark.
+    pub(crate) fn marked(&self, id: u64, outcome: Marked) {
+        self.tell_engine(Event::Marked(id, outcome));
     }
 
     /// Ends a reservation whose record is durable.
@@ -480,6 +495,9 @@ impl Hub {
                         if let Some(failed) = self.send(id, timeout_ms, command) {
                             unsent.push_back(failed);
                         }
+                    }
+                    Effect::Keep { id, window, kept } => {
+                        let _ = self.marks.send((id, window, kept));
                     }
                     Effect::Expired(id) => {
                         let _ = self.expired.send(id);

@@ -27,6 +27,7 @@ mod hub;
 pub mod ids;
 pub mod journal;
 pub mod load;
+mod marks;
 mod outbox;
 pub mod probe;
 mod recent;

@@ -32,6 +32,7 @@ use crate::{
     hub::{Hub, HubParts},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
     journal::fill_percent,
+    marks::{self, BootId, Mark},
     outbox::Outbox,
     service::Service,
     shipper::{Shipper, drive},
@@ -92,6 +93,7 @@ struct Work {
     answers: mpsc::Receiver<Vec<Answer>>,
     expired: mpsc::UnboundedReceiver<ReservationId>,
     settled: mpsc::UnboundedReceiver<Vec<Settlement>>,
+    marks: Option<(BootId, mpsc::UnboundedReceiver<Mark>)>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -112,6 +114,9 @@ impl DataPlane {
         let config = Config::parse(config_json)?;
         let mut randomness = SystemRandomness;
         let (log, recovered) = open_log(&config, &mut randomness)?;
+        let boot_id = marks::boot_id();
+        // What can't be removed is not taken over: it stays counted as spent.
+        let kept = marks::take_over(&log, &recovered, boot_id).unwrap_or_default();
         let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
         let addresses = json!({
             "tcp": listeners.address().map(|address| address.to_string()),
@@ -119,10 +124,14 @@ impl DataPlane {
         });
         let outbox = Arc::new(Outbox::new()?);
         let (expired_sender, expired) = mpsc::unbounded_channel();
+        let (marks_sender, marks) = mpsc::unbounded_channel();
         let (settled_sender, settled) = mpsc::unbounded_channel();
         let stats = Arc::new(Stats::default());
         let hub = Arc::new(Hub::new(HubParts {
-            engine: engine_config(&config),
+            engine: EngineConfig {
+                keeps: boot_id.is_some(),
+                ..engine_config(&config)
+            },
             scaled: config.embedded,
             monotonic: Arc::new(BootClock),
             outbox: Arc::clone(&outbox),
@@ -131,7 +140,9 @@ impl DataPlane {
             producer: recovered.producer_id,
             expired: expired_sender,
             settled: settled_sender,
+            marks: marks_sender,
         }));
+        kept.into_iter().for_each(|kept| hub.adopt(kept));
         let budget = Duration::from_micros(config.ledger_budget_us);
         let service = Arc::new(Service::new(
             hub,
@@ -167,6 +178,7 @@ impl DataPlane {
             answers,
             expired,
             settled,
+            marks: boot_id.map(|boot_id| (boot_id, marks)),
             phase,
         };
         let thread = spawn(work, transport)?;
@@ -342,6 +354,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         waiting_max: config.waiting_max,
         proof_age_us: config.proof_age_us,
         keys_max: config.keys_max,
+        ..EngineConfig::default()
     }
 }
 
@@ -366,11 +379,16 @@ async fn run(work: Work, transport: impl Transport) {
         answers,
         expired,
         settled,
+        marks,
         mut phase,
     } = work;
     tokio::spawn(hear(Arc::clone(&service), answers));
     tokio::spawn(tick(Arc::clone(&service)));
     tokio::spawn(expire(Arc::clone(&service), expired));
+    if let Some((boot_id, marks)) = marks {
+        let hub = Arc::clone(&service.hub);
+        tokio::spawn(marks::write(hub, log.clone(), boot_id, marks));
+    }
     tokio::spawn(take_outcomes(Arc::clone(&service), settled));
     tokio::spawn(name_tenants(
         Arc::clone(&service),

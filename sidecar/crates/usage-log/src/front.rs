@@ -157,12 +157,14 @@ impl Front {
             });
         }
         let bytes = crate::format::total_bytes(payload.len().saturating_add(crate::format::KEY));
-        let settles = matches!(kind, Kind::Expire) || (kind == Kind::Usage && key.is_some());
+        // What removes a mark frees units, so it may use the reserve like what ends a reservation.
+        let removes = kind == Kind::Mark && payload.is_empty();
+        let settles = removes || kind == Kind::Expire || (kind == Kind::Usage && key.is_some());
         let mut state = self.state.lock();
         state.admit(
             wide(bytes),
             settles,
-            matches!(kind, Kind::Open | Kind::Mark),
+            kind == Kind::Open || (kind == Kind::Mark && !removes),
             self.pending_bytes,
         )?;
         let group = state.gathering(self.group_records, self.group_bytes);

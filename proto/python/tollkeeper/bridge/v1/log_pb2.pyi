@@ -310,8 +310,8 @@ Global___LoggedExpiry: _TypeAlias = LoggedExpiry  # noqa: Y015
 
 @_typing.final
 class LoggedMark(_message.Message):
-    """Units of one source that a holder has and does not spend before a lower mark of the same source is durable: what a
-    restart may take over. Figures that the holder goes on from, all cumulative.
+    """Units of one window that a process neither spends nor returns before a lower mark of the window is durable: what a
+    restart may take over.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -325,10 +325,8 @@ class LoggedMark(_message.Message):
     WINDOW_START_US_FIELD_NUMBER: _builtins.int
     WINDOW_END_US_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
-    GENERATION_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
-    GRANTED_CUM_FIELD_NUMBER: _builtins.int
-    TIMELINE_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
     holder: _builtins.bytes
     """The holder, 16 bytes."""
     tenant: _builtins.str
@@ -345,14 +343,10 @@ class LoggedMark(_message.Message):
     """Its end, exclusive, microseconds, ledger time."""
     round: _builtins.int
     """Resets of the window."""
-    generation: _builtins.int
-    """0 = the ledger, else the pool's generation."""
     kept: _builtins.int
-    """Units that are there unspent whatever happened since."""
-    granted_cum: _builtins.int
-    """Units granted to the holder by this source, at least."""
-    timeline: _builtins.int
-    """Restores of Postgres that the window has lived through, plus 1."""
+    """Units."""
+    boot_id: _builtins.bytes
+    """Boot of the machine on which they are there, 16 bytes; on another one the mark is void."""
     @_builtins.property
     def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The key values in the rule's order."""
@@ -369,14 +363,12 @@ class LoggedMark(_message.Message):
         window_start_us: _builtins.int = ...,
         window_end_us: _builtins.int = ...,
         round: _builtins.int = ...,
-        generation: _builtins.int = ...,
         kept: _builtins.int = ...,
-        granted_cum: _builtins.int = ...,
-        timeline: _builtins.int = ...,
+        boot_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "granted_cum", b"granted_cum", "holder", b"holder", "kept", b"kept", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "round", b"round", "tenant", b"tenant", "timeline", b"timeline", "window_end_us", b"window_end_us", "window_id", b"window_id", "window_start_us", b"window_start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "holder", b"holder", "kept", b"kept", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "round", b"round", "tenant", b"tenant", "window_end_us", b"window_end_us", "window_id", b"window_id", "window_start_us", b"window_start_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

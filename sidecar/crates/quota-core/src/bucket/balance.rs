@@ -1,11 +1,14 @@
 //! Units of one window in this process: where they came from, where they went.
 //!
-//! I3: the sum over sources of granted − returned = consumed + held + free + standby, at every moment.
+//! I3: the sum over sources of granted − returned = consumed + held + kept + free + standby, at every moment.
 
 use crate::{
     mutant::{self, Mutant},
     request::Units,
 };
+
+/// Generation of the units that a dead process of this volume kept: spent here, returned nowhere.
+pub(crate) const RESUMED: u64 = u64::MAX;
 
 /// Where leased units came from: the ledger (generation 0) or one generation of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +61,8 @@ pub(crate) struct Balance {
     pub(crate) free: Units,
     /// Units kept apart for when nobody can give any: see [`Balance::call_up`].
     pub(crate) standby: Units,
+    /// Units that a restart may take over: not spent before the log says less.
+    pub(crate) kept: Units,
     /// Units that reservations hold.
     pub(crate) held: Units,
     /// All units spent so far.
@@ -111,6 +116,21 @@ impl Balance {
         let units = units.min(self.held);
         self.held = self.held.saturating_sub(units);
         self.consumed = self.consumed.saturating_add(units);
+    }
+
+    /// Sets free units aside.
+    pub(crate) fn keep(&mut self, units: Units) {
+        let units = units.min(self.free);
+        self.free = self.free.saturating_sub(units);
+        self.kept = self.kept.saturating_add(units);
+    }
+
+    /// Frees what is kept above `left`.
+    pub(crate) fn release(&mut self, left: Units) {
+        let units = self.kept.saturating_sub(left);
+        self.kept = self.kept.saturating_sub(units);
+        self.free = self.free.saturating_add(units);
+        self.pay();
     }
 
     /// Takes in units that were used without having been reserved.
@@ -215,7 +235,7 @@ impl Balance {
         let mut to_pool: Units = 0;
         for source in self.sources.iter_mut().rev() {
             let part = rest.min(source.rest());
-            if part == 0 {
+            if part == 0 || source.generation == RESUMED {
                 continue;
             }
             rest = rest.saturating_sub(part);
@@ -271,6 +291,7 @@ impl Balance {
         let here = self
             .consumed
             .saturating_add(self.held)
+            .saturating_add(self.kept)
             .saturating_add(self.free)
             .saturating_add(self.standby);
         lent == here && (self.debt == 0 || self.free == 0)

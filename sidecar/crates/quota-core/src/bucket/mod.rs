@@ -86,6 +86,8 @@ pub(crate) struct Bucket {
     pub(crate) mark: (Units, u64),
     /// Units used in the second before that.
     pub(crate) second_use: Units,
+    /// Largest call so far.
+    pub(crate) largest: Units,
     /// What is held goes back as soon as nothing is under way, all but one second of use.
     pub(crate) recalled: bool,
     /// Channel that it follows.
@@ -123,6 +125,7 @@ impl Bucket {
             due_us: u64::MAX,
             mark: (0, 0),
             second_use: 0,
+            largest: 0,
             recalled: false,
             channel: None,
             over_early: 0,

@@ -81,6 +81,10 @@ pub(crate) struct Window {
     pub(crate) reported: (Units, Units),
     /// A return to the ledger is under way.
     pub(crate) returning: bool,
+    /// Below this balance the mark is lowered, while anything is kept.
+    pub(crate) keep_low: Units,
+    /// A mark is on its way to the disk.
+    pub(crate) is_marking: bool,
     /// Concurrency: the lease that its units belong to; 0 = none.
     pub(crate) lease_epoch: u64,
     /// Concurrency: real time until which the lease may be used.
@@ -107,6 +111,8 @@ impl Window {
             fleet: None,
             reported: (0, 0),
             returning: false,
+            keep_low: 0,
+            is_marking: false,
             lease_epoch: 0,
             valid_until_us: 0,
         }
@@ -141,6 +147,7 @@ impl Window {
             .balance
             .free
             .saturating_add(self.balance.standby)
+            .saturating_add(self.balance.kept)
             .saturating_add(self.balance.returning());
         let reach = free_here
             .saturating_add(free_in_pool)

@@ -137,6 +137,7 @@ impl Engine {
             self.reporter.moved.push(key);
         }
         bucket.demand.taken = bucket.demand.taken.saturating_add(charge.units);
+        bucket.largest = bucket.largest.max(charge.units);
         if charge.verdict != Verdict::Fits {
             if charge.verdict == Verdict::Uncovered {
                 window.uncovered = window.uncovered.saturating_add(charge.units);
@@ -150,7 +151,11 @@ impl Engine {
             window.balance.take(charge.units)
         };
         debug_assert!(is_taken, "a verdict said that the units were there");
-        if window.balance.free < window.low_mark && window.flight.is_none() {
+        if window.balance.free < window.keep_low && window.balance.kept > 0 && !window.is_marking {
+            self.keeps_due.push(key);
+        }
+        let here = window.balance.free.saturating_add(window.balance.kept);
+        if here < window.low_mark && window.flight.is_none() {
             bucket.ahead_steps = 3;
             self.hunts.push_back(key);
         }

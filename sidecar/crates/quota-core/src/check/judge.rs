@@ -104,6 +104,7 @@ pub(crate) fn judge(
     };
     match proved {
         Proved::Fits => Verdict::Fits,
+        Proved::Kept if !sight.is_last => Verdict::Short(Budget::Ledger),
         Proved::Exhausted(retry_after_us) => match (limit.rule.enforcement, limit.rule.kind) {
             (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
             (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
@@ -111,7 +112,7 @@ pub(crate) fn judge(
             }
             (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
         },
-        Proved::Nothing => judge_unproved(limit, bucket, units, sight),
+        Proved::Nothing | Proved::Kept => judge_unproved(limit, bucket, units, sight),
     }
 }
 
@@ -185,6 +186,8 @@ pub(crate) fn unreachable_verdict(rule: &LimitRule, bucket: &Bucket, units: Unit
 
 enum Proved {
     Fits,
+    /// Units are kept for a restart and are being set free.
+    Kept,
     Exhausted(Option<i64>),
     Nothing,
 }
@@ -205,6 +208,10 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
     let missing = window.balance.missing(units);
     if missing == 0 {
         return Proved::Fits;
+    }
+    if window.balance.kept > 0 {
+        // They are there, and no proof of a pool says anything before they are free.
+        return Proved::Kept;
     }
     if is_proved(window, missing, sight) {
         if window.call_up(units) {

@@ -131,9 +131,12 @@ impl Engine {
         if let Some(verdict) = judge_without_bucket(&limit.rule, charge.units) {
             return verdict;
         }
-        charge.bucket = charge
-            .bucket
-            .or_else(|| self.make_bucket(now, charge.limit, request));
+        if charge.bucket.is_none() {
+            charge.bucket = self.make_bucket(now, charge.limit, request);
+            if let Some(key) = charge.bucket {
+                self.resume(now, key);
+            }
+        }
         let Some(key) = charge.bucket else {
             return self.judge_without_room(charge);
         };

@@ -337,6 +337,7 @@ impl Engine {
             bucket.ahead_steps = 0;
         }
         self.keep_sound(key);
+        self.keeps_due.push(key);
     }
 
     fn on_pool(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, pool: Pool) {

@@ -1,6 +1,7 @@
 //! Getting units, and giving them back.
 
 pub(crate) mod giving;
+pub(crate) mod keeping;
 pub(crate) mod ledger;
 pub(crate) mod plan;
 pub(crate) mod pool;

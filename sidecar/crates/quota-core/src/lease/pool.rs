@@ -166,6 +166,7 @@ impl Engine {
         }
         if is_current {
             self.hunts.push_back(key);
+            self.keeps_due.push(key);
         }
         self.go_on_returning(now, key);
     }

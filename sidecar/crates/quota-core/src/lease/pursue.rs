@@ -73,7 +73,14 @@ impl Engine {
         if size.is_none() && bucket.ahead_steps == 0 {
             return;
         }
+        if size.is_some() && self.stop_keeping(key) {
+            // What is missing may be here: the mark's outcome wakes those who wait.
+            return;
+        }
         let size = size.unwrap_or(Size { need: 0, all: 0 });
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
         let Some(limit) = self.catalog.limit(bucket.limit) else {
             return;
         };

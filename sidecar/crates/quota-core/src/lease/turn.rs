@@ -78,6 +78,7 @@ impl Engine {
     /// Lets a window go: what reservations hold counts as spent, and the last figures are reported.
     pub(crate) fn retire(&mut self, window: Option<Window>) {
         let Some(mut window) = window else { return };
+        self.forget_mark(&window);
         window.balance.spend_held(window.balance.held);
         let (consumed_cum, over_cum) = (window.balance.consumed, window.balance.over);
         if (consumed_cum, over_cum) != window.reported {

@@ -359,8 +359,8 @@ pub struct LoggedExpiry {
     #[prost(bytes = "bytes", tag = "1")]
     pub reservation_id: ::prost::bytes::Bytes,
 }
-/// Units of one source that a holder has and does not spend before a lower mark of the same source is durable: what a
-/// restart may take over. Figures that the holder goes on from, all cumulative.
+/// Units of one window that a process neither spends nor returns before a lower mark of the window is durable: what a
+/// restart may take over.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoggedMark {
     /// The holder, 16 bytes.
@@ -390,16 +390,10 @@ pub struct LoggedMark {
     /// Resets of the window.
     #[prost(uint32, tag = "9")]
     pub round: u32,
-    /// 0 = the ledger, else the pool's generation.
-    #[prost(uint64, tag = "10")]
-    pub generation: u64,
-    /// Units that are there unspent whatever happened since.
-    #[prost(int64, tag = "11")]
+    /// Units.
+    #[prost(int64, tag = "10")]
     pub kept: i64,
-    /// Units granted to the holder by this source, at least.
-    #[prost(int64, tag = "12")]
-    pub granted_cum: i64,
-    /// Restores of Postgres that the window has lived through, plus 1.
-    #[prost(uint64, tag = "13")]
-    pub timeline: u64,
+    /// Boot of the machine on which they are there, 16 bytes; on another one the mark is void.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub boot_id: ::prost::bytes::Bytes,
 }

@@ -111,6 +111,7 @@ impl Bench {
             producer: [1; 16],
             expired: mpsc::unbounded_channel().0,
             settled: mpsc::unbounded_channel().0,
+            marks: mpsc::unbounded_channel().0,
         }));
         let shared: Arc<dyn Journal> = Arc::<Failing>::clone(&journal);
         let service = Arc::new(Service::new(

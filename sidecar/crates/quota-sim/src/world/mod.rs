@@ -2,6 +2,7 @@
 //!
 //! Everything follows from a seed. Nothing here decides about leases; it only carries what the engines ask for.
 
+pub mod disk;
 pub mod fact;
 pub mod ledger;
 mod network;
@@ -17,11 +18,12 @@ use std::{
 use crate::rng::Rng;
 use quota_core::{
     CheckRequest, Checked, CommandId, Cost, Decision, Effect, Engine, EngineConfig, Event, Holder,
-    KeyHash, LimitRule, LimitState, Meter, Mode, Now, Reason, ReservationId, TenantSnapshot,
-    Ticket,
+    KeyHash, LimitRule, LimitState, Marked, Meter, Mode, Now, Reason, ReservationId,
+    TenantSnapshot, Ticket,
 };
 
 use self::{
+    disk::Disk,
     ledger::{Ledger, Line, Plan, Window},
     network::Message,
     redis::Redis,
@@ -74,6 +76,7 @@ pub struct Node {
     paused_until_us: u64,
     /// Its ledger time less the ledger's.
     skew_us: i64,
+    disk: Disk,
 }
 
 /// The world.
@@ -131,13 +134,13 @@ pub struct World {
 }
 
 impl World {
-    /// A quiet world with so many sidecars.
+    /// A quiet world with so many sidecars, none of which has a volume.
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
         Self::with_config(seed, nodes, EngineConfig::default())
     }
 
-    /// A quiet world with so many sidecars of these bounds.
+    /// A quiet world with so many sidecars of these bounds; where they keep units, each has a volume.
     #[must_use]
     pub fn with_config(seed: u64, nodes: usize, config: EngineConfig) -> Self {
         let mut world = Self {
@@ -200,6 +203,7 @@ impl World {
             inbox: Vec::new(),
             paused_until_us: 0,
             skew_us: 0,
+            disk: Disk::default(),
         }
     }
 
@@ -387,9 +391,15 @@ impl World {
         }
     }
 
-    /// Kills a sidecar and starts another in its place.
+    /// Kills a sidecar and starts another in its place, on the same volume.
     pub fn crash(&mut self, node: usize) {
+        let mut disk = std::mem::take(&mut self.nodes[node].disk);
         self.nodes[node] = self.new_node();
+        if self.config.keeps {
+            for kept in disk.restart(&mut self.rng) {
+                self.nodes[node].engine.adopt(kept);
+            }
+        }
         self.introduce(node);
         for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
             self.handle(node, Event::Tenant(snapshot));
@@ -567,6 +577,9 @@ impl World {
         {
             eprintln!("{} node {node} hears {event:?}", self.real_us);
         }
+        if let Event::Marked(id, _) = event {
+            self.nodes[node].disk.sync(id);
+        }
         self.nodes[node].engine.handle(now, event);
         self.carry(node);
     }
@@ -579,6 +592,15 @@ impl World {
             match effect {
                 Effect::Decide { ticket, decision } => self.decided(ticket, decision),
                 Effect::Expired(id) => self.expired.push(id),
+                Effect::Keep { id, window, kept } => {
+                    *self.commands.entry("keep").or_default() += 1;
+                    self.nodes[node].disk.write(id, window, kept);
+                    let event = Event::Marked(id, Marked::Durable);
+                    let life = self.nodes[node].life;
+                    // Group commits end in order.
+                    let late = self.real_us + 2_000;
+                    self.post(late, Message::Tell { node, life, event });
+                }
                 Effect::Command {
                     id,
                     timeout_ms,

@@ -1,0 +1,172 @@
+//! Marks in the usage log: which units of a dead process the next one on this volume may take over.
+//!
+//! A mark counts on the boot and in the directory that it was written on only, so neither a copied volume nor a restored
+//! one brings units back; and it is removed, durably, before its units are spent again.
+
+use std::sync::Arc;
+
+use prost::{Message as _, bytes::Bytes};
+use quota_core::{Holder, Kept, KeyHash, Marked, WindowId};
+use quota_proto::{bridge::LoggedMark, decision::signed};
+use tokio::sync::mpsc;
+use usage_log::{Append, LogError, Recovered, UsageLog};
+
+use crate::hub::Hub;
+
+/// Names one boot of this machine.
+pub(crate) type BootId = [u8; 16];
+
+/// A mark to write: its name for the engine, the window, what is kept of it.
+pub(crate) type Mark = (u64, WindowId, Option<Box<Kept>>);
+
+/// Reads the boot's name; `None` where the system doesn't say, and then nothing is kept or taken over.
+pub(crate) fn boot_id() -> Option<BootId> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: Vec<u32> = text
+        .chars()
+        .filter_map(|digit| digit.to_digit(16))
+        .collect();
+    let bytes: Vec<u8> = digits
+        .chunks_exact(2)
+        .filter_map(|pair| match pair {
+            [high, low] => u8::try_from(high.saturating_mul(16).saturating_add(*low)).ok(),
+            _ => None,
+        })
+        .collect();
+    bytes.try_into().ok()
+}
+
+/// Removes every mark that was found, durably, and gives those that count here. Blocks; for the start.
+///
+/// # Errors
+/// The log can't be written; nothing may be taken over then.
+pub(crate) fn take_over(
+    log: &UsageLog,
+    recovered: &Recovered,
+    boot_id: Option<BootId>,
+) -> Result<Vec<Kept>, LogError> {
+    let mut last = None;
+    for mark in &recovered.marks {
+        last = Some(log.append(Append::Mark {
+            key: mark.key,
+            payload: &[],
+        })?);
+    }
+    let Some(last) = last else {
+        return Ok(Vec::new());
+    };
+    log.wait_durable(last)?;
+    let Some(boot_id) = boot_id.filter(|_| !recovered.moved) else {
+        return Ok(Vec::new());
+    };
+    let marks = recovered.marks.iter();
+    Ok(marks
+        .filter_map(|mark| read(&mark.payload, boot_id))
+        .collect())
+}
+
+/// Writes marks in their order, and tells the engine what became of each.
+pub(crate) async fn write(
+    hub: Arc<Hub>,
+    log: UsageLog,
+    boot_id: BootId,
+    mut marks: mpsc::UnboundedReceiver<Mark>,
+) {
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let told = Arc::clone(&hub);
+    tokio::spawn(async move {
+        while let Some((id, outcome)) = outcomes.recv().await {
+            told.marked(id, outcome);
+        }
+    });
+    while let Some((id, window, kept)) = marks.recv().await {
+        let payload = kept.map_or_else(Vec::new, |kept| logged(&kept, hub.holder(), boot_id));
+        let entry = Append::Mark {
+            key: window.0,
+            payload: &payload,
+        };
+        match log.append(entry) {
+            Err(_) => drop(sender.send((id, Marked::NotWritten))),
+            Ok(position) => {
+                let sender = sender.clone();
+                let notify = move |outcome: Result<(), LogError>| {
+                    let outcome = outcome.map_or(Marked::Unknown, |()| Marked::Durable);
+                    // Nobody listens any more after a stop.
+                    let _ = sender.send((id, outcome));
+                };
+                log.on_durable(position, Box::new(notify));
+            }
+        }
+    }
+}
+
+fn logged(kept: &Kept, holder: Holder, boot_id: BootId) -> Vec<u8> {
+    LoggedMark {
+        holder: Bytes::copy_from_slice(&holder.0),
+        tenant: kept.tenant.as_ref().to_owned(),
+        limit: kept.limit.as_ref().to_owned(),
+        key_hash: Bytes::copy_from_slice(&kept.key_hash.0),
+        key_values: kept.key_values.iter().map(ToString::to_string).collect(),
+        window_id: Bytes::copy_from_slice(&kept.window.0),
+        window_start_us: kept.start_us,
+        window_end_us: kept.end_us,
+        round: kept.round,
+        kept: signed(kept.units),
+        boot_id: Bytes::copy_from_slice(&boot_id),
+    }
+    .encode_to_vec()
+}
+
+/// Reads a mark; `None` where it is none, or was made on another boot.
+fn read(payload: &[u8], boot_id: BootId) -> Option<Kept> {
+    let logged = LoggedMark::decode(payload).ok()?;
+    if *logged.boot_id != boot_id {
+        return None;
+    }
+    Some(Kept {
+        tenant: logged.tenant.into(),
+        limit: logged.limit.into(),
+        key_hash: KeyHash(logged.key_hash.as_ref().try_into().ok()?),
+        key_values: logged.key_values.into_iter().map(Box::from).collect(),
+        window: WindowId(logged.window_id.as_ref().try_into().ok()?),
+        start_us: logged.window_start_us,
+        end_us: logged.window_end_us,
+        round: logged.round,
+        units: u64::try_from(logged.kept).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Kept {
+        Kept {
+            tenant: "t".into(),
+            limit: "l".into(),
+            key_hash: KeyHash([1; 16]),
+            key_values: Box::new(["k".into()]),
+            window: WindowId([2; 16]),
+            start_us: 3,
+            end_us: 4,
+            round: 5,
+            units: 6,
+        }
+    }
+
+    /// A mark comes back from the log as it went in, on the boot that it was made on and on no other.
+    #[test]
+    fn marks_count_on_their_boot_only() {
+        let payload = logged(&kept(), Holder([9; 16]), [7; 16]);
+        assert_eq!(Some(kept()), read(&payload, [7; 16]));
+        assert_eq!(None, read(&payload, [8; 16]));
+        assert_eq!(None, read(&[0xff], [7; 16]));
+    }
+
+    /// This machine names its boot, the same each time.
+    #[test]
+    fn the_boot_has_a_name() {
+        assert!(boot_id().is_some());
+        assert_eq!(boot_id(), boot_id());
+    }
+}

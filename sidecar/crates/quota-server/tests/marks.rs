@@ -1,0 +1,96 @@
+//! What a sidecar kept for a restart: spent by the next process of the same volume, by no copy of it, and once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects
+)]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use support::{Plane, Script, client::consume};
+use tempfile::tempdir;
+
+const LEASE: i64 = 10_000;
+
+fn script() -> Script {
+    Script {
+        lease_min: LEASE,
+        ..Script::with_amount(LEASE)
+    }
+}
+
+/// Spends in calls of ten until one is denied; gives how much was admitted.
+async fn spend(plane: &Plane, calls: i64) -> i64 {
+    let mut admitted = 0;
+    for _ in 0..calls {
+        let answer = plane.client.check(consume(10)).await.unwrap();
+        if !answer.decision.unwrap().allowed {
+            return admitted;
+        }
+        admitted += 10;
+    }
+    admitted
+}
+
+/// Leases everything, spends some of it, and dies once the mark is durable: a reservation waits for the same log.
+async fn killed(folder: &tempfile::TempDir) -> (Script, i64) {
+    let plane = Plane::start(folder, script()).await;
+    let spent = spend(&plane, 20).await;
+    assert_eq!(200, spent);
+    for id in ["a", "b"] {
+        plane.client.reserve(id, 10).await.unwrap();
+    }
+    (plane.kill(), spent + 20)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// With a ledger that gives nothing more, the restarted sidecar spends what was kept: at least half of what was there.
+/// Killed again in the middle, it goes on, and never are more units spent than were leased.
+#[tokio::test]
+async fn a_restart_spends_what_was_kept() {
+    let folder = tempdir().unwrap();
+    let (mut script, mut spent) = killed(&folder).await;
+    script.ledger_down = true;
+    let mut after = Vec::new();
+    for calls in [100, 100, 10_000] {
+        let plane = Plane::start(&folder, script).await;
+        let admitted = spend(&plane, calls).await;
+        for id in ["c", "d"] {
+            let _durable = plane.client.reserve(id, 10).await;
+        }
+        after.push(admitted);
+        spent += admitted;
+        script = plane.kill();
+    }
+    assert!(after[0] > 0 && after[1] > 0, "{after:?}");
+    assert!(
+        (LEASE / 2..=LEASE).contains(&spent),
+        "{spent} of {LEASE}: {after:?}"
+    );
+}
+
+/// A copied volume takes nothing over: its directory is another one.
+#[tokio::test]
+async fn a_copied_volume_spends_nothing() {
+    let (folder, other) = (tempdir().unwrap(), tempdir().unwrap());
+    let (mut script, _) = killed(&folder).await;
+    script.ledger_down = true;
+    copy(&folder.path().join("log"), &other.path().join("log"));
+    let plane = Plane::start(&other, script).await;
+    assert_eq!(0, spend(&plane, 10).await);
+}
