@@ -1,3 +1,4 @@
+# ruff: noqa: SIM300 - expected first, then actual
 """A gateway reserves beside one sidecar, a worker settles beside another or at the ledger: one record, one refund."""
 
 from __future__ import annotations
@@ -167,5 +168,3 @@ async def test_a_worker_ends_what_the_gateway_reserved(platform: Platform, repor
     ends = Counter(record.id for record in await platform.stored(TENANT) if record.id.startswith("r/"))
     assert {1} == set(ends.values())
     report(f"settled elsewhere: {dict(seen)}; {len(ends)} reservations, one record each, {USED} of {AMOUNT} units used")
-
-
