@@ -42,6 +42,9 @@ plans:
       - {name: unlimited, meter: tokens, kind: window, amount: -1, window: {unit: day, count: 1}, key: [user]}
       - {name: minute, meter: tokens, kind: window, amount: 100, window: {unit: minute, count: 1}, key: [user]}
       - {name: period, meter: tokens, kind: window, amount: 100, window: billing_period, key: [user]}
+      - {name: seats, meter: tokens, kind: level, amount: 10, key: [user]}
+      - {name: soft-seats, meter: tokens, kind: level, amount: 2, enforcement: soft, key: [user]}
+      - {name: flights, meter: tokens, kind: concurrency, amount: 5, key: [user]}
       - {name: rate, meter: tokens, kind: token_bucket, amount: 60, refill: {unit: minute, count: 1}, burst: 10}
 tenants:
   - {id: group, name: Group, plan: metered, subscription: {start: "2020-01-01T00:00:00Z", anchor: start}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID, Hole, UsageAppend, UsageColumns
+from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID, Hole, LevelChange, LevelName, UsageAppend, UsageColumns
 from tollkeeper_ledger.domain.usage_hash import content_hash, h_next, h_start, hole_hash
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Use:
     flags: int = 0
     home: bytes = b""
     """The producer whose reservation it ends; empty = none, or its own."""
+    levels: tuple[tuple[str, bytes, bytes, int, int], ...] = ()
+    """What it changes of levels: limit of its tenant, key hash, holder, units, of these over."""
 
     def hash(self) -> bytes:
         """Give the content hash, the obvious way."""
@@ -72,6 +74,11 @@ def encode(uses: Sequence[Use]) -> UsageColumns:
         attribute_value=attribute_value,
         homes=list(homes),
         home=home if homes else [],
+        level_changes=[
+            LevelChange(at, LevelName(use.tenant, limit, key), holder, units, over)
+            for at, use in enumerate(uses)
+            for limit, key, holder, units, over in use.levels
+        ],
     )
 
 

@@ -131,7 +131,12 @@ TABLE = [
     (HEAD + "plans: [{name: p}]", 5, "plans[0].billing_interval", "is missing"),
     (HEAD + "plans: [{name: p, billing_interval: fortnight}]", 5, "plans[0].billing_interval", "is not known"),
     (limit("name: l, meter: tokens, amount: 1, window: day"), 8, "plans[0].limits[0].kind", "is missing"),
-    (limit("name: l, meter: tokens, kind: level, amount: 1"), 8, "plans[0].limits[0].kind", "is not served yet"),
+    (
+        limit("name: l, meter: tokens, kind: level, amount: 1, burst: 2"),
+        8,
+        "plans[0].limits[0].burst",
+        "belongs to kind token_bucket only",
+    ),
     (limit(WINDOW), 8, "plans[0].limits[0].amount", "is missing"),
     (limit(WINDOW + ", amount: -2"), 8, "plans[0].limits[0].amount", "is out of range"),
     (limit(WINDOW + ", amount: 9007199254740992"), 8, "plans[0].limits[0].amount", "is out of range"),

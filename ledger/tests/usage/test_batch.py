@@ -94,7 +94,7 @@ GOOD = Use(id="good", quantities=(("a", 1), ("b", 2)), attributes=(("x", "1"), (
         ({"id": "a\0b"}, Problem("FIELD_INVALID", "id")),
         ({"tenant": "a b"}, Problem("FIELD_INVALID", "tenant")),
         ({"tenant": "acme\n"}, Problem("FIELD_INVALID", "tenant")),
-        ({"flags": 16}, Problem("ENUM_UNKNOWN", "flags")),
+        ({"flags": 32}, Problem("ENUM_UNKNOWN", "flags")),
         ({"quantities": ()}, Problem("FIELD_REQUIRED", "quantities")),
         ({"quantities": tuple((f"m{n}", 1) for n in range(17))}, Problem("FIELD_TOO_LONG", "quantities")),
         ({"quantities": (("a", 1), ("a", 2))}, Problem("FIELD_REPEATED", "quantities.meter")),

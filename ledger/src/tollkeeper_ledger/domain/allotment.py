@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from tollkeeper_ledger.domain import standing
+from tollkeeper_ledger.domain.limits import LimitKind
+
+STANDING_KINDS = (LimitKind.LEVEL, LimitKind.CONCURRENCY)
+
 LEASE_SHARE = 16
 """A first lease is at most this part of the amount; a pool grows by at least this part."""
 
@@ -60,6 +65,8 @@ class Leased:
 
     give: int
     granted_cum: int
+    lease_epoch: int = 0
+    """Units in flight: the lease that they belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,12 @@ class Holder:
     granted_cum: int = 0
     returned_cum: int = 0
     last: Answer | None = None
+    recorded: int = 0
+    """Levels: rises committed that name this holder."""
+    ended: bool = False
+    """Levels: its process has ended and what it held came back."""
+    lease_epoch: int = 0
+    """Units in flight: raised when the lease is reclaimed; 0 = none was ever given."""
     changed: bool = False
 
 
@@ -140,6 +153,10 @@ class WindowState:
     generation: Generation | None = None
     """The newest generation."""
     holders: dict[bytes, Holder] = field(default_factory=dict)
+    stored: int = 0
+    """Levels: what is stored by the records committed so far."""
+    stored_over: int = 0
+    """Levels: of these, units that no lease was used for."""
     changed: bool = False
 
     @property
@@ -216,7 +233,7 @@ def follow_amount(window: WindowState, *, amount: int, amount_version: int) -> b
     return True
 
 
-def decide(window: WindowState, ask: Ask) -> Answer:
+def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW) -> Answer:
     """Answer one ask and bring the window to the state after it.
 
     Idempotent by (holder, request_seq): units that were given are not given again; any other answer rests on nothing
@@ -231,7 +248,7 @@ def decide(window: WindowState, ask: Ask) -> Answer:
             message=f"request_seq {ask.request_seq} is neither the last one known, {holder.request_seq}, nor the next",
             last_request_seq=holder.request_seq,
         )
-    answer = _decide_new(window, holder, ask)
+    answer = _decide_standing(window, holder, ask, kind) if kind in STANDING_KINDS else _decide_new(window, holder, ask)
     if isinstance(answer, Denied):
         need = max(1, ask.need)
         window.wanted = need if window.wanted == 0 else min(window.wanted, need)
@@ -260,6 +277,17 @@ def _decide_new(window: WindowState, holder: Holder, ask: Ask) -> Answer:
     if window.left < max(1, ask.need):
         return Denied(left=window.left)
     return _open_pool(window, ask)
+
+
+def _decide_standing(window: WindowState, holder: Holder, ask: Ask, kind: LimitKind) -> Answer:
+    units = standing.give(window, need=ask.need, want=ask.want)
+    if units is None:
+        return Denied(left=window.left)
+    if kind is LimitKind.CONCURRENCY:
+        standing.begin_lease(holder)
+    window.take(units)
+    holder.granted_cum += units
+    return Leased(give=units, granted_cum=holder.granted_cum, lease_epoch=holder.lease_epoch)
 
 
 def _take_note_of_fault(window: WindowState, ask: Ask) -> None:

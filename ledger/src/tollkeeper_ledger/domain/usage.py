@@ -33,7 +33,9 @@ PRODUCER_BYTES = 16
 FLAG_SYSTEM_ID = 1
 FLAG_EXCESS = 2
 FLAG_EXPIRED = 4
-FLAGS_KNOWN = 15
+FLAG_DECREASE = 16
+"""The quantities went down: sums subtract them."""
+FLAGS_KNOWN = 31
 
 MINUTE_US = 60_000_000
 DAY_US = 86_400_000_000
@@ -45,6 +47,26 @@ SHIPPING_MAX_US = 14 * DAY_US
 """How long after its receive time a record may be committed; ids are kept for lateness plus this."""
 CLOCK_AHEAD_MAX_US = DAY_US
 """How far a producer's clock may run ahead of the ledger's before its records are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelName:
+    """Name one key of one limit of kind level: wire id of the limit's tenant, limit, key hash."""
+
+    tenant: str
+    limit: str
+    key_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LevelChange:
+    """Say what a record changes of a level: a rise from a holder's lease, or a fall where it has FLAG_DECREASE."""
+
+    record: int
+    level: LevelName
+    holder: bytes
+    units: int
+    over: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,7 @@ class UsageColumns:
     """Dictionary of producers, 16 bytes each."""
     home: Sequence[int] = ()
     """1 + index into homes of the reservation that the record ends, 0 = none; empty where all are 0."""
+    level_changes: Sequence[LevelChange] = ()
 
 
 @dataclass(frozen=True, slots=True)

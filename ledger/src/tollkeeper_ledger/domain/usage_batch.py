@@ -30,7 +30,7 @@ from tollkeeper_ledger.domain.usage_rules import find_problems
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tollkeeper_ledger.domain.usage import Hole
+    from tollkeeper_ledger.domain.usage import Hole, LevelChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,9 @@ class UsageBatch:
     entry_h: Sequence[bytes]
     """Per entry: h after it."""
 
+    levels: Mapping[int, Sequence[LevelChange]]
+    """By record: what it changes of levels."""
+
     def h_at(self, seq: int) -> bytes | None:
         """Give h after the entry that ends at `seq`; None where no entry of this batch ends there."""
         if seq == self.source.first_seq - 1:
@@ -135,6 +138,7 @@ def read_batch(append: UsageAppend) -> UsageBatch:
         problems=find_problems(columns),
         entry_ends=ends,
         entry_h=chained,
+        levels=_levels(columns),
     )
 
 
@@ -167,6 +171,16 @@ def _check_holes(append: UsageAppend) -> None:
     for hole in append.holes:
         if len(hole.reason.encode()) > usage.HOLE_REASON_BYTES_MAX:
             raise malformed("holes.reason", "is too long", bound=f"{usage.HOLE_REASON_BYTES_MAX} bytes")
+
+
+def _levels(columns: UsageColumns) -> dict[int, list[LevelChange]]:
+    """Give level changes by record. Raises InvalidFieldError where one is none."""
+    levels: dict[int, list[LevelChange]] = {}
+    for change in columns.level_changes:
+        if not (0 <= change.record < len(columns.ids) and 0 <= change.over <= change.units <= usage.UNITS_MAX):
+            raise malformed("records.level_changes", "holds a change of no record or of no units")
+        levels.setdefault(change.record, []).append(change)
+    return levels
 
 
 def _check_columns(columns: UsageColumns) -> None:

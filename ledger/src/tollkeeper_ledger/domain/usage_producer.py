@@ -10,10 +10,17 @@ from tollkeeper_ledger.domain import usage
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, PreconditionError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
+
+HOLDER_BYTES = 16
+"""Length of a process' name in leases."""
+
+ENDED_MAX = 1_000
+"""Ended processes that one announcement names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +144,15 @@ def _fenced(known: Producer, incarnation: int) -> PreconditionError:
             "remedy": "make a new producer and send unacknowledged records under it with the same ids",
         },
     )
+
+
+def check_ended(ended: Sequence[bytes], *, ended_seq: int) -> None:
+    """Check which processes a producer says have ended. Raises InvalidFieldError."""
+    if len(ended) > ENDED_MAX:
+        raise InvalidFieldError(
+            "ended_holders", "are too many", reason="FIELD_TOO_LONG", value=len(ended), bound=f"up to {ENDED_MAX}"
+        )
+    if any(len(holder) != HOLDER_BYTES for holder in ended):
+        raise InvalidFieldError("ended_holders", "holds what is no holder's name", bound=f"{HOLDER_BYTES} bytes each")
+    if not 0 <= ended_seq <= usage.SEQ_MAX:
+        raise InvalidFieldError("ended_seq", "is out of range", reason="FIELD_OUT_OF_RANGE", value=ended_seq)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
@@ -16,6 +17,7 @@ from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_fro
 from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.services import catalogue, overrides
+from tollkeeper_ledger.services.levels import LevelAsked, set_level_to
 from tollkeeper_ledger.services.subscriptions import FIRST, list_subscriptions
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant, set_tenant_state
 from tollkeeper_ledger.store.catalogue import read_meters, read_plans, read_tenants
@@ -276,6 +278,21 @@ class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
             return await answer_once(conn, request, admin_pb2.DeleteOverrideResponse, work)
 
     CreateGrant = not_built("AdminService/CreateGrant")
+
+    async def SetLevel(self, request: admin_pb2.SetLevelRequest, context: Context) -> admin_pb2.SetLevelResponse:
+        """Set what a level really is."""
+        tenant_id = await need_tenant(self._pools.billing, request.tenant)
+        asked = LevelAsked(limit=request.limit, key=tuple(request.key), units=request.units, reason=request.reason)
+
+        async def work() -> admin_pb2.SetLevelResponse:
+            act = await act_of(conn, request, context)
+            done = await set_level_to(conn, tenant_id, asked, act, random_bytes=secrets.token_bytes)
+            return admin_pb2.SetLevelResponse(
+                before_units=done.before, units=done.after, leased_units=done.leased, amount=done.amount
+            )
+
+        async with transaction(self._pools.ingest) as conn:
+            return await answer_once(conn, request, admin_pb2.SetLevelResponse, work)
 
     async def SetClock(self, request: admin_pb2.SetClockRequest, context: Context) -> admin_pb2.SetClockResponse:
         """Set the scaled clock. No answer is kept: a clock never goes back, so a repeat changes nothing."""

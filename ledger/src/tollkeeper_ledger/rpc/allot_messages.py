@@ -8,6 +8,7 @@ from tollkeeper.ledger.v1 import limits_pb2
 
 from tollkeeper_ledger.domain.allotment import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.standing import LEASE_MS
 from tollkeeper_ledger.services.entries import Entry, FromBucket, FromWindow
 
 if TYPE_CHECKING:
@@ -64,8 +65,13 @@ def result_to_message(result: Result) -> limits_pb2.AllotAnswer:
 def _window_answer(result: FromWindow) -> limits_pb2.AllotAnswer:
     window = _window(result.window)
     match result.answer:
-        case Leased(give=give, granted_cum=granted_cum):
-            lease = limits_pb2.LedgerLease(give=give, granted_cum=granted_cum)
+        case Leased(give=give, granted_cum=granted_cum, lease_epoch=lease_epoch):
+            lease = limits_pb2.LedgerLease(
+                give=give,
+                granted_cum=granted_cum,
+                lease_epoch=lease_epoch,
+                valid_for_ms=LEASE_MS if lease_epoch else 0,
+            )
             return limits_pb2.AllotAnswer(window=window, lease=lease)
         case Denied(left=left):
             return limits_pb2.AllotAnswer(window=window, denied=limits_pb2.AllotDenied(left=left))

@@ -117,10 +117,19 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
             _require_window(entry.window_id, f"entries[{index}].window_id")
             _require_cumulative(entry.consumed_cum, f"entries[{index}].consumed_cum")
             _require_cumulative(entry.over_cum, f"entries[{index}].over_cum")
+            _require_cumulative(entry.in_flight, f"entries[{index}].in_flight")
+            if entry.lease_epoch > _INT64_MAX:
+                raise InvalidFieldError(f"entries[{index}].lease_epoch", "is no lease", reason="FIELD_OUT_OF_RANGE")
         uses = await self._limits.returns.report(
             request.holder,
             [
-                Consumption(window_id=entry.window_id, consumed_cum=entry.consumed_cum, over_cum=entry.over_cum)
+                Consumption(
+                    window_id=entry.window_id,
+                    consumed_cum=entry.consumed_cum,
+                    over_cum=entry.over_cum,
+                    lease_epoch=entry.lease_epoch,
+                    in_flight=entry.in_flight,
+                )
                 for entry in request.entries
             ],
         )
@@ -134,6 +143,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                     allotted=use.allotted,
                     amount=use.amount,
                     as_of_us=use.as_of_us,
+                    lease_epoch=use.lease_epoch,
                 )
                 for use in uses
             ]
@@ -146,7 +156,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
         hello = await self._hello(request_iterator)
         await self._limits.restores.heard(hello.timeline_seen, hello.witness_seen)
         # Opened before the welcome is made: a clock setting from now on is either in it or sent after it.
-        stream = self._limits.hub.open()
+        stream = self._limits.hub.open(hello.holder)
         home = UUID(bytes=hello.producer_id) if hello.producer_id else None
         reader = asyncio.create_task(self._read(stream, request_iterator, hello, home))
         if home is not None:

@@ -14,7 +14,7 @@ from tollkeeper.ledger.v1 import usage_pb2, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.usage import Hole, UsageAppend, UsageColumns, malformed
+from tollkeeper_ledger.domain.usage import Hole, LevelChange, LevelName, UsageAppend, UsageColumns, malformed
 from tollkeeper_ledger.domain.usage_producer import check_format
 from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of, reservation_of, settled_message
 from tollkeeper_ledger.services.reservation_ends import ReservationEnds
@@ -49,6 +49,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             incarnation=request.incarnation,
             holder=request.holder,
             version=request.format,
+            ended=list(request.ended_holders),
+            ended_seq=request.ended_seq,
         )
         return usage_pb2.OpenProducerResponse(
             committed_seq=position.committed_seq, h=position.h, safe_seq=position.safe_seq
@@ -141,12 +143,27 @@ def append_from_message(request: usage_pb2.AppendUsageRequest) -> UsageAppend:
             attribute_value=list(records.attribute_value),
             homes=list(records.homes),
             home=list(records.home),
+            level_changes=_level_changes(records),
         ),
         holes=[Hole(first_seq=hole.first_seq, last_seq=hole.last_seq, reason=hole.reason) for hole in request.holes],
         watermark_us=request.watermark_us,
         tenants_served=list(request.tenants_served),
         closing=request.closing,
     )
+
+
+def _level_changes(records: usage_pb2.UsageColumns) -> list[LevelChange]:
+    if not records.level_changes:
+        return []
+    names = [LevelName(name.tenant, name.limit, name.key_hash) for name in records.level_names]
+    holders = list(records.level_holders)
+    try:
+        return [
+            LevelChange(change.record, names[change.level], holders[change.holder], change.units, change.over)
+            for change in records.level_changes
+        ]
+    except IndexError:
+        raise malformed("records.level_changes", "points outside its dictionary") from None
 
 
 def _producer_id(raw: bytes) -> UUID:

@@ -94,7 +94,9 @@ def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb
                 )
                 return limits_pb2.WatchLimitsResponse(replaced=replaced)
             if notice.recall:
-                recall = limits_pb2.Recall(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)
+                recall = limits_pb2.Recall(
+                    tenant=tenant, limit=notice.limit, key_hash=notice.key_hash, units=notice.units
+                )
                 return limits_pb2.WatchLimitsResponse(recall=recall)
             units = limits_pb2.UnitsNotice(tenant=tenant, limit=notice.limit, key_hash=notice.key_hash)
             return limits_pb2.WatchLimitsResponse(units=units)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.allotment import (
+    STANDING_KINDS,
+    Denied,
     Pooled,
     PoolFault,
     Refused,
@@ -18,10 +20,11 @@ from tollkeeper_ledger.domain.allotment import (
 from tollkeeper_ledger.domain.cursor import Place
 from tollkeeper_ledger.domain.issuing import NO_WITNESS, Issuing
 from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
+from tollkeeper_ledger.domain.standing import STANDING, STANDING_DAY
 from tollkeeper_ledger.domain.windows import Alignment, Span, end_day_of
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
 from tollkeeper_ledger.services.fairness import in_turns
-from tollkeeper_ledger.services.notices import announce_units
+from tollkeeper_ledger.services.notices import announce_lacking, announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
 from tollkeeper_ledger.services.spans import name_window, span_of
 from tollkeeper_ledger.store.limits import (
@@ -102,6 +105,7 @@ class AllotBatch:
         self._spans: dict[tuple[UUID, str], Span] = {}
         self._cursors: dict[Identity, Cursor] = {}
         self._rows: dict[bytes, WindowRow] = {}
+        self._lacking: dict[Identity, dict[bytes, int]] = {}
         self._clock = context.clock.reading()
         self._redis_is_up = context.functions.is_up()
         self._issuing = Issuing(timeline=0)
@@ -139,8 +143,6 @@ class AllotBatch:
     def _problem(self, entry: Entry, limit: EffectiveLimit) -> Refused | None:
         """Find what is wrong with an ask of a limit that exists."""
         ask = entry.ask
-        if limit.rule.kind not in (LimitKind.WINDOW, LimitKind.TOKEN_BUCKET):
-            return Refused("NOT_IMPLEMENTED", f"limits of kind {limit.rule.kind.value} are not served by this version")
         if len(entry.key_hash) not in (0, KEY_HASH_BYTES):
             return Refused("FIELD_INVALID", "key_hash must be empty or 16 bytes")
         if not (0 <= ask.need <= UNITS_MAX and 0 <= ask.want <= UNITS_MAX and 0 <= ask.allotted_cum_seen <= UNITS_MAX):
@@ -171,6 +173,8 @@ class AllotBatch:
     def _span(self, target: _Target) -> Span:
         """Compute the window that holds the ask's time; keys of one limit share most of them."""
         at_us = target.entry.at_us
+        if target.limit.rule.kind in STANDING_KINDS:
+            return STANDING
         if _is_rolling(target):
             return span_of(target.tenant, target.limit, at_us)
         known = self._spans.get((target.tenant.tenant_id, target.entry.limit))
@@ -242,6 +246,7 @@ class AllotBatch:
         changed = [(identity, cursor) for identity, cursor in self._cursors.items() if cursor.changed]
         await write_cursors(conn, sorted(changed, key=lambda pair: pair[0]))
         await announce_units(conn, noticed)
+        await announce_lacking(conn, self._lacking)
         self._add_pool_names()
         return list(self._pool_calls())
 
@@ -299,10 +304,18 @@ class AllotBatch:
         if amount[0] == UNLIMITED:
             return Refused("FIELD_INVALID", f"limit {target.entry.limit!r} is unlimited: nothing to allot")
         row = self._rows[place.window_id]
+        kind = target.limit.rule.kind
+        if (kind in STANDING_KINDS) != (row.end_day == STANDING_DAY):
+            return Refused(
+                "FIELD_INVALID",
+                f"limit {target.entry.limit!r} was of another kind, whose units are out: name the new limit otherwise",
+            )
         cursor = self._cursors[target.identity]
         follow_amount(row.state, amount=amount[0], amount_version=amount[1])
         row.state.generation_n = cursor.generation_n
-        answer = decide(row.state, self._as_seen_from_here(target.entry.ask, row))
+        answer = decide(row.state, self._as_seen_from_here(target.entry.ask, row), kind=kind)
+        if kind in STANDING_KINDS and isinstance(answer, Denied):
+            self._lacking.setdefault(target.identity, {})[target.entry.ask.holder] = max(1, target.entry.ask.need)
         if row.state.generation_n != cursor.generation_n:
             cursor.generation_n = row.state.generation_n
             cursor.changed = True

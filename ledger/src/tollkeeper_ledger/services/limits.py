@@ -12,6 +12,7 @@ from tollkeeper_ledger.services.bucket_clock import BucketClock
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import ReturnService
 from tollkeeper_ledger.services.settlements import SettlementHub
+from tollkeeper_ledger.services.standing import LeaseReclaimer
 from tollkeeper_ledger.services.tenant_directory import TenantDirectory
 from tollkeeper_ledger.services.watch import WatchHub
 from tollkeeper_ledger.store.installation import Installation, read_installation
@@ -38,6 +39,7 @@ class Limits:
     functions: PoolFunctions
     bucket_clock: BucketClock
     settlements: SettlementHub
+    reclaimer: LeaseReclaimer
 
     def loops(self) -> list[Coroutine[None, None, None]]:
         """Give what has to run while the process serves."""
@@ -48,6 +50,7 @@ class Limits:
             self.amounts.run(),
             self.bucket_clock.run(),
             self.settlements.run(),
+            self.reclaimer.run(),
         ]
 
 
@@ -87,4 +90,5 @@ async def open_limits(resources: Resources) -> Limits:
         functions=functions,
         bucket_clock=bucket_clock,
         settlements=SettlementHub(pool, resources.listener, resources.log),
+        reclaimer=LeaseReclaimer(pool, resources.log),
     )

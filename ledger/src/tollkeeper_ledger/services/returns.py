@@ -14,6 +14,7 @@ from tollkeeper_ledger.domain.allotment import (
 )
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
+from tollkeeper_ledger.services.standing import renew_leases, standing_use
 from tollkeeper_ledger.store.limits import (
     days_of,
     lock_windows,
@@ -50,6 +51,9 @@ class Consumption:
     window_id: bytes
     consumed_cum: int
     over_cum: int
+    lease_epoch: int = 0
+    """Units in flight: the lease to renew, 0 = none."""
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Use:
     allotted: int
     amount: int
     as_of_us: int
+    lease_epoch: int = 0
+    """Units in flight: the holder's lease now."""
 
 
 class ReturnService:
@@ -118,15 +124,18 @@ class ReturnService:
                 holder,
                 days_of(windows),
             )
+            leases = await renew_leases(conn, holder, moved)
             found = await conn.fetch(sql("limits.read_use"), list(latest), days_of(windows))
+            stored = await standing_use(conn, latest)
         as_of_us = self._clock.reading().now_us
         uses = {
             row["window_id"]: Use(
-                consumed=row["consumed"],
-                over=row["over"],
+                consumed=stored.get(row["window_id"], row["consumed"]),
+                over=0 if row["window_id"] in stored else row["over"],
                 allotted=row["allotted"],
                 amount=row["amount"],
                 as_of_us=as_of_us,
+                lease_epoch=leases.get(row["window_id"], 0),
             )
             for row in found
         }

@@ -21,9 +21,17 @@ from tollkeeper_ledger.domain.usage import (
 )
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_hash import h_start
-from tollkeeper_ledger.domain.usage_producer import Producer, check_format, check_holder, check_opening, unknown
+from tollkeeper_ledger.domain.usage_producer import (
+    Producer,
+    check_ended,
+    check_format,
+    check_holder,
+    check_opening,
+    unknown,
+)
 from tollkeeper_ledger.services.usage_append import append_batch
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.usage_attempts import attempted
 from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_producers import add_producer, announce_producer, lock_producer, safe_seq
@@ -54,14 +62,24 @@ class UsageIngest:
         self._months: set[date] = set()
 
     async def open_producer(
-        self, producer_id: UUID, *, incarnation: int, holder: bytes, version: int
+        self,
+        producer_id: UUID,
+        *,
+        incarnation: int,
+        holder: bytes,
+        version: int,
+        ended: Sequence[bytes] = (),
+        ended_seq: int = 0,
     ) -> ProducerPosition:
         """Announce a producer's process and fence every older one. Idempotent.
+
+        `ended`: processes known to have ended, none of whose records lies beyond `ended_seq` of this log.
 
         Raises InvalidFieldError; PreconditionError PRODUCER_FENCED, VERSION_UNSUPPORTED.
         """
         check_format(version)
         check_opening(incarnation=incarnation, holder=holder)
+        check_ended(ended, ended_seq=ended_seq)
 
         async def announce(conn: Connection) -> ProducerPosition:
             now = await ledger_now(conn)
@@ -75,6 +93,8 @@ class UsageIngest:
                 await announce_producer(
                     conn, producer_id, incarnation=incarnation, holder=holder, version=version, now=now
                 )
+                if gone := [one for one in ended if one != holder]:
+                    await note_ended(conn, gone, producer_id=producer_id, ended_seq=ended_seq)
                 return await self._position(conn, producer_id, committed_seq=known.committed_seq, h=known.h, now=now)
 
         return await attempted(self._pool, announce)

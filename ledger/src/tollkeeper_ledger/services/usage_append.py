@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
-from tollkeeper_ledger.domain.usage import AppendOutcome
+from tollkeeper_ledger.domain.usage import FLAG_DECREASE, AppendOutcome
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
 from tollkeeper_ledger.domain.usage_judgement import CONFLICT, NOBODY, describe_records, judge
-from tollkeeper_ledger.domain.usage_producer import place, unknown
+from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.segments import ensure_segments
+from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
+from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.tenant_locks import share_tenants
 from tollkeeper_ledger.store.usage_batches import (
     IdClaim,
@@ -100,6 +102,8 @@ async def append_batch(
         watermark=_watermark(source.watermark_us, now),
         closing=source.closing,
     )
+    if source.closing and len(producer.holder) == HOLDER_BYTES:
+        await note_ended(conn, [producer.holder], producer_id=source.producer_id, ended_seq=batch.last_seq)
     return AppendOutcome(
         position=await position(conn, source.producer_id, committed_seq=batch.last_seq, h=h, now=now),
         stored=done.stored,
@@ -130,6 +134,10 @@ async def _commit_entries(
     if taken:
         places = [at for at in places if at not in taken]
     conflicts = {at: CONFLICT for at, same in taken.items() if not same}
+    if batch.levels:
+        refusals = await _change_levels(conn, batch, places, names)
+        problems = {**problems, **refusals}
+        places = [at for at in places if at not in refusals]
     stored = batch.records.take(places)
     if stored:
         await _store(conn, batch, stored, batch_id, names)
@@ -176,6 +184,15 @@ async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, n
             for outcome in outcomes
         ]
         await add_settlements(conn, settlements, now=now)
+
+
+async def _change_levels(
+    conn: Connection, batch: UsageBatch, places: Sequence[int], names: _Names
+) -> dict[int, Problem]:
+    """Put what new records change of levels in force; gives those that can't be. Tenants are locked before windows."""
+    records = batch.records.take(places)
+    await share_tenants(conn, sorted({names.tenant(batch.tenants[at]) for at in records.tenant}))
+    return await change_levels(conn, batch, places)
 
 
 async def _claim(
@@ -242,7 +259,12 @@ def _rows_and_sums(
         event_us=records.event_us,
         shape=records.shape,
         shape_meters=shapes,
-        units=records.units,
+        units=[
+            tuple(-amount for amount in amounts) if flags & FLAG_DECREASE else amounts
+            for amounts, flags in zip(records.units, records.flags, strict=True)
+        ]
+        if any(flags & FLAG_DECREASE for flags in records.flags)
+        else records.units,
     )
     return rows, sums
 

@@ -100,7 +100,8 @@ _CLOCK = Clock()
 class Stream:
     """One watch stream: what it follows, what it was sent, what waits. Used by one event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, holder: bytes = b"") -> None:
+        self.holder = holder
         self.follows: set[str] = set()
         self.ended = False
         self._sent: dict[str, int] = {}
@@ -191,9 +192,9 @@ class WatchHub:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self) -> Stream:
+    def open(self, holder: bytes = b"") -> Stream:
         """Begin a stream; it gets meters at once, and tenants when it follows some."""
-        stream = Stream()
+        stream = Stream(holder)
         stream.put(Meters(self._tenants.meters))
         self._streams.add(stream)
         return stream
@@ -295,5 +296,5 @@ class WatchHub:
             if wire_id is None:
                 continue
             for stream in self._streams:
-                if wire_id in stream.follows:
+                if wire_id in stream.follows and not (notice.lacking and notice.lacking == stream.holder):
                     stream.put(Units(wire_id, notice))

@@ -178,6 +178,8 @@ def _window(row: asyncpg.Record) -> WindowRow:
         wanted=row["wanted"],
         timeline=row["timeline"],
         generation=generation,
+        stored=row["stored"],
+        stored_over=row["stored_over"],
     )
     return WindowRow(
         identity=(row["tenant_id"], row["limit_name"], row["key_hash"]),
@@ -203,7 +205,10 @@ def _holder(row: asyncpg.Record) -> Holder:
         request_seq=row["request_seq"],
         granted_cum=row["granted_cum"],
         returned_cum=row["returned_cum"],
-        last=None if give is None else Leased(give=give, granted_cum=row["granted_cum"]),
+        last=None if give is None else Leased(give, row["granted_cum"], lease_epoch=row["lease_epoch"]),
+        recorded=row["recorded"],
+        ended=row["ended"],
+        lease_epoch=row["lease_epoch"],
     )
 
 
@@ -240,6 +245,8 @@ async def _insert_windows(conn: Connection, rows: Sequence[WindowRow]) -> None:
         [row.state.wanted for row in rows],
         [_number(row) for row in rows],
         [row.round for row in rows],
+        [row.state.stored for row in rows],
+        [row.state.stored_over for row in rows],
     )
 
 
@@ -261,6 +268,8 @@ async def _update_windows(conn: Connection, rows: Sequence[WindowRow]) -> None:
         [row.state.ceiling for row in rows],
         [row.state.wanted for row in rows],
         [_number(row) for row in rows],
+        [row.state.stored for row in rows],
+        [row.state.stored_over for row in rows],
         days_of([row.window_id for row in rows]),
     )
 
@@ -296,6 +305,9 @@ async def _write_leases(conn: Connection, rows: Sequence[tuple[WindowRow, bytes,
         [holder.granted_cum for _, _, holder in rows],
         [holder.returned_cum for _, _, holder in rows],
         [holder.last.give if isinstance(holder.last, Leased) else None for _, _, holder in rows],
+        [holder.recorded for _, _, holder in rows],
+        [holder.ended for _, _, holder in rows],
+        [holder.lease_epoch for _, _, holder in rows],
     )
 
 

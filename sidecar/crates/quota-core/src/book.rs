@@ -188,6 +188,10 @@ impl Engine {
                 continue;
             }
             had_holds |= hold.units > 0;
+            if let HoldKind::Flight { .. } = hold.kind {
+                went_back |= !entry.is_expired && self.land(now, *key, hold);
+                continue;
+            }
             self.turn_if_over(now, *key);
             if hold.kind == HoldKind::Tokens {
                 let used = if expired { hold.units } else { ending.actual };
@@ -213,7 +217,7 @@ impl Engine {
                 window.balance.mint(hold.units);
             }
             if !entry.is_expired {
-                let spent = if expired {
+                let spent = if expired && hold.kind != HoldKind::Level {
                     hold.units
                 } else {
                     hold.units.min(ending.actual)
@@ -221,12 +225,17 @@ impl Engine {
                 window.balance.spend_held(spent);
                 went_back |= window.balance.refund(hold.units.saturating_sub(spent)) > 0;
             }
-            if ending.excess > 0 {
+            let excess = match hold.kind {
+                // Expired units of a level went back: what was used all the same is owed whole.
+                HoldKind::Level if entry.is_expired => ending.actual,
+                _ => ending.excess,
+            };
+            if excess > 0 {
                 match enforcement {
                     Some(Enforcement::Hard) if hold.units > 0 || cost.units == 0 => {
-                        window.balance.owe(ending.excess);
+                        window.balance.owe(excess);
                     }
-                    _ => window.balance.exceed(ending.excess),
+                    _ => window.balance.exceed(excess),
                 }
             }
             self.keep_sound(*key);
@@ -251,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// Ends reservations whose time is up: their units stay spent.
+    /// Ends reservations whose time is up: units of windows stay spent, those of levels and in flight go back.
     pub(crate) fn expire_reservations(&mut self, now: Now) {
         while let Some(id) = self.book.pop_expired(now.ledger_us) {
             let Some(entry) = self.book.entries.get(&id) else {
@@ -262,13 +271,18 @@ impl Engine {
                 .reservation
                 .holds
                 .iter()
-                .map(|hold| (hold.window, hold.units))
+                .cloned()
                 .zip(entry.buckets.clone())
                 .collect();
-            for ((window, units), key) in pairs {
+            for (hold, key) in pairs {
                 if !is_own {
                     continue;
                 }
+                if hold.kind != HoldKind::Window && hold.kind != HoldKind::Tokens {
+                    self.expire_standing(now, key, &hold);
+                    continue;
+                }
+                let (window, units) = (hold.window, hold.units);
                 if window.is_none() {
                     let _ = self.settle_tokens(now, key, id, units);
                 }

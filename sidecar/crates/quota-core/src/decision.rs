@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Why a decision is what it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reason {
     /// Every matching limit had the units.
     Allowed,
@@ -36,6 +36,10 @@ pub enum Reason {
     AuthorityUnreachable,
     /// No room for another key.
     SidecarFull,
+    /// Not decided: the call meets a level, so it must be made with [`crate::Mode::Record`].
+    NeedsRecord,
+    /// Not decided: the call meets a limit of units in flight, which only reservations take.
+    NeedsReservation,
 }
 
 /// One limit as this sidecar knows it.
@@ -87,6 +91,12 @@ pub struct Decision {
 }
 
 impl Reason {
+    /// Whether it is an answer; else the call has to be made in another mode.
+    #[must_use]
+    pub const fn is_decided(self) -> bool {
+        !matches!(self, Self::NeedsRecord | Self::NeedsReservation)
+    }
+
     /// Whether the call may go on.
     #[must_use]
     pub const fn allowed(self) -> bool {

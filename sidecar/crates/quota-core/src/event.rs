@@ -142,6 +142,17 @@ pub struct WindowInfo {
     pub allotted: Units,
 }
 
+impl WindowInfo {
+    /// Whether it never ends: the window of a level, or of units in flight.
+    #[must_use]
+    pub const fn is_standing(&self) -> bool {
+        self.end_us >= STANDING_END_US
+    }
+}
+
+/// End of windows without end: 9999-12-31, ledger microseconds.
+pub const STANDING_END_US: i64 = 253_402_214_400_000_000;
+
 /// The answer to one ask.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AllotAnswer {

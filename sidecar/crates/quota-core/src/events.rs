@@ -96,7 +96,7 @@ impl Engine {
             }
             (Event::Reported(_, result), Outstanding::Report(entries)) => {
                 self.hear_ledger(now, sent_us, result.as_ref().err());
-                self.on_reported(entries, result);
+                self.on_reported(now, entries, result);
             }
             (Event::Functions(_, result), Outstanding::Functions(origins)) => {
                 self.hear_redis(now, sent_us, result.as_deref().unwrap_or_default());
@@ -227,8 +227,11 @@ impl Engine {
             if key_hash.is_some_and(|wanted| wanted != bucket.key_hash) {
                 continue;
             }
-            bucket.lacking_elsewhere = units;
-            self.give_back_unused(now, key);
+            if self.is_standing(key) {
+                self.on_standing_recall(now, key, units);
+            } else {
+                self.give_back_unused(now, key);
+            }
         }
     }
 

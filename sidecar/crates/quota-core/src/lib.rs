@@ -37,10 +37,12 @@ pub use decision::{Decision, LimitState, Reason};
 pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, PoolFault, UseReport};
 pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{
-    AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, Marked, WindowInfo, WindowUse,
+    AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, Marked, STANDING_END_US,
+    WindowInfo, WindowUse,
 };
 pub use explain::{Explanation, PoolView, ProofView, Unmatched};
 pub use id::{Holder, KeyHash, ReservationId, WindowId};
+pub use lease::standing::{LevelChange, rise};
 pub use limit::{
     AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,
     TenantSnapshot,

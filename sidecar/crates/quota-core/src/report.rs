@@ -57,7 +57,7 @@ impl Engine {
                 continue;
             };
             bucket.has_moved = false;
-            let Some(window) = bucket.current.as_ref() else {
+            let Some(window) = bucket.current.as_mut() else {
                 continue;
             };
             self.outbox.report(Report {
@@ -65,11 +65,15 @@ impl Engine {
                 window: window.info.id,
                 consumed_cum: window.balance.consumed,
                 over_cum: window.balance.over,
-                own_use: window.balance.consumed.saturating_add(window.balance.over),
-                lease_epoch: 0,
-                in_flight: 0,
+                own_use: window.own_use_now(),
+                lease_epoch: window.lease_epoch,
+                in_flight: window.in_flight(),
                 sent_us: now.real_us,
             });
+            if window.lease_epoch != 0 {
+                (window.renewing, window.renewal_sent_us) = (true, now.real_us);
+            }
+            window.fallen_told = window.fallen;
         }
     }
 
@@ -86,11 +90,13 @@ impl Engine {
     /// Takes in what the fleet used, or tries again in a second.
     pub(crate) fn on_reported(
         &mut self,
+        now: Now,
         entries: Vec<Report>,
         result: Result<Vec<WindowUse>, CommandFailure>,
     ) {
         let Ok(uses) = result else {
             for entry in entries {
+                self.on_no_renewal(&entry);
                 match entry.bucket {
                     Some(key) if self.is_current(key, &entry) => self.mark_moved(key),
                     _ => self.reporter.keep(Report {
@@ -108,9 +114,15 @@ impl Engine {
             };
             window.reported = (entry.consumed_cum, entry.over_cum);
             window.fleet = Some((fleet, entry.own_use));
+            window.fallen_then = window.fallen_told;
+            let was_fenced = window.is_fenced(now);
+            window.on_renewal(entry, fleet.lease_epoch);
             if window.flight.is_none() {
                 // Else it may count what is on its way here and not known yet.
                 window.info.allotted = fleet.allotted;
+            }
+            if was_fenced && let Some(key) = entry.bucket {
+                self.stir(key);
             }
         }
     }

@@ -33,6 +33,13 @@ pub enum Mode {
         /// Ledger time at which it expires.
         expires_us: i64,
     },
+    /// Takes them, held like a reservation while the record of it becomes durable.
+    Record {
+        /// Names it meanwhile; random, made by the owner.
+        id: crate::ReservationId,
+        /// Ledger time at which it would expire.
+        expires_us: i64,
+    },
 }
 
 /// A check, parsed: bounds and forms were verified at the edge.

@@ -20,6 +20,8 @@ pub enum HoldKind {
     Flight {
         /// The lease.
         lease_epoch: u64,
+        /// Units in flight beyond the limit, for which nothing is held.
+        over: Units,
     },
 }
 

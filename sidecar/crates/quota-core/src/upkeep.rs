@@ -47,11 +47,14 @@ impl Engine {
         bucket.is_active = idle_us < LATELY_US;
         let is_idle = idle_us >= IDLE_US || is_recalled;
         self.plan_keeping(key, is_idle);
-        if is_idle {
+        if is_recalled && self.is_standing(key) {
+            self.give_back(now, key, 0);
+        } else if is_idle {
             self.give_back(now, key, keep);
         } else {
             self.go_on_returning(now, key);
         }
+        self.keep_lease(now, key);
         self.lease_early(now, key);
         if !self.forget_if_done(now, key) {
             self.plan_upkeep(now, key);
@@ -69,7 +72,11 @@ impl Engine {
                 .iter()
                 .any(|source| source.told_ledger < source.returned_ledger)
         });
-        let pause_us = if bucket.is_active || owes || bucket.current.is_none() {
+        let is_timed = bucket
+            .current
+            .as_ref()
+            .is_some_and(crate::bucket::window::Window::is_timed);
+        let pause_us = if bucket.is_active || owes || is_timed || bucket.current.is_none() {
             UPKEEP_US
         } else {
             REST_US

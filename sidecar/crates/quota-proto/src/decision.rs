@@ -25,6 +25,8 @@ pub const fn reason(reason: Reason) -> DecisionReason {
         Reason::MeterUnknown => DecisionReason::MeterUnknown,
         Reason::AuthorityUnreachable => DecisionReason::AuthorityUnreachable,
         Reason::SidecarFull => DecisionReason::SidecarFull,
+        // Never told: whoever asked makes the call anew in the mode that it needs.
+        Reason::NeedsRecord | Reason::NeedsReservation => DecisionReason::Unspecified,
     }
 }
 

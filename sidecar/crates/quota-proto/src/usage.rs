@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Prefixes of ids that only the system makes.
-const RESERVED_PREFIXES: [&str; 2] = ["r/", "c/"];
+const RESERVED_PREFIXES: [&str; 3] = ["r/", "c/", "g/"];
 /// Last second of the year 9999.
 const SECONDS_MAX: i64 = 253_402_300_799;
 /// Most records of one call.

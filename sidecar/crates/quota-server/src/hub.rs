@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LimitState, Marked, Now,
-    Reservation, ReservationId, SettleRefusal, Settled, Ticket,
+    EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LevelChange, LimitState, Marked,
+    Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket,
 };
 use quota_proto::{
     answer::{event, witness},
@@ -251,6 +251,22 @@ impl Hub {
             Some((limits, engine.link_ages_us(now)))
         })
         .flatten()
+    }
+
+    /// Gives what a record of these costs would change of levels; `None` while the tenant isn't known.
+    pub(crate) fn levels(
+        &self,
+        tenant: &Arc<str>,
+        costs: &[Cost],
+        attributes: &[(Box<str>, Box<str>)],
+    ) -> Option<Vec<LevelChange>> {
+        self.with_engine(|engine, now| engine.levels(now, tenant, costs, attributes))
+            .flatten()
+    }
+
+    /// Notes that a level's fall was recorded here.
+    pub(crate) fn fell(&self, change: &LevelChange) {
+        self.with_engine(|engine, _| engine.fell(change));
     }
 
     /// Says whether a tenant exists; `None` while it is being fetched.

@@ -26,6 +26,7 @@ mod headers;
 mod hub;
 pub mod ids;
 pub mod journal;
+mod levels;
 pub mod load;
 mod marks;
 mod outbox;

@@ -86,6 +86,11 @@ pub(crate) fn check_record_id(request_id: &str) -> String {
     }
 }
 
+/// Gives the id of the record that a `GIVE_BACK` with a `request_id` writes for levels.
+pub(crate) fn fall_record_id(request_id: &str) -> String {
+    format!("g{}", &check_record_id(request_id)[1..])
+}
+
 /// Encodes an open reservation for the log.
 pub(crate) fn logged_reservation(
     reservation: &Reservation,
@@ -254,14 +259,17 @@ const fn hold_kind(kind: HoldKind) -> LimitKind {
 fn read_kind(kind: i32, is_bare: bool) -> HoldKind {
     match LimitKind::try_from(kind) {
         Ok(LimitKind::Level) => HoldKind::Level,
-        Ok(LimitKind::Concurrency) => HoldKind::Flight { lease_epoch: 0 },
+        Ok(LimitKind::Concurrency) => HoldKind::Flight {
+            lease_epoch: 0,
+            over: 0,
+        },
         _ if is_bare => HoldKind::Tokens,
         _ => HoldKind::Window,
     }
 }
 
 /// A key as the contract has it: empty where nothing splits the limit.
-fn key_bytes(key: KeyHash) -> Vec<u8> {
+pub(crate) fn key_bytes(key: KeyHash) -> Vec<u8> {
     if key == KeyHash::default() {
         Vec::new()
     } else {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 JsonObject: TypeAlias = dict[str, Any]
 
-KINDS = ("window", "token_bucket")
+KINDS = ("window", "token_bucket", "level", "concurrency")
 ENFORCEMENTS = ("hard", "soft", "shadow")
 FAILURE_POLICIES = ("standby", "ledger", "closed", "open")
 WINDOW_UNITS = ("minute", "hour", "day", "week", "month", "year", "billing_period")
@@ -96,7 +96,12 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
             if fields.has(name):
                 fields.fault(name, "belongs to kind token_bucket only", remedy="remove it, or use kind: token_bucket")
     elif fields.has("window"):
-        fields.fault("window", "belongs to kind window only", remedy="use refill, or kind: window")
+        remedy = "use refill, or kind: window" if kind == "token_bucket" else "remove it, or use kind: window"
+        fields.fault("window", "belongs to kind window only", remedy=remedy)
+    if kind in ("level", "concurrency"):
+        for name in ("refill", "burst"):
+            if fields.has(name):
+                fields.fault(name, "belongs to kind token_bucket only", remedy="remove it, or use kind: token_bucket")
     amount = fields.whole("amount", least=-1, required=True)
     valid_from, valid_to = fields.instant("valid_from"), fields.instant("valid_to")
     if valid_from is not None and valid_to is not None and valid_to <= valid_from:
@@ -121,7 +126,7 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
 def _read_kind(fields: Fields) -> str:
     if fields.scalar_text("kind") == "rate":
         return "token_bucket"
-    return fields.choice("kind", KINDS, default="window", later=("level", "concurrency"), required=True)
+    return fields.choice("kind", KINDS, default="window", required=True)
 
 
 def _read_window(fields: Fields, *, time_zone: str) -> Window | None:

@@ -470,7 +470,9 @@ CREATE TABLE holder_lease (
 ) PARTITION BY RANGE (end_day);
 
 -- Leases that have to be renewed, few among all: the reclaimer reads them again and again.
-CREATE INDEX holder_lease_timed ON holder_lease (end_day) WHERE lease_epoch > 0 AND granted_cum > returned_cum;
+CREATE INDEX holder_lease_timed ON holder_lease (holder) WHERE lease_epoch > 0 AND granted_cum > returned_cum;
+-- Levels' leases by holder; 2932895 is the end day of windows without end, so this is empty in every other partition.
+CREATE INDEX holder_lease_standing ON holder_lease (holder) WHERE end_day = 2932895;
 
 -- Processes that have ended, until what they held of levels came back: once their producer's log is committed up to
 -- ended_seq.

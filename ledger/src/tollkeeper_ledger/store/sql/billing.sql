@@ -50,8 +50,9 @@ WHERE tenant_id = $1 AND (segment_id = ANY ($2::uuid[]) OR late_for = ANY ($2::u
 ORDER BY segment_id;
 
 -- name: segment_totals
--- Sums segments by meter. $1 tenant id, $2 segment ids.
-SELECT r.segment_id, m.name AS meter, m.unit, m.scale, sum(r.units) AS units
+-- Sums segments by meter, never below 0: a level that fell by more than it rose bills nothing. $1 tenant id,
+-- $2 segment ids.
+SELECT r.segment_id, m.name AS meter, m.unit, m.scale, greatest(0, sum(r.units)) AS units
 FROM usage_rollup_minute r JOIN meter m USING (meter_id)
 WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[])
 GROUP BY r.segment_id, m.name, m.unit, m.scale ORDER BY r.segment_id, m.name;

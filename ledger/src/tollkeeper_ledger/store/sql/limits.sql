@@ -44,7 +44,7 @@ WHERE c.tenant_id = n.tenant_id AND c.limit_name = n.limit_name AND c.key_hash =
 -- name: lock_windows
 -- Locks windows in id order and gives them with their newest generation. $1 window ids, $2 their end days.
 SELECT w.tenant_id, w.window_id, w.end_day, w.limit_name, w.key_hash, w.timeline, w.round, w.start_us, w.end_us,
-  w.amount, w.amount_version, w.allotted, w.ceiling, w.wanted, w.generation,
+  w.amount, w.amount_version, w.allotted, w.ceiling, w.wanted, w.generation, w.stored, w.stored_over,
   g.allotted_cum, g.credited, g.lost, g.closing, g.closed
 FROM limit_window w
 LEFT JOIN pool_generation g ON g.tenant_id = w.tenant_id AND g.window_id = w.window_id AND g.end_day = w.end_day
@@ -55,7 +55,8 @@ FOR UPDATE OF w;
 
 -- name: read_leases
 -- Reads what holders got of windows that are locked. $1 window ids, $2 holders pairwise, $3 end days.
-SELECT l.window_id, l.holder, l.request_seq, l.granted_cum, l.returned_cum, l.last_give
+SELECT l.window_id, l.holder, l.request_seq, l.granted_cum, l.returned_cum, l.last_give, l.recorded, l.ended,
+  l.lease_epoch
 FROM unnest($1::bytea[], $2::bytea[]) AS asked (window_id, holder)
 JOIN limit_window w ON w.window_id = asked.window_id AND w.end_day = ANY ($3::int[])
 JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id AND l.holder = asked.holder
@@ -64,23 +65,25 @@ JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id A
 -- name: insert_windows
 -- Opens windows. All arrays pairwise.
 INSERT INTO limit_window (tenant_id, window_id, end_day, limit_name, key_hash, timeline, start_us, end_us, amount,
-  amount_version, allotted, ceiling, wanted, generation, round)
+  amount_version, allotted, ceiling, wanted, generation, round, stored, stored_over)
 SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[],
-  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::int[]);
+  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+  $15::int[], $16::bigint[], $17::bigint[]);
 
 -- name: update_windows
 -- Writes windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days, $4 amounts,
--- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 the distinct end days. Notes when more came to
--- be out than the amount, and when no longer.
+-- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 stored, $11 stored_over, $12 the distinct end
+-- days. Notes when more came to be out than the amount, and when no longer.
 UPDATE limit_window w SET amount = n.amount, amount_version = n.amount_version, allotted = n.allotted,
-  ceiling = n.ceiling, wanted = n.wanted, generation = n.generation,
+  ceiling = n.ceiling, wanted = n.wanted, generation = n.generation, stored = n.stored, stored_over = n.stored_over,
   lowered_at_us = CASE WHEN n.allotted > n.amount AND w.allotted <= w.amount THEN ledger_now_us() ELSE w.lowered_at_us END,
   settled_at_us = CASE WHEN n.allotted > n.amount THEN NULL
     WHEN w.allotted > w.amount THEN ledger_now_us() ELSE w.settled_at_us END
 FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-  $9::bigint[]) AS n (tenant_id, window_id, end_day, amount, amount_version, allotted, ceiling, wanted, generation)
+  $9::bigint[], $10::bigint[], $11::bigint[])
+  AS n (tenant_id, window_id, end_day, amount, amount_version, allotted, ceiling, wanted, generation, stored, stored_over)
 WHERE w.tenant_id = n.tenant_id AND w.window_id = n.window_id AND w.end_day = n.end_day
-  AND w.end_day = ANY ($10::int[]);
+  AND w.end_day = ANY ($12::int[]);
 
 -- name: write_generations
 -- Writes generations of windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days,
@@ -93,12 +96,15 @@ ON CONFLICT (tenant_id, window_id, generation, end_day) DO UPDATE SET allotted_c
 
 -- name: write_leases
 -- Writes what holders got of windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days,
--- $4 holders, $5 request_seq, $6 granted_cum, $7 returned_cum, $8 last_give.
-INSERT INTO holder_lease AS l (tenant_id, window_id, end_day, holder, request_seq, granted_cum, returned_cum, last_give)
+-- $4 holders, $5 request_seq, $6 granted_cum, $7 returned_cum, $8 last_give, $9 recorded, $10 ended, $11 lease_epoch.
+-- Whatever is written of units in flight counts as a renewal.
+INSERT INTO holder_lease AS l (tenant_id, window_id, end_day, holder, request_seq, granted_cum, returned_cum, last_give,
+  recorded, ended, lease_epoch)
 SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[],
-  $8::bigint[])
+  $8::bigint[], $9::bigint[], $10::bool[], $11::bigint[])
 ON CONFLICT (tenant_id, window_id, holder, end_day) DO UPDATE SET request_seq = excluded.request_seq,
-  granted_cum = excluded.granted_cum, returned_cum = excluded.returned_cum, last_give = excluded.last_give;
+  granted_cum = excluded.granted_cum, returned_cum = excluded.returned_cum, last_give = excluded.last_give,
+  recorded = excluded.recorded, ended = excluded.ended, lease_epoch = excluded.lease_epoch, renewals = l.renewals + 1;
 
 -- name: read_generations
 -- Reads generations of locked windows with what this holder gave back of each. $1 window ids, $2 generations pairwise,
@@ -142,6 +148,82 @@ LEFT JOIN holder_consumption h ON h.tenant_id = w.tenant_id AND h.window_id = w.
   AND h.end_day = ANY ($2::int[])
 WHERE w.window_id = ANY ($1::bytea[]) AND w.end_day = ANY ($2::int[])
 GROUP BY w.tenant_id, w.window_id, w.end_day;
+
+-- name: renew_leases
+-- Renews leases of units in flight that are still the ones named. $1 window ids, $2 leases, $3 units in flight pairwise,
+-- $4 holder, $5 end day of windows without end.
+WITH named AS (
+  SELECT l.tenant_id, l.window_id, n.in_flight
+  FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS n (window_id, lease_epoch, in_flight)
+  JOIN limit_window w ON w.window_id = n.window_id AND w.end_day = $5
+  JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id AND l.holder = $4 AND l.end_day = $5
+    AND l.lease_epoch = n.lease_epoch
+  ORDER BY l.tenant_id, l.window_id
+  FOR UPDATE OF l
+)
+UPDATE holder_lease l SET renewals = l.renewals + 1, in_flight = named.in_flight
+FROM named
+WHERE l.tenant_id = named.tenant_id AND l.window_id = named.window_id AND l.holder = $4 AND l.end_day = $5;
+
+-- name: lease_epochs
+-- Reads a holder's leases of units in flight. $1 window ids, $2 holder, $3 end day of windows without end.
+SELECT window_id, lease_epoch FROM holder_lease
+WHERE holder = $2 AND end_day = $3 AND window_id = ANY ($1::bytea[]) AND lease_epoch > 0;
+
+-- name: standing_use
+-- Reads what is stored or in flight, rises included that were reported and not recorded yet. $1 window ids, $2 end day
+-- of windows without end.
+SELECT w.window_id, (greatest(0, w.stored + coalesce(sum(greatest(0, h.consumed_cum - coalesce(l.recorded, 0)))
+    FILTER (WHERE NOT coalesce(l.ended, false)), 0)) + coalesce(sum(l.in_flight), 0))::bigint AS used
+FROM limit_window w
+LEFT JOIN holder_consumption h ON h.tenant_id = w.tenant_id AND h.window_id = w.window_id AND h.end_day = $2
+LEFT JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id AND l.holder = h.holder
+  AND l.end_day = $2
+WHERE w.window_id = ANY ($1::bytea[]) AND w.end_day = $2
+GROUP BY w.tenant_id, w.window_id, w.end_day;
+
+-- name: timed_leases
+-- Reads leases of units in flight that hold some. $1 end day of windows without end.
+SELECT window_id, holder, lease_epoch, renewals FROM holder_lease
+WHERE end_day = $1 AND lease_epoch > 0 AND granted_cum > returned_cum;
+
+-- name: reclaim_lease
+-- Reclaims a lease of a locked window that stood still. $1 window id, $2 holder, $3 lease, $4 renewals seen, $5 end day.
+UPDATE holder_lease l SET returned_cum = l.granted_cum, lease_epoch = l.lease_epoch + 1, in_flight = 0, last_give = NULL
+FROM (
+  SELECT tenant_id, granted_cum - returned_cum AS units FROM holder_lease
+  WHERE window_id = $1 AND holder = $2 AND lease_epoch = $3 AND renewals = $4 AND end_day = $5
+  FOR UPDATE
+) still
+WHERE l.tenant_id = still.tenant_id AND l.window_id = $1 AND l.holder = $2 AND l.end_day = $5
+RETURNING still.units;
+
+-- name: standing_windows
+-- Finds the windows without end of identities. $1 tenant ids, $2 limit names, $3 key hashes pairwise, $4 their end.
+SELECT c.tenant_id, c.limit_name, c.key_hash, c.newer_id AS window_id
+FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS n (tenant_id, limit_name, key_hash)
+JOIN limit_cursor c USING (tenant_id, limit_name, key_hash)
+WHERE c.newer_end_us = $4;
+
+-- name: note_ended
+-- Notes processes that have ended. $1 holders, $2 producer, $3 last sequence number that one of them can have written.
+INSERT INTO ended_holder (holder, producer_id, ended_seq)
+SELECT DISTINCT holder, $2::uuid, $3::bigint FROM unnest($1::bytea[]) AS n (holder)
+ON CONFLICT (holder) DO NOTHING;
+
+-- name: ended_holders
+-- Finds processes that have ended and whose logs are committed to the end. $1 at most so many.
+SELECT e.holder FROM ended_holder e JOIN producer p ON p.producer_id = e.producer_id
+WHERE NOT e.done AND p.committed_seq >= e.ended_seq
+LIMIT $1;
+
+-- name: levels_of
+-- Finds windows of levels that a process leased from. $1 holder, $2 end day of windows without end.
+SELECT window_id FROM holder_lease WHERE holder = $1 AND end_day = $2 AND lease_epoch = 0 AND NOT ended;
+
+-- name: end_holder
+-- Marks a process as done with. $1 holder.
+UPDATE ended_holder SET done = true WHERE holder = $1;
 
 -- name: outdated_windows
 -- Finds windows, not over yet, whose amount is no longer the one in force. $1 tenant ids, $2 ledger time,

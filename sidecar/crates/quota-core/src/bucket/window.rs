@@ -89,6 +89,20 @@ pub(crate) struct Window {
     pub(crate) lease_epoch: u64,
     /// Concurrency: real time until which the lease may be used.
     pub(crate) valid_until_us: u64,
+    /// Concurrency: a renewal lasts so many real µs from when it was sent.
+    pub(crate) valid_for_us: u64,
+    /// Concurrency: real time at which a renewal was sent last.
+    pub(crate) renewal_sent_us: u64,
+    /// Concurrency: a renewal is under way.
+    pub(crate) renewing: bool,
+    /// Concurrency: units in flight beyond the limit.
+    pub(crate) over_flying: Units,
+    /// Levels: units that fell by records of this process.
+    pub(crate) fallen: Units,
+    /// Levels: of these, what had fallen when the fleet was asked last.
+    pub(crate) fallen_told: Units,
+    /// Levels: of these, what had fallen when the fleet was asked for the figures that are known.
+    pub(crate) fallen_then: Units,
 }
 
 impl Window {
@@ -115,6 +129,13 @@ impl Window {
             is_marking: false,
             lease_epoch: 0,
             valid_until_us: 0,
+            valid_for_us: 0,
+            renewal_sent_us: 0,
+            renewing: false,
+            over_flying: 0,
+            fallen: 0,
+            fallen_told: 0,
+            fallen_then: 0,
         }
     }
 
@@ -133,6 +154,9 @@ impl Window {
 
     /// Units that the fleet used, as last heard, own use up to now.
     pub(crate) fn used(&self) -> Units {
+        if self.info.is_standing() {
+            return self.standing_use();
+        }
         let own = self.own_use();
         self.fleet.map_or(own, |(fleet, own_then)| {
             let all = fleet.consumed.saturating_add(fleet.over);
@@ -155,9 +179,13 @@ impl Window {
         let by_units = reach
             .saturating_sub(self.info.allotted)
             .saturating_sub(self.balance.debt);
-        let by_use = amount
-            .saturating_sub(self.used())
-            .saturating_sub(self.balance.held);
+        let held = if self.lease_epoch == 0 {
+            self.balance.held
+        } else {
+            // What is in flight is used already.
+            0
+        };
+        let by_use = amount.saturating_sub(self.used()).saturating_sub(held);
         by_units.min(by_use)
     }
 
@@ -182,8 +210,8 @@ impl Window {
     }
 
     /// Takes in that the ledger holds a lease alive of which it heard in a message sent at `sent_us`.
-    pub(crate) const fn renew(&mut self, epoch: u64, sent_us: u64, valid_for_us: u64) {
-        let until_us = sent_us.saturating_add(valid_for_us);
+    pub(crate) const fn renew(&mut self, epoch: u64, sent_us: u64) {
+        let until_us = sent_us.saturating_add(self.valid_for_us);
         if epoch == self.lease_epoch && until_us > self.valid_until_us {
             self.valid_until_us = until_us;
         }

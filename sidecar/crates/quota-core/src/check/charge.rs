@@ -25,7 +25,7 @@ impl Engine {
                     self.take(now, charge, None);
                 }
             }
-            Mode::Reserve { id, expires_us } => {
+            Mode::Reserve { id, expires_us } | Mode::Record { id, expires_us } => {
                 self.reserve(now, request, &charges, id, expires_us);
             }
         }
@@ -54,7 +54,13 @@ impl Engine {
                 LimitKind::TokenBucket { .. } => HoldKind::Tokens,
                 LimitKind::Window => HoldKind::Window,
                 LimitKind::Level => HoldKind::Level,
-                LimitKind::Concurrency => HoldKind::Flight { lease_epoch: 0 },
+                LimitKind::Concurrency => HoldKind::Flight {
+                    lease_epoch: bucket
+                        .current
+                        .as_ref()
+                        .map_or(0, |window| window.lease_epoch),
+                    over: if is_held { 0 } else { charge.units },
+                },
             };
             let window = bucket.current.as_ref().filter(|_| kind != HoldKind::Tokens);
             holds.push(Hold {
@@ -120,11 +126,17 @@ impl Engine {
                 tokens.over = tokens.over.saturating_add(charge.units);
                 false
             }
-            _ => self.take_window(key, charge, hold.is_some()),
+            _ => self.take_window(key, charge, hold.is_some(), kind == LimitKind::Concurrency),
         }
     }
 
-    fn take_window(&mut self, key: Key, charge: &Charge, is_hold: bool) -> bool {
+    fn take_window(
+        &mut self,
+        key: Key,
+        charge: &Charge,
+        is_hold: bool,
+        is_concurrency: bool,
+    ) -> bool {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return false;
         };
@@ -142,7 +154,7 @@ impl Engine {
             if charge.verdict == Verdict::Uncovered {
                 window.uncovered = window.uncovered.saturating_add(charge.units);
             }
-            window.balance.exceed(charge.units);
+            window.exceed(charge.units, is_concurrency);
             return false;
         }
         let is_taken = if is_hold {

@@ -197,12 +197,17 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
     let Some(window) = &mut bucket.current else {
         return Proved::Nothing;
     };
-    // The limit itself may end before its window does.
+    let kind = rule.kind;
+    // The limit itself may end before its window does; one without end only ends so.
     let until_us = rule
         .valid_to_us
         .map_or(window.info.end_us, |to_us| to_us.min(window.info.end_us));
-    let retry_after_us = Some(until_us.saturating_sub(sight.now.ledger_us));
-    if window.is_own_use_full(units, amount) {
+    let retry_after_us = (!kind.is_standing() || rule.valid_to_us.is_some())
+        .then(|| until_us.saturating_sub(sight.now.ledger_us));
+    if window.is_fenced(sight.now) {
+        return Proved::Nothing;
+    }
+    if kind != LimitKind::Level && window.is_own_use_full(units, amount) {
         return Proved::Exhausted(retry_after_us);
     }
     let missing = window.balance.missing(units);

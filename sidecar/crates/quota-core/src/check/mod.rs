@@ -9,9 +9,9 @@ use crate::{
     decision::{Decision, Reason},
     engine::Engine,
     lease::plan::Budget,
-    limit::Enforcement,
+    limit::{Enforcement, LimitKind, LimitRule},
     matching,
-    request::{CheckRequest, Units},
+    request::{CheckRequest, Mode, Units},
     slab::Key,
     tenants::Lookup,
     time::Now,
@@ -72,6 +72,7 @@ impl Engine {
         request: &CheckRequest,
         is_last: bool,
     ) -> Option<Outcome> {
+        let mut wrong_mode = None;
         for cost in &request.costs {
             let limits = self.catalog.limits_on(tenant, &cost.meter);
             if limits.is_empty() {
@@ -87,6 +88,10 @@ impl Engine {
                     continue;
                 };
                 if matching::applies(&limit.rule, &request.attributes, now.ledger_us) {
+                    if limit.rule.kind.is_standing() {
+                        let reason = standing_mode(&limit.rule, request.mode);
+                        wrong_mode = wrong_mode.max(reason.map(|reason| (reason, *index)));
+                    }
                     let verdict = Verdict::Fits;
                     self.charges.push(Charge {
                         limit: *index,
@@ -97,7 +102,9 @@ impl Engine {
                 }
             }
         }
-        None
+        let (reason, index) = wrong_mode?;
+        let name = self.catalog.limit(index).map(|limit| &*limit.rule.name);
+        Some(denied(reason, name))
     }
 
     /// Lets every limit speak. Answers the longest budget where units are missing.
@@ -329,6 +336,18 @@ impl Engine {
             }
         }
         (reason, binding)
+    }
+}
+
+/// How a call has to be made instead, where it meets a level or a limit of units in flight in another mode.
+fn standing_mode(rule: &LimitRule, mode: Mode) -> Option<Reason> {
+    rule.amount?;
+    match (rule.kind, mode) {
+        (LimitKind::Level, Mode::Consume) => Some(Reason::NeedsRecord),
+        (LimitKind::Concurrency, Mode::Consume | Mode::Record { .. }) => {
+            Some(Reason::NeedsReservation)
+        }
+        _ => None,
     }
 }
 

@@ -85,8 +85,10 @@ fn window_figures(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Figures {
     Figures {
         used: window.used(),
         remaining: limit.rule.amount.map(|amount| window.remaining(amount)),
-        reset_after_us: Some(window.info.end_us.saturating_sub(now.ledger_us)),
-        window_us: Some((window.info.start_us, window.info.end_us)),
+        reset_after_us: (!window.info.is_standing())
+            .then(|| window.info.end_us.saturating_sub(now.ledger_us)),
+        window_us: (!window.info.is_standing())
+            .then_some((window.info.start_us, window.info.end_us)),
         as_of_us: window
             .fleet
             .map_or(now.ledger_us, |(fleet, _)| fleet.as_of_us),

@@ -323,7 +323,9 @@ impl Engine {
             window.pool = None;
         }
         window.enter_lease(lease.epoch, lease.granted_cum, lease.give);
-        window.renew(lease.epoch, ask.real_us, lease.valid_for_us);
+        window.valid_for_us = lease.valid_for_us;
+        window.renew(lease.epoch, ask.real_us);
+        window.renewal_sent_us = window.renewal_sent_us.max(ask.real_us);
         let credited = window.balance.credit(0, lease.granted_cum, lease.give);
         window.extend = false;
         if credited > 0 {

@@ -7,5 +7,6 @@ pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod pursue;
 pub(crate) mod shard;
+pub(crate) mod standing;
 pub(crate) mod tokens;
 pub(crate) mod turn;

@@ -39,6 +39,8 @@ pub(crate) enum Plan {
     Shard,
     /// Ask the token bucket.
     Take,
+    /// Renew the lease of units in flight, which is over.
+    Renew,
     /// Nobody who could answer is there.
     Unreachable,
 }
@@ -48,7 +50,9 @@ impl Plan {
     pub(crate) const fn budget(self) -> Option<Budget> {
         match self {
             Self::Wait(budget) | Self::Grant(budget) => Some(budget),
-            Self::Open | Self::Allot(..) | Self::Subscribe | Self::Shard => Some(Budget::Ledger),
+            Self::Open | Self::Allot(..) | Self::Subscribe | Self::Shard | Self::Renew => {
+                Some(Budget::Ledger)
+            }
             Self::Take => Some(Budget::Redis),
             Self::Unreachable => None,
         }
@@ -85,6 +89,13 @@ fn plan_window(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan 
         Some(Flight::Allot(_)) => return Plan::Wait(Budget::Ledger),
         Some(Flight::Grant(..)) => return Plan::Wait(budget_of(window)),
         None => {}
+    }
+    if window.is_fenced(now) {
+        return match window.renewing {
+            _ if is_ledger_away => Plan::Unreachable,
+            true => Plan::Wait(Budget::Ledger),
+            false => Plan::Renew,
+        };
     }
     match &window.pool {
         Some(pool) if window.fault.is_none() && !window.extend => {

@@ -30,7 +30,11 @@ impl Engine {
                 continue;
             }
             let missing = missing(bucket, *cost, now, self.is_token(bucket));
-            if missing == 0 && *cost > 0 {
+            let is_fenced = bucket
+                .current
+                .as_ref()
+                .is_some_and(|window| window.is_fenced(now));
+            if missing == 0 && *cost > 0 && !is_fenced {
                 continue;
             }
             size = Some(size.map_or(
@@ -102,6 +106,7 @@ impl Engine {
             (Plan::Subscribe, Some(id)) => self.follow_pool(key, id),
             (Plan::Shard, _) => self.ask_shard(now, key),
             (Plan::Take, _) => self.ask_bucket(now, key, size),
+            (Plan::Renew, _) => self.renew_at_once(now, key),
             // Whoever waits is to hear of it.
             (Plan::Unreachable, _) | (_, None) => self.stir(key),
         }

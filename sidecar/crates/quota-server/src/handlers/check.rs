@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
-use quota_core::{CheckRequest, Decision, Mode};
+use quota_core::{CheckRequest, Cost, Decision, Mode, Reason};
 use quota_proto::{
     check::{ParsedCheck, Purpose},
     decision,
@@ -10,7 +10,10 @@ use quota_proto::{
 };
 
 use crate::{
-    handlers::reserve::{consume_recorded, reserve},
+    handlers::{
+        level::{levels_met, lower, needs_reservation},
+        reserve::{Scope, consume_recorded, reserve},
+    },
     headers::headers,
     hub::{Begun, Wait},
     refusal::{Answer, Refusal},
@@ -49,9 +52,6 @@ pub(crate) fn begin(service: &Arc<Service>, request: CheckQuotaRequest) -> Check
         Err(error) => return Check::Now(service.counted(Err(error.into()))),
     };
     match check.purpose {
-        Purpose::GiveBack => {
-            Check::Now(service.counted(Err(Refusal::not_implemented("mode GIVE_BACK"))))
-        }
         Purpose::Peek => plain(service, check, Mode::Peek, started),
         Purpose::Consume {
             record_usage: false,
@@ -64,13 +64,20 @@ pub(crate) fn begin(service: &Arc<Service>, request: CheckQuotaRequest) -> Check
 fn plain(service: &Arc<Service>, mut check: ParsedCheck, mode: Mode, started: Instant) -> Check {
     let request = core_request(&mut check, mode);
     match service.hub.begin(&request) {
-        Ok(Begun::Decided(decision)) => Check::Now(Ok(told(
+        Ok(Begun::Decided(decision)) if decision.reason.is_decided() => Check::Now(Ok(told(
             service,
             &check,
             &request.tenant,
             &decision,
             started,
         ))),
+        Ok(Begun::Decided(decision)) => {
+            let service = Arc::clone(service);
+            Check::Later(Box::pin(shielded(async move {
+                let answer = concluded(Arc::clone(&service), check, request, decision, started);
+                service.counted(answer.await)
+            })))
+        }
         Ok(Begun::Waiting(wait)) => Check::Later(Box::pin(later(
             Arc::clone(service),
             check,
@@ -90,7 +97,32 @@ async fn later(
     started: Instant,
 ) -> Answer<CheckQuotaResponse> {
     let decision = service.counted(wait.decision().await)?;
-    Ok(told(&service, &check, &request.tenant, &decision, started))
+    if decision.reason.is_decided() {
+        return Ok(told(&service, &check, &request.tenant, &decision, started));
+    }
+    let answer = concluded(Arc::clone(&service), check, request, decision, started);
+    service.counted(shielded(answer).await)
+}
+
+/// Tells a decision, or makes the call anew in the mode that the limits which it met need.
+async fn concluded(
+    service: Arc<Service>,
+    mut check: ParsedCheck,
+    request: CheckRequest,
+    decision: Decision,
+    started: Instant,
+) -> Answer<CheckQuotaResponse> {
+    match decision.reason {
+        Reason::NeedsReservation => Err(needs_reservation(&decision)),
+        Reason::NeedsRecord => {
+            check.costs = request.costs;
+            check.features = request.features;
+            check.attributes = request.attributes;
+            check.purpose = Purpose::Consume { record_usage: true };
+            consume_recorded(&service, check, Scope::Levels, started).await
+        }
+        _ => Ok(told(&service, &check, &request.tenant, &decision, started)),
+    }
 }
 
 /// A check that is idempotent, recorded or a reservation: runs to its end whatever its caller does.
@@ -129,7 +161,9 @@ async fn run(
 ) -> Answer<CheckQuotaResponse> {
     match check.purpose {
         Purpose::Reserve { ttl_us } => reserve(&service, check, ttl_us, started).await,
-        Purpose::Consume { record_usage: true } => consume_recorded(&service, check, started).await,
+        Purpose::Consume { record_usage: true } => {
+            consume_recorded(&service, check, Scope::Everything, started).await
+        }
         Purpose::Consume {
             record_usage: false,
         }
@@ -137,9 +171,16 @@ async fn run(
             let mut check = check;
             let request = core_request(&mut check, Mode::Consume);
             let decision = decide(&service, &request).await?;
-            Ok(told(&service, &check, &request.tenant, &decision, started))
+            concluded(service, check, request, decision, started).await
         }
-        Purpose::GiveBack => Err(Refusal::not_implemented("mode GIVE_BACK")),
+        Purpose::GiveBack => {
+            let changes = levels_met(&service, &check).await?;
+            let is_level = |cost: &Cost| changes.iter().any(|change| change.meter == cost.meter);
+            if check.costs.iter().all(is_level) {
+                return lower(&service, &check, &changes, started).await;
+            }
+            Err(Refusal::not_implemented("mode GIVE_BACK of windows"))
+        }
     }
 }
 

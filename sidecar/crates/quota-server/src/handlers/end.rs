@@ -26,7 +26,8 @@ use usage_log::Append;
 use crate::{
     handlers::record::event_time,
     journal::durable,
-    records::{self, Draft, Levels, reservation_record_id, token_attributes, token_costs},
+    levels::rises_of_token,
+    records::{self, Draft, reservation_record_id, token_attributes, token_costs},
     refusal::{Answer, Refusal},
     reservations::{Ended, Found, Opened},
     service::{Service, shielded},
@@ -202,7 +203,7 @@ async fn end_now(
         flags,
         ends: Some(id),
         home,
-        levels: Levels::default(),
+        levels: rises_of_token(token, &plan.actual),
     };
     record(service, id, draft).await?;
     let settled = if home.is_some() {

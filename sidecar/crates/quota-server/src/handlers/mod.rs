@@ -3,6 +3,7 @@
 mod check;
 mod end;
 mod explain;
+mod level;
 mod query;
 mod record;
 mod reserve;

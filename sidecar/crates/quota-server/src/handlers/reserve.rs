@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prost::Message as _;
-use quota_core::{Mode, Now, Reason, Reservation, ReservationId};
+use quota_core::{Cost, HoldKind, Mode, Now, Reason, Reservation, ReservationId};
 use quota_proto::{
     check::ParsedCheck,
     content::content_hash,
@@ -15,7 +15,9 @@ use usage_log::Append;
 
 use crate::{
     handlers::check::{core_request, decide, told},
+    handlers::level::needs_reservation,
     journal::durable,
+    levels::{counted, rises},
     records::{self, Draft, Levels, check_record_id, logged_reservation},
     refusal::{Answer, Refusal},
     reservations::Opened,
@@ -106,20 +108,50 @@ async fn made_durable(
     Ok(token)
 }
 
+/// What a consumption records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// Every cost, as the caller asked.
+    Everything,
+    /// Costs of levels only: their rises are always on record.
+    Levels,
+}
+
 /// Consumes and records in one: the units are held while the record becomes durable, so that a failure undoes them.
 pub(crate) async fn consume_recorded(
     service: &Arc<Service>,
     mut check: ParsedCheck,
+    scope: Scope,
     started: Instant,
 ) -> Answer<CheckQuotaResponse> {
     service.room()?;
     let now = service.hub.now()?;
     let id = service.reservation_id()?;
     let expires_us = now.ledger_us.saturating_add(RECORDING_US);
-    let request = core_request(&mut check, Mode::Reserve { id, expires_us });
+    let request = core_request(&mut check, Mode::Record { id, expires_us });
     let decision = decide(service, &request).await?;
+    if decision.reason == Reason::NeedsReservation {
+        return Err(needs_reservation(&decision));
+    }
     if decision.reason.allowed() {
-        match recorded(service, &check, decision.reason).await {
+        let reservation = service.hub.reservation(id);
+        let levels = reservation
+            .as_ref()
+            .map(|reservation| rises(reservation, &check.costs))
+            .unwrap_or_default();
+        let is_level = |meter: &str| {
+            let holds = reservation
+                .iter()
+                .flat_map(|reservation| &reservation.holds);
+            holds
+                .filter(|hold| hold.kind == HoldKind::Level)
+                .any(|hold| *hold.meter == *meter)
+        };
+        let costs = match scope {
+            Scope::Everything => check.costs.clone(),
+            Scope::Levels => counted(&check.costs, is_level),
+        };
+        match recorded(service, &check, &costs, levels, decision.reason).await {
             Ok(()) => drop(service.hub.settle(id, &check.costs)),
             Err(refusal) => {
                 service.hub.undo(id);
@@ -131,7 +163,16 @@ pub(crate) async fn consume_recorded(
 }
 
 /// Makes the usage record of an admitted check durable.
-async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Answer<()> {
+async fn recorded(
+    service: &Service,
+    check: &ParsedCheck,
+    costs: &[Cost],
+    levels: Levels,
+    reason: Reason,
+) -> Answer<()> {
+    if costs.is_empty() {
+        return Ok(());
+    }
     for (index, cost) in check.costs.iter().enumerate() {
         service.require_meter(format!("costs[{index}].meter"), &cost.meter)?;
     }
@@ -159,12 +200,12 @@ async fn recorded(service: &Service, check: &ParsedCheck, reason: Reason) -> Ans
         id,
         event_time_us: now.ledger_us,
         received_us: now.ledger_us,
-        quantities: &check.costs,
+        quantities: costs,
         attributes: &attributes,
         flags,
         ends: None,
         home: None,
-        levels: Levels::default(),
+        levels,
     });
     let entry = Append::Usage {
         payload: &record.encode_to_vec(),

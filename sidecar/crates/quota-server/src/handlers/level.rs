@@ -1,0 +1,117 @@
+//! Levels: falls, and what calls are told that met a level or a limit of units in flight in the wrong mode.
+
+use std::{sync::Arc, time::Instant};
+
+use prost::Message as _;
+use quota_core::{Decision, LevelChange, Reason};
+use quota_proto::{
+    check::ParsedCheck,
+    content::content_hash,
+    ledger::RecordFlag,
+    quota::{CheckQuotaResponse, ErrorReason},
+};
+use usage_log::Append;
+
+use crate::{
+    handlers::check::told,
+    journal::durable,
+    levels::{counted, falls},
+    records::{self, Draft, fall_record_id},
+    refusal::{Answer, Refusal},
+    service::Service,
+};
+
+/// Says that only reservations take units in flight.
+pub(crate) fn needs_reservation(decision: &Decision) -> Refusal {
+    let limit = decision.subject.as_deref().unwrap_or_default();
+    Refusal::new(
+        ErrorReason::FieldInvalid,
+        format!(
+            "limit {limit:?} counts what is in flight, which only a reservation says the end of"
+        ),
+    )
+    .with("field", "mode")
+    .with("value", "CONSUME")
+    .with("bound", "RESERVE or PEEK")
+    .with("limit", limit)
+    .with(
+        "remedy",
+        "use mode RESERVE, and settle or release when the work is done",
+    )
+}
+
+/// Finds the levels that a call meets; waits until its tenant is known.
+pub(crate) async fn levels_met(service: &Service, check: &ParsedCheck) -> Answer<Vec<LevelChange>> {
+    let known = service
+        .tenants_known(std::slice::from_ref(&check.tenant))
+        .await?;
+    if known != [true] {
+        return Err(Refusal::unknown(
+            ErrorReason::TenantUnknown,
+            "tenant",
+            "tenant",
+            &check.tenant,
+        ));
+    }
+    service
+        .hub
+        .levels(&check.tenant, &check.costs, &check.attributes)
+        .ok_or_else(|| Refusal::ledger_unreachable(&check.tenant))
+}
+
+/// Records that levels fell, durable before the answer. The ledger credits them once, when the record is committed.
+pub(crate) async fn lower(
+    service: &Arc<Service>,
+    check: &ParsedCheck,
+    changes: &[LevelChange],
+    started: Instant,
+) -> Answer<CheckQuotaResponse> {
+    service.room()?;
+    let now = service.hub.now()?;
+    let mut attributes = check.attributes.clone();
+    let quantities = counted(&check.costs, |meter| {
+        changes.iter().any(|change| *change.meter == *meter)
+    });
+    service
+        .hub
+        .directory
+        .lock()
+        .declared(&quantities.iter().map(|cost| &*cost.meter), &mut attributes);
+    let mut flags = RecordFlag::Decrease as u32;
+    let id = if check.request_id.is_empty() {
+        service.record_id(now)?
+    } else {
+        flags |= RecordFlag::SystemId as u32;
+        fall_record_id(&check.request_id)
+    };
+    let record = records::usage(Draft {
+        tenant: &check.tenant,
+        id,
+        event_time_us: now.ledger_us,
+        received_us: now.ledger_us,
+        quantities: &quantities,
+        attributes: &attributes,
+        flags,
+        ends: None,
+        home: None,
+        levels: falls(changes),
+    });
+    let position = service.journal.append(Append::Usage {
+        payload: &record.encode_to_vec(),
+        content_hash: content_hash(&record),
+        ends: None,
+    })?;
+    durable(&*service.journal, position).await?;
+    service.stats.recorded(1);
+    for change in changes {
+        service.hub.fell(change);
+    }
+    let decision = Decision {
+        reason: Reason::Allowed,
+        binding: None,
+        retry_after_us: None,
+        limits: Vec::new(),
+        subject: None,
+    };
+    Ok(told(service, check, &check.tenant, &decision, started))
+}
