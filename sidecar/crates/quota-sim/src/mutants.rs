@@ -9,6 +9,16 @@ use quota_core::Mutant;
 
 use crate::search::{run_many, run_seed, switch};
 
+/// Rules of token buckets whose finder is the test `mutants_of_buckets_are_found`: a schedule of the simulator settles no
+/// reservation of a bucket and jumps no clock of Redis ahead.
+pub const FOUND_BY_TESTS: [Mutant; 5] = [
+    Mutant::ReturnOverflows,
+    Mutant::TokensReturnedAndKept,
+    Mutant::ForwardClockMints,
+    Mutant::ShareOfEach,
+    Mutant::ShareUnbounded,
+];
+
 /// A mutant and the seed that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Find {

@@ -130,7 +130,10 @@ impl Run {
             // What is on its way when it is taken, and what a slice of the second before may still bring.
             let slack = schedule.amount * 500_000 / interval_us + 3;
             let now_us = self.world.now().ledger_us;
-            let shadow = Shadow::full(burst, schedule.amount, interval_us, slack, now_us);
+            // Holders that are cut off add 2 % in all: of the rate, and saved up, of the burst.
+            let (rate, interval_us) = (schedule.amount * 51, interval_us * 50);
+            let slack = slack + burst / 50;
+            let shadow = Shadow::full(burst, rate, interval_us, slack, now_us);
             self.audit.shadow = (schedule.keys == 1).then_some(shadow);
         }
         self.world.declare("t", None, schedule.limits.clone());
