@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest import FixtureRequest  # noqa: PT013 - a type
 
 LONG = os.environ.get("FAULTS") == "long"
+ALL = LONG or os.environ.get("FAULTS") == "all"
 SPAN_S = 20.0 if LONG else 3.0
 CHECKS_MAX = 100_000 if LONG else 250
 ALWAYS = [
@@ -35,8 +36,8 @@ ALWAYS = [
     "two sidecars killed twice",
     "two sidecars paused",
 ]
-CHOSEN = list(FAULTS) if LONG else ALWAYS
-RECOVERED_S_MAX = 5.0
+CHOSEN = list(FAULTS) if ALL else ALWAYS
+RECOVERED_S_MAX = 15.0
 RECORD_INTERVAL_S = 0.05
 GRID = cells(CHECKS_MAX)
 
