@@ -6,11 +6,13 @@ Exit codes: 0 done, 1 denied or found problems, 2 wrong usage, 3 a server doesn'
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from tollkeeper_cli.aliases import with_our_words
 from tollkeeper_cli.commands import catalogue, demo, invoices, listings, processes, quota, rate, replay, usage
 from tollkeeper_cli.connection import find_targets
 from tollkeeper_cli.embedded import ProcessError
@@ -36,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     errors = Console(stderr=True, highlight=False)
     try:
-        build_app()(args=arguments, prog_name="tollkeeper")
+        words = with_our_words(sys.argv[1:] if arguments is None else arguments)
+        build_app()(args=words, prog_name="tollkeeper")
     except SystemExit as end:  # the framework's way to say that the command is over
         return end.code if isinstance(end.code, int) else 0
     except CommandError as error:
