@@ -71,8 +71,6 @@ mutants! {
     ProofFromPoolNotFinal,
     /// A refusal counts as proof though nobody would say when it ends.
     ProofWithoutSubscription,
-    /// Proof counts however long its connection has been silent.
-    ProofNeverAges,
     /// Units kept apart are freed and stay apart: they are spent twice.
     StandbySpentTwice,
     /// A notice does not end a proof.
