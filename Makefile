@@ -100,6 +100,7 @@ sim: sim-build ## Simulate: SEEDS=n schedules, or one step by step (SEED=n TRACE
 .PHONY: mutants
 mutants: sim-build ## Search a seed for every rule broken on purpose, 60 s each at most (MUTANT=name for one)
 	@mkdir -p $(dir $(SIM_FINDS)) && $(SIM) mutants $(if $(MUTANT),--mutant $(MUTANT),--out $(SIM_FINDS))
+	@$(if $(MUTANT),true,$(RUN)/python tests/sim/search_mutants.py)
 
 .PHONY: sim-replay
 sim-replay: sim-build ## Replay the recorded seeds: each breaks a rule with its mutant, and none without

@@ -27,6 +27,8 @@ class Mismatch(AssertionError):  # noqa: N818 - what it is, not what went wrong
 
     def __init__(self, where: str, what: str, expected: object, actual: object) -> None:
         super().__init__(f"{where}: {what}\n  model: {expected}\n  real:  {actual}")
+        name, _, rest = where.partition(":")
+        self.trace, self.line = name, int(rest.split(" ", maxsplit=1)[0])
 
 
 def with_virtual_time(source: str) -> str:
@@ -88,7 +90,7 @@ class RedisReplay:
                 asked.append(_Asked(number, line, ()))
             elif line["kind"] == "fault":
                 self._compare(name, server, asked)
-                self._fault(f"{name}:{number}", line)
+                self._fault(f"{name}:{number} {line['what']}", line)
         self._compare(name, server, asked)
 
     def _compare(self, name: str, server: int, asked: list[_Asked]) -> None:
@@ -181,7 +183,7 @@ class RedisReplay:
             pipeline.hgetall(self._holders.get(key, ""))
         replies = iter(pipeline.execute())
         for key, model in line["pools"].items():
-            self._compare_pool(f"{where} {line['what']} {key}", model, next(replies), next(replies))
+            self._compare_pool(f"{where} {key}", model, next(replies), next(replies))
 
     def _history(self, server: int) -> str:
         found: str = self.clients[server].info("replication")["master_replid"]
@@ -213,3 +215,8 @@ class RedisReplay:
 def connect(port: int) -> Any:
     """Connect to one server of a pair."""
     return redis.Redis(host="127.0.0.1", port=port, decode_responses=True)
+
+
+def connect_url(url: str) -> Any:
+    """Connect to one server of a pair by its URL."""
+    return redis.Redis.from_url(url, decode_responses=True)

@@ -19,9 +19,9 @@ POOL, HOLDERS_KEY, CHANNEL = "{p}pool", "{p}holders", "{p}notices"
 class Functions:
     """Calls the functions and answers their replies as lists of texts."""
 
-    def __init__(self, server: ValkeyServer) -> None:
+    def __init__(self, server: ValkeyServer, source: str | None = None) -> None:
         self.redis: Any = redis.Redis(host=server.host, port=server.port, decode_responses=True)
-        self.redis.execute_command("FUNCTION LOAD", "REPLACE", functions.source())
+        self.redis.execute_command("FUNCTION LOAD", "REPLACE", source or functions.source())
 
     def call(self, name: str, keys: list[str], *arguments: object) -> list[str]:
         """Call a function."""

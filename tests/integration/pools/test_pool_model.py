@@ -6,9 +6,11 @@ import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tollkeeper_ledger.store import functions
+from trace_mutants import MODEL, Mutant
 
 from .conftest import CHANNEL, HOLDERS, HOLDERS_KEY, POOL, Functions  # noqa: TID252 - test folders are not packages on the path
 from .model import UNITS_MAX, Model  # noqa: TID252 - the same
@@ -28,10 +30,11 @@ class PoolMachine(RuleBasedStateMachine):
     """Asks, repeats, reorders, forges, closes, flushes, rolls back and fails over."""
 
     server: ClassVar[ValkeyServer]
+    source: ClassVar[str] = functions.source()
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = Functions(self.server)
+        self.calls = Functions(self.server, self.source)
         self.calls.redis.flushall()
         self.model = Model()
         self.generation = 0
@@ -212,3 +215,22 @@ def test_every_reply_and_notice_equals_the_model(machine: type[PoolMachine]) -> 
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MODEL, ids=lambda mutant: mutant.name)
+def test_broken_functions_are_found_by_the_model(server: ValkeyServer, mutant: Mutant) -> None:
+    """Where a rule of the functions is broken, the same random calls as ever show it."""
+    found = type("Broken", (PoolMachine,), {"server": server, "source": mutant.lua()})
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            found,
+            settings=settings(
+                max_examples=600,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

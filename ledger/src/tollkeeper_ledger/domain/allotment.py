@@ -152,6 +152,8 @@ class WindowState:
     """Generations of this identity so far; goes on over windows and resets."""
     generation: Generation | None = None
     """The newest generation."""
+    ended: list[Generation] = field(default_factory=list)
+    """Generations that a newer one has taken the place of, since the row was read."""
     holders: dict[bytes, Holder] = field(default_factory=dict)
     stored: int = 0
     """Levels: what is stored by the records committed so far."""
@@ -327,6 +329,8 @@ def _from_ledger(window: WindowState, holder: Holder, ask: Ask) -> Answer:
 def _open_pool(window: WindowState, ask: Ask) -> Pooled:
     window.generation_n += 1
     generation = Generation(number=(window.timeline << GENERATION_BITS) + window.generation_n, opened_now=True)
+    if window.generation is not None:
+        window.ended.append(window.generation)
     window.generation = generation
     window.changed = True
     _extend(window, generation, ask)

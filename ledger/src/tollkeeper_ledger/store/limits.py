@@ -217,8 +217,10 @@ async def write_windows(conn: Connection, rows: Iterable[WindowRow]) -> None:
     all_rows = list(rows)
     await _insert_windows(conn, [row for row in all_rows if row.is_new])
     await _update_windows(conn, [row for row in all_rows if not row.is_new and row.state.changed])
-    newest = [(row, row.state.generation) for row in all_rows if row.state.generation is not None]
-    await write_generations(conn, [(row, generation) for row, generation in newest if generation.changed])
+    generations = [
+        (row, generation) for row in all_rows for generation in (*row.state.ended, row.state.generation) if generation
+    ]
+    await write_generations(conn, [(row, generation) for row, generation in generations if generation.changed])
     await _write_leases(
         conn,
         [(row, name, holder) for row in all_rows for name, holder in row.state.holders.items() if holder.changed],

@@ -34,8 +34,6 @@ pub(crate) struct Pool {
     pub(crate) holders: u64,
     /// Request whose outcome is unknown.
     pub(crate) unsure: Option<Sent>,
-    /// The pool may have taken more back than it has confirmed: a request of unknown outcome said so.
-    pub(crate) is_return_unsure: bool,
 }
 
 /// A request that is under way.

@@ -221,7 +221,6 @@ impl Engine {
                     free: allotted_cum,
                     holders: 1,
                     unsure: None,
-                    is_return_unsure: false,
                 };
                 self.on_pool(now, key, window, request_seq, pool);
             }

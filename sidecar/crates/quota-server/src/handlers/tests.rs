@@ -95,6 +95,7 @@ impl Bench {
         });
         let outbox = Arc::new(Outbox::new().unwrap());
         let stats = Arc::new(Stats::default());
+        let budget = Duration::from_secs(2);
         let engine = EngineConfig {
             redis_budget_us: 2_000_000,
             ledger_budget_us: 2_000_000,
@@ -118,7 +119,7 @@ impl Bench {
             shared,
             stats,
             Box::new(SystemRandomness),
-            Duration::from_secs(2),
+            budget,
         ));
         let bench = Self {
             service,

@@ -47,18 +47,8 @@ pub(super) enum Message {
 impl World {
     pub(super) fn post(&mut self, at_us: u64, message: Message) {
         self.serial += 1;
-        let message = Some(Box::new(message));
-        let place = match self.vacant.pop() {
-            Some(place) => {
-                self.messages[place] = message;
-                place
-            }
-            None => {
-                self.messages.push(message);
-                self.messages.len() - 1
-            }
-        };
-        self.queue.push(Reverse((at_us, self.serial, place)));
+        self.queue.push(Reverse((at_us, self.serial)));
+        self.messages.insert(self.serial, message);
     }
 
     pub(super) fn delay(&mut self) -> u64 {
@@ -103,10 +93,7 @@ impl World {
                 },
             );
         }
-        let mut at_us = self.real_us + self.delay();
-        if self.weather.late > 0 && self.rng.chance(self.weather.late) {
-            at_us += self.rng.below(400_000);
-        }
+        let at_us = self.real_us + self.delay();
         self.post(
             at_us,
             Message::Ask {

@@ -415,7 +415,6 @@ impl Ledger {
             self.note(Fact::Credited {
                 window: id,
                 generation,
-                is_unspent: false,
                 units,
             });
         }
@@ -509,7 +508,6 @@ impl Ledger {
                 self.note(Fact::Credited {
                     window,
                     generation: 0,
-                    is_unspent: false,
                     units,
                 });
             }

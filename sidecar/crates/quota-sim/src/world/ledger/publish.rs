@@ -124,7 +124,6 @@ impl Ledger {
             self.note(Fact::Credited {
                 window: id,
                 generation: number,
-                is_unspent: true,
                 units,
             });
         }
