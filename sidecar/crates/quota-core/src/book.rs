@@ -15,7 +15,7 @@ use crate::{
     limit::Enforcement,
     mutant::{self, Mutant},
     request::{Cost, Units},
-    reservation::{HoldKind, Reservation, SettleRefusal, Settled},
+    reservation::{Hold, HoldKind, Reservation, SettleRefusal, Settled},
     slab::Key,
     time::Now,
 };
@@ -110,6 +110,7 @@ impl Book {
 /// How one meter of a reservation ends.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
+    reserved: Units,
     actual: Units,
     refund: Units,
     excess: Units,
@@ -140,6 +141,7 @@ impl Engine {
                 .find(|used| used.meter == cost.meter)
                 .map_or(0, |used| used.units);
             let ending = Ending {
+                reserved: cost.units,
                 actual: used,
                 refund: cost.units.saturating_sub(used),
                 excess: used.saturating_sub(cost.units),
@@ -198,51 +200,65 @@ impl Engine {
                 went_back |= self.settle_tokens(now, *key, entry.reservation.id, used) > 0;
                 continue;
             }
-            let Some(bucket) = self.buckets.get_mut(*key) else {
-                continue;
-            };
-            let enforcement = self
-                .catalog
-                .limit(bucket.limit)
-                .map(|limit| limit.rule.enforcement);
-            let place = if mutant::is(Mutant::RefundIntoNewWindow) {
-                bucket.current.as_mut()
-            } else {
-                hold.window.and_then(|id| bucket.window_mut(id))
-            };
-            let Some(window) = place else {
-                continue;
-            };
-            if mutant::is(Mutant::RefundIntoNewWindow) && Some(window.info.id) != hold.window {
-                window.balance.mint(hold.units);
-            }
-            if !entry.is_expired {
-                let spent = if expired && hold.kind != HoldKind::Level {
-                    hold.units
-                } else {
-                    hold.units.min(ending.actual)
-                };
-                window.balance.spend_held(spent);
-                went_back |= window.balance.refund(hold.units.saturating_sub(spent)) > 0;
-            }
-            let excess = match hold.kind {
-                // Expired units of a level went back: what was used all the same is owed whole.
-                HoldKind::Level if entry.is_expired => ending.actual,
-                _ => ending.excess,
-            };
-            if excess > 0 {
-                match enforcement {
-                    Some(Enforcement::Hard) if hold.units > 0 || cost.units == 0 => {
-                        window.balance.owe(excess);
-                    }
-                    _ => window.balance.exceed(excess),
-                }
-            }
-            self.keep_sound(*key);
-            self.mark_moved(*key);
-            self.stir(*key);
+            went_back |= self.end_window_hold(*key, hold, entry.is_expired, ending, expired);
         }
         !expired && is_own && (went_back || !had_holds)
+    }
+
+    /// Ends what a reservation holds of one window or level. Answers whether units went back.
+    fn end_window_hold(
+        &mut self,
+        key: Key,
+        hold: &Hold,
+        was_expired: bool,
+        ending: Ending,
+        expired: bool,
+    ) -> bool {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return false;
+        };
+        let enforcement = self
+            .catalog
+            .limit(bucket.limit)
+            .map(|limit| limit.rule.enforcement);
+        let place = if mutant::is(Mutant::RefundIntoNewWindow) {
+            bucket.current.as_mut()
+        } else {
+            hold.window.and_then(|id| bucket.window_mut(id))
+        };
+        let Some(window) = place else {
+            return false;
+        };
+        if mutant::is(Mutant::RefundIntoNewWindow) && Some(window.info.id) != hold.window {
+            window.balance.mint(hold.units);
+        }
+        let mut went_back = false;
+        if !was_expired {
+            let spent = if expired && hold.kind != HoldKind::Level {
+                hold.units
+            } else {
+                hold.units.min(ending.actual)
+            };
+            window.balance.spend_held(spent);
+            went_back = window.balance.refund(hold.units.saturating_sub(spent)) > 0;
+        }
+        let excess = match hold.kind {
+            // Expired units of a level went back: what was used all the same is owed whole.
+            HoldKind::Level if was_expired => ending.actual,
+            _ => ending.excess,
+        };
+        if excess > 0 {
+            match enforcement {
+                Some(Enforcement::Hard) if hold.units > 0 || ending.reserved == 0 => {
+                    window.balance.owe(excess);
+                }
+                _ => window.balance.exceed(excess),
+            }
+        }
+        self.keep_sound(key);
+        self.mark_moved(key);
+        self.stir(key);
+        went_back
     }
 
     /// Takes a charge back as if it had never been.
@@ -252,6 +268,7 @@ impl Engine {
         };
         for cost in &entry.reservation.costs {
             let ending = Ending {
+                reserved: cost.units,
                 actual: 0,
                 refund: cost.units,
                 excess: 0,

@@ -159,29 +159,11 @@ impl Engine {
     }
 
     fn on_answer(&mut self, now: Now, origin: AskOrigin, answer: AllotAnswer) {
-        let (key, ask, request_seq) = match origin {
-            AskOrigin::Shard(limit, place) => {
-                return self.on_shard(now, limit, place, Some(answer));
-            }
-            AskOrigin::Opening(key) => {
-                let opening = self
-                    .buckets
-                    .get_mut(key)
-                    .and_then(|bucket| bucket.opening.take());
-                let Some(opening) = opening else { return };
-                (key, opening.sent, opening.request_seq)
-            }
-            AskOrigin::Window(key, id) => {
-                let window = self
-                    .buckets
-                    .get_mut(key)
-                    .and_then(|bucket| bucket.window_mut(id));
-                let Some(window) = window else { return };
-                let Some(Flight::Allot(ask)) = window.flight.take() else {
-                    return;
-                };
-                (key, ask, window.ledger_seq.saturating_add(1))
-            }
+        if let AskOrigin::Shard(limit, place) = origin {
+            return self.on_shard(now, limit, place, Some(answer));
+        }
+        let Some((key, ask, request_seq)) = self.take_ask(origin) else {
+            return;
         };
         self.stir(key);
         match answer {
@@ -234,6 +216,24 @@ impl Engine {
                 self.on_refused(now, key, origin, &ask, &reason, last_request_seq);
             }
             AllotAnswer::Bucket { .. } => self.leave_ledger_alone(now, key),
+        }
+    }
+
+    /// Ends the flight of an ask: its bucket, what was sent, and its sequence number. `None` where it is not awaited.
+    fn take_ask(&mut self, origin: AskOrigin) -> Option<(Key, Sent, u64)> {
+        match origin {
+            AskOrigin::Shard(..) => None,
+            AskOrigin::Opening(key) => {
+                let opening = self.buckets.get_mut(key)?.opening.take()?;
+                Some((key, opening.sent, opening.request_seq))
+            }
+            AskOrigin::Window(key, id) => {
+                let window = self.buckets.get_mut(key)?.window_mut(id)?;
+                let Some(Flight::Allot(ask)) = window.flight.take() else {
+                    return None;
+                };
+                Some((key, ask, window.ledger_seq.saturating_add(1)))
+            }
         }
     }
 
