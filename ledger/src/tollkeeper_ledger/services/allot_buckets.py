@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from asyncpg import Record
-
     from tollkeeper_ledger.services.entries import Entry
     from tollkeeper_ledger.store.clock import ClockReading
-    from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.pool import Connection, Pool, Row
     from tollkeeper_ledger.store.pool_functions import BucketKeys, Call
 
 
@@ -89,5 +87,5 @@ class BucketShards:
         ]
 
 
-def _name_in(row: Record) -> ShardName:
+def _name_in(row: Row) -> ShardName:
     return row["tenant_id"], row["limit_name"], row["shard"]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Row: TypeAlias = asyncpg.Record
+"""One row of an answer: a mapping of column names."""
 
 SEARCH_PATH = "tollkeeper, pg_temp"
 
