@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _DENIED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
 
 
-def standing(name: str, kind: decision_pb2.LimitKind, amount: int) -> limits_pb2.LimitRule:
+def standing(name: str, kind: decision_pb2.LimitKind.ValueType, amount: int) -> limits_pb2.LimitRule:
     """Describe a limit for calls whose attribute `case` is its name."""
     return limits_pb2.LimitRule(
         name=name,
@@ -33,7 +33,7 @@ def standing(name: str, kind: decision_pb2.LimitKind, amount: int) -> limits_pb2
 
 
 async def call(
-    platform: Platform, target: str, case: str, mode: quota_pb2.CheckMode, *, seconds: float = 1
+    platform: Platform, target: str, case: str, mode: quota_pb2.CheckMode.ValueType, *, seconds: float = 1
 ) -> quota_pb2.CheckQuotaResponse:
     """Make one call of one unit; one that nobody could decide is made again for so long."""
     until = time.monotonic() + seconds

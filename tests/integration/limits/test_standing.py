@@ -68,7 +68,7 @@ async def window(serving: Serving, window_id: bytes) -> dict[str, int]:
         row = await conn.fetchrow(
             "SELECT allotted, stored, stored_over FROM limit_window WHERE window_id = $1", window_id
         )
-    return dict(row)
+    return dict(row or {})
 
 
 def reclaimer_of(serving: Serving, own: Own | None = None) -> LeaseReclaimer:

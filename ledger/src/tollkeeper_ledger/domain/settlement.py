@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.usage import FLAG_EXCESS, FLAG_EXPIRED, FLAG_SYSTEM_ID, UsageColumns
+from tollkeeper_ledger.domain.usage import (
+    FLAG_EXCESS,
+    FLAG_EXPIRED,
+    FLAG_SYSTEM_ID,
+    LevelChange,
+    LevelName,
+    UsageColumns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +39,10 @@ class Reservation:
     """Reserved units per meter, each meter once."""
     attributes: tuple[tuple[str, str], ...]
     """Of its usage record, in name order."""
+    holder: bytes = b""
+    """The process that took the units."""
+    levels: tuple[tuple[str, int, LevelName], ...] = ()
+    """Held of levels: meter, units, level."""
 
     @property
     def record_id(self) -> str:
@@ -108,7 +119,20 @@ def end_columns(
         attribute_value=range(len(attributes)),
         homes=[reservation.home.bytes],
         home=[1],
+        level_changes=_rises(reservation, dict(given)),
     )
+
+
+def _rises(reservation: Reservation, used: Mapping[str, int]) -> list[LevelChange]:
+    """Give what the end makes levels rise by; where nothing is held of what was reserved, all is beyond the limit."""
+    reserved = dict(reservation.costs)
+    rises = []
+    for meter, held, level in reservation.levels:
+        units = used.get(meter, 0)
+        over = units if held == 0 and reserved.get(meter, 0) > 0 else 0
+        if units > 0:
+            rises.append(LevelChange(0, level, reservation.holder, units, over))
+    return rises
 
 
 def refund_of(reservation: Reservation, used: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from google.protobuf.message import DecodeError
 from tollkeeper.ledger.v1 import limits_pb2
-from tollkeeper.quota.v1 import quota_pb2, usage_pb2
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2, usage_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.reservation_token import invalid_token, signed_content
 from tollkeeper_ledger.domain.settlement import Actual, Reservation
-from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, NAME_BYTES_MAX, QUANTITIES_MAX, UNITS_MAX
+from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, NAME_BYTES_MAX, QUANTITIES_MAX, UNITS_MAX, LevelName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +39,12 @@ def reservation_of(token: str, keys: Mapping[int, bytes]) -> Reservation:
         expires_us=said.expires_us,
         costs=tuple((cost.meter, cost.units) for cost in said.costs),
         attributes=tuple((pair.name, pair.value) for pair in said.attributes),
+        holder=said.holder,
+        levels=tuple(
+            (hold.meter, hold.units, LevelName(hold.tenant, hold.limit, hold.key_hash))
+            for hold in said.holds
+            if hold.kind == decision_pb2.LIMIT_KIND_LEVEL
+        ),
     )
 
 

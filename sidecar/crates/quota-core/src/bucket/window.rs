@@ -36,6 +36,28 @@ pub(crate) struct Pool {
     pub(crate) unsure: Option<Sent>,
 }
 
+impl Pool {
+    /// A pool that the ledger named, of which nothing was asked yet; `keys`: pool, holders, channel.
+    pub(crate) fn of_ledger(
+        generation: u64,
+        allotted_cum: Units,
+        [pool_key, holders_key, channel]: [Arc<str>; 3],
+    ) -> Self {
+        Self {
+            generation,
+            pool_key,
+            holders_key,
+            channel,
+            request_seq: 0,
+            witness_seq: 0,
+            total: allotted_cum,
+            free: allotted_cum,
+            holders: 1,
+            unsure: None,
+        }
+    }
+}
+
 /// A request that is under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flight {

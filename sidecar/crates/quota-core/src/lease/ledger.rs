@@ -192,18 +192,8 @@ impl Engine {
                 values_key: _,
                 last: _,
             } => {
-                let pool = Pool {
-                    generation,
-                    pool_key,
-                    holders_key,
-                    channel,
-                    request_seq: 0,
-                    witness_seq: 0,
-                    total: allotted_cum,
-                    free: allotted_cum,
-                    holders: 1,
-                    unsure: None,
-                };
+                let keys = [pool_key, holders_key, channel];
+                let pool = Pool::of_ledger(generation, allotted_cum, keys);
                 self.on_pool(now, key, window, request_seq, pool);
             }
             AllotAnswer::Denied { window, left: _ } => {

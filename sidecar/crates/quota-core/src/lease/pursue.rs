@@ -40,7 +40,8 @@ impl Engine {
             size = Some(size.map_or(
                 Size {
                     need: missing,
-                    all: missing,
+                    // Who waits for a renewal lacks no units, and waits all the same.
+                    all: if is_fenced { *cost } else { missing },
                 },
                 |size| Size {
                     need: if smallest_first {
