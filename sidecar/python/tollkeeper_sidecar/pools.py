@@ -24,6 +24,8 @@ PING_INTERVAL_S: Final = 0.04
 LOOK_INTERVAL_S: Final = 5.0
 """While every connection is up, the layout is looked up so often; sooner after a sign that it changed."""
 
+LOOK_DISTANCE_S: Final = 0.1
+
 LINK_OPTIONS: Final[Mapping[str, Any]] = {"socket_timeout": None, "protocol": 2}
 """Reads wait for as long as the server is silent: silence is judged by the links."""
 
@@ -73,7 +75,7 @@ class RedisPools:
         except TimeoutError:
             return
         # A sign may come with every answer: look-ups keep a distance.
-        await asyncio.sleep(min(seconds, PING_INTERVAL_S))
+        await asyncio.sleep(min(seconds, LOOK_DISTANCE_S))
 
     async def _look(self) -> bool:
         try:
@@ -172,6 +174,9 @@ class RedisPools:
             reply.elements.extend(
                 part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in answer
             )
+            if reply.elements[:1] == ["ERR"]:
+                # The pool may be where this process does not look yet: told to the ledger, a healthy one would be lost.
+                self._stale.set()
         else:
             reply.error = f"{type(answer).__name__}: {answer}"
             if isinstance(answer, ResponseError):

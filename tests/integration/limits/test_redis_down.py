@@ -106,6 +106,30 @@ async def test_a_hanging_redis_costs_one_wait_and_then_leases_come_at_once(
         assert kind(await sidecar.ask("large", keys[1])) == "pool"
 
 
+async def test_a_demoted_redis_strands_one_allotment_at_most(
+    ledger_settings: Settings, own_valkey: EmbeddedValkey
+) -> None:
+    """A primary that became a replica refuses one opening; from then on asks get leases, and nothing more is opened."""
+    settings = ledger_settings.model_copy(update={"redis_url": own_valkey.url})
+    async with (
+        running(settings) as ledger,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel,
+        Redis.from_url(own_valkey.url) as client,
+    ):
+        await apply_catalogue(channel)
+        sidecar, key = Sidecar(channel=channel, ledger=ledger), new_key()
+        await sidecar.ask("large", key)
+        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        asked = [kind(await sidecar.ask("large", key))]
+        for _ in range(20):
+            lost = {"generation_seen": 1 << 32 | 1, "pool_error": limits_pb2.POOL_ERROR_NO_POOL}
+            asked.append(kind(await sidecar.ask("large", key, **lost)))
+        await client.execute_command("REPLICAOF", "NO", "ONE")
+        assert asked.count("pool") <= 1
+        assert set(asked[1:]) == {"lease"}
+        await wait_until(lambda: is_up(ledger, expected=True), seconds_max=2.0)
+
+
 async def is_up(ledger: Running, *, expected: bool) -> bool:
     """Tell whether the ledger knows of Redis what is expected."""
     return ledger.resources.redis.is_up() is expected

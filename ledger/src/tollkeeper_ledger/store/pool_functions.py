@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import AskError, BusyLoadingError, ClusterDownError, MovedError, ReadOnlyError, RedisError
 
 from tollkeeper_ledger.store.functions import is_missing, load
 from tollkeeper_ledger.store.redis_servers import ANSWER_SECONDS_MAX
@@ -28,6 +28,7 @@ SHARDS = 16
 _TAG_BYTES = 12
 _COMMANDS_PER_PIPELINE = 256
 """Longer ones would not be faster, and a busy machine would let one wait too long for its answer."""
+_UNFIT = (ReadOnlyError, ClusterDownError, BusyLoadingError)
 _POOLS_PER_COMMAND = 64
 """Redis does nothing else meanwhile: about a millisecond."""
 
@@ -223,7 +224,8 @@ class PoolFunctions:
                     missing += [_Try(one.index, primary, asking=one.asking) for one in command.tries]
                 else:
                     self._log.warning("redis refused a call", function=command.words[1], error=str(reply))
-                    self._servers.doubt()
+                    # A demoted or cut-off primary: what was to be opened there would be stranded each time.
+                    self._servers.doubt(primary if isinstance(reply, _UNFIT) else None)
         return again + (missing if missing and await self._load(primary) else [])
 
     def _commands(self, calls: Sequence[Call], tries: Sequence[_Try]) -> list[_Command]:

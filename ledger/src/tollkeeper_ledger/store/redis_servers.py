@@ -156,6 +156,7 @@ class RedisServers:
         was_up = primary.is_up
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                await _require_master(primary)
                 await self._check_policy(primary)
                 await load(primary.client)
         except (RedisError, OSError, TimeoutError, ConfigurationError) as error:
@@ -180,6 +181,13 @@ class RedisServers:
                 " noeviction: CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
             )
         primary.policy_checked = True
+
+
+async def _require_master(primary: Primary) -> None:
+    """Raise RedisError where the server was demoted: it answers, and takes nothing in."""
+    role = (await primary.client.info("replication"))["role"]
+    if role != "master":
+        raise RedisError(f"the server is a {role} now")
 
 
 def open_redis(url: str, log: FilteringBoundLogger) -> RedisServers:
