@@ -71,8 +71,6 @@ mutants! {
     ProofFromPoolNotFinal,
     /// A refusal counts as proof though nobody would say when it ends.
     ProofWithoutSubscription,
-    /// Proof counts however long its connection has been silent.
-    ProofNeverAges,
     /// Units kept apart are freed and stay apart: they are spent twice.
     StandbySpentTwice,
     /// A notice does not end a proof.
@@ -92,16 +90,10 @@ mutants! {
     ExtendCreates,
     /// An extension's cumulative figure is added.
     ExtendAdds,
-    /// A repeated request is granted again.
+    /// A repeated request is answered with more units, which the pool does not count.
     RepeatGrantsAgain,
-    /// Any request number is taken, so that a late copy counts as new.
-    SeqUnchecked,
-    /// A holder may return more than it was granted.
-    ReturnUnchecked,
     /// A cumulative return is credited whole each time.
     ReturnAddedWhole,
-    /// A pool that lost acknowledged grants serves holders that have seen them.
-    WitnessUnchecked,
     /// A pool gives what it does not have.
     GivesBeyondFree,
     /// A closed pool goes on granting.
@@ -118,8 +110,6 @@ mutants! {
     // Ledger.
     /// Two first uses make two windows.
     TwoFirstWindows,
-    /// A repeated first ask is leased again.
-    LeaseRepeated,
     /// A lease does not count as having left the limit.
     LeaseUncounted,
     /// A holder may give the ledger more than it got.

@@ -112,7 +112,6 @@ impl Proof {
             Herald::Watch(epoch) => (links.watch_epoch() == Some(epoch), links.ledger_heard_us()),
         };
         let is_fresh = now_us.saturating_sub(heard_us.max(self.sent_us)) <= age_us;
-        same && (is_fresh || mutant::is(Mutant::ProofNeverAges))
-            || mutant::is(Mutant::ProofWithoutSubscription)
+        same && is_fresh || mutant::is(Mutant::ProofWithoutSubscription)
     }
 }

@@ -54,6 +54,7 @@ fn build(seed: u64) -> (World, u64) {
         delay_max_us: world.rng.between(50, 3_000),
         loss,
         repeat: loss,
+        late: 0,
     };
     (world, amount)
 }

@@ -83,6 +83,15 @@ struct Shipping {
     wake: Arc<Notify>,
 }
 
+impl Shipping {
+    fn of(shipper: Shipper) -> Self {
+        Self {
+            shipper: Arc::new(Mutex::new(shipper)),
+            wake: Arc::new(Notify::new()),
+        }
+    }
+}
+
 /// What the thread takes over.
 struct Work {
     service: Arc<Service>,
@@ -128,10 +137,7 @@ impl DataPlane {
         let (settled_sender, settled) = mpsc::unbounded_channel();
         let stats = Arc::new(Stats::default());
         let hub = Arc::new(Hub::new(HubParts {
-            engine: EngineConfig {
-                keeps: boot_id.is_some(),
-                ..engine_config(&config)
-            },
+            engine: engine_config(&config, boot_id),
             scaled: config.embedded,
             monotonic: Arc::new(BootClock),
             outbox: Arc::clone(&outbox),
@@ -142,7 +148,9 @@ impl DataPlane {
             settled: settled_sender,
             marks: marks_sender,
         }));
-        kept.into_iter().for_each(|kept| hub.adopt(kept));
+        for kept in kept {
+            hub.adopt(kept);
+        }
         let budget = Duration::from_micros(config.ledger_budget_us);
         let service = Arc::new(Service::new(
             hub,
@@ -151,22 +159,10 @@ impl DataPlane {
             Box::new(randomness),
             budget,
         ));
-        let unreadable = recovered
-            .open
-            .iter()
-            .filter(|kept| !service.restore(&kept.payload))
-            .count();
-        if unreadable > 0 {
-            service
-                .stats
-                .bad_message("reservations in the usage log that can't be read");
-        }
+        restore(&service, &recovered);
         let interval_us = config.ship_interval_ms.saturating_mul(1_000);
         let shipper = Shipper::new(log.clone(), &recovered, service.hub.holder().0, interval_us);
-        let shipping = Shipping {
-            shipper: Arc::new(Mutex::new(shipper)),
-            wake: Arc::new(Notify::new()),
-        };
+        let shipping = Shipping::of(shipper);
         let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let work = Work {
@@ -323,6 +319,20 @@ impl Drop for DataPlane {
     }
 }
 
+/// Takes in the reservations that the log says are open.
+fn restore(service: &Service, recovered: &Recovered) {
+    let unreadable = recovered
+        .open
+        .iter()
+        .filter(|kept| !service.restore(&kept.payload))
+        .count();
+    if unreadable > 0 {
+        service
+            .stats
+            .bad_message("reservations in the usage log that can't be read");
+    }
+}
+
 fn open_log(
     config: &Config,
     randomness: &mut SystemRandomness,
@@ -347,14 +357,14 @@ fn new_producer(randomness: &mut SystemRandomness) -> io::Result<NewProducer> {
     Ok(producer)
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
+fn engine_config(config: &Config, boot_id: Option<BootId>) -> EngineConfig {
     EngineConfig {
         redis_budget_us: config.redis_budget_us,
         ledger_budget_us: config.ledger_budget_us,
         waiting_max: config.waiting_max,
         proof_age_us: config.proof_age_us,
         keys_max: config.keys_max,
-        ..EngineConfig::default()
+        keeps: boot_id.is_some(),
     }
 }
 

@@ -81,6 +81,7 @@ impl Run {
             delay_max_us: 300,
             loss,
             repeat: loss,
+            late: 0,
         };
         Self {
             world,

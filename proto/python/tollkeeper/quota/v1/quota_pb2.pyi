@@ -38,8 +38,7 @@ class _CheckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckMode.V
     CHECK_MODE_CONSUME: _CheckMode.ValueType  # 1
     """Takes them."""
     CHECK_MODE_GIVE_BACK: _CheckMode.ValueType  # 2
-    """Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
-    (NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+    """Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
     A level is lowered at any sidecar; the fall is recorded and durable before the answer.
     """
     CHECK_MODE_PEEK: _CheckMode.ValueType  # 3
@@ -55,8 +54,7 @@ CHECK_MODE_UNSPECIFIED: CheckMode.ValueType  # 0
 CHECK_MODE_CONSUME: CheckMode.ValueType  # 1
 """Takes them."""
 CHECK_MODE_GIVE_BACK: CheckMode.ValueType  # 2
-"""Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
-(NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+"""Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
 A level is lowered at any sidecar; the fall is recorded and durable before the answer.
 """
 CHECK_MODE_PEEK: CheckMode.ValueType  # 3

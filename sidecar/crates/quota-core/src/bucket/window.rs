@@ -34,6 +34,8 @@ pub(crate) struct Pool {
     pub(crate) holders: u64,
     /// Request whose outcome is unknown.
     pub(crate) unsure: Option<Sent>,
+    /// The pool may have taken more back than it has confirmed: a request of unknown outcome said so.
+    pub(crate) is_return_unsure: bool,
 }
 
 impl Pool {
@@ -54,6 +56,7 @@ impl Pool {
             free: allotted_cum,
             holders: 1,
             unsure: None,
+            is_return_unsure: false,
         }
     }
 }

@@ -124,7 +124,7 @@ impl Engine {
                 let is_unsure = window
                     .pool
                     .as_ref()
-                    .is_some_and(|pool| pool.unsure.is_some());
+                    .is_some_and(|pool| pool.is_return_unsure);
                 if fault == PoolFault::Closed && !is_unsure
                     || mutant::is(Mutant::ReturnSettledElsewhere)
                 {
@@ -137,6 +137,7 @@ impl Engine {
             Err(Trouble::Silence(is_unsure)) => {
                 if let Some(pool) = window.pool.as_mut().filter(|_| is_unsure) {
                     pool.unsure = Some(ask);
+                    pool.is_return_unsure = true;
                 }
                 bucket.ahead_steps = 0;
             }
@@ -219,6 +220,7 @@ fn take_grant(
         .balance
         .credit(generation, grant.granted_cum, grant.give);
     if !was_unsure {
+        pool.is_return_unsure = false;
         // A repeated answer says nothing about what this request returned.
         let source = window.balance.source(generation);
         source.told_pool = source.told_pool.max(returned_cum);

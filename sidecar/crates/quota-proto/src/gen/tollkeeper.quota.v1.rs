@@ -796,8 +796,7 @@ pub enum CheckMode {
     Unspecified = 0,
     /// Takes them.
     Consume = 1,
-    /// Gives back what this sidecar consumed before: windows only up to what it consumed there, and while they are open
-    /// (NOT_CONSUMED_HERE). All limits or none. A repeat without request_id gives back again.
+    /// Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
     /// A level is lowered at any sidecar; the fall is recorded and durable before the answer.
     GiveBack = 2,
     /// Decides for these costs and takes nothing.
@@ -1473,7 +1472,7 @@ pub enum ErrorReason {
     ReservationElsewhere = 21,
     /// The reservation was released, so it can't be settled. FAILED_PRECONDITION.
     ReservationReleased = 22,
-    /// GIVE_BACK asks for more than this sidecar consumed of a window that is still open. FAILED_PRECONDITION.
+    /// GIVE_BACK asks for more than this sidecar consumed of an open window. Not answered yet. FAILED_PRECONDITION.
     NotConsumedHere = 23,
     /// A level would fall below 0. FAILED_PRECONDITION; in quarantine where a record says so.
     LevelBelowZero = 24,

@@ -186,13 +186,7 @@ async fn end_now(
     });
     let plan = Plan::new(service, &opened, actual, now_us)?;
     let excess = excess(&opened.costs, &plan.actual);
-    let mut flags = RecordFlag::SystemId as u32;
-    if !excess.is_empty() {
-        flags |= RecordFlag::Excess as u32;
-    }
-    if expired {
-        flags |= RecordFlag::Expired as u32;
-    }
+    let flags = flags(&excess, expired);
     let draft = Draft {
         tenant: &token.tenant,
         id: reservation_record_id(id),
@@ -425,6 +419,18 @@ fn excess(reserved: &[Cost], actual: &[Cost]) -> Vec<Cost> {
         })
     };
     reserved.iter().zip(actual).filter_map(above).collect()
+}
+
+/// Flags of the record that ends a reservation.
+fn flags(excess: &[Cost], expired: bool) -> u32 {
+    let mut flags = RecordFlag::SystemId as u32;
+    if !excess.is_empty() {
+        flags |= RecordFlag::Excess as u32;
+    }
+    if expired {
+        flags |= RecordFlag::Expired as u32;
+    }
+    flags
 }
 
 /// Units of every reserved meter that were not used.

@@ -95,7 +95,6 @@ impl Bench {
         });
         let outbox = Arc::new(Outbox::new().unwrap());
         let stats = Arc::new(Stats::default());
-        let budget = Duration::from_secs(2);
         let engine = EngineConfig {
             redis_budget_us: 2_000_000,
             ledger_budget_us: 2_000_000,
@@ -119,7 +118,7 @@ impl Bench {
             shared,
             stats,
             Box::new(SystemRandomness),
-            budget,
+            Duration::from_secs(2),
         ));
         let bench = Self {
             service,

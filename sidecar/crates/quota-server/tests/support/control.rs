@@ -430,8 +430,7 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
     };
     use sha2::Digest as _;
     let columns = request.records.clone().unwrap_or_default();
-    let (mut quantity, mut attribute, mut event_time_us) = (0, 0, 0_i64);
-    let mut stored = 0;
+    let (mut quantity, mut attribute, mut event_time_us, mut stored) = (0, 0, 0_i64, 0);
     for (index, id) in columns.ids.iter().enumerate() {
         let seq = request.first_seq + index as u64;
         event_time_us += columns.event_time_us[index];

@@ -179,7 +179,16 @@ impl Audit {
                 holder,
                 units,
             } => self.let_out(window, units, Some(holder), world),
-            Fact::Credited { window, units, .. } => {
+            Fact::Credited {
+                window,
+                generation,
+                is_unspent,
+                units,
+            } => {
+                // A ledger that was set back forgot what it credited; what it would give of it is frozen.
+                if is_unspent && world.ledger.rows.timeline == 1 {
+                    self.take_from_pool(window, generation, units);
+                }
                 let Some(tally) = self.tally(window, world) else {
                     return;
                 };
@@ -206,6 +215,21 @@ impl Audit {
         if tally.out > tally.bound {
             let detail = format!("{} units are out of {}", tally.out, tally.bound);
             self.break_rule("I1", detail);
+        }
+    }
+
+    /// I2: what goes back from a closed generation was never granted, and never will be.
+    fn take_from_pool(&mut self, window: WindowId, generation: u64, units: u64) {
+        let Some(pool) = self.pools.get_mut(&(window, generation)) else {
+            return;
+        };
+        let (out, allotted) = (pool.out, pool.allotted);
+        pool.allotted = allotted.saturating_sub(units);
+        if out + units > allotted {
+            let detail = format!(
+                "generation {generation}: {out} of {allotted} granted, {units} credited as unspent"
+            );
+            self.break_rule("I2", detail);
         }
     }
 

@@ -189,6 +189,7 @@ pub(super) fn heal(world: &mut World) {
     world.is_line_up = true;
     world.weather.loss = 0;
     world.weather.repeat = 0;
+    world.weather.late = 0;
     world.weather.delay_max_us = world.weather.delay_max_us.min(1_000);
     world.run_for(3_000_000);
     for node in 0..world.nodes.len() {

@@ -104,6 +104,7 @@ impl Schedule {
             delay_max_us: pick(&mut rng, &[50, 300, 1_000, 3_000]),
             loss,
             repeat: pick(&mut rng, &[0, loss, 100]),
+            late: if is_bucket { 0 } else { loss / 4 },
         };
         let weight = |fault: Fault, rng: &mut Rng| {
             let is_used = rng.chance(500) && !(is_bucket && fault == Fault::Split);

@@ -54,6 +54,8 @@ pub enum Fact {
         window: WindowId,
         /// From this generation; 0 = leased by the ledger.
         generation: u64,
+        /// They had never been granted: the generation was closed.
+        is_unspent: bool,
         /// How many.
         units: u64,
     },

@@ -47,8 +47,18 @@ pub(super) enum Message {
 impl World {
     pub(super) fn post(&mut self, at_us: u64, message: Message) {
         self.serial += 1;
-        self.queue.push(Reverse((at_us, self.serial)));
-        self.messages.insert(self.serial, message);
+        let message = Some(Box::new(message));
+        let place = match self.vacant.pop() {
+            Some(place) => {
+                self.messages[place] = message;
+                place
+            }
+            None => {
+                self.messages.push(message);
+                self.messages.len() - 1
+            }
+        };
+        self.queue.push(Reverse((at_us, self.serial, place)));
     }
 
     pub(super) fn delay(&mut self) -> u64 {
@@ -93,7 +103,10 @@ impl World {
                 },
             );
         }
-        let at_us = self.real_us + self.delay();
+        let mut at_us = self.real_us + self.delay();
+        if self.weather.late > 0 && self.rng.chance(self.weather.late) {
+            at_us += self.rng.below(400_000);
+        }
         self.post(
             at_us,
             Message::Ask {

@@ -415,6 +415,7 @@ impl Ledger {
             self.note(Fact::Credited {
                 window: id,
                 generation,
+                is_unspent: false,
                 units,
             });
         }
@@ -508,6 +509,7 @@ impl Ledger {
                 self.note(Fact::Credited {
                     window,
                     generation: 0,
+                    is_unspent: false,
                     units,
                 });
             }

@@ -124,6 +124,7 @@ impl Ledger {
             self.note(Fact::Credited {
                 window: id,
                 generation: number,
+                is_unspent: true,
                 units,
             });
         }

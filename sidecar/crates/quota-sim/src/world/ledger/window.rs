@@ -171,10 +171,7 @@ impl Window {
     pub(super) fn decide(&mut self, holder: Holder, ask: &AllotAsk, next: u64) -> Answer {
         let lease = self.leases.entry(holder).or_default();
         let is_repeat = ask.request_seq == lease.request_seq;
-        if let Some(give) = lease
-            .last_give
-            .filter(|_| is_repeat && !mutant::is(Mutant::LeaseRepeated))
-        {
+        if let Some(give) = lease.last_give.filter(|_| is_repeat) {
             return Answer::Leased {
                 give,
                 granted_cum: lease.granted_cum,

@@ -401,7 +401,7 @@ impl Redis {
             }
             let lasts = marker.real_us - taker.real_us < SLICE_US;
             let is_repeat = seq == taker.seq && taker.give != 0 && lasts;
-            if is_repeat && !mutant::is(Mutant::RepeatGrantsAgain) {
+            if is_repeat {
                 return ok(&[taker.give, taker.level, 0, taker.op]);
             }
         }

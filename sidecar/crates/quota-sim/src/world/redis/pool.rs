@@ -236,13 +236,17 @@ impl Redis {
         if let Some(refusal) = pool.refusal(generation, fence) {
             return refusal;
         }
-        if pool.seq < witness && !mutant::is(Mutant::WitnessUnchecked) {
+        if pool.seq < witness {
             return err_with("ROLLBACK", pool.seq);
         }
         let known = pool.seats.get(&ask.holder).copied();
         let mut seat = known.unwrap_or_default();
         let is_repeat = known.is_some() && ask.seq == seat.seq;
-        if is_repeat && !mutant::is(Mutant::RepeatGrantsAgain) {
+        if is_repeat {
+            if mutant::is(Mutant::RepeatGrantsAgain) {
+                seat.granted += seat.give;
+                pool.seats.insert(ask.holder, seat);
+            }
             let (was_closed, holders) = (pool.is_closed, pool.seats.len() as u64);
             let is_due = !was_closed && pool.next_wanted(ask.need, seat.give);
             let answer = pool.answer(&seat, holders);
@@ -254,12 +258,12 @@ impl Redis {
         if pool.is_closed {
             return err("CLOSED");
         }
-        if ask.seq != seat.seq + 1 && !mutant::is(Mutant::SeqUnchecked) && !is_repeat {
+        if ask.seq != seat.seq + 1 {
             return err_with("SEQ", seat.seq);
         }
         let is_in_range = ask.returned_cum >= seat.returned
             && ask.consumed_cum + ask.returned_cum <= seat.granted;
-        if !is_in_range && !mutant::is(Mutant::ReturnUnchecked) {
+        if !is_in_range {
             return err("RETURN_RANGE");
         }
         let was_short = pool.is_short();
