@@ -64,8 +64,6 @@ mutants! {
     RefundIntoNewWindow,
     /// What was used beyond a reservation is never paid.
     DebtForgotten,
-    /// A call is admitted when its units are nearly there.
-    AdmittedOneShort,
     // Engine: proof.
     /// A refusal of a pool that isn't final counts as proof.
     ProofFromPoolNotFinal,
@@ -90,8 +88,6 @@ mutants! {
     ExtendCreates,
     /// An extension's cumulative figure is added.
     ExtendAdds,
-    /// A repeated request is answered with more units, which the pool does not count.
-    RepeatGrantsAgain,
     /// A cumulative return is credited whole each time.
     ReturnAddedWhole,
     /// A pool gives what it does not have.
@@ -116,10 +112,6 @@ mutants! {
     ReturnAboveGranted,
     /// A cumulative return to the ledger is credited whole each time.
     LedgerReturnRepeats,
-    /// A lost generation gives back more than went into it.
-    LostReturnUncapped,
-    /// A live generation's units go back to the limit while its pool has them too.
-    LivePoolReturnedToLedger,
     /// A lost generation's number is used again.
     GenerationReused,
     /// A limit that was lowered goes on giving out the old amount.
@@ -140,8 +132,6 @@ mutants! {
     ReclaimByTime,
     /// After a restore the ledger goes on giving out windows of which it forgot what was out.
     RestoreNotFrozen,
-    /// After a restore generations' numbers are used again.
-    TimelineNotRaised,
 }
 
 #[cfg(feature = "mutants")]

@@ -113,22 +113,13 @@ fn mutants(options: &BTreeMap<String, String>) -> ExitCode {
         let begun = Instant::now();
         let (find, schedules) = search(mutant, threads(), span);
         let seconds = begun.elapsed().as_secs_f64();
-        match &find {
-            Some(find) => println!(
-                "{:<26} seed {:<7} {seconds:>5.1} s  {:<14} {}",
-                mutant.name(),
-                find.seed,
-                find.rule,
-                mutant.reason().trim()
-            ),
-            None => {
-                println!(
-                    "{:<26} NOT FOUND in {schedules} schedules  {}",
-                    mutant.name(),
-                    mutant.reason().trim()
-                );
-                missed.push(mutant.name());
-            }
+        let (name, reason) = (mutant.name(), mutant.reason().trim());
+        if let Some(find) = &find {
+            let (seed, rule) = (find.seed, &find.rule);
+            println!("{name:<26} seed {seed:<7} {seconds:>5.1} s  {rule:<14} {reason}");
+        } else {
+            println!("{name:<26} NOT FOUND in {schedules} schedules  {reason}");
+            missed.push(name);
         }
         finds.extend(find);
     }

@@ -82,9 +82,8 @@ impl Balance {
     }
 
     /// Spends units; refuses, and changes nothing, where they are not there.
-    pub(crate) fn take(&mut self, units: Units) -> bool {
-        if self.free < units && !(mutant::is(Mutant::AdmittedOneShort) && self.missing(units) <= 1)
-        {
+    pub(crate) const fn take(&mut self, units: Units) -> bool {
+        if self.free < units {
             return false;
         }
         self.free = self.free.saturating_sub(units);

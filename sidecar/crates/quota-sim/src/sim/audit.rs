@@ -85,6 +85,12 @@ impl Shadow {
         }
     }
 
+    /// Tokens that come while an answer is on its way and the slice that it brought lasts.
+    #[must_use]
+    pub const fn slack_of(rate: u64, interval_us: u64) -> u64 {
+        rate * 500_000 / interval_us + 3
+    }
+
     /// Takes units; answers whether they were there.
     fn take(&mut self, units: u64, now_us: i64) -> bool {
         let interval = i128::from(self.interval_us);
@@ -185,8 +191,11 @@ impl Audit {
                 is_unspent,
                 units,
             } => {
-                // A ledger that was set back forgot what it credited; what it would give of it is frozen.
-                if is_unspent && world.ledger.rows.timeline == 1 {
+                if world.ledger.rows.timeline > 1 && world.ledger.is_stopped(window) {
+                    // It forgot what it had credited, and may credit it again: nothing of it is given out any more.
+                    return;
+                }
+                if is_unspent {
                     self.take_from_pool(window, generation, units);
                 }
                 let Some(tally) = self.tally(window, world) else {

@@ -115,15 +115,22 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
         Fault::LedgerDown => world.is_ledger_up = !world.is_ledger_up,
         Fault::LineDown => world.is_line_up = !world.is_line_up,
         Fault::Replicate => world.redis.replicate(),
-        Fault::FailOver => world.redis.fail_over(),
+        Fault::FailOver => {
+            world.redis.fail_over();
+            reconnect_all(world);
+        }
         Fault::RePromote => {
             world.redis.fail_over();
             world.redis.replicate();
             world.redis.fail_over();
+            reconnect_all(world);
         }
         Fault::Split => split(world),
         Fault::Flush => world.redis.flush(),
-        Fault::RestartEmpty => world.redis.restart_empty(),
+        Fault::RestartEmpty => {
+            world.redis.restart_empty();
+            reconnect_all(world);
+        }
         Fault::RedisClock => {
             // A jump ahead mints tokens, up to a burst: not promised.
             let span_us = i64::try_from(world.rng.below(10_000_000)).expect("small");
@@ -172,18 +179,40 @@ fn swizzle(world: &mut World) {
 
 fn split(world: &mut World) {
     if world.redis.is_split {
-        return world.redis.heal_split();
+        return heal_split(world);
     }
     world.redis.split();
     for node in 0..world.nodes.len() {
         let is_astray = world.rng.chance(500);
         world.lead_astray(node, is_astray);
+        if !is_astray {
+            world.reconnect(node);
+        }
+    }
+}
+
+/// Ends a split: whoever spoke to the old master loses that connection.
+fn heal_split(world: &mut World) {
+    let was_split = world.redis.is_split;
+    world.redis.heal_split();
+    for node in (0..world.nodes.len()).filter(|_| was_split) {
+        if world.is_astray(node) {
+            world.lead_astray(node, false);
+            world.reconnect(node);
+        }
+    }
+}
+
+fn reconnect_all(world: &mut World) {
+    for node in 0..world.nodes.len() {
+        world.lead_astray(node, false);
+        world.reconnect(node);
     }
 }
 
 /// Ends every fault, and lets what is under way arrive.
 pub(super) fn heal(world: &mut World) {
-    world.redis.heal_split();
+    heal_split(world);
     world.is_redis_up = true;
     world.is_ledger_up = true;
     world.is_line_up = true;

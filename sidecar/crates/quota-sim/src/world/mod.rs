@@ -470,6 +470,21 @@ impl World {
         self.nodes[node].paused_until_us > self.real_us
     }
 
+    /// Breaks a sidecar's connection to Redis, as a server that is demoted or restarts does: subscriptions are void.
+    pub fn reconnect(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        self.nodes[node].channels.clear();
+        let at_us = self.in_order(node, false);
+        let event = Event::RedisLost;
+        self.post(at_us, Message::Tell { node, life, event });
+    }
+
+    /// Whether a sidecar is on the side of the old master in a split.
+    #[must_use]
+    pub fn is_astray(&self, node: usize) -> bool {
+        self.nodes[node].is_astray
+    }
+
     /// Puts a sidecar on the side of the old master in a split, or back.
     pub fn lead_astray(&mut self, node: usize, is_astray: bool) {
         self.nodes[node].is_astray = is_astray;

@@ -48,15 +48,12 @@ impl World {
     pub(super) fn post(&mut self, at_us: u64, message: Message) {
         self.serial += 1;
         let message = Some(Box::new(message));
-        let place = match self.vacant.pop() {
-            Some(place) => {
-                self.messages[place] = message;
-                place
-            }
-            None => {
-                self.messages.push(message);
-                self.messages.len() - 1
-            }
+        let place = if let Some(place) = self.vacant.pop() {
+            self.messages[place] = message;
+            place
+        } else {
+            self.messages.push(message);
+            self.messages.len() - 1
         };
         self.queue.push(Reverse((at_us, self.serial, place)));
     }

@@ -185,8 +185,9 @@ impl Ledger {
         };
         let allotted = window.allotted;
         let amount = rule.amount.unwrap_or(quota_core::UNITS_MAX);
+        let is_newer = rule.amount_version > window.amount_version;
         let is_changed = window.follow_amount(amount, rule.amount_version);
-        if is_changed {
+        if is_newer {
             let window = window.id;
             self.note(Fact::Amount {
                 window,
@@ -314,11 +315,7 @@ impl Ledger {
             .cursors
             .get_mut(&window.identity)
             .expect("its cursor");
-        let timeline = if mutant::is(Mutant::TimelineNotRaised) {
-            1
-        } else {
-            self.rows.timeline
-        };
+        let timeline = self.rows.timeline;
         let next = (timeline << 32) + cursor.generation_n + 1;
         let before = (
             window.allotted,
@@ -483,6 +480,14 @@ impl Ledger {
     pub fn is_frozen(&self, now_us: i64) -> bool {
         self.restored_at_us != i64::MIN
             && now_us <= self.restored_at_us.saturating_add(3_600_000_000 + AHEAD_US)
+    }
+
+    /// Whether a window is one of those that a restore stopped.
+    #[must_use]
+    pub fn is_stopped(&self, id: WindowId) -> bool {
+        let stopped_us = self.restored_at_us.saturating_add(AHEAD_US);
+        self.window(id)
+            .is_none_or(|window| window.start_us <= stopped_us)
     }
 
     /// Sets Postgres back, knowingly: the next timeline, and nothing more of windows that may be open.

@@ -141,7 +141,8 @@ impl Window {
 
     /// Puts a newer amount in force; answers whether anything changed.
     pub(super) fn follow_amount(&mut self, amount: u64, version: u64) -> bool {
-        if version <= self.amount_version || mutant::is(Mutant::AmountNotFollowed) {
+        let is_ignored = mutant::is(Mutant::AmountNotFollowed) && amount < self.amount;
+        if version <= self.amount_version || is_ignored {
             return false;
         }
         self.amount = amount;
@@ -348,16 +349,14 @@ impl Window {
             .position(|generation| generation.number == number)?;
         let generation = &mut self.generations[place];
         // Not the newest: whatever its row says, nothing goes into it any more.
-        if place == newest && generation.is_live() && !mutant::is(Mutant::LivePoolReturnedToLedger)
-        {
+        if place == newest && generation.is_live() {
             return None;
         }
         let before = self.lost_returns.entry((holder, number)).or_default();
-        let mut units = returned_cum.saturating_sub(*before);
+        let units = returned_cum
+            .saturating_sub(*before)
+            .min(generation.allotted_cum - generation.credited);
         *before = returned_cum.max(*before);
-        if !mutant::is(Mutant::LostReturnUncapped) {
-            units = units.min(generation.allotted_cum - generation.credited);
-        }
         generation.credited += units;
         self.put_back(units);
         Some(units)

@@ -243,10 +243,6 @@ impl Redis {
         let mut seat = known.unwrap_or_default();
         let is_repeat = known.is_some() && ask.seq == seat.seq;
         if is_repeat {
-            if mutant::is(Mutant::RepeatGrantsAgain) {
-                seat.granted += seat.give;
-                pool.seats.insert(ask.holder, seat);
-            }
             let (was_closed, holders) = (pool.is_closed, pool.seats.len() as u64);
             let is_due = !was_closed && pool.next_wanted(ask.need, seat.give);
             let answer = pool.answer(&seat, holders);
