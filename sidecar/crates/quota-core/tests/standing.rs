@@ -1,5 +1,13 @@
 //! Levels and units in flight in one engine, with the test as its ledger.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs
+)]
+
 use std::sync::Arc;
 
 use quota_core::{

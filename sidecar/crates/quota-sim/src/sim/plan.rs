@@ -46,6 +46,52 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[usize::try_from(rng.below(from.len() as u64)).expect("small")]
 }
 
+/// Draws one or two limits of one meter, and how many keys split them.
+fn draw_limits(rng: &mut Rng, is_bucket: bool, amount: u64) -> (Vec<(LimitRule, Plan)>, u64) {
+    let policy = pick(
+        rng,
+        &[
+            FailurePolicy::Closed,
+            FailurePolicy::Ledger,
+            FailurePolicy::Standby,
+        ],
+    );
+    let minutes = pick(rng, &[1, 1, 5, 60]);
+    let plan = Plan {
+        length_us: minutes * 60_000_000,
+        is_rolling: rng.chance(150) && !is_bucket,
+    };
+    let rule = |name: &str, amount: u64| {
+        let mut rule = window_rule(name, "m", amount);
+        rule.failure_policy = policy;
+        rule.is_rolling = plan.is_rolling;
+        rule.nominal_us = plan.length_us;
+        rule
+    };
+    let mut limits = vec![(rule("limit", amount), plan)];
+    let keys = if rng.chance(120) { 2 } else { 1 };
+    if is_bucket {
+        limits[0].0.kind = LimitKind::TokenBucket {
+            refill_interval_us: pick(rng, &[1_000_000, 60_000_000]),
+            burst: rng.between(1, 2 * amount),
+        };
+    } else if rng.chance(150) {
+        limits.push((
+            rule(
+                "second",
+                amount.saturating_mul(rng.between(1, 3)).max(2) / 2,
+            ),
+            plan,
+        ));
+    }
+    if keys > 1 {
+        for (rule, _) in &mut limits {
+            rule.key = Box::new(["user".into()]);
+        }
+    }
+    (limits, keys)
+}
+
 impl Schedule {
     /// Draws a schedule from its seed.
     #[must_use]
@@ -58,47 +104,7 @@ impl Schedule {
             2 => rng.between(200, 5_000),
             _ => rng.between(5_000, 50_000),
         };
-        let policy = pick(
-            &mut rng,
-            &[
-                FailurePolicy::Closed,
-                FailurePolicy::Ledger,
-                FailurePolicy::Standby,
-            ],
-        );
-        let minutes = pick(&mut rng, &[1, 1, 5, 60]);
-        let plan = Plan {
-            length_us: minutes * 60_000_000,
-            is_rolling: rng.chance(150) && !is_bucket,
-        };
-        let rule = |name: &str, amount: u64| {
-            let mut rule = window_rule(name, "m", amount);
-            rule.failure_policy = policy;
-            rule.is_rolling = plan.is_rolling;
-            rule.nominal_us = plan.length_us;
-            rule
-        };
-        let mut limits = vec![(rule("limit", amount), plan)];
-        let keys = if rng.chance(120) { 2 } else { 1 };
-        if is_bucket {
-            limits[0].0.kind = LimitKind::TokenBucket {
-                refill_interval_us: pick(&mut rng, &[1_000_000, 60_000_000]),
-                burst: rng.between(1, 2 * amount),
-            };
-        } else if rng.chance(150) {
-            limits.push((
-                rule(
-                    "second",
-                    amount.saturating_mul(rng.between(1, 3)).max(2) / 2,
-                ),
-                plan,
-            ));
-        }
-        if keys > 1 {
-            for (rule, _) in &mut limits {
-                rule.key = Box::new(["user".into()]);
-            }
-        }
+        let (limits, keys) = draw_limits(&mut rng, is_bucket, amount);
         let loss = pick(&mut rng, &[0, 5, 30, 80]);
         let weather = Weather {
             delay_max_us: pick(&mut rng, &[50, 300, 1_000, 3_000]),

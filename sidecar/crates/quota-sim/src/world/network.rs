@@ -2,7 +2,9 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use quota_core::{Command, CommandFailure, CommandId, Event, FailureKind, Holder};
+use quota_core::{
+    AllotAsk, Command, CommandFailure, CommandId, Event, FailureKind, Holder, KeyHash,
+};
 
 use super::{World, fact::Fact, ledger::Line, redis::window_of};
 
@@ -204,25 +206,30 @@ impl World {
                 id,
                 command,
             } => {
-                let holder = self.nodes[node].holder;
-                let is_alive = self.nodes[node].life == life;
-                let event = self.serve(node, holder, is_alive, id, &command);
-                self.spread_notices();
-                if !is_alive || self.nodes[node].cut || self.rng.chance(self.weather.loss) {
-                    return;
-                }
-                let at_us = self.real_us + self.delay();
-                self.post(
-                    at_us,
-                    Message::Answer {
-                        node,
-                        life,
-                        id,
-                        event,
-                    },
-                );
+                self.answer(node, life, id, &command);
             }
         }
+    }
+
+    /// Carries out what a sidecar asks, and sends the answer off where the line still is there.
+    fn answer(&mut self, node: usize, life: u64, id: CommandId, command: &Command) {
+        let holder = self.nodes[node].holder;
+        let is_alive = self.nodes[node].life == life;
+        let event = self.serve(node, holder, is_alive, id, command);
+        self.spread_notices();
+        if !is_alive || self.nodes[node].cut || self.rng.chance(self.weather.loss) {
+            return;
+        }
+        let at_us = self.real_us + self.delay();
+        self.post(
+            at_us,
+            Message::Answer {
+                node,
+                life,
+                id,
+                event,
+            },
+        );
     }
 
     pub(super) fn heartbeat(&mut self) {
@@ -380,15 +387,7 @@ impl World {
         let ledger = &mut self.ledger;
         match command {
             Command::Allot { holder, asks } => {
-                for ask in asks.iter().filter(|ask| !ask.key_values.is_empty()) {
-                    if !self
-                        .keys
-                        .iter()
-                        .any(|(value, _)| *value == ask.key_values[0])
-                    {
-                        self.keys.push((ask.key_values[0].clone(), ask.key_hash));
-                    }
-                }
+                learn_keys(&mut self.keys, asks);
                 let answers = asks
                     .iter()
                     .map(|ask| ledger.allot(*holder, ask, &mut line, now_us));
@@ -481,5 +480,16 @@ fn failure(kind: FailureKind, command: &Command, id: CommandId) -> Event {
         Command::ReportConsumption { .. } => Event::Reported(id, Err(failure)),
         Command::Redis(_) => Event::Functions(id, Err(failure)),
         _ => Event::Done(id, Err(failure)),
+    }
+}
+
+/// Remembers the hashes of key values that somebody asked with.
+fn learn_keys(known: &mut Vec<(Box<str>, KeyHash)>, asks: &[AllotAsk]) {
+    for ask in asks {
+        if let Some(value) = ask.key_values.first()
+            && !known.iter().any(|(one, _)| one == value)
+        {
+            known.push((value.clone(), ask.key_hash));
+        }
     }
 }
