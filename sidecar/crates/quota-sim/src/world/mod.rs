@@ -5,6 +5,7 @@
 mod declare;
 pub mod disk;
 pub mod fact;
+mod harm;
 pub mod ledger;
 mod network;
 pub mod redis;
@@ -304,101 +305,6 @@ impl World {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.ledger.is_frozen(self.now().ledger_us)
-    }
-
-    /// Kills a sidecar and starts another in its place, on the same volume.
-    pub fn crash(&mut self, node: usize) {
-        let mut disk = std::mem::take(&mut self.nodes[node].disk);
-        self.nodes[node] = self.new_node();
-        if self.config.keeps {
-            for kept in disk.restart(&mut self.rng) {
-                self.nodes[node].engine.adopt(kept);
-            }
-        }
-        self.introduce(node);
-        for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
-            self.handle(node, Event::Tenant(snapshot));
-        }
-        self.asked.retain(|_, (owner, _)| *owner != node);
-    }
-
-    /// Cuts a sidecar off from everything, or joins it again.
-    pub fn cut(&mut self, node: usize, cut: bool) {
-        if self.nodes[node].cut == cut {
-            return;
-        }
-        self.nodes[node].cut = cut;
-        let life = self.nodes[node].life;
-        if cut {
-            // It learns of it a while later.
-            self.nodes[node].watch_up = false;
-            self.nodes[node].subscriber_up = false;
-            self.nodes[node].channels.clear();
-            let late = self.real_us + self.rng.between(1, 300_000);
-            self.post(
-                late,
-                Message::Tell {
-                    node,
-                    life,
-                    event: Event::WatchDown,
-                },
-            );
-            self.post(
-                late,
-                Message::Tell {
-                    node,
-                    life,
-                    event: Event::RedisLost,
-                },
-            );
-        } else {
-            let late = self.real_us + 300_001;
-            self.nodes[node].watch_last_us = late;
-            self.nodes[node].subscriber_last_us = late;
-            self.nodes[node].subscriber_up = true;
-            self.nodes[node].watch_up = true;
-            self.post(
-                late,
-                Message::Tell {
-                    node,
-                    life,
-                    event: Event::WatchUp,
-                },
-            );
-            self.post(late, Message::Snapshots { node, life });
-        }
-    }
-
-    /// Stops a sidecar for a while, as a suspended machine does: it does nothing, and hears all of it late.
-    pub fn pause(&mut self, node: usize, span_us: u64) {
-        let until_us = self.real_us + span_us;
-        self.nodes[node].paused_until_us = self.nodes[node].paused_until_us.max(until_us);
-    }
-
-    /// Whether a sidecar is paused now.
-    #[must_use]
-    pub fn is_paused(&self, node: usize) -> bool {
-        self.nodes[node].paused_until_us > self.real_us
-    }
-
-    /// Breaks a sidecar's connection to Redis, as a server that is demoted or restarts does: subscriptions are void.
-    pub fn reconnect(&mut self, node: usize) {
-        let life = self.nodes[node].life;
-        self.nodes[node].channels.clear();
-        let at_us = self.in_order(node, false);
-        let event = Event::RedisLost;
-        self.post(at_us, Message::Tell { node, life, event });
-    }
-
-    /// Whether a sidecar is on the side of the old master in a split.
-    #[must_use]
-    pub fn is_astray(&self, node: usize) -> bool {
-        self.nodes[node].is_astray
-    }
-
-    /// Puts a sidecar on the side of the old master in a split, or back.
-    pub fn lead_astray(&mut self, node: usize, is_astray: bool) {
-        self.nodes[node].is_astray = is_astray;
     }
 
     /// Lets a sidecar decide; answers the ticket.
