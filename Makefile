@@ -96,6 +96,7 @@ sim-build:
 .PHONY: sim
 sim: sim-build ## Simulate: SEEDS=n schedules, or one step by step (SEED=n TRACE=1)
 	@$(SIM) run --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace 1)
+	@$(if $(SEED),true,$(SIM) waste)
 
 .PHONY: mutants
 mutants: sim-build ## Search a seed for every rule broken on purpose, 60 s each at most (MUTANT=name for one)

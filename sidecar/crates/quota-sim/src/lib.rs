@@ -13,4 +13,5 @@ pub mod mutants;
 pub mod rng;
 pub mod search;
 pub mod sim;
+pub mod waste;
 pub mod world;

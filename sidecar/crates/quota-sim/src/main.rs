@@ -10,6 +10,10 @@
 use std::{
     collections::BTreeMap,
     process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +23,7 @@ use quota_sim::{
     mutants::{FOUND_BY_TESTS, is_shown, read, search, write},
     search::{run_many, run_seed},
     sim::{Fault, Schedule, trace},
+    waste::{LLM_COSTS, Load, share_admitted},
 };
 
 /// `--name value` pairs after the command.
@@ -164,12 +169,74 @@ fn replay(options: &BTreeMap<String, String>) -> ExitCode {
     }
 }
 
+/// Prints the share of a limit that is admitted before the first false denial.
+fn waste(options: &BTreeMap<String, String>) -> ExitCode {
+    let seeds = number(options, "seeds", 20);
+    let mean = LLM_COSTS.iter().sum::<u64>() / LLM_COSTS.len() as u64;
+    let mut is_kept = true;
+    for (name, amount, costs, kills, bounds) in [
+        ("cost 1", 20_000, &[1][..], 0, (0.999, 0.0)),
+        ("LLM costs", 50_000 * mean, &LLM_COSTS[..], 0, (0.999, 0.0)),
+        (
+            "cost 1, 10 of 50 killed",
+            20_000,
+            &[1][..],
+            10,
+            (0.995, 0.99),
+        ),
+        (
+            "LLM costs, 10 of 50 killed",
+            50_000 * mean,
+            &LLM_COSTS[..],
+            10,
+            (0.995, 0.99),
+        ),
+    ] {
+        let load = Load {
+            amount,
+            costs,
+            kills,
+        };
+        let next = AtomicU64::new(0);
+        let shares = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..threads() {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= seeds {
+                            return;
+                        }
+                        let share = share_admitted(seed, load);
+                        shares.lock().expect("no panic holds it").push(share);
+                    }
+                });
+            }
+        });
+        let shares = shares.into_inner().expect("no panic holds it");
+        let all = shares.iter().sum::<f64>() / shares.len() as f64;
+        let worst = shares.iter().copied().fold(1.0, f64::min);
+        println!(
+            "{name:<28} {:.3} % of the limit admitted before the first false denial, worst of {seeds} seeds {:.3} %",
+            all * 100.0,
+            worst * 100.0
+        );
+        is_kept &= all >= bounds.0 && worst >= bounds.1;
+    }
+    if is_kept {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let words: Vec<String> = std::env::args().skip(1).collect();
     let options = options(words.get(1..).unwrap_or_default());
     match words.first().map(String::as_str) {
         Some("run") => run(&options),
+        Some("waste") => waste(&options),
         Some("mutants") => mutants(&options),
         Some("replay") => replay(&options),
         Some("trace") => {

@@ -39,6 +39,9 @@ struct Run {
     serial: u64,
     checks: u64,
     window_us: Option<(i64, i64)>,
+    /// Bounds of the window in which Redis was last flushed. With the pool it forgot who was denied for lack of units, so
+    /// nobody is told when they come back to the ledger: not promised before the window ends.
+    flushed_us: Option<(i64, i64)>,
     is_told: bool,
     template: CheckRequest,
 }
@@ -114,6 +117,7 @@ impl Run {
             serial: 0,
             checks: 0,
             window_us: None,
+            flushed_us: None,
             is_told: false,
             template: request("t", "m", 1),
         }
@@ -170,6 +174,10 @@ impl Run {
             }
             outcome.faults[place] += 1;
             faults::strike(&mut self.world, fault, self.schedule.amount);
+            if fault == Fault::Flush {
+                let window = self.world.window_now();
+                self.flushed_us = window.map(|window| (window.start_us, window.end_us));
+            }
             if matches!(fault, Fault::Raise | Fault::Lower) {
                 // From here on two rates are in force at once: tests/buckets.rs judges that with the exact history.
                 self.audit.shadow = None;
@@ -347,6 +355,14 @@ impl Run {
         else {
             return 0;
         };
+        let bounds = Some((window.start_us, window.end_us));
+        // While the ledger doesn't reach Redis, a pool may call itself final that isn't.
+        if !self.world.is_line_up {
+            return 0;
+        }
+        if self.flushed_us == bounds || self.world.ledger.is_stopped(window.id) {
+            return 0;
+        }
         let is_served = window.generation().is_some_and(Generation::is_live);
         let free = self.world.redis.pool_free(window.pool_key());
         window.left().max(if is_served { free } else { 0 })
