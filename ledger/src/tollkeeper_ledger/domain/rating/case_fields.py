@@ -59,12 +59,8 @@ class Fields:
         value = self._get(name)
         return None if value is None else self._decimal_of(name, value)
 
-    def minor(self, name: str, *, default: int | None = None) -> int:
-        """Give whole minor units."""
-        return self.whole(name, default=default)
-
     def whole(self, name: str, *, default: int | None = None) -> int:
-        """Give a whole number."""
+        """Give a whole number, for example of minor units."""
         value = self.decimal(name, default=None if default is None else Decimal(default))
         if value != value.to_integral_value():
             raise self._fault(name, f"must be a whole number, not {value}", remedy="round it")

@@ -27,20 +27,20 @@ def _prorated(amount_minor: int, given: Fields) -> int:
 
 
 def _rate_prorated(params: Fields, given: Fields) -> Answer:
-    return {"amount_cents": str(_prorated(params.minor("flat_cents"), given))}
+    return {"amount_cents": str(_prorated(params.whole("flat_cents"), given))}
 
 
 def _rate_prorated_tax(params: Fields, given: Fields) -> Answer:
     """Prorate a fee, or its unused rest for a credit note, and tax the rounded result."""
-    sub_total = _prorated(params.minor("flat_cents"), given)
+    sub_total = _prorated(params.whole("flat_cents"), given)
     tax = tax_of(sub_total, params.decimal("tax_percent"))
     return {"sub_total_cents": str(sub_total), "tax_cents": str(tax), "total_cents": str(sub_total + tax)}
 
 
 def _rate_minimum(params: Fields, given: Fields) -> Answer:
     missing = true_up(
-        params.minor("minimum_cents"),
-        charged_minor=given.minor("usage_cents"),
+        params.whole("minimum_cents"),
+        charged_minor=given.whole("usage_cents"),
         part=given.whole("days"),
         whole=given.whole("period_days"),
     )
@@ -50,8 +50,8 @@ def _rate_minimum(params: Fields, given: Fields) -> Answer:
 def _rate_commitment(params: Fields, given: Fields) -> Answer:
     """Give what is missing to a prorated commitment beside the prorated fee and other charges of the period."""
     missing = true_up(
-        params.minor("commitment_cents"),
-        charged_minor=_prorated(params.minor("flat_cents", default=0), given) + given.minor("usage_cents", default=0),
+        params.whole("commitment_cents"),
+        charged_minor=_prorated(params.whole("flat_cents", default=0), given) + given.whole("usage_cents", default=0),
         part=given.whole("days"),
         whole=given.whole("period_days"),
     )
@@ -60,8 +60,8 @@ def _rate_commitment(params: Fields, given: Fields) -> Answer:
 
 def _rate_upgrade(params: Fields, given: Fields) -> Answer:
     net = upgrade_net(
-        params.minor("new_cents"),
-        params.minor("old_paid_cents"),
+        params.whole("new_cents"),
+        params.whole("old_paid_cents"),
         part=given.whole("days"),
         whole=given.whole("period_days"),
     )
@@ -71,7 +71,7 @@ def _rate_upgrade(params: Fields, given: Fields) -> Answer:
 def _rate_coupon(params: Fields, given: Fields) -> Answer:
     """Spread a coupon over fees, then tax what is left of each."""
     fees = [Taxable(amount_minor=int(amount), tax_percent=rate) for amount, rate in given.rows("fees", 2)]
-    shares = coupon_shares(params.minor("coupon_cents"), fees)
+    shares = coupon_shares(params.whole("coupon_cents"), fees)
     left = [
         Taxable(amount_minor=fee.amount_minor - share, tax_percent=fee.tax_percent)
         for fee, share in zip(fees, shares, strict=True)
@@ -98,11 +98,11 @@ def _rate_weighted(params: Fields, given: Fields) -> Answer:
 def _rate_progressive(params: Fields, given: Fields) -> Answer:
     bill = progressive_invoices(
         unit_minor=params.decimal("unit") * 100,
-        threshold_minor=params.minor("threshold_cents"),
+        threshold_minor=params.whole("threshold_cents"),
         steps=given.decimals("usage_steps"),
     )
     flat = prorate(
-        params.minor("flat_cents", default=0),
+        params.whole("flat_cents", default=0),
         part=given.whole("flat_days", default=1),
         whole=given.whole("period_days", default=1),
     )

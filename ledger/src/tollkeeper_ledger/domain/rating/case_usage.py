@@ -259,8 +259,8 @@ def _rerate(model: str, params: Fields, given: Fields) -> Answer:
 def _rate_overage(params: Fields, given: Fields) -> Answer:
     """Add a base fee and a price per 1,000 begun above an included amount."""
     over = beyond(given.decimal("quantity"), params.decimal("included"))
-    overage = begun(over, Decimal(1_000)) * params.minor("rate_per_1k_cents")
-    return {"total_cents": text_of(params.minor("base_cents") + overage), "overage_cents": text_of(overage)}
+    overage = begun(over, Decimal(1_000)) * params.whole("rate_per_1k_cents")
+    return {"total_cents": text_of(params.whole("base_cents") + overage), "overage_cents": text_of(overage)}
 
 
 _SHORT_NAMES: Mapping[str, str] = MappingProxyType({"messages": "msg"})
@@ -270,7 +270,7 @@ _SHORT_NAMES: Mapping[str, str] = MappingProxyType({"messages": "msg"})
 def _rate_overages(params: Fields, given: Fields) -> Answer:
     """Add a base fee and, per meter, a price per unit above its included amount; each line rounds by itself."""
     currency = Currency.from_code(params.text("currency", default="USD"))
-    total_minor = params.minor("base_cents")
+    total_minor = params.whole("base_cents")
     lines = []
     for meter in given.names:
         name = meter if f"{meter}_unit" in params else _SHORT_NAMES.get(meter, meter)
