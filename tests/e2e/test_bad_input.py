@@ -47,6 +47,12 @@ BAD_CHECKS = {
         "FIELD_TOO_LONG",
         "costs",
     ),
+    "no value to count": (check(costs=costs(1, meter="active-users")), "FIELD_REQUIRED", "attributes.user"),
+    "two units of one value": (
+        check(costs=costs(2, meter="active-users"), attributes={"user": "a"}),
+        "FIELD_OUT_OF_RANGE",
+        "costs[0].units",
+    ),
     "unknown mode": (check(mode=99), "ENUM_UNKNOWN", "mode"),
     "unknown detail": (check(detail=77), "ENUM_UNKNOWN", "detail"),
     "reserve without request_id": (check(mode=quota_pb2.CHECK_MODE_RESERVE), "FIELD_REQUIRED", "request_id"),

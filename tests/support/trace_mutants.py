@@ -105,13 +105,13 @@ LUA: Final = (
     Mutant(
         "replay-unchecked",
         "A repeated request would be granted twice.",
-        "if holder.known and ask.request_seq == holder.seq then return grant_again",
-        "if false then return grant_again",
+        "holder.is_repeat = holder.known and ask.request_seq == holder.seq",
+        "holder.is_repeat = false",
     ),
     Mutant(
         "closed-grants",
         "What is granted after the close was credited to the limit as well.",
-        "  if pool.closed then return {'ERR', 'CLOSED'} end\n",
+        "  if pool.closed then return nil, {'ERR', 'CLOSED'} end\n",
         "",
     ),
     Mutant(

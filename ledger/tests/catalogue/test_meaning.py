@@ -259,6 +259,23 @@ def test_another_plan_needs_to_be_asked_for() -> None:
     ]
 
 
+def test_what_counts_distinct_values_has_limits_but_no_price() -> None:
+    """A meter of distinct values takes window limits; a price on it, or another kind of limit, is refused by field."""
+    meter = "{name: seen, unit: users, aggregation: unique, value_attribute: user, attributes: [user]}"
+    catalogue = (
+        f"version: 1\nmeters: [{meter}]\nplans:\n- name: q\n  currency: USD\n  billing_interval: month\n"
+        "  limits: [{name: l, meter: seen, kind: window, amount: 5, window: day}]\n"
+    )
+    assert faults_of(catalogue, known_after(PLAIN)) == []
+    assert faults_of(catalogue + "  prices: [{meter: seen, unit_price: 1}]\n", known_after(PLAIN)) == [
+        ("plans[0].prices[0].meter", "prices a meter that counts distinct values: this is not served yet")
+    ]
+    level = catalogue.replace("kind: window, amount: 5, window: day", "kind: level, amount: 5")
+    assert faults_of(level, known_after(PLAIN)) == [
+        ("plans[0].limits[0].kind", "is not served for a meter that counts distinct values")
+    ]
+
+
 def test_a_seller_must_be_known() -> None:
     """The first catalogue declares its seller; later ones may leave it out while there is one."""
     without = "\n".join(line for line in PLAIN.splitlines() if not line.startswith("seller"))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOLDERS = tuple(f"{number:032x}" for number in range(1, 6))
-POOL, HOLDERS_KEY, CHANNEL = "{p}pool", "{p}holders", "{p}notices"
+POOL, HOLDERS_KEY, VALUES_KEY, CHANNEL = "{p}pool", "{p}holders", "{p}values", "{p}notices"
 
 
 class Functions:
@@ -59,6 +59,17 @@ class Functions:
             "lease_grant",
             [POOL, HOLDERS_KEY],
             generation, holder, seq, need, want, returned, consumed, over, witness, count, CHANNEL,
+        )  # fmt: skip
+
+    def values(
+        self, generation: int, seq: int, *values: str, holder: str = HOLDERS[0],
+        returned: int = 0, consumed: int = 0, witness: int = 0, beyond: int = 0,
+    ) -> list[str]:  # fmt: skip
+        """Ask for units of values."""
+        return self.call(
+            "values_grant",
+            [POOL, HOLDERS_KEY, VALUES_KEY],
+            generation, holder, seq, returned, consumed, 0, witness, 1, CHANNEL, beyond, *values,
         )  # fmt: skip
 
 

@@ -50,6 +50,8 @@ class Model:
     pool: Pool | None = None
     fenced: bool = False
     notices: list[str] = field(default_factory=list)
+    values: dict[str, bool] = field(default_factory=dict)
+    """Values seen; those with a unit are True."""
 
     def _refusal(self, generation: int) -> list[str] | None:
         if self.pool is None:
@@ -154,6 +156,54 @@ class Model:
             len(pool.holders),
         )
         return ["OK", *map(str, figures)]
+
+    def grant_values(
+        self, generation: int, name: str, seq: int, values: list[str], *, beyond: bool, returned: int, consumed: int
+    ) -> list[str]:
+        """Grant a unit to each value that has none, as long as there are any."""
+        refusal = self._refusal(generation)
+        if refusal:
+            return refusal
+        assert self.pool is not None
+        pool, holder = self.pool, self.pool.holders.get(name, Holder())
+        if name in pool.holders and seq == holder.seq:
+            reply = self.grant(
+                generation, name, seq, 0, 0, returned=returned, consumed=consumed, witness=0, count=1
+            )  # fmt: skip
+            return [*reply, "".join("K" if self.values.get(value) else "?" for value in values)]
+        if pool.closed:
+            return ["ERR", "CLOSED"]
+        if seq != holder.seq + 1:
+            return ["ERR", "SEQ", str(holder.seq)]
+        if returned < holder.returned or consumed + returned > holder.granted:
+            return ["ERR", "RETURN_RANGE"]
+        pool.returned += returned - holder.returned
+        was_short = pool.short
+        granted_before = pool.granted
+        letters = "".join(self._mark(pool, value, beyond=beyond) for value in values)
+        give = pool.granted - granted_before
+        holder.seq, holder.returned, holder.last_give = seq, returned, give
+        holder.granted += give
+        pool.seq += 1
+        pool.holders[name] = holder
+        self._tell_short(pool, was_short=was_short)
+        self._tell(pool)
+        if letters.strip("K"):
+            pool.wanted.append(1)
+        figures = (give, holder.granted, pool.seq, pool.free, int(pool.final), pool.total, len(pool.holders))
+        return ["OK", *map(str, figures), letters]
+
+    def _mark(self, pool: Pool, value: str, *, beyond: bool) -> str:
+        if not self.values.get(value) and pool.free > 0:
+            self.values[value] = True
+            pool.granted += 1
+        if self.values.get(value):
+            return "K"
+        if not (beyond and pool.final):
+            return "D"
+        letter = "o" if value in self.values else "O"
+        self.values[value] = False
+        return letter
 
     @staticmethod
     def _give(pool: Pool, need: int, want: int, holders: int) -> int:

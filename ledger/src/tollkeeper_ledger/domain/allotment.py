@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from tollkeeper_ledger.domain import standing
 from tollkeeper_ledger.domain.limits import LimitKind
@@ -235,11 +235,12 @@ def follow_amount(window: WindowState, *, amount: int, amount_version: int) -> b
     return True
 
 
-def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW) -> Answer:
+def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW, counts_values: bool = False) -> Answer:
     """Answer one ask and bring the window to the state after it.
 
     Idempotent by (holder, request_seq): units that were given are not given again; any other answer rests on nothing
-    that could be lost, so its repeat is decided anew.
+    that could be lost, so its repeat is decided anew. Where distinct values are counted every unit goes through a pool:
+    only beside one stands which values have a unit already.
     """
     holder = window.holders.setdefault(ask.holder, Holder())
     if ask.request_seq == holder.request_seq and isinstance(holder.last, Leased):
@@ -250,7 +251,10 @@ def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW)
             message=f"request_seq {ask.request_seq} is neither the last one known, {holder.request_seq}, nor the next",
             last_request_seq=holder.request_seq,
         )
-    answer = _decide_standing(window, holder, ask, kind) if kind in STANDING_KINDS else _decide_new(window, holder, ask)
+    if kind in STANDING_KINDS:
+        answer = _decide_standing(window, holder, ask, kind)
+    else:
+        answer = _decide_new(window, holder, ask, counts_values=counts_values)
     if isinstance(answer, Denied):
         need = max(1, ask.need)
         window.wanted = need if window.wanted == 0 else min(window.wanted, need)
@@ -261,13 +265,18 @@ def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW)
     return answer
 
 
-def _decide_new(window: WindowState, holder: Holder, ask: Ask) -> Answer:
+_NO_VALUES: Final = Refused(
+    reason="AUTHORITY_UNREACHABLE", message="which values have a unit stands in Redis, which can't be reached now"
+)
+
+
+def _decide_new(window: WindowState, holder: Holder, ask: Ask, *, counts_values: bool) -> Answer:
     _take_note_of_fault(window, ask)
     if ask.ledger_only or ask.fault is PoolFault.UNREACHABLE:
-        return _from_ledger(window, holder, ask)
+        return _NO_VALUES if counts_values else _from_ledger(window, holder, ask)
     generation = window.generation
     first = generation is None and window.allotted == 0 and max(ask.need, ask.want) > 0
-    if first:
+    if first and not counts_values:
         return _lease(window, holder, ask) or Denied(left=window.left)
     if generation is not None and generation.live:
         if ask.generation_seen == generation.number:
@@ -276,7 +285,7 @@ def _decide_new(window: WindowState, holder: Holder, ask: Ask) -> Answer:
             if ask.allotted_cum_seen >= generation.allotted_cum:
                 _extend(window, generation, ask)
         return _pooled(window, generation)
-    if window.left < max(1, ask.need):
+    if window.left < max(1, ask.need) and not counts_values:
         return Denied(left=window.left)
     return _open_pool(window, ask)
 

@@ -313,7 +313,12 @@ class AllotBatch:
         cursor = self._cursors[target.identity]
         follow_amount(row.state, amount=amount[0], amount_version=amount[1])
         row.state.generation_n = cursor.generation_n
-        answer = decide(row.state, self._as_seen_from_here(target.entry.ask, row), kind=kind)
+        answer = decide(
+            row.state,
+            self._as_seen_from_here(target.entry.ask, row),
+            kind=kind,
+            counts_values=self._context.tenants.counts_values(target.limit.rule.meter),
+        )
         if kind in STANDING_KINDS and isinstance(answer, Denied):
             self._lacking.setdefault(target.identity, {})[target.entry.ask.holder] = max(1, target.entry.ask.need)
         if row.state.generation_n != cursor.generation_n:

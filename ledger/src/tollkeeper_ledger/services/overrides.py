@@ -147,9 +147,12 @@ async def _checked_rule(conn: Connection, asked: OverrideAsked) -> JsonObject:
         raise InvalidFieldError(
             fault.field, fault.problem, value=fault.value or None, bound=fault.bound, remedy=fault.remedy
         )
-    meters = {meter.name for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
+    meters = {meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
     if limit.meter not in meters:
         raise UnknownNameError("meter", limit.meter, remedy="declare it in the catalogue first")
+    if meters[limit.meter].aggregation == "unique" and limit.kind != "window":
+        problem = "is not served for a meter that counts distinct values"
+        raise InvalidFieldError("rule.kind", problem, value=limit.kind, bound="window", remedy="use kind: window")
     return limit_to_json(limit)
 
 

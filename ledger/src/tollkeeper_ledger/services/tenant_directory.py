@@ -42,6 +42,7 @@ class TenantDirectory:
         self._loading: dict[str, asyncio.Future[None]] = {}
         self._change = -1
         self._meters: tuple[MeterView, ...] = ()
+        self._value_meters: frozenset[str] = frozenset()
         self._catching_up = asyncio.Lock()
         self._news = asyncio.Event()
         self._followers: list[Callable[[list[TenantView]], None]] = []
@@ -58,6 +59,10 @@ class TenantDirectory:
     def meters(self) -> tuple[MeterView, ...]:
         """Every meter."""
         return self._meters
+
+    def counts_values(self, meter: str) -> bool:
+        """Say whether a meter counts distinct values."""
+        return meter in self._value_meters
 
     def follow(
         self, tenants: Callable[[list[TenantView]], None], meters: Callable[[tuple[MeterView, ...]], None]
@@ -177,5 +182,6 @@ class TenantDirectory:
             told(views)
         if meters != self._meters:
             self._meters = meters
+            self._value_meters = frozenset(meter.name for meter in meters if meter.value_attribute)
             for told_meters in self._meter_followers:
                 told_meters(meters)

@@ -40,6 +40,10 @@ pub enum Reason {
     NeedsRecord,
     /// Not decided: the call meets a limit of units in flight, which only reservations take.
     NeedsReservation,
+    /// Not decided: the call lacks the attribute whose distinct values are counted; the subject names it.
+    NeedsValue,
+    /// Not decided: each call brings one value, so it costs 1 or, to look, 0; the subject names the meter.
+    NeedsOneUnit,
 }
 
 /// One limit as this sidecar knows it.
@@ -94,7 +98,10 @@ impl Reason {
     /// Whether it is an answer; else the call has to be made in another mode.
     #[must_use]
     pub const fn is_decided(self) -> bool {
-        !matches!(self, Self::NeedsRecord | Self::NeedsReservation)
+        !matches!(
+            self,
+            Self::NeedsRecord | Self::NeedsReservation | Self::NeedsValue | Self::NeedsOneUnit
+        )
     }
 
     /// Whether the call may go on.

@@ -365,6 +365,7 @@ impl Engine {
         };
         let budget_us = self.budget_us(now, budget);
         let turn = self.first_short_tokens();
+        let waits_for_others = self.is_short_of_units();
         let Some(waiter) = self.waiting.get_mut(key) else {
             return;
         };
@@ -381,6 +382,14 @@ impl Engine {
                     let Some(bucket) = charge.bucket else {
                         continue;
                     };
+                    let counts_values = self
+                        .buckets
+                        .get(bucket)
+                        .is_some_and(|bucket| bucket.counts_values);
+                    if waits_for_others && counts_values {
+                        // A value is marked last, when every other limit has its units.
+                        continue;
+                    }
                     if let Some(first) = turn
                         && self.catalog.is_token_bucket(charge.limit)
                     {
@@ -402,6 +411,17 @@ impl Engine {
             }
         }
         self.waiting.extend(key, deadline_us);
+    }
+
+    /// Whether a limit is short that does not count values.
+    fn is_short_of_units(&self) -> bool {
+        self.charges.iter().any(|charge| {
+            matches!(charge.verdict, crate::check::judge::Verdict::Short(_))
+                && charge
+                    .bucket
+                    .and_then(|bucket| self.buckets.get(bucket))
+                    .is_some_and(|bucket| !bucket.counts_values)
+        })
     }
 
     /// The token bucket whose turn it is among those that are short: the first in name order. Each is asked when those

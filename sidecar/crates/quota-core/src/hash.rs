@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use foldhash::fast::FixedState;
 use sha2::{Digest, Sha256};
 
-use crate::id::{Holder, KeyHash};
+use crate::id::{Holder, KeyHash, ValueHash, WindowId};
 
 /// Map whose order of keys decides nothing.
 pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, FixedState>;
@@ -34,6 +34,18 @@ pub(crate) fn key_hash(values: &[Box<str>]) -> KeyHash {
         }
     }
     KeyHash(name)
+}
+
+/// Names a value of a unique meter as Redis knows it in one window: nothing personal, and another in each window.
+pub(crate) fn value_hash(window: WindowId, value: &str) -> ValueHash {
+    let mut digest = Sha256::new();
+    digest.update(window.0);
+    digest.update(value.as_bytes());
+    let mut name = [0_u8; 16];
+    for (to, from) in name.iter_mut().zip(digest.finalize()) {
+        *to = from;
+    }
+    ValueHash(name)
 }
 
 /// Spells bytes in lower-case hexadecimal.

@@ -24,3 +24,7 @@ sixteen_bytes!(
     /// First half of SHA-256 over the length-prefixed key values of a split limit; zeros where nothing splits it.
     KeyHash
 );
+sixteen_bytes!(
+    /// First half of SHA-256 over a window's name and a value: one value is another in each window.
+    ValueHash
+);

@@ -41,7 +41,7 @@ pub use event::{
     WindowInfo, WindowUse,
 };
 pub use explain::{Explanation, PoolView, ProofView, Unmatched};
-pub use id::{Holder, KeyHash, ReservationId, WindowId};
+pub use id::{Holder, KeyHash, ReservationId, ValueHash, WindowId};
 pub use lease::standing::{LevelChange, rise};
 pub use limit::{
     AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,

@@ -64,6 +64,10 @@ mutants! {
     RefundIntoNewWindow,
     /// What was used beyond a reservation is never paid.
     DebtForgotten,
+    /// A value for which there was no unit counts as one that has its unit.
+    DeniedValueCounts,
+    /// A repeated answer, which says nothing of other values than it marked, is taken for a mark of theirs.
+    RepeatMarksOthers,
     // Engine: proof.
     /// A refusal of a pool that isn't final counts as proof.
     ProofFromPoolNotFinal,

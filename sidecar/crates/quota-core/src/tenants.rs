@@ -108,7 +108,10 @@ pub(crate) struct Catalog {
     tenants: Vec<Tenant>,
     by_name: Map<Arc<str>, u32>,
     limits: Vec<Limit>,
-    meters: Option<Map<Arc<str>, ()>>,
+    /// By name, with the attribute whose distinct values are counted; empty = units are.
+    meters: Option<Map<Arc<str>, Arc<str>>>,
+    /// There is a meter that counts distinct values.
+    has_values: bool,
     /// Tenants that were asked for before they were known, oldest first.
     strangers: VecDeque<u32>,
     state: FixedState,
@@ -122,6 +125,7 @@ impl Catalog {
             by_name: Map::with_capacity_and_hasher(256, state.clone()),
             limits: Vec::new(),
             meters: None,
+            has_values: false,
             strangers: VecDeque::new(),
             state,
         }
@@ -131,14 +135,24 @@ impl Catalog {
     pub(crate) fn set_meters(&mut self, meters: &[Meter]) {
         let mut known = Map::with_capacity_and_hasher(meters.len(), self.state.clone());
         for meter in meters {
-            known.insert(Arc::clone(&meter.name), ());
+            known.insert(Arc::clone(&meter.name), Arc::from(&*meter.value_attribute));
         }
+        self.has_values = meters.iter().any(|meter| !meter.value_attribute.is_empty());
         self.meters = Some(known);
     }
 
     /// Whether a meter exists; `None` while no meters are known.
     pub(crate) fn has_meter(&self, name: &str) -> Option<bool> {
         self.meters.as_ref().map(|meters| meters.contains_key(name))
+    }
+
+    /// The attribute whose distinct values a meter counts; `None` where it counts units.
+    pub(crate) fn value_attribute(&self, meter: &str) -> Option<&str> {
+        let meters = self.meters.as_ref().filter(|_| self.has_values)?;
+        meters
+            .get(meter)
+            .map(|name| &**name)
+            .filter(|name| !name.is_empty())
     }
 
     /// A limit.

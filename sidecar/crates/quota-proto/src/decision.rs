@@ -26,7 +26,10 @@ pub const fn reason(reason: Reason) -> DecisionReason {
         Reason::AuthorityUnreachable => DecisionReason::AuthorityUnreachable,
         Reason::SidecarFull => DecisionReason::SidecarFull,
         // Never told: whoever asked makes the call anew in the mode that it needs.
-        Reason::NeedsRecord | Reason::NeedsReservation => DecisionReason::Unspecified,
+        Reason::NeedsRecord
+        | Reason::NeedsReservation
+        | Reason::NeedsValue
+        | Reason::NeedsOneUnit => DecisionReason::Unspecified,
     }
 }
 

@@ -9,9 +9,11 @@ use quota_core::Mutant;
 
 use crate::search::{run_many, run_seed, switch};
 
-/// Rules of token buckets whose finder is the test `mutants_of_buckets_are_found`: a schedule of the simulator settles no
-/// reservation of a bucket and jumps no clock of Redis ahead.
-pub const FOUND_BY_TESTS: [Mutant; 5] = [
+/// Rules whose finders are the tests `mutants_of_values_are_found` (the first two) and `mutants_of_buckets_are_found`: a
+/// schedule of the simulator counts no values, settles no reservation of a bucket and jumps no clock of Redis ahead.
+pub const FOUND_BY_TESTS: [Mutant; 7] = [
+    Mutant::DeniedValueCounts,
+    Mutant::RepeatMarksOthers,
     Mutant::ReturnOverflows,
     Mutant::TokensReturnedAndKept,
     Mutant::ForwardClockMints,

@@ -39,6 +39,7 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
     """Give the changes in catalogue order. Where `faults` is not empty afterwards, nothing may be written."""
     _check_references(catalogue, known, faults)
     _check_parents(catalogue, known, faults)
+    _check_unique(catalogue, known, faults)
     seller = catalogue.seller or (next(iter(known.sellers.values())) if len(known.sellers) == 1 else None)
     if seller is None:
         faults.add(1, "seller", "is missing", remedy="add `seller: {id: …, name: …, currency: …}`")
@@ -108,6 +109,26 @@ def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> Non
                 value=reference.name,
                 remedy=f"did you mean {near[0]!r}?" if near else f"declare it under `{reference.kind}s`",
             )
+
+
+def _check_unique(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    unique = {name for name, meter in meters.items() if meter.aggregation == "unique"}
+    for reference in catalogue.references:
+        if reference.kind == "meter" and reference.name in unique and ".prices[" in reference.path:
+            faults.add(
+                reference.line, reference.path, "prices a meter that counts distinct values: this is not served yet",
+                value=reference.name, remedy="remove the price; limits on the meter are served",
+            )  # fmt: skip
+    owners = [(f"plans[{place}]", plan.line, plan.limits) for place, plan in enumerate(catalogue.plans)]
+    owners += [(f"tenants[{place}]", tenant.line, tenant.limits) for place, tenant in enumerate(catalogue.tenants)]
+    for path, line, limits in owners:
+        for place, limit in enumerate(limits):
+            if limit.meter in unique and limit.kind != "window":
+                faults.add(
+                    line, f"{path}.limits[{place}].kind", "is not served for a meter that counts distinct values",
+                    value=limit.kind, bound="window", remedy="use kind: window",
+                )  # fmt: skip
 
 
 def _check_parents(catalogue: Catalogue, known: Known, faults: Faults) -> None:

@@ -34,13 +34,13 @@ _SELLER_FIELDS = frozenset({
     "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
     "time_zone",
 })  # fmt: skip
-_METER_FIELDS = frozenset({"name", "unit", "aggregation", "scale", "attributes", "pseudonymise"})
+_METER_FIELDS = frozenset({"name", "unit", "aggregation", "value_attribute", "scale", "attributes", "pseudonymise"})
 _PLAN_FIELDS = frozenset({"name", "currency", "billing_interval", "grace", "features", "fees", "prices", "limits"})
 _FEE_FIELDS = frozenset({"name", "amount", "timing"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
 })  # fmt: skip
-_LATER_AGGREGATIONS = ("count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
+_LATER_AGGREGATIONS = ("count", "min", "max", "avg", "latest", "time_weighted", "percentile")
 _GRACE_MAX = {"minute": 44_640, "hour": 744, "day": 31}
 _PREFIX = re.compile(r"[A-Z0-9][A-Z0-9-]{0,15}")
 
@@ -147,15 +147,28 @@ def _read_meter(fields: Fields) -> Meter:
     for name in pseudonymised:
         if name not in attributes:
             fields.fault("pseudonymise", "names an attribute that is not declared", value=name, remedy="declare it")
+    aggregation = fields.choice("aggregation", ("sum", "unique"), default="sum", later=_LATER_AGGREGATIONS)
     return Meter(
         name=fields.name("name"),
         unit=fields.text("unit", required=True, length_max=32),
-        aggregation=fields.choice("aggregation", ("sum",), default="sum", later=_LATER_AGGREGATIONS),
-        scale=fields.whole("scale", least=0, most=9),
+        aggregation=aggregation,
+        scale=fields.whole("scale", least=0, most=0 if aggregation == "unique" else 9),
         attributes=attributes,
         pseudonymised=pseudonymised,
         line=fields.line,
+        value_attribute=_read_value_attribute(fields, aggregation, attributes),
     )
+
+
+def _read_value_attribute(fields: Fields, aggregation: str, attributes: tuple[str, ...]) -> str:
+    if aggregation != "unique":
+        if fields.has("value_attribute"):
+            fields.fault("value_attribute", "belongs to aggregation unique only", remedy="remove it")
+        return ""
+    name = fields.name("value_attribute")
+    if name and name not in attributes:
+        fields.fault("value_attribute", "names an attribute that is not declared", value=name, remedy="declare it")
+    return name
 
 
 def _read_interval(fields: Fields) -> Interval:

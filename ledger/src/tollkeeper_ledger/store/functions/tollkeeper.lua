@@ -7,8 +7,9 @@
 -- Notices are published before anything is written, so that a refused publish leaves nothing half done.
 -- All keys and the channel of one call share a hash tag.
 
-local VERSION = '4'
+local VERSION = '5'
 local UNITS_MAX = 9007199254740991 -- 2^53 - 1: Lua numbers are doubles, whole numbers up to here are exact
+local VALUES_MAX = 64 -- values in one call
 local EXPIRE_MARGIN_S = 3600
 local EXPIRE_AT_S_MAX = 253402300799 -- the end of the year 9999
 
@@ -82,6 +83,7 @@ end
 -- Pools --------------------------------------------------------------------------------------------------------------
 -- pool: generation fence total granted returned seq final closed wanted amount_version expire_at
 -- holders: one field per holder, request_seq:granted_cum:returned_cum:last_give:consumed_cum:over_cum
+-- values: one field per distinct value of a unique meter: 1 = it has a unit, 0 = it was seen beyond the limit.
 -- free = total - granted + returned. wanted = the smallest need refused since the last notice, 0 = none.
 
 -- Opens one generation with what is in it; nil where it is open, or a later one is: then the number of that.
@@ -214,7 +216,7 @@ local function grant_now(keys, name, pool, holder, ask, channel)
   local free = pool.total - pool.granted + pool.returned
   local known = redis.call('HLEN', keys[2])
   local holders = known + (holder.known and 0 or 1)
-  local give = share_of(free, pool.total, ask.need, ask.want, math.max(ask.holder_count, holders))
+  local give = ask.give or share_of(free, pool.total, ask.need, ask.want, math.max(ask.holder_count, holders))
   if pool.granted + give > UNITS_MAX then
     -- The cumulative counters are used up: the next generation starts from 0.
     redis.call('HSET', keys[1], 'closed', 1, 'wanted', 0)
@@ -225,7 +227,7 @@ local function grant_now(keys, name, pool, holder, ask, channel)
   if pool.final == '1' and not was_scarce and is_scarce(free, pool.total) then
     redis.call('SPUBLISH', channel, 'SHORT')
   end
-  local wanted = next_wanted(pool.wanted, free, ask.need, give, channel)
+  local wanted = next_wanted(pool.wanted, free, ask.need, ask.is_refused and 0 or give, channel)
   pool.granted, pool.seq, holder.granted = pool.granted + give, pool.seq + 1, holder.granted + give
   redis.call('HSET', keys[1], 'granted', text_of(pool.granted), 'returned', text_of(pool.returned),
     'seq', text_of(pool.seq), 'wanted', text_of(wanted))
@@ -234,6 +236,27 @@ local function grant_now(keys, name, pool, holder, ask, channel)
   if known == 0 then redis.call('EXPIREAT', keys[2], pool.expire_at) end
   return {'OK', text_of(give), text_of(holder.granted), text_of(pool.seq), text_of(free), pool.final,
     text_of(pool.total), text_of(holders)}
+end
+
+-- The pool and what it knows of the holder that asks, where the request is the last one again (is_repeat) or the next;
+-- else nil and the refusal.
+local function seat_of(keys, generation, name, ask, witness_seq)
+  local stored, refusal = live(keys[1], generation,
+    'total', 'granted', 'returned', 'seq', 'final', 'closed', 'wanted', 'expire_at')
+  if not stored then return nil, refusal end
+  local pool = {total = tonumber(stored[3]), granted = tonumber(stored[4]), returned = tonumber(stored[5]),
+    seq = tonumber(stored[6]), final = stored[7], closed = stored[8] == '1', wanted = tonumber(stored[9]),
+    expire_at = stored[10]}
+  if pool.seq < witness_seq then return nil, {'ERR', 'ROLLBACK', text_of(pool.seq)} end
+  local holder = read_holder(keys[2], name)
+  holder.is_repeat = holder.known and ask.request_seq == holder.seq
+  if holder.is_repeat then return pool, holder end
+  if pool.closed then return nil, {'ERR', 'CLOSED'} end
+  if ask.request_seq ~= holder.seq + 1 then return nil, {'ERR', 'SEQ', text_of(holder.seq)} end
+  if ask.returned_cum < holder.returned or ask.consumed_cum + ask.returned_cum > holder.granted then
+    return nil, {'ERR', 'RETURN_RANGE'}
+  end
+  return pool, holder
 end
 
 -- lease_grant  KEYS pool holders
@@ -249,21 +272,78 @@ local function lease_grant(keys, args)
       and ask.returned_cum and ask.consumed_cum and ask.over_cum and witness_seq and ask.holder_count and args[11]) then
     return {'ERR', 'RANGE'}
   end
-  local stored, refusal = live(keys[1], generation,
-    'total', 'granted', 'returned', 'seq', 'final', 'closed', 'wanted', 'expire_at')
-  if not stored then return refusal end
-  local pool = {total = tonumber(stored[3]), granted = tonumber(stored[4]), returned = tonumber(stored[5]),
-    seq = tonumber(stored[6]), final = stored[7], closed = stored[8] == '1', wanted = tonumber(stored[9]),
-    expire_at = stored[10]}
-  if pool.seq < witness_seq then return {'ERR', 'ROLLBACK', text_of(pool.seq)} end
-  local holder = read_holder(keys[2], args[2])
-  if holder.known and ask.request_seq == holder.seq then return grant_again(keys, pool, holder, ask.need, args[11]) end
-  if pool.closed then return {'ERR', 'CLOSED'} end
-  if ask.request_seq ~= holder.seq + 1 then return {'ERR', 'SEQ', text_of(holder.seq)} end
-  if ask.returned_cum < holder.returned or ask.consumed_cum + ask.returned_cum > holder.granted then
-    return {'ERR', 'RETURN_RANGE'}
-  end
+  local pool, holder = seat_of(keys, generation, args[2], ask, witness_seq)
+  if not pool then return holder end
+  if holder.is_repeat then return grant_again(keys, pool, holder, ask.need, args[11]) end
   return grant_now(keys, args[2], pool, holder, ask, args[11])
+end
+
+-- What each value is told: K = it has a unit, D = there is none for it, O and o = it has none and is beyond the limit, now
+-- or since before. Answers these letters, the units that it takes, whether any was refused, and the marks to set.
+local function judge_values(values, known, free, is_beyond_noted)
+  local letters, marks, now, give, is_refused = {}, {}, {}, 0, false
+  for i, value in ipairs(values) do
+    local before = now[value] or known[i]
+    if before == '1' then
+      letters[i] = 'K'
+    elseif give < free then
+      letters[i], give, now[value] = 'K', give + 1, '1'
+    else
+      is_refused = true
+      letters[i] = is_beyond_noted and (before == '0' and 'o' or 'O') or 'D'
+      if letters[i] == 'O' then now[value] = '0' end
+    end
+  end
+  for value, mark in pairs(now) do
+    marks[#marks + 1] = value
+    marks[#marks + 1] = mark
+  end
+  return table.concat(letters), give, is_refused, marks
+end
+
+-- values_grant  KEYS pool holders values
+-- ARGV generation holder_hex request_seq returned_cum consumed_cum over_cum witness_seq holder_count channel
+--      notes_beyond value_hex...
+-- A unit for each value that has none in this window yet, in their order, as long as there are any: the value is marked and
+-- its unit granted at once, so that there are never more values with a unit than units granted. Repeats as lease_grant
+-- does: a repeat marks nothing and says ? of a value that has no unit. With notes_beyond a final pool marks those beyond
+-- it, so that each counts once. Answers as lease_grant, with one letter per value after it.
+local function values_grant(keys, args)
+  local generation, witness_seq, notes_beyond = units(args[1]), units(args[7]), flag(args[10])
+  local ask = {request_seq = units(args[3]), need = 1, want = 0, returned_cum = units(args[4]),
+    consumed_cum = units(args[5]), over_cum = units(args[6]), holder_count = units(args[8])}
+  local count = #args - 10
+  if not (generation and holder_name(args[2]) and ask.request_seq and ask.request_seq > 0 and ask.returned_cum
+      and ask.consumed_cum and ask.over_cum and witness_seq and ask.holder_count and notes_beyond and count >= 1
+      and count <= VALUES_MAX) then
+    return {'ERR', 'RANGE'}
+  end
+  local values = {}
+  for i = 1, count do
+    values[i] = args[10 + i]
+    if not holder_name(values[i]) then return {'ERR', 'RANGE'} end
+  end
+  local pool, holder = seat_of(keys, generation, args[2], ask, witness_seq)
+  if not pool then return holder end
+  local known = redis.call('HMGET', keys[3], unpack(values))
+  local reply, letters, marks
+  if holder.is_repeat then
+    letters = {}
+    for i = 1, count do letters[i] = known[i] == '1' and 'K' or '?' end
+    letters, marks = table.concat(letters), {}
+    reply = grant_again(keys, pool, holder, 0, args[9])
+  else
+    local free = pool.total - pool.granted + pool.returned + ask.returned_cum - holder.returned
+    letters, ask.give, ask.is_refused, marks = judge_values(values, known, free, notes_beyond == 1 and pool.final == '1')
+    reply = grant_now(keys, args[2], pool, holder, ask, args[9])
+  end
+  if reply[1] ~= 'OK' then return reply end
+  if #marks > 0 then
+    redis.call('HSET', keys[3], unpack(marks))
+    redis.call('EXPIREAT', keys[3], pool.expire_at)
+  end
+  reply[#reply + 1] = letters
+  return reply
 end
 
 -- Witnesses ----------------------------------------------------------------------------------------------------------
@@ -289,5 +369,6 @@ redis.register_function('pool_open', pool_open)
 redis.register_function('pool_extend', pool_extend)
 redis.register_function('pool_close', pool_close)
 redis.register_function('lease_grant', lease_grant)
+redis.register_function('values_grant', values_grant)
 redis.register_function('witness_show', witness_show)
 redis.register_function{function_name = 'tollkeeper_version', callback = tollkeeper_version, flags = {'no-writes'}}

@@ -4,6 +4,7 @@ pub(crate) mod balance;
 pub(crate) mod demand;
 pub(crate) mod shard;
 pub(crate) mod token;
+pub(crate) mod values;
 pub(crate) mod window;
 
 use std::{
@@ -64,6 +65,8 @@ pub(crate) struct Bucket {
     pub(crate) apart: Units,
     /// Checks that wait for units, with their cost here, first come first.
     pub(crate) waiters: VecDeque<(Key, Units)>,
+    /// Distinct values are counted: its units are never ahead of values.
+    pub(crate) counts_values: bool,
     /// More units are being asked for although nobody waits; so many steps are left to get them.
     pub(crate) ahead_steps: u8,
     /// Notices that units may be there.
@@ -114,6 +117,7 @@ impl Bucket {
             demand: Demand::default(),
             apart: 0,
             waiters: VecDeque::new(),
+            counts_values: false,
             ahead_steps: 0,
             notices: 0,
             refused_until_us: 0,

@@ -3,11 +3,18 @@
 use std::sync::Arc;
 
 use crate::{
-    bucket::balance::Balance,
+    bucket::{
+        balance::Balance,
+        values::{Told, Values},
+    },
     effect::PoolFault,
+    engine::EngineConfig,
     event::{WindowInfo, WindowUse},
+    id::ValueHash,
+    links::Links,
     proof::{Proof, Sent},
     request::Units,
+    time::Now,
 };
 
 /// A pool as this holder knows it.
@@ -20,6 +27,8 @@ pub(crate) struct Pool {
     pub(crate) pool_key: Arc<str>,
     /// Redis key of its holders.
     pub(crate) holders_key: Arc<str>,
+    /// Redis key of the values that have a unit (unique meters).
+    pub(crate) values_key: Arc<str>,
     /// Channel of its notices.
     pub(crate) channel: Arc<str>,
     /// Last request that it answered.
@@ -43,12 +52,13 @@ impl Pool {
     pub(crate) fn of_ledger(
         generation: u64,
         allotted_cum: Units,
-        [pool_key, holders_key, channel]: [Arc<str>; 3],
+        [pool_key, holders_key, values_key, channel]: [Arc<str>; 4],
     ) -> Self {
         Self {
             generation,
             pool_key,
             holders_key,
+            values_key,
             channel,
             request_seq: 0,
             witness_seq: 0,
@@ -96,6 +106,8 @@ pub(crate) struct Window {
     pub(crate) proof: Option<Proof>,
     /// The last ask was refused: serve the smallest first.
     pub(crate) smallest_first: bool,
+    /// Unique meters: what was said of values.
+    pub(crate) values: Values,
     /// Units that policy `open` admitted without cover.
     pub(crate) uncovered: Units,
     /// Below this balance more is asked for ahead; 0 = never.
@@ -145,6 +157,7 @@ impl Window {
             flight: None,
             proof: None,
             smallest_first: false,
+            values: Values::default(),
             uncovered: 0,
             low_mark: 0,
             fleet: None,
@@ -279,6 +292,33 @@ impl Window {
     pub(crate) fn call_up(&mut self, units: Units) -> bool {
         let lacking = self.balance.missing(units);
         self.balance.call_up(lacking)
+    }
+
+    /// What was said of a value and still counts.
+    pub(crate) fn told(
+        &self,
+        value: ValueHash,
+        notices: u32,
+        links: &Links,
+        now: Now,
+        config: &EngineConfig,
+    ) -> Option<Told> {
+        let told = self.values.get(value)?;
+        let Told::Denied {
+            proof,
+            notices: then,
+            generation,
+        } = told
+        else {
+            return Some(told);
+        };
+        let pool = self
+            .pool
+            .as_ref()
+            .filter(|pool| pool.generation == generation && then == notices)?;
+        proof
+            .is_current(links, Some(&pool.channel), now.real_us, config.proof_age_us)
+            .then_some(told)
     }
 
     /// The generation that takes units back, where there is one.

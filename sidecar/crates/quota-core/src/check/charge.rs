@@ -50,6 +50,10 @@ impl Engine {
             else {
                 continue;
             };
+            if bucket.counts_values {
+                // A value stays counted: there is nothing to settle.
+                continue;
+            }
             let kind = match limit.rule.kind {
                 LimitKind::TokenBucket { .. } => HoldKind::Tokens,
                 LimitKind::Window => HoldKind::Window,

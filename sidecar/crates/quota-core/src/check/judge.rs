@@ -1,9 +1,10 @@
 //! What one limit says to one call.
 
 use crate::{
-    bucket::{Bucket, shard::place_of, token::Refill, window::Window},
+    bucket::{Bucket, shard::place_of, token::Refill, values::Told, window::Window},
     decision::Reason,
     engine::EngineConfig,
+    hash::value_hash,
     lease::plan::{Budget, plan},
     limit::{Enforcement, FailurePolicy, LimitKind, LimitRule},
     links::Links,
@@ -113,6 +114,46 @@ pub(crate) fn judge(
             (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
         },
         Proved::Nothing | Proved::Kept => judge_unproved(limit, bucket, units, sight),
+    }
+}
+
+/// What a limit on distinct values says to one value. A peek asks nobody: it answers from what is known here.
+pub(crate) fn judge_value(
+    limit: &Limit,
+    bucket: &mut Bucket,
+    value: &str,
+    is_peek: bool,
+    sight: &Sight<'_>,
+) -> Verdict {
+    let Sight {
+        now, links, config, ..
+    } = *sight;
+    let notices = bucket.notices;
+    let told = bucket.current.as_ref().and_then(|window| {
+        window.told(
+            value_hash(window.info.id, value),
+            notices,
+            links,
+            now,
+            config,
+        )
+    });
+    match told {
+        Some(Told::Counted) => return Verdict::Fits,
+        Some(Told::Over) if limit.rule.enforcement != Enforcement::Hard => return Verdict::Over,
+        Some(Told::Denied { .. }) => {
+            let end_us = bucket.current.as_ref().map(|window| window.info.end_us);
+            let until_us = limit.rule.valid_to_us.into_iter().chain(end_us).min();
+            let retry_after_us = until_us.map(|until_us| until_us.saturating_sub(now.ledger_us));
+            return Verdict::Denied(Reason::QuotaExhausted, retry_after_us);
+        }
+        Some(Told::Over) | None if is_peek => return Verdict::Fits,
+        Some(Told::Over) | None => {}
+    }
+    let budget = plan(limit, bucket, links, now).budget();
+    match budget.filter(|_| !sight.is_last) {
+        Some(budget) => Verdict::Short(budget),
+        None => unreachable_verdict(&limit.rule, bucket, 1),
     }
 }
 

@@ -5,15 +5,15 @@ pub(crate) mod judge;
 pub(crate) mod state;
 
 use crate::{
-    check::judge::{Charge, Sight, Verdict, judge, judge_without_bucket},
+    check::judge::{Charge, Sight, Verdict, judge, judge_value, judge_without_bucket},
     decision::{Decision, Reason},
     engine::Engine,
     lease::plan::Budget,
     limit::{Enforcement, LimitKind, LimitRule},
     matching,
-    request::{CheckRequest, Mode, Units},
+    request::{CheckRequest, Cost, Mode, Units},
     slab::Key,
-    tenants::Lookup,
+    tenants::{Catalog, Lookup},
     time::Now,
 };
 
@@ -74,6 +74,9 @@ impl Engine {
     ) -> Option<Outcome> {
         let mut wrong_mode = None;
         for cost in &request.costs {
+            if let Some(outcome) = wrong_value(&self.catalog, cost, &request.attributes) {
+                return Some(outcome);
+            }
             let limits = self.catalog.limits_on(tenant, &cost.meter);
             if limits.is_empty() {
                 match self.catalog.has_meter(&cost.meter) {
@@ -159,17 +162,26 @@ impl Engine {
             return Verdict::Fits;
         };
         bucket.asked_us = now.real_us;
-        judge(
-            limit,
-            bucket,
-            charge.units,
-            &Sight {
-                now,
-                links,
-                config,
-                is_last,
-            },
-        )
+        let sight = Sight {
+            now,
+            links,
+            config,
+            is_last,
+        };
+        let value = catalog
+            .value_attribute(&limit.rule.meter)
+            .filter(|_| limit.rule.kind == LimitKind::Window)
+            .and_then(|name| matching::attribute(&request.attributes, name));
+        let Some(value) = value else {
+            return judge(limit, bucket, charge.units, &sight);
+        };
+        (bucket.counts_values, bucket.apart) = (true, 0);
+        let verdict = judge_value(limit, bucket, value, request.mode == Mode::Peek, &sight);
+        if matches!(verdict, Verdict::Fits | Verdict::Over) {
+            // Its unit was spent when it came.
+            charge.units = 0;
+        }
+        verdict
     }
 
     /// The bucket of a limit for this call, where there is one.
@@ -336,6 +348,22 @@ impl Engine {
             }
         }
         (reason, binding)
+    }
+}
+
+/// What is wrong with a cost of a meter that counts distinct values.
+fn wrong_value(
+    catalog: &Catalog,
+    cost: &Cost,
+    attributes: &matching::Attributes,
+) -> Option<Outcome> {
+    let name = catalog.value_attribute(&cost.meter)?;
+    match cost.units {
+        1 if matching::attribute(attributes, name).is_none_or(str::is_empty) => {
+            Some(denied(Reason::NeedsValue, Some(name)))
+        }
+        0 | 1 => None,
+        _ => Some(denied(Reason::NeedsOneUnit, Some(&cost.meter))),
     }
 }
 

@@ -84,8 +84,9 @@ impl Engine {
         };
         let most = limit.rule.amount.unwrap_or(UNITS_MAX).min(UNITS_MAX);
         // A pool that can't be reached is of no use: whoever may go on without it is to be served by the ledger.
-        let ledger_only =
-            self.links.redis.is_down(self.outbox.real_us()) && limit.rule.goes_on_without_pools();
+        let ledger_only = self.links.redis.is_down(self.outbox.real_us())
+            && limit.rule.goes_on_without_pools()
+            && !bucket.counts_values;
         let ask = AllotAsk {
             tenant: Arc::clone(&limit.tenant_name),
             limit: Arc::clone(&limit.rule.name),
@@ -189,10 +190,10 @@ impl Engine {
                 pool_key,
                 holders_key,
                 channel,
-                values_key: _,
+                values_key,
                 last: _,
             } => {
-                let keys = [pool_key, holders_key, channel];
+                let keys = [pool_key, holders_key, values_key, channel];
                 let pool = Pool::of_ledger(generation, allotted_cum, keys);
                 self.on_pool(now, key, window, request_seq, pool);
             }

@@ -10,3 +10,4 @@ pub(crate) mod shard;
 pub(crate) mod standing;
 pub(crate) mod tokens;
 pub(crate) mod turn;
+pub(crate) mod values;

@@ -99,7 +99,8 @@ fn plan_window(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan 
     }
     match &window.pool {
         Some(pool) if window.fault.is_none() && !window.extend => {
-            plan_pool(limit, window, pool, links, now, is_ledger_away)
+            let goes_on = limit.rule.goes_on_without_pools() && !bucket.counts_values;
+            plan_pool(window, pool, links, now, goes_on && !is_ledger_away)
         }
         _ if is_ledger_away => Plan::Unreachable,
         _ => Plan::Allot(window.fault),
@@ -115,16 +116,9 @@ const fn budget_of(window: &Window) -> Budget {
     }
 }
 
-fn plan_pool(
-    limit: &Limit,
-    window: &Window,
-    pool: &Pool,
-    links: &Links,
-    now: Now,
-    is_ledger_away: bool,
-) -> Plan {
+fn plan_pool(window: &Window, pool: &Pool, links: &Links, now: Now, goes_on: bool) -> Plan {
     if links.redis.is_down(now.real_us) {
-        return if limit.rule.goes_on_without_pools() && !is_ledger_away {
+        return if goes_on {
             Plan::Allot(Some(PoolFault::Unreachable))
         } else {
             Plan::Unreachable

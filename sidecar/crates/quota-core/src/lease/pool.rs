@@ -1,12 +1,18 @@
 //! Asking a pool, and what it answers.
 
 use crate::{
-    bucket::window::{Flight, Pool, Window},
+    bucket::{
+        Bucket,
+        window::{Flight, Pool, Window},
+    },
     effect::{FunctionCall, PoolFault},
     engine::Engine,
     event::{FailureKind, FunctionReply},
     id::WindowId,
-    lease::pursue::{Size, sent},
+    lease::{
+        pursue::{Size, sent},
+        values::{split_letters, take_values},
+    },
     mutant::{self, Mutant},
     outbox::CallOrigin,
     proof::{Proof, Sent},
@@ -18,14 +24,22 @@ use crate::{
 /// How a call of a function ended.
 pub(crate) type Reply = Result<FunctionReply, FailureKind>;
 
-struct Grant {
-    give: Units,
-    granted_cum: Units,
-    pool_seq: u64,
-    free: Units,
-    is_final: bool,
-    total: Units,
-    holders: u64,
+/// What a pool granted.
+pub(crate) struct Grant {
+    /// Units given by this answer.
+    pub(crate) give: Units,
+    /// Units given to this holder in all.
+    pub(crate) granted_cum: Units,
+    /// The pool's counter.
+    pub(crate) pool_seq: u64,
+    /// Units that it still can give.
+    pub(crate) free: Units,
+    /// It gets no more.
+    pub(crate) is_final: bool,
+    /// Units that went into it.
+    pub(crate) total: Units,
+    /// Holders.
+    pub(crate) holders: u64,
 }
 
 impl Engine {
@@ -34,6 +48,9 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
+        if bucket.counts_values {
+            return self.ask_values(now, key, id);
+        }
         let left_us = bucket.left_us(now, id);
         let apart = bucket.apart;
         let demand = bucket.demand.window(now.real_us, size.need, left_us);
@@ -105,7 +122,7 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
-        let (notices, apart) = (bucket.notices, bucket.apart);
+        let (notices, apart, counts_values) = (bucket.notices, bucket.apart, bucket.counts_values);
         let Some(window) = bucket.window_mut(id) else {
             return;
         };
@@ -117,8 +134,15 @@ impl Engine {
             .pool
             .as_ref()
             .is_none_or(|pool| pool.generation != generation);
+        let (reply, letters) = if counts_values {
+            split_letters(reply)
+        } else {
+            (reply, Box::default())
+        };
+        let used_before = window.own_use();
         match read_grant(reply) {
             _ if is_late => {}
+            Ok(grant) if counts_values => take_values(window, &grant, &letters, &ask, notices),
             Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices, apart),
             Err(Trouble::Fault(fault)) => {
                 let is_unsure = window
@@ -141,6 +165,9 @@ impl Engine {
                 }
                 bucket.ahead_steps = 0;
             }
+        }
+        if window_use_moved(bucket, id, used_before) {
+            self.reporter.moved.push(key);
         }
         self.after_grant(now, key, id, ask.need == 0);
     }
@@ -171,6 +198,14 @@ impl Engine {
         }
         self.go_on_returning(now, key);
     }
+}
+
+/// Whether an answer itself was use that is yet to be reported: values are counted when their unit comes.
+fn window_use_moved(bucket: &mut Bucket, id: WindowId, used_before: Units) -> bool {
+    let used = bucket.window_mut(id).map_or(0, |window| window.own_use());
+    let has_moved = bucket.counts_values && used > used_before && !bucket.has_moved;
+    bucket.has_moved |= has_moved;
+    has_moved
 }
 
 /// What one of several holders may have ahead: so little that all together strand next to nothing when the pool ends.

@@ -11,7 +11,7 @@ use quota_proto::{
 
 use crate::{
     handlers::{
-        level::{levels_met, lower, needs_reservation},
+        level::{levels_met, lower, needs_other_call},
         reserve::{Scope, consume_recorded, reserve},
     },
     headers::headers,
@@ -112,8 +112,10 @@ async fn concluded(
     decision: Decision,
     started: Instant,
 ) -> Answer<CheckQuotaResponse> {
+    if let Some(refusal) = needs_other_call(&decision, &request.costs) {
+        return Err(refusal);
+    }
     match decision.reason {
-        Reason::NeedsReservation => Err(needs_reservation(&decision)),
         Reason::NeedsRecord => {
             check.costs = request.costs;
             check.features = request.features;

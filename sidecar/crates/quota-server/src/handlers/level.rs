@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prost::Message as _;
-use quota_core::{Decision, LevelChange, Reason};
+use quota_core::{Cost, Decision, LevelChange, Reason};
 use quota_proto::{
     check::ParsedCheck,
     content::content_hash,
@@ -21,8 +21,44 @@ use crate::{
     service::Service,
 };
 
+/// What to say of a call that has to be made otherwise, where the caller has to do that.
+pub(crate) fn needs_other_call(decision: &Decision, costs: &[Cost]) -> Option<Refusal> {
+    let subject = decision.subject.as_deref().unwrap_or_default();
+    match decision.reason {
+        Reason::NeedsReservation => Some(needs_reservation(decision)),
+        Reason::NeedsValue => Some(
+            Refusal::new(
+                ErrorReason::FieldRequired,
+                format!("attributes.{subject} is missing: its distinct values are counted"),
+            )
+            .with("field", format_args!("attributes.{subject}"))
+            .with("bound", "a value that is not empty")
+            .with("remedy", "send the attribute with each check of this meter"),
+        ),
+        Reason::NeedsOneUnit => Some(
+            Refusal::new(
+                ErrorReason::FieldOutOfRange,
+                format!("meter {subject:?} counts distinct values: a call brings one"),
+            )
+            .with(
+                "field",
+                format_args!("costs[{}].units", place_of(costs, subject)),
+            )
+            .with("meter", subject)
+            .with("bound", "1, or 0 to look")
+            .with("remedy", "send cost 1"),
+        ),
+        _ => None,
+    }
+}
+
+fn place_of(costs: &[Cost], meter: &str) -> usize {
+    let place = costs.iter().position(|cost| *cost.meter == *meter);
+    place.unwrap_or_default()
+}
+
 /// Says that only reservations take units in flight.
-pub(crate) fn needs_reservation(decision: &Decision) -> Refusal {
+fn needs_reservation(decision: &Decision) -> Refusal {
     let limit = decision.subject.as_deref().unwrap_or_default();
     Refusal::new(
         ErrorReason::FieldInvalid,

@@ -15,7 +15,7 @@ use usage_log::Append;
 
 use crate::{
     handlers::check::{core_request, decide, told},
-    handlers::level::needs_reservation,
+    handlers::level::needs_other_call,
     journal::durable,
     levels::{counted, rises},
     records::{self, Draft, Levels, check_record_id, logged_reservation},
@@ -43,6 +43,9 @@ pub(crate) async fn reserve(
     let expires_us = now.ledger_us.saturating_add(ttl_us);
     let request = core_request(&mut check, Mode::Reserve { id, expires_us });
     let decision = decide(service, &request).await?;
+    if let Some(refusal) = needs_other_call(&decision, &request.costs) {
+        return Err(refusal);
+    }
     let mut answer = told(service, &check, &request.tenant, &decision, started);
     if decision.reason.allowed() {
         let reservation = service
@@ -130,8 +133,8 @@ pub(crate) async fn consume_recorded(
     let expires_us = now.ledger_us.saturating_add(RECORDING_US);
     let request = core_request(&mut check, Mode::Record { id, expires_us });
     let decision = decide(service, &request).await?;
-    if decision.reason == Reason::NeedsReservation {
-        return Err(needs_reservation(&decision));
+    if let Some(refusal) = needs_other_call(&decision, &request.costs) {
+        return Err(refusal);
     }
     if decision.reason.allowed() {
         let reservation = service.hub.reservation(id);

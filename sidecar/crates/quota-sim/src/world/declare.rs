@@ -92,7 +92,7 @@ impl World {
                 unit: "x".into(),
                 scale: 0,
                 attributes: Box::default(),
-                value_attribute: Box::default(),
+                value_attribute: self.value_attributes.get(name).cloned().unwrap_or_default(),
             };
             let meters = self.meters.iter().map(meter).collect();
             self.handle(node, Event::WatchUp);

@@ -126,6 +126,7 @@ pub struct World {
     asked: BTreeMap<Ticket, (usize, CheckRequest)>,
     tenants: BTreeMap<Arc<str>, TenantSnapshot>,
     meters: BTreeSet<Arc<str>>,
+    value_attributes: BTreeMap<Arc<str>, Box<str>>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     messages: Vec<Option<Box<Message>>>,
     vacant: Vec<usize>,
@@ -170,6 +171,7 @@ impl World {
             asked: BTreeMap::new(),
             tenants: BTreeMap::new(),
             meters: BTreeSet::new(),
+            value_attributes: BTreeMap::new(),
             queue: BinaryHeap::new(),
             messages: Vec::new(),
             vacant: Vec::new(),
@@ -305,6 +307,12 @@ impl World {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.ledger.is_frozen(self.now().ledger_us)
+    }
+
+    /// Makes a meter count the distinct values of an attribute; before its limits are declared.
+    pub fn count_values(&mut self, meter: &str, attribute: &str) {
+        self.value_attributes.insert(meter.into(), attribute.into());
+        self.ledger.value_meters.insert(meter.into());
     }
 
     /// Lets a sidecar decide; answers the ticket.

@@ -137,13 +137,20 @@ impl World {
                 }));
             }
             Command::Redis(calls) => {
-                let grants = calls.iter().filter(|call| call.function == "lease_grant");
-                facts.extend(grants.map(|call| Fact::Returning {
-                    holder,
-                    window: window_of(&call.keys[0]),
-                    generation: call.arguments[0].parse().expect("a number"),
-                    is_to_pool: true,
-                    returned_cum: call.arguments[5].parse().expect("a number"),
+                let grants = calls
+                    .iter()
+                    .filter(|call| matches!(call.function, "lease_grant" | "values_grant"));
+                facts.extend(grants.map(|call| {
+                    Fact::Returning {
+                        holder,
+                        window: window_of(&call.keys[0]),
+                        generation: call.arguments[0].parse().expect("a number"),
+                        is_to_pool: true,
+                        returned_cum: call.arguments
+                            [if call.function == "lease_grant" { 5 } else { 3 }]
+                        .parse()
+                        .expect("a number"),
+                    }
                 }));
             }
             _ => {}

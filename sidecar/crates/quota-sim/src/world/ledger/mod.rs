@@ -4,7 +4,10 @@ mod cursor;
 mod publish;
 mod window;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use quota_core::{
     AllotAnswer, AllotAsk, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind, LimitRule,
@@ -55,6 +58,8 @@ pub struct Rows {
 pub struct Ledger {
     /// (tenant, limit) → rule and plan.
     pub limits: BTreeMap<(Arc<str>, Arc<str>), (LimitRule, Plan)>,
+    /// Meters that count distinct values.
+    pub value_meters: BTreeSet<Arc<str>>,
     /// What it knows.
     pub rows: Rows,
     kept: Option<Rows>,
@@ -73,6 +78,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             limits: BTreeMap::new(),
+            value_meters: BTreeSet::new(),
             rows: Rows {
                 windows: Vec::new(),
                 ids: BTreeMap::new(),
@@ -139,6 +145,8 @@ impl Ledger {
         } else {
             ask.at_us.div_euclid(plan.length_us) * plan.length_us
         };
+        let rule = self.limits.get(&(ask.tenant.clone(), ask.limit.clone()));
+        let counts_values = rule.is_some_and(|(rule, _)| self.value_meters.contains(&rule.meter));
         let place = self.rows.windows.len();
         let span = cursor.open(ask.at_us, (start_us, start_us + plan.length_us), place);
         let (start_us, end_us) = match span {
@@ -172,6 +180,7 @@ impl Ledger {
             holders_key: format!("{tag}:h:{}", hex(&id.0)).into(),
             values_key: format!("{tag}:u:{}", hex(&id.0)).into(),
             channel: format!("{tag}:n").into(),
+            counts_values,
         });
         Some(place)
     }

@@ -97,6 +97,8 @@ pub struct Window {
     pub(super) pool_key: Arc<str>,
     pub(super) holders_key: Arc<str>,
     pub(super) values_key: Arc<str>,
+    /// Distinct values are counted: every unit goes through a pool.
+    pub(super) counts_values: bool,
     pub(super) channel: Arc<str>,
 }
 
@@ -213,11 +215,17 @@ impl Window {
             generation.is_lost = true;
         }
         if ask.ledger_only || ask.fault == Some(PoolFault::Unreachable) {
+            if self.counts_values {
+                return Answer::Refused {
+                    reason: "AUTHORITY_UNREACHABLE",
+                    last_seq: 0,
+                };
+            }
             return self.lease_or_prove(holder, ask);
         }
         let is_first =
             self.generations.is_empty() && self.allotted == 0 && ask.need.max(ask.want) > 0;
-        if is_first {
+        if is_first && !self.counts_values {
             return self.lease(holder, ask).unwrap_or(Answer::Denied);
         }
         if let Some(generation) = self.generations.last_mut().filter(|last| last.is_live()) {
@@ -229,7 +237,7 @@ impl Window {
             }
             return Answer::Pooled;
         }
-        if self.left() < ask.need.max(1) {
+        if self.left() < ask.need.max(1) && !self.counts_values {
             return Answer::Denied;
         }
         let number = match self.generations.last() {

@@ -7,6 +7,7 @@
 mod bucket;
 mod pool;
 mod state;
+mod values;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,6 +28,8 @@ use super::fact::{Fact, Log};
 #[derive(Clone, Debug, Default)]
 pub struct Data {
     pools: BTreeMap<Arc<str>, Pool>,
+    /// Values by their key: true = it has a unit.
+    values: BTreeMap<Arc<str>, BTreeMap<String, bool>>,
     markers: BTreeMap<Arc<str>, Marker>,
     buckets: BTreeMap<Arc<str>, TokenBucket>,
 }
@@ -184,6 +187,7 @@ impl Redis {
             "pool_extend" => self.pool_extend(server, call),
             "pool_close" => self.pool_close(server, call),
             "lease_grant" => self.lease_grant(server, call),
+            "values_grant" => self.values_grant(server, call),
             "bucket_open" => self.bucket_open(server, call, real_us),
             "bucket_take" => self.bucket_take(server, call, real_us),
             "bucket_give" => self.bucket_give(server, call, real_us),

@@ -70,7 +70,7 @@ impl Pool {
     }
 
     /// Whether it gets no more and has less than a tenth left.
-    fn is_short(&self) -> bool {
+    pub(super) fn is_short(&self) -> bool {
         self.is_final && self.free() <= self.total.saturating_sub(1) / 10 && self.total > 0
     }
 
@@ -79,7 +79,7 @@ impl Pool {
     }
 
     /// Why it would not serve this generation in this history.
-    fn refusal(&self, generation: u64, fence: u64) -> Option<FunctionReply> {
+    pub(super) fn refusal(&self, generation: u64, fence: u64) -> Option<FunctionReply> {
         if self.generation != generation && !mutant::is(Mutant::GenerationUnchecked) {
             return Some(err_with("GENERATION", self.generation));
         }
@@ -87,7 +87,7 @@ impl Pool {
     }
 
     /// Notes a refusal, and answers whether what was refused before is now there.
-    fn next_wanted(&mut self, need: u64, given: u64) -> bool {
+    pub(super) fn next_wanted(&mut self, need: u64, given: u64) -> bool {
         let free = self.free();
         let is_due = self.wanted > 0 && free >= self.wanted;
         if is_due {
@@ -99,7 +99,7 @@ impl Pool {
         is_due && !mutant::is(Mutant::PoolNoticeForgotten)
     }
 
-    fn answer(&self, seat: &Seat, holders: u64) -> FunctionReply {
+    pub(super) fn answer(&self, seat: &Seat, holders: u64) -> FunctionReply {
         ok(&[
             seat.give,
             seat.granted,
@@ -128,7 +128,7 @@ fn share_of(free: u64, total: u64, need: u64, want: u64, holders: u64) -> u64 {
 }
 
 /// The holder that an argument names in hex.
-fn holder_of(text: &str) -> Holder {
+pub(super) fn holder_of(text: &str) -> Holder {
     Holder(u128::from_str_radix(text, 16).expect("hex").to_be_bytes())
 }
 
