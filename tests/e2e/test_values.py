@@ -6,59 +6,10 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from tollkeeper.ledger.v1 import limits_pb2
-from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
+from values_support import EXHAUSTED, bring, rule, until_in_force
 
 if TYPE_CHECKING:
-    import grpc
     from platform_support import Platform
-
-EXHAUSTED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
-
-
-def rule(name: str, amount: int) -> limits_pb2.LimitRule:
-    """Describe a hard limit on distinct users per year, for calls whose attribute `case` is its name."""
-    return limits_pb2.LimitRule(
-        name=name,
-        meter="active-users",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        match=[limits_pb2.AttributeMatch(attribute="case", exact=name)],
-    )
-
-
-async def ask(channel: grpc.aio.Channel, units: int = 1, **attributes: str) -> decision_pb2.Decision:
-    """Bring one value; where no authority answered in time nothing was decided, and the value is brought again."""
-    request = quota_pb2.CheckQuotaRequest(
-        tenant="shared",
-        costs=[quota_pb2.Cost(meter="active-users", units=units)],
-        attributes=attributes,
-        detail=quota_pb2.DETAIL_ALL,
-    )
-    stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        decision = (await stub.CheckQuota(request, timeout=10)).decision
-        if decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE:
-            return decision
-    raise AssertionError("no authority for ten seconds")
-
-
-async def until_in_force(channel: grpc.aio.Channel, name: str) -> None:
-    """Wait until the sidecar has the limit."""
-    stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        answer = await stub.GetQuota(quota_pb2.GetQuotaRequest(tenant="shared", attributes={"case": name}), timeout=5)
-        if any(limit.name == name for limit in answer.limits):
-            return
-    raise AssertionError(f"{name} is not in force")
 
 
 async def test_distinct_users_over_two_sidecars(platform: Platform, more_sidecars: list[str]) -> None:
@@ -67,19 +18,19 @@ async def test_distinct_users_over_two_sidecars(platform: Platform, more_sidecar
     async with platform.channel() as first, platform.channel(more_sidecars[0]) as second:
         sidecars = (first, second)
         for channel in sidecars:
-            await until_in_force(channel, "five-users")
+            await until_in_force(channel, "shared", "five-users")
         for turn, (user, channel) in enumerate(itertools.product(range(5), sidecars)):
-            decision = await ask(channel, case="five-users", user=f"user-{(user + turn) % 5}")
+            decision = await bring(channel, "shared", case="five-users", user=f"user-{(user + turn) % 5}")
             assert decision.allowed, f"turn {turn}: {decision}"
         for channel, user in itertools.product(sidecars, range(5)):
-            assert (await ask(channel, case="five-users", user=f"user-{user}")).allowed
+            assert (await bring(channel, "shared", case="five-users", user=f"user-{user}")).allowed
         for channel in sidecars:
-            decision = await ask(channel, case="five-users", user="user-5")
+            decision = await bring(channel, "shared", case="five-users", user="user-5")
             assert (decision.reason, decision.binding.name) == (EXHAUSTED, "five-users")
             assert decision.retry_after.seconds > 0
         await platform.set_amount("shared", "five-users", 6)
         give_up = time.monotonic() + 10
-        while not (await ask(first, case="five-users", user="user-5")).allowed:
+        while not (await bring(first, "shared", case="five-users", user="user-5")).allowed:
             assert time.monotonic() < give_up, "a raise lets the sixth in"
-        assert (await ask(second, case="five-users", user="user-5")).allowed
-        assert (await ask(second, case="five-users", user="user-6")).reason == EXHAUSTED
+        assert (await bring(second, "shared", case="five-users", user="user-5")).allowed
+        assert (await bring(second, "shared", case="five-users", user="user-6")).reason == EXHAUSTED
