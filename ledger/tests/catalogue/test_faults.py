@@ -69,7 +69,13 @@ TABLE = [
     ("version: 1\nmeters: [{name: a, unit: ''}]", 2, "meters[0].unit", "is empty"),
     ("version: 1\nmeters: [{name: a, unit: x, scale: 1.5}]", 2, "meters[0].scale", "is not a whole number"),
     ("version: 1\nmeters: [{name: a, unit: x, scale: 10}]", 2, "meters[0].scale", "is out of range"),
-    ("version: 1\nmeters: [{name: a, unit: x, aggregation: max}]", 2, "meters[0].aggregation", "is not served yet"),
+    ("version: 1\nmeters: [{name: a, unit: x, dimensions: [u]}]", 2, "meters[0].dimensions", "not declared"),
+    (
+        "version: 1\nmeters: [{name: a, unit: x, attributes: [q, r, s, t, u], dimensions: [q, r, s, t, u]}]",
+        2,
+        "meters[0].dimensions",
+        "has too many entries",
+    ),
     ("version: 1\nmeters: [{name: a, unit: x, aggregation: summ}]", 2, "meters[0].aggregation", "is not known"),
     ("version: 1\nmeters: [{name: a, unit: x, aggregation: unique}]", 2, "meters[0].value_attribute", "is missing"),
     (

@@ -268,12 +268,36 @@ def test_what_counts_distinct_values_has_limits_but_no_price() -> None:
     )
     assert faults_of(catalogue, known_after(PLAIN)) == []
     assert faults_of(catalogue + "  prices: [{meter: seen, unit_price: 1}]\n", known_after(PLAIN)) == [
-        ("plans[0].prices[0].meter", "prices a meter that counts distinct values: this is not served yet")
+        ("plans[0].prices[0].meter", "names a meter of aggregation unique, which prices do not serve")
     ]
     level = catalogue.replace("kind: window, amount: 5, window: day", "kind: level, amount: 5")
     assert faults_of(level, known_after(PLAIN)) == [
         ("plans[0].limits[0].kind", "is not served for a meter that counts distinct values")
     ]
+
+
+@pytest.mark.parametrize("aggregation", ["min", "max", "avg", "latest", "time_weighted", "percentile", "count"])
+def test_what_is_no_running_sum_has_no_limit_and_no_price(aggregation: str) -> None:
+    """Meters for reports are declared, but a limit names sums only, and a price what adds up over segments."""
+    meter = f"{{name: seen, unit: ms, aggregation: {aggregation}, attributes: [zone], dimensions: [zone]}}"
+    plan = f"version: 1\nmeters: [{meter}]\nplans:\n- name: q\n  currency: USD\n  billing_interval: month\n"
+    problem = f"names a meter of aggregation {aggregation}, which"
+    assert faults_of(plan, known_after(PLAIN)) == []
+    limited = plan + "  limits: [{name: l, meter: seen, kind: window, amount: 5, window: day}]\n"
+    assert faults_of(limited, known_after(PLAIN)) == [("plans[0].limits[0].meter", f"{problem} limits do not serve")]
+    priced = faults_of(plan + '  prices: [{meter: seen, unit_price: "1"}]\n', known_after(PLAIN))
+    assert priced == (
+        [] if aggregation == "count" else [("plans[0].prices[0].meter", f"{problem} prices do not serve")]
+    )
+
+
+def test_what_splits_a_meter_never_changes() -> None:
+    """Dimensions are part of what was rolled up, so another set of them is another meter."""
+    split = "meters: [{name: seen, unit: ms, attributes: [zone, user], dimensions: [zone]}, "
+    meter = PLAIN.replace("meters: [", split)
+    assert faults_of(meter, known_after(meter)) == []
+    changed = meter.replace("dimensions: [zone]", "dimensions: [user]")
+    assert faults_of(changed, known_after(meter)) == [("meters.seen.dimensions", "never changes")]
 
 
 def test_a_seller_must_be_known() -> None:

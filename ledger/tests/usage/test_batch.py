@@ -231,7 +231,7 @@ def test_one_tenants_poison_is_no_others_problem() -> None:
         Use(id="also-fine", event_us=NOW, received_us=NOW),
     ]
     batch = read_batch(log_of([*uses]).cut())
-    known: dict[str, Any] = {"tenant_ids": {"acme": UUID(int=1)}, "meter_ids": {"requests": 1}, "now_us": NOW}
+    known: dict[str, Any] = {"tenant_ids": {"acme": UUID(int=1)}, "meters": {"requests": 1}, "now_us": NOW}
     expected = {1: "TENANT_UNKNOWN", 2: "METER_UNKNOWN", 3: "TOO_LATE", 4: "FIELD_OUT_OF_RANGE"}
     for skip in range(len(uses)):
         found = {at: problem.reason for at, problem in judge(batch, skip=skip, **known).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
@@ -10,44 +11,60 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.usage import MINUTE_US, UNITS_MAX
+from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, MINUTE_US, UNITS_MAX
+from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges
-from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, RollupKey, sum_batch
 from tollkeeper_ledger.store.usage_batches import _joined
 
-PARTS = [(UUID(int=2), UUID(int=9)), (UUID(int=1), UUID(int=9)), (UUID(int=2), UUID(int=9))]
+PARTS = [
+    Part(UUID(int=2), UUID(int=9), 0),
+    Part(UUID(int=1), UUID(int=9), FLAG_DECREASE),
+    Part(UUID(int=2), UUID(int=9), FLAG_VOID),
+    Part(UUID(int=2), UUID(int=9), FLAG_VOID | FLAG_DECREASE),
+]
+SIGNS = [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+METERS = {
+    5: MeterFacts(5, Aggregation.SUM),
+    3: MeterFacts(3, Aggregation.COUNT, dimensions=("zone",)),
+}
 SHAPES = [(5,), (5, 3), ()]
+ATTRIBUTES = ["{}", '{"zone":"a"}', '{"user":"u","zone":"a"}']
 RECORDS = st.lists(
     st.tuples(
-        st.integers(0, 2),
+        st.integers(0, 3),
         st.integers(-3 * MINUTE_US, 3 * MINUTE_US),
         st.integers(0, 2),
         st.tuples(st.integers(0, UNITS_MAX), st.integers(0, UNITS_MAX)),
+        st.sampled_from(ATTRIBUTES),
     ),
     max_size=40,
 )
 
 
 @given(RECORDS)
-def test_sums_equal_the_obvious_sums(records: list[tuple[int, int, int, tuple[int, int]]]) -> None:
-    """Every (tenant, segment, meter, minute) has the exact sum and count, in key order, each key once."""
-    expected: dict[tuple[UUID, UUID, int, int], list[int]] = {}
-    for part, at, shape, amounts in records:
+def test_sums_equal_the_obvious_sums(records: list[tuple[int, int, int, tuple[int, int], str]]) -> None:
+    """Every (tenant, segment, meter, dimensions, minute) has the exact sum and count, in key order, each key once."""
+    expected: dict[RollupKey, list[tuple[int, int]]] = {}
+    for part, at, shape, amounts, attributes in records:
         for meter, amount in zip(SHAPES[shape], amounts, strict=False):
-            key = (*PARTS[part], meter, at // MINUTE_US * MINUTE_US)
-            expected.setdefault(key, []).append(amount)
-    found = roll_up(
-        part=[part for part, _, _, _ in records],
+            dims = '{"zone":"a"}' if meter == 3 and "zone" in attributes else "{}"
+            key = RollupKey(*dataclasses.astuple(PARTS[part])[:2], meter, dims, at // MINUTE_US * MINUTE_US)
+            sign, count = SIGNS[part]
+            expected.setdefault(key, []).append((sign * amount, count))
+    found = sum_batch(
+        part=[part for part, *_ in records],
         parts=PARTS,
-        event_us=[at for _, at, _, _ in records],
-        shape=[shape for _, _, shape, _ in records],
-        shape_meters=SHAPES,
-        units=[amounts[: len(SHAPES[shape])] for _, _, shape, amounts in records],
+        event_us=[at for _, at, *_ in records],
+        shape=[shape for _, _, shape, _, _ in records],
+        shape_meters=[[METERS[meter] for meter in shape] for shape in SHAPES],
+        units=[amounts[: len(SHAPES[shape])] for _, _, shape, amounts, _ in records],
+        attributes=[attributes for *_, attributes in records],
     )
-    assert [(key, sum(amounts), len(amounts)) for key, amounts in sorted(expected.items())] == [
-        ((key.tenant_id, key.segment_id, key.meter_id, key.minute_us), total.units, total.records)
-        for key, total in found
-    ]
+    assert [
+        (key, (sum(amount for amount, _ in amounts), sum(count for _, count in amounts)))
+        for key, amounts in sorted(expected.items())
+    ] == list(found.items())
 
 
 @pytest.mark.parametrize(

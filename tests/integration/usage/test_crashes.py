@@ -70,6 +70,7 @@ async def test_producers_with_the_same_ids_wait_for_each_other(bench: Bench) -> 
         "LOCK usage_id IN ACCESS EXCLUSIVE MODE",
         "LOCK usage_record IN ACCESS EXCLUSIVE MODE",
         "LOCK usage_rollup_minute IN ACCESS EXCLUSIVE MODE",
+        "LOCK usage_rollup_quarter IN ACCESS EXCLUSIVE MODE",
         "SELECT FROM usage_chain_head FOR UPDATE",
         "LOCK usage_chain IN ACCESS EXCLUSIVE MODE",
     ],

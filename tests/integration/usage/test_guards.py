@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from rollup_support import KINDS, add_kinds
 from usage_bench import superuser
 
 if TYPE_CHECKING:
@@ -53,10 +54,17 @@ async def acting(bench: Bench, role: str, tenant_id: UUID | None = None) -> Asyn
 
 async def filled(bench: Bench, name: str) -> None:
     """Have rows of both tenants in every table."""
+    await add_kinds(bench)
     log = await bench.new_log()
     for tenant in bench.tenants:
         log.record(
             bench.use(f"{name}-{tenant}", tenant=tenant),
+            bench.use(
+                f"{name}-{tenant}-kinds",
+                tenant=tenant,
+                quantities=tuple((meter, 1) for meter in sorted(KINDS)),
+                attributes=(("user", "u"),),
+            ),
             bench.use("bad", tenant=tenant, quantities=(("requests", -1),)),
         )
     await bench.ingest.append(log.cut())
@@ -157,10 +165,11 @@ async def test_every_partition_carries_what_its_parent_does(bench: Bench) -> Non
         FROM pg_class c
         LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
         WHERE c.relnamespace = 'tollkeeper'::regnamespace AND c.relkind IN ('r', 'p')
-          AND c.relname ~ '^usage_(record|id|rollup_minute)'"""
+          AND c.relname ~ '^usage_(record|id|rollup_)'"""
     )
     policies = {row["relname"]: row["policies"] for row in rows if not row["relispartition"]}
-    assert {"usage_record", "usage_id", "usage_rollup_minute"} == set(policies)
+    rollups = {f"usage_rollup_{what}" for what in ("minute", "quarter", "state", "value")}
+    assert {"usage_record", "usage_id", *rollups} == set(policies)
     partitions = [row for row in rows if row["relispartition"]]
     assert len(partitions) >= 10
     assert all(row["forced"] for row in rows)

@@ -35,7 +35,12 @@ FLAG_EXCESS = 2
 FLAG_EXPIRED = 4
 FLAG_DECREASE = 16
 """The quantities went down: sums subtract them."""
+FLAG_VOID = 32
+"""The record takes back another one, whose id follows the prefix `v/`. Only the ledger itself writes such records."""
 FLAGS_KNOWN = 31
+"""Flags that a producer may set."""
+VOID_PREFIX = "v/"
+"""Ids of records that void others begin so; no other record's id does."""
 
 MINUTE_US = 60_000_000
 DAY_US = 86_400_000_000

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.usage import Problem
+from tollkeeper_ledger.domain.usage import FLAG_VOID, Problem
 from tollkeeper_ledger.domain.usage_rules import time_problem, times_fit
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def judge(
     *,
     skip: int,
     tenant_ids: Mapping[str, UUID],
-    meter_ids: Mapping[str, int],
+    meters: Mapping[str, object],
     now_us: int,
 ) -> dict[int, Problem]:
     """Give the first problem of each record from `skip` on that has one. One tenant's problem is no other's."""
     records = batch.records
     problems = {place: problem for place, problem in batch.problems.items() if place >= skip}
     strangers = {at for at, tenant in enumerate(batch.tenants) if tenant not in tenant_ids}
-    known = [meter in meter_ids for meter in batch.meters]
+    known = [meter in meters for meter in batch.meters]
     unknown = {at for at, shape in enumerate(batch.shapes) if not all(known[meter] for meter in shape)}
     fit = skip >= len(records) or times_fit(records.event_us[skip:], records.received_us[skip:], now_us)
     if fit and not strangers and not unknown:
@@ -47,6 +47,9 @@ def judge(
             problems[place] = _TENANT_UNKNOWN
         elif records.shape[place] in unknown:
             problems[place] = _METER_UNKNOWN
+        elif records.flags[place] & FLAG_VOID:
+            # As old as what it takes back, which the ledger holds.
+            continue
         elif problem := time_problem(records.event_us[place], records.received_us[place], now_us):
             problems[place] = problem
     return problems

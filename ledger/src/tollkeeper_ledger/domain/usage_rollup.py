@@ -1,63 +1,256 @@
-"""Sum records per (tenant, segment, meter, minute). Exact: Python integers."""
+"""Sum records per (tenant, segment, meter, dimensions) and minute, and what else their aggregations need. Exact.
+
+What is additive is kept per segment, so that a close cuts exactly; states of other aggregations serve reports and are
+kept per quarter of an hour, which every time zone's hours and days consist of.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
 
-from tollkeeper_ledger.domain.usage import MINUTE_US
+from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, ID_BYTES_MAX, MINUTE_US, VOID_PREFIX
+from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.usage_aggregate import State
 
-@dataclass(frozen=True, slots=True, order=True)
-class RollupKey:
+QUARTER_US = 15 * MINUTE_US
+NO_DIMENSIONS = "{}"
+VALUE_HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MeterFacts:
+    """What the catalogue says of a meter for its rollups."""
+
+    meter_id: int
+    aggregation: Aggregation
+    dimensions: tuple[str, ...] = ()
+    """Attributes that split its rollups."""
+    value_attribute: str = ""
+    """Aggregation unique: the attribute whose distinct values are counted."""
+
+    @property
+    def is_tracked(self) -> bool:
+        """Say whether it needs more than sums."""
+        return self.aggregation in STATEFUL or self.aggregation is Aggregation.UNIQUE
+
+
+class RollupKey(NamedTuple):
     """Name one sum. Sorted keys are the order in which transactions lock them."""
 
     tenant_id: UUID
     segment_id: UUID
     meter_id: int
-    minute_us: int
+    dims: str
+    start_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class RollupSum:
-    """A sum and how many records are in it."""
+class StateKey(NamedTuple):
+    """Name one state. Sorted keys are the order in which transactions lock them."""
+
+    tenant_id: UUID
+    meter_id: int
+    dims: str
+    start_us: int
+
+
+class ValueKey(NamedTuple):
+    """Name one distinct value of a quarter of an hour."""
+
+    tenant_id: UUID
+    segment_id: UUID
+    meter_id: int
+    dims: str
+    start_us: int
+    value: bytes
+    """The first 128 bits of its SHA-256."""
+
+
+class RollupSum(NamedTuple):
+    """A sum and how many records are in it; voids count -1."""
 
     units: int
     records: int
 
 
-def roll_up(
+class RawRecord(NamedTuple):
+    """A stored record as rollups see it."""
+
+    tenant_id: UUID
+    segment_id: UUID
+    flags: int
+    event_us: int
+    id: str
+    quantities: Sequence[tuple[int, int]]
+    """Meter id, units."""
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollups:
+    """Everything that is derived from a set of records."""
+
+    minutes: dict[RollupKey, RollupSum] = field(default_factory=dict)
+    quarters: dict[RollupKey, RollupSum] = field(default_factory=dict)
+    states: dict[StateKey, State] = field(default_factory=dict)
+    values: dict[ValueKey, int] = field(default_factory=dict)
+    """Records per distinct value."""
+
+
+def sign_of(flags: int) -> tuple[int, int]:
+    """Give what a record's units and the record itself count for in sums: 1 or -1 each."""
+    record = -1 if flags & FLAG_VOID else 1
+    return (-record if flags & FLAG_DECREASE else record, record)
+
+
+def dims_of(meter: MeterFacts, attributes: Mapping[str, str]) -> str:
+    """Give the values of the meter's dimensions as canonical JSON; those that a record lacks are left out."""
+    named = {name: attributes[name] for name in sorted(meter.dimensions) if name in attributes}
+    return json.dumps(named, ensure_ascii=False, separators=(",", ":")) if named else NO_DIMENSIONS
+
+
+def hash_of_value(value: str) -> bytes:
+    """Give the name of a distinct value."""
+    return sha256(value.encode()).digest()[:VALUE_HASH_BYTES]
+
+
+def void_id_of(record_id: str) -> str:
+    """Give the id of the record that voids another one; fits an id's bound."""
+    plain = VOID_PREFIX + record_id
+    if len(plain.encode()) <= ID_BYTES_MAX:
+        return plain
+    return f"{VOID_PREFIX}#{sha256(record_id.encode()).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Records of a batch that share tenant, segment and flags."""
+
+    tenant_id: UUID
+    segment_id: UUID
+    flags: int
+
+
+def sum_batch(
     *,
     part: Sequence[int],
-    parts: Sequence[tuple[UUID, UUID]],
+    parts: Sequence[Part],
     event_us: Sequence[int],
     shape: Sequence[int],
-    shape_meters: Sequence[Sequence[int]],
+    shape_meters: Sequence[Sequence[MeterFacts]],
     units: Sequence[tuple[int, ...]],
-) -> list[tuple[RollupKey, RollupSum]]:
-    """Sum a batch, in key order.
+    attributes: Sequence[str],
+) -> dict[RollupKey, RollupSum]:
+    """Sum a batch per minute, in key order.
 
-    `part` points per record into `parts`, pairs of tenant and segment; `shape` into `shape_meters`, meter ids in the
-    order of the record's units.
+    `part` points per record into `parts`, `shape` into `shape_meters`, meters in the order of the record's units.
+    `attributes` are canonical JSON.
     """
-    gathered: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
-    for record_part, at, record_shape, amounts in zip(part, event_us, shape, units, strict=True):
-        key = (record_part, record_shape, at // MINUTE_US)
+    splits = [any(meter.dimensions for meter in meters) for meters in shape_meters]
+    gathered: dict[tuple[int, int, int, str], list[tuple[int, ...]]] = {}
+    for record_part, at, record_shape, amounts, text in zip(part, event_us, shape, units, attributes, strict=True):
+        key = (record_part, record_shape, at // MINUTE_US, text if splits[record_shape] else NO_DIMENSIONS)
         group = gathered.get(key)
         if group is None:
             gathered[key] = [amounts]
         else:
             group.append(amounts)
-    sums: dict[tuple[UUID, UUID, int, int], tuple[int, int]] = {}
-    for (record_part, record_shape, minute), group in gathered.items():
-        tenant_id, segment_id = parts[record_part]
-        for meter_id, column in zip(shape_meters[record_shape], zip(*group, strict=True), strict=True):
-            name = (tenant_id, segment_id, meter_id, minute * MINUTE_US)
+    sums: dict[RollupKey, RollupSum] = {}
+    named: dict[str, Mapping[str, str]] = {NO_DIMENSIONS: {}}
+    for (record_part, record_shape, minute, text), group in gathered.items():
+        if text not in named:
+            named[text] = json.loads(text)
+        of = parts[record_part]
+        sign, count = sign_of(of.flags)
+        for meter, column in zip(shape_meters[record_shape], zip(*group, strict=True), strict=True):
+            dims = dims_of(meter, named[text]) if meter.dimensions else NO_DIMENSIONS
+            name = RollupKey(of.tenant_id, of.segment_id, meter.meter_id, dims, minute * MINUTE_US)
             total, records = sums.get(name, (0, 0))
-            sums[name] = (total + sum(column), records + len(group))
-    ordered = sorted(sums.items())
-    return [(RollupKey(*name), RollupSum(units=total, records=records)) for name, (total, records) in ordered]
+            sums[name] = RollupSum(total + sign * sum(column), records + count * len(group))
+    return dict(sorted(sums.items()))
+
+
+def quarters_of(minutes: Mapping[RollupKey, RollupSum]) -> dict[RollupKey, RollupSum]:
+    """Sum minutes per quarter of an hour, in key order where the minutes are."""
+    sums: dict[RollupKey, RollupSum] = {}
+    for key, (units, records) in minutes.items():
+        name = key._replace(start_us=key.start_us - key.start_us % QUARTER_US)
+        total, count = sums.get(name, (0, 0))
+        sums[name] = RollupSum(total + units, count + records)
+    return sums
+
+
+def without_voided(records: Sequence[RawRecord]) -> list[RawRecord]:
+    """Give the records that are no voids and that no void among them names."""
+    voids = {(record.tenant_id, record.id) for record in records if record.flags & FLAG_VOID}
+    return [
+        record
+        for record in records
+        if not record.flags & FLAG_VOID and (not voids or (record.tenant_id, void_id_of(record.id)) not in voids)
+    ]
+
+
+def points_of(records: Iterable[RawRecord], meters: Mapping[int, MeterFacts]) -> dict[StateKey, list[Point]]:
+    """Give what records say of meters whose aggregation has a state, by quarter of an hour. None of them is a void."""
+    points: dict[StateKey, list[Point]] = {}
+    for record in records:
+        start = record.event_us - record.event_us % QUARTER_US
+        sign, _ = sign_of(record.flags)
+        for meter_id, units in record.quantities:
+            meter = meters[meter_id]
+            if meter.aggregation in STATEFUL:
+                key = StateKey(record.tenant_id, meter_id, dims_of(meter, record.attributes), start)
+                points.setdefault(key, []).append(Point(record.event_us, record.id, sign * units))
+    return points
+
+
+def states_of(records: Iterable[RawRecord], meters: Mapping[int, MeterFacts]) -> dict[StateKey, State]:
+    """Give the states of records, none of them a void, in key order."""
+    points = points_of(records, meters)
+    return {key: state_of(meters[key.meter_id].aggregation, points[key]) for key in sorted(points)}
+
+
+def values_of(records: Iterable[RawRecord], meters: Mapping[int, MeterFacts]) -> dict[ValueKey, int]:
+    """Count records per distinct value, voids as -1, in key order. A record without the attribute has no value."""
+    counts: dict[ValueKey, int] = {}
+    for record in records:
+        _, count = sign_of(record.flags)
+        start = record.event_us - record.event_us % QUARTER_US
+        for meter_id, _units in record.quantities:
+            meter = meters[meter_id]
+            value = record.attributes.get(meter.value_attribute) if meter.value_attribute else None
+            if value is not None:
+                dims = dims_of(meter, record.attributes)
+                key = ValueKey(record.tenant_id, record.segment_id, meter_id, dims, start, hash_of_value(value))
+                counts[key] = counts.get(key, 0) + count
+    return dict(sorted(counts.items()))
+
+
+def roll_up(records: Sequence[RawRecord], meters: Mapping[int, MeterFacts]) -> Rollups:
+    """Derive everything from stored records, one after the other: the obvious way, for checking and rebuilding.
+
+    Whoever voids a record is among them where that record is.
+    """
+    minutes: dict[RollupKey, RollupSum] = {}
+    for record in records:
+        sign, count = sign_of(record.flags)
+        for meter_id, units in record.quantities:
+            start = record.event_us - record.event_us % MINUTE_US
+            dims = dims_of(meters[meter_id], record.attributes)
+            key = RollupKey(record.tenant_id, record.segment_id, meter_id, dims, start)
+            total, found = minutes.get(key, (0, 0))
+            minutes[key] = RollupSum(total + sign * units, found + count)
+    kept = {key: minutes[key] for key in sorted(minutes)}
+    return Rollups(
+        minutes={key: total for key, total in kept.items() if any(total)},
+        quarters={key: total for key, total in quarters_of(kept).items() if any(total)},
+        states=states_of(without_voided(records), meters),
+        values={key: count for key, count in values_of(records, meters).items() if count},
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain import usage
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 _TENANT = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 
 
-def find_problems(columns: UsageColumns) -> dict[int, Problem]:
-    """Give the first problem of each record that has one. A batch without problems costs a few passes in C."""
+def find_problems(columns: UsageColumns, *, own: bool = False) -> dict[int, Problem]:
+    """Give the first problem of each record that has one. A batch without problems costs a few passes in C.
+
+    `own`: the ledger made them itself, so they may void others.
+    """
     if not columns.ids or not _suspicious(columns):
         return {}
     bad_tenants = {at for at, tenant in enumerate(columns.tenants) if not _TENANT.match(tenant)}
@@ -28,8 +32,8 @@ def find_problems(columns: UsageColumns) -> dict[int, Problem]:
         attributes = slice(attribute_at, attribute_at := attribute_at + columns.attribute_count[record])
         problem = (
             (Problem("FIELD_INVALID", "tenant") if columns.tenant[record] in bad_tenants else None)
-            or _id_problem(columns.ids[record])
-            or _flag_problem(columns.flags[record])
+            or _id_problem(columns.ids[record], own=own)
+            or _flag_problem(columns.flags[record], own=own)
             or _quantity_problem(columns.meter[quantities], columns.units[quantities], columns.meters)
             or _attribute_problem(
                 columns.attribute_name[attributes],
@@ -84,6 +88,7 @@ def _suspicious(columns: UsageColumns) -> bool:
         or max(map(len, columns.ids)) > usage.ID_BYTES_MAX
         or not (text := "".join(columns.ids)).isascii()
         or "\0" in text
+        or any(map(str.startswith, columns.ids, repeat(usage.VOID_PREFIX)))
         or any(not _fits(name) for name in dictionaries[0])
         or any(not _fits(value, empty=True) for value in dictionaries[1])
         or _may_repeat(counts, columns.meter, columns.meters)
@@ -109,18 +114,19 @@ def _fits(text: str, *, empty: bool = False) -> bool:
     return (empty or text != "") and len(text.encode()) <= usage.NAME_BYTES_MAX and "\0" not in text
 
 
-def _id_problem(text: str) -> Problem | None:
+def _id_problem(text: str, *, own: bool) -> Problem | None:
     if text == "":
         return Problem("FIELD_REQUIRED", "id")
     if len(text.encode()) > usage.ID_BYTES_MAX:
         return Problem("FIELD_TOO_LONG", "id")
-    if "\0" in text:
+    if "\0" in text or (text.startswith(usage.VOID_PREFIX) and not own):
         return Problem("FIELD_INVALID", "id")
     return None
 
 
-def _flag_problem(flags: int) -> Problem | None:
-    return Problem("ENUM_UNKNOWN", "flags") if flags & ~usage.FLAGS_KNOWN else None
+def _flag_problem(flags: int, *, own: bool) -> Problem | None:
+    known = usage.FLAGS_KNOWN | (usage.FLAG_VOID if own else 0)
+    return Problem("ENUM_UNKNOWN", "flags") if flags & ~known else None
 
 
 def _quantity_problem(meters: Sequence[int], units: Sequence[int], names: Sequence[str]) -> Problem | None:

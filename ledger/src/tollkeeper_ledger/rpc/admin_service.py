@@ -178,6 +178,7 @@ class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
                 scale=meter.scale,
                 attributes=meter.attributes,
                 value_attribute=meter.value_attribute,
+                dimensions=meter.dimensions,
             )
             for meter in found[:size]
         ]

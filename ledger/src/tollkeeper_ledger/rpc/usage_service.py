@@ -16,9 +16,16 @@ from tollkeeper.quota.v1 import quota_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage import Hole, LevelChange, LevelName, UsageAppend, UsageColumns, malformed
 from tollkeeper_ledger.domain.usage_producer import check_format
+from tollkeeper_ledger.rpc.acting import act_of
+from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of, reservation_of, settled_message
 from tollkeeper_ledger.services.reservation_ends import ReservationEnds
-from tollkeeper_ledger.services.usage import UsageIngest
+from tollkeeper_ledger.services.resets import check_note
+from tollkeeper_ledger.services.usage import UsageIngest, own_producer_id
+from tollkeeper_ledger.services.usage_voids import void_usage
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
+from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.usage_batches import find_tenants
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.services.limits import Limits
@@ -33,7 +40,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     """Serve producers."""
 
     def __init__(self, resources: Resources, limits: Limits) -> None:
-        pool = resources.pools.ingest
+        pool = self._pool = resources.pools.ingest
+        self._producer_id = own_producer_id(limits.installation.installation_id)
         self._ingest = UsageIngest(pool, embedded=resources.settings.embedded)
         self._keys = {key.key_id: key.secret for key in limits.installation.token_keys}
         self._ends = ReservationEnds(
@@ -77,6 +85,29 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         return quota_pb2.ReleaseReservationResponse(
             refunded=quantities_of(ended.refunded), repeated_call=ended.repeated
         )
+
+    async def VoidUsage(self, request: usage_pb2.VoidUsageRequest, context: Context) -> usage_pb2.VoidUsageResponse:
+        """Take records back."""
+        check_note(request.note)
+        async with transaction(self._pool) as conn:
+
+            async def work() -> usage_pb2.VoidUsageResponse:
+                act = await act_of(conn, request, context)
+                voided, before = await void_usage(
+                    conn, self._ingest, self._producer_id, tenant=request.tenant, ids=list(request.ids), now=act.now
+                )
+                entry = AuditEntry(
+                    tenant_id=(await find_tenants(conn, [request.tenant]))[request.tenant],
+                    subject=f"usage/{request.tenant}",
+                    before=None,
+                    after={"ids": list(request.ids), "voided": voided, "note": request.note},
+                )
+                await add_audit(
+                    conn, [entry], now=act.now, actor=act.actor, action="VoidUsage", request_id=act.request_id
+                )
+                return usage_pb2.VoidUsageResponse(voided=voided, voided_before=before)
+
+            return await answer_once(conn, request, usage_pb2.VoidUsageResponse, work)
 
     async def append_bytes(self, request: bytes, context: Context) -> usage_pb2.AppendUsageResponse:
         """Serve AppendUsage from its wire bytes, so that what can't be decoded is answered BATCH_MALFORMED."""

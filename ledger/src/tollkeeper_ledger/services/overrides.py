@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.catalogue.faults import Faults
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_FIELDS, limit_to_json, read_limit
+from tollkeeper_ledger.domain.catalogue.model import LIMITED
 from tollkeeper_ledger.domain.catalogue.reader import NAME, Collected, Fields
 from tollkeeper_ledger.domain.catalogue.tree import Entry, Listing, Node, Scalar, Table
 from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
@@ -150,6 +151,10 @@ async def _checked_rule(conn: Connection, asked: OverrideAsked) -> JsonObject:
     meters = {meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
     if limit.meter not in meters:
         raise UnknownNameError("meter", limit.meter, remedy="declare it in the catalogue first")
+    if meters[limit.meter].aggregation not in LIMITED:
+        raise InvalidFieldError(
+            "rule.meter", "is for reports", value=meters[limit.meter].aggregation, bound=f"aggregation {LIMITED}"
+        )
     if meters[limit.meter].aggregation == "unique" and limit.kind != "window":
         problem = "is not served for a meter that counts distinct values"
         raise InvalidFieldError("rule.kind", problem, value=limit.kind, bound="window", remedy="use kind: window")

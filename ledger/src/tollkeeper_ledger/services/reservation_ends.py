@@ -7,13 +7,12 @@ own, so the home hears of the outcome as of any other's and alone gives units ba
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.settlement import end_columns, excess_of, refund_of
 from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, EARLINESS_MAX_US, FLAG_EXPIRED, LATENESS_MAX_US
+from tollkeeper_ledger.services.usage import own_producer_id
 from tollkeeper_ledger.store.clock import ledger_now, to_us
 from tollkeeper_ledger.store.settlements import find_end
 from tollkeeper_ledger.store.usage_attempts import attempted
@@ -46,8 +45,7 @@ class ReservationEnds:
         self._pool = pool
         self._ingest = ingest
         self._tenants = tenants
-        name = sha256(b"tollkeeper.ledger.producer.v1" + installation_id).digest()
-        self._producer_id = UUID(bytes=name[:16])
+        self._producer_id = own_producer_id(installation_id)
 
     async def end(self, reservation: Reservation, actual: Actual | None) -> Ended:
         """Commit the end of a reservation; `actual` is None for a release. A repeat gets the outcome that stands.

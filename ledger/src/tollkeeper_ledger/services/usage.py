@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tollkeeper_ledger.domain.usage import (
     CLOCK_AHEAD_MAX_US,
@@ -39,7 +41,6 @@ from tollkeeper_ledger.store.usage_producers import add_producer, announce_produ
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date, datetime
-    from uuid import UUID
 
     from tollkeeper_ledger.domain.usage import AppendOutcome, UsageColumns
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -50,6 +51,11 @@ SAFE_AFTER = timedelta(hours=24)
 
 OWN_HOLDER = b"ledger"
 """Holder of the ledger's own producer."""
+
+
+def own_producer_id(installation_id: bytes) -> UUID:
+    """Give the producer under which the ledger commits records of its own."""
+    return UUID(bytes=sha256(b"tollkeeper.ledger.producer.v1" + installation_id).digest()[:16])
 
 
 class UsageIngest:
@@ -141,7 +147,9 @@ class UsageIngest:
             tenants_served=(),
             closing=True,
         )
-        return await append_batch(conn, read_batch(append), now=now, stream=self._stream, position=self._position)
+        return await append_batch(
+            conn, read_batch(append, own=True), now=now, stream=self._stream, position=self._position
+        )
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
-from tollkeeper_ledger.domain.usage import FLAG_DECREASE, AppendOutcome
+from tollkeeper_ledger.domain.usage import AppendOutcome
+from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
 from tollkeeper_ledger.domain.usage_judgement import CONFLICT, NOBODY, describe_records, judge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
-from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_levels import change_levels
+from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
 from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
@@ -30,15 +32,14 @@ from tollkeeper_ledger.store.usage_batches import (
     Refused,
     add_quarantine,
     add_records,
-    add_rollups,
     audit_holes,
     claim_ids,
-    find_meters,
     find_tenants,
     next_batch,
 )
 from tollkeeper_ledger.store.usage_chain import add_link
 from tollkeeper_ledger.store.usage_producers import advance_producer, lock_producer, see_producer, serve_tenants
+from tollkeeper_ledger.store.usage_rollups import find_meters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage import Problem, ProducerPosition
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
     from tollkeeper_ledger.domain.usage_producer import Producer
-    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum
+    from tollkeeper_ledger.services.usage_rollups import BatchRollups
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -65,7 +66,7 @@ class Position(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Names:
     tenant_ids: Mapping[str, UUID]
-    meter_ids: Mapping[str, int]
+    meters: Mapping[str, MeterFacts]
 
     def tenant(self, wire_id: str) -> UUID:
         return self.tenant_ids.get(wire_id, NOBODY)
@@ -126,7 +127,7 @@ async def _commit_entries(
     conn: Connection, batch: UsageBatch, producer: Producer, *, skip: int, names: _Names, now: datetime, stream: int
 ) -> _Done:
     batch_id = await next_batch(conn)
-    problems = judge(batch, skip=skip, tenant_ids=names.tenant_ids, meter_ids=names.meter_ids, now_us=to_us(now))
+    problems = judge(batch, skip=skip, tenant_ids=names.tenant_ids, meters=names.meters, now_us=to_us(now))
     places: Sequence[int] = range(skip, len(batch.records))
     if problems:
         places = [at for at in places if at not in problems]
@@ -178,7 +179,7 @@ async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, n
                 tenant_id=names.tenant(batch.tenants[outcome.tenant]),
                 reservation_id=outcome.reservation_id,
                 home=outcome.home,
-                meter_ids=[names.meter_ids[batch.meters[meter]] for meter in batch.shapes[outcome.shape]],
+                meter_ids=[names.meters[batch.meters[meter]].meter_id for meter in batch.shapes[outcome.shape]],
                 units=outcome.units,
             )
             for outcome in outcomes
@@ -218,23 +219,26 @@ async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id
     await share_tenants(conn, [tenant_ids[at] for at in sorted(set(records.tenant))])
     segments = await _stamp(conn, records, tenant_ids)
     # A shape that only refused records have may hold unknown meters: nobody points at it.
-    shapes = [[names.meter_ids.get(batch.meters[meter], 0) for meter in shape] for shape in batch.shapes]
+    shapes = [[names.meters.get(batch.meters[meter], _NO_METER) for meter in shape] for shape in batch.shapes]
     # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
-    rows, sums = await asyncio.to_thread(
-        _rows_and_sums, records, batch_id=batch_id, tenant_ids=tenant_ids, segments=segments, shapes=shapes
+    rows, rollups = await asyncio.to_thread(
+        _rows_and_rollups, records, batch_id=batch_id, tenant_ids=tenant_ids, segments=segments, shapes=shapes
     )
     await add_records(conn, rows)
-    await add_rollups(conn, sums)
+    await add_rollups(conn, rollups)
 
 
-def _rows_and_sums(
+_NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
+
+
+def _rows_and_rollups(
     records: Records,
     *,
     batch_id: int,
     tenant_ids: Sequence[UUID],
     segments: Sequence[UUID],
-    shapes: Sequence[Sequence[int]],
-) -> tuple[NewRecords, list[tuple[RollupKey, RollupSum]]]:
+    shapes: Sequence[Sequence[MeterFacts]],
+) -> tuple[NewRecords, BatchRollups]:
     parts: dict[tuple[UUID, UUID, int], int] = {}
     part = [
         parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
@@ -244,7 +248,7 @@ def _rows_and_sums(
         batch_id=batch_id,
         parts=list(parts),
         part=part,
-        shapes=shapes,
+        shapes=[[meter.meter_id for meter in shape] for shape in shapes],
         shape=records.shape,
         ids=records.ids,
         seqs=records.seqs,
@@ -253,20 +257,7 @@ def _rows_and_sums(
         units=records.units,
         attributes=records.attributes,
     )
-    sums = roll_up(
-        part=part,
-        parts=[(tenant_id, segment_id) for tenant_id, segment_id, _ in parts],
-        event_us=records.event_us,
-        shape=records.shape,
-        shape_meters=shapes,
-        units=[
-            tuple(-amount for amount in amounts) if flags & FLAG_DECREASE else amounts
-            for amounts, flags in zip(records.units, records.flags, strict=True)
-        ]
-        if any(flags & FLAG_DECREASE for flags in records.flags)
-        else records.units,
-    )
-    return rows, sums
+    return rows, derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
 
 
 async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:

@@ -95,6 +95,7 @@ async def read_meters(conn: Connection, *, after: str, count_max: int) -> list[M
             attributes=tuple(row["attributes"]),
             pseudonymised=tuple(row["pseudonymised"]),
             value_attribute=row["value_attribute"],
+            dimensions=tuple(row["dimensions"]),
             line=0,
         )
         for row in rows

@@ -63,6 +63,7 @@ async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
         meter.attributes,
         meter.pseudonymised,
         meter.value_attribute,
+        meter.dimensions,
     )
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage import Hole
-    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -75,12 +74,6 @@ async def find_tenants(conn: Connection, wire_ids: Iterable[str]) -> dict[str, U
     return {row["wire_id"]: row["tenant_id"] for row in rows}
 
 
-async def find_meters(conn: Connection, names: Iterable[str]) -> dict[str, int]:
-    """Give the ids of those meters that exist."""
-    rows = await conn.fetch(sql("usage.meter_ids"), [name for name in names if "\0" not in name])
-    return {row["name"]: row["meter_id"] for row in rows}
-
-
 async def next_batch(conn: Connection) -> int:
     """Take the number of a batch."""
     number: int = await conn.fetchval(sql("usage.next_batch"))
@@ -135,19 +128,6 @@ def _record_arguments(records: NewRecords) -> tuple[object, ...]:
         "\n".join(units),
         "\n".join(records.attributes),
         records.batch_id,
-    )
-
-
-async def add_rollups(conn: Connection, sums: Sequence[tuple[RollupKey, RollupSum]]) -> None:
-    """Add to the sums per minute, locking them in the order given. Their months must exist."""
-    await conn.execute(
-        sql("usage.add_rollups"),
-        [key.tenant_id for key, _ in sums],
-        [key.segment_id for key, _ in sums],
-        [key.meter_id for key, _ in sums],
-        [key.minute_us for key, _ in sums],
-        _literal([total.units for _, total in sums]),
-        [total.records for _, total in sums],
     )
 
 

@@ -23,6 +23,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
     PutTenant,
 )
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
+from tollkeeper_ledger.domain.catalogue.model import LIMITED, PRICED
 from tollkeeper_ledger.domain.periods import calendar_anchor
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
     """Give the changes in catalogue order. Where `faults` is not empty afterwards, nothing may be written."""
     _check_references(catalogue, known, faults)
     _check_parents(catalogue, known, faults)
+    _check_aggregations(catalogue, known, faults)
     _check_unique(catalogue, known, faults)
     seller = catalogue.seller or (next(iter(known.sellers.values())) if len(known.sellers) == 1 else None)
     if seller is None:
@@ -114,12 +116,6 @@ def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> Non
 def _check_unique(catalogue: Catalogue, known: Known, faults: Faults) -> None:
     meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
     unique = {name for name, meter in meters.items() if meter.aggregation == "unique"}
-    for reference in catalogue.references:
-        if reference.kind == "meter" and reference.name in unique and ".prices[" in reference.path:
-            faults.add(
-                reference.line, reference.path, "prices a meter that counts distinct values: this is not served yet",
-                value=reference.name, remedy="remove the price; limits on the meter are served",
-            )  # fmt: skip
     owners = [(f"plans[{place}]", plan.line, plan.limits) for place, plan in enumerate(catalogue.plans)]
     owners += [(f"tenants[{place}]", tenant.line, tenant.limits) for place, tenant in enumerate(catalogue.tenants)]
     for path, line, limits in owners:
@@ -129,6 +125,25 @@ def _check_unique(catalogue: Catalogue, known: Known, faults: Faults) -> None:
                     line, f"{path}.limits[{place}].kind", "is not served for a meter that counts distinct values",
                     value=limit.kind, bound="window", remedy="use kind: window",
                 )  # fmt: skip
+
+
+def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    """Refuse limits and prices on meters whose figure is no running sum."""
+    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    for reference in catalogue.references:
+        if reference.kind != "meter" or reference.name not in meters:
+            continue
+        aggregation = meters[reference.name].aggregation
+        served, who = (PRICED, "prices") if ".prices[" in reference.path else (LIMITED, "limits")
+        if aggregation not in served:
+            faults.add(
+                reference.line,
+                reference.path,
+                f"names a meter of aggregation {aggregation}, which {who} do not serve",
+                value=reference.name,
+                bound="meters of aggregation " + ", ".join(served),
+                remedy="declare a meter of such an aggregation beside it and record both",
+            )
 
 
 def _check_parents(catalogue: Catalogue, known: Known, faults: Faults) -> None:
@@ -176,7 +191,7 @@ def _differences(before: JsonObject, after: JsonObject) -> str:
 
 
 def _meter_json(meter: Meter) -> JsonObject:
-    names = ("unit", "aggregation", "scale", "attributes", "pseudonymised", "value_attribute")
+    names = ("unit", "aggregation", "scale", "attributes", "pseudonymised", "value_attribute", "dimensions")
     return {name: _plain(getattr(meter, name)) for name in names}
 
 
@@ -187,7 +202,7 @@ def _meter_change(meter: Meter, seller: Seller, known: Known, faults: Faults) ->
     if before is None:
         return Change("create", "meter", meter.name, f"{meter.aggregation} of {meter.unit}", write=write, after=new)
     old = _meter_json(before)
-    for name in ("unit", "aggregation", "scale", "value_attribute"):
+    for name in ("unit", "aggregation", "scale", "value_attribute", "dimensions"):
         if old[name] != new[name]:
             faults.add(
                 meter.line,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 
 
+LIMITED = ("sum", "unique")
+"""Aggregations of meters that limits may name."""
+PRICED = ("sum", "count")
+"""Aggregations of meters that prices may name: what adds up over segments."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seller:
     """Who sells and invoices."""
@@ -47,6 +53,8 @@ class Meter:
     line: int
     value_attribute: str = ""
     """Aggregation `unique`: the attribute whose distinct values are counted; empty for all others."""
+    dimensions: tuple[str, ...] = ()
+    """Attributes that split its rollups."""
 
 
 @dataclass(frozen=True, slots=True)

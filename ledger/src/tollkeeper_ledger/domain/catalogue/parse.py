@@ -34,13 +34,16 @@ _SELLER_FIELDS = frozenset({
     "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
     "time_zone",
 })  # fmt: skip
-_METER_FIELDS = frozenset({"name", "unit", "aggregation", "value_attribute", "scale", "attributes", "pseudonymise"})
+_METER_FIELDS = frozenset({
+    "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise",
+})  # fmt: skip
 _PLAN_FIELDS = frozenset({"name", "currency", "billing_interval", "grace", "features", "fees", "prices", "limits"})
 _FEE_FIELDS = frozenset({"name", "amount", "timing"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
 })  # fmt: skip
-_LATER_AGGREGATIONS = ("count", "min", "max", "avg", "latest", "time_weighted", "percentile")
+_AGGREGATIONS = ("sum", "count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
+_DIMENSIONS_MAX = 4
 _GRACE_MAX = {"minute": 44_640, "hour": 744, "day": 31}
 _PREFIX = re.compile(r"[A-Z0-9][A-Z0-9-]{0,15}")
 
@@ -147,7 +150,11 @@ def _read_meter(fields: Fields) -> Meter:
     for name in pseudonymised:
         if name not in attributes:
             fields.fault("pseudonymise", "names an attribute that is not declared", value=name, remedy="declare it")
-    aggregation = fields.choice("aggregation", ("sum", "unique"), default="sum", later=_LATER_AGGREGATIONS)
+    aggregation = fields.choice("aggregation", _AGGREGATIONS, default="sum")
+    dimensions = fields.names("dimensions", count_max=_DIMENSIONS_MAX)
+    for name in dimensions:
+        if name not in attributes:
+            fields.fault("dimensions", "names an attribute that is not declared", value=name, remedy="declare it")
     return Meter(
         name=fields.name("name"),
         unit=fields.text("unit", required=True, length_max=32),
@@ -157,6 +164,7 @@ def _read_meter(fields: Fields) -> Meter:
         pseudonymised=pseudonymised,
         line=fields.line,
         value_attribute=_read_value_attribute(fields, aggregation, attributes),
+        dimensions=tuple(sorted(dimensions)),
     )
 
 

@@ -112,8 +112,9 @@ def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> Se
         total = added.get(price["meter"])
         if total is not None and total.units:
             billed = before.get(total.meter, 0)
-            old = rate_one(price, billed, currency)
-            new = rate_one(price, billed + total.units, currency)
+            # Below 0 where levels fell by more than they rose: that bills nothing.
+            old = rate_one(price, max(0, billed), currency)
+            new = rate_one(price, max(0, billed + total.units), currency)
             lines.append(_late_line(late, price, total, old=old, new=new, currency=currency))
     return lines
 

@@ -208,13 +208,16 @@ CREATE TABLE meter (
   seller_id text NOT NULL REFERENCES seller,
   name text NOT NULL,
   unit text NOT NULL,
-  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN ('sum', 'unique')),
+  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN
+    ('sum', 'count', 'min', 'max', 'avg', 'unique', 'latest', 'time_weighted', 'percentile')),
   scale integer NOT NULL CONSTRAINT meter_scale_range CHECK (scale BETWEEN 0 AND 9),
   attributes text[] NOT NULL,
   pseudonymised text[] NOT NULL,
   -- Aggregation unique: the attribute whose distinct values are counted; empty for all others.
   value_attribute text NOT NULL DEFAULT ''
     CONSTRAINT meter_value_attribute_of_unique CHECK ((aggregation = 'unique') = (value_attribute <> '')),
+  -- Attributes that split rollups. Like the aggregation they never change.
+  dimensions text[] NOT NULL DEFAULT '{}',
   -- One name space per installation: checks name a meter without its seller.
   CONSTRAINT meter_name_unique UNIQUE (name)
 );
@@ -597,6 +600,8 @@ CREATE TABLE usage_record (
   CONSTRAINT usage_record_quantities
     CHECK (cardinality(meter_ids) BETWEEN 1 AND 16 AND cardinality(units) = cardinality(meter_ids))
 ) PARTITION BY RANGE (event_time);
+-- Voids are few; whoever reads raw records asks for those of a span first.
+CREATE INDEX usage_record_voids ON usage_record (tenant_id, event_time) WHERE flags & 32 <> 0;
 -- Batches lie together on disk, so a few pages of this index find the records of a batch.
 CREATE INDEX usage_record_by_batch ON usage_record USING brin (batch_id) WITH (pages_per_range = 16);
 
@@ -645,17 +650,56 @@ CREATE TABLE settlement (
 CREATE INDEX settlement_by_home ON settlement (home);
 
 -- Exact sums per minute of event time, keyed by segment so that a close cuts exactly. Late usage stands in the segment
--- that bills it, under the minute of its event.
+-- that bills it, under the minute of its event. A void of a closed segment's record counts below 0 in a later segment.
 CREATE TABLE usage_rollup_minute (
   tenant_id uuid NOT NULL,
   segment_id uuid NOT NULL,
   meter_id integer NOT NULL,
+  -- Values of the meter's dimensions, canonical JSON.
+  dims text COLLATE "C" NOT NULL,
   minute timestamptz NOT NULL,
   -- Below 0 where levels fell by more than they rose.
   units numeric(38, 0) NOT NULL,
-  records bigint NOT NULL CONSTRAINT usage_rollup_records_positive CHECK (records > 0),
-  PRIMARY KEY (tenant_id, segment_id, meter_id, minute)
+  -- Records less voids.
+  records bigint NOT NULL,
+  PRIMARY KEY (tenant_id, segment_id, meter_id, dims, minute)
 ) PARTITION BY RANGE (minute);
+
+-- The same per quarter of an hour: every time zone's hours, days and months consist of them.
+CREATE TABLE usage_rollup_quarter (
+  tenant_id uuid NOT NULL,
+  segment_id uuid NOT NULL,
+  meter_id integer NOT NULL,
+  dims text COLLATE "C" NOT NULL,
+  quarter timestamptz NOT NULL,
+  units numeric(38, 0) NOT NULL,
+  records bigint NOT NULL,
+  PRIMARY KEY (tenant_id, meter_id, quarter, segment_id, dims)
+) PARTITION BY RANGE (quarter);
+
+-- What min, max, latest, time_weighted and percentile meters need beside sums, for reports, so of all segments together.
+-- domain/usage_aggregate.py says what a state is. Voided records are not in it.
+CREATE TABLE usage_rollup_state (
+  tenant_id uuid NOT NULL,
+  meter_id integer NOT NULL,
+  dims text COLLATE "C" NOT NULL,
+  quarter timestamptz NOT NULL,
+  state jsonb NOT NULL,
+  PRIMARY KEY (tenant_id, meter_id, quarter, dims)
+) PARTITION BY RANGE (quarter);
+
+-- Distinct values of unique meters per quarter of an hour: exact, as 128 bits of their SHA-256.
+CREATE TABLE usage_rollup_value (
+  tenant_id uuid NOT NULL,
+  segment_id uuid NOT NULL,
+  meter_id integer NOT NULL,
+  dims text COLLATE "C" NOT NULL,
+  quarter timestamptz NOT NULL,
+  value bytea NOT NULL CONSTRAINT usage_rollup_value_length CHECK (octet_length(value) = 16),
+  -- Records with the value less voids.
+  records bigint NOT NULL,
+  PRIMARY KEY (tenant_id, meter_id, quarter, segment_id, dims, value)
+) PARTITION BY RANGE (quarter);
 
 -- One link per batch that took sequence numbers. hash = SHA-256("tollkeeper.link.v1", stream, position, hash of the
 -- link before, SHA-256 over all that it says of the batch); domain/usage_chain.py is the definition.
@@ -700,16 +744,22 @@ CALL secure_tenant_table('usage_id', 'tollkeeper_ingest');
 CALL secure_tenant_table('settlement', 'tollkeeper_ingest');
 CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_rollup_quarter', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_rollup_state', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_rollup_value', 'tollkeeper_ingest', 'tollkeeper_billing');
 
 GRANT USAGE ON SEQUENCE usage_batch_number TO tollkeeper_ingest;
-GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head, usage_rollup_minute TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE, DELETE ON usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
+  usage_rollup_value TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
 GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
-GRANT SELECT ON producer, producer_tenant, usage_record, usage_quarantine, usage_rollup_minute, usage_chain,
-  usage_chain_head TO tollkeeper_billing;
+GRANT SELECT ON producer, producer_tenant, usage_record, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
+  usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head TO tollkeeper_billing;
 -- An operator declares a producer lost.
 GRANT UPDATE (state) ON producer TO tollkeeper_billing;
-GRANT SELECT ON usage_record, usage_quarantine, usage_rollup_minute TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON usage_record, usage_quarantine, usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
+  usage_rollup_value TO tollkeeper_admin, tollkeeper_reader;
 
 -- Row triggers come to partitions with the attachment; TRUNCATE triggers don't, so the makers below add them.
 CREATE TRIGGER usage_record_append_only BEFORE UPDATE OR DELETE ON usage_record
@@ -747,6 +797,9 @@ BEGIN
       FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', 'usage_record_' || suffix);
   END IF;
   PERFORM make_partition('usage_rollup_minute', 'usage_rollup_minute_' || suffix, bounds);
+  PERFORM make_partition('usage_rollup_quarter', 'usage_rollup_quarter_' || suffix, bounds);
+  PERFORM make_partition('usage_rollup_state', 'usage_rollup_state_' || suffix, bounds);
+  PERFORM make_partition('usage_rollup_value', 'usage_rollup_value_' || suffix, bounds);
 END
 $$;
 GRANT EXECUTE ON FUNCTION make_usage_month(date) TO tollkeeper_ingest;

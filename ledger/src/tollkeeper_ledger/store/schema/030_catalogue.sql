@@ -20,13 +20,16 @@ CREATE TABLE meter (
   seller_id text NOT NULL REFERENCES seller,
   name text NOT NULL,
   unit text NOT NULL,
-  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN ('sum', 'unique')),
+  aggregation text NOT NULL CONSTRAINT meter_aggregation_known CHECK (aggregation IN
+    ('sum', 'count', 'min', 'max', 'avg', 'unique', 'latest', 'time_weighted', 'percentile')),
   scale integer NOT NULL CONSTRAINT meter_scale_range CHECK (scale BETWEEN 0 AND 9),
   attributes text[] NOT NULL,
   pseudonymised text[] NOT NULL,
   -- Aggregation unique: the attribute whose distinct values are counted; empty for all others.
   value_attribute text NOT NULL DEFAULT ''
     CONSTRAINT meter_value_attribute_of_unique CHECK ((aggregation = 'unique') = (value_attribute <> '')),
+  -- Attributes that split rollups. Like the aggregation they never change.
+  dimensions text[] NOT NULL DEFAULT '{}',
   -- One name space per installation: checks name a meter without its seller.
   CONSTRAINT meter_name_unique UNIQUE (name)
 );

@@ -50,12 +50,14 @@ WHERE tenant_id = $1 AND (segment_id = ANY ($2::uuid[]) OR late_for = ANY ($2::u
 ORDER BY segment_id;
 
 -- name: segment_totals
--- Sums segments by meter, never below 0: a level that fell by more than it rose bills nothing. $1 tenant id,
--- $2 segment ids.
-SELECT r.segment_id, m.name AS meter, m.unit, m.scale, greatest(0, sum(r.units)) AS units
-FROM usage_rollup_minute r JOIN meter m USING (meter_id)
+-- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
+-- A late segment may well be below 0: it takes back what was billed and then voided. $1 tenant id, $2 segment ids.
+SELECT r.segment_id, m.name AS meter, m.unit, m.scale,
+       greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
+                CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units
+FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
 WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[])
-GROUP BY r.segment_id, m.name, m.unit, m.scale ORDER BY r.segment_id, m.name;
+GROUP BY r.segment_id, b.late_for, m.name, m.unit, m.scale, m.aggregation ORDER BY r.segment_id, m.name;
 
 -- name: segment_records
 -- Counts the records of segments whose events lie in a span. $1 tenant id, $2 segment ids, $3 from, $4 to.

@@ -11,7 +11,8 @@ FROM seller ORDER BY seller_id;
 
 -- name: meters
 -- Reads meters in name order. $1 after this name, $2 at most so many.
-SELECT meter_id, seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute
+SELECT meter_id, seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute,
+       dimensions
 FROM meter WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: features
@@ -60,9 +61,9 @@ ON CONFLICT (seller_id) DO UPDATE SET
 
 -- name: put_meter
 -- Adds a meter, or changes its attributes. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
--- $7 pseudonymised attributes, $8 attribute whose values are counted.
-INSERT INTO meter (seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+-- $7 pseudonymised attributes, $8 attribute whose values are counted, $9 dimensions.
+INSERT INTO meter (seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute, dimensions)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT ON CONSTRAINT meter_name_unique
 DO UPDATE SET attributes = excluded.attributes, pseudonymised = excluded.pseudonymised;
 

@@ -45,9 +45,13 @@ ON CONFLICT (tenant_id, producer_id) DO NOTHING;
 -- Gives the ids of tenants that exist. $1 wire ids.
 SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
 
--- name: meter_ids
--- Gives the ids of meters that exist. $1 names.
-SELECT name, meter_id FROM meter WHERE name = ANY ($1::text[]);
+-- name: meters_named
+-- Gives meters that exist. $1 names.
+SELECT name, meter_id, aggregation, dimensions, value_attribute FROM meter WHERE name = ANY ($1::text[]);
+
+-- name: meters_all
+-- Gives every meter.
+SELECT name, meter_id, aggregation, dimensions, value_attribute FROM meter;
 
 -- name: next_batch
 -- Takes the number of a batch.
@@ -89,17 +93,103 @@ FROM ROWS FROM (
   string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'))
   AS record (part, shape, id, seq, event_us, received_us, units, attributes);
 
--- name: add_rollups
--- Adds to sums, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 minutes in microseconds, $5 units,
--- $6 records.
-INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, minute, units, records)
-SELECT tenant_id, segment_id, meter_id, timestamptz 'epoch' + interval '1 microsecond' * minute_us, units, records
-FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::bigint[]),
-                unnest($5::text::numeric[]), unnest($6::bigint[]))
-  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, minute_us, units, records, place)
+-- name: add_minutes
+-- Adds to sums per minute, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions, $5 starts in
+-- microseconds, $6 units, $7 records.
+INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, dims, minute, units, records)
+SELECT tenant_id, segment_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
+FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::text[]), unnest($5::bigint[]),
+                unnest($6::text::numeric[]), unnest($7::bigint[]))
+  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, dims, start_us, units, records, place)
 ORDER BY place
-ON CONFLICT (tenant_id, segment_id, meter_id, minute)
+ON CONFLICT (tenant_id, segment_id, meter_id, dims, minute)
 DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
+
+-- name: add_quarters
+-- Adds to sums per quarter of an hour, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions, $5 starts in
+-- microseconds, $6 units, $7 records.
+INSERT INTO usage_rollup_quarter AS stored (tenant_id, segment_id, meter_id, dims, quarter, units, records)
+SELECT tenant_id, segment_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
+FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::text[]), unnest($5::bigint[]),
+                unnest($6::text::numeric[]), unnest($7::bigint[]))
+  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, dims, start_us, units, records, place)
+ORDER BY place
+ON CONFLICT (tenant_id, meter_id, quarter, segment_id, dims)
+DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
+
+-- name: add_values
+-- Counts records per distinct value, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions,
+-- $5 quarters in microseconds, $6 values, $7 records.
+INSERT INTO usage_rollup_value AS stored (tenant_id, segment_id, meter_id, dims, quarter, value, records)
+SELECT tenant_id, segment_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, value, records
+FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::bytea[], $7::bigint[])
+  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, dims, start_us, value, records, place)
+ORDER BY place
+ON CONFLICT (tenant_id, meter_id, quarter, segment_id, dims, value)
+DO UPDATE SET records = stored.records + excluded.records;
+
+-- name: need_states
+-- Has rows for states, null where they are new, in the order given. $1 tenant ids, $2 meter ids, $3 dimensions,
+-- $4 quarters in microseconds.
+INSERT INTO usage_rollup_state (tenant_id, meter_id, dims, quarter, state)
+SELECT tenant_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, 'null'
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[])
+  WITH ORDINALITY AS wanted (tenant_id, meter_id, dims, start_us, place)
+ORDER BY place
+ON CONFLICT (tenant_id, meter_id, quarter, dims) DO NOTHING;
+
+-- name: lock_states
+-- Locks states in the order given and gives them in that order. Arguments as need_states.
+SELECT stored.state
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[])
+  WITH ORDINALITY AS wanted (tenant_id, meter_id, dims, start_us, place)
+JOIN usage_rollup_state stored
+  ON stored.tenant_id = wanted.tenant_id AND stored.meter_id = wanted.meter_id AND stored.dims = wanted.dims
+  AND stored.quarter = timestamptz 'epoch' + interval '1 microsecond' * wanted.start_us
+ORDER BY place FOR UPDATE OF stored;
+
+-- name: write_states
+-- Writes states. Arguments as need_states, $5 states as JSON in lines.
+UPDATE usage_rollup_state stored SET state = wanted.state::jsonb
+FROM ROWS FROM (unnest($1::uuid[]), unnest($2::integer[]), unnest($3::text[]), unnest($4::bigint[]),
+                string_to_table($5::text, E'\n'))
+  AS wanted (tenant_id, meter_id, dims, start_us, state)
+WHERE stored.tenant_id = wanted.tenant_id AND stored.meter_id = wanted.meter_id AND stored.dims = wanted.dims
+  AND stored.quarter = timestamptz 'epoch' + interval '1 microsecond' * wanted.start_us;
+
+-- name: drop_states
+-- Drops states of which no record is left. Arguments as need_states.
+DELETE FROM usage_rollup_state stored
+USING unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[]) AS wanted (tenant_id, meter_id, dims, start_us)
+WHERE stored.tenant_id = wanted.tenant_id AND stored.meter_id = wanted.meter_id AND stored.dims = wanted.dims
+  AND stored.quarter = timestamptz 'epoch' + interval '1 microsecond' * wanted.start_us;
+
+-- name: stored_records
+-- Gives records whose ids are kept. $1 tenant id, $2 ids.
+SELECT record.id, event_time, flags, units, attributes,
+       ARRAY(SELECT name FROM unnest(meter_ids) WITH ORDINALITY AS used (meter_id, place) JOIN meter USING (meter_id)
+             ORDER BY place) AS meters
+FROM usage_id known JOIN usage_record record USING (tenant_id, id, batch_id)
+WHERE known.tenant_id = $1 AND known.id = ANY ($2::text[]);
+
+-- name: records_of_quarters
+-- Gives the records of quarters of an hour. $1 tenant ids, $2 quarters, of equal length.
+SELECT record.tenant_id, segment_id, flags, event_time, id, meter_ids, units, attributes
+FROM unnest($1::uuid[], $2::timestamptz[]) AS wanted (tenant_id, quarter)
+JOIN usage_record record ON record.tenant_id = wanted.tenant_id
+  AND record.event_time >= wanted.quarter AND record.event_time < wanted.quarter + interval '15 minutes';
+
+-- name: drop_empty_minutes
+-- Drops sums per minute in which nothing is left. $1 tenant ids, $2 from, $3 to, inclusive.
+DELETE FROM usage_rollup_minute WHERE tenant_id = ANY ($1::uuid[]) AND minute BETWEEN $2 AND $3 AND units = 0 AND records = 0;
+
+-- name: drop_empty_quarters
+-- Drops sums per quarter of an hour in which nothing is left. $1 tenant ids, $2 from, $3 to, inclusive.
+DELETE FROM usage_rollup_quarter WHERE tenant_id = ANY ($1::uuid[]) AND quarter BETWEEN $2 AND $3 AND units = 0 AND records = 0;
+
+-- name: drop_empty_values
+-- Drops distinct values in which nothing is left. $1 tenant ids, $2 from, $3 to, inclusive.
+DELETE FROM usage_rollup_value WHERE tenant_id = ANY ($1::uuid[]) AND quarter BETWEEN $2 AND $3 AND records = 0;
 
 -- name: add_quarantine
 -- Keeps refused records. $1 producer id, $2 batch, $3 ledger time; columns $4 tenant ids, $5 seqs, $6 reasons,

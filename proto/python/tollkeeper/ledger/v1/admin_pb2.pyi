@@ -367,12 +367,13 @@ class Meter(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VALUE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
     """Unit."""
     aggregation: _builtins.str
-    """Aggregation, for example `sum`."""
+    """Aggregation: sum, count, min, max, avg, unique, latest, time_weighted or percentile. Never changes."""
     scale: _builtins.int
     """Decimal digits, 0 to 9."""
     value_attribute: _builtins.str
@@ -380,6 +381,10 @@ class Meter(_message.Message):
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Declared attributes."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Attributes that split its rollups, up to 4. They never change."""
 
     def __init__(
         self,
@@ -390,10 +395,11 @@ class Meter(_message.Message):
         scale: _builtins.int = ...,
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         value_attribute: _builtins.str = ...,
+        dimensions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "dimensions", b"dimensions", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

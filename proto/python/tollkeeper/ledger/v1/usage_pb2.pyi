@@ -48,6 +48,8 @@ class _RecordFlagEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordFlag
     """Admitted without cover by policy `open`."""
     RECORD_FLAG_DECREASE: _RecordFlag.ValueType  # 16
     """The quantities went down by so much (GIVE_BACK on a level): sums subtract them."""
+    RECORD_FLAG_VOID: _RecordFlag.ValueType  # 32
+    """The record takes back the one whose id follows its own prefix `v/`. Only the ledger writes such records."""
 
 class RecordFlag(_RecordFlag, metaclass=_RecordFlagEnumTypeWrapper):
     """Bits of UsageColumns.flags."""
@@ -64,7 +66,71 @@ RECORD_FLAG_UNCOVERED: RecordFlag.ValueType  # 8
 """Admitted without cover by policy `open`."""
 RECORD_FLAG_DECREASE: RecordFlag.ValueType  # 16
 """The quantities went down by so much (GIVE_BACK on a level): sums subtract them."""
+RECORD_FLAG_VOID: RecordFlag.ValueType  # 32
+"""The record takes back the one whose id follows its own prefix `v/`. Only the ledger writes such records."""
 Global___RecordFlag: _TypeAlias = RecordFlag  # noqa: Y015
+
+@_typing.final
+class VoidUsageRequest(_message.Message):
+    """Takes records back, all or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    note: _builtins.str
+    """Why, for the audit log; up to 500 bytes."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of 1 to 1,000 stored records, committed in the last 49 days. A void itself can't be voided."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "note", b"note", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageRequest: _TypeAlias = VoidUsageRequest  # noqa: Y015
+
+@_typing.final
+class VoidUsageResponse(_message.Message):
+    """What was taken back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOIDED_FIELD_NUMBER: _builtins.int
+    VOIDED_BEFORE_FIELD_NUMBER: _builtins.int
+    voided: _builtins.int
+    """Records voided by this call."""
+    voided_before: _builtins.int
+    """Records that had been voided before."""
+    def __init__(
+        self,
+        *,
+        voided: _builtins.int = ...,
+        voided_before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["voided", b"voided", "voided_before", b"voided_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageResponse: _TypeAlias = VoidUsageResponse  # noqa: Y015
 
 @_typing.final
 class OpenProducerRequest(_message.Message):

@@ -56,6 +56,11 @@ class UsageServiceStub:
                 request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
                 _registered_method=True)
+        self.VoidUsage = channel.unary_unary(
+                '/tollkeeper.ledger.v1.UsageService/VoidUsage',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -91,6 +96,14 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VoidUsage(self, request, context):
+        """Takes records back: writes a void record beside each, and every figure is as if they had never been. What a closed
+        period was billed stands; the next invoice takes it back. Gives no units of limits back. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ReleaseReservation,
                     request_deserializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.FromString,
                     response_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.SerializeToString,
+            ),
+            'VoidUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidUsage,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +242,33 @@ class UsageService:
             '/tollkeeper.ledger.v1.UsageService/ReleaseReservation',
             tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationRequest.SerializeToString,
             tollkeeper_dot_quota_dot_v1_dot_quota__pb2.ReleaseReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.UsageService/VoidUsage',
+            tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.VoidUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class UsageServiceStub:
     """
     ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]
     """Ends a reservation at zero, likewise. Idempotent."""
+    VoidUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.VoidUsageRequest, _usage_pb2.VoidUsageResponse]
+    """Takes records back: writes a void record beside each, and every figure is as if they had never been. What a closed
+    period was billed stands; the next invoice takes it back. Gives no units of limits back. Idempotent.
+    """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -71,6 +75,10 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """
     ReleaseReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseReservationRequest, _quota_pb2.ReleaseReservationResponse]  # type: ignore[assignment]
     """Ends a reservation at zero, likewise. Idempotent."""
+    VoidUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.VoidUsageRequest, _usage_pb2.VoidUsageResponse]  # type: ignore[assignment]
+    """Takes records back: writes a void record beside each, and every figure is as if they had never been. What a closed
+    period was billed stands; the next invoice takes it back. Gives no units of limits back. Idempotent.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves producers, and whoever holds a reservation's token."""
@@ -108,5 +116,15 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.ReleaseReservationResponse, _abc.Awaitable[_quota_pb2.ReleaseReservationResponse]]:
         """Ends a reservation at zero, likewise. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def VoidUsage(
+        self,
+        request: _usage_pb2.VoidUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.VoidUsageResponse, _abc.Awaitable[_usage_pb2.VoidUsageResponse]]:
+        """Takes records back: writes a void record beside each, and every figure is as if they had never been. What a closed
+        period was billed stands; the next invoice takes it back. Gives no units of limits back. Idempotent.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,6 +50,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The invoice does not exist. NOT_FOUND."""
     ERROR_REASON_SUBSCRIPTION_UNKNOWN: _ErrorReason.ValueType  # 15
     """The subscription does not exist. NOT_FOUND."""
+    ERROR_REASON_USAGE_UNKNOWN: _ErrorReason.ValueType  # 16
+    """The usage record does not exist, or its id has expired. NOT_FOUND."""
     ERROR_REASON_RESERVATION_INVALID: _ErrorReason.ValueType  # 20
     """The reservation token is not one of this installation. INVALID_ARGUMENT."""
     ERROR_REASON_RESERVATION_ELSEWHERE: _ErrorReason.ValueType  # 21
@@ -140,6 +142,8 @@ ERROR_REASON_INVOICE_UNKNOWN: ErrorReason.ValueType  # 14
 """The invoice does not exist. NOT_FOUND."""
 ERROR_REASON_SUBSCRIPTION_UNKNOWN: ErrorReason.ValueType  # 15
 """The subscription does not exist. NOT_FOUND."""
+ERROR_REASON_USAGE_UNKNOWN: ErrorReason.ValueType  # 16
+"""The usage record does not exist, or its id has expired. NOT_FOUND."""
 ERROR_REASON_RESERVATION_INVALID: ErrorReason.ValueType  # 20
 """The reservation token is not one of this installation. INVALID_ARGUMENT."""
 ERROR_REASON_RESERVATION_ELSEWHERE: ErrorReason.ValueType  # 21

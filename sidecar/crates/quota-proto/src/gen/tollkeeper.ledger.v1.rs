@@ -1298,6 +1298,32 @@ pub mod limit_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Takes records back, all or none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VoidUsageRequest {
+    /// Idempotency id.
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Wire id of the tenant.
+    #[prost(string, tag = "2")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Ids of 1 to 1,000 stored records, committed in the last 49 days. A void itself can't be voided.
+    #[prost(string, repeated, tag = "3")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why, for the audit log; up to 500 bytes.
+    #[prost(string, tag = "4")]
+    pub note: ::prost::alloc::string::String,
+}
+/// What was taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VoidUsageResponse {
+    /// Records voided by this call.
+    #[prost(uint32, tag = "1")]
+    pub voided: u32,
+    /// Records that had been voided before.
+    #[prost(uint32, tag = "2")]
+    pub voided_before: u32,
+}
 /// Announces a producer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenProducerRequest {
@@ -1522,6 +1548,8 @@ pub enum RecordFlag {
     Uncovered = 8,
     /// The quantities went down by so much (GIVE_BACK on a level): sums subtract them.
     Decrease = 16,
+    /// The record takes back the one whose id follows its own prefix `v/`. Only the ledger writes such records.
+    Void = 32,
 }
 impl RecordFlag {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1536,6 +1564,7 @@ impl RecordFlag {
             Self::Expired => "RECORD_FLAG_EXPIRED",
             Self::Uncovered => "RECORD_FLAG_UNCOVERED",
             Self::Decrease => "RECORD_FLAG_DECREASE",
+            Self::Void => "RECORD_FLAG_VOID",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1547,6 +1576,7 @@ impl RecordFlag {
             "RECORD_FLAG_EXPIRED" => Some(Self::Expired),
             "RECORD_FLAG_UNCOVERED" => Some(Self::Uncovered),
             "RECORD_FLAG_DECREASE" => Some(Self::Decrease),
+            "RECORD_FLAG_VOID" => Some(Self::Void),
             _ => None,
         }
     }
@@ -1599,6 +1629,15 @@ pub mod usage_service_server {
             >,
         ) -> std::result::Result<
             tonic::Response<super::super::super::quota::v1::ReleaseReservationResponse>,
+            tonic::Status,
+        >;
+        /// Takes records back: writes a void record beside each, and every figure is as if they had never been. What a closed
+        /// period was billed stands; the next invoice takes it back. Gives no units of limits back. Idempotent.
+        async fn void_usage(
+            &self,
+            request: tonic::Request<super::VoidUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VoidUsageResponse>,
             tonic::Status,
         >;
     }
@@ -1852,6 +1891,51 @@ pub mod usage_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReleaseReservationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tollkeeper.ledger.v1.UsageService/VoidUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct VoidUsageSvc<T: UsageService>(pub Arc<T>);
+                    impl<
+                        T: UsageService,
+                    > tonic::server::UnaryService<super::VoidUsageRequest>
+                    for VoidUsageSvc<T> {
+                        type Response = super::VoidUsageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VoidUsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UsageService>::void_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VoidUsageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1466,6 +1466,8 @@ pub enum ErrorReason {
     InvoiceUnknown = 14,
     /// The subscription does not exist. NOT_FOUND.
     SubscriptionUnknown = 15,
+    /// The usage record does not exist, or its id has expired. NOT_FOUND.
+    UsageUnknown = 16,
     /// The reservation token is not one of this installation. INVALID_ARGUMENT.
     ReservationInvalid = 20,
     /// Not answered any more: every sidecar, and the ledger, settles every reservation. FAILED_PRECONDITION.
@@ -1544,6 +1546,7 @@ impl ErrorReason {
             Self::PlanUnknown => "ERROR_REASON_PLAN_UNKNOWN",
             Self::InvoiceUnknown => "ERROR_REASON_INVOICE_UNKNOWN",
             Self::SubscriptionUnknown => "ERROR_REASON_SUBSCRIPTION_UNKNOWN",
+            Self::UsageUnknown => "ERROR_REASON_USAGE_UNKNOWN",
             Self::ReservationInvalid => "ERROR_REASON_RESERVATION_INVALID",
             Self::ReservationElsewhere => "ERROR_REASON_RESERVATION_ELSEWHERE",
             Self::ReservationReleased => "ERROR_REASON_RESERVATION_RELEASED",
@@ -1591,6 +1594,7 @@ impl ErrorReason {
             "ERROR_REASON_PLAN_UNKNOWN" => Some(Self::PlanUnknown),
             "ERROR_REASON_INVOICE_UNKNOWN" => Some(Self::InvoiceUnknown),
             "ERROR_REASON_SUBSCRIPTION_UNKNOWN" => Some(Self::SubscriptionUnknown),
+            "ERROR_REASON_USAGE_UNKNOWN" => Some(Self::UsageUnknown),
             "ERROR_REASON_RESERVATION_INVALID" => Some(Self::ReservationInvalid),
             "ERROR_REASON_RESERVATION_ELSEWHERE" => Some(Self::ReservationElsewhere),
             "ERROR_REASON_RESERVATION_RELEASED" => Some(Self::ReservationReleased),

@@ -1,0 +1,143 @@
+"""Everything that is derived from usage records, in Postgres: sums, distinct values, states of other aggregations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.usage_aggregate import Aggregation
+from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord
+from tollkeeper_ledger.store.clock import from_us, to_us
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage_aggregate import State
+    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum, StateKey, ValueKey
+    from tollkeeper_ledger.store.pool import Connection, Row
+
+QUARTER = timedelta(microseconds=QUARTER_US)
+
+
+async def find_meters(conn: Connection, names: Iterable[str]) -> dict[str, MeterFacts]:
+    """Give those meters that exist, by name."""
+    rows = await conn.fetch(sql("usage.meters_named"), [name for name in names if "\0" not in name])
+    return {row["name"]: _facts(row) for row in rows}
+
+
+async def all_meters(conn: Connection) -> dict[str, MeterFacts]:
+    """Give every meter, by name."""
+    return {row["name"]: _facts(row) for row in await conn.fetch(sql("usage.meters_all"))}
+
+
+def _facts(row: Row) -> MeterFacts:
+    return MeterFacts(
+        meter_id=row["meter_id"],
+        aggregation=Aggregation(row["aggregation"]),
+        dimensions=tuple(row["dimensions"]),
+        value_attribute=row["value_attribute"],
+    )
+
+
+async def add_minutes(conn: Connection, sums: Mapping[RollupKey, RollupSum]) -> None:
+    """Add to the sums per minute, locking them in the order given. Their months must exist."""
+    await conn.execute(sql("usage.add_minutes"), *await asyncio.to_thread(_sum_columns, sums))
+
+
+async def add_quarters(conn: Connection, sums: Mapping[RollupKey, RollupSum]) -> None:
+    """Add to the sums per quarter of an hour, likewise."""
+    await conn.execute(sql("usage.add_quarters"), *await asyncio.to_thread(_sum_columns, sums))
+
+
+def _sum_columns(sums: Mapping[RollupKey, RollupSum]) -> tuple[object, ...]:
+    return (
+        [key.tenant_id for key in sums],
+        [key.segment_id for key in sums],
+        [key.meter_id for key in sums],
+        [key.dims for key in sums],
+        [key.start_us for key in sums],
+        "{" + ",".join(str(total.units) for total in sums.values()) + "}",
+        [total.records for total in sums.values()],
+    )
+
+
+async def add_values(conn: Connection, counts: Mapping[ValueKey, int]) -> None:
+    """Count records per distinct value, locking them in the order given. Their months must exist."""
+    await conn.execute(
+        sql("usage.add_values"),
+        [key.tenant_id for key in counts],
+        [key.segment_id for key in counts],
+        [key.meter_id for key in counts],
+        [key.dims for key in counts],
+        [key.start_us for key in counts],
+        [key.value for key in counts],
+        list(counts.values()),
+    )
+
+
+async def drop_empty(conn: Connection, tenant_ids: Collection[UUID], *, first_us: int, last_us: int) -> None:
+    """Drop sums and values in which voids left nothing, of quarters of an hour that hold these event times."""
+    first = from_us(first_us - first_us % QUARTER_US)
+    for name in ("drop_empty_minutes", "drop_empty_quarters", "drop_empty_values"):
+        await conn.execute(sql(f"usage.{name}"), list(tenant_ids), first, from_us(last_us))
+
+
+async def lock_states(conn: Connection, keys: Sequence[StateKey]) -> list[State | None]:
+    """Lock states in the order given, new ones as well, and give them; None where it is new."""
+    arguments = _state_columns(keys)
+    await conn.execute(sql("usage.need_states"), *arguments)
+    rows = await conn.fetch(sql("usage.lock_states"), *arguments)
+    return [row["state"] for row in rows]
+
+
+async def write_states(conn: Connection, states: Mapping[StateKey, State | None]) -> None:
+    """Write states that are locked; those of no records are dropped."""
+    kept = {key: state for key, state in states.items() if state is not None}
+    if kept:
+        await conn.execute(sql("usage.write_states"), *_state_columns(kept), "\n".join(map(json.dumps, kept.values())))
+    gone = [key for key, state in states.items() if state is None]
+    if gone:
+        await conn.execute(sql("usage.drop_states"), *_state_columns(gone))
+
+
+def _state_columns(keys: Iterable[StateKey]) -> tuple[list[Any], ...]:
+    ordered = list(keys)
+    return (
+        [key.tenant_id for key in ordered],
+        [key.meter_id for key in ordered],
+        [key.dims for key in ordered],
+        [key.start_us for key in ordered],
+    )
+
+
+async def records_of_quarters(
+    conn: Connection, quarters: Collection[tuple[UUID, int]], meter_ids: Collection[int]
+) -> list[RawRecord]:
+    """Give the records of tenants' quarters of an hour, voids as well, with what they say of these meters."""
+    rows = await conn.fetch(
+        sql("usage.records_of_quarters"),
+        [tenant_id for tenant_id, _ in quarters],
+        [from_us(start_us) for _, start_us in quarters],
+    )
+    return [raw_record(row, meter_ids) for row in rows]
+
+
+def raw_record(row: Row, meter_ids: Collection[int]) -> RawRecord:
+    """Give a stored record as rollups see it."""
+    return RawRecord(
+        tenant_id=row["tenant_id"],
+        segment_id=row["segment_id"],
+        flags=row["flags"],
+        event_us=to_us(row["event_time"]),
+        id=row["id"],
+        quantities=[
+            (meter_id, units)
+            for meter_id, units in zip(row["meter_ids"], row["units"], strict=True)
+            if meter_id in meter_ids
+        ],
+        attributes=row["attributes"],
+    )
