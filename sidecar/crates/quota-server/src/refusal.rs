@@ -261,7 +261,8 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::LimitUnknown
         | ErrorReason::PlanUnknown
         | ErrorReason::InvoiceUnknown
-        | ErrorReason::SubscriptionUnknown => code::NOT_FOUND,
+        | ErrorReason::SubscriptionUnknown
+        | ErrorReason::UsageUnknown => code::NOT_FOUND,
         ErrorReason::ReservationElsewhere
         | ErrorReason::ReservationReleased
         | ErrorReason::NotConsumedHere
