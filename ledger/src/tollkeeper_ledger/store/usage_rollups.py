@@ -82,8 +82,8 @@ async def add_values(conn: Connection, counts: Mapping[ValueKey, int]) -> None:
 async def drop_empty(conn: Connection, tenant_ids: Collection[UUID], *, first_us: int, last_us: int) -> None:
     """Drop sums and values in which voids left nothing, of quarters of an hour that hold these event times."""
     first = from_us(first_us - first_us % QUARTER_US)
-    for name in ("drop_empty_minutes", "drop_empty_quarters", "drop_empty_values"):
-        await conn.execute(sql(f"usage.{name}"), list(tenant_ids), first, from_us(last_us))
+    for name in ("usage.drop_empty_minutes", "usage.drop_empty_quarters", "usage.drop_empty_values"):
+        await conn.execute(sql(name), list(tenant_ids), first, from_us(last_us))
 
 
 async def lock_states(conn: Connection, keys: Sequence[StateKey]) -> list[State | None]:
