@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -33,10 +33,10 @@ ADDRESSES_FILE = "stack.json"
 CHANNEL_OPTIONS = (("grpc.default_authority", "localhost"),)
 
 _LEDGER_START_TIMEOUT_S = 60.0
-_SIDECAR_START_TIMEOUT_S = 30.0
+_SIDECAR_START_TIMEOUT_S = 60.0
 _SIDECAR_STOP_TIMEOUT_S = 15.0
 _LEDGER_STOP_TIMEOUT_S = 10.0
-_HEALTH_TIMEOUT_S = 0.5
+_HEALTH_TIMEOUT_S = 2.0
 _MIGRATE_TIMEOUT_S = 120.0
 # Six processes and their load share this machine: a round trip to Redis may take longer than a network's 5 ms.
 _EMBEDDED_REDIS_BUDGET_MS = "250"
@@ -223,21 +223,22 @@ class Stack:
     def _choose_addresses(self) -> Addresses:
         """Take the wanted ports, or free ones in place of those that are taken."""
         wanted = self._wanted
-        chosen = {
-            name: self._choose_port(name, getattr(wanted, name))
-            for name in ("ledger_listen", "ledger_http", "sidecar_listen", "sidecar_http")
-        }
+        with ExitStack() as probes:  # Each stays open until all are chosen: nobody gets a port twice.
+            chosen = {
+                name: self._choose_port(name, getattr(wanted, name), probes)
+                for name in ("ledger_listen", "ledger_http", "sidecar_listen", "sidecar_http")
+            }
         place = places.socket_directory(self.directory)
         return Addresses(**chosen, sidecar_socket=wanted.sidecar_socket or str(place / "sidecar.sock"))
 
-    def _choose_port(self, name: str, wanted: str) -> str:
+    def _choose_port(self, name: str, wanted: str, probes: ExitStack) -> str:
         """Return the wanted address when it is free, else a free port of the same host."""
         host, _, port = wanted.rpartition(":")
         if is_free(host, int(port)):
             return wanted
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            free = f"{host}:{probe.getsockname()[1]}"
+        probe = probes.enter_context(socket.socket())
+        probe.bind((host, 0))
+        free = f"{host}:{probe.getsockname()[1]}"
         if port != "0":
             self._say(f"{wanted} is taken: {name.replace('_', ' ')} uses {free}")
         return free

@@ -46,16 +46,19 @@ _SETTINGS = {
     "log_line_prefix": "%m [%p] ",
     "cluster_name": "tollkeeper-embedded",
 }
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres:
     """A Postgres server of one's own, with a database `tollkeeper` and a superuser `postgres`.
 
     Listens on a Unix socket in a private directory only. Root is served too: the server then runs as `nobody`.
-    A directory that an earlier process left, even killed, is resumed as Postgres resumes after a crash.
+    A directory that an earlier process left, even killed, is resumed as Postgres resumes after a crash. One that is not
+    `durable` outlives the end of its processes as well, but not that of the machine: for data that tests throw away.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self._settings = _SETTINGS if durable else _SETTINGS | _NOT_DURABLE
         self._directory = directory.resolve()
         self._account = places.server_account()
         self._home: Path | None = None
@@ -108,12 +111,13 @@ class EmbeddedPostgres:
             self._child.kill()
 
     def remove(self) -> None:
-        """Stop the server and remove its directory."""
-        self.stop()
+        """Stop the server at once, without a last checkpoint, and remove its directory."""
+        if self._child is not None:
+            self._child.stop(timeout_s=_STOP_TIMEOUT_S, by=signal.SIGQUIT)
         places.remove_home(self._directory)
 
     def _spec(self, programs: Path, data: Path) -> ChildSpec:
-        settings = [argument for name, value in _SETTINGS.items() for argument in ("-c", f"{name}={value}")]
+        settings = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
         return ChildSpec(
             name="postgres",
             argv=[str(programs / "postgres"), "-D", str(data), "-k", str(data.parent), *settings],

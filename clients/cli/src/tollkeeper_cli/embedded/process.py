@@ -112,16 +112,17 @@ class Child:
                 raise ProcessError(f"{self._spec.name} was not ready after {timeout_s:g} s\n{self.log_tail()}")
             time.sleep(_POLL_INTERVAL_S)
 
-    def stop(self, *, timeout_s: float) -> bool:
+    def stop(self, *, timeout_s: float, by: signal.Signals | None = None) -> bool:
         """End the process in order; kill it and everything below it after the time given.
 
-        Returns whether it ended in order. Does nothing when it isn't running.
+        `by` is the signal that asks it to end; none = the one that ends it in order. Returns whether it ended by
+        itself. Does nothing when it isn't running.
         """
         if self._popen is None:
             return True
         in_order = True
         if self._popen.poll() is None:
-            self._popen.send_signal(self._spec.stop_signal)
+            self._popen.send_signal(by or self._spec.stop_signal)
             try:
                 self._popen.wait(timeout_s)
             except subprocess.TimeoutExpired:
