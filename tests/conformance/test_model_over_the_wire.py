@@ -28,7 +28,7 @@ EXAMPLES = 25
 SECOND_US = 1_000_000
 METERS = ("requests", "tokens")
 VALUES = ("a", "ab", "b")
-WAIT_S = 10.0
+WAIT_S = 60.0
 AGAIN_MAX = 400
 
 

@@ -90,7 +90,7 @@ async def test_bad_check_is_refused_with_field_bound_and_remedy(platform: Platfo
     request, reason, field = BAD_CHECKS[name]
     async with platform.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota(request, timeout=5)
+            await quota_pb2_grpc.QuotaServiceStub(channel).CheckQuota(request, timeout=30)
     code, info = error_info(caught.value)
     assert (code, info.domain, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "tollkeeper", reason)
     assert info.metadata["field"] == field
@@ -102,8 +102,8 @@ async def test_unknown_tenant_and_meter_are_decisions(platform: Platform) -> Non
     """An unknown tenant or meter is a denial that names it, as any decision about a call."""
     async with platform.channel() as channel:
         stub = quota_pb2_grpc.QuotaServiceStub(channel)
-        nobody = await stub.CheckQuota(check(tenant="nobody"), timeout=5)
-        nothing = await stub.CheckQuota(check(costs=costs(1, meter="unicorns")), timeout=5)
+        nobody = await stub.CheckQuota(check(tenant="nobody"), timeout=30)
+        nothing = await stub.CheckQuota(check(costs=costs(1, meter="unicorns")), timeout=30)
     assert (nobody.decision.allowed, nobody.decision.reason) == (False, decision_pb2.DECISION_REASON_TENANT_UNKNOWN)
     assert (nothing.decision.allowed, nothing.decision.reason) == (False, decision_pb2.DECISION_REASON_METER_UNKNOWN)
     assert nothing.decision.subject == "unicorns"
@@ -114,8 +114,8 @@ async def test_later_features_say_that_they_are_not_there(platform: Platform) ->
     async with platform.channel() as channel:
         stub = quota_pb2_grpc.QuotaServiceStub(channel)
         for call in (
-            stub.LeaseQuota(quota_pb2.LeaseQuotaRequest(tenant="code"), timeout=5),
-            stub.CheckQuota(check(mode=quota_pb2.CHECK_MODE_GIVE_BACK), timeout=5),
+            stub.LeaseQuota(quota_pb2.LeaseQuotaRequest(tenant="code"), timeout=30),
+            stub.CheckQuota(check(mode=quota_pb2.CHECK_MODE_GIVE_BACK), timeout=30),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
@@ -161,7 +161,7 @@ async def test_bad_records_are_refused_one_by_one(platform: Platform) -> None:
     async with platform.channel() as channel:
         stub = quota_pb2_grpc.QuotaServiceStub(channel)
         response = await stub.RecordUsage(
-            usage_pb2.RecordUsageRequest(records=records, acknowledgement=usage_pb2.ACKNOWLEDGEMENT_LEDGER), timeout=20
+            usage_pb2.RecordUsageRequest(records=records, acknowledgement=usage_pb2.ACKNOWLEDGEMENT_LEDGER), timeout=60
         )
     for number, (name, (_, reason, field)) in enumerate(BAD_RECORDS.items()):
         result = response.results[number]
@@ -184,7 +184,7 @@ async def test_a_reused_id_with_other_content_is_a_conflict(platform: Platform) 
     async with platform.channel() as channel:
         stub = quota_pb2_grpc.QuotaServiceStub(channel)
         for one in (first, first, other):
-            response = await stub.RecordUsage(usage_pb2.RecordUsageRequest(records=[one]), timeout=5)
+            response = await stub.RecordUsage(usage_pb2.RecordUsageRequest(records=[one]), timeout=30)
             outcomes.append(response.results[0].outcome)
     assert outcomes == [
         usage_pb2.RECORD_OUTCOME_RECORDED,

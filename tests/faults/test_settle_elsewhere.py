@@ -23,7 +23,7 @@ CATALOGUE = Path(__file__).resolve().parents[1] / "e2e" / "catalogue.yaml"
 TENANT = "code"
 AMOUNT = 100
 USED = 40
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ class Fleet(Platform):
         told: list[dict[str, Any]] = json.loads(out)
         return told
 
-    async def until_admitted(self, tenant: str, *, timeout_s: float = 20.0, **attributes: str) -> float:
+    async def until_admitted(self, tenant: str, *, timeout_s: float = 60.0, **attributes: str) -> float:
         """Wait until every sidecar admits one unit of a tenant's limits and return how many seconds the last one took.
 
         A sidecar that is away is asked again.
@@ -144,7 +144,7 @@ class Fleet(Platform):
                 stub = quota_pb2_grpc.QuotaServiceStub(channel)
                 while time.monotonic() - started_s < timeout_s:
                     try:
-                        answer = await stub.CheckQuota(request, timeout=1)
+                        answer = await stub.CheckQuota(request, timeout=5)
                     except grpc.aio.AioRpcError as error:
                         said = error.code()
                         await asyncio.sleep(0.01)

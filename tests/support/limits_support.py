@@ -154,11 +154,24 @@ class Sidecar:
         return [str(element) for element in reply]
 
 
-async def wait_until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 10) -> None:
+async def wait_until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 60) -> None:
     """Wait for a condition that nobody announces. Raises TimeoutError when it never comes."""
     async with asyncio.timeout(seconds_max):
         while not await true_now():  # noqa: ASYNC110 - neither Redis nor another process has an event for it
             await asyncio.sleep(0.01)
+
+
+async def quickest(trial: Callable[[], Awaitable[float]], *, bound_s: float, trials_max: int = 7) -> float:
+    """Repeat a trial until it took no more than the bound, and return the shortest time of all, in seconds.
+
+    For promises of speed on a machine that others use as well: they only ever make it slower.
+    """
+    shortest_s = await trial()
+    for _ in range(trials_max - 1):
+        if shortest_s <= bound_s:
+            break
+        shortest_s = min(shortest_s, await trial())
+    return shortest_s
 
 
 def kind(answer: Answer) -> str:

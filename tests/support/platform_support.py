@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ANY_PORT = Addresses(
     ledger_listen="127.0.0.1:0", ledger_http="127.0.0.1:0", sidecar_listen="127.0.0.1:0", sidecar_http="127.0.0.1:0"
 )
-CALL_TIMEOUT_S = 20.0
+CALL_TIMEOUT_S = 60.0
 
 
 class AddedSidecar:
@@ -54,15 +54,15 @@ class AddedSidecar:
     def start(self) -> None:
         """Start it and wait until it serves."""
         self._child.start()
-        self._child.wait_until(lambda: is_serving(self.target), timeout_s=30)
+        self._child.wait_until(lambda: is_serving(self.target), timeout_s=60)
 
     def kill(self) -> None:
         """Kill it as a crash would."""
         self._child.kill()
 
     def stop(self) -> bool:
-        """End it in order and return whether it did end so within 10 s."""
-        return self._child.stop(timeout_s=10)
+        """End it in order and return whether it did end so within 30 s."""
+        return self._child.stop(timeout_s=30)
 
 
 class Platform:
@@ -78,9 +78,11 @@ class Platform:
         self.stack.start()
 
     def stop(self) -> None:
-        """Stop every process, added sidecars first."""
+        """End every process; nobody needs what they hold any more."""
         for sidecar in self.added:
-            sidecar.stop()
+            sidecar.kill()
+        self.stack.kill_sidecar()
+        self.stack.kill_ledger()
         self.stack.stop()
 
     def add_sidecar(self, name: str, **environment: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _SETTINGS = {
     "bind": "127.0.0.1",
     "save": "",
@@ -63,7 +63,7 @@ class RedisServer:
                 pid_path=directory / f"{name}.pid.json",
             )
         )
-        self.client = Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        self.client = Redis(port=self.port, decode_responses=True, socket_timeout=30)
 
     def start(self) -> None:
         """Start it, empty."""
@@ -78,7 +78,7 @@ class RedisServer:
     def stop(self) -> None:
         """Stop it."""
         self.client.close()
-        self._child.stop(timeout_s=5)
+        self._child.stop(timeout_s=30)
 
     @property
     def pid(self) -> int:

@@ -82,7 +82,7 @@ class RedisProcess:
             host="127.0.0.1",
             port=self.port,
             decode_responses=True,
-            socket_timeout=2,
+            socket_timeout=10,
             retry=Retry(NoBackoff(), 0),
         )
 
@@ -98,7 +98,7 @@ class RedisProcess:
         return found
 
 
-async def until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 20) -> None:
+async def until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 60) -> None:
     """Wait for a condition of processes that announce nothing; a Redis that does not answer makes it false."""
     async with asyncio.timeout(seconds_max):
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,11 +17,16 @@ from .conftest import (  # noqa: TID252 - test folders are not packages on the p
     Functions,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX = 2**53 - 1
 MARKER, BUCKET = "{b}marker", "{b}bucket"
 ORIGIN_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 SLICE_NS = 200_000_000
+HOLDERS_MAX = 128
+"""A bucket thins its answers out once it has more fields than this."""
 
 
 class Bucket:
@@ -54,6 +60,20 @@ class Bucket:
         """Move ledger time forward."""
         self.now_us += elapsed_us
         assert self.calls.call("bucket_speed", [MARKER], 1, self.speed, self.now_us) == ["OK"]
+
+
+def in_one_slice(trial: Callable[[], None]) -> None:
+    """Run a trial of what holds while a slice lasts; it begins anew where the machine took longer than a slice."""
+    for _ in range(1_000):
+        begin_ns = time.monotonic_ns()
+        try:
+            trial()
+        except AssertionError:
+            if time.monotonic_ns() - begin_ns < SLICE_NS:
+                raise
+        else:
+            return
+    raise AssertionError("no trial was over before its slice")
 
 
 def test_lone_burst_passes_and_refill_is_exact(calls: Functions) -> None:
@@ -143,13 +163,19 @@ def test_no_waiting_helps_is_said(calls: Functions) -> None:
 
 def test_slices_lower_the_cap_until_they_are_over(calls: Functions) -> None:
     """What was lent ahead may be spent late, so the bucket does not fill up beside it before the slice is over."""
-    bucket = Bucket(calls, rate=1_000, interval_us=SECOND_US, burst=100)
-    give, level, _ = bucket.take(10, 50)
-    assert (give, level) == (50, 50)
-    bucket.step(3_600 * SECOND_US)
-    assert bucket.take(61)[0] == 0, "40 units are ahead: the level stays at 60"
-    assert bucket.take(0)[1] == 60
-    end = time.monotonic() + 5
+    buckets: list[Bucket] = []
+
+    def lent() -> None:
+        buckets.append(bucket := Bucket(calls, rate=1_000, interval_us=SECOND_US, burst=100))
+        give, level, _ = bucket.take(10, 50)
+        assert (give, level) == (50, 50)
+        bucket.step(3_600 * SECOND_US)
+        assert bucket.take(61)[0] == 0, "40 units are ahead: the level stays at 60"
+        assert bucket.take(0)[1] == 60
+
+    in_one_slice(lent)
+    bucket = buckets[-1]
+    end = time.monotonic() + 60
     while bucket.take(100, holder=HOLDERS[1])[0] == 0:
         bucket.step(SECOND_US)
         assert time.monotonic() < end, "the slice never ends"
@@ -170,12 +196,13 @@ def test_never_more_than_burst_and_rate_over_any_interval(calls: Functions, spee
     bucket = Bucket(calls, rate=rate, interval_us=SECOND_US, burst=burst, speed=speed)
     at_once: list[tuple[int, int]] = []
     late: list[tuple[int, int]] = []
-    begin_ns, slowest_ns, turn = time.monotonic_ns(), 0, 0
+    begin_ns, slowest_ns, lost_ns, turn = time.monotonic_ns(), 0, 0, 0
     while (sent_ns := time.monotonic_ns()) < begin_ns + 1_500_000_000:
         turn += 1
         need, want = turn % 3, (0, 40, 500)[turn % 3]
         give = bucket.take(need, want, holder=HOLDERS[turn % 4])[0]
         answered_ns = time.monotonic_ns()
+        lost_ns += max(0, answered_ns - sent_ns - 20_000_000)  # what overflows while nobody asks
         slowest_ns = max(slowest_ns, answered_ns - sent_ns)
         if give:
             at_once.append((answered_ns, give))
@@ -183,7 +210,9 @@ def test_never_more_than_burst_and_rate_over_any_interval(calls: Functions, spee
     slack = int(rate_per_ns * slowest_ns) + 1
     assert most_above_rate(at_once, rate_per_ns) <= burst + slack
     assert most_above_rate(late, rate_per_ns) <= burst + slack
-    assert sum(give for _, give in at_once) >= burst + int(rate_per_ns * 10**9), "nearly everything is given"
+    assert sum(give for _, give in at_once) >= burst + int(rate_per_ns * max(0, 10**9 - lost_ns)), (
+        "nearly everything is given"
+    )
 
 
 def most_above_rate(spent: list[tuple[int, int]], rate_per_ns: Fraction) -> int:
@@ -199,20 +228,24 @@ def most_above_rate(spent: list[tuple[int, int]], rate_per_ns: Fraction) -> int:
 
 def test_repeat_gives_the_same_and_an_old_one_is_refused(calls: Functions) -> None:
     """A repeated request takes once; one that is older than the last answer is an error."""
-    bucket = Bucket(calls, rate=0, interval_us=1, burst=100)
-    first = bucket.raw(5, seq=7)
-    assert first == bucket.raw(5, seq=7)
-    assert first[:4] == ["OK", "5", "95", "0"]
-    assert bucket.raw(5, seq=6) == ["ERR", "SEQ", "7"]
-    assert bucket.raw(5, seq=9)[:3] == ["OK", "5", "90"]
-    assert bucket.raw(5, seq=7, holder=HOLDERS[1])[:3] == ["OK", "5", "85"]
+
+    def repeated() -> None:
+        bucket = Bucket(calls, rate=0, interval_us=1, burst=100)
+        first = bucket.raw(5, seq=7)
+        assert first == bucket.raw(5, seq=7)
+        assert first[:4] == ["OK", "5", "95", "0"]
+        assert bucket.raw(5, seq=6) == ["ERR", "SEQ", "7"]
+        assert bucket.raw(5, seq=9)[:3] == ["OK", "5", "90"]
+        assert bucket.raw(5, seq=7, holder=HOLDERS[1])[:3] == ["OK", "5", "85"]
+
+    in_one_slice(repeated)
 
 
 def test_repeat_after_its_slice_takes_again(calls: Functions) -> None:
     """Units of a slice that is over are dropped by their holder, so a late repeat is decided anew, never free."""
     bucket = Bucket(calls, rate=0, interval_us=1, burst=100)
     first = bucket.raw(5, seq=1)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while (reply := bucket.raw(5, seq=1)) == first:
         assert time.monotonic() < end, "the repeat is free for ever"
     assert reply[:4] == ["OK", "5", "90", "0"]
@@ -270,13 +303,13 @@ def test_change_of_rate_mints_nothing(calls: Functions) -> None:
 
 def test_clock_that_jumps_back_neither_mints_nor_stalls(calls: Functions) -> None:
     """A backward clock moves the base; from there time flows on."""
-    bucket = Bucket(calls, rate=1_000_000, interval_us=SECOND_US, burst=1_000_000, speed=1_000)
+    bucket = Bucket(calls, rate=10_000, interval_us=SECOND_US, burst=1_000_000, speed=1_000)
     bucket.take(1_000_000)
     ahead_us = int(calls.redis.hget(MARKER, "at")) + 3_600 * SECOND_US
     calls.redis.hset(MARKER, "at", ahead_us)  # The server's clock is now an hour behind what it was.
     assert bucket.take(0)[1] < 1_000_000
     first = bucket.take(0)[1]
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while bucket.take(0)[1] <= first + 1_000:
         assert time.monotonic() < end, "the bucket stands still"
 
@@ -290,7 +323,7 @@ def test_many_holders_do_not_fill_the_bucket(calls: Functions) -> None:
     while int(calls.redis.hget(BUCKET, "real_us")) < opened_us + 250_000:
         bucket.raw(1, holder=f"{0:032x}")
     bucket.raw(1, seq=1, holder=f"{1_000:032x}")
-    assert calls.redis.hlen(BUCKET) <= 14
+    assert calls.redis.hlen(BUCKET) <= HOLDERS_MAX + 1
 
 
 @pytest.mark.parametrize("bad", ["9007199254740992", "-1", "1.5", "1e3", "", "x"])
@@ -325,9 +358,13 @@ def test_rounding_near_the_largest_numbers_mints_nothing(calls: Functions) -> No
 
 def test_time_flows_from_slice_end_to_slice_end(calls: Functions) -> None:
     """A bucket that nobody looked at while a slice lasted has filled to its lower cap meanwhile, and only then on."""
+    begin_ns = time.monotonic_ns()
     bucket = Bucket(calls, rate=100, interval_us=SECOND_US, burst=100, speed=1_000)
     assert bucket.take(10, 50)[:2] == (50, 50), "40 units are ahead: the cap is 60"
     at_us = int(calls.redis.hget(MARKER, "at"))
     calls.redis.hset(MARKER, "at", at_us - 250_000)  # As if a quarter of a second had passed.
     level = bucket.take(0)[1]
-    assert 62 <= level <= 70, "10 until the cap, nothing until 200 to 225 ms, then 2 to 5, and what the test took"
+    took = (time.monotonic_ns() - begin_ns) // 10_000_000
+    assert 62 <= level <= 66 + took, (
+        "10 until the cap, nothing until 200 to 225 ms, then 2 to 5, and what the test took"
+    )

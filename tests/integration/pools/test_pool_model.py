@@ -43,7 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.saved: tuple[dict[str, bytes], Model] | None = None
         self.sub: Any = self.calls.redis.pubsub()
         self.sub.ssubscribe(CHANNEL)
-        assert self.sub.get_message(timeout=5)["type"] == "ssubscribe"
+        assert self.sub.get_message(timeout=60)["type"] == "ssubscribe"
 
     def teardown(self) -> None:
         """Leave the server."""
@@ -186,7 +186,7 @@ class PoolMachine(RuleBasedStateMachine):
         mark = f"mark {self.marks}"
         self.calls.redis.execute_command("SPUBLISH", CHANNEL, mark)
         heard: list[str] = []
-        while (message := self.sub.get_message(timeout=5)) is not None and message["data"] != mark:
+        while (message := self.sub.get_message(timeout=60)) is not None and message["data"] != mark:
             heard.append(message["data"])
         assert self.model.notices == heard
         self.model.notices = []

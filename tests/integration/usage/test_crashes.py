@@ -29,7 +29,7 @@ WAITING = """
 
 async def waiting(bench: Bench, count: int) -> list[int]:
     """Wait until so many ingest connections wait for a lock, and give their processes."""
-    async with superuser(bench.url) as conn, asyncio.timeout(20):
+    async with superuser(bench.url) as conn, asyncio.timeout(60):
         while len(found := await conn.fetch(WAITING)) < count:  # noqa: ASYNC110 - Postgres tells nobody who waits
             await asyncio.sleep(0.005)
     return [row["pid"] for row in found]

@@ -91,7 +91,7 @@ class Home:
 
     async def next(self) -> tuple[bytes, dict[str, int]]:
         """Wait for an outcome."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             settlement = await self.heard.get()
         return settlement.reservation_id, dict(settlement.units)
 
