@@ -90,8 +90,7 @@ def known_after(yaml: str) -> Known:
             version=1,
             plan_version_id=uuid.uuid4(),
             digest=digest_of(canonical_json(plan_to_json(plan))),
-            currency=plan.currency,
-            interval=plan.billing_interval,
+            definition=canonical_json(plan_to_json(plan)),
         )
         for plan in catalogue.plans
     }
@@ -249,7 +248,12 @@ def test_another_plan_needs_to_be_asked_for() -> None:
     """A catalogue doesn't move a subscription by naming another plan, and never over intervals or currencies."""
     known = known_after(PLAIN)
     other = known.plans["p"]
-    known = replace(known, plans={**known.plans, "q": replace(other, version=7), "eur": replace(other, currency="EUR")})
+    named = {**json.loads(other.definition), "name": "q"}
+    plans = {
+        "q": replace(other, version=7, definition=canonical_json(named)),
+        "eur": replace(other, definition=canonical_json({**named, "name": "eur", "currency": "EUR"})),
+    }
+    known = replace(known, plans={**known.plans, **plans})
     assert faults_of(PLAIN.replace("{id: t, plan: p}", "{id: t, plan: q}"), known) == [
         ("tenants[0].plan", "differs from the running subscription's plan 'p'")
     ]

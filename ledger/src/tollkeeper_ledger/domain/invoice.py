@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
 from tollkeeper_ledger.domain.money import EXACT, plain
-from tollkeeper_ledger.domain.rating.charges import Charge, LateUsage, SubscriptionFacts, Total, Usage
-from tollkeeper_ledger.domain.rating.engine import rate
+from tollkeeper_ledger.domain.period_facts import (
+    digests_of_facts,
+    facts_from_json,
+    facts_to_json,
+    instant_text,
+    period_to_json,
+)
+from tollkeeper_ledger.domain.rating.charges import Charge, LateUsage, Total
+from tollkeeper_ledger.domain.rating.dimensions import added
+from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tollkeeper_ledger.domain.periods import Period
-    from tollkeeper_ledger.domain.rating.charges import Charges
+    from tollkeeper_ledger.domain.rating.charges import Attributes
 
 Json: TypeAlias = dict[str, Any]
 
-INPUTS_FORMAT = 1
+INPUTS_FORMAT = 2
 DOCUMENT_FORMAT = 1
 _PART_SHOWN = Decimal("1e-15")
 
@@ -47,6 +55,8 @@ class SegmentInput:
     segment_id: str
     record_count: int
     totals: tuple[Total, ...]
+    plan: str = ""
+    """Digest of the plan version that rates it; empty in a trial, whose usage is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ class CloseInputs:
     time_zone: str
     period: Period
     plan: PlanReference
+    """In force at the period's end."""
+    facts: PeriodFacts
     engine_version: int
     segments: tuple[SegmentInput, ...]
     late: tuple[LateInput, ...]
@@ -92,34 +104,34 @@ class CloseInputs:
         return sum(one.record_count for one in self.segments) + sum(one.segment.record_count for one in self.late)
 
 
-def instant_text(instant: datetime) -> str:
-    """Write an instant in UTC with microseconds."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def _instant(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def merge_totals(groups: Sequence[Sequence[Total]]) -> tuple[Total, ...]:
-    """Add up sums of the same meters, in meter order."""
-    merged: dict[str, Total] = {}
+    """Add up sums of the same meters and attribute values, in their order."""
+    merged: dict[tuple[str, Attributes], Total] = {}
     for total in (total for group in groups for total in group):
-        units = total.units + (merged[total.meter].units if total.meter in merged else 0)
-        merged[total.meter] = Total(meter=total.meter, unit=total.unit, scale=total.scale, units=units)
-    return tuple(merged[meter] for meter in sorted(merged))
+        key = total.meter, total.attributes
+        merged[key] = added(merged[key], total) if key in merged else total
+    return tuple(merged[key] for key in sorted(merged))
 
 
 def _totals_json(totals: Sequence[Total]) -> list[Json]:
-    return [{"meter": one.meter, "unit": one.unit, "scale": one.scale, "units": one.units} for one in totals]
+    return [_total_json(total) for total in totals]
+
+
+def _total_json(total: Total) -> Json:
+    shown: Json = {"meter": total.meter, "unit": total.unit, "scale": total.scale, "units": total.units}
+    if total.attributes:
+        shown["attributes"] = [list(pair) for pair in total.attributes]
+    if total.events:
+        shown["events"] = [list(run) for run in total.events]
+    return shown
 
 
 def _plan_json(plan: PlanReference) -> Json:
     return {"name": plan.name, "version": plan.version, "digest": plan.digest}
-
-
-def _period_json(period: Period) -> Json:
-    return {"start": instant_text(period.start), "end": instant_text(period.end)}
 
 
 def _segment_json(segment: SegmentInput) -> Json:
@@ -127,6 +139,7 @@ def _segment_json(segment: SegmentInput) -> Json:
         "segment_id": segment.segment_id,
         "record_count": segment.record_count,
         "totals": _totals_json(segment.totals),
+        "plan": segment.plan,
     }
 
 
@@ -140,19 +153,20 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
         "billing_tenant": inputs.parties.billing_tenant,
         "subscription_id": inputs.subscription_id,
         "time_zone": inputs.time_zone,
-        "period": _period_json(inputs.period),
+        "period": period_to_json(inputs.period),
         "plan": _plan_json(inputs.plan),
         "segments": [_segment_json(segment) for segment in inputs.segments],
         "late": [
             {
                 "segment": _segment_json(late.segment),
                 "late_for": late.late_for,
-                "period": _period_json(late.period),
+                "period": period_to_json(late.period),
                 "plan": _plan_json(late.plan),
                 "before": _totals_json(late.before),
             }
             for late in inputs.late
         ],
+        "facts": facts_to_json(inputs.facts),
         "record_count": inputs.record_count,
         "chain_heads": list(inputs.chain_heads),
         "not_waited_for": list(inputs.not_waited_for),
@@ -161,16 +175,27 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
 
 
 def _read_totals(totals: Sequence[Json]) -> tuple[Total, ...]:
-    return tuple(Total(**total) for total in totals)
+    return tuple(
+        Total(
+            meter=total["meter"],
+            unit=total["unit"],
+            scale=total["scale"],
+            units=total["units"],
+            attributes=tuple((name, value) for name, value in total.get("attributes", ())),
+            events=tuple((units, count) for units, count in total.get("events", ())),
+        )
+        for total in totals
+    )
 
 
 def digests_named(inputs: bytes) -> set[str]:
     """Give the digests of the plan versions that the inputs are rated with."""
     stored = json.loads(inputs)
-    return {stored["plan"]["digest"], *(late["plan"]["digest"] for late in stored["late"])}
+    named = {stored["plan"]["digest"], *(late["plan"]["digest"] for late in stored["late"])}
+    return named | digests_of_facts(stored["facts"])
 
 
-def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> Charges:
+def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
     """Rate stored inputs; `definitions` holds the plan versions' bytes by digest.
 
     Raises ValueError where a definition's bytes don't have the digest that they are named by.
@@ -179,8 +204,12 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> Charges:
         if digest_of(definition).hex() != digest:
             raise ValueError(f"the plan version's bytes don't have the digest {digest}")
     stored = json.loads(inputs)
-    usage = Usage(
-        totals=merge_totals([_read_totals(segment["totals"]) for segment in stored["segments"]]),
+    by_plan: dict[str, list[tuple[Total, ...]]] = {}
+    for segment in stored["segments"]:
+        if segment["plan"]:
+            by_plan.setdefault(segment["plan"], []).append(_read_totals(segment["totals"]))
+    usage = PeriodUsage(
+        by_plan={digest: merge_totals(groups) for digest, groups in by_plan.items()},
         late=tuple(
             LateUsage(
                 definition=definitions[late["plan"]["digest"]],
@@ -190,12 +219,11 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> Charges:
                 added=_read_totals(late["segment"]["totals"]),
             )
             for late in stored["late"]
+            if late["segment"]["plan"]
         ),
     )
-    facts = SubscriptionFacts(
-        period_start=_instant(stored["period"]["start"]), period_end=_instant(stored["period"]["end"])
-    )
-    return rate(definitions[stored["plan"]["digest"]], usage, facts, engine_version=stored["engine_version"])
+    plans = {digest: json.loads(definition) for digest, definition in definitions.items()}
+    return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
 
 
 FIGURE_MAX = 2**63 - 1
@@ -204,7 +232,7 @@ FIGURE_MAX = 2**63 - 1
 
 def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> None:
     """Raise ValueError where an invoice can't be made of the inputs: a figure is too large, or rating refuses them."""
-    charges = rate_inputs(inputs, definitions)
+    charges = rate_inputs(inputs, definitions).charges
     for line in charges.lines:
         if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
             raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")
@@ -224,6 +252,9 @@ def _line_json(line: Charge) -> Json:
         "unit_price": line.unit_price,
         "price_per": line.price_per,
         "amount_minor": line.amount_minor,
+        "discount_minor": line.discount_minor,
+        "kind": line.kind,
+        "dimensions": dict(line.dimensions),
         "explanation": list(line.explanation),
         "period": {"start": instant_text(line.period_start), "end": instant_text(line.period_end)},
         "late": line.late,
@@ -252,7 +283,7 @@ class Finalised:
 
 def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Finalised) -> Json:
     """Give the whole invoice as JSON. Tax is zero until tax rates exist."""
-    charges = rate_inputs(inputs, definitions)
+    charges = rate_inputs(inputs, definitions).charges
     stored = json.loads(inputs)
     subtotal_minor, tax_minor = charges.subtotal_minor, 0
     names = ("seller", "tenant", "billing_tenant", "subscription_id", "time_zone", "period", "plan", "engine_version",

@@ -116,6 +116,12 @@ def period_at(schedule: Schedule, instant: datetime) -> Period | None:
     return Period(start=max(boundary(schedule, k), schedule.started_at), end=boundary(schedule, k + 1))
 
 
+def boundary_period(schedule: Schedule, instant: datetime) -> Period:
+    """Give the whole period, boundary to boundary, that holds `instant`, whenever the subscription began."""
+    k = _index_at(schedule, instant)
+    return Period(start=boundary(schedule, k), end=boundary(schedule, k + 1))
+
+
 def periods_from(schedule: Schedule, instant: datetime) -> Iterator[Period]:
     """Give the period that holds `instant` (at the earliest the first) and all that follow, at most PERIODS_MAX."""
     at = max(instant, schedule.started_at)

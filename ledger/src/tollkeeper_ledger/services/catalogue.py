@@ -22,7 +22,7 @@ from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.periods import period_at
 from tollkeeper_ledger.services.catalogue_source import read_source
 from tollkeeper_ledger.store import catalogue_writes as writes
-from tollkeeper_ledger.store.billing_segments import read_schedules
+from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
 from tollkeeper_ledger.store.catalogue import find_tenant_ids, read_known
 from tollkeeper_ledger.store.changes import record_changes
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
@@ -196,4 +196,6 @@ async def _change_subscription(conn: Connection, tenant_id: UUID, change: Change
         running.end if running is not None else schedule.schedule.started_at,
         await writes.last_segment_end(conn, tenant_id, change.subscription_id) or schedule.schedule.started_at,
     ]
-    await writes.move_subscription(conn, tenant_id, change.subscription_id, plan=change.plan, prices_from=max(ends))
+    prices_from = change.prices_from or max(ends)
+    await cut_segments(conn, tenant_id, change.subscription_id, at=prices_from)
+    await writes.move_subscription(conn, tenant_id, change.subscription_id, plan=change.plan, prices_from=prices_from)

@@ -150,7 +150,7 @@ async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) ->
     found = await running_inputs(conn, tenant_id, now=await ledger_now(conn))
     if found is None:
         raise UnknownNameError("subscription", wire_id, remedy="give the tenant a plan in the catalogue")
-    inputs = inputs_to_bytes(found[0])
+    inputs = inputs_to_bytes(found)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     try:
         check_billable(inputs, definitions)

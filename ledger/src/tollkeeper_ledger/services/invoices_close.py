@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.closing import grace_of, judge
@@ -16,22 +16,34 @@ from tollkeeper_ledger.domain.invoice import (
     digests_named,
     inputs_to_bytes,
     merge_totals,
+    rate_inputs,
 )
-from tollkeeper_ledger.domain.periods import period_at, periods_from
+from tollkeeper_ledger.domain.rating.dimensions import demands_of
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
+from tollkeeper_ledger.services.billing_facts import (
+    OPENING,
+    PeriodPlans,
+    opening_facts,
+    period_facts,
+    read_plans_of,
+    settle_reductions,
+)
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, add_segments, read_schedules
+from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.domain.periods import Period
-    from tollkeeper_ledger.store.billing_closes import CloseKey, PeriodSegment, PlanDefinition
-    from tollkeeper_ledger.store.billing_segments import SubscriptionSchedule
+    from tollkeeper_ledger.domain.phases import SubscriptionSchedule
+    from tollkeeper_ledger.domain.rating.charges import Total
+    from tollkeeper_ledger.domain.rating.period import PeriodFacts
+    from tollkeeper_ledger.store.billing_closes import CloseKey, PeriodSegment
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -55,18 +67,21 @@ class Held:
 
 
 async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Count, per subscription of these tenants, the open periods whose grace is over; none = not in the answer."""
+    """Count, per subscription of these tenants, openings and open periods that are due; none = not in the answer."""
     now = await ledger_now(conn)
-    schedules = [one for one in await read_schedules(conn, tenant_ids) if _is_open(one)]
+    schedules = [one for one in await read_schedules(conn, tenant_ids) if one.is_open]
     versions = {phase.plan_version_id for schedule in schedules for phase in schedule.phases}
     definitions = await closes.read_definitions(conn, versions)
     graces = {version: grace_of(json.loads(found.definition)) for version, found in definitions.items()}
     counts: dict[UUID, int] = {}
     for schedule in schedules:
-        for period in _open_periods(schedule):
+        due = 1 if PeriodPlans(schedule, definitions).opening(now=now) is not None else 0
+        for period in schedule.open_periods():
             if now < period.end + graces[schedule.plan_version_at(period.start)]:
                 break
-            counts[schedule.subscription_id] = counts.get(schedule.subscription_id, 0) + 1
+            due += 1
+        if due:
+            counts[schedule.subscription_id] = due
     return counts
 
 
@@ -80,139 +95,191 @@ async def close_next(
     """Close the subscription's earliest open period where it is due and nobody holds it; None where nothing is due.
 
     `conn` is in a transaction of the billing role. It waits for running appends of the tenant and holds off later
-    ones until it commits; usage of the period that comes then is late.
+    ones until it commits; usage of the period that comes then is late. A subscription with fees in advance is opened
+    first: a close of no time, which bills the first of them.
     """
     await lock_tenant(conn, tenant_id)
     schedule = await _schedule(conn, tenant_id, subscription_id)
     if schedule is None:
         return None
-    period = next(_open_periods(schedule))
-    definition = await _definition(conn, schedule, period)
     now = await ledger_now(conn)
+    found = await read_plans_of(conn, schedule)
+    opened = await _open(conn, found, now=now)
+    if opened is not None:
+        return opened
+    period = next(schedule.open_periods())
     verdict = judge(
         period_end=period.end,
-        grace=grace_of(json.loads(definition.definition)),
+        grace=grace_of(json.loads(found.plans[schedule.plan_version_at(period.start)].definition)),
         now=now,
         producers=await closes.read_producers(conn, tenant_id),
     )
     if not verdict.may_close:
         return Held(reason="; ".join(verdict.held_by)) if verdict.held_by else None
     key = closes.CloseKey(tenant_id, subscription_id, period.start)
-    await _ensure_base(conn, schedule, period, new_id)
-    await closes.close_segments(conn, key, at=now)
-    found, billable = await _inputs(conn, schedule, period, definition, at=now, not_waited_for=verdict.not_waited_for)
+    await _ensure_bases(conn, schedule, period, new_id)
+    await closes.close_segments(conn, key, period_end=period.end, at=now)
+    facts = await period_facts(conn, found, period)
+    inputs = await _inputs(conn, found, facts, at=now, not_waited_for=verdict.not_waited_for)
+    return await _keep(conn, key, inputs, at=now, period_end=period.end)
+
+
+async def _open(conn: Connection, found: PeriodPlans, *, now: datetime) -> Closed | None:
+    """Bill the first fees in advance, once; None where there are none or they are billed."""
+    first = found.opening(now=now)
+    if first is None:
+        return None
+    schedule = found.schedule
+    if await closes.read_inputs_ending(conn, schedule.tenant_id, schedule.subscription_id, first.start) is not None:
+        return None
+    key = closes.CloseKey(schedule.tenant_id, schedule.subscription_id, first.start - OPENING)
+    facts = await opening_facts(conn, found, first)
+    inputs = await _empty_inputs(conn, found, facts, at=now)
+    return await _keep(conn, key, inputs, at=now, period_end=first.start)
+
+
+async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: datetime, period_end: datetime) -> Closed:
+    """Keep a close with its inputs. Raises UnbillableError where no invoice can be made of them."""
     inputs = inputs_to_bytes(found)
+    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    is_trial = bool(found.facts.stretches) and all(one.state == "trialing" for one in found.facts.stretches)
+    billable = not all(is_free(one) for one in definitions.values())
     if billable:
         # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
-        definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
         try:
             check_billable(inputs, definitions)
+            rated = rate_inputs(inputs, definitions)
         except ValueError as error:
             raise UnbillableError(str(error)) from error
-    await closes.add_close(conn, key, period_end=period.end, at=now, billable=billable, inputs=inputs)
+        billable = not is_trial or bool(rated.charges.lines)
+        await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
+    await closes.add_close(conn, key, period_end=period_end, at=at, billable=billable, inputs=inputs)
     return Closed(key=key, billable=billable)
 
 
-async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) -> tuple[CloseInputs, bytes] | None:
-    """Give the inputs of the running period as they stand and its plan version's bytes; None without a subscription.
+async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) -> CloseInputs | None:
+    """Give the inputs of the running period as they stand; None without a subscription.
 
     Changes nothing. `conn` is in a REPEATABLE READ transaction, so that all sums are of one moment.
     """
-    schedules = [one for one in await read_schedules(conn, [tenant_id]) if one.ended_at is None]
+    schedules = [one for one in await read_schedules(conn, [tenant_id]) if one.ended_at is None or one.ended_at > now]
     if not schedules:
         return None
     schedule = schedules[-1]
-    period = period_at(schedule.schedule, now) or next(_open_periods(schedule))
-    definition = await _definition(conn, schedule, period)
-    inputs, _ = await _inputs(conn, schedule, period, definition, at=now, not_waited_for=())
-    return inputs, definition.definition
+    period = schedule.period_at(now) or next(schedule.open_periods())
+    found = await read_plans_of(conn, schedule)
+    return await _inputs(conn, found, await period_facts(conn, found, period), at=now, not_waited_for=())
 
 
 async def _schedule(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> SubscriptionSchedule | None:
     for schedule in await read_schedules(conn, [tenant_id]):
         if schedule.subscription_id == subscription_id:
-            return schedule if _is_open(schedule) else None
+            return schedule if schedule.is_open else None
     return None
 
 
-def _is_open(schedule: SubscriptionSchedule) -> bool:
-    return schedule.ended_at is None or schedule.billed_until < schedule.ended_at
-
-
-def _open_periods(schedule: SubscriptionSchedule) -> Iterator[Period]:
-    return periods_from(schedule.schedule, schedule.billed_until)
-
-
-async def _definition(conn: Connection, schedule: SubscriptionSchedule, period: Period) -> PlanDefinition:
-    plan_version_id = schedule.plan_version_at(period.start)
-    return (await closes.read_definitions(conn, [plan_version_id]))[plan_version_id]
-
-
-async def _ensure_base(
+async def _ensure_bases(
     conn: Connection, schedule: SubscriptionSchedule, period: Period, new_id: Callable[[], UUID]
 ) -> None:
-    """Have the period's segment, also where nothing was used: usage that comes later is late for it."""
-    key = SegmentKey(
-        tenant_id=schedule.tenant_id,
-        subscription_id=schedule.subscription_id,
-        plan_version_id=schedule.plan_version_at(period.start),
-        period_start=period.start,
-        late_for=None,
+    """Have a segment of each stretch, also where nothing was used: usage that comes later is late for it."""
+    segments = [
+        NewSegment(
+            key=SegmentKey(
+                tenant_id=schedule.tenant_id,
+                subscription_id=schedule.subscription_id,
+                plan_version_id=phase.plan_version_id,
+                period_start=span.start,
+                late_for=None,
+            ),
+            segment_id=new_id(),
+            period_end=span.end,
+            closed_at=None,
+        )
+        for span, phase in schedule.stretches(period)
+    ]
+    await add_segments(conn, segments)
+
+
+async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime) -> CloseInputs:
+    """Give the inputs of what has no usage."""
+    schedule = found.schedule
+    last = facts.stretches[-1].span.start if facts.stretches else facts.period.start
+    return CloseInputs(
+        parties=await closes.read_parties(conn, schedule.tenant_id),
+        subscription_id=str(schedule.subscription_id),
+        time_zone=schedule.schedule.time_zone,
+        period=facts.period,
+        plan=found.plans[schedule.plan_version_at(last)].plan,
+        facts=facts,
+        engine_version=ENGINE_VERSION,
+        segments=(),
+        late=(),
+        chain_heads=await closes.read_chain_heads(conn),
+        not_waited_for=(),
+        closed_at=at,
     )
-    await add_segments(conn, [NewSegment(key=key, segment_id=new_id(), period_end=period.end, closed_at=None)])
 
 
 async def _inputs(
-    conn: Connection,
-    schedule: SubscriptionSchedule,
-    period: Period,
-    definition: PlanDefinition,
-    *,
-    at: datetime,
-    not_waited_for: tuple[str, ...],
-) -> tuple[CloseInputs, bool]:
-    """Sum what the period's segments hold; say as well whether an invoice is to be made of it."""
-    tenant_id = schedule.tenant_id
+    conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime, not_waited_for: tuple[str, ...]
+) -> CloseInputs:
+    """Sum what the period's segments hold."""
+    schedule = found.schedule
+    tenant_id, period = schedule.tenant_id, facts.period
     key = closes.CloseKey(tenant_id, schedule.subscription_id, period.start)
-    segments = await closes.read_period_segments(conn, key)
+    segments = await closes.read_period_segments(conn, key, period_end=period.end)
     late = [segment for segment in segments if segment.late_for is not None]
     before = await closes.read_billed_before(
         conn, tenant_id, {segment.late_for for segment in late if segment.late_for}, before=period.start
     )
-    wanted = {segment.segment_id for segment in segments} | {one for group in before.values() for one in group}
-    totals = await closes.read_totals(conn, tenant_id, wanted)
+    digests = {plan.plan.digest for plan in found.plans.values()} | {segment.plan.digest for segment in late}
+    definitions = await closes.read_definitions_by_digest(conn, digests)
+    wanted = Wanted(
+        tenant_id=tenant_id,
+        segments={segment.segment_id for segment in segments} | {one for of in before.values() for one, _ in of},
+        first=min([period.start, *(start for of in before.values() for _, start in of)]),
+        last=max([period.end, *(segment.own.end for segment in segments)]),
+    )
+    totals = await read_demanded(conn, wanted, demands_of(definitions.values()))
     counts = await closes.count_records(conn, tenant_id, segments)
 
     def summed(segment: PeriodSegment) -> SegmentInput:
         return SegmentInput(
             segment_id=str(segment.segment_id),
             record_count=counts.get(segment.segment_id, 0),
-            totals=totals.get(segment.segment_id, ()),
+            totals=tuple(totals.get(segment.segment_id, ())),
+            plan="" if found.is_trial(segment.own.start) else segment.plan.digest,
         )
 
-    inputs = CloseInputs(
-        parties=await closes.read_parties(conn, tenant_id),
-        subscription_id=str(schedule.subscription_id),
-        time_zone=schedule.schedule.time_zone,
-        period=period,
-        plan=definition.plan,
-        engine_version=ENGINE_VERSION,
+    inputs = await _empty_inputs(conn, found, facts, at=at)
+    return replace(
+        inputs,
         segments=tuple(summed(segment) for segment in segments if segment.late_for is None),
-        late=tuple(
-            LateInput(
-                segment=summed(segment),
-                late_for=str(segment.late_for),
-                period=segment.own,
-                plan=segment.plan,
-                before=merge_totals([totals.get(one, ()) for one in before.get(segment.late_for, ())]),
-            )
-            for segment in late
-            if segment.late_for is not None
-        ),
-        chain_heads=await closes.read_chain_heads(conn),
+        late=_late_inputs(found, late, before, totals, summed),
         not_waited_for=not_waited_for,
-        closed_at=at,
     )
-    plans = await closes.read_definitions_by_digest(conn, {segment.plan.digest for segment in late})
-    billable = not all(is_free(one) for one in (definition.definition, *plans.values()))
-    return inputs, billable
+
+
+def _late_inputs(
+    found: PeriodPlans,
+    late: Sequence[PeriodSegment],
+    before: Mapping[UUID, Sequence[tuple[UUID, datetime]]],
+    totals: Mapping[UUID, Sequence[Total]],
+    summed: Callable[[PeriodSegment], SegmentInput],
+) -> tuple[LateInput, ...]:
+    """Put late usage beside what its period had been billed for, late usage before it on this invoice included."""
+    inputs: list[LateInput] = []
+    added: dict[tuple[frozenset[UUID], str], list[Sequence[Total]]] = {}
+    for segment in late:
+        if segment.late_for is None:
+            continue
+        billed = [one for one, start in before.get(segment.late_for, ()) if not found.is_trial(start)]
+        # Stretches of one period under one plan are rated together, so they have had the same billed for them.
+        earlier = added.setdefault((frozenset(billed), segment.plan.digest), [])
+        one = summed(segment)
+        merged = merge_totals([*(totals.get(billed_id, ()) for billed_id in billed), *earlier])
+        inputs.append(
+            LateInput(segment=one, late_for=str(segment.late_for), period=segment.own, plan=segment.plan, before=merged)
+        )
+        earlier.append(one.totals)
+    return tuple(inputs)

@@ -27,7 +27,6 @@ from tollkeeper_ledger.store.billing_segments import (
     NewSegment,
     SegmentKey,
     StoredSegment,
-    SubscriptionSchedule,
     add_segments,
     read_schedules,
     segments_between,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.phases import SubscriptionSchedule
     from tollkeeper_ledger.store.pool import Connection
 
 _MONTH = Interval(unit=IntervalUnit.MONTH, count=1)
@@ -167,9 +167,7 @@ def _base(
 ) -> NewSegment:
     at = from_us(at_us)
     for subscription in reversed(schedules):
-        if subscription.ended_at is not None and at >= subscription.ended_at:
-            continue
-        period = period_at(subscription.schedule, at)
+        period = subscription.stretch_at(at)
         if period is None:
             continue
         key = SegmentKey(

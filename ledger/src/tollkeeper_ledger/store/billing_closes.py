@@ -86,14 +86,18 @@ async def read_producers(conn: Connection, tenant_id: UUID) -> list[ProducerStat
     ]
 
 
-async def close_segments(conn: Connection, key: CloseKey, *, at: datetime) -> None:
+async def close_segments(conn: Connection, key: CloseKey, *, period_end: datetime, at: datetime) -> None:
     """Close every segment of a period. The transaction holds the tenant's lock alone."""
-    await conn.execute(sql("billing.close_segments"), key.tenant_id, key.subscription_id, key.period_start, at)
+    await conn.execute(
+        sql("billing.close_segments"), key.tenant_id, key.subscription_id, key.period_start, period_end, at
+    )
 
 
-async def read_period_segments(conn: Connection, key: CloseKey) -> list[PeriodSegment]:
+async def read_period_segments(conn: Connection, key: CloseKey, *, period_end: datetime) -> list[PeriodSegment]:
     """Read the segments of a period, late ones as well, in order of their own periods."""
-    rows = await conn.fetch(sql("billing.period_segments"), key.tenant_id, key.subscription_id, key.period_start)
+    rows = await conn.fetch(
+        sql("billing.period_segments"), key.tenant_id, key.subscription_id, key.period_start, period_end
+    )
     return [
         PeriodSegment(
             segment_id=row["segment_id"],
@@ -107,12 +111,15 @@ async def read_period_segments(conn: Connection, key: CloseKey) -> list[PeriodSe
 
 async def read_billed_before(
     conn: Connection, tenant_id: UUID, own_segments: Collection[UUID], *, before: datetime
-) -> dict[UUID, list[UUID]]:
-    """Read, per closed period's segment, the segments that earlier invoices billed for it."""
+) -> dict[UUID, list[tuple[UUID, datetime]]]:
+    """Read, per closed segment, what earlier invoices billed for its period under its plan version.
+
+    Each as (segment, start of the stretch that it is of).
+    """
     rows = await conn.fetch(sql("billing.billed_before"), tenant_id, list(own_segments), before)
-    found: dict[UUID, list[UUID]] = {}
+    found: dict[UUID, list[tuple[UUID, datetime]]] = {}
     for row in rows:
-        found.setdefault(row["own"], []).append(row["segment_id"])
+        found.setdefault(row["own"], []).append((row["segment_id"], row["base_start"]))
     return found
 
 
@@ -205,4 +212,10 @@ async def read_close(conn: Connection, key: CloseKey) -> bytes:
     if row is None:
         raise RuntimeError(f"period {key} is not closed")
     inputs: bytes = row["inputs"]
+    return inputs
+
+
+async def read_inputs_ending(conn: Connection, tenant_id: UUID, subscription_id: UUID, at: datetime) -> bytes | None:
+    """Read the inputs of the close that ends at an instant; None where there is none."""
+    inputs: bytes | None = await conn.fetchval(sql("billing.inputs_ending"), tenant_id, subscription_id, at)
     return inputs

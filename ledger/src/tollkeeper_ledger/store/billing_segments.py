@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
+from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -13,35 +14,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    import asyncpg
+
     from tollkeeper_ledger.store.pool import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Say which plan version rates periods that start at or after `starts_at`."""
-
-    starts_at: datetime
-    plan_version_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionSchedule:
-    """Hold what a subscription's periods and their plan versions depend on."""
-
-    tenant_id: UUID
-    subscription_id: UUID
-    schedule: Schedule
-    ended_at: datetime | None
-    billed_until: datetime
-    phases: tuple[Phase, ...]
-    """In time order; the first begins with the subscription."""
-
-    def plan_version_at(self, period_start: datetime) -> UUID:
-        """Give the plan version that rates the period starting then."""
-        for phase in reversed(self.phases):
-            if phase.starts_at <= period_start:
-                return phase.plan_version_id
-        return self.phases[0].plan_version_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +59,32 @@ async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[S
     rows = await conn.fetch(sql("segments.schedules"), tenant_ids)
     phases: dict[UUID, list[Phase]] = {}
     for row in rows:
-        phase = Phase(starts_at=row["starts_at"], plan_version_id=row["plan_version_id"])
+        phase = Phase(
+            starts_at=row["starts_at"],
+            plan_version_id=row["plan_version_id"],
+            state=row["state"],
+            quantity=row["quantity"],
+        )
         phases.setdefault(row["subscription_id"], []).append(phase)
     firsts = {row["subscription_id"]: row for row in reversed(rows)}
-    ordered = [firsts[subscription_id] for subscription_id in phases]
-    return [
-        SubscriptionSchedule(
-            tenant_id=row["tenant_id"],
-            subscription_id=row["subscription_id"],
-            schedule=Schedule(
-                anchor=row["anchor"],
-                time_zone=row["time_zone"],
-                interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
-                started_at=row["started_at"],
-            ),
-            ended_at=row["ended_at"],
-            billed_until=row["billed_until"],
-            phases=tuple(phases[row["subscription_id"]]),
-        )
-        for row in ordered
-    ]
+    return [_schedule(firsts[subscription_id], tuple(of_it)) for subscription_id, of_it in phases.items()]
+
+
+def _schedule(row: asyncpg.Record, phases: tuple[Phase, ...]) -> SubscriptionSchedule:
+    cancelled = next((phase.starts_at for phase in phases if phase.state == "cancelled"), None)
+    return SubscriptionSchedule(
+        tenant_id=row["tenant_id"],
+        subscription_id=row["subscription_id"],
+        schedule=Schedule(
+            anchor=row["anchor"],
+            time_zone=row["time_zone"],
+            interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
+            started_at=row["started_at"],
+        ),
+        ended_at=row["ended_at"] or cancelled,
+        billed_until=row["billed_until"],
+        phases=phases,
+    )
 
 
 async def segments_between(
@@ -160,3 +141,8 @@ async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list
         )
         for row in rows
     ]
+
+
+async def cut_segments(conn: Connection, tenant_id: UUID, subscription_id: UUID, *, at: datetime) -> None:
+    """End what is open at an instant there: the subscription changes. The transaction has the tenant alone."""
+    await conn.execute(sql("segments.cut_segments"), tenant_id, subscription_id, at)

@@ -44,16 +44,13 @@ def _seller(row: Mapping[str, Any]) -> Seller:
 
 
 def _known_plan(row: Mapping[str, Any]) -> KnownPlan:
-    definition: JsonObject = json.loads(row["definition"])
-    interval = definition["billing_interval"]
     return KnownPlan(
         plan_id=row["plan_id"],
         seller_id=row["seller_id"],
         version=row["version"],
         plan_version_id=row["plan_version_id"],
         digest=row["digest"],
-        currency=definition["currency"],
-        interval=Interval(unit=IntervalUnit(interval["unit"]), count=interval["count"]),
+        definition=row["definition"],
     )
 
 
@@ -71,6 +68,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
             time_zone=row["time_zone"],
             interval=_interval(row),
             limits=row["limits"],
+            billed_until=row["billed_until"] if row["billed_until"] > row["started_at"] else None,
         )
     return KnownTenant(
         tenant_id=row["tenant_id"],

@@ -124,6 +124,8 @@ async def add_subscriptions(conn: Connection, added: Sequence[tuple[UUID, AddSub
                 one.interval.unit.value,
                 one.interval.count,
                 one.limits,
+                one.quantity,
+                one.trial_end,
             )
             for subscription_id, one in added
         ],

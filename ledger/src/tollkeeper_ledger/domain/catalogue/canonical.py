@@ -12,7 +12,7 @@ from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, plain
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
-    from tollkeeper_ledger.domain.catalogue.model import Plan
+    from tollkeeper_ledger.domain.catalogue.model import Fee, Plan, Tenant
 
 PLAN_FORMAT = 1
 
@@ -45,6 +45,13 @@ def digest_of(canonical: bytes) -> bytes:
 def plan_to_json(plan: Plan) -> JsonObject:
     """Give a plan version's definition. Equal meaning gives equal JSON: 2.5 and 2.50 of USD are the same."""
     digits = CURRENCY_DIGITS[plan.currency]
+    extra: JsonObject = {}
+    if plan.trial_days:
+        extra["trial_days"] = plan.trial_days
+    if plan.proration:
+        extra["proration"] = plan.proration
+    if plan.commitment is not None:
+        extra["commitment"] = plain(plan.commitment, digits_min=digits)
     return {
         "format": PLAN_FORMAT,
         "name": plan.name,
@@ -52,10 +59,34 @@ def plan_to_json(plan: Plan) -> JsonObject:
         "billing_interval": {"unit": plan.billing_interval.unit.value, "count": plan.billing_interval.count},
         "grace": {"unit": plan.grace[0], "count": plan.grace[1]},
         "features": list(plan.features),
-        "fees": [
-            {"name": fee.name, "amount": plain(fee.amount, digits_min=digits), "timing": fee.timing}
-            for fee in plan.fees
-        ],
+        "fees": [fee_to_json(fee, digits=digits) for fee in plan.fees],
         "prices": [price_to_json(price, digits=digits) for price in plan.prices],
         "limits": [limit_to_json(limit) for limit in plan.limits],
+        **extra,
     }
+
+
+def fee_to_json(fee: Fee, *, digits: int) -> JsonObject:
+    """Give a fee's canonical definition."""
+    shown: JsonObject = {"name": fee.name, "amount": plain(fee.amount, digits_min=digits), "timing": fee.timing}
+    return {**shown, "per_seat": True} if fee.per_seat else shown
+
+
+def with_own_prices(definition: JsonObject, tenant: Tenant) -> JsonObject:
+    """Give a plan's definition with a tenant's own fees and prices instead of the plan's, or beside them."""
+    digits = CURRENCY_DIGITS[definition["currency"]]
+    fees = {fee["name"]: fee for fee in definition["fees"]}
+    fees |= {fee.name: fee_to_json(fee, digits=digits) for fee in tenant.fees}
+    prices = {_price_key(price): price for price in definition["prices"]}
+    own = [price_to_json(price, digits=digits) for price in tenant.prices]
+    prices |= {_price_key(price): price for price in own}
+    return {
+        **definition,
+        "name": f"{definition['name']}@{tenant.tenant}",
+        "fees": list(fees.values()),
+        "prices": list(prices.values()),
+    }
+
+
+def _price_key(price: JsonObject) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return price["meter"], tuple(sorted(price.get("match", {}).items()))

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+import json
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
-from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json, with_own_prices
 from tollkeeper_ledger.domain.catalogue.known import (
     AddFeature,
     AddPlanVersion,
-    AddSubscription,
     Change,
-    ChangeSubscription,
     Known,
-    KnownSubscription,
     KnownTenant,
     PutMeter,
     PutSeller,
     PutTenant,
 )
-from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
 from tollkeeper_ledger.domain.catalogue.model import LIMITED, PRICED
-from tollkeeper_ledger.domain.periods import calendar_anchor
+from tollkeeper_ledger.domain.catalogue.subscribing import Asked, Target, subscription_change, target_from
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     from tollkeeper_ledger.domain.catalogue.faults import Faults
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
-    from tollkeeper_ledger.domain.catalogue.model import Catalogue, Meter, Plan, Seller, Tenant
-    from tollkeeper_ledger.domain.periods import Interval
+    from tollkeeper_ledger.domain.catalogue.model import Catalogue, Meter, Seller, Tenant
 
 DEPTH_MAX = 4
 """Tenants in one chain of parents, the child itself included."""
@@ -54,48 +50,47 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
         there = name in known.features
         write = None if there else AddFeature(seller_id=seller.seller_id, name=name)
         changes.append(Change("unchanged" if there else "create", "feature", name, "", write=write))
-    versions: dict[str, _Target] = {
-        name: _Target(plan.version, plan.interval, plan.currency) for name, plan in known.plans.items()
-    }
+    targets = {name: target_from(plan.version, plan.definition) for name, plan in known.plans.items()}
     for plan in catalogue.plans:
-        change = _plan_change(plan, seller, known)
+        definition = canonical_json(plan_to_json(plan))
+        change, targets[plan.name] = _plan_change(plan.name, definition, seller, known)
         changes.append(change)
-        version = change.write.version if isinstance(change.write, AddPlanVersion) else known.plans[plan.name].version
-        versions[plan.name] = _Target(version, plan.billing_interval, plan.currency)
     for place, tenant in enumerate(catalogue.tenants):
         changes.append(_tenant_change(tenant, seller, known))
-        if tenant.plan in versions:
-            asked = _Asked(tenant=tenant, path=f"tenants[{place}]", target=versions[tenant.plan], seller=seller)
-            changes.append(_subscription_change(asked, known.tenants.get(tenant.tenant), now=now, faults=faults))
+        if tenant.plan not in targets:
+            continue
+        target = _target_of(tenant, f"tenants[{place}]", targets, faults)
+        if tenant.fees or tenant.prices:
+            own = with_own_prices(json.loads(target.definition), tenant)
+            change, target = _plan_change(own["name"], canonical_json(own), seller, known)
+            changes.append(change)
+        asked = Asked(tenant=tenant, path=f"tenants[{place}]", target=target, seller=seller)
+        changes.append(subscription_change(asked, known.tenants.get(tenant.tenant), now=now, faults=faults))
     return changes
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """The newest version of a plan once the catalogue is applied."""
-
-    version: int
-    interval: Interval
-    currency: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A tenant's subscription as the catalogue asks for it."""
-
-    tenant: Tenant
-    path: str
-    target: _Target
-    seller: Seller
-
-    def fault(self, faults: Faults, name: str, problem: str, *, value: str = "", remedy: str = "") -> None:
+def _target_of(tenant: Tenant, path: str, targets: Mapping[str, Target], faults: Faults) -> Target:
+    """Find the plan in the currency that the tenant pays in."""
+    target, currency = targets[tenant.plan], tenant.subscription.currency
+    if not currency or currency == target.currency:
+        return target
+    if f"{tenant.plan}/{currency}" not in targets:
         faults.add(
-            self.tenant.lines.get(name, self.tenant.line), f"{self.path}.{name}", problem, value=value, remedy=remedy
+            tenant.lines["subscription"],
+            f"{path}.subscription.currency",
+            f"the plan {tenant.plan!r} has no prices in it",
+            value=currency,
+            remedy=f"add it to the plan's `currencies`, or pay in {target.currency}",
         )
+        return target
+    return targets[f"{tenant.plan}/{currency}"]
 
 
 def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    dimensions = {name: meter.dimensions for name, meter in known.meters.items()}
+    dimensions |= {meter.name: meter.dimensions for meter in catalogue.meters}
     names: dict[str, set[str]] = {
+        "dimension": {f"{meter}.{dimension}" for meter, declared in dimensions.items() for dimension in declared},
         "meter": {meter.name for meter in catalogue.meters} | set(known.meters),
         "feature": set(catalogue.features) | set(known.features),
         "plan": {plan.name for plan in catalogue.plans} | set(known.plans),
@@ -217,22 +212,22 @@ def _meter_change(meter: Meter, seller: Seller, known: Known, faults: Faults) ->
     return Change("update", "meter", meter.name, _differences(old, new), write=write, before=old, after=new)
 
 
-def _plan_change(plan: Plan, seller: Seller, known: Known) -> Change:
-    definition = canonical_json(plan_to_json(plan))
+def _plan_change(name: str, definition: bytes, seller: Seller, known: Known) -> tuple[Change, Target]:
+    """Give the change that a plan's definition asks for, and the version that is the newest then."""
     digest = digest_of(definition)
-    before = known.plans.get(plan.name)
+    before = known.plans.get(name)
     if before is not None and before.digest == digest:
-        return Change("unchanged", "plan", plan.name, f"v{before.version}")
+        return Change("unchanged", "plan", name, f"v{before.version}"), target_from(before.version, definition)
     version = 1 if before is None else before.version + 1
-    write = AddPlanVersion(
-        seller_id=seller.seller_id, name=plan.name, version=version, definition=definition, digest=digest
-    )
+    write = AddPlanVersion(seller_id=seller.seller_id, name=name, version=version, definition=definition, digest=digest)
+    target = target_from(version, definition)
     after: JsonObject = {"version": version, "digest": digest.hex()}
     if before is None:
-        return Change("create", "plan", plan.name, f"v{version} {digest.hex()[:12]}", write=write, after=after)
+        detail = f"v{version} {digest.hex()[:12]}"
+        return Change("create", "plan", name, detail, write=write, after=after), target
     detail = f"v{before.version} -> v{version} {digest.hex()[:12]}; running subscriptions keep the version they have"
     old: JsonObject = {"version": before.version, "digest": before.digest.hex()}
-    return Change("version", "plan", plan.name, detail, write=write, before=old, after=after)
+    return Change("version", "plan", name, detail, write=write, before=old, after=after), target
 
 
 def _tenant_change(tenant: Tenant, seller: Seller, known: Known) -> Change:
@@ -250,108 +245,3 @@ def _tenant_change(tenant: Tenant, seller: Seller, known: Known) -> Change:
 def _tenant_json(tenant: Tenant | KnownTenant) -> JsonObject:
     names = ("display_name", "parent", "billing_tenant", "address", "tax_id")
     return {name: _plain(getattr(tenant, name)) for name in names}
-
-
-def _subscription_change(asked: _Asked, before: KnownTenant | None, *, now: datetime, faults: Faults) -> Change:
-    tenant, target = asked.tenant, asked.target
-    limits = [limit_to_json(limit) for limit in tenant.limits]
-    if before is None or before.subscription is None:
-        started_at = tenant.subscription.start or now
-        time_zone = tenant.subscription.time_zone or asked.seller.time_zone
-        write = AddSubscription(
-            tenant=tenant.tenant,
-            plan=tenant.plan,
-            started_at=started_at,
-            anchor=_anchor(tenant.subscription.anchor, started_at, target.interval, time_zone),
-            time_zone=time_zone,
-            interval=target.interval,
-            limits=limits,
-        )
-        detail = f"{tenant.plan} v{target.version} from {started_at.isoformat()}"
-        after: JsonObject = {
-            "plan": tenant.plan,
-            "version": target.version,
-            "started_at": started_at.isoformat(),
-            "limits": limits,
-        }
-        return Change("create", "subscription", tenant.tenant, detail, write=write, after=after)
-    return _existing_subscription(asked, before.subscription, limits, faults)
-
-
-def _existing_subscription(
-    asked: _Asked, before: KnownSubscription, limits: list[JsonObject], faults: Faults
-) -> Change:
-    tenant, target = asked.tenant, asked.target
-    _check_fixed(asked, before, faults)
-    moves = (before.plan, before.version) != (tenant.plan, target.version) and tenant.move_to_latest
-    if tenant.plan != before.plan and not tenant.move_to_latest:
-        asked.fault(
-            faults,
-            "plan",
-            f"differs from the running subscription's plan {before.plan!r}",
-            value=tenant.plan,
-            remedy="add `plan_version: latest` to move it, or keep the plan",
-        )
-    if moves and (before.interval != target.interval or before.currency != target.currency):
-        asked.fault(
-            faults,
-            "plan",
-            "has another billing interval or currency than the running subscription",
-            value=tenant.plan,
-            remedy="moves between intervals and currencies are not served yet",
-        )
-    detail: list[str] = []
-    if moves:
-        detail.append(
-            f"{before.plan} v{before.version} -> {tenant.plan} v{target.version}: limits and features now, prices from "
-            "the next period on"
-        )
-    elif target.version != before.version:
-        detail.append(f"stays on v{before.version}; `plan_version: latest` moves it to v{target.version}")
-    if limits != before.limits:
-        detail.append(f"{len(limits)} limits of its own")
-    if not moves and limits == before.limits:
-        return Change(
-            "unchanged", "subscription", tenant.tenant, "; ".join(detail) or f"{before.plan} v{before.version}"
-        )
-    write = ChangeSubscription(
-        tenant=tenant.tenant,
-        subscription_id=before.subscription_id,
-        plan=tenant.plan if moves else "",
-        limits=limits,
-    )
-    old: JsonObject = {"plan": before.plan, "version": before.version, "limits": before.limits}
-    new: JsonObject = {"plan": tenant.plan, "version": target.version if moves else before.version, "limits": limits}
-    return Change("update", "subscription", tenant.tenant, "; ".join(detail), write=write, before=old, after=new)
-
-
-def _check_fixed(asked: _Asked, before: KnownSubscription, faults: Faults) -> None:
-    """Refuse what a running subscription can't change: its periods were promised."""
-    wanted = asked.tenant.subscription
-    started_at = wanted.start or before.started_at
-    time_zone = wanted.time_zone or before.time_zone
-    anchor = _anchor(wanted.anchor, started_at, before.interval, time_zone) if wanted.anchor else before.anchor
-    pairs = (
-        ("start", started_at.isoformat(), before.started_at.isoformat()),
-        ("time_zone", time_zone, before.time_zone),
-        ("anchor", anchor.isoformat(), before.anchor.isoformat()),
-    )
-    for name, new, old in pairs:
-        if new != old:
-            asked.fault(
-                faults,
-                "subscription",
-                f"can't change {name} of a running subscription (it is {old})",
-                value=new,
-                remedy=f"leave {name} out",
-            )
-
-
-def _anchor(anchor: str, started_at: datetime, interval: Interval, time_zone: str) -> datetime:
-    match anchor:
-        case "" | "start":
-            return started_at.astimezone(ZoneInfo(time_zone)).replace(tzinfo=None)
-        case "calendar":
-            return calendar_anchor(started_at, unit=interval.unit, time_zone=time_zone)
-        case _:
-            return datetime.fromisoformat(anchor).replace(tzinfo=None)

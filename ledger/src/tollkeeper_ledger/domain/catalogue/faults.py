@@ -39,11 +39,14 @@ class Faults:
     more: int = 0
 
     def add(self, line: int, path: str, problem: str, *, value: str = "", bound: str = "", remedy: str = "") -> None:
-        """Add a fault; beyond FAULTS_MAX it only counts."""
+        """Add a fault, once; beyond FAULTS_MAX it only counts."""
+        fault = Fault(line=line, field=path, problem=problem, value=value, bound=bound, remedy=remedy)
+        if fault in self.found:
+            return
         if len(self.found) >= FAULTS_MAX:
             self.more += 1
             return
-        self.found.append(Fault(line=line, field=path, problem=problem, value=value, bound=bound, remedy=remedy))
+        self.found.append(fault)
 
     def in_order(self) -> tuple[Fault, ...]:
         """Give the faults in line order."""

@@ -24,8 +24,7 @@ class KnownPlan:
     version: int
     plan_version_id: UUID
     digest: bytes
-    currency: str
-    interval: Interval
+    definition: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,8 @@ class KnownSubscription:
     time_zone: str
     interval: Interval
     limits: list[JsonObject]
+    billed_until: datetime | None = None
+    """End of the last closed period; None = none is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ class AddSubscription:
     time_zone: str
     interval: Interval
     limits: list[JsonObject]
+    quantity: int = 1
+    trial_end: datetime | None = None
+    """None = without a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ class ChangeSubscription:
     subscription_id: UUID
     plan: str
     limits: list[JsonObject]
+    prices_from: datetime | None = None
+    """None = with the next period."""
 
 
 Write: TypeAlias = PutSeller | PutMeter | AddFeature | AddPlanVersion | PutTenant | AddSubscription | ChangeSubscription

@@ -64,6 +64,9 @@ class Fee:
     name: str
     amount: Decimal
     timing: str
+    """`arrears`: after the period; `advance`: before it."""
+    per_seat: bool = False
+    """Multiplied by the subscription's quantity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,11 @@ class Plan:
     prices: tuple[Price, ...]
     limits: tuple[Limit, ...]
     line: int
+    trial_days: int = 0
+    proration: str = ""
+    """`day`, `second` or `none`; empty = by day, of hourly plans by second."""
+    commitment: Decimal | None = None
+    """What a period costs at least, in major units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,12 @@ class Subscription:
     anchor: str
     """`start`, `calendar` or a date."""
     time_zone: str
+    currency: str = ""
+    """Empty = the plan's first."""
+    quantity: int = 1
+    """Seats."""
+    prices_from: datetime | None = None
+    """When a move to other prices is in force; None = with the next period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,10 @@ class Tenant:
     line: int
     lines: dict[str, int]
     """Lines of the fields that faults are named by later."""
+    fees: tuple[Fee, ...] = ()
+    """Instead of the plan's of the same name, or beside them."""
+    prices: tuple[Price, ...] = ()
+    """Instead of the plan's for the same meter and match, or beside them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,15 @@ _SELLER_FIELDS = frozenset({
 _METER_FIELDS = frozenset({
     "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise",
 })  # fmt: skip
-_PLAN_FIELDS = frozenset({"name", "currency", "billing_interval", "grace", "features", "fees", "prices", "limits"})
-_FEE_FIELDS = frozenset({"name", "amount", "timing"})
+_PLAN_FIELDS = frozenset({
+    "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
+    "trial_days", "proration", "commitment",
+})  # fmt: skip
+_FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
+_SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
+    "fees", "prices",
 })  # fmt: skip
 _AGGREGATIONS = ("sum", "count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
 _DIMENSIONS_MAX = 4
@@ -66,8 +71,8 @@ def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
         fields,
         "plans",
         _PLAN_FIELDS,
-        lambda inner: _read_plan(inner, currency=currency, time_zone=time_zone),
-        lambda plan: plan.name,
+        lambda inner: _read_plan_in_currencies(inner, currency=currency, time_zone=time_zone),
+        lambda variants: variants[0].name,
         aliases={"quotas": "limits"},
     )
     tenants = _unique(
@@ -82,7 +87,7 @@ def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
         seller=seller,
         meters=meters,
         features=tuple(dict.fromkeys(features)),
-        plans=plans,
+        plans=tuple(variant for variants in plans for variant in variants),
         tenants=tenants,
         references=tuple(collected.references),
     )
@@ -202,17 +207,37 @@ def _read_grace(fields: Fields) -> tuple[str, int]:
     return (unit, inner.whole("count", least=0, most=_GRACE_MAX[unit], required=True))
 
 
-def _read_plan(fields: Fields, *, currency: str, time_zone: str) -> Plan:
+def _read_plan_in_currencies(fields: Fields, *, currency: str, time_zone: str) -> tuple[Plan, ...]:
+    """Give the plan in its first currency under its name, in each other one under `name/CODE`."""
+    codes = fields.texts("currencies")
+    for code in codes:
+        if code not in CURRENCY_DIGITS:
+            fields.fault("currencies", "is not a currency", value=code, bound="ISO 4217 codes like USD")
+    if codes and fields.has("currency"):
+        fields.fault("currency", "stands beside currencies", remedy="keep one of them")
+    first = codes[0] if codes else _read_currency(fields, default=currency)
+    return tuple(
+        _read_plan(fields, currency=code, suffix="" if code == first else f"/{code}", time_zone=time_zone)
+        for code in dict.fromkeys((first, *codes))
+    )
+
+
+def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) -> Plan:
+    fields.in_currency(currency)
+    interval = _read_interval(fields)
     return Plan(
-        name=fields.name("name"),
-        currency=_read_currency(fields, default=currency),
-        billing_interval=_read_interval(fields),
+        name=fields.name("name") + suffix,
+        currency=currency,
+        billing_interval=interval,
         grace=_read_grace(fields),
         features=tuple(sorted(fields.names("features", refers_to="feature"))),
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
-        prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.meter, key="meter"),
+        prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter"),
         limits=_read_limits(fields, time_zone=time_zone),
         line=fields.line,
+        trial_days=fields.whole("trial_days", least=0, most=1000),
+        proration=fields.choice("proration", ("day", "second", "none"), default=""),
+        commitment=fields.decimal("commitment") if fields.has("commitment") else None,
     )
 
 
@@ -220,7 +245,8 @@ def _read_fee(fields: Fields) -> Fee:
     return Fee(
         name=fields.text("name", required=True, length_max=128),
         amount=fields.decimal("amount"),
-        timing=fields.choice("timing", ("arrears",), default="arrears", later=("advance",)),
+        timing=fields.choice("timing", ("arrears", "advance"), default="arrears"),
+        per_seat=fields.flag("per_seat"),
     )
 
 
@@ -238,6 +264,8 @@ def _read_limits(fields: Fields, *, time_zone: str) -> tuple[Limit, ...]:
 
 def _read_tenant(fields: Fields, *, time_zone: str) -> Tenant:
     tenant = fields.name("id")
+    subscription = _read_subscription(fields)
+    fields.in_currency(subscription.currency)
     parent = fields.name("parent", required=False, refers_to="tenant")
     if parent and parent == tenant:
         fields.fault("parent", "is the tenant itself", value=parent, remedy="name another tenant, or null")
@@ -247,7 +275,7 @@ def _read_tenant(fields: Fields, *, time_zone: str) -> Tenant:
     plan = fields.name("plan", required=False, refers_to="plan")
     limits = _read_limits(fields, time_zone=time_zone)
     if not plan:
-        for name in ("subscription", "limits", "plan_version"):
+        for name in ("subscription", "limits", "plan_version", "fees", "prices"):
             if fields.has(name):
                 fields.fault(name, "needs a plan", remedy="add `plan: …`")
     return Tenant(
@@ -259,15 +287,17 @@ def _read_tenant(fields: Fields, *, time_zone: str) -> Tenant:
         tax_id=fields.text("tax_id", length_max=64),
         plan=plan,
         move_to_latest=version == "latest",
-        subscription=_read_subscription(fields),
+        subscription=subscription,
         limits=limits,
         line=fields.line,
         lines={name: fields.line_of(name) for name in ("plan", "parent", "subscription", "billing_tenant")},
+        fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
+        prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter"),
     )
 
 
 def _read_subscription(fields: Fields) -> Subscription:
-    inner = fields.table("subscription", names=frozenset({"start", "anchor", "time_zone"}))
+    inner = fields.table("subscription", names=_SUBSCRIPTION_FIELDS)
     if inner is None:
         return Subscription(start=None, anchor="", time_zone="")
     anchor = inner.text("anchor")
@@ -276,4 +306,11 @@ def _read_subscription(fields: Fields) -> Subscription:
             date.fromisoformat(anchor)
         except ValueError:
             inner.fault("anchor", "is not known", value=anchor, bound='start, calendar or a date like "2026-01-31"')
-    return Subscription(start=inner.instant("start"), anchor=anchor, time_zone=inner.time_zone("time_zone", default=""))
+    return Subscription(
+        start=inner.instant("start"),
+        anchor=anchor,
+        time_zone=inner.time_zone("time_zone", default=""),
+        currency=_read_currency(inner, default="") if inner.has("currency") else "",
+        quantity=inner.whole("quantity", least=0, most=1_000_000, default=1),
+        prices_from=inner.instant("prices_from"),
+    )

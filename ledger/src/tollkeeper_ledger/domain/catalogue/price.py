@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 JsonObject: TypeAlias = dict[str, Any]
 
-_SHARED = frozenset({"meter", "model", "included", "description", "minimum", "maximum", "discount_percent", "convert"})
+_SHARED = frozenset({
+    "meter", "model", "included", "description", "minimum", "maximum", "discount_percent", "convert", "match",
+    "group_by",
+})  # fmt: skip
 _TIER_FIELDS = frozenset({"up_to", "unit_price", "flat"})
+_PERCENT_TIER_FIELDS = frozenset({"up_to", "rate_percent", "flat"})
+_STAIR_FIELDS = frozenset({"up_to", "price"})
+_MATCH_FIELDS = frozenset({"attribute", "exact"})
+_PER_EVENT = ("fixed_per_event", "free_total", "per_event_min", "per_event_max")
 _BLOCK_FIELDS = frozenset({"block_size", "max_blocks", "block_price"})
 _CONVERT_FIELDS = frozenset({"divide_by", "multiply_by", "round", "digits"})
 _ROUNDINGS = ("none", "ceil", "floor", "half_up")
-_LATER_MODELS = ("percentage", "graduated_percentage", "stair_step", "dynamic", "flat")
 _ONE_HUNDRED = Decimal(100)
 
 
@@ -37,10 +43,16 @@ class Price:
     terms: JsonObject
     """What only this model has, and the shared terms that are set; amounts as decimals."""
 
+    @property
+    def key(self) -> str:
+        """Name it in its plan: its meter and the attribute values that it is for."""
+        matched = self.terms.get("match", {})
+        return self.meter + "".join(f" {name}={value}" for name, value in sorted(matched.items()))
+
 
 def read_price(fields: Fields) -> Price:
     """Read a price of any model that is served. Faults are added to the fields."""
-    model = fields.choice("model", tuple(_MODELS), default="per_unit", later=_LATER_MODELS)
+    model = fields.choice("model", tuple(_MODELS), default="per_unit")
     own, read_terms = _MODELS[model]
     for name in sorted(PRICE_FIELDS - _SHARED - own):
         if fields.has(name):
@@ -86,9 +98,13 @@ def _read_package(fields: Fields) -> JsonObject:
 
 
 def _read_tiered(fields: Fields) -> JsonObject:
+    return {"per": fields.whole("per", least=1, default=1), "tiers": _read_tiers(fields, _TIER_FIELDS)}
+
+
+def _read_tiers(fields: Fields, names: frozenset[str]) -> list[JsonObject]:
     tiers: list[JsonObject] = []
     lower, is_open = 0, False
-    for inner in fields.tables("tiers", names=_TIER_FIELDS):
+    for inner in fields.tables("tiers", names=names):
         if is_open:
             inner.fault("", "follows a tier without an upper bound", remedy="put the tier without `up_to` last")
         up_to = inner.whole("up_to", least=0) if inner.has("up_to") else None
@@ -100,16 +116,30 @@ def _read_tiered(fields: Fields) -> JsonObject:
             )
         else:
             lower = up_to
-        tiers.append(
-            {
-                "up_to": up_to,
-                "unit_price": inner.decimal("unit_price", required=False),
-                "flat": inner.decimal("flat", required=False),
-            }
-        )
+        amounts = {name: inner.decimal(name, required=False) for name in sorted(names - {"up_to"}, reverse=True)}
+        tiers.append({"up_to": up_to, **amounts})
     if not is_open:
         fields.fault("tiers", "end at an upper bound", remedy="add a last tier without `up_to`")
-    return {"per": fields.whole("per", least=1, default=1), "tiers": tiers}
+    return tiers
+
+
+def _read_percentage(fields: Fields) -> JsonObject:
+    terms: JsonObject = {"rate_percent": fields.decimal("rate_percent")}
+    for name in _PER_EVENT:
+        if fields.has(name):
+            terms[name] = fields.decimal(name)
+    if fields.has("free_events"):
+        terms["free_events"] = fields.whole("free_events", least=1)
+    if fields.has("included") and len(terms) > 1:
+        fields.fault("included", "does not go with what is due per record", remedy="use free_total or free_events")
+    least, most = terms.get("per_event_min"), terms.get("per_event_max")
+    if least is not None and most is not None and least > most:
+        fields.fault("per_event_min", "is above per_event_max", value=str(least), bound=str(most))
+    return terms
+
+
+def _read_dynamic(fields: Fields) -> JsonObject:
+    return {"multiplier": fields.decimal("multiplier") if fields.has("multiplier") else Decimal(1)}
 
 
 def _read_blocks(fields: Fields) -> JsonObject:
@@ -143,6 +173,26 @@ def _read_shared(fields: Fields) -> JsonObject:
     convert = fields.table("convert", names=_CONVERT_FIELDS)
     if convert is not None:
         terms["convert"] = _read_convert(convert)
+    return terms | _read_dimensions(fields)
+
+
+def _read_dimensions(fields: Fields) -> JsonObject:
+    """Read which attribute values a price is for, and which split its usage into lines of their own."""
+    terms: JsonObject = {}
+    match: dict[str, str] = {}
+    for inner in fields.tables("match", names=_MATCH_FIELDS):
+        attribute = inner.name("attribute")
+        if attribute in match:
+            inner.fault("attribute", "stands twice", value=attribute, remedy="keep one")
+        match[attribute] = inner.text("exact", required=True)
+    if match:
+        terms["match"] = match
+    group_by = fields.names("group_by", count_max=4)
+    if group_by:
+        terms["group_by"] = sorted(group_by)
+    meter = fields.scalar_text("meter")
+    for attribute in (*match, *group_by):
+        fields.refer("dimension", f"{meter}.{attribute}", "match" if attribute in match else "group_by")
     return terms
 
 
@@ -165,6 +215,14 @@ _MODELS: Mapping[str, tuple[frozenset[str], Callable[[Fields], JsonObject]]] = M
         "volume": (frozenset({"per", "tiers"}), _read_tiered),
         "package": (frozenset({"size", "price"}), _read_package),
         "graduated_blocks": (frozenset({"tiers"}), _read_blocks),
+        "graduated_percentage": (
+            frozenset({"tiers"}),
+            lambda fields: {"tiers": _read_tiers(fields, _PERCENT_TIER_FIELDS)},
+        ),
+        "stair_step": (frozenset({"tiers"}), lambda fields: {"tiers": _read_tiers(fields, _STAIR_FIELDS)}),
+        "percentage": (frozenset({"rate_percent", "free_events", *_PER_EVENT}), _read_percentage),
+        "dynamic": (frozenset({"multiplier"}), _read_dynamic),
+        "flat": (frozenset({"amount"}), lambda fields: {"amount": fields.decimal("amount")}),
     }
 )
 PRICE_FIELDS = _SHARED.union(*(own for own, _ in _MODELS.values()))

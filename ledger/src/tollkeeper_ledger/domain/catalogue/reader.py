@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tollkeeper_ledger.domain.catalogue.tree import Listing, Node, Scalar, Table
-from tollkeeper_ledger.domain.money import DECIMAL_DIGITS_MAX, parse_decimal
+from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, DECIMAL_DIGITS_MAX, parse_decimal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,6 +43,8 @@ class Collected:
 
     faults: Faults
     references: list[Reference] = field(default_factory=list)
+    currency: str = ""
+    """Of the plan that is being read: amounts may be given per currency."""
 
 
 def is_time_zone(name: str) -> bool:
@@ -198,8 +200,23 @@ class Fields:
             return default
         return value
 
+    def refer(self, kind: str, name: str, field: str) -> None:
+        """Say that something of this name must exist."""
+        self._collected.references.append(Reference(kind, name, self.line_of(field), self._at(field)))
+
+    def in_currency(self, currency: str) -> None:
+        """Read amounts that are given per currency as those of this one from now on."""
+        self._collected.currency = currency
+
     def decimal(self, name: str, *, required: bool = True) -> Decimal:
-        """Read an exact decimal of at least 0."""
+        """Read an exact decimal of at least 0; one that is given per currency, in the currency that is being read."""
+        if isinstance(self._nodes.get(name), Table):
+            by_currency = Fields(self._nodes[name], self._at(name), self._collected, names=frozenset(CURRENCY_DIGITS))
+            currency = self._collected.currency
+            if not by_currency.has(currency):
+                self.fault(name, f"has no amount in {currency or 'any currency'}", remedy="add one for each currency")
+                return Decimal(0)
+            return by_currency.decimal(currency)
         node = self._scalar(name, required=required)
         if node is None:
             return Decimal(0)

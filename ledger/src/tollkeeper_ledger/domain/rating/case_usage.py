@@ -10,15 +10,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.money import EXACT, Currency, exact, plain, round_line
-from tollkeeper_ledger.domain.rating.blocks import BlockTier, begun, graduated_blocks, package
+from tollkeeper_ledger.domain.rating.blocks import begun
 from tollkeeper_ledger.domain.rating.bounds import Bounds, bounded
-from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part, since, total
-from tollkeeper_ledger.domain.rating.percentage import Percentage, percentage_of_events, percentage_of_total
+from tollkeeper_ledger.domain.rating.parts import ZERO, Part, since, total
+from tollkeeper_ledger.domain.rating.percentage import percentage_of_events, percentage_of_total
+from tollkeeper_ledger.domain.rating.plan_models import MODELS_V1, bounds_of, conversion_of, percentage_of
 from tollkeeper_ledger.domain.rating.quantity import Conversion, beyond, converted
-from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers, graduated, volume
+from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.rating.case_fields import Fields
+    from tollkeeper_ledger.domain.rating.charges import PriceJson
 
 Answer: TypeAlias = dict[str, Any]
 Pricing: TypeAlias = Callable[[Decimal], tuple[Part, ...]]
@@ -50,73 +52,61 @@ class Run:
         return since(self.now, self.before)
 
 
-def _tiers(params: Fields, unit: str = "unit") -> tuple[Tier, ...]:
-    tiers = tuple(
-        Tier(
-            up_to=fields.optional_decimal("up_to"),
-            unit=fields.decimal(unit, default=ZERO),
-            flat=fields.decimal("flat", default=ZERO),
-        )
+def _decimal(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value:f}"
+
+
+def _tiers(params: Fields, unit: str) -> PriceJson:
+    tiers = [
+        {
+            "up_to": _decimal(fields.optional_decimal("up_to")),
+            unit: _decimal(fields.decimal("unit" if unit == "unit_price" else unit, default=ZERO)),
+            "flat": _decimal(fields.decimal("flat", default=ZERO)),
+        }
         for fields in params.inners("tiers")
-    )
-    check_tiers(tiers)
-    return tiers
-
-
-def _pricing_per_unit(params: Fields) -> Pricing:
-    unit = params.decimal("unit")
-    return lambda quantity: (part("units", quantity, unit),) if quantity else ()
-
-
-def _pricing_package(params: Fields) -> Pricing:
-    return partial(
-        package,
-        size=params.decimal("package_size"),
-        price=params.decimal("package_amount"),
-        free_units=params.decimal("free_units", default=ZERO),
-    )
-
-
-def _pricing_graduated(params: Fields) -> Pricing:
-    return partial(graduated, tiers=_tiers(params))
-
-
-def _pricing_volume(params: Fields) -> Pricing:
-    return partial(volume, tiers=_tiers(params))
-
-
-def _pricing_graduated_percentage(params: Fields) -> Pricing:
-    return partial(graduated, tiers=_tiers(params, "rate_percent"), percent=True)
-
-
-def _pricing_blocks(params: Fields) -> Pricing:
-    tiers = tuple(
-        BlockTier(
-            block_size=fields.decimal("block_size"),
-            max_blocks=fields.optional_decimal("max_blocks"),
-            block_price=fields.decimal("block_price"),
+    ]
+    check_tiers(
+        tuple(
+            Tier(up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]), unit=ZERO, flat=ZERO)
+            for tier in tiers
         )
-        for fields in params.inners("tiers")
     )
-    return partial(graduated_blocks, tiers=tiers)
+    return {"tiers": tiers, "per": 1}
 
 
-def _pricing_dynamic(params: Fields) -> Pricing:
-    multiplier = params.decimal("multiplier", default=Decimal(1))
-    return lambda quantity: (part("carried amounts", quantity, multiplier),) if quantity else ()
+def _blocks(params: Fields) -> PriceJson:
+    names = ("block_size", "max_blocks", "block_price")
+    return {
+        "tiers": [
+            {name: _decimal(fields.optional_decimal(name)) for name in names} for fields in params.inners("tiers")
+        ]
+    }
 
 
-PRICINGS: Mapping[str, Callable[[Fields], Pricing]] = MappingProxyType(
+_TERMS: Mapping[str, Callable[[Fields], PriceJson]] = MappingProxyType(
     {
-        "per_unit": _pricing_per_unit,
-        "package": _pricing_package,
-        "graduated": _pricing_graduated,
-        "volume": _pricing_volume,
-        "graduated_percentage": _pricing_graduated_percentage,
-        "graduated_blocks": _pricing_blocks,
-        "dynamic": _pricing_dynamic,
+        "per_unit": lambda params: {"unit_price": _decimal(params.decimal("unit")), "per": 1},
+        "package": lambda params: {
+            "size": _decimal(params.decimal("package_size")),
+            "price": _decimal(params.decimal("package_amount")),
+            "free_units": _decimal(params.decimal("free_units", default=ZERO)),
+        },
+        "graduated": lambda params: _tiers(params, "unit_price"),
+        "volume": lambda params: _tiers(params, "unit_price"),
+        "graduated_percentage": lambda params: _tiers(params, "rate_percent"),
+        "graduated_blocks": _blocks,
+        "dynamic": lambda params: {"multiplier": _decimal(params.decimal("multiplier", default=Decimal(1)))},
     }
 )
+"""What a case's model has of its own, as definitions name it."""
+
+
+def _pricing(model: str, params: Fields) -> Pricing:
+    price = {"model": model, **_TERMS[model](params)}
+    parts_of = partial(MODELS_V1[model], price)
+    if model != "per_unit":
+        return parts_of
+    return lambda quantity: parts_of(quantity) if quantity else ()
 
 
 def _conversion(params: Fields) -> Conversion | None:
@@ -126,12 +116,12 @@ def _conversion(params: Fields) -> Conversion | None:
     operation = fields.text("op")
     if operation not in ("divide", "multiply"):
         raise ValueError(f"convert.op must be divide or multiply, not {operation!r}")
-    return Conversion(
-        divide=operation == "divide",
-        factor=fields.decimal("factor"),
-        round=fields.text("round", default="none"),
-        digits=fields.whole("precision", default=0),
-    )
+    convert = {
+        f"{operation}_by": _decimal(fields.decimal("factor")),
+        "round": fields.text("round", default="none"),
+        "digits": fields.whole("precision", default=0),
+    }
+    return conversion_of({"convert": convert})
 
 
 def _is_period_end(given: Fields) -> bool:
@@ -142,11 +132,8 @@ def _is_period_end(given: Fields) -> bool:
 
 
 def _bounds(params: Fields) -> Bounds:
-    return Bounds(
-        minimum=params.optional_decimal("minimum"),
-        maximum=params.optional_decimal("maximum"),
-        discount_percent=params.decimal("discount_percent", default=ZERO),
-    )
+    names = ("minimum", "maximum", "discount_percent")
+    return bounds_of({name: _decimal(params.optional_decimal(name)) for name in names})
 
 
 @exact
@@ -176,7 +163,7 @@ def _answer(run: Run, bounds: Bounds, *, billed_before: Decimal | None, currency
 @exact
 def _rate_usage(model: str, params: Fields, given: Fields) -> Answer:
     """Rate one run: what the period costs with it, less what it cost before."""
-    pricing = PRICINGS[model](params)
+    pricing = _pricing(model, params)
     conversion = _conversion(params)
     included = params.decimal("included", default=ZERO) + params.decimal("usage_discount", default=ZERO)
     before, quantity = given.decimal("previous_quantity", default=ZERO), given.decimal("quantity")
@@ -202,15 +189,9 @@ def _rate_usage(model: str, params: Fields, given: Fields) -> Answer:
 
 @exact
 def _rate_percentage(params: Fields, given: Fields) -> Answer:
-    free_events = params.optional_decimal("free_events")
-    price = Percentage(
-        rate_percent=params.decimal("rate_percent"),
-        fixed_per_event=params.decimal("fixed_per_event", default=ZERO),
-        free_events=None if free_events is None else int(free_events),
-        free_total=params.optional_decimal("free_total"),
-        per_event_min=params.optional_decimal("per_event_min"),
-        per_event_max=params.optional_decimal("per_event_max"),
-    )
+    names = ("rate_percent", "fixed_per_event", "free_events", "free_total", "per_event_min", "per_event_max")
+    params.decimal("rate_percent")
+    price = percentage_of({name: _decimal(params.optional_decimal(name)) for name in names})
     bounds = _bounds(params)
     if "event_values" in given:
         parts = percentage_of_events(price, given.decimals("event_values"))
@@ -243,7 +224,7 @@ def _rate_usage_discount(params: Fields, given: Fields) -> Answer:
 @exact
 def _rerate(model: str, params: Fields, given: Fields) -> Answer:
     """Rate a period's growing quantity run after run: each bills what is new and reverses what no longer holds."""
-    pricing, conversion = PRICINGS[model](params), _conversion(params)
+    pricing, conversion = _pricing(model, params), _conversion(params)
     before: tuple[Part, ...] = ()
     answer: Answer = {"run_amounts": []}
     for number, quantity in enumerate(given.decimals("cumulative"), start=1):
@@ -280,8 +261,8 @@ def _rate_overages(params: Fields, given: Fields) -> Answer:
 
 
 USAGE_MODELS: Mapping[str, Callable[[Fields, Fields], Answer]] = MappingProxyType(
-    {name: partial(_rate_usage, name) for name in PRICINGS}
-    | {f"rerate_{name}": partial(_rerate, name) for name in PRICINGS}
+    {name: partial(_rate_usage, name) for name in _TERMS}
+    | {f"rerate_{name}": partial(_rerate, name) for name in _TERMS}
     | {
         "percentage": _rate_percentage,
         "usage_discount": _rate_usage_discount,

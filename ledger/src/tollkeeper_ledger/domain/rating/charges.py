@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PriceJson: TypeAlias = dict[str, Any]
 """One price of a plan version's definition."""
 
+Attributes: TypeAlias = "tuple[tuple[str, str], ...]"
+"""Attribute values by name, in name order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
@@ -24,6 +27,11 @@ class Total:
     unit: str
     scale: int
     units: int
+    attributes: Attributes = ()
+    """Values that the sum is of, by name; empty where no price of the meter tells values apart."""
+    events: tuple[tuple[int, int], ...] = ()
+    """(units, how many records in a row) in order of event time and id, below 0 where they are taken back; only where a
+    price is per record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class Rated:
     amount: Decimal
     """Major units, exact."""
     steps: tuple[str, ...]
+    currency: Currency
     parts: tuple[Part, ...] = ()
     """Tiers, packages and flat fees that the amount is made of, before discounts and bounds."""
 
@@ -91,6 +100,16 @@ class Charge:
     late: bool
     parts: tuple[Part, ...] = ()
     """What a line of several prices is made of, before discounts and bounds; empty where one price explains it."""
+    discount_minor: int = 0
+    """This line's share of coupons: taken off before tax, shown by itself, not in `amount_minor`."""
+    tax_name: str = ""
+    """Name of a tax of the price's own; empty: the payer's taxes apply."""
+    tax_percent: str = ""
+    """Its percent, decimal; empty: the payer's taxes apply. Credit pays and is not taxed: 0."""
+    kind: str = "usage"
+    """`usage`, `fee`, `commitment` or `credit`."""
+    dimensions: Attributes = ()
+    """Attribute values that the line is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +121,5 @@ class Charges:
 
     @property
     def subtotal_minor(self) -> int:
-        """Give the sum of the lines; nothing is rounded after a line."""
-        return sum(line.amount_minor for line in self.lines)
+        """Give the sum of the lines less their discounts; nothing is rounded after a line."""
+        return sum(line.amount_minor - line.discount_minor for line in self.lines)

@@ -7,17 +7,28 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.money import Currency, major, round_line
-from tollkeeper_ledger.domain.rating.charges import Charge, Charges, LateUsage, PriceJson, Rated, Total
-from tollkeeper_ledger.domain.rating.flat import rate_flat
+from tollkeeper_ledger.domain.rating.charges import (
+    Attributes,
+    Charge,
+    Charges,
+    LateUsage,
+    PriceJson,
+    Rated,
+    SubscriptionFacts,
+    Total,
+)
+from tollkeeper_ledger.domain.rating.dimensions import NOTHING, priced, with_dimensions
+from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
+from tollkeeper_ledger.domain.rating.plan_models import needs_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tollkeeper_ledger.domain.rating.charges import SubscriptionFacts, Usage
+    from tollkeeper_ledger.domain.rating.charges import Usage
 
-PriceRater: TypeAlias = "Callable[[PriceJson, int, Currency], Rated]"
-"""Rates all units of one meter in one period."""
+PriceRater: TypeAlias = "Callable[..., Rated]"
+"""Rates all units of one meter in one period: price, units, currency; by name `events` and `granted`."""
 
 ENGINE_VERSION = 1
 """Version that new invoices are rated with."""
@@ -31,59 +42,71 @@ _ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_price})
 
 
 def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_version: int) -> Charges:
-    """Give the charges of one period. Pure.
+    """Give the charges of one whole period under one plan version. Pure.
 
     Usage of meters that the plan has no price for costs nothing and makes no line. A price without usage makes a line
     only where it costs something all the same: a first tier's flat fee, or a minimum. Late usage makes a line for the
     difference between what its own period costs with and without it. Raises ValueError for an engine version or a price
     model that does not exist.
     """
-    if engine_version not in _ENGINES:
-        raise ValueError(f"no engine version {engine_version}; there are {sorted(_ENGINES)}")
-    rate_one = _ENGINES[engine_version]
     plan = json.loads(definition)
     currency = Currency.from_code(plan["currency"])
-    lines = [_fee_line(fee, facts, currency) for fee in plan["fees"]]
-    totals = {total.meter: total for total in usage.totals}
-    for price in plan["prices"]:
-        total = totals.get(price["meter"], Total(meter=price["meter"], unit="", scale=0, units=0))
-        rated = rate_one(price, total.units, currency)
-        if total.units or rated.amount:
-            lines.append(_usage_line(price, total, rated, facts, currency))
-    for late in usage.late:
-        lines.extend(_late_lines(late, rate_one, currency))
+    lines = [fee_line(fee, Share(facts.period_start, facts.period_end), currency) for fee in plan["fees"]]
+    lines.extend(rate_usage(plan, usage.totals, facts, engine_version=engine_version))
+    lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
     return Charges(currency=currency, lines=tuple(lines))
 
 
-def _rounding_step(rated: Rated, amount_minor: int, currency: Currency) -> tuple[str, ...]:
-    return (*rated.steps, f"rounded half up: {major(amount_minor, currency)} {currency.code}")
+def _engine(version: int) -> PriceRater:
+    if version not in _ENGINES:
+        raise ValueError(f"no engine version {version}; there are {sorted(_ENGINES)}")
+    return _ENGINES[version]
 
 
-def _fee_line(fee: PriceJson, facts: SubscriptionFacts, currency: Currency) -> Charge:
-    rated = rate_flat(fee, currency)
-    amount_minor = round_line(rated.amount, currency)
+def rate_usage(
+    plan: PriceJson,
+    totals: Sequence[Total],
+    facts: SubscriptionFacts,
+    *,
+    engine_version: int,
+    granted: dict[str, int] | None = None,
+) -> list[Charge]:
+    """Give the lines of a plan's prices. `granted` has units per meter that grants pay for: what is used is taken off.
+
+    Raises ValueError as `rate` does.
+    """
+    rate_one = _engine(engine_version)
+    currency = Currency.from_code(plan["currency"])
+    left = {} if granted is None else granted
+    lines = []
+    for price, attributes, total in priced(plan["prices"], totals):
+        rated = rate_one(price, total.units, currency, events=total.events)
+        free = min(left.get(total.meter, 0), rated.charged)
+        if free and not needs_events(price):
+            left[total.meter] -= free
+            rated = rate_one(price, total.units, currency, events=total.events, granted=free)
+        if total.units or rated.amount:
+            lines.append(_usage_line(price, attributes, total, rated, facts))
+    return lines
+
+
+def rate_late(lates: Sequence[LateUsage], currency: Currency, *, engine_version: int) -> list[Charge]:
+    """Give the lines of usage that came after its own period was closed. Raises ValueError as `rate` does."""
+    rate_one = _engine(engine_version)
+    return [line for late in lates for line in _late_lines(late, rate_one, currency)]
+
+
+def rounding_step(rated: Rated, amount_minor: int) -> tuple[str, ...]:
+    """Give a line's explanation: the steps of its price and the rounding that ends them."""
+    return (*rated.steps, f"rounded half up: {major(amount_minor, rated.currency)} {rated.currency.code}")
+
+
+def _usage_line(
+    price: PriceJson, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
+) -> Charge:
+    amount_minor = round_line(rated.amount, rated.currency)
     return Charge(
-        description=fee["name"],
-        meter="",
-        unit="",
-        scale=0,
-        quantity=1,
-        included=0,
-        charged=1,
-        unit_price=rated.unit_price,
-        price_per=1,
-        amount_minor=amount_minor,
-        explanation=_rounding_step(rated, amount_minor, currency),
-        period_start=facts.period_start,
-        period_end=facts.period_end,
-        late=False,
-    )
-
-
-def _usage_line(price: PriceJson, total: Total, rated: Rated, facts: SubscriptionFacts, currency: Currency) -> Charge:
-    amount_minor = round_line(rated.amount, currency)
-    return Charge(
-        description=price["description"] or price["meter"],
+        description=with_dimensions(price, attributes),
         meter=total.meter,
         unit=total.unit,
         scale=total.scale,
@@ -93,39 +116,40 @@ def _usage_line(price: PriceJson, total: Total, rated: Rated, facts: Subscriptio
         unit_price=rated.unit_price,
         price_per=rated.price_per,
         amount_minor=amount_minor,
-        explanation=_rounding_step(rated, amount_minor, currency),
+        explanation=rounding_step(rated, amount_minor),
         period_start=facts.period_start,
         period_end=facts.period_end,
         late=False,
         parts=() if rated.unit_price else rated.parts,
+        dimensions=attributes,
     )
 
 
-def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> Sequence[Charge]:
+def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> list[Charge]:
     plan = json.loads(late.definition)
     if plan["currency"] != currency.code:
         raise ValueError(f"late usage is priced in {plan['currency']}, the invoice in {currency.code}")
-    before = {total.meter: total.units for total in late.before}
-    added = {total.meter: total for total in late.added}
+    before = {(price["meter"], attributes): total for price, attributes, total in priced(plan["prices"], late.before)}
     lines = []
-    for price in plan["prices"]:
-        total = added.get(price["meter"])
-        if total is not None and total.units:
-            billed = before.get(total.meter, 0)
-            # Below 0 where levels fell by more than they rose: that bills nothing.
-            old = rate_one(price, max(0, billed), currency)
-            new = rate_one(price, max(0, billed + total.units), currency)
-            lines.append(_late_line(late, price, total, old=old, new=new, currency=currency))
+    for price, attributes, total in priced(plan["prices"], late.added):
+        if not total.units:
+            continue
+        billed = before.get((price["meter"], attributes), NOTHING)
+        # Below 0 where levels fell by more than they rose: that bills nothing.
+        old = rate_one(price, max(0, billed.units), currency, events=billed.events)
+        new = rate_one(price, max(0, billed.units + total.units), currency, events=(*billed.events, *total.events))
+        lines.append(_late_line(late, price, attributes, total, old=old, new=new))
     return lines
 
 
 def _late_line(
-    late: LateUsage, price: PriceJson, total: Total, *, old: Rated, new: Rated, currency: Currency
+    late: LateUsage, price: PriceJson, attributes: Attributes, total: Total, *, old: Rated, new: Rated
 ) -> Charge:
+    currency = new.currency
     old_minor, new_minor = round_line(old.amount, currency), round_line(new.amount, currency)
     period = f"{late.period_start:%Y-%m-%d %H:%M} to {late.period_end:%Y-%m-%d %H:%M} UTC"
     return Charge(
-        description=f"{price['description'] or price['meter']}{LATE_SEPARATOR}{period}",
+        description=f"{with_dimensions(price, attributes)}{LATE_SEPARATOR}{period}",
         meter=total.meter,
         unit=total.unit,
         scale=total.scale,
@@ -143,10 +167,12 @@ def _late_line(
         period_start=late.period_start,
         period_end=late.period_end,
         late=True,
+        dimensions=attributes,
     )
 
 
 def is_free(definition: bytes) -> bool:
-    """Whether a plan version can't charge anything: no fee and no price above zero."""
+    """Whether a plan version can't charge anything: no fee, no commitment and no price above zero."""
     plan = json.loads(definition)
-    return not any(fee["amount"].strip("0.") for fee in plan["fees"]) and all(map(is_price_free, plan["prices"]))
+    amounts = [fee["amount"] for fee in plan["fees"]] + [plan.get("commitment", "0")]
+    return not any(amount.strip("0.") for amount in amounts) and all(map(is_price_free, plan["prices"]))

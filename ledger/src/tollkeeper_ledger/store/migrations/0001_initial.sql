@@ -263,7 +263,8 @@ CREATE TABLE tenant (
 );
 CREATE INDEX tenant_by_parent ON tenant (parent_tenant_id) WHERE parent_tenant_id IS NOT NULL;
 
--- `plan_version_id` gives limits and features, at once after a move; prices follow subscription_phase.
+-- `plan_version_id` gives limits and features, at once after a move; prices follow subscription_phase. `state`,
+-- `quantity` and `plan_version_id` follow scheduled phases when their time comes.
 CREATE TABLE subscription (
   subscription_id uuid PRIMARY KEY,
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -278,6 +279,8 @@ CREATE TABLE subscription (
   interval_unit text NOT NULL
     CONSTRAINT subscription_unit_known CHECK (interval_unit IN ('hour', 'day', 'week', 'month', 'year')),
   interval_count integer NOT NULL CONSTRAINT subscription_count_positive CHECK (interval_count > 0),
+  -- Seats.
+  quantity bigint NOT NULL DEFAULT 1 CONSTRAINT subscription_quantity_not_negative CHECK (quantity >= 0),
   -- Limits of this subscription alone, an array of the shape that plan definitions have.
   limits jsonb NOT NULL,
   -- End of the last closed period.
@@ -286,19 +289,81 @@ CREATE TABLE subscription (
 );
 CREATE UNIQUE INDEX subscription_one_live_per_tenant ON subscription (tenant_id) WHERE ended_at IS NULL;
 
--- The plan version that rates periods starting at or after starts_at, until the next phase.
+-- What rates the time from starts_at on, until the next phase. A phase within a period cuts the period's segments.
+-- The time from a cancelled phase on is nobody's; no phase follows it.
 CREATE TABLE subscription_phase (
   tenant_id uuid NOT NULL,
   subscription_id uuid NOT NULL,
   starts_at timestamptz NOT NULL,
   plan_version_id uuid NOT NULL REFERENCES plan_version,
+  state text NOT NULL DEFAULT 'active'
+    CONSTRAINT subscription_phase_state_known CHECK (state IN ('trialing', 'active', 'paused', 'cancelled')),
+  quantity bigint NOT NULL DEFAULT 1 CONSTRAINT subscription_phase_quantity_not_negative CHECK (quantity >= 0),
+  -- False: limits, features and state follow when its time comes.
+  applied boolean NOT NULL DEFAULT true,
   PRIMARY KEY (tenant_id, subscription_id, starts_at),
   CONSTRAINT subscription_phase_subscription FOREIGN KEY (tenant_id, subscription_id)
     REFERENCES subscription (tenant_id, subscription_id)
 );
 
+CREATE INDEX subscription_phase_waiting ON subscription_phase (starts_at) WHERE NOT applied;
+
+-- Something off the next invoices of a subscription: a percentage or an amount.
+CREATE TABLE subscription_coupon (
+  tenant_id uuid NOT NULL,
+  subscription_id uuid NOT NULL,
+  coupon_id uuid NOT NULL,
+  name text NOT NULL,
+  percent numeric CONSTRAINT subscription_coupon_percent_range CHECK (percent > 0 AND percent <= 100),
+  amount_minor bigint CONSTRAINT subscription_coupon_amount_positive CHECK (amount_minor > 0),
+  -- Invoices that it is still good for; null = every one.
+  periods_left integer CONSTRAINT subscription_coupon_periods_not_negative CHECK (periods_left >= 0),
+  created_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, coupon_id),
+  CONSTRAINT subscription_coupon_one_kind CHECK ((percent IS NULL) <> (amount_minor IS NULL)),
+  CONSTRAINT subscription_coupon_subscription FOREIGN KEY (tenant_id, subscription_id)
+    REFERENCES subscription (tenant_id, subscription_id)
+);
+
+-- Units of a meter, or credit in minor units of a currency, that a tenant may use before it pays.
+CREATE TABLE prepaid_grant (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  grant_id uuid NOT NULL,
+  name text NOT NULL,
+  -- Empty for credit.
+  meter text NOT NULL,
+  -- Empty for units.
+  currency text NOT NULL,
+  amount bigint NOT NULL CONSTRAINT prepaid_grant_amount_positive CHECK (amount > 0),
+  -- Lower is used first.
+  priority integer NOT NULL,
+  expires_at timestamptz,
+  -- The amount again with every period; what is left of it before goes over up to rollover_max.
+  recurs boolean NOT NULL,
+  rollover_max bigint NOT NULL CONSTRAINT prepaid_grant_rollover_not_negative CHECK (rollover_max >= 0),
+  created_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, grant_id),
+  CONSTRAINT prepaid_grant_one_kind CHECK ((meter = '') <> (currency = ''))
+);
+
+-- Every movement of a grant with the balance after it.
+CREATE TABLE prepaid_entry (
+  tenant_id uuid NOT NULL,
+  entry_id bigint GENERATED ALWAYS AS IDENTITY,
+  grant_id uuid NOT NULL,
+  at timestamptz NOT NULL,
+  kind text NOT NULL CONSTRAINT prepaid_entry_kind_known CHECK (kind IN ('granted', 'used', 'expired')),
+  amount bigint NOT NULL,
+  balance bigint NOT NULL CONSTRAINT prepaid_entry_balance_not_negative CHECK (balance >= 0),
+  -- The period whose close moved it; null for what an operator granted.
+  period_start timestamptz,
+  PRIMARY KEY (tenant_id, entry_id),
+  CONSTRAINT prepaid_entry_grant FOREIGN KEY (tenant_id, grant_id) REFERENCES prepaid_grant (tenant_id, grant_id)
+);
+CREATE INDEX prepaid_entry_newest ON prepaid_entry (tenant_id, grant_id, entry_id DESC);
+
 -- One row per (subscription, plan version, period) that anything was used in; usage and rollups carry its id, so a
--- close cuts exactly. Usage of a closed period goes to a segment of an open one whose late_for names the closed one.
+-- close cuts exactly. A change of the subscription within a period ends one segment and begins the next. Usage of a closed period goes to a segment of an open one whose late_for names the closed one.
 -- A tenant without a subscription has segments without one: months of UTC that nobody bills.
 CREATE TABLE billing_segment (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -350,10 +415,13 @@ GRANT SELECT ON seller, meter, feature, plan, plan_version
 GRANT INSERT, UPDATE ON seller, meter TO tollkeeper_billing;
 GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
 
-GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state
+GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state,
+  subscription_coupon, prepaid_grant, prepaid_entry
   TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT INSERT ON billing_segment TO tollkeeper_ingest;
-GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segment, limit_state TO tollkeeper_billing;
+GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segment, limit_state, subscription_coupon
+  TO tollkeeper_billing;
+GRANT INSERT ON prepaid_grant, prepaid_entry TO tollkeeper_billing;
 GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;
 GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;
@@ -361,6 +429,9 @@ GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;
 CALL secure_tenant_table('tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('subscription', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('subscription_phase', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('subscription_coupon', 'tollkeeper_billing');
+CALL secure_tenant_table('prepaid_grant', 'tollkeeper_billing');
+CALL secure_tenant_table('prepaid_entry', 'tollkeeper_billing');
 CALL secure_tenant_table('billing_segment', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('limit_override', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('limit_state', 'tollkeeper_ingest', 'tollkeeper_billing');

@@ -28,26 +28,35 @@ FROM producer_tenant pt JOIN producer p USING (producer_id)
 WHERE pt.tenant_id = $1 ORDER BY p.producer_id;
 
 -- name: close_segments
--- Closes every segment of a period, late ones as well. $1 tenant id, $2 subscription id, $3 period start, $4 time.
-UPDATE billing_segment SET state = 'closed', closed_at = $4
-WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3 AND state = 'open';
+-- Closes every segment of a period, late ones as well. $1 tenant id, $2 subscription id, $3 period start, $4 end,
+-- $5 time.
+UPDATE billing_segment SET state = 'closed', closed_at = $5
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start >= $3 AND period_start < $4 AND state = 'open';
 
 -- name: period_segments
--- Gives every segment of a period. $1 tenant id, $2 subscription id, $3 period start.
+-- Gives every segment of a period. $1 tenant id, $2 subscription id, $3 period start, $4 end.
 SELECT b.segment_id, b.late_for, own.period_start AS own_start, own.period_end AS own_end, p.name, v.version, v.digest
 FROM billing_segment b
 JOIN billing_segment own ON own.tenant_id = b.tenant_id AND own.segment_id = coalesce(b.late_for, b.segment_id)
 JOIN plan_version v ON v.plan_version_id = own.plan_version_id JOIN plan p USING (plan_id)
-WHERE b.tenant_id = $1 AND b.subscription_id = $2 AND b.period_start = $3
+WHERE b.tenant_id = $1 AND b.subscription_id = $2 AND b.period_start >= $3 AND b.period_start < $4
 ORDER BY own.period_start, b.segment_id;
 
 -- name: billed_before
--- Gives the segments that were billed for earlier periods: their own and late ones of closed periods. $1 tenant id,
--- $2 segments of those periods, $3 period start of the invoice being made.
-SELECT segment_id, coalesce(late_for, segment_id) AS own
-FROM billing_segment
-WHERE tenant_id = $1 AND (segment_id = ANY ($2::uuid[]) OR late_for = ANY ($2::uuid[])) AND period_start < $3
-ORDER BY segment_id;
+-- Gives the segments that were billed for earlier periods under the same plan version: those periods' own and late ones
+-- of closed periods, each with the start of its own stretch. $1 tenant id, $2 segments of those periods, $3 period start
+-- of the invoice being made.
+SELECT b.segment_id, asked.segment_id AS own, base.period_start AS base_start
+FROM billing_segment asked
+LEFT JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
+  AND c.period_start <= asked.period_start AND asked.period_start < c.period_end
+JOIN billing_segment base ON base.tenant_id = asked.tenant_id AND base.late_for IS NULL
+  AND (base.segment_id = asked.segment_id
+       OR (base.subscription_id = asked.subscription_id AND base.plan_version_id = asked.plan_version_id
+           AND base.period_start >= c.period_start AND base.period_start < c.period_end))
+JOIN billing_segment b ON b.tenant_id = base.tenant_id AND coalesce(b.late_for, b.segment_id) = base.segment_id
+WHERE asked.tenant_id = $1 AND asked.segment_id = ANY ($2::uuid[]) AND b.period_start < $3
+ORDER BY asked.segment_id, base.period_start, b.segment_id;
 
 -- name: segment_totals
 -- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
@@ -64,6 +73,82 @@ GROUP BY r.segment_id, b.late_for, m.name, m.unit, m.scale, m.aggregation ORDER 
 SELECT segment_id, count(*) AS records FROM usage_record
 WHERE tenant_id = $1 AND segment_id = ANY ($2::uuid[]) AND event_time >= $3 AND event_time < $4
 GROUP BY segment_id;
+
+-- name: segment_values
+-- Sums segments by values of a meter's dimensions, as segment_totals does. $1 tenant id, $2 segment ids, $3 meter,
+-- $4 names of dimensions.
+SELECT r.segment_id, m.unit, m.scale,
+       greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
+                CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units,
+       ARRAY(SELECT coalesce(r.dims::jsonb ->> name, '') FROM unnest($4::text[]) AS name) AS values
+FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
+WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND m.name = $3
+GROUP BY r.segment_id, b.late_for, m.unit, m.scale, m.aggregation, values ORDER BY r.segment_id, values;
+
+-- name: segment_events
+-- Gives the records of a meter in order of event time and id; voids (flag 32) stand beside what they take back. $1 tenant
+-- id, $2 segment ids, $3 from, $4 to, $5 meter, $6 names of dimensions, $7 at most so many.
+SELECT r.segment_id, m.unit, m.scale, r.units[used.place] AS units, r.flags & 32 <> 0 AS is_void,
+       ARRAY(SELECT coalesce(r.attributes ->> name, '') FROM unnest($6::text[]) AS name) AS values
+FROM usage_record r
+JOIN meter m ON m.name = $5
+CROSS JOIN LATERAL unnest(r.meter_ids) WITH ORDINALITY AS used (meter_id, place)
+WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND r.event_time >= $3 AND r.event_time < $4
+  AND used.meter_id = m.meter_id
+ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
+
+-- name: inputs_ending
+-- Reads the inputs of the close that ends where a period begins. $1 tenant id, $2 subscription id, $3 period start.
+SELECT inputs FROM billing_close WHERE tenant_id = $1 AND subscription_id = $2 AND period_end = $3;
+
+-- name: coupons
+-- Gives the coupons that are still good. $1 tenant id, $2 subscription id, $3 the period's end.
+SELECT coupon_id, name, percent, amount_minor FROM subscription_coupon
+WHERE tenant_id = $1 AND subscription_id = $2 AND coalesce(periods_left, 1) > 0 AND created_at < $3
+ORDER BY created_at, coupon_id;
+
+-- name: use_coupons
+-- Counts an invoice for coupons. $1 tenant id, $2 coupon ids.
+UPDATE subscription_coupon SET periods_left = periods_left - 1
+WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
+
+-- name: grants
+-- Gives a tenant's grants with their balances in the order in which they are used. $1 tenant id.
+SELECT g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,
+       g.created_at, e.balance
+FROM prepaid_grant g
+CROSS JOIN LATERAL (
+  SELECT balance FROM prepaid_entry WHERE tenant_id = g.tenant_id AND grant_id = g.grant_id
+  ORDER BY entry_id DESC LIMIT 1
+) e
+WHERE g.tenant_id = $1
+ORDER BY g.priority, g.expires_at NULLS LAST, g.created_at, g.grant_id;
+
+-- name: add_grant
+-- Adds a grant. Columns of prepaid_grant in order.
+INSERT INTO prepaid_grant (tenant_id, grant_id, name, meter, currency, amount, priority, expires_at, recurs,
+                           rollover_max, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+
+-- name: add_grant_entries
+-- Adds movements of grants. $1 tenant id, $2 time, $3 period start or null; columns $4 grants, $5 kinds, $6 amounts,
+-- $7 balances.
+INSERT INTO prepaid_entry (tenant_id, grant_id, at, kind, amount, balance, period_start)
+SELECT $1, grant_id, $2, kind, amount, balance, $3
+FROM unnest($4::uuid[], $5::text[], $6::bigint[], $7::bigint[]) WITH ORDINALITY
+  AS added (grant_id, kind, amount, balance, place) ORDER BY place;
+
+-- name: grant_entries
+-- Gives the movements of a tenant's grants in order. $1 tenant id.
+SELECT e.grant_id, g.name, e.at, e.kind, e.amount, e.balance, g.meter, g.currency
+FROM prepaid_entry e JOIN prepaid_grant g USING (tenant_id, grant_id)
+WHERE e.tenant_id = $1 ORDER BY e.entry_id;
+
+-- name: add_coupon
+-- Adds a coupon. Columns of subscription_coupon in order.
+INSERT INTO subscription_coupon (tenant_id, subscription_id, coupon_id, name, percent, amount_minor, periods_left,
+                                 created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: chain_heads
 -- Gives the last link of every stream of the usage chain.

@@ -38,8 +38,8 @@ WITH RECURSIVE line AS (
 )
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
        coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.state, s.subscription_id, s.started_at,
-       s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.plan_version_id, v.version, p.name AS plan,
-       v.definition
+       s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
+       p.name AS plan, v.definition
 FROM (SELECT DISTINCT tenant_id FROM line) named
 JOIN tenant t USING (tenant_id)
 LEFT JOIN tenant parent ON parent.tenant_id = t.parent_tenant_id
@@ -99,18 +99,22 @@ WHERE wire_id = $1;
 
 -- name: add_subscription
 -- Subscribes a tenant to a plan's newest version. $1 id, $2 wire id, $3 plan, $4 start, $5 anchor, $6 time zone,
--- $7 interval unit, $8 interval count, $9 own limits.
+-- $7 interval unit, $8 interval count, $9 own limits, $10 quantity, $11 end of the trial or null.
 WITH added AS (
   INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor, time_zone,
-                            interval_unit, interval_count, limits, billed_until)
-  SELECT $1, t.tenant_id, v.plan_version_id, 'active', $4, $5, $6, $7, $8, $9, $4
+                            interval_unit, interval_count, limits, billed_until, quantity)
+  SELECT $1, t.tenant_id, v.plan_version_id, CASE WHEN $11::timestamptz IS NULL THEN 'active' ELSE 'trialing' END,
+         $4, $5, $6, $7, $8, $9, $4, $10
   FROM tenant t, plan p JOIN plan_version v USING (plan_id)
   WHERE t.wire_id = $2 AND p.name = $3
   ORDER BY v.version DESC LIMIT 1
-  RETURNING tenant_id, subscription_id, started_at, plan_version_id
+  RETURNING tenant_id, subscription_id, started_at, plan_version_id, state, quantity
 )
-INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id)
-SELECT tenant_id, subscription_id, started_at, plan_version_id FROM added;
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied)
+SELECT tenant_id, subscription_id, started_at, plan_version_id, state, quantity, true FROM added
+UNION ALL
+SELECT tenant_id, subscription_id, $11, plan_version_id, 'active', quantity, false FROM added
+WHERE $11::timestamptz IS NOT NULL;
 
 -- name: set_subscription_limits
 -- Sets a subscription's own limits. $1 id, $2 limits.
@@ -121,17 +125,23 @@ UPDATE subscription SET limits = $2 WHERE subscription_id = $1;
 SELECT max(period_end) FROM billing_segment WHERE tenant_id = $1 AND subscription_id = $2;
 
 -- name: move_subscription
--- Moves a subscription to a plan's newest version: limits now, prices of periods from $4 on. $1 id, $2 tenant id,
--- $3 plan, $4 instant.
+-- Moves a subscription to a plan's newest version: limits now, prices of what is used from $4 on; later phases keep
+-- state and seats. $1 id, $2 tenant id, $3 plan, $4 instant.
 WITH target AS (
   SELECT v.plan_version_id FROM plan p JOIN plan_version v USING (plan_id)
   WHERE p.name = $3 ORDER BY v.version DESC LIMIT 1
 ), moved AS (
   UPDATE subscription SET plan_version_id = target.plan_version_id FROM target
   WHERE subscription_id = $1 AND tenant_id = $2
+), later AS (
+  UPDATE subscription_phase SET plan_version_id = target.plan_version_id FROM target
+  WHERE subscription_id = $1 AND tenant_id = $2 AND starts_at > $4
+), before AS (
+  SELECT state, quantity FROM subscription_phase
+  WHERE subscription_id = $1 AND tenant_id = $2 AND starts_at <= $4 ORDER BY starts_at DESC LIMIT 1
 )
-INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id)
-SELECT $2, $1, $4, plan_version_id FROM target
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity)
+SELECT $2, $1, $4, target.plan_version_id, before.state, before.quantity FROM target, before
 ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET plan_version_id = excluded.plan_version_id;
 
 -- name: tenant_ids

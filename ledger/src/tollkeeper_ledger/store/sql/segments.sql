@@ -16,7 +16,7 @@ WHERE tenant_id = ANY ($1::uuid[]) AND subscription_id IS NOT NULL AND late_for 
 -- name: schedules
 -- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
 SELECT s.tenant_id, s.subscription_id, s.started_at, s.ended_at, s.anchor, s.time_zone, s.interval_unit,
-       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id
+       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity
 FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)
 WHERE s.tenant_id = ANY ($1::uuid[])
 ORDER BY s.tenant_id, s.started_at, s.subscription_id, p.starts_at;
@@ -44,3 +44,9 @@ JOIN billing_segment b ON b.tenant_id = w.tenant_id AND b.period_start = w.perio
   AND b.plan_version_id IS NOT DISTINCT FROM w.plan_version_id
   AND b.late_for IS NOT DISTINCT FROM w.late_for
 ORDER BY w.place;
+
+-- name: cut_segments
+-- Ends the open segments of a subscription that hold an instant there. $1 tenant id, $2 subscription id, $3 instant.
+UPDATE billing_segment SET period_end = $3
+WHERE tenant_id = $1 AND subscription_id = $2 AND late_for IS NULL AND state = 'open'
+  AND period_start < $3 AND period_end > $3;

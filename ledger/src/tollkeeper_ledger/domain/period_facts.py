@@ -1,0 +1,127 @@
+"""The facts of a period as an invoice's inputs keep them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.periods import Period
+from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
+from tollkeeper_ledger.domain.rating.reductions import Coupon, Grant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Json: TypeAlias = dict[str, Any]
+
+
+def instant_text(instant: datetime) -> str:
+    """Write an instant in UTC with microseconds."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def period_to_json(period: Period) -> Json:
+    """Write a span of time."""
+    return {"start": instant_text(period.start), "end": instant_text(period.end)}
+
+
+def period_from_json(period: Json) -> Period:
+    """Read a span of time."""
+    return Period(
+        start=datetime.fromisoformat(period["start"]).astimezone(UTC),
+        end=datetime.fromisoformat(period["end"]).astimezone(UTC),
+    )
+
+
+def facts_to_json(facts: PeriodFacts) -> Json:
+    """Write what is kept beside period and time zone."""
+    return {
+        "whole": period_to_json(facts.whole),
+        "stretches": [
+            {
+                "span": period_to_json(stretch.span),
+                "plan": stretch.plan,
+                "state": stretch.state,
+                "quantity": stretch.quantity,
+            }
+            for stretch in facts.stretches
+        ],
+        "ahead": None if facts.ahead is None else _ahead_to_json(facts.ahead),
+        "advance": None if facts.advance is None else _ahead_to_json(facts.advance),
+        "coupons": [
+            {
+                "coupon_id": coupon.coupon_id,
+                "name": coupon.name,
+                "percent": None if coupon.percent is None else f"{coupon.percent:f}",
+                "amount_minor": coupon.amount_minor,
+            }
+            for coupon in facts.coupons
+        ],
+        "grants": [
+            {"grant_id": grant.grant_id, "name": grant.name, "meter": grant.meter, "left": grant.left}
+            for grant in facts.grants
+        ],
+    }
+
+
+def facts_from_json(inputs: Json) -> PeriodFacts:
+    """Read the facts out of an invoice's inputs."""
+    stored = inputs["facts"]
+    return PeriodFacts(
+        time_zone=inputs["time_zone"],
+        period=period_from_json(inputs["period"]),
+        whole=period_from_json(stored["whole"]),
+        stretches=tuple(
+            Stretch(
+                span=period_from_json(stretch["span"]),
+                plan=stretch["plan"],
+                state=stretch["state"],
+                quantity=stretch["quantity"],
+            )
+            for stretch in stored["stretches"]
+        ),
+        ahead=ahead_from_json(stored["ahead"]),
+        advance=ahead_from_json(stored["advance"]),
+        coupons=tuple(
+            Coupon(
+                coupon_id=coupon["coupon_id"],
+                name=coupon["name"],
+                percent=None if coupon["percent"] is None else Decimal(coupon["percent"]),
+                amount_minor=coupon["amount_minor"],
+            )
+            for coupon in stored["coupons"]
+        ),
+        grants=tuple(Grant(**grant) for grant in stored["grants"]),
+    )
+
+
+def digests_of_facts(facts: Json) -> set[str]:
+    """Give the digests of the plan versions that the facts name."""
+    return set(_digests(facts))
+
+
+def _digests(facts: Json) -> Iterator[str]:
+    yield from (stretch["plan"] for stretch in facts["stretches"])
+    yield from (facts[name]["plan"] for name in ("ahead", "advance") if facts[name] is not None)
+
+
+def _ahead_to_json(ahead: Ahead) -> Json:
+    return {
+        "plan": ahead.plan,
+        "quantity": ahead.quantity,
+        "span": period_to_json(ahead.span),
+        "whole": period_to_json(ahead.whole),
+    }
+
+
+def ahead_from_json(ahead: Json | None) -> Ahead | None:
+    """Read what is billed ahead; None for nothing."""
+    if ahead is None:
+        return None
+    return Ahead(
+        plan=ahead["plan"],
+        quantity=ahead["quantity"],
+        span=period_from_json(ahead["span"]),
+        whole=period_from_json(ahead["whole"]),
+    )

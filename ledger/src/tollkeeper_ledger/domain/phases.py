@@ -1,0 +1,95 @@
+"""A subscription over time: phases in which plan, state and seats stay as they are, and the periods that they cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.periods import Period, boundary_period, period_at, periods_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.periods import Schedule
+
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Say what rates the time from `starts_at` on, until the next phase."""
+
+    starts_at: datetime
+    plan_version_id: UUID
+    state: str = "active"
+    """`trialing`, `active`, `paused`, or `cancelled`, which ends the subscription."""
+    quantity: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSchedule:
+    """Hold what a subscription's periods and what rates them depend on."""
+
+    tenant_id: UUID
+    subscription_id: UUID
+    schedule: Schedule
+    ended_at: datetime | None
+    """Also where the end is still to come."""
+    billed_until: datetime
+    phases: tuple[Phase, ...]
+    """In time order; the first begins with the subscription."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a period left to close."""
+        return self.ended_at is None or self.billed_until < self.ended_at
+
+    def phase_at(self, instant: datetime) -> Phase:
+        """Give the phase in force at an instant; the first one before all of them."""
+        for phase in reversed(self.phases):
+            if phase.starts_at <= instant:
+                return phase
+        return self.phases[0]
+
+    def plan_version_at(self, instant: datetime) -> UUID:
+        """Give the plan version that rates what is used at an instant."""
+        return self.phase_at(instant).plan_version_id
+
+    def open_periods(self) -> Iterator[Period]:
+        """Give the periods that are not closed yet, cut where the subscription ends; without end where it has none."""
+        for period in periods_from(self.schedule, self.billed_until):
+            if self.ended_at is None or period.end < self.ended_at:
+                yield period
+                continue
+            if period.start < self.ended_at:
+                yield Period(start=period.start, end=self.ended_at)
+            return
+
+    def period_at(self, instant: datetime) -> Period | None:
+        """Give the period that holds an instant, cut at the end; None outside the subscription."""
+        if self.ended_at is not None and instant >= self.ended_at:
+            return None
+        period = period_at(self.schedule, instant)
+        if period is None or self.ended_at is None:
+            return period
+        return Period(start=period.start, end=min(period.end, self.ended_at))
+
+    def whole_period(self, instant: datetime) -> Period:
+        """Give the span between two boundaries that holds an instant, also beyond start and end."""
+        return boundary_period(self.schedule, instant)
+
+    def stretches(self, period: Period) -> list[tuple[Period, Phase]]:
+        """Cut a period where a phase begins."""
+        cuts = [phase.starts_at for phase in self.phases if period.start < phase.starts_at < period.end]
+        edges = [period.start, *cuts, period.end]
+        return [(Period(start=start, end=end), self.phase_at(start)) for start, end in pairwise(edges)]
+
+    def stretch_at(self, instant: datetime) -> Period | None:
+        """Give the time around an instant in which nothing changes; None outside the subscription."""
+        period = self.period_at(instant)
+        if period is None:
+            return None
+        return next(span for span, _ in self.stretches(period) if instant < span.end)

@@ -1,0 +1,93 @@
+"""Prices that differ by attribute value: which price is for which usage, and which usage is a line of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.domain.rating.plan_models import needs_events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tollkeeper_ledger.domain.rating.charges import Attributes, PriceJson
+
+NOTHING = Total(meter="", unit="", scale=0, units=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What prices need to know of a meter's usage beyond its sum."""
+
+    attributes: tuple[str, ...]
+    """Names whose values must be told apart, in order."""
+    events: bool
+    """Single records in order of event time and id."""
+
+
+def demands_of(definitions: Iterable[bytes]) -> dict[str, Demand]:
+    """Give what these plan versions demand, by meter; meters whose sum is enough are left out."""
+    found: dict[str, Demand] = {}
+    for definition in definitions:
+        for price in json.loads(definition)["prices"]:
+            names = {*price.get("match", {}), *price.get("group_by", ())}
+            known = found.get(price["meter"], Demand((), events=False))
+            demand = Demand(
+                attributes=tuple(sorted({*known.attributes, *names})), events=known.events or needs_events(price)
+            )
+            if demand.attributes or demand.events:
+                found[price["meter"]] = demand
+    return found
+
+
+def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[PriceJson, Attributes, Total]]:
+    """Give each price its usage, in the prices' order; a price without usage has a total of zero.
+
+    Usage goes to the first price of its meter that matches its attribute values. A price with `group_by` has its usage
+    split by these values, in order of value.
+    """
+    found: list[dict[Attributes, Total]] = [{} for _ in prices]
+    for total in totals:
+        place = _place_of(prices, total)
+        if place is None:
+            continue
+        groups, key = found[place], _line_key(prices[place], dict(total.attributes))
+        before = groups.get(key)
+        groups[key] = total if before is None else added(before, total)
+    lines: list[tuple[PriceJson, Attributes, Total]] = []
+    for price, groups in zip(prices, found, strict=True):
+        unused = Total(meter=price["meter"], unit="", scale=0, units=0)
+        of_price = sorted(groups.items()) or [(tuple(sorted(price.get("match", {}).items())), unused)]
+        lines.extend((price, key, total) for key, total in of_price)
+    return lines
+
+
+def added(first: Total, second: Total) -> Total:
+    """Add two sums of one meter up; records of the second come after those of the first."""
+    return replace(first, units=first.units + second.units, events=(*first.events, *second.events))
+
+
+def _place_of(prices: Sequence[PriceJson], total: Total) -> int | None:
+    values = dict(total.attributes)
+    for place, price in enumerate(prices):
+        match = price.get("match", {})
+        if price["meter"] == total.meter and all(values.get(name, "") == value for name, value in match.items()):
+            return place
+    return None
+
+
+def _line_key(price: PriceJson, values: dict[str, str]) -> Attributes:
+    names = {*price.get("match", {}), *price.get("group_by", ())}
+    return tuple((name, values.get(name, "")) for name in sorted(names))
+
+
+def with_dimensions(price: PriceJson, attributes: Attributes) -> str:
+    """Name a line for people: its price, and the values that it is for where the price's name doesn't say them."""
+    shown = [
+        f"{name} {value or '(none)'}"
+        for name, value in attributes
+        if name in price.get("group_by", ()) or not price["description"]
+    ]
+    return ", ".join([price["description"] or price["meter"], *shown])

@@ -1,0 +1,107 @@
+"""Flat fees: so much per period, per seat or not, whole or for the share of a period that they are due for.
+
+A share counts its start day and divides by the whole period; each share rounds by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from tollkeeper_ledger.domain.money import exact, major, round_line
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.domain.proration import prorate
+from tollkeeper_ledger.domain.rating.charges import Charge
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tollkeeper_ledger.domain.money import Currency
+    from tollkeeper_ledger.domain.rating.charges import PriceJson
+
+BY_DAY, BY_SECOND, NEVER = "day", "second", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The time that a fee is for, and how much of a period that is."""
+
+    start: datetime
+    end: datetime
+    part: int = 1
+    whole: int = 1
+    """Days, or microseconds."""
+    by: str = BY_DAY
+    quantity: int = 1
+    """Seats."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole period."""
+        return self.part == self.whole
+
+    @property
+    def text(self) -> str:
+        """Say for people how much it is."""
+        if self.by == BY_DAY:
+            return f"{self.part} of {self.whole} days"
+        second = 1_000_000
+        return f"{self.part // second:,} of {self.whole // second:,} s"
+
+
+def proration_of(plan: PriceJson) -> str:
+    """Give how a plan's fees are shared out: as it says, else by day; hourly ones by second."""
+    default = BY_SECOND if plan.get("billing_interval", {}).get("unit") == "hour" else BY_DAY
+    return str(plan.get("proration", default))
+
+
+def length(start: datetime, end: datetime, *, by: str, time_zone: str) -> int:
+    """Measure a span in days of the zone's calendar, or in microseconds. A day belongs to what it begins with."""
+    if by != BY_DAY:
+        return to_us(end) - to_us(start)
+    zone = ZoneInfo(time_zone)
+    return (end.astimezone(zone).date() - start.astimezone(zone).date()).days
+
+
+@exact
+def fee_minor(fee: PriceJson, currency: Currency, *, quantity: int) -> int:
+    """Give a fee for a whole period, rounded."""
+    return round_line(Decimal(fee["amount"]) * (quantity if fee.get("per_seat") else 1), currency)
+
+
+def share_minor(fee: PriceJson, share: Share, currency: Currency) -> int:
+    """Give a fee for a share of a period, rounded."""
+    return prorate(fee_minor(fee, currency, quantity=share.quantity), part=share.part, whole=share.whole)
+
+
+def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "", is_credit: bool = False) -> Charge:
+    """Give a fee's line; a credit takes it back. `words` stand between its name and the share."""
+    per_seat = bool(fee.get("per_seat"))
+    amount_minor = share_minor(fee, share, currency) * (-1 if is_credit else 1)
+    steps = [f"flat fee per period: {fee['amount']} {currency.code}"]
+    if per_seat:
+        whole_minor = fee_minor(fee, currency, quantity=share.quantity)
+        steps.append(f"x {share.quantity:,} seats = {major(whole_minor, currency)} {currency.code}")
+    if not share.is_whole:
+        steps.append(f"for {share.text}")
+    steps.append(f"rounded half up: {major(amount_minor, currency)} {currency.code}")
+    shown = " ".join(word for word in (words, "" if share.is_whole else share.text) if word)
+    return Charge(
+        description=", ".join(word for word in (fee["name"], shown) if word),
+        meter="",
+        unit="seats" if per_seat else "",
+        scale=0,
+        quantity=share.quantity if per_seat else 1,
+        included=0,
+        charged=share.quantity if per_seat else 1,
+        unit_price=fee["amount"],
+        price_per=1,
+        amount_minor=amount_minor,
+        explanation=tuple(steps),
+        period_start=share.start,
+        period_end=share.end,
+        late=False,
+        kind="fee",
+    )

@@ -1,0 +1,272 @@
+"""Rate one billing period of a subscription whose plan, seats or state may change within it.
+
+A period is a row of stretches in which nothing changes. Fees are shared out over them; usage is rated by the plan that
+was in force when it happened, all of a plan's usage in a period together. Fees in advance of the next period are billed
+with this one; where this period became another than what was billed ahead for it, the unused share is taken back and
+the new one charged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeAlias
+
+from tollkeeper_ledger.domain.money import Currency, major, parse_decimal, round_line
+from tollkeeper_ledger.domain.periods import Period
+from tollkeeper_ledger.domain.proration import true_up
+from tollkeeper_ledger.domain.rating.charges import Charge, Charges, SubscriptionFacts
+from tollkeeper_ledger.domain.rating.engine import rate_late, rate_usage
+from tollkeeper_ledger.domain.rating.fees import (
+    BY_SECOND,
+    NEVER,
+    Share,
+    fee_line,
+    length,
+    proration_of,
+    share_minor,
+)
+from tollkeeper_ledger.domain.rating.reductions import (
+    Coupon,
+    Grant,
+    GrantUse,
+    amount_line,
+    pay_with_credit,
+    units_granted,
+    units_used,
+    with_coupons,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tollkeeper_ledger.domain.rating.charges import LateUsage, PriceJson, Total
+
+Plans: TypeAlias = "Mapping[str, PriceJson]"
+"""Plan versions' definitions by digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time within a period in which nothing about the subscription changes."""
+
+    span: Period
+    plan: str
+    """Digest of the plan version."""
+    state: str
+    """`active`, `trialing` or `paused`; fees are due while it is active."""
+    quantity: int
+    """Seats."""
+
+    @property
+    def key(self) -> tuple[str, int] | None:
+        """Name what fees depend on; None where none are due."""
+        return (self.plan, self.quantity) if self.state == "active" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Fees of a period that are billed before it: under which plan, for which time."""
+
+    plan: str
+    quantity: int
+    span: Period
+    whole: Period
+    """The whole period between two boundaries; `span` is shorter where the subscription begins within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodFacts:
+    """Everything but usage that the charges of a period depend on."""
+
+    time_zone: str
+    period: Period
+    whole: Period
+    stretches: tuple[Stretch, ...]
+    """In order, without gaps; empty for the opening of a subscription, which only bills ahead."""
+    ahead: Ahead | None
+    """What was billed ahead for this period."""
+    advance: Ahead | None
+    """What is to be billed ahead now, for the next one."""
+    coupons: tuple[Coupon, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    """In the order in which they are used."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """Usage of a period."""
+
+    by_plan: Mapping[str, Sequence[Total]]
+    """Sums by digest of the plan version that rates them, without what a trial gave away."""
+    late: tuple[LateUsage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RatedPeriod:
+    """What a period costs, and what of grants is used for it."""
+
+    charges: Charges
+    grants_used: tuple[GrantUse, ...]
+
+
+def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_version: int) -> RatedPeriod:
+    """Give the charges of one period. Pure. Raises ValueError for an engine version or a model that does not exist.
+
+    In a trial nothing is due: no fee, and no usage, which is left out of `usage`. While paused no fee is due, and what
+    is used all the same is charged.
+    """
+    digests = list(dict.fromkeys([stretch.plan for stretch in facts.stretches] or [_only_plan(facts)]))
+    currency = Currency.from_code(plans[digests[-1]]["currency"])
+    granted = units_granted(facts.grants)
+    fees = {digest: _arrears(facts, digest, plans[digest], currency) for digest in digests}
+    used = {
+        digest: _used(facts, digest, usage, plans[digest], granted=granted, engine_version=engine_version)
+        for digest in dict.fromkeys([*digests, *usage.by_plan])
+    }
+    lines = [line for of_plan in (*fees.values(), *used.values()) for line in of_plan]
+    lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
+    lines.extend(_corrections(facts, plans, currency))
+    for digest in digests:
+        lines.extend(_commitment(facts, digest, plans[digest], [*fees[digest], *used[digest]], currency))
+    if facts.advance is not None:
+        lines.extend(_fees_ahead(facts.advance, plans[facts.advance.plan], facts.time_zone, currency))
+    lines = with_coupons(facts.coupons, lines, currency)
+    paid, credit_used = pay_with_credit(facts.grants, lines, facts.period, currency)
+    return RatedPeriod(
+        charges=Charges(currency=currency, lines=(*lines, *paid)),
+        grants_used=(*units_used(facts.grants, granted), *credit_used),
+    )
+
+
+def _only_plan(facts: PeriodFacts) -> str:
+    if facts.advance is None:
+        raise ValueError("a period without stretches bills ahead or nothing")
+    return facts.advance.plan
+
+
+def _used(
+    facts: PeriodFacts,
+    digest: str,
+    usage: PeriodUsage,
+    plan: PriceJson,
+    *,
+    granted: dict[str, int],
+    engine_version: int,
+) -> list[Charge]:
+    span = SubscriptionFacts(period_start=facts.period.start, period_end=facts.period.end)
+    totals = usage.by_plan.get(digest, ())
+    lines = rate_usage(plan, totals, span, engine_version=engine_version, granted=granted)
+    is_due = any(stretch.plan == digest and stretch.state == "active" for stretch in facts.stretches)
+    # What is owed without any use is owed for a plan that was in force, not for a trial or a pause alone.
+    return [line for line in lines if is_due or line.quantity]
+
+
+def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int, *, whole: Period | None = None) -> Share:
+    """Say how much of the whole period a span is, as the plan measures it."""
+    return _share_of(span, whole or facts.whole, plan, quantity, facts.time_zone)
+
+
+def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_zone: str) -> Share:
+    by = proration_of(plan)
+    if by == NEVER:
+        return Share(span.start, span.end, quantity=quantity)
+    count = length(whole.start, whole.end, by=by, time_zone=time_zone)
+    if not count:
+        by, count = BY_SECOND, length(whole.start, whole.end, by=BY_SECOND, time_zone=time_zone)
+    part = length(span.start, span.end, by=by, time_zone=time_zone)
+    return Share(span.start, span.end, part=part, whole=count, by=by, quantity=quantity)
+
+
+def _runs(stretches: Sequence[Stretch]) -> list[tuple[tuple[str, int], Period]]:
+    """Join neighbours for which the same fees are due; leave out where none are."""
+    runs = []
+    for key, group in groupby(stretches, key=lambda stretch: stretch.key):
+        joined = list(group)
+        if key is not None:
+            runs.append((key, Period(start=joined[0].span.start, end=joined[-1].span.end)))
+    return runs
+
+
+def _fees(plan: PriceJson, timing: str) -> list[PriceJson]:
+    return [fee for fee in plan["fees"] if fee["timing"] == timing]
+
+
+def _arrears(facts: PeriodFacts, digest: str, plan: PriceJson, currency: Currency) -> list[Charge]:
+    """Give the lines of a plan's fees after the period. Unshared ones are due whole, to the last plan in force."""
+    runs = _runs(facts.stretches)
+    if proration_of(plan) == NEVER:
+        runs = runs[-1:]
+    lines: list[Charge] = []
+    for (of_plan, quantity), span in runs:
+        share = _share(facts, span, plan, quantity)
+        if of_plan == digest and share.part:
+            lines.extend(fee_line(fee, share, currency) for fee in _fees(plan, "arrears"))
+    return lines
+
+
+def _fees_ahead(ahead: Ahead, plan: PriceJson, time_zone: str, currency: Currency) -> list[Charge]:
+    share = _share_of(ahead.span, ahead.whole, plan, ahead.quantity, time_zone)
+    return [fee_line(fee, share, currency, words="in advance") for fee in _fees(plan, "advance")]
+
+
+def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[Charge]:
+    """Take back what was billed ahead and not used, and charge the fees in advance that nobody billed ahead."""
+    ahead = facts.ahead
+    key = None if ahead is None else (ahead.plan, ahead.quantity)
+    lines: list[Charge] = []
+    if ahead is not None and proration_of(plans[ahead.plan]) != NEVER:
+        for span in _unused(facts, ahead):
+            share = _share(facts, span, plans[ahead.plan], ahead.quantity)
+            if share.part:
+                fees = _fees(plans[ahead.plan], "advance")
+                lines.extend(fee_line(fee, share, currency, words="unused", is_credit=True) for fee in fees)
+    for (digest, quantity), span in _runs(facts.stretches):
+        plan = plans[digest]
+        if (digest, quantity) == key or (ahead is not None and proration_of(plan) == NEVER):
+            continue
+        share = _share(facts, span, plan, quantity)
+        if share.part:
+            lines.extend(fee_line(fee, share, currency) for fee in _fees(plan, "advance"))
+    return lines
+
+
+def _unused(facts: PeriodFacts, ahead: Ahead) -> list[Period]:
+    """Give the spans that were billed ahead under what was not in force then, neighbours joined."""
+    key = (ahead.plan, ahead.quantity)
+    spans = [stretch.span for stretch in facts.stretches if stretch.key != key]
+    if facts.period.end < ahead.span.end:
+        spans.append(Period(start=facts.period.end, end=ahead.span.end))
+    joined: list[Period] = []
+    for span in spans:
+        if joined and joined[-1].end == span.start:
+            joined[-1] = Period(start=joined[-1].start, end=span.end)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _commitment(
+    facts: PeriodFacts, digest: str, plan: PriceJson, lines: Sequence[Charge], currency: Currency
+) -> list[Charge]:
+    """Give what is missing to a plan's minimum for the time that it was in force, whatever was billed ahead."""
+    if "commitment" not in plan:
+        return []
+    spans = [(span, quantity) for (of_plan, quantity), span in _runs(facts.stretches) if of_plan == digest]
+    shares = [_share(facts, span, plan, quantity) for span, quantity in spans]
+    if not shares:
+        return []
+    charged_minor = sum(line.amount_minor for line in lines)
+    charged_minor += sum(share_minor(fee, share, currency) for fee in _fees(plan, "advance") for share in shares)
+    full_minor = round_line(parse_decimal(plan["commitment"]), currency)
+    part, whole = sum(share.part for share in shares), shares[0].whole
+    missing_minor = true_up(full_minor, charged_minor=charged_minor, part=min(part, whole), whole=whole)
+    if not missing_minor:
+        return []
+    of_whole = "" if part >= whole else f" for {replace(shares[0], part=part).text}"
+    steps = (
+        f"minimum of {plan['commitment']} {currency.code}{of_whole}",
+        f"fees and usage: {major(charged_minor, currency)} {currency.code}",
+        f"missing: {major(missing_minor, currency)} {currency.code}",
+    )
+    return [amount_line("Minimum commitment", missing_minor, facts.period, kind="commitment", explanation=steps)]

@@ -1,0 +1,173 @@
+"""Gather what a period's charges depend on beside usage: stretches, what is billed ahead, coupons, grants."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tollkeeper_ledger.domain.period_facts import ahead_from_json
+from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
+from tollkeeper_ledger.domain.rating.reductions import Grant
+from tollkeeper_ledger.store.billing_closes import read_definitions, read_inputs_ending
+from tollkeeper_ledger.store.prepaid import (
+    GrantEntry,
+    StoredGrant,
+    add_grant_entries,
+    read_coupons,
+    read_grants,
+    use_coupons,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.domain.phases import SubscriptionSchedule
+    from tollkeeper_ledger.domain.rating.period import RatedPeriod
+    from tollkeeper_ledger.store.billing_closes import PlanDefinition
+    from tollkeeper_ledger.store.pool import Connection
+
+OPENING = timedelta(microseconds=1)
+"""The opening of a subscription bills the first fees in advance: it is the close of the microsecond before its start,
+in which nothing can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodPlans:
+    """A subscription with the plan versions of its phases."""
+
+    schedule: SubscriptionSchedule
+    plans: dict[UUID, PlanDefinition]
+
+    def digest_at(self, instant: datetime) -> str:
+        """Give the digest of the plan version in force at an instant."""
+        return self.plans[self.schedule.plan_version_at(instant)].plan.digest
+
+    def is_trial(self, instant: datetime) -> bool:
+        """Whether usage at an instant is free."""
+        return self.schedule.phase_at(instant).state == "trialing"
+
+    def ahead_of(self, period: Period) -> Ahead | None:
+        """Give what is billed before a period begins; None where its plan has no fee in advance or isn't active."""
+        phase = self.schedule.phase_at(period.start)
+        found = self.plans[phase.plan_version_id]
+        has_advance = any(fee["timing"] == "advance" for fee in json.loads(found.definition)["fees"])
+        if phase.state != "active" or not has_advance:
+            return None
+        whole = self.schedule.whole_period(period.start)
+        return Ahead(plan=found.plan.digest, quantity=phase.quantity, span=period, whole=whole)
+
+    def opening(self, *, now: datetime) -> Period | None:
+        """Give the first period where its fees in advance are due and no period is closed yet."""
+        schedule = self.schedule
+        started_at = schedule.schedule.started_at
+        if schedule.billed_until != started_at or now < started_at:
+            return None
+        first = schedule.period_at(started_at)
+        return first if first is not None and self.ahead_of(first) is not None else None
+
+
+async def read_plans_of(conn: Connection, schedule: SubscriptionSchedule) -> PeriodPlans:
+    """Read the plan versions of a subscription's phases."""
+    return PeriodPlans(schedule, await read_definitions(conn, {phase.plan_version_id for phase in schedule.phases}))
+
+
+async def opening_facts(conn: Connection, found: PeriodPlans, first: Period) -> PeriodFacts:
+    """Give the facts of a subscription's opening: the first fees in advance and nothing else."""
+    schedule = found.schedule
+    return PeriodFacts(
+        time_zone=schedule.schedule.time_zone,
+        period=first,
+        whole=schedule.whole_period(first.start),
+        stretches=(),
+        ahead=None,
+        advance=found.ahead_of(first),
+        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=first.end),
+        grants=_usable(await read_grants(conn, schedule.tenant_id), found, first, is_opening=True),
+    )
+
+
+async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> PeriodFacts:
+    """Give the facts of a period as they are known now."""
+    schedule = found.schedule
+    following = schedule.period_at(period.end)
+    return PeriodFacts(
+        time_zone=schedule.schedule.time_zone,
+        period=period,
+        whole=schedule.whole_period(period.start),
+        stretches=tuple(
+            Stretch(
+                span=span,
+                plan=found.plans[phase.plan_version_id].plan.digest,
+                state=phase.state,
+                quantity=phase.quantity,
+            )
+            for span, phase in schedule.stretches(period)
+        ),
+        ahead=await _billed_ahead(conn, found, period),
+        advance=None if following is None else found.ahead_of(following),
+        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
+        grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
+    )
+
+
+async def _billed_ahead(conn: Connection, found: PeriodPlans, period: Period) -> Ahead | None:
+    schedule = found.schedule
+    inputs = await read_inputs_ending(conn, schedule.tenant_id, schedule.subscription_id, period.start)
+    if inputs is not None:
+        return ahead_from_json(json.loads(inputs)["facts"]["advance"])
+    # The close before this period is still to come, as in a preview: it will bill what is in force at its start.
+    return found.ahead_of(period)
+
+
+def _usable(
+    grants: Sequence[StoredGrant], found: PeriodPlans, period: Period, *, is_opening: bool = False
+) -> tuple[Grant, ...]:
+    definition = found.plans[found.schedule.plan_version_at(period.start)].definition
+    currency = json.loads(definition)["currency"]
+    return tuple(
+        Grant(grant_id=str(grant.grant_id), name=grant.name, meter=grant.meter, left=grant.balance)
+        for grant in grants
+        if grant.balance
+        and (grant.currency == currency or (grant.meter and not is_opening))
+        and grant.created_at < period.end
+        and (grant.expires_at is None or grant.expires_at > period.start)
+    )
+
+
+async def settle_reductions(
+    conn: Connection, facts: PeriodFacts, rated: RatedPeriod, tenant_id: UUID, *, at: datetime
+) -> None:
+    """Take what a close used off coupons and grants, let go what expired, and give recurring grants anew.
+
+    The transaction has the tenant alone.
+    """
+    if facts.coupons and any(line.amount_minor > 0 for line in rated.charges.lines):
+        await use_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
+    used = {use.grant_id: use.amount for use in rated.grants_used}
+    entries: list[GrantEntry] = []
+    for grant in await read_grants(conn, tenant_id):
+        taken = used.get(str(grant.grant_id), 0)
+        balance = grant.balance - taken
+        if taken:
+            entries.append(GrantEntry(grant.grant_id, "used", -taken, balance))
+        # An opening closes no time, so nothing expires or comes again by it.
+        if facts.stretches:
+            entries.extend(_turn(grant, balance, facts.period))
+    await add_grant_entries(conn, tenant_id, entries, at=at, period_start=facts.period.start)
+
+
+def _turn(grant: StoredGrant, balance: int, period: Period) -> list[GrantEntry]:
+    """Give what a period's end does to a grant: expiry, or the next round of a recurring one."""
+    is_over = grant.expires_at is not None and grant.expires_at <= period.end
+    kept = 0 if is_over else (min(balance, grant.rollover_max) if grant.recurs else balance)
+    entries = []
+    if kept < balance:
+        entries.append(GrantEntry(grant.grant_id, "expired", kept - balance, kept))
+    if grant.recurs and not is_over and grant.created_at < period.end:
+        entries.append(GrantEntry(grant.grant_id, "granted", grant.amount, kept + grant.amount))
+    return entries

@@ -1,0 +1,148 @@
+"""Read and move coupons, granted units and prepaid credit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.rating.reductions import Coupon
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    """A grant with what is left of it."""
+
+    grant_id: UUID
+    name: str
+    meter: str
+    """Empty for credit."""
+    currency: str
+    """Empty for units."""
+    amount: int
+    priority: int
+    expires_at: datetime | None
+    recurs: bool
+    rollover_max: int
+    created_at: datetime
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantEntry:
+    """One movement of a grant."""
+
+    grant_id: UUID
+    kind: str
+    """`granted`, `used` or `expired`."""
+    amount: int
+    """Below 0 where it leaves the grant."""
+    balance: int
+    """After it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewCoupon:
+    """A coupon to add."""
+
+    coupon_id: UUID
+    name: str
+    percent: Decimal | None
+    amount_minor: int | None
+    periods: int | None
+    """Invoices that it is good for; None = every one."""
+
+
+async def read_coupons(
+    conn: Connection, tenant_id: UUID, subscription_id: UUID, *, before: datetime
+) -> tuple[Coupon, ...]:
+    """Read the coupons that are still good and were added before an instant, oldest first."""
+    rows = await conn.fetch(sql("billing.coupons"), tenant_id, subscription_id, before)
+    return tuple(
+        Coupon(
+            coupon_id=str(row["coupon_id"]), name=row["name"], percent=row["percent"], amount_minor=row["amount_minor"]
+        )
+        for row in rows
+    )
+
+
+async def use_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
+    """Count one invoice for these coupons."""
+    await conn.execute(sql("billing.use_coupons"), tenant_id, coupon_ids)
+
+
+async def add_coupon(
+    conn: Connection, tenant_id: UUID, subscription_id: UUID, coupon: NewCoupon, *, now: datetime
+) -> None:
+    """Add a coupon to a subscription."""
+    await conn.execute(
+        sql("billing.add_coupon"),
+        tenant_id,
+        subscription_id,
+        coupon.coupon_id,
+        coupon.name,
+        coupon.percent,
+        coupon.amount_minor,
+        coupon.periods,
+        now,
+    )
+
+
+async def read_grants(conn: Connection, tenant_id: UUID) -> list[StoredGrant]:
+    """Read a tenant's grants in the order in which they are used, also those that are used up."""
+    return [StoredGrant(**row) for row in await conn.fetch(sql("billing.grants"), tenant_id)]
+
+
+async def add_grant(conn: Connection, tenant_id: UUID, grant: StoredGrant) -> None:
+    """Add a grant with its first movement."""
+    await conn.execute(
+        sql("billing.add_grant"),
+        tenant_id,
+        grant.grant_id,
+        grant.name,
+        grant.meter,
+        grant.currency,
+        grant.amount,
+        grant.priority,
+        grant.expires_at,
+        grant.recurs,
+        grant.rollover_max,
+        grant.created_at,
+    )
+    entry = GrantEntry(grant_id=grant.grant_id, kind="granted", amount=grant.amount, balance=grant.amount)
+    await add_grant_entries(conn, tenant_id, [entry], at=grant.created_at, period_start=None)
+
+
+async def add_grant_entries(
+    conn: Connection,
+    tenant_id: UUID,
+    entries: Sequence[GrantEntry],
+    *,
+    at: datetime,
+    period_start: datetime | None,
+) -> None:
+    """Add movements of grants in this order. The transaction has the tenant alone."""
+    if entries:
+        await conn.execute(
+            sql("billing.add_grant_entries"),
+            tenant_id,
+            at,
+            period_start,
+            [entry.grant_id for entry in entries],
+            [entry.kind for entry in entries],
+            [entry.amount for entry in entries],
+            [entry.balance for entry in entries],
+        )
+
+
+async def read_grant_entries(conn: Connection, tenant_id: UUID) -> list[Mapping[str, Any]]:
+    """Read every movement of a tenant's grants in order."""
+    return [dict(row) for row in await conn.fetch(sql("billing.grant_entries"), tenant_id)]
