@@ -35,6 +35,7 @@ class AddedSidecar:
             "TOLLKEEPER_SIDECAR_HTTP": "127.0.0.1:0",
             "TOLLKEEPER_SIDECAR_SOCKET": str(folder / "s.sock"),
             "TOLLKEEPER_USAGE_LOG_DIR": str(folder / "usage-log"),
+            "TOLLKEEPER_USAGE_LOG_BYTES": str(64 << 20),
         }
         self._child = Child(
             ChildSpec(

@@ -40,6 +40,8 @@ _HEALTH_TIMEOUT_S = 2.0
 _MIGRATE_TIMEOUT_S = 120.0
 # Six processes and their load share this machine: a round trip to Redis may take longer than a network's 5 ms.
 _EMBEDDED_REDIS_BUDGET_MS = "250"
+# The usage log takes its room when it is made: enough for a million records, little for a laptop.
+_EMBEDDED_USAGE_LOG_BYTES = str(256 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,7 @@ class Stack:
         if self._servers.is_embedded:
             settings["EMBEDDED"] = "1"
             settings["REDIS_BUDGET_MS"] = os.environ.get("TOLLKEEPER_REDIS_BUDGET_MS", _EMBEDDED_REDIS_BUDGET_MS)
+            settings["USAGE_LOG_BYTES"] = os.environ.get("TOLLKEEPER_USAGE_LOG_BYTES", _EMBEDDED_USAGE_LOG_BYTES)
         return {f"TOLLKEEPER_{name}": value for name, value in settings.items()}
 
     def _end_leftovers(self) -> None:

@@ -27,8 +27,8 @@ use crate::{
     waiting::{Waiter, Waiting},
 };
 
-/// Redis has fallen silent when neither an answer nor a heartbeat (every 40 ms) came for so many real µs.
-const REDIS_SILENT_US: u64 = 45_000;
+/// Redis has fallen silent when neither an answer nor a heartbeat (every 40 ms, some of them late) came for so many real µs.
+const REDIS_SILENT_US: u64 = 65_000;
 
 /// Names a waiting check for its owner.
 pub type Ticket = u64;
@@ -348,7 +348,7 @@ impl Engine {
     /// Real µs that a check may wait. The short budget is for a Redis that has fallen silent: one that answered a moment
     /// ago is merely slow, and waiting for it beats a denial that nobody can prove.
     fn budget_us(&self, now: Now, budget: Budget) -> u64 {
-        let is_silent = !self.links.redis_heard_within(now.real_us, REDIS_SILENT_US);
+        let is_silent = self.links.is_redis_silent(now.real_us, REDIS_SILENT_US);
         if budget == Budget::Redis && is_silent {
             self.config.redis_budget_us
         } else {

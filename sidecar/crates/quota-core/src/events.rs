@@ -41,11 +41,13 @@ impl Engine {
             Event::RedisAlive { sent_us } => self.links.redis_alive(sent_us, now.real_us),
             Event::RedisLost => self.links.redis_lost(),
             Event::Notice(channel) => {
+                self.links.redis_spoke(now.real_us);
                 for key in self.links.followers(&channel).to_vec() {
                     self.on_notice(key);
                 }
             }
             Event::Short(channel) => {
+                self.links.redis_spoke(now.real_us);
                 for key in self.links.followers(&channel).to_vec() {
                     self.give_back_unused(now, key);
                 }

@@ -108,10 +108,15 @@ impl Links {
         self.ledger_heard_us
     }
 
-    /// Whether Redis gave any sign of life within so many real µs.
-    pub(crate) fn redis_heard_within(&self, now_us: u64, age_us: u64) -> bool {
+    /// Whether a change would have been heard that was made so many real µs ago.
+    pub(crate) const fn is_watch_current(&self, now_us: u64, age_us: u64) -> bool {
+        self.watch_up && now_us.saturating_sub(self.ledger_heard_us) <= age_us
+    }
+
+    /// Whether Redis, once heard of, gave no sign of life within so many real µs.
+    pub(crate) fn is_redis_silent(&self, now_us: u64, age_us: u64) -> bool {
         let heard_us = self.redis_arrived_us.max(self.redis.answered_us);
-        heard_us > 0 && now_us.saturating_sub(heard_us) <= age_us
+        heard_us > 0 && now_us.saturating_sub(heard_us) > age_us
     }
 
     /// Real time up to which all that the subscriber connection had to say has been heard.
@@ -137,6 +142,11 @@ impl Links {
     /// The subscriber connection answered what was sent then.
     pub(crate) fn redis_alive(&mut self, sent_us: u64, now_us: u64) {
         self.redis_heard_us = self.redis_heard_us.max(sent_us.min(now_us));
+        self.redis_arrived_us = now_us;
+    }
+
+    /// The subscriber connection brought something that nobody asked for.
+    pub(crate) const fn redis_spoke(&mut self, now_us: u64) {
         self.redis_arrived_us = now_us;
     }
 

@@ -105,6 +105,8 @@ fn one_engine_is_exact() {
         let limits = rules.map(|(name, amount)| (window_rule(name, "m", amount), PLAN));
         world.declare("t", None, limits.to_vec());
         world.weather.delay_max_us = rng.below(400);
+        // From the first heartbeat on the amounts are known to be the present ones.
+        world.run_for(100_000);
         let mut model = Model {
             amounts,
             used: [0, 0],

@@ -41,6 +41,10 @@ pub(crate) struct Pool {
     pub(crate) free: Units,
     /// Holders as last seen there.
     pub(crate) holders: u64,
+    /// The limit had no more to give to it, as last seen.
+    pub(crate) is_final: bool,
+    /// The ledger was asked to extend it since it answered last.
+    pub(crate) is_grown: bool,
     /// Request whose outcome is unknown.
     pub(crate) unsure: Option<Sent>,
     /// The pool may have taken more back than it has confirmed: a request of unknown outcome said so.
@@ -52,6 +56,7 @@ impl Pool {
     pub(crate) fn of_ledger(
         generation: u64,
         allotted_cum: Units,
+        is_final: bool,
         [pool_key, holders_key, values_key, channel]: [Arc<str>; 4],
     ) -> Self {
         Self {
@@ -65,9 +70,17 @@ impl Pool {
             total: allotted_cum,
             free: allotted_cum,
             holders: 1,
+            is_final,
+            is_grown: true,
             unsure: None,
             is_return_unsure: false,
         }
+    }
+
+    /// Whether the ledger should extend it before it is asked for so many units: it is known to lack them, and asking it
+    /// would bring what it has left in ever smaller parts.
+    pub(crate) const fn is_short_of(&self, units: Units) -> bool {
+        self.free < units && !self.is_final && !self.is_grown
     }
 }
 

@@ -248,7 +248,11 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
     if window.is_fenced(sight.now) {
         return Proved::Nothing;
     }
-    if kind != LimitKind::Level && window.is_own_use_full(units, amount) {
+    // The amount as last heard is the present one only while a raise or a reset would have been heard.
+    let is_amount_current = sight
+        .links
+        .is_watch_current(sight.now.real_us, sight.config.proof_age_us);
+    if kind != LimitKind::Level && is_amount_current && window.is_own_use_full(units, amount) {
         return Proved::Exhausted(retry_after_us);
     }
     let missing = window.balance.missing(units);

@@ -191,10 +191,10 @@ impl Engine {
                 holders_key,
                 channel,
                 values_key,
-                last: _,
+                last,
             } => {
                 let keys = [pool_key, holders_key, values_key, channel];
-                let pool = Pool::of_ledger(generation, allotted_cum, keys);
+                let pool = Pool::of_ledger(generation, allotted_cum, last, keys);
                 self.on_pool(now, key, window, request_seq, pool);
             }
             AllotAnswer::Denied { window, left: _ } => {
@@ -346,6 +346,7 @@ impl Engine {
                 let more = pool.total.saturating_sub(known.total);
                 known.free = known.free.saturating_add(more);
                 known.total = known.total.max(pool.total);
+                (known.is_final, known.is_grown) = (pool.is_final, true);
                 known.pool_key = pool.pool_key;
                 known.holders_key = pool.holders_key;
                 known.channel = pool.channel;
@@ -375,6 +376,10 @@ impl Engine {
         window.smallest_first = true;
         let is_proof = ask.need > 0;
         window.proof = Proof::by_ledger(ask, notices).filter(|_| is_proof);
+        if let Some(pool) = &mut window.pool {
+            // The ledger knows of no such pool any more: only an ask of the pool itself says what became of it.
+            pool.is_grown = true;
+        }
         let must_wait = !is_watched || ask.need == 0;
         if must_wait {
             // Asking again at once would bring the same: who waits hears that nobody knows.

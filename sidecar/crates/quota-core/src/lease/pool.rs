@@ -247,6 +247,7 @@ fn take_grant(
         .free
         .saturating_add(source.returned_pool.saturating_sub(returned_cum));
     pool.holders = grant.holders.max(1);
+    (pool.is_final, pool.is_grown) = (grant.is_final, false);
     let generation = pool.generation;
     // One holder more than is known: shares of all that come one after the other stay within the whole.
     let seats = pool.holders.saturating_add(1);

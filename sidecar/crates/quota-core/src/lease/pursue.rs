@@ -103,7 +103,18 @@ impl Engine {
             (Plan::Wait(_), _) => {}
             (Plan::Open, _) => self.open(now, key, now.ledger_us, size),
             (Plan::Allot(fault), Some(id)) => self.ask_ledger(now, key, id, size, fault),
-            (Plan::Grant(_), Some(id)) => self.ask_pool(now, key, id, size),
+            (Plan::Grant(_), Some(id)) if self.is_to_grow(now, key, size) => {
+                let size = Size {
+                    need: size.all,
+                    ..size
+                };
+                self.wait_for_ledger(key);
+                self.ask_ledger(now, key, id, size, None);
+            }
+            (Plan::Grant(_), Some(id)) => {
+                let size = self.with_others(key, size);
+                self.ask_pool(now, key, id, size);
+            }
             (Plan::Subscribe, Some(id)) => self.follow_pool(key, id),
             (Plan::Shard, _) => self.ask_shard(now, key),
             (Plan::Take, _) => self.ask_bucket(now, key, size),
@@ -111,6 +122,66 @@ impl Engine {
             // Whoever waits is to hear of it.
             (Plan::Unreachable, _) | (_, None) => self.stir(key),
         }
+    }
+
+    /// Whether the ledger should extend the pool before it is asked for what all lack who wait.
+    fn is_to_grow(&self, now: Now, key: Key, size: Size) -> bool {
+        let Some(bucket) = self.buckets.get(key) else {
+            return false;
+        };
+        let pool = bucket
+            .current
+            .as_ref()
+            .and_then(|window| window.pool.as_ref());
+        pool.is_some_and(|pool| pool.is_short_of(size.all))
+            && !self.links.ledger.is_down(now.real_us)
+            && now.real_us >= bucket.refused_until_us
+    }
+
+    /// Lets all who wait at a bucket wait as long as the ledger may take.
+    fn wait_for_ledger(&mut self, key: Key) {
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
+        for (waiter, _) in &bucket.waiters {
+            let since_us = self.waiting.get(*waiter).map(|waiter| waiter.since_us);
+            if let Some(since_us) = since_us {
+                let until_us = since_us.saturating_add(self.config.ledger_budget_us);
+                self.waiting.extend(*waiter, until_us);
+            }
+        }
+    }
+
+    /// Adds to what the first one lacks, who waits, what those after it lack, as long as the pool is known to have that.
+    ///
+    /// A pool gives at least what is needed and beyond that only a share: with the need of one, each of many would take a
+    /// request of its own.
+    fn with_others(&self, key: Key, size: Size) -> Size {
+        let Some(bucket) = self.buckets.get(key) else {
+            return size;
+        };
+        let Some(window) = bucket.current.as_ref() else {
+            return size;
+        };
+        let free = window.pool.as_ref().map_or(0, |pool| pool.free);
+        if size.need == 0 || window.smallest_first || free <= size.need {
+            return size;
+        }
+        let waiting = bucket
+            .waiters
+            .iter()
+            .filter(|(waiter, _)| self.waiting.get(*waiter).is_some());
+        let mut costs: Units = 0;
+        let mut need = size.need;
+        for (_, cost) in waiting {
+            costs = costs.saturating_add(*cost);
+            let missing = window.balance.missing(costs);
+            if missing > free {
+                break;
+            }
+            need = need.max(missing);
+        }
+        Size { need, ..size }
     }
 
     /// Counts the steps of an ask that nobody waits for, so that it ends.
