@@ -277,10 +277,9 @@ WRONG = [
      "AdminService/ChangeSubscription"),
     ("CreateGrant", admin_pb2.CreateGrantRequest(), LATER, "NOT_IMPLEMENTED", "AdminService/CreateGrant"),
     ("ListRateCards", billing_pb2.ListRateCardsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListRateCards"),
-    ("VoidInvoice", billing_pb2.VoidInvoiceRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/VoidInvoice"),
-    ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(), LATER, "NOT_IMPLEMENTED",
-     "BillingService/CreateCreditNote"),
-    ("ListPayments", billing_pb2.ListPaymentsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListPayments"),
+    ("VoidInvoice", billing_pb2.VoidInvoiceRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.NOT_FOUND, "INVOICE_UNKNOWN", ""),
+    ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_OUT_OF_RANGE", "amount_minor"),
+    ("ListPayments", billing_pb2.ListPaymentsRequest(page_token="x"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", "page_token"),
     ("GetOverage", billing_pb2.GetOverageRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/GetOverage"),
 ]  # fmt: skip
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
-from tollkeeper_ledger.domain.money import EXACT, plain
+from tollkeeper_ledger.domain.invoice_lines import FIGURE_MAX, summed
 from tollkeeper_ledger.domain.period_facts import (
     digests_of_facts,
     facts_from_json,
@@ -21,8 +20,8 @@ from tollkeeper_ledger.domain.period_facts import (
     instant_text,
     period_to_json,
 )
-from tollkeeper_ledger.domain.rating.charges import Charge, LateUsage, Total
-from tollkeeper_ledger.domain.rating.dimensions import added
+from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
+from tollkeeper_ledger.domain.rating.dimensions import Demand, added
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ Json: TypeAlias = dict[str, Any]
 
 INPUTS_FORMAT = 2
 DOCUMENT_FORMAT = 1
-_PART_SHOWN = Decimal("1e-15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +95,10 @@ class CloseInputs:
     chain_heads: tuple[Json, ...]
     not_waited_for: tuple[str, ...]
     closed_at: datetime
+    billing: Json
+    """The payer's terms, taxes, language and paper, as `BillingProfile.frozen` gives them."""
+    items: tuple[Json, ...] = ()
+    """What operators added: item_id, description, amount_minor."""
 
     @property
     def record_count(self) -> int:
@@ -171,7 +173,16 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
         "chain_heads": list(inputs.chain_heads),
         "not_waited_for": list(inputs.not_waited_for),
         "closed_at": instant_text(inputs.closed_at),
+        "billing": inputs.billing,
+        "items": list(inputs.items),
     })  # fmt: skip
+
+
+def with_parties(inputs: bytes, parties: Parties, billing: Json) -> bytes:
+    """Give the same inputs with seller's, tenant's and payer's data and terms as they are now."""
+    stored = json.loads(inputs)
+    stored.update(seller=parties.seller, tenant=parties.tenant, billing_tenant=parties.billing_tenant, billing=billing)
+    return canonical_json(stored)
 
 
 def _read_totals(totals: Sequence[Json]) -> tuple[Total, ...]:
@@ -226,50 +237,15 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
     return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
 
 
-FIGURE_MAX = 2**63 - 1
-"""Largest quantity and amount that an invoice carries."""
-
-
 def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> None:
     """Raise ValueError where an invoice can't be made of the inputs: a figure is too large, or rating refuses them."""
     charges = rate_inputs(inputs, definitions).charges
     for line in charges.lines:
         if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
             raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")
-    if abs(charges.subtotal_minor) > FIGURE_MAX:
-        raise ValueError(f"the subtotal {charges.subtotal_minor} is more than an invoice can carry")
-
-
-def _line_json(line: Charge) -> Json:
-    return {
-        "description": line.description,
-        "meter": line.meter,
-        "unit": line.unit,
-        "scale": line.scale,
-        "quantity": line.quantity,
-        "included": line.included,
-        "charged": line.charged,
-        "unit_price": line.unit_price,
-        "price_per": line.price_per,
-        "amount_minor": line.amount_minor,
-        "discount_minor": line.discount_minor,
-        "kind": line.kind,
-        "dimensions": dict(line.dimensions),
-        "explanation": list(line.explanation),
-        "period": {"start": instant_text(line.period_start), "end": instant_text(line.period_end)},
-        "late": line.late,
-        "parts": [
-            {
-                "name": each.name,
-                "quantity": plain(each.quantity),
-                "unit_price": plain(each.unit_price),
-                "per": each.per,
-                "scale": 0 if each.is_count else line.scale,
-                "amount": plain(each.amount.quantize(_PART_SHOWN, context=EXACT)),
-            }
-            for each in line.parts
-        ],
-    }
+    sums = summed(charges, json.loads(inputs))
+    if max(abs(sums["subtotal_minor"]), abs(sums["total_minor"])) > FIGURE_MAX:
+        raise ValueError(f"the total {sums['total_minor']} is more than an invoice can carry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +258,9 @@ class Finalised:
 
 
 def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Finalised) -> Json:
-    """Give the whole invoice as JSON. Tax is zero until tax rates exist."""
+    """Give the whole invoice as JSON."""
     charges = rate_inputs(inputs, definitions).charges
     stored = json.loads(inputs)
-    subtotal_minor, tax_minor = charges.subtotal_minor, 0
     names = ("seller", "tenant", "billing_tenant", "subscription_id", "time_zone", "period", "plan", "engine_version",
              "record_count")  # fmt: skip
     manifest = {name: stored[name] for name in ("chain_heads", "not_waited_for", "closed_at")}
@@ -303,10 +278,8 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
         "currency": charges.currency.code,
         "currency_digits": charges.currency.digits,
         **{name: stored[name] for name in names},
-        "lines": [_line_json(line) for line in charges.lines],
-        "subtotal_minor": subtotal_minor,
-        "tax_minor": tax_minor,
-        "total_minor": subtotal_minor + tax_minor,
+        "billing": stored["billing"],
+        **summed(charges, stored),
         "manifest": manifest,
     }
 
@@ -314,3 +287,23 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
 def document_to_bytes(document: Json) -> bytes:
     """Give the canonical bytes whose SHA-256 is the invoice's digest."""
     return canonical_json(document)
+
+
+def with_totals(inputs: bytes, totals: Mapping[str, Sequence[Total]]) -> bytes:
+    """Give the same inputs with other sums of their segments, by segment id; none = nothing was used."""
+    stored = json.loads(inputs)
+    for segment in (*stored["segments"], *(late["segment"] for late in stored["late"])):
+        segment["totals"] = _totals_json(totals.get(segment["segment_id"], ()))
+    return canonical_json(stored)
+
+
+def demands_in(inputs: bytes) -> dict[str, Demand]:
+    """Give what the sums were split by, and of which meters single records were kept, by meter."""
+    stored = json.loads(inputs)
+    found: dict[str, Demand] = {}
+    for segment in (*stored["segments"], *(late["segment"] for late in stored["late"])):
+        for total in segment["totals"]:
+            names = tuple(name for name, _ in total.get("attributes", ()))
+            if names or "events" in total:
+                found[total["meter"]] = Demand(attributes=names, events="events" in total)
+    return found

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.money import exact, round_minor
+from tollkeeper_ledger.domain.money import EXACT, exact, round_minor
 from tollkeeper_ledger.domain.shares import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 _PERCENT = Decimal("0.01")
@@ -38,12 +38,27 @@ def coupon_shares(coupon_minor: int, lines: Sequence[Taxable]) -> tuple[int, ...
 
 def tax_shares(lines: Sequence[Taxable]) -> tuple[int, ...]:
     """Give each line's tax: all lines of one rate are taxed together, rounded once, and the tax is cut to the lines."""
+    return _shares(lines, tax_of)
+
+
+def _shares(lines: Sequence[Taxable], tax: Callable[[int, Decimal], int]) -> tuple[int, ...]:
     taxes = [0] * len(lines)
     for rate in sorted({line.tax_percent for line in lines}):
         places = [place for place, line in enumerate(lines) if line.tax_percent == rate]
         amounts = [lines[place].amount_minor for place in places]
-        whole = tax_of(sum(amounts), rate)
+        whole = tax(sum(amounts), rate)
         weights = [abs(amount) for amount in amounts]
         for place, share in zip(places, cut(abs(whole), weights), strict=True):
             taxes[place] = share if whole >= 0 else -share
     return tuple(taxes)
+
+
+@exact
+def tax_within(amount_minor: int, tax_percent: Decimal) -> int:
+    """Give the rounded tax that an amount contains, inclusive."""
+    return amount_minor - round_minor(EXACT.divide(Decimal(amount_minor), 1 + tax_percent * _PERCENT))
+
+
+def tax_shares_within(lines: Sequence[Taxable]) -> tuple[int, ...]:
+    """Give the tax that each line's amount contains, cut as `tax_shares` does."""
+    return _shares(lines, tax_within)

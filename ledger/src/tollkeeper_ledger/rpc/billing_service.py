@@ -4,23 +4,35 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from google.protobuf import timestamp_pb2
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
-from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
-from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.rpc.acting import actor_of
+from tollkeeper_ledger.domain.catalogue.canonical import digest_of
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.idempotent import answer_once
+from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.not_built import not_built
-from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
-from tollkeeper_ledger.services.invoices import Run, preview_invoice, run_invoices
+from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
+from tollkeeper_ledger.services.invoices import (
+    Run,
+    finalise_draft,
+    list_drafts,
+    need_invoice,
+    preview_invoice,
+    run_invoices,
+    void_invoice,
+)
 from tollkeeper_ledger.services.pdf.render import PAPERS, render_pdf
+from tollkeeper_ledger.services.receivables import credit_invoice
 from tollkeeper_ledger.services.tenants import need_tenant
-from tollkeeper_ledger.store.billing_invoices import find_invoice, list_invoices
+from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
+from tollkeeper_ledger.store.money import find_credit_note, read_payments
 from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
@@ -32,53 +44,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.billing_invoices import StoredInvoice
 
     Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def _timestamp(text: str) -> timestamp_pb2.Timestamp:
-    message = timestamp_pb2.Timestamp()
-    message.FromMicroseconds(to_us(datetime.fromisoformat(text)))
-    return message
-
-
-def invoice_to_message(document: dict[str, Any], *, digest: bytes, with_lines: bool) -> billing_pb2.Invoice:
-    """Give an invoice's document as the contract has it."""
-    plan = document["plan"]
-    message = billing_pb2.Invoice(
-        invoice_id=document["invoice_id"] or "",
-        number=document["number"] or "",
-        tenant=document["tenant"]["id"],
-        billing_tenant=document["billing_tenant"]["id"],
-        currency=document["currency"],
-        subtotal_minor=document["subtotal_minor"],
-        tax_minor=document["tax_minor"],
-        total_minor=document["total_minor"],
-        state=document["state"],
-        period_start=_timestamp(document["period"]["start"]),
-        period_end=_timestamp(document["period"]["end"]),
-        digest=digest.hex(),
-        plan=f"{plan['name']} v{plan['version']}",
-        record_count=document["record_count"],
-    )
-    if document["finalised_at"]:
-        message.finalised_at.CopyFrom(_timestamp(document["finalised_at"]))
-    if with_lines:
-        message.lines.extend(_line(line) for line in document["lines"])
-    return message
-
-
-def _line(line: dict[str, Any]) -> billing_pb2.InvoiceLine:
-    return billing_pb2.InvoiceLine(
-        description=line["description"],
-        meter=line["meter"],
-        quantity=line["quantity"],
-        unit=line["unit"],
-        included=line["included"],
-        charged=line["charged"],
-        unit_price=line["unit_price"],
-        price_per=line["price_per"],
-        amount_minor=line["amount_minor"],
-        explanation=line["explanation"],
-    )
 
 
 class BillingService(billing_pb2_grpc.BillingServiceServicer):
@@ -119,7 +84,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
                 due=step.due, done=step.done, held_tenant=step.held_tenant, held_reason=step.held_reason
             )
             if step.invoice is not None:
-                message.invoice.CopyFrom(self._stored(step.invoice, with_lines=True))
+                message.invoice.CopyFrom(stored_to_message(step.invoice, with_lines=True))
             yield message
 
     async def ListInvoices(
@@ -127,7 +92,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
     ) -> billing_pb2.ListInvoicesResponse:
         """List invoices, newest first."""
         size = page_size(request.page_size)
-        before = _before(request.page_token)
+        before = before_of(request.page_token)
         if request.tenant:
             await need_tenant(self._pool, request.tenant)
         async with transaction(self._pool) as conn:
@@ -136,7 +101,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
         if len(found) > size:
             last = found[size - 1]
             token = to_token(str(to_us(last.finalised_at)), str(last.invoice_id))
-        invoices = [self._stored(one, with_lines=False) for one in found[:size]]
+        invoices = [stored_to_message(one, with_lines=False) for one in found[:size]]
         return billing_pb2.ListInvoicesResponse(invoices=invoices, next_page_token=token)
 
     async def GetInvoice(
@@ -144,7 +109,7 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
     ) -> billing_pb2.GetInvoiceResponse:
         """Give one invoice with its lines."""
         stored = await self._find(request.invoice)
-        return billing_pb2.GetInvoiceResponse(invoice=self._stored(stored, with_lines=True))
+        return billing_pb2.GetInvoiceResponse(invoice=stored_to_message(stored, with_lines=True))
 
     async def GetInvoicePdf(
         self, request: billing_pb2.GetInvoicePdfRequest, context: Context
@@ -153,35 +118,144 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
         paper = request.paper or "a4"
         if paper not in PAPERS:
             raise InvalidFieldError("paper", "is not known", value=paper, bound=", ".join(PAPERS))
+        async with transaction(self._pool) as conn:
+            credit_note = await find_credit_note(conn, request.invoice)
+        if credit_note is not None:
+            pdf = await asyncio.to_thread(render_pdf, credit_note[0], digest=credit_note[1], paper=paper)
+            return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{request.invoice}.pdf")
         stored = await self._find(request.invoice)
         pdf = await asyncio.to_thread(render_pdf, stored.document, digest=stored.digest, paper=paper)
         return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{stored.read()['number']}.pdf")
 
-    VoidInvoice = not_built("BillingService/VoidInvoice")
-    CreateCreditNote = not_built("BillingService/CreateCreditNote")
-    ListPayments = not_built("BillingService/ListPayments")
+    async def VoidInvoice(
+        self, request: billing_pb2.VoidInvoiceRequest, context: Context
+    ) -> billing_pb2.VoidInvoiceResponse:
+        """Void an invoice, and issue it again where asked."""
+        invoice_id = (await self._find(request.invoice)).invoice_id
+        async with transaction(self._pool) as conn:
+
+            async def work() -> billing_pb2.VoidInvoiceResponse:
+                act = await act_of(conn, request, context)
+                reissued = await void_invoice(conn, invoice_id, note=request.note, reissue=request.reissue, act=act)
+                answer = billing_pb2.VoidInvoiceResponse(invoice=await shown_invoice(conn, invoice_id))
+                if reissued is not None:
+                    answer.reissued.CopyFrom(stored_to_message(reissued, with_lines=True))
+                return answer
+
+            return await answer_once(conn, request, billing_pb2.VoidInvoiceResponse, work)
+
+    async def CreateCreditNote(
+        self, request: billing_pb2.CreateCreditNoteRequest, context: Context
+    ) -> billing_pb2.CreateCreditNoteResponse:
+        """Issue a credit note; send back what was paid where asked."""
+        if request.amount_minor <= 0:
+            raise InvalidFieldError(
+                "amount_minor",
+                "must be above zero",
+                reason="FIELD_OUT_OF_RANGE",
+                value=request.amount_minor,
+                bound="1 to what the invoice has left",
+            )
+        invoice_id = (await self._find(request.invoice)).invoice_id
+        async with transaction(self._pool) as conn:
+
+            async def work() -> billing_pb2.CreateCreditNoteResponse:
+                credited = await credit_invoice(
+                    conn,
+                    invoice_id,
+                    amount_minor=request.amount_minor,
+                    note=request.note,
+                    refund=request.refund,
+                    act=await act_of(conn, request, context),
+                )
+                return billing_pb2.CreateCreditNoteResponse(
+                    number=credited.number,
+                    refunded_minor=credited.refunded_minor,
+                    invoice=await shown_invoice(conn, invoice_id),
+                )
+
+            return await answer_once(conn, request, billing_pb2.CreateCreditNoteResponse, work)
+
+    async def FinalizeInvoice(
+        self, request: billing_pb2.FinalizeInvoiceRequest, context: Context
+    ) -> billing_pb2.FinalizeInvoiceResponse:
+        """Finalise a draft."""
+        await need_tenant(self._pool, request.tenant)
+        start = request.period_start.ToDatetime(tzinfo=UTC) if request.HasField("period_start") else None
+        async with transaction(self._pool) as conn:
+
+            async def work() -> billing_pb2.FinalizeInvoiceResponse:
+                run = Run(actor=actor_of(context), request_id=request.request_id)
+                made = await finalise_draft(conn, request.tenant, period_start=start, run=run)
+                return billing_pb2.FinalizeInvoiceResponse(invoice=stored_to_message(made, with_lines=True))
+
+            return await answer_once(conn, request, billing_pb2.FinalizeInvoiceResponse, work)
+
+    async def ListDrafts(
+        self, request: billing_pb2.ListDraftsRequest, context: Context
+    ) -> billing_pb2.ListDraftsResponse:
+        """List what waits to be finalised."""
+        if request.tenant:
+            await need_tenant(self._pool, request.tenant)
+        async with transaction(self._pool) as conn:
+            found = await list_drafts(conn, only=request.tenant or None, count_max=page_size(request.page_size))
+        return billing_pb2.ListDraftsResponse(
+            invoices=[invoice_to_message(document, digest=b"", with_lines=True) for document in found]
+        )
+
+    async def ReproduceInvoice(
+        self, request: billing_pb2.ReproduceInvoiceRequest, context: Context
+    ) -> billing_pb2.ReproduceInvoiceResponse:
+        """Make an invoice's bytes again and compare them."""
+        invoice_id = (await self._find(request.invoice)).invoice_id
+        async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            made = await reproduce_invoice(conn, invoice_id, from_records=request.from_records)
+        return billing_pb2.ReproduceInvoiceResponse(
+            digest=digest_of(made.document).hex(),
+            stored_digest=digest_of(made.stored).hex(),
+            identical=made.document == made.stored,
+            document=made.document,
+        )
+
+    async def VerifyInvoice(
+        self, request: billing_pb2.VerifyInvoiceRequest, context: Context
+    ) -> billing_pb2.VerifyInvoiceResponse:
+        """Check an invoice against everything that it rests on."""
+        invoice_id = (await self._find(request.invoice)).invoice_id
+        async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            checks = await verify_invoice(conn, invoice_id)
+        return billing_pb2.VerifyInvoiceResponse(
+            checks=[billing_pb2.InvoiceCheck(name=one.name, ok=one.ok, detail=one.detail) for one in checks]
+        )
+
+    async def ListPayments(
+        self, request: billing_pb2.ListPaymentsRequest, context: Context
+    ) -> billing_pb2.ListPaymentsResponse:
+        """List payments, newest first."""
+        size = page_size(request.page_size)
+        only = await need_tenant(self._pool, request.tenant) if request.tenant else None
+        async with transaction(self._pool) as conn:
+            rows = await read_payments(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
+        token = ""
+        if len(rows) > size:
+            token = to_token(str(to_us(rows[size - 1]["received_at"])), str(rows[size - 1]["payment_id"]))
+        payments = [
+            billing_pb2.Payment(
+                payment_id=str(row["payment_id"]),
+                invoice=row["number"],
+                amount_minor=row["amount_minor"],
+                currency=row["currency"],
+                state="received",
+                tenant=row["wire_id"],
+                provider=row["provider"],
+                reference=row["reference"],
+                received_at=timestamp(row["received_at"]),
+            )
+            for row in rows[:size]
+        ]
+        return billing_pb2.ListPaymentsResponse(payments=payments, next_page_token=token)
+
     GetOverage = not_built("BillingService/GetOverage")
 
     async def _find(self, name: str) -> StoredInvoice:
-        if not name or "\0" in name:
-            raise InvalidFieldError(
-                "invoice", "is missing", reason="FIELD_REQUIRED", remedy="give an invoice's number or id"
-            )
-        async with transaction(self._pool) as conn:
-            stored = await find_invoice(conn, name)
-        if stored is None:
-            raise UnknownNameError("invoice", name, remedy="ListInvoices gives the numbers")
-        return stored
-
-    def _stored(self, stored: StoredInvoice, *, with_lines: bool) -> billing_pb2.Invoice:
-        return invoice_to_message(stored.read(), digest=stored.digest, with_lines=with_lines)
-
-
-def _before(token: str) -> tuple[datetime, UUID] | None:
-    if not token:
-        return None
-    at_us, invoice_id = from_token(token, start=("", ""))
-    try:
-        return from_us(int(at_us)), UUID(invoice_id)
-    except (ValueError, OverflowError):
-        raise InvalidFieldError("page_token", "is not one that this listing gave") from None
+        return await need_invoice(self._pool, name)

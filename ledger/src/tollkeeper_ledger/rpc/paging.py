@@ -6,11 +6,14 @@ import base64
 import binascii
 import json
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.periods import from_us
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
@@ -53,3 +56,17 @@ def _decoded(token: str) -> object:
     except (ValueError, binascii.Error, RecursionError):
         return None
     return decoded
+
+
+def before_of(token: str) -> tuple[datetime, UUID] | None:
+    """Read the token of a listing that is newest first: time and id of the last row shown; None for the first page.
+
+    Raises InvalidFieldError for what is no such token.
+    """
+    if not token:
+        return None
+    at_us, row_id = from_token(token, start=("", ""))
+    try:
+        return from_us(int(at_us)), UUID(row_id)
+    except (ValueError, OverflowError):
+        raise InvalidFieldError("page_token", "is not one that this listing gave") from None

@@ -11,6 +11,8 @@ from tollkeeper.ledger.v1 import (
     billing_pb2_grpc,
     limits_pb2,
     limits_pb2_grpc,
+    payments_pb2,
+    payments_pb2_grpc,
     reports_pb2,
     reports_pb2_grpc,
     usage_pb2,
@@ -19,6 +21,7 @@ from tollkeeper.ledger.v1 import (
 from tollkeeper_ledger.rpc.admin_service import AdminService
 from tollkeeper_ledger.rpc.billing_service import BillingService
 from tollkeeper_ledger.rpc.limit_service import LimitService
+from tollkeeper_ledger.rpc.payment_service import PaymentService
 from tollkeeper_ledger.rpc.report_service import ReportService
 from tollkeeper_ledger.rpc.usage_service import UsageService, add_usage_service
 
@@ -34,12 +37,14 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
     admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(resources, limits), server)
     billing_pb2_grpc.add_BillingServiceServicer_to_server(BillingService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
+    payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentService(resources), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
     add_usage_service(server, UsageService(resources, limits))
     descriptors = [
         admin_pb2.DESCRIPTOR,
         billing_pb2.DESCRIPTOR,
         limits_pb2.DESCRIPTOR,
+        payments_pb2.DESCRIPTOR,
         reports_pb2.DESCRIPTOR,
         usage_pb2.DESCRIPTOR,
     ]

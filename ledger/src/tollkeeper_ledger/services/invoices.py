@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import (
     Finalised,
     check_billable,
@@ -14,6 +15,7 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     inputs_to_bytes,
     make_document,
+    with_parties,
 )
 from tollkeeper_ledger.services.invoices_close import (
     Closed,
@@ -23,24 +25,29 @@ from tollkeeper_ledger.services.invoices_close import (
     count_due,
     running_inputs,
 )
+from tollkeeper_ledger.services.receivables import book_invoice, need_billed, void_receivable
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_invoices import (
     NewInvoice,
     StoredInvoice,
     add_invoice,
+    find_invoice,
     has_invoice,
     lock_numbers,
     read_stored_inputs,
 )
+from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from uuid import UUID
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from datetime import datetime
 
+    from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.billing_closes import CloseKey
+    from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 PERIODS_PER_RUN_MAX = 100_000
@@ -100,7 +107,8 @@ async def run_invoices(
                 break
             done += 1
             due = max(due, done)
-            invoice = await finalise(pool, outcome.key, run=run, new_id=new_id) if outcome.billable else None
+            is_ready = outcome.billable and not outcome.is_draft
+            invoice = await finalise(pool, outcome.key, run=run, new_id=new_id) if is_ready else None
             yield Progress(due=due, done=done, invoice=invoice)
 
 
@@ -110,35 +118,115 @@ async def finalise(
     """Make the invoice of a closed period under the seller's next number; None where it was made before."""
     async with transaction(pool) as conn:
         inputs = await closes.read_close(conn, key)
+        return await finalise_close(conn, key, inputs, run=run, new_id=new_id)
+
+
+async def finalise_close(
+    conn: Connection, key: CloseKey, inputs: bytes, *, run: Run, new_id: Callable[[], UUID] = uuid.uuid4
+) -> StoredInvoice | None:
+    """Make the invoice of a closed period in this transaction; None where it was made before."""
+    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    # Rated once before the numbers are locked: a fault in a price must not hold up the seller's other invoices.
+    preview = make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
+    serial = await lock_numbers(conn, preview["seller"]["id"])
+    if await has_invoice(conn, key):
+        return None
+    issuing = Issuing(key=key, inputs=inputs, definitions=definitions, serial=serial)
+    return await _issue(conn, issuing, preview["seller"], action="RunInvoices", run=run, invoice_id=new_id())
+
+
+@dataclass(frozen=True, slots=True)
+class Issuing:
+    """An invoice that is being made; the seller's numbers are locked."""
+
+    key: CloseKey
+    inputs: bytes
+    definitions: Mapping[str, bytes]
+    serial: int
+    replaces: Billed | None = None
+    """The void invoice that it replaces."""
+
+
+async def _issue(
+    conn: Connection, issuing: Issuing, seller: dict[str, Any], *, action: str, run: Run, invoice_id: UUID
+) -> StoredInvoice:
+    """Add the invoice, book it, and note it in the audit log."""
+    at = await ledger_now(conn)
+    number = f"{seller['invoice_prefix']}-{issuing.serial:06d}"
+    finalised = Finalised(invoice_id=str(invoice_id), number=number, at=at)
+    document = make_document(issuing.inputs, issuing.definitions, finalised)
+    void = issuing.replaces
+    new = NewInvoice(
+        key=issuing.key,
+        invoice_id=invoice_id,
+        serial=issuing.serial,
+        finalised_at=at,
+        document=document,
+        document_bytes=document_to_bytes(document),
+        issue=1 if void is None else void.issue + 1,
+        replaces=None if void is None else void.invoice_id,
+        inputs=None if void is None else issuing.inputs,
+    )
+    await add_invoice(conn, new)
+    billed = await need_billed(conn, invoice_id)
+    await book_invoice(conn, billed, subtotal_minor=document["subtotal_minor"], tax_minor=document["tax_minor"], now=at)
+    entry = AuditEntry(
+        subject=f"invoice/{number}",
+        tenant_id=issuing.key.tenant_id,
+        before=None if void is None else {"invoice": void.number},
+        after={"total_minor": document["total_minor"], "currency": document["currency"]},
+    )
+    await add_audit(conn, [entry], now=at, actor=run.actor, action=action, request_id=run.request_id)
+    stored = await find_invoice(conn, str(invoice_id))
+    if stored is None:
+        raise RuntimeError(f"invoice {number} was added and is not there")
+    return stored
+
+
+async def void_invoice(
+    conn: Connection, invoice_id: UUID, *, note: str, reissue: bool, act: Act
+) -> StoredInvoice | None:
+    """Void an invoice; give the one that replaces it where asked, of the same usage and prices.
+
+    The new one has seller's and payer's data and terms as they are now. Raises UnknownNameError; PreconditionError:
+    something was paid or credited on it.
+    """
+    billed = await need_billed(conn, invoice_id)
+    serial = await lock_numbers(conn, billed.account.seller_id)
+    await void_receivable(conn, billed, note=note, act=act)
+    if not reissue:
+        return None
+    stored = await read_stored_inputs(conn, invoice_id)
+    if stored is None:
+        raise UnknownNameError("invoice", str(invoice_id))
+    parties = await closes.read_parties(conn, billed.tenant_id)
+    profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
+    inputs = with_parties(stored.inputs, parties, profile.frozen())
+    key = closes.CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
+    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    issuing = Issuing(key=key, inputs=inputs, definitions=definitions, serial=serial, replaces=billed)
+    run = Run(actor=act.actor, request_id=act.request_id)
+    return await _issue(conn, issuing, parties.seller, action="ReissueInvoice", run=run, invoice_id=uuid.uuid4())
+
+
+async def finalise_draft(conn: Connection, wire_id: str, *, period_start: datetime | None, run: Run) -> StoredInvoice:
+    """Make a draft's invoice; the tenant's oldest where no period is named. Raises UnknownNameError: there is none."""
+    for key, inputs in await closes.read_drafts(conn, only=wire_id, count_max=_PENDING_BATCH):
+        if period_start is None or key.period_start == period_start:
+            made = await finalise_close(conn, key, inputs, run=run)
+            if made is not None:
+                return made
+    raise UnknownNameError("invoice", f"draft of {wire_id}", remedy="ListDrafts gives what waits")
+
+
+async def list_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[dict[str, Any]]:
+    """Give drafts as documents in state `draft`, oldest first."""
+    documents = []
+    for _, inputs in await closes.read_drafts(conn, only=only, count_max=count_max):
         definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
-        # Rated once before the numbers are locked: a fault in a price must not hold up the seller's other invoices.
-        preview = make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
-        serial = await lock_numbers(conn, preview["seller"]["id"])
-        if await has_invoice(conn, key):
-            return None
-        at = await ledger_now(conn)
-        invoice_id = new_id()
-        number = f"{preview['seller']['invoice_prefix']}-{serial:06d}"
-        finalised = Finalised(invoice_id=str(invoice_id), number=number, at=at)
-        document = make_document(inputs, definitions, finalised)
-        new = NewInvoice(
-            key=key,
-            invoice_id=invoice_id,
-            serial=serial,
-            finalised_at=at,
-            document=document,
-            document_bytes=document_to_bytes(document),
-        )
-        await add_invoice(conn, new)
-        entry = AuditEntry(
-            subject=f"invoice/{number}",
-            tenant_id=key.tenant_id,
-            before=None,
-            after={"total_minor": document["total_minor"], "currency": document["currency"]},
-        )
-        await add_audit(conn, [entry], now=at, actor=run.actor, action="RunInvoices", request_id=run.request_id)
-        stored = await read_stored_inputs(conn, invoice_id)
-    return stored.invoice if stored is not None else None
+        document = make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
+        documents.append({**document, "state": "draft"})
+    return documents
 
 
 async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) -> dict[str, Any]:
@@ -161,15 +249,14 @@ async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) ->
     return make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
 
 
-async def reproduce(conn: Connection, invoice_id: UUID) -> tuple[bytes, bytes]:
-    """Make an invoice's bytes again from its stored inputs; give them with the stored ones.
-
-    Raises UnknownNameError: no such invoice.
-    """
-    stored = await read_stored_inputs(conn, invoice_id)
+async def need_invoice(pool: Pool, name: str) -> StoredInvoice:
+    """Find an invoice by number or id. Raises InvalidFieldError: no name; UnknownNameError."""
+    if not name or "\0" in name:
+        raise InvalidFieldError(
+            "invoice", "is missing", reason="FIELD_REQUIRED", remedy="give an invoice's number or id"
+        )
+    async with transaction(pool) as conn:
+        stored = await find_invoice(conn, name)
     if stored is None:
-        raise UnknownNameError("invoice", str(invoice_id))
-    definitions = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
-    finalised = Finalised(invoice_id=str(invoice_id), number=stored.number, at=stored.invoice.finalised_at)
-    document = make_document(stored.inputs, definitions, finalised)
-    return document_to_bytes(document), stored.invoice.document
+        raise UnknownNameError("invoice", name, remedy="ListInvoices gives the numbers")
+    return stored

@@ -29,9 +29,11 @@ from tollkeeper_ledger.services.billing_facts import (
     settle_reductions,
 )
 from tollkeeper_ledger.store import billing_closes as closes
+from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, add_segments, read_schedules
 from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.money import read_waiting_items, take_items
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Closed:
 
     key: CloseKey
     billable: bool
+    is_draft: bool
+    """It waits until somebody finalises it."""
 
 
 class UnbillableError(Exception):
@@ -143,7 +147,7 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
     inputs = inputs_to_bytes(found)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     is_trial = bool(found.facts.stretches) and all(one.state == "trialing" for one in found.facts.stretches)
-    billable = not all(is_free(one) for one in definitions.values())
+    billable = bool(found.items) or not all(is_free(one) for one in definitions.values())
     if billable:
         # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
         try:
@@ -151,10 +155,15 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
             rated = rate_inputs(inputs, definitions)
         except ValueError as error:
             raise UnbillableError(str(error)) from error
-        billable = not is_trial or bool(rated.charges.lines)
+        billable = bool(found.items) or not is_trial or bool(rated.charges.lines)
         await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
-    await closes.add_close(conn, key, period_end=period_end, at=at, billable=billable, inputs=inputs)
-    return Closed(key=key, billable=billable)
+    items = [uuid.UUID(item["item_id"]) for item in found.items]
+    profile = await read_profile(conn, uuid.UUID(found.parties.billing_tenant["tenant_id"]))
+    await closes.add_close(
+        conn, key, period_end=period_end, at=at, billable=billable, is_draft=profile.review, inputs=inputs
+    )
+    await take_items(conn, key.tenant_id, items, subscription_id=key.subscription_id, period_start=key.period_start)
+    return Closed(key=key, billable=billable, is_draft=profile.review)
 
 
 async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) -> CloseInputs | None:
@@ -204,12 +213,16 @@ async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts
     """Give the inputs of what has no usage."""
     schedule = found.schedule
     last = facts.stretches[-1].span.start if facts.stretches else facts.period.start
+    plan = found.plans[schedule.plan_version_at(last)]
+    currency = json.loads(plan.definition)["currency"]
+    parties = await closes.read_parties(conn, schedule.tenant_id)
+    profile = await read_profile(conn, uuid.UUID(parties.billing_tenant["tenant_id"]))
     return CloseInputs(
-        parties=await closes.read_parties(conn, schedule.tenant_id),
+        parties=parties,
         subscription_id=str(schedule.subscription_id),
         time_zone=schedule.schedule.time_zone,
         period=facts.period,
-        plan=found.plans[schedule.plan_version_at(last)].plan,
+        plan=plan.plan,
         facts=facts,
         engine_version=ENGINE_VERSION,
         segments=(),
@@ -217,6 +230,8 @@ async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts
         chain_heads=await closes.read_chain_heads(conn),
         not_waited_for=(),
         closed_at=at,
+        billing=profile.frozen(),
+        items=await read_waiting_items(conn, schedule.tenant_id, currency=currency),
     )
 
 

@@ -184,7 +184,14 @@ async def read_parties(conn: Connection, tenant_id: UUID) -> Parties:
 
 
 async def add_close(
-    conn: Connection, key: CloseKey, *, period_end: datetime, at: datetime, billable: bool, inputs: bytes
+    conn: Connection,
+    key: CloseKey,
+    *,
+    period_end: datetime,
+    at: datetime,
+    billable: bool,
+    is_draft: bool,
+    inputs: bytes,
 ) -> None:
     """Keep a close and move the subscription's billing on to the period's end."""
     await conn.execute(
@@ -195,6 +202,7 @@ async def add_close(
         period_end,
         at,
         billable,
+        is_draft,
         inputs,
     )
     await conn.execute(sql("billing.advance_billed_until"), key.tenant_id, key.subscription_id, period_end)
@@ -219,3 +227,9 @@ async def read_inputs_ending(conn: Connection, tenant_id: UUID, subscription_id:
     """Read the inputs of the close that ends at an instant; None where there is none."""
     inputs: bytes | None = await conn.fetchval(sql("billing.inputs_ending"), tenant_id, subscription_id, at)
     return inputs
+
+
+async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, bytes]]:
+    """Read drafts and their inputs, oldest first."""
+    rows = await conn.fetch(sql("billing.drafts"), only, count_max)
+    return [(CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]), row["inputs"]) for row in rows]

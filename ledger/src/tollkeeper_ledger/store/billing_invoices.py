@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What became of an invoice, in minor units."""
+
+    state: str
+    due_at: datetime
+    due_minor: int
+    balance_minor: int
+    paid_minor: int
+    credited_minor: int
+    refunded_minor: int
+    replaces: str
+    """Number of the void invoice that it replaces; empty where it replaces none."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredInvoice:
     """A finalised invoice."""
 
@@ -26,6 +41,7 @@ class StoredInvoice:
     document: bytes
     """Canonical JSON."""
     digest: bytes
+    standing: Standing
 
     def read(self) -> dict[str, Any]:
         """Give the document as JSON."""
@@ -38,8 +54,11 @@ class StoredInputs:
     """What an invoice was made of, beside what it became."""
 
     inputs: bytes
+    tenant_id: UUID
     number: str
-    invoice: StoredInvoice
+    finalised_at: datetime
+    document: bytes
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,10 @@ class NewInvoice:
     finalised_at: datetime
     document: dict[str, Any]
     document_bytes: bytes
+    issue: int = 1
+    replaces: UUID | None = None
+    """The void invoice that this one replaces; its inputs are then its own."""
+    inputs: bytes | None = None
 
 
 def _stored(row: Any) -> StoredInvoice:
@@ -60,6 +83,16 @@ def _stored(row: Any) -> StoredInvoice:
         finalised_at=row["finalised_at"],
         document=row["document"],
         digest=row["digest"],
+        standing=Standing(
+            state=row["state"],
+            due_at=row["due_at"],
+            due_minor=row["due_minor"] if row["state"] != "void" else 0,
+            balance_minor=row["balance_minor"],
+            paid_minor=row["paid_minor"],
+            credited_minor=row["credited_minor"],
+            refunded_minor=row["refunded_minor"],
+            replaces=row["replaces"] or "",
+        ),
     )
 
 
@@ -100,6 +133,9 @@ async def add_invoice(conn: Connection, invoice: NewInvoice) -> None:
         invoice.finalised_at,
         document["record_count"],
         invoice.document_bytes,
+        invoice.issue,
+        invoice.replaces,
+        invoice.inputs,
     )
     await _add_lines(conn, invoice, document["lines"])
 
@@ -145,4 +181,13 @@ async def find_invoice(conn: Connection, name: str) -> StoredInvoice | None:
 async def read_stored_inputs(conn: Connection, invoice_id: UUID) -> StoredInputs | None:
     """Read what an invoice was made of."""
     row = await conn.fetchrow(sql("billing.stored_inputs"), invoice_id)
-    return None if row is None else StoredInputs(inputs=row["inputs"], number=row["number"], invoice=_stored(row))
+    if row is None:
+        return None
+    return StoredInputs(
+        inputs=row["inputs"],
+        tenant_id=row["tenant_id"],
+        number=row["number"],
+        finalised_at=row["finalised_at"],
+        document=row["document"],
+        digest=row["digest"],
+    )

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
+from tollkeeper_cli.commands import invoice_changes
 from tollkeeper_cli.commands.common import (
     OutputOption,
     TenantOption,
@@ -18,20 +20,16 @@ from tollkeeper_cli.commands.common import (
     require_tenant,
     targets_of,
 )
-from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, money, show
 
-_COLUMNS = (
-    "number", "tenant", "state", "total", "currency", "total_minor", "period_start", "period_end", "finalised_at",
-    "plan",
+_LINE_BRIEF = ("description", "quantity", "included", "charged", "unit_price", "amount", "tax")
+_LINE_COLUMNS = (
+    "description", "meter", "quantity", "unit", "included", "charged", "unit_price", "price_per", "amount", "tax",
 )  # fmt: skip
-_BRIEF = ("number", "tenant", "state", "total", "period_start", "period_end")
-_LINE_BRIEF = ("description", "quantity", "included", "charged", "unit_price", "amount")
-_LINE_COLUMNS = ("description", "meter", "quantity", "unit", "included", "charged", "unit_price", "price_per", "amount")
 _RUN_TIMEOUT_S = 3_600.0
-
-InvoiceArgument = Annotated[str, typer.Argument(help="The invoice's number.")]
 
 
 class Paper(StrEnum):
@@ -49,6 +47,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_invoices)
     group.command("show")(show_invoice)
     group.command("pdf")(pdf)
+    invoice_changes.register(group)
     app.add_typer(group, name="invoice")
 
 
@@ -65,13 +64,16 @@ def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption 
     request = billing_pb2.RunInvoicesRequest(request_id=new_request_id(), tenant=tenant)
     notes = Console(stderr=True)
     made: list[billing_pb2.Invoice] = []
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+    shown = Progress(TextColumn("billing"), BarColumn(), MofNCompleteColumn(), console=notes, transient=True)
+    with channel_to(targets_of(context).ledger, server="ledger") as channel, shown as bar:
+        task = bar.add_task("billing", total=None)
         for step in billing_pb2_grpc.BillingServiceStub(channel).RunInvoices(request, timeout=_RUN_TIMEOUT_S):
+            bar.update(task, total=step.due, completed=step.done)
             if step.HasField("invoice"):
                 made.append(step.invoice)
             if step.held_tenant:
-                notes.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
-    show([_row(invoice) for invoice in made], _COLUMNS, output, title="Finalised", brief=_BRIEF)
+                bar.console.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
+    show([invoice_row(invoice) for invoice in made], COLUMNS, output, title="Finalised", brief=BRIEF)
 
 
 def list_invoices(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -80,7 +82,7 @@ def list_invoices(context: typer.Context, tenant: TenantOption = "", output: Out
         call = billing_pb2_grpc.BillingServiceStub(channel).ListInvoices
         request = billing_pb2.ListInvoicesRequest(tenant=tenant)
         found = [invoice for page in pages(call, request) for invoice in page.invoices]
-    show([_row(invoice) for invoice in found], _COLUMNS, output, title="Invoices", brief=_BRIEF)
+    show([invoice_row(invoice) for invoice in found], COLUMNS, output, title="Invoices", brief=BRIEF)
 
 
 def show_invoice(context: typer.Context, invoice: InvoiceArgument, output: OutputOption = Output.TABLE) -> None:
@@ -110,22 +112,6 @@ def pdf(
     typer.echo(str(target))
 
 
-def _row(invoice: billing_pb2.Invoice) -> dict[str, Cell]:
-    """Turn an invoice into a row."""
-    return {
-        "number": invoice.number,
-        "tenant": invoice.tenant,
-        "state": invoice.state,
-        "total": money(invoice.total_minor, invoice.currency),
-        "currency": invoice.currency,
-        "total_minor": invoice.total_minor,
-        "period_start": to_text(invoice.period_start),
-        "period_end": to_text(invoice.period_end),
-        "finalised_at": to_text(invoice.finalised_at),
-        "plan": invoice.plan,
-    }
-
-
 def _show_with_lines(invoice: billing_pb2.Invoice, output: Output) -> None:
     """Show an invoice's head and its lines; JSON and CSV carry the lines, each with the invoice's number."""
     lines: list[dict[str, Cell]] = [
@@ -141,12 +127,15 @@ def _show_with_lines(invoice: billing_pb2.Invoice, output: Output) -> None:
             "price_per": line.price_per,
             "amount": money(line.amount_minor, invoice.currency),
             "amount_minor": line.amount_minor,
+            "tax": line.tax,
+            "tax_minor": line.tax_minor,
+            "discount_minor": line.discount_minor,
             "explanation": list(line.explanation),
         }
         for line in invoice.lines
     ]
     if output is Output.TABLE:
-        show([_row(invoice)], _COLUMNS, output, title=f"Invoice {invoice.number or '(preview)'}", brief=_BRIEF)
+        show([invoice_row(invoice)], COLUMNS, output, title=f"Invoice {invoice.number or '(preview)'}", brief=BRIEF)
         show(lines, _LINE_COLUMNS, output, title="Lines", brief=_LINE_BRIEF)
     else:
-        show(lines, ("invoice", *_LINE_COLUMNS, "amount_minor", "explanation"), output)
+        show(lines, ("invoice", *_LINE_COLUMNS, "amount_minor", "discount_minor", "tax_minor", "explanation"), output)

@@ -10,6 +10,8 @@ CREATE TABLE billing_close (
   closed_at timestamptz NOT NULL,
   -- False for plans that can't charge anything: the period is closed, no invoice follows.
   billable boolean NOT NULL,
+  -- True where the payer's invoices wait as drafts until somebody finalises them.
+  is_draft boolean NOT NULL DEFAULT false,
   inputs bytea NOT NULL,
   PRIMARY KEY (tenant_id, subscription_id, period_start),
   CONSTRAINT billing_close_subscription FOREIGN KEY (tenant_id, subscription_id)
@@ -20,7 +22,8 @@ CREATE TABLE billing_close (
 -- The next number per seller; locked from taking a number to commit, so that numbers have no gaps.
 CREATE TABLE invoice_number (
   seller_id text PRIMARY KEY REFERENCES seller,
-  next bigint NOT NULL CONSTRAINT invoice_number_positive CHECK (next > 0)
+  next bigint NOT NULL CONSTRAINT invoice_number_positive CHECK (next > 0),
+  next_credit_note bigint NOT NULL DEFAULT 1 CONSTRAINT credit_note_number_positive CHECK (next_credit_note > 0)
 );
 
 CREATE TABLE invoice (
@@ -33,7 +36,6 @@ CREATE TABLE invoice (
   serial bigint NOT NULL,
   period_start timestamptz NOT NULL,
   period_end timestamptz NOT NULL,
-  state text NOT NULL CONSTRAINT invoice_state_known CHECK (state IN ('finalised')),
   currency text NOT NULL,
   subtotal_minor bigint NOT NULL,
   tax_minor bigint NOT NULL,
@@ -43,8 +45,16 @@ CREATE TABLE invoice (
   -- Canonical JSON of the whole invoice; the PDF is made of it alone.
   document bytea NOT NULL,
   digest bytea NOT NULL CONSTRAINT invoice_digest_is_sha256 CHECK (digest = sha256(document)),
+  -- 1, and one more each time that a void invoice was issued again.
+  issue integer NOT NULL DEFAULT 1 CONSTRAINT invoice_issue_positive CHECK (issue > 0),
+  -- The void invoice that this one replaces, and the inputs it was made of; null: those of the close.
+  replaces uuid,
+  inputs bytea,
   PRIMARY KEY (tenant_id, invoice_id),
-  CONSTRAINT invoice_one_per_period UNIQUE (tenant_id, subscription_id, period_start),
+  CONSTRAINT invoice_one_per_period UNIQUE (tenant_id, subscription_id, period_start, issue),
+  CONSTRAINT invoice_replaced_once UNIQUE (tenant_id, replaces),
+  CONSTRAINT invoice_replaces FOREIGN KEY (tenant_id, replaces) REFERENCES invoice (tenant_id, invoice_id),
+  CONSTRAINT invoice_issued_again CHECK ((issue = 1) = (replaces IS NULL) AND (replaces IS NULL) = (inputs IS NULL)),
   CONSTRAINT invoice_number_unique UNIQUE (seller_id, serial),
   CONSTRAINT invoice_close FOREIGN KEY (tenant_id, subscription_id, period_start)
     REFERENCES billing_close (tenant_id, subscription_id, period_start),

@@ -16,7 +16,7 @@ FROM plan_version v JOIN plan p USING (plan_id) WHERE v.plan_version_id = ANY ($
 -- Gives closes whose invoices are missing, oldest first. $1 only this tenant's wire id, or null; $2 at most so many.
 SELECT c.tenant_id, c.subscription_id, c.period_start
 FROM billing_close c JOIN tenant t USING (tenant_id)
-WHERE c.billable AND ($1::text IS NULL OR t.wire_id = $1)
+WHERE c.billable AND NOT c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
   AND NOT EXISTS (SELECT FROM invoice i WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id
                   AND i.period_start = c.period_start)
 ORDER BY c.closed_at, c.tenant_id, c.subscription_id, c.period_start LIMIT $2;
@@ -165,9 +165,9 @@ FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id 
 WHERE t.tenant_id = $1;
 
 -- name: add_close
--- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 inputs.
-INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, inputs)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+-- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 draft, $8 inputs.
+INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, is_draft, inputs)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: advance_billed_until
 -- Moves a subscription's billing on to a period's end. $1 tenant id, $2 subscription id, $3 end.
@@ -199,11 +199,11 @@ SELECT next FROM invoice_number WHERE seller_id = $1 FOR UPDATE;
 SELECT EXISTS (SELECT FROM invoice WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3);
 
 -- name: add_invoice
--- Adds a finalised invoice. Columns of invoice in order, without state and digest.
+-- Adds a finalised invoice. Columns of invoice in order, without digest.
 INSERT INTO invoice (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
-                     period_end, state, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
-                     document, digest)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'finalised', $10, $11, $12, $13, $14, $15, $16, sha256($16));
+                     period_end, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
+                     document, digest, issue, replaces, inputs)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, sha256($16), $17, $18, $19);
 
 -- name: add_lines
 -- Adds an invoice's lines. $1 tenant id, $2 invoice id; columns $3 numbers, $4 descriptions, $5 meters, $6 quantities,
@@ -217,19 +217,33 @@ FROM unnest($3::int[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::t
 -- name: invoices
 -- Lists invoices, newest first. $1 before this time and $2 this invoice id, or null; $3 at most so many, $4 only this
 -- tenant's wire id, or null.
-SELECT i.invoice_id, i.finalised_at, i.document, i.digest
-FROM invoice i JOIN tenant t USING (tenant_id)
+SELECT i.invoice_id, i.finalised_at, i.document, i.digest, r.state, r.due_at, r.due_minor, r.balance_minor,
+       r.paid_minor, r.credited_minor, r.refunded_minor, v.number AS replaces
+FROM invoice i JOIN tenant t USING (tenant_id) JOIN receivable r USING (tenant_id, invoice_id)
+LEFT JOIN invoice v ON v.tenant_id = i.tenant_id AND v.invoice_id = i.replaces
 WHERE ($1::timestamptz IS NULL OR (i.finalised_at, i.invoice_id) < ($1, $2::uuid))
   AND ($4::text IS NULL OR t.wire_id = $4)
 ORDER BY i.finalised_at DESC, i.invoice_id DESC LIMIT $3;
 
 -- name: find_invoice
 -- Finds an invoice by number or id. $1 number, $2 id or null.
-SELECT invoice_id, finalised_at, document, digest FROM invoice
-WHERE number = $1 OR invoice_id = $2 ORDER BY (invoice_id = $2) DESC NULLS LAST LIMIT 1;
+SELECT i.invoice_id, i.finalised_at, i.document, i.digest, r.state, r.due_at, r.due_minor, r.balance_minor,
+       r.paid_minor, r.credited_minor, r.refunded_minor, v.number AS replaces
+FROM invoice i JOIN receivable r USING (tenant_id, invoice_id)
+LEFT JOIN invoice v ON v.tenant_id = i.tenant_id AND v.invoice_id = i.replaces
+WHERE i.number = $1 OR i.invoice_id = $2 ORDER BY (i.invoice_id = $2) DESC NULLS LAST LIMIT 1;
 
 -- name: stored_inputs
 -- Gives the inputs that an invoice was made of. $1 invoice id.
-SELECT c.inputs, i.invoice_id, i.number, i.finalised_at, i.document, i.digest
+SELECT coalesce(i.inputs, c.inputs) AS inputs, i.tenant_id, i.number, i.finalised_at, i.document, i.digest
 FROM invoice i JOIN billing_close c USING (tenant_id, subscription_id, period_start)
 WHERE i.invoice_id = $1;
+
+-- name: drafts
+-- Gives drafts, oldest first. $1 only this tenant's wire id, or null; $2 at most so many.
+SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs
+FROM billing_close c JOIN tenant t USING (tenant_id)
+WHERE c.billable AND c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
+  AND NOT EXISTS (SELECT FROM invoice i WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id
+                  AND i.period_start = c.period_start)
+ORDER BY c.closed_at, c.tenant_id, c.period_start LIMIT $2;

@@ -92,6 +92,9 @@ class InvoiceLine(_message.Message):
     PRICE_PER_FIELD_NUMBER: _builtins.int
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
+    TAX_MINOR_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it is, for people."""
     meter: _builtins.str
@@ -110,6 +113,12 @@ class InvoiceLine(_message.Message):
     """The price is for so many units."""
     amount_minor: _builtins.int
     """Amount in minor units."""
+    discount_minor: _builtins.int
+    """Coupons' share of the amount, in minor units."""
+    tax: _builtins.str
+    """Name and percent of the tax, for example `VAT 19 %`; empty where none applies."""
+    tax_minor: _builtins.int
+    """Tax on the line in minor units."""
     @_builtins.property
     def explanation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """How the amount came about, step by step."""
@@ -127,10 +136,13 @@ class InvoiceLine(_message.Message):
         price_per: _builtins.int = ...,
         amount_minor: _builtins.int = ...,
         explanation: _abc.Iterable[_builtins.str] | None = ...,
+        discount_minor: _builtins.int = ...,
+        tax: _builtins.str = ...,
+        tax_minor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "explanation", b"explanation", "included", b"included", "meter", b"meter", "price_per", b"price_per", "quantity", b"quantity", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "discount_minor", b"discount_minor", "explanation", b"explanation", "included", b"included", "meter", b"meter", "price_per", b"price_per", "quantity", b"quantity", "tax", b"tax", "tax_minor", b"tax_minor", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,6 +170,15 @@ class Invoice(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
+    DUE_MINOR_FIELD_NUMBER: _builtins.int
+    PAID_MINOR_FIELD_NUMBER: _builtins.int
+    CREDITED_MINOR_FIELD_NUMBER: _builtins.int
+    REFUNDED_MINOR_FIELD_NUMBER: _builtins.int
+    BALANCE_MINOR_FIELD_NUMBER: _builtins.int
+    DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    PAY_URL_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """Internal id, a UUID in text."""
     number: _builtins.str
@@ -182,6 +203,22 @@ class Invoice(_message.Message):
     """Plan and version that rated it, for example `scale v1`."""
     record_count: _builtins.int
     """Usage records in the period."""
+    due_minor: _builtins.int
+    """What is still to pay, in minor units."""
+    paid_minor: _builtins.int
+    """What was paid, in minor units."""
+    credited_minor: _builtins.int
+    """What was credited, in minor units."""
+    refunded_minor: _builtins.int
+    """What was refunded, in minor units."""
+    balance_minor: _builtins.int
+    """What the payer's balance settled, in minor units."""
+    discount_minor: _builtins.int
+    """Coupons' part of the subtotal, in minor units; taken off before tax."""
+    replaces: _builtins.str
+    """Number of the void invoice that this one replaces; empty where it replaces none."""
+    pay_url: _builtins.str
+    """The provider's page on which it is paid; empty where there is none."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the period."""
@@ -197,6 +234,10 @@ class Invoice(_message.Message):
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLine]:
         """Lines."""
+
+    @_builtins.property
+    def due_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is to be paid; absent on previews and drafts."""
 
     def __init__(
         self,
@@ -217,10 +258,19 @@ class Invoice(_message.Message):
         digest: _builtins.str = ...,
         plan: _builtins.str = ...,
         record_count: _builtins.int = ...,
+        due_at: _timestamp_pb2.Timestamp | None = ...,
+        due_minor: _builtins.int = ...,
+        paid_minor: _builtins.int = ...,
+        credited_minor: _builtins.int = ...,
+        refunded_minor: _builtins.int = ...,
+        balance_minor: _builtins.int = ...,
+        discount_minor: _builtins.int = ...,
+        replaces: _builtins.str = ...,
+        pay_url: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finalised_at", b"finalised_at", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at", "finalised_at", b"finalised_at", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_tenant", b"billing_tenant", "currency", b"currency", "digest", b"digest", "finalised_at", b"finalised_at", "invoice_id", b"invoice_id", "lines", b"lines", "number", b"number", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "record_count", b"record_count", "state", b"state", "subtotal_minor", b"subtotal_minor", "tax_minor", b"tax_minor", "tenant", b"tenant", "total_minor", b"total_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_minor", b"balance_minor", "billing_tenant", b"billing_tenant", "credited_minor", b"credited_minor", "currency", b"currency", "digest", b"digest", "discount_minor", b"discount_minor", "due_at", b"due_at", "due_minor", b"due_minor", "finalised_at", b"finalised_at", "invoice_id", b"invoice_id", "lines", b"lines", "number", b"number", "paid_minor", b"paid_minor", "pay_url", b"pay_url", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "record_count", b"record_count", "refunded_minor", b"refunded_minor", "replaces", b"replaces", "state", b"state", "subtotal_minor", b"subtotal_minor", "tax_minor", b"tax_minor", "tenant", b"tenant", "total_minor", b"total_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,22 +553,26 @@ class VoidInvoiceRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     INVOICE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    REISSUE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     invoice: _builtins.str
     """Its number or internal id."""
     note: _builtins.str
     """Why, for the audit log."""
+    reissue: _builtins.bool
+    """Issue it again under the next number, with seller's and payer's data as they are now."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         invoice: _builtins.str = ...,
         note: _builtins.str = ...,
+        reissue: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "note", b"note", "reissue", b"reissue", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,9 +585,71 @@ class VoidInvoiceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_FIELD_NUMBER: _builtins.int
+    REISSUED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def invoice(self) -> Global___Invoice:
         """The invoice as it is now."""
+
+    @_builtins.property
+    def reissued(self) -> Global___Invoice:
+        """The invoice that replaces it, where asked."""
+
+    def __init__(
+        self,
+        *,
+        invoice: Global___Invoice | None = ...,
+        reissued: Global___Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "reissued", b"reissued"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "reissued", b"reissued"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidInvoiceResponse: _TypeAlias = VoidInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class FinalizeInvoiceRequest(_message.Message):
+    """Finalises a draft."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the draft's period; absent = the oldest."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_start", b"period_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period_start", b"period_start", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeInvoiceRequest: _TypeAlias = FinalizeInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class FinalizeInvoiceResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The invoice."""
 
     def __init__(
         self,
@@ -546,7 +662,193 @@ class VoidInvoiceResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___VoidInvoiceResponse: _TypeAlias = VoidInvoiceResponse  # noqa: Y015
+Global___FinalizeInvoiceResponse: _TypeAlias = FinalizeInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class ListDraftsRequest(_message.Message):
+    """Lists drafts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 = 100, most 1,000."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDraftsRequest: _TypeAlias = ListDraftsRequest  # noqa: Y015
+
+@_typing.final
+class ListDraftsResponse(_message.Message):
+    """Drafts, oldest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]:
+        """Invoices in state `draft`, without numbers."""
+
+    def __init__(
+        self,
+        *,
+        invoices: _abc.Iterable[Global___Invoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoices", b"invoices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDraftsResponse: _TypeAlias = ListDraftsResponse  # noqa: Y015
+
+@_typing.final
+class ReproduceInvoiceRequest(_message.Message):
+    """Names an invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    FROM_RECORDS_FIELD_NUMBER: _builtins.int
+    invoice: _builtins.str
+    """Its number or internal id."""
+    from_records: _builtins.bool
+    """Sum the raw records again as well, where they are still kept."""
+    def __init__(
+        self,
+        *,
+        invoice: _builtins.str = ...,
+        from_records: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_records", b"from_records", "invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReproduceInvoiceRequest: _TypeAlias = ReproduceInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class ReproduceInvoiceResponse(_message.Message):
+    """What came out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    STORED_DIGEST_FIELD_NUMBER: _builtins.int
+    IDENTICAL_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256 of the bytes made again, hex."""
+    stored_digest: _builtins.str
+    """SHA-256 of the stored bytes, hex."""
+    identical: _builtins.bool
+    """Whether they are the same to the byte."""
+    document: _builtins.bytes
+    """The bytes made again: canonical JSON."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        stored_digest: _builtins.str = ...,
+        identical: _builtins.bool = ...,
+        document: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "document", b"document", "identical", b"identical", "stored_digest", b"stored_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReproduceInvoiceResponse: _TypeAlias = ReproduceInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class VerifyInvoiceRequest(_message.Message):
+    """Names an invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    invoice: _builtins.str
+    """Its number or internal id."""
+    def __init__(
+        self,
+        *,
+        invoice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyInvoiceRequest: _TypeAlias = VerifyInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class InvoiceCheck(_message.Message):
+    """One check of an invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OK_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`chain`, `usage`, `charges`, `total` or `journal`."""
+    ok: _builtins.bool
+    """Whether it holds."""
+    detail: _builtins.str
+    """What was compared, or the first row that is wrong."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ok: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "ok", b"ok"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceCheck: _TypeAlias = InvoiceCheck  # noqa: Y015
+
+@_typing.final
+class VerifyInvoiceResponse(_message.Message):
+    """The checks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceCheck]:
+        """In order: what comes later rests on what comes before."""
+
+    def __init__(
+        self,
+        *,
+        checks: _abc.Iterable[Global___InvoiceCheck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyInvoiceResponse: _TypeAlias = VerifyInvoiceResponse  # noqa: Y015
 
 @_typing.final
 class CreateCreditNoteRequest(_message.Message):
@@ -558,6 +860,7 @@ class CreateCreditNoteRequest(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    REFUND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     invoice: _builtins.str
@@ -565,7 +868,9 @@ class CreateCreditNoteRequest(_message.Message):
     amount_minor: _builtins.int
     """Minor units to credit."""
     note: _builtins.str
-    """Why."""
+    """Why; printed on the credit note."""
+    refund: _builtins.bool
+    """Send back what was paid, instead of keeping it as the payer's balance."""
     def __init__(
         self,
         *,
@@ -573,10 +878,11 @@ class CreateCreditNoteRequest(_message.Message):
         invoice: _builtins.str = ...,
         amount_minor: _builtins.int = ...,
         note: _builtins.str = ...,
+        refund: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "invoice", b"invoice", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "invoice", b"invoice", "note", b"note", "refund", b"refund", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,16 +895,26 @@ class CreateCreditNoteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
+    INVOICE_FIELD_NUMBER: _builtins.int
+    REFUNDED_MINOR_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """Number of the credit note."""
+    refunded_minor: _builtins.int
+    """Minor units that are sent back."""
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The invoice as it is now."""
+
     def __init__(
         self,
         *,
         number: _builtins.str = ...,
+        invoice: Global___Invoice | None = ...,
+        refunded_minor: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "number", b"number", "refunded_minor", b"refunded_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,19 +928,23 @@ class ListPaymentsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 = 100, most 1,000."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Only of this payer; empty = all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +961,10 @@ class Payment(_message.Message):
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """Internal id."""
     invoice: _builtins.str
@@ -650,7 +974,17 @@ class Payment(_message.Message):
     currency: _builtins.str
     """ISO 4217."""
     state: _builtins.str
-    """State."""
+    """`received`."""
+    tenant: _builtins.str
+    """Wire id of the payer."""
+    provider: _builtins.str
+    """`manual` or `stripe`."""
+    reference: _builtins.str
+    """The provider's or the bank's name of it."""
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was received."""
+
     def __init__(
         self,
         *,
@@ -659,10 +993,14 @@ class Payment(_message.Message):
         amount_minor: _builtins.int = ...,
         currency: _builtins.str = ...,
         state: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "invoice", b"invoice", "payment_id", b"payment_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "invoice", b"invoice", "payment_id", b"payment_id", "provider", b"provider", "received_at", b"received_at", "reference", b"reference", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,26 @@ class BillingServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsResponse.FromString,
                 _registered_method=True)
+        self.FinalizeInvoice = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/FinalizeInvoice',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceResponse.FromString,
+                _registered_method=True)
+        self.ListDrafts = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/ListDrafts',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsResponse.FromString,
+                _registered_method=True)
+        self.ReproduceInvoice = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/ReproduceInvoice',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceResponse.FromString,
+                _registered_method=True)
+        self.VerifyInvoice = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/VerifyInvoice',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.FromString,
+                _registered_method=True)
         self.GetOverage = channel.unary_unary(
                 '/tollkeeper.ledger.v1.BillingService/GetOverage',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageRequest.SerializeToString,
@@ -134,21 +154,49 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VoidInvoice(self, request, context):
-        """Voids an invoice. Not served yet: UNIMPLEMENTED.
+        """Voids an invoice on which nothing was paid or credited, and issues it again where asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateCreditNote(self, request, context):
-        """Issues a credit note. Not served yet: UNIMPLEMENTED.
+        """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPayments(self, request, context):
-        """Lists payments. Not served yet: UNIMPLEMENTED.
+        """Lists payments, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeInvoice(self, request, context):
+        """Finalises a draft: a closed period whose payer's invoices wait for review.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDrafts(self, request, context):
+        """Lists drafts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReproduceInvoice(self, request, context):
+        """Makes an invoice's bytes again from its stored inputs and compares them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyInvoice(self, request, context):
+        """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +256,26 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'FinalizeInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeInvoice,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceResponse.SerializeToString,
+            ),
+            'ListDrafts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDrafts,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsResponse.SerializeToString,
+            ),
+            'ReproduceInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReproduceInvoice,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceResponse.SerializeToString,
+            ),
+            'VerifyInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyInvoice,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.SerializeToString,
             ),
             'GetOverage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOverage,
@@ -459,6 +527,114 @@ class BillingService:
             '/tollkeeper.ledger.v1.BillingService/ListPayments',
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/FinalizeInvoice',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.FinalizeInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDrafts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/ListDrafts',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListDraftsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReproduceInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/ReproduceInvoice',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReproduceInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/VerifyInvoice',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,11 +49,19 @@ class BillingServiceStub:
     GetInvoicePdf: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetInvoicePdfRequest, _billing_pb2.GetInvoicePdfResponse]
     """Gives the invoice as a PDF."""
     VoidInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.VoidInvoiceRequest, _billing_pb2.VoidInvoiceResponse]
-    """Voids an invoice. Not served yet: UNIMPLEMENTED."""
+    """Voids an invoice on which nothing was paid or credited, and issues it again where asked."""
     CreateCreditNote: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreateCreditNoteRequest, _billing_pb2.CreateCreditNoteResponse]
-    """Issues a credit note. Not served yet: UNIMPLEMENTED."""
+    """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListPaymentsRequest, _billing_pb2.ListPaymentsResponse]
-    """Lists payments. Not served yet: UNIMPLEMENTED."""
+    """Lists payments, newest first."""
+    FinalizeInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.FinalizeInvoiceRequest, _billing_pb2.FinalizeInvoiceResponse]
+    """Finalises a draft: a closed period whose payer's invoices wait for review."""
+    ListDrafts: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListDraftsRequest, _billing_pb2.ListDraftsResponse]
+    """Lists drafts."""
+    ReproduceInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ReproduceInvoiceRequest, _billing_pb2.ReproduceInvoiceResponse]
+    """Makes an invoice's bytes again from its stored inputs and compares them."""
+    VerifyInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.VerifyInvoiceRequest, _billing_pb2.VerifyInvoiceResponse]
+    """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
     GetOverage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]
     """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
 
@@ -75,11 +83,19 @@ class BillingServiceAsyncStub(BillingServiceStub):
     GetInvoicePdf: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetInvoicePdfRequest, _billing_pb2.GetInvoicePdfResponse]  # type: ignore[assignment]
     """Gives the invoice as a PDF."""
     VoidInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.VoidInvoiceRequest, _billing_pb2.VoidInvoiceResponse]  # type: ignore[assignment]
-    """Voids an invoice. Not served yet: UNIMPLEMENTED."""
+    """Voids an invoice on which nothing was paid or credited, and issues it again where asked."""
     CreateCreditNote: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateCreditNoteRequest, _billing_pb2.CreateCreditNoteResponse]  # type: ignore[assignment]
-    """Issues a credit note. Not served yet: UNIMPLEMENTED."""
+    """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListPaymentsRequest, _billing_pb2.ListPaymentsResponse]  # type: ignore[assignment]
-    """Lists payments. Not served yet: UNIMPLEMENTED."""
+    """Lists payments, newest first."""
+    FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.FinalizeInvoiceRequest, _billing_pb2.FinalizeInvoiceResponse]  # type: ignore[assignment]
+    """Finalises a draft: a closed period whose payer's invoices wait for review."""
+    ListDrafts: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListDraftsRequest, _billing_pb2.ListDraftsResponse]  # type: ignore[assignment]
+    """Lists drafts."""
+    ReproduceInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.ReproduceInvoiceRequest, _billing_pb2.ReproduceInvoiceResponse]  # type: ignore[assignment]
+    """Makes an invoice's bytes again from its stored inputs and compares them."""
+    VerifyInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.VerifyInvoiceRequest, _billing_pb2.VerifyInvoiceResponse]  # type: ignore[assignment]
+    """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
     GetOverage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]  # type: ignore[assignment]
     """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
 
@@ -140,7 +156,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.VoidInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.VoidInvoiceResponse, _abc.Awaitable[_billing_pb2.VoidInvoiceResponse]]:
-        """Voids an invoice. Not served yet: UNIMPLEMENTED."""
+        """Voids an invoice on which nothing was paid or credited, and issues it again where asked."""
 
     @_abc_1.abstractmethod
     def CreateCreditNote(
@@ -148,7 +164,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.CreateCreditNoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.CreateCreditNoteResponse, _abc.Awaitable[_billing_pb2.CreateCreditNoteResponse]]:
-        """Issues a credit note. Not served yet: UNIMPLEMENTED."""
+        """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
 
     @_abc_1.abstractmethod
     def ListPayments(
@@ -156,7 +172,39 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListPaymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListPaymentsResponse, _abc.Awaitable[_billing_pb2.ListPaymentsResponse]]:
-        """Lists payments. Not served yet: UNIMPLEMENTED."""
+        """Lists payments, newest first."""
+
+    @_abc_1.abstractmethod
+    def FinalizeInvoice(
+        self,
+        request: _billing_pb2.FinalizeInvoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.FinalizeInvoiceResponse, _abc.Awaitable[_billing_pb2.FinalizeInvoiceResponse]]:
+        """Finalises a draft: a closed period whose payer's invoices wait for review."""
+
+    @_abc_1.abstractmethod
+    def ListDrafts(
+        self,
+        request: _billing_pb2.ListDraftsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListDraftsResponse, _abc.Awaitable[_billing_pb2.ListDraftsResponse]]:
+        """Lists drafts."""
+
+    @_abc_1.abstractmethod
+    def ReproduceInvoice(
+        self,
+        request: _billing_pb2.ReproduceInvoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ReproduceInvoiceResponse, _abc.Awaitable[_billing_pb2.ReproduceInvoiceResponse]]:
+        """Makes an invoice's bytes again from its stored inputs and compares them."""
+
+    @_abc_1.abstractmethod
+    def VerifyInvoice(
+        self,
+        request: _billing_pb2.VerifyInvoiceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.VerifyInvoiceResponse, _abc.Awaitable[_billing_pb2.VerifyInvoiceResponse]]:
+        """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
 
     @_abc_1.abstractmethod
     def GetOverage(

@@ -100,6 +100,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The period is closed. FAILED_PRECONDITION."""
     ERROR_REASON_PERIOD_OPEN: _ErrorReason.ValueType  # 53
     """The period may not be closed yet; metadata names what holds it. FAILED_PRECONDITION."""
+    ERROR_REASON_INVOICE_STATE: _ErrorReason.ValueType  # 54
+    """The invoice's state, or what was paid and credited on it, does not allow this. FAILED_PRECONDITION."""
+    ERROR_REASON_PROVIDER_REFUSED: _ErrorReason.ValueType  # 55
+    """The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION."""
     ERROR_REASON_EMBEDDED_ONLY: _ErrorReason.ValueType  # 60
     """Served only in the embedded setup. FAILED_PRECONDITION."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 61
@@ -192,6 +196,10 @@ ERROR_REASON_PERIOD_CLOSED: ErrorReason.ValueType  # 52
 """The period is closed. FAILED_PRECONDITION."""
 ERROR_REASON_PERIOD_OPEN: ErrorReason.ValueType  # 53
 """The period may not be closed yet; metadata names what holds it. FAILED_PRECONDITION."""
+ERROR_REASON_INVOICE_STATE: ErrorReason.ValueType  # 54
+"""The invoice's state, or what was paid and credited on it, does not allow this. FAILED_PRECONDITION."""
+ERROR_REASON_PROVIDER_REFUSED: ErrorReason.ValueType  # 55
+"""The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION."""
 ERROR_REASON_EMBEDDED_ONLY: ErrorReason.ValueType  # 60
 """Served only in the embedded setup. FAILED_PRECONDITION."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 61

@@ -1516,6 +1516,10 @@ pub enum ErrorReason {
     PeriodClosed = 52,
     /// The period may not be closed yet; metadata names what holds it. FAILED_PRECONDITION.
     PeriodOpen = 53,
+    /// The invoice's state, or what was paid and credited on it, does not allow this. FAILED_PRECONDITION.
+    InvoiceState = 54,
+    /// The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION.
+    ProviderRefused = 55,
     /// Served only in the embedded setup. FAILED_PRECONDITION.
     EmbeddedOnly = 60,
     /// Not built yet. UNIMPLEMENTED.
@@ -1571,6 +1575,8 @@ impl ErrorReason {
             Self::AlreadyExists => "ERROR_REASON_ALREADY_EXISTS",
             Self::PeriodClosed => "ERROR_REASON_PERIOD_CLOSED",
             Self::PeriodOpen => "ERROR_REASON_PERIOD_OPEN",
+            Self::InvoiceState => "ERROR_REASON_INVOICE_STATE",
+            Self::ProviderRefused => "ERROR_REASON_PROVIDER_REFUSED",
             Self::EmbeddedOnly => "ERROR_REASON_EMBEDDED_ONLY",
             Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
             Self::PermissionDenied => "ERROR_REASON_PERMISSION_DENIED",
@@ -1619,6 +1625,8 @@ impl ErrorReason {
             "ERROR_REASON_ALREADY_EXISTS" => Some(Self::AlreadyExists),
             "ERROR_REASON_PERIOD_CLOSED" => Some(Self::PeriodClosed),
             "ERROR_REASON_PERIOD_OPEN" => Some(Self::PeriodOpen),
+            "ERROR_REASON_INVOICE_STATE" => Some(Self::InvoiceState),
+            "ERROR_REASON_PROVIDER_REFUSED" => Some(Self::ProviderRefused),
             "ERROR_REASON_EMBEDDED_ONLY" => Some(Self::EmbeddedOnly),
             "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
             "ERROR_REASON_PERMISSION_DENIED" => Some(Self::PermissionDenied),

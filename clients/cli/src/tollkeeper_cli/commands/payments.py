@@ -1,0 +1,190 @@
+"""`payment`: how payers are billed, what came in, what moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, payments_pb2, payments_pb2_grpc
+
+from tollkeeper_cli.commands.common import (
+    OutputOption,
+    TenantOption,
+    new_request_id,
+    pages,
+    pairs,
+    require_tenant,
+    targets_of,
+)
+from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.output import Cell, Output, money, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PAYMENT_COLUMNS = ("received_at", "tenant", "invoice", "amount", "amount_minor", "currency", "provider", "reference")
+_JOURNAL_COLUMNS = ("at", "tenant", "kind", "debit", "credit", "amount", "amount_minor", "currency", "subject")
+_ACCOUNT_COLUMNS = ("currency", "account", "sum", "sum_minor")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="How payers are billed, what came in, what moved.")
+    group.command("profile")(profile)
+    group.command("set-profile")(set_profile)
+    group.command("record")(record)
+    group.command("list")(list_payments)
+    group.command("journal")(journal)
+    group.command("accounts")(accounts)
+    app.add_typer(group, name="payment")
+
+
+def call_payments(context: typer.Context, name: str, request: Any) -> Any:
+    """Call a method of PaymentService."""
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        call: Callable[..., Any] = getattr(payments_pb2_grpc.PaymentServiceStub(channel), name)
+        return call(request, timeout=CALL_TIMEOUT_S)
+
+
+def profile(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """Show how a payer is billed."""
+    request = payments_pb2.GetBillingProfileRequest(tenant=require_tenant(tenant))
+    _show_profile(call_payments(context, "GetBillingProfile", request).profile, output)
+
+
+def set_profile(
+    context: typer.Context,
+    tenant: TenantOption = "",
+    *,
+    email: Annotated[str | None, typer.Option(help="Where invoices are sent to.")] = None,
+    locale: Annotated[str | None, typer.Option(help="en, de or fr.")] = None,
+    paper: Annotated[str | None, typer.Option(help="a4 or letter.")] = None,
+    provider: Annotated[str | None, typer.Option(help="manual or stripe.")] = None,
+    due_days: Annotated[int | None, typer.Option(help="Days until an invoice is to be paid.", min=0)] = None,
+    tax: Annotated[list[str] | None, typer.Option(help="NAME=PERCENT; again for more.")] = None,
+    tax_mode: Annotated[str | None, typer.Option(help="exclusive, inclusive or reverse_charge.")] = None,
+    review: Annotated[bool | None, typer.Option(help="Invoices wait as drafts.")] = None,
+    dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend or uncollectible.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change how a payer is billed, from the next invoice on. What is not named stays."""
+    name = require_tenant(tenant)
+    changed = call_payments(context, "GetBillingProfile", payments_pb2.GetBillingProfileRequest(tenant=name)).profile
+    given = {
+        "email": email,
+        "locale": locale,
+        "paper": paper,
+        "provider": provider,
+        "due_days": due_days,
+        "tax_mode": tax_mode,
+        "review": review,
+        "dunning_policy": dunning_policy,
+    }
+    for field, value in given.items():
+        if value is not None:
+            setattr(changed, field, value)
+    if tax is not None:
+        del changed.taxes[:]
+        for tax_name, percent in pairs([one for one in tax if one], what="--tax").items():
+            changed.taxes.add(name=tax_name, percent=percent)
+    request = payments_pb2.SetBillingProfileRequest(request_id=new_request_id(), profile=changed)
+    _show_profile(call_payments(context, "SetBillingProfile", request).profile, output)
+
+
+def record(
+    context: typer.Context,
+    invoice: InvoiceArgument,
+    reference: Annotated[str, typer.Option(help="The bank's name of the payment.")],
+    amount_minor: Annotated[int, typer.Option("--amount-minor", help="Minor units; 0 = what is due.", min=0)] = 0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Record money that came in for an invoice. One reference is one payment."""
+    request = payments_pb2.RecordPaymentRequest(
+        request_id=new_request_id(), invoice=invoice, amount_minor=amount_minor, reference=reference
+    )
+    paid = call_payments(context, "RecordPayment", request).invoice
+    show([invoice_row(paid)], COLUMNS, output, title="Paid", brief=BRIEF)
+
+
+def list_payments(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """List payments, newest first, of one payer or of all."""
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        call = billing_pb2_grpc.BillingServiceStub(channel).ListPayments
+        request = billing_pb2.ListPaymentsRequest(tenant=tenant)
+        found = [payment for page in pages(call, request) for payment in page.payments]
+    rows: list[dict[str, Cell]] = [
+        {
+            "received_at": to_text(one.received_at),
+            "tenant": one.tenant,
+            "invoice": one.invoice,
+            "amount": money(one.amount_minor, one.currency),
+            "amount_minor": one.amount_minor,
+            "currency": one.currency,
+            "provider": one.provider,
+            "reference": one.reference,
+        }
+        for one in found
+    ]
+    show(rows, _PAYMENT_COLUMNS, output, title="Payments", brief=(*_PAYMENT_COLUMNS[:4], "provider", "reference"))
+
+
+def journal(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """List every movement of money, newest first."""
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        call = payments_pb2_grpc.PaymentServiceStub(channel).ListJournal
+        request = payments_pb2.ListJournalRequest(tenant=tenant)
+        found = [transfer for page in pages(call, request) for transfer in page.transfers]
+    rows: list[dict[str, Cell]] = [
+        {
+            "at": to_text(one.at),
+            "tenant": one.tenant,
+            "kind": one.kind,
+            "debit": one.debit,
+            "credit": one.credit,
+            "amount": money(one.amount_minor, one.currency),
+            "amount_minor": one.amount_minor,
+            "currency": one.currency,
+            "subject": one.subject,
+        }
+        for one in found
+    ]
+    show(rows, _JOURNAL_COLUMNS, output, title="Journal", brief=(*_JOURNAL_COLUMNS[:6], "subject"))
+
+
+def accounts(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """Sum the journal by account; the accounts of one currency sum to zero. Exit code 1 where they don't."""
+    answer = call_payments(context, "GetAccounts", payments_pb2.GetAccountsRequest(tenant=tenant))
+    sums: dict[str, int] = {}
+    for one in answer.accounts:
+        sums[one.currency] = sums.get(one.currency, 0) + one.sum_minor
+    rows: list[dict[str, Cell]] = [
+        {
+            "currency": one.currency,
+            "account": one.account,
+            "sum": money(one.sum_minor, one.currency),
+            "sum_minor": one.sum_minor,
+        }
+        for one in answer.accounts
+    ]
+    show(rows, _ACCOUNT_COLUMNS, output, title="Accounts", brief=_ACCOUNT_COLUMNS[:3])
+    if any(sums.values()):
+        raise typer.Exit(1)
+
+
+def _show_profile(shown: payments_pb2.BillingProfile, output: Output) -> None:
+    row: dict[str, Cell] = {
+        "tenant": shown.tenant,
+        "email": shown.email,
+        "locale": shown.locale,
+        "paper": shown.paper,
+        "provider": shown.provider,
+        "due_days": shown.due_days,
+        "taxes": [f"{tax.name}={tax.percent}" for tax in shown.taxes],
+        "tax_mode": shown.tax_mode,
+        "review": shown.review,
+        "dunning_days": [str(day) for day in shown.dunning_days],
+        "dunning_policy": shown.dunning_policy,
+        "method": shown.method,
+    }
+    show([row], tuple(row), output, title="Billing profile")

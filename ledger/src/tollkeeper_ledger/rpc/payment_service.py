@@ -1,0 +1,203 @@
+# ruff: noqa: ARG002, N802 - names and parameters of methods are the contract's
+"""PaymentService: convert messages and call the services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper.ledger.v1 import payments_pb2, payments_pb2_grpc
+
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.rpc.acting import act_of, timestamp
+from tollkeeper_ledger.rpc.idempotent import answer_once
+from tollkeeper_ledger.rpc.invoice_messages import shown_invoice
+from tollkeeper_ledger.rpc.not_built import not_built
+from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.services.invoices import need_invoice
+from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
+from tollkeeper_ledger.services.receivables import pay_by_hand, write_off_invoice
+from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.store.billing_profiles import read_profile
+from tollkeeper_ledger.store.money import read_accounts, read_journal
+from tollkeeper_ledger.store.pool import transaction
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from tollkeeper_ledger.services.resources import Resources
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def _profile_to_message(tenant: str, profile: BillingProfile, *, method: str = "") -> payments_pb2.BillingProfile:
+    return payments_pb2.BillingProfile(
+        tenant=tenant,
+        email=profile.email,
+        locale=profile.locale,
+        paper=profile.paper,
+        provider=profile.provider,
+        due_days=profile.due_days,
+        taxes=[payments_pb2.TaxRate(name=tax.name, percent=tax.percent, meters=tax.meters) for tax in profile.taxes],
+        tax_mode=profile.tax_mode,
+        review=profile.review,
+        dunning_days=profile.dunning_days,
+        dunning_policy=profile.dunning_policy,
+        method=method,
+    )
+
+
+def _profile_from_message(message: payments_pb2.BillingProfile) -> BillingProfile:
+    defaults = BillingProfile()
+    return BillingProfile(
+        email=message.email,
+        locale=message.locale or defaults.locale,
+        paper=message.paper or defaults.paper,
+        provider=message.provider or defaults.provider,
+        due_days=message.due_days,
+        taxes=tuple(TaxRate(name=tax.name, percent=tax.percent, meters=tuple(tax.meters)) for tax in message.taxes),
+        tax_mode=message.tax_mode or defaults.tax_mode,
+        review=message.review,
+        dunning_days=tuple(message.dunning_days) or defaults.dunning_days,
+        dunning_policy=message.dunning_policy or defaults.dunning_policy,
+    )
+
+
+class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
+    """Serve what comes after an invoice was made."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._pool = resources.pools.billing
+
+    async def SetBillingProfile(
+        self, request: payments_pb2.SetBillingProfileRequest, context: Context
+    ) -> payments_pb2.SetBillingProfileResponse:
+        """Say how a payer is billed."""
+        payer_id = await need_tenant(self._pool, request.profile.tenant)
+        async with transaction(self._pool) as conn:
+
+            async def work() -> payments_pb2.SetBillingProfileResponse:
+                profile = _profile_from_message(request.profile)
+                await set_profile(conn, payer_id, profile, act=await act_of(conn, request, context))
+                shown = _profile_to_message(request.profile.tenant, profile)
+                return payments_pb2.SetBillingProfileResponse(profile=shown)
+
+            return await answer_once(conn, request, payments_pb2.SetBillingProfileResponse, work)
+
+    async def GetBillingProfile(
+        self, request: payments_pb2.GetBillingProfileRequest, context: Context
+    ) -> payments_pb2.GetBillingProfileResponse:
+        """Give how a payer is billed."""
+        payer_id = await need_tenant(self._pool, request.tenant)
+        async with transaction(self._pool) as conn:
+            profile = await read_profile(conn, payer_id)
+        return payments_pb2.GetBillingProfileResponse(profile=_profile_to_message(request.tenant, profile))
+
+    async def RecordPayment(
+        self, request: payments_pb2.RecordPaymentRequest, context: Context
+    ) -> payments_pb2.RecordPaymentResponse:
+        """Record a bank transfer."""
+        if request.amount_minor < 0:
+            raise InvalidFieldError(
+                "amount_minor",
+                "is below zero",
+                reason="FIELD_OUT_OF_RANGE",
+                value=request.amount_minor,
+                bound="0 or more; 0 = what is due",
+            )
+        invoice_id = (await need_invoice(self._pool, request.invoice)).invoice_id
+        async with transaction(self._pool) as conn:
+
+            async def work() -> payments_pb2.RecordPaymentResponse:
+                await pay_by_hand(
+                    conn,
+                    invoice_id,
+                    amount_minor=request.amount_minor,
+                    reference=request.reference,
+                    act=await act_of(conn, request, context),
+                )
+                return payments_pb2.RecordPaymentResponse(invoice=await shown_invoice(conn, invoice_id))
+
+            return await answer_once(conn, request, payments_pb2.RecordPaymentResponse, work)
+
+    async def WriteOffInvoice(
+        self, request: payments_pb2.WriteOffInvoiceRequest, context: Context
+    ) -> payments_pb2.WriteOffInvoiceResponse:
+        """Give up what is due."""
+        invoice_id = (await need_invoice(self._pool, request.invoice)).invoice_id
+        async with transaction(self._pool) as conn:
+
+            async def work() -> payments_pb2.WriteOffInvoiceResponse:
+                act = await act_of(conn, request, context)
+                await write_off_invoice(conn, invoice_id, note=request.note, act=act)
+                return payments_pb2.WriteOffInvoiceResponse(invoice=await shown_invoice(conn, invoice_id))
+
+            return await answer_once(conn, request, payments_pb2.WriteOffInvoiceResponse, work)
+
+    async def AddInvoiceItem(
+        self, request: payments_pb2.AddInvoiceItemRequest, context: Context
+    ) -> payments_pb2.AddInvoiceItemResponse:
+        """Add a charge or a credit to a tenant's next invoice."""
+        tenant_id = await need_tenant(self._pool, request.tenant)
+        async with transaction(self._pool) as conn:
+
+            async def work() -> payments_pb2.AddInvoiceItemResponse:
+                item_id = await add_invoice_item(
+                    conn,
+                    tenant_id,
+                    description=request.description,
+                    amount_minor=request.amount_minor,
+                    currency=request.currency,
+                    act=await act_of(conn, request, context),
+                )
+                return payments_pb2.AddInvoiceItemResponse(item_id=str(item_id))
+
+            return await answer_once(conn, request, payments_pb2.AddInvoiceItemResponse, work)
+
+    async def ListJournal(
+        self, request: payments_pb2.ListJournalRequest, context: Context
+    ) -> payments_pb2.ListJournalResponse:
+        """List what moved, newest first."""
+        size = page_size(request.page_size)
+        only = await need_tenant(self._pool, request.tenant) if request.tenant else None
+        async with transaction(self._pool) as conn:
+            rows = await read_journal(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
+        token = (
+            to_token(str(to_us(rows[size - 1]["at"])), str(rows[size - 1]["transfer_id"])) if len(rows) > size else ""
+        )
+        transfers = [
+            payments_pb2.JournalTransfer(
+                at=timestamp(row["at"]),
+                tenant=row["wire_id"],
+                kind=row["kind"],
+                debit=row["debit"],
+                credit=row["credit"],
+                amount_minor=row["amount_minor"],
+                currency=row["currency"],
+                subject=row["subject"],
+            )
+            for row in rows[:size]
+        ]
+        return payments_pb2.ListJournalResponse(transfers=transfers, next_page_token=token)
+
+    async def GetAccounts(
+        self, request: payments_pb2.GetAccountsRequest, context: Context
+    ) -> payments_pb2.GetAccountsResponse:
+        """Sum the journal by account."""
+        only = await need_tenant(self._pool, request.tenant) if request.tenant else None
+        async with transaction(self._pool) as conn:
+            sums = await read_accounts(conn, only=only)
+        return payments_pb2.GetAccountsResponse(
+            accounts=[
+                payments_pb2.AccountSum(currency=currency, account=account, sum_minor=sum_minor)
+                for currency, account, sum_minor in sums
+            ]
+        )
+
+    CreateCardPage = not_built("PaymentService/CreateCardPage")
+    RemovePaymentMethod = not_built("PaymentService/RemovePaymentMethod")
+    ListProviderJobs = not_built("PaymentService/ListProviderJobs")
+    Reconcile = not_built("PaymentService/Reconcile")
+    SendInvoice = not_built("PaymentService/SendInvoice")
+    ListMails = not_built("PaymentService/ListMails")

@@ -1,0 +1,212 @@
+"""Check an invoice against everything that it rests on: chain, usage, charges, totals, journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.invoice import (
+    Finalised,
+    demands_in,
+    digests_named,
+    document_to_bytes,
+    make_document,
+    with_totals,
+)
+from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
+from tollkeeper_ledger.store import billing_closes as closes
+from tollkeeper_ledger.store import verifying
+from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
+from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded
+from tollkeeper_ledger.store.money import invoice_accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tollkeeper_ledger.store.billing_invoices import StoredInputs
+    from tollkeeper_ledger.store.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: whether it holds, and what was compared or the first row that is wrong."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def verify_invoice(conn: Connection, invoice_id: UUID) -> list[Check]:
+    """Recompute everything from the stored rows. `conn` is in a REPEATABLE READ transaction of billing.
+
+    Raises UnknownNameError: no such invoice.
+    """
+    stored = await read_stored_inputs(conn, invoice_id)
+    if stored is None:
+        raise UnknownNameError("invoice", str(invoice_id))
+    inputs = json.loads(stored.inputs)
+    return [
+        await _chain(conn, inputs, stored),
+        await _usage(conn, inputs, stored),
+        await _charges(conn, stored, invoice_id),
+        await _total(conn, stored, invoice_id),
+        await _journal(conn, stored, invoice_id),
+    ]
+
+
+def span_of(inputs: dict[str, Any], tenant_id: UUID) -> verifying.RecordSpan:
+    """Name the raw records that inputs were summed from."""
+    segments = [*inputs["segments"], *(late["segment"] for late in inputs["late"])]
+    periods = [inputs["period"], *(late["period"] for late in inputs["late"])]
+    return verifying.RecordSpan(
+        tenant_id=tenant_id,
+        segments=tuple(UUID(segment["segment_id"]) for segment in segments),
+        first=min(datetime.fromisoformat(period["start"]) for period in periods),
+        end=max(datetime.fromisoformat(period["end"]) for period in periods),
+    )
+
+
+async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
+    """Recompute every link up to the heads at the cut, and the roots of the batches that the usage came in."""
+    batches = set(await verifying.read_batches(conn, span_of(inputs, stored.tenant_id)))
+    hashes = await verifying.read_content_hashes(conn, sorted(batches))
+    links, roots = 0, 0
+    for head in inputs["chain_heads"]:
+        stream, previous, position = head["stream"], CHAIN_START, 0
+        async for link in verifying.read_links(conn, stream, last=head["position"]):
+            position += 1
+            made = link_hash(stream=stream, position=position, previous=previous, body_digest=link.body.digest())
+            if link.position != position or made != link.hash:
+                return Check("chain", ok=False, detail=f"link {position} of stream {stream} does not follow")
+            if link.body.batch_id in batches:
+                roots += 1
+                if merkle_root_by_tenant(hashes[link.body.batch_id]) != link.body.merkle_root:
+                    wrong = f"records of batch {link.body.batch_id} (link {position} of stream {stream}) were changed"
+                    return Check("chain", ok=False, detail=wrong)
+            previous = link.hash
+        if (position, previous.hex()) != (head["position"], head["hash"]):
+            return Check("chain", ok=False, detail=f"stream {stream} ends at link {position}, not as at the cut")
+        links += position
+    if roots < len(batches):
+        return Check(
+            "chain", ok=False, detail=f"{len(batches) - roots} batches of usage stand in no link before the cut"
+        )
+    return Check("chain", ok=True, detail=f"{links} links, {roots} batches of usage")
+
+
+async def _usage(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
+    """Sum the raw records again and compare them with the inputs."""
+    summed = await verifying.read_record_sums(conn, span_of(inputs, stored.tenant_id))
+    billed: dict[tuple[str, str], int] = {}
+    for segment in [*inputs["segments"], *(late["segment"] for late in inputs["late"])]:
+        for total in segment["totals"]:
+            key = (segment["segment_id"], total["meter"])
+            billed[key] = billed.get(key, 0) + total["units"]
+    for key in sorted(billed.keys() | summed.keys()):
+        if billed.get(key, 0) != summed.get(key, 0):
+            segment_id, meter = key
+            figures = f"billed {billed.get(key, 0)}, the records sum to {summed.get(key, 0)}"
+            detail = f"segment {segment_id}, {meter}: {figures}"
+            return Check("usage", ok=False, detail=detail)
+    return Check("usage", ok=True, detail=f"{inputs['record_count']} records, {len(billed)} sums")
+
+
+async def _made_again(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> tuple[dict[str, Any], str]:
+    """Make the document again; say what is wrong with the prices where it can't be made."""
+    definitions: Mapping[str, bytes] = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
+    finalised = Finalised(invoice_id=str(invoice_id), number=stored.number, at=stored.finalised_at)
+    try:
+        return make_document(stored.inputs, definitions, finalised), ""
+    except (ValueError, KeyError) as error:
+        return {}, f"the inputs can't be rated: {error}"
+
+
+async def _charges(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Check:
+    """Rate the inputs again and compare every line with the document's and with the stored rows."""
+    made, problem = await _made_again(conn, stored, invoice_id)
+    if problem:
+        return Check("charges", ok=False, detail=problem)
+    document = json.loads(stored.document)
+    rows = await verifying.read_lines(conn, invoice_id)
+    for number in range(max(len(made["lines"]), len(document["lines"]), len(rows))):
+        lines = [source["lines"][number] if number < len(source["lines"]) else None for source in (made, document)]
+        if lines[0] != lines[1]:
+            return Check("charges", ok=False, detail=f"line {number + 1} is not what its inputs are rated at")
+        said = lines[1] and tuple(lines[1][name] for name in ("description", "meter", "quantity", "amount_minor"))
+        if said != (rows[number] if number < len(rows) else None):
+            return Check("charges", ok=False, detail=f"row {number + 1} of invoice_line is not the invoice's line")
+    return Check("charges", ok=True, detail=f"{len(rows)} lines")
+
+
+async def _total(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Check:
+    """Compare digest, sums of lines, and the columns; then the bytes as a whole."""
+    if hashlib.sha256(stored.document).digest() != stored.digest:
+        return Check("total", ok=False, detail="the document does not have its digest")
+    document = json.loads(stored.document)
+    lines = sum(line["amount_minor"] - line["discount_minor"] for line in document["lines"])
+    contained = document["tax_minor"] if document["billing"]["tax_mode"] == "inclusive" else 0
+    if lines - contained != document["subtotal_minor"]:
+        return Check(
+            "total", ok=False, detail=f"the lines sum to {lines - contained}, not {document['subtotal_minor']}"
+        )
+    if document["subtotal_minor"] + document["tax_minor"] != document["total_minor"]:
+        return Check("total", ok=False, detail="subtotal and tax do not make the total")
+    sums = await verifying.read_sums(conn, invoice_id)
+    for name in ("subtotal_minor", "tax_minor", "total_minor"):
+        if sums.get(name) != document[name]:
+            return Check("total", ok=False, detail=f"{name} of the row is {sums.get(name)}, not {document[name]}")
+    made, problem = await _made_again(conn, stored, invoice_id)
+    if problem or document_to_bytes(made) != stored.document:
+        return Check("total", ok=False, detail=problem or "made again, the document has other bytes")
+    return Check("total", ok=True, detail=f"{document['total_minor']} {document['currency']}")
+
+
+async def _journal(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Check:
+    """Compare what is due with what the invoice's transfers left on the account `receivable`."""
+    accounts = await invoice_accounts(conn, invoice_id)
+    sums = await verifying.read_sums(conn, invoice_id)
+    due = 0 if sums["state"] == "void" else sums["due_minor"]
+    if accounts.get("receivable", 0) != due:
+        detail = f"account receivable stands at {accounts.get('receivable', 0)}, due is {due}"
+        return Check("journal", ok=False, detail=detail)
+    if sum(accounts.values()) != 0:
+        return Check("journal", ok=False, detail=f"the accounts sum to {sum(accounts.values())}")
+    return Check("journal", ok=True, detail=f"{stored.number} is {sums['state']}, due {due}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """An invoice made again."""
+
+    document: bytes
+    stored: bytes
+
+
+async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records: bool) -> Reproduced:
+    """Make an invoice's bytes again from its stored inputs, or from the usage as it is stored.
+
+    `from_records`: raw records are held against every sum first. Raises UnknownNameError: no such invoice;
+    PreconditionError: the inputs can't be rated, or the records sum to something else.
+    """
+    stored = await read_stored_inputs(conn, invoice_id)
+    if stored is None:
+        raise UnknownNameError("invoice", str(invoice_id))
+    if from_records:
+        usage = await _usage(conn, json.loads(stored.inputs), stored)
+        if not usage.ok:
+            raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
+        span = span_of(json.loads(stored.inputs), stored.tenant_id)
+        wanted = Wanted(tenant_id=span.tenant_id, segments=span.segments, first=span.first, last=span.end)
+        totals = await read_demanded(conn, wanted, demands_in(stored.inputs))
+        again = with_totals(stored.inputs, {str(segment): found for segment, found in totals.items()})
+        stored = replace(stored, inputs=again)
+    made, problem = await _made_again(conn, stored, invoice_id)
+    if problem:
+        raise PreconditionError(problem, reason="INVOICE_STATE", metadata={"invoice": stored.number})
+    return Reproduced(document=document_to_bytes(made), stored=stored.document)

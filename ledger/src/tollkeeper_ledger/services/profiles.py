@@ -1,0 +1,70 @@
+"""Set and read how payers are billed; add items to their next invoices."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.billing_profile import check_profile
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.store import money
+from tollkeeper_ledger.store.billing_profiles import put_profile
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.billing_profile import BillingProfile
+    from tollkeeper_ledger.services.overrides import Act
+    from tollkeeper_ledger.store.pool import Connection
+
+DESCRIPTION_CHARS_MAX = 200
+AMOUNT_MINOR_MAX = 10**15
+
+
+async def set_profile(conn: Connection, payer_id: UUID, profile: BillingProfile, *, act: Act) -> None:
+    """Set a payer's profile as a whole. Raises InvalidFieldError."""
+    check_profile(profile)
+    await put_profile(conn, payer_id, profile, now=act.now)
+    entry = AuditEntry(subject="billing_profile", tenant_id=payer_id, before=None, after=profile.frozen())
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action="SetBillingProfile", request_id=act.request_id)
+
+
+async def add_invoice_item(
+    conn: Connection, tenant_id: UUID, *, description: str, amount_minor: int, currency: str, act: Act
+) -> UUID:
+    """Add a charge, or a credit below zero, to a tenant's next invoice. Raises InvalidFieldError."""
+    if not description or not description.isprintable() or len(description) > DESCRIPTION_CHARS_MAX:
+        raise InvalidFieldError(
+            "description",
+            "is no description",
+            value=ascii(description[:64]),
+            bound=f"1 to {DESCRIPTION_CHARS_MAX} printable characters",
+        )
+    if amount_minor == 0 or abs(amount_minor) > AMOUNT_MINOR_MAX:
+        raise InvalidFieldError(
+            "amount_minor",
+            "is no amount",
+            reason="FIELD_OUT_OF_RANGE",
+            value=amount_minor,
+            bound=f"not 0, at most {AMOUNT_MINOR_MAX} either way",
+        )
+    try:
+        Currency.from_code(currency)
+    except ValueError as error:
+        raise InvalidFieldError("currency", str(error), value=ascii(currency[:16]), bound="ISO 4217") from error
+    item_id = uuid.uuid4()
+    await money.add_item(
+        conn,
+        tenant_id,
+        item_id=item_id,
+        description=description,
+        amount_minor=amount_minor,
+        currency=currency,
+        now=act.now,
+    )
+    after = {"item": str(item_id), "description": description, "amount_minor": amount_minor, "currency": currency}
+    entry = AuditEntry(subject="invoice_item", tenant_id=tenant_id, before=None, after=after)
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action="AddInvoiceItem", request_id=act.request_id)
+    return item_id

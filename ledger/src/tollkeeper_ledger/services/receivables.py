@@ -1,0 +1,216 @@
+"""Change what an invoice owes: each change, its transfers and the payer's balance in one transaction.
+
+Locks in this order: the seller's numbers, the payer's account, the receivable.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.domain.credit_note import credit_note_document
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.invoice import document_to_bytes
+from tollkeeper_ledger.domain.receivable import RefusedError
+from tollkeeper_ledger.store import money
+from tollkeeper_ledger.store.billing_profiles import read_profile
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.receivable import Change, Receivable, Transfer
+    from tollkeeper_ledger.services.overrides import Act
+    from tollkeeper_ledger.store.money import Billed
+    from tollkeeper_ledger.store.pool import Connection
+
+REFERENCE_BYTES_MAX = 256
+_PAST_DUE_BATCH = 500
+
+
+async def need_billed(conn: Connection, invoice_id: UUID) -> Billed:
+    """Give an invoice and whose it is. Raises UnknownNameError."""
+    billed = await money.read_billed(conn, invoice_id)
+    if billed is None:
+        raise UnknownNameError("invoice", str(invoice_id))
+    return billed
+
+
+async def book_invoice(
+    conn: Connection, billed: Billed, *, subtotal_minor: int, tax_minor: int, now: datetime
+) -> Receivable:
+    """Book a new invoice in the transaction that makes it, and settle what the payer's balance covers."""
+    balance = await money.lock_account(conn, billed.account)
+    change = owed.issue(subtotal_minor=subtotal_minor, tax_minor=tax_minor, balance_minor=balance)
+    profile = await read_profile(conn, billed.account.payer_id)
+    due_at = now + timedelta(days=profile.due_days)
+    await money.add_receivable(conn, billed, change.receivable, due_at=due_at, now=now)
+    await _book(conn, billed, change, subject=billed.number, now=now)
+    return change.receivable
+
+
+async def _book(conn: Connection, billed: Billed, change: Change, *, subject: str, now: datetime) -> None:
+    await money.add_transfers(conn, billed, _with_ids(change.transfers), subject=subject, now=now)
+    await money.add_to_balance(conn, billed.account, owed.balance_change(change))
+
+
+def _with_ids(transfers: Sequence[Transfer]) -> list[tuple[UUID, Transfer]]:
+    return [(uuid.uuid4(), transfer) for transfer in transfers]
+
+
+async def change_receivable(
+    conn: Connection, billed: Billed, step: Callable[[Receivable], Change], *, subject: str, now: datetime
+) -> Change:
+    """Lock an invoice's receivable, change it and book what moved. Raises PreconditionError where it is refused."""
+    balance = await money.lock_account(conn, billed.account)
+    before = await money.lock_receivable(conn, billed)
+    try:
+        change = step(before)
+    except RefusedError as error:
+        raise refused(billed.number, str(error)) from error
+    if balance + owed.balance_change(change) < 0:
+        raise refused(billed.number, f"the payer's balance is only {balance}")
+    await money.save_receivable(conn, billed, change.receivable, now=now)
+    await _book(conn, billed, change, subject=subject, now=now)
+    return change
+
+
+def refused(number: str, why: str) -> PreconditionError:
+    """Give the error of what an invoice's state does not allow."""
+    return PreconditionError(f"{number}: {why}", reason="INVOICE_STATE", metadata={"invoice": number})
+
+
+async def _audit(conn: Connection, billed: Billed, act: Act, action: str, after: dict[str, object]) -> None:
+    entry = AuditEntry(subject=f"invoice/{billed.number}", tenant_id=billed.tenant_id, before=None, after=after)
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
+
+
+async def record_payment(
+    conn: Connection, billed: Billed, *, provider: str, reference: str, amount_minor: int, now: datetime
+) -> bool:
+    """Record money that came in, once per provider and reference; False where it was recorded before.
+
+    More than is due goes into the payer's balance.
+    """
+    await money.lock_account(conn, billed.account)
+    added = await money.add_payment(
+        conn,
+        billed,
+        payment_id=uuid.uuid4(),
+        provider=provider,
+        reference=reference,
+        amount_minor=amount_minor,
+        now=now,
+    )
+    if added:
+        await change_receivable(
+            conn, billed, lambda before: owed.pay(before, amount_minor), subject=f"{provider}/{reference}", now=now
+        )
+    return added
+
+
+async def pay_by_hand(conn: Connection, invoice_id: UUID, *, amount_minor: int, reference: str, act: Act) -> None:
+    """Record a bank transfer; 0 = what is due. Raises PreconditionError: nothing is due, or the reference is known."""
+    billed = await need_billed(conn, invoice_id)
+    if not reference or not reference.isprintable() or len(reference.encode()) > REFERENCE_BYTES_MAX:
+        raise InvalidFieldError(
+            "reference",
+            "is no reference",
+            value=ascii(reference[:64]),
+            bound=f"1 to {REFERENCE_BYTES_MAX} printable bytes",
+        )
+    await money.lock_account(conn, billed.account)
+    before = await money.lock_receivable(conn, billed)
+    amount = amount_minor or before.due_minor + before.written_off_minor
+    if amount <= 0:
+        raise refused(billed.number, "nothing is due on it")
+    if not await record_payment(conn, billed, provider="manual", reference=reference, amount_minor=amount, now=act.now):
+        raise refused(billed.number, f"the payment {reference[:64]!r} was recorded before")
+    await _audit(conn, billed, act, "RecordPayment", {"amount_minor": amount, "reference": reference})
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """A credit note that was issued."""
+
+    number: str
+    refund_id: UUID | None
+    refunded_minor: int
+
+
+async def credit_invoice(
+    conn: Connection, invoice_id: UUID, *, amount_minor: int, note: str, refund: bool, act: Act
+) -> Credited:
+    """Issue a credit note under the seller's next number; send back what was paid where asked.
+
+    Raises PreconditionError: more than the invoice has left, or it is void.
+    """
+    billed = await need_billed(conn, invoice_id)
+    serial = await money.lock_credit_notes(conn, billed.account.seller_id)
+    change = await change_receivable(
+        conn, billed, lambda before: owed.credit(before, amount_minor), subject=billed.number, now=act.now
+    )
+    document = credit_note_document(
+        billed.document, serial=serial, amount_minor=amount_minor, change=change, note=note, at=act.now
+    )
+    new = money.NewCreditNote(
+        credit_note_id=uuid.uuid4(),
+        number=document["number"],
+        serial=serial,
+        amount_minor=amount_minor,
+        document=document_to_bytes(document),
+    )
+    await money.add_credit_note(conn, billed, new, now=act.now)
+    after: dict[str, object] = {"credit_note": new.number, "amount_minor": amount_minor, "note": note}
+    await _audit(conn, billed, act, "CreateCreditNote", after)
+    into_balance = max(0, owed.balance_change(change))
+    sent = min(into_balance, change.receivable.paid_minor - change.receivable.refunded_minor) if refund else 0
+    if sent <= 0:
+        return Credited(number=new.number, refund_id=None, refunded_minor=0)
+    refund_id = await _refund(conn, billed, sent, act=act)
+    return Credited(number=new.number, refund_id=refund_id, refunded_minor=sent)
+
+
+async def _refund(conn: Connection, billed: Billed, amount_minor: int, *, act: Act) -> UUID:
+    refund_id = uuid.uuid4()
+    await change_receivable(
+        conn, billed, lambda before: owed.refund(before, amount_minor), subject=f"refund/{refund_id}", now=act.now
+    )
+    await money.add_refund(
+        conn,
+        billed,
+        refund_id=refund_id,
+        provider="manual",
+        amount_minor=amount_minor,
+        state="succeeded",
+        now=act.now,
+    )
+    await _audit(conn, billed, act, "Refund", {"amount_minor": amount_minor, "refund": str(refund_id)})
+    return refund_id
+
+
+async def void_receivable(conn: Connection, billed: Billed, *, note: str, act: Act) -> None:
+    """Take an invoice back. Raises PreconditionError: something was paid or credited on it."""
+    await change_receivable(conn, billed, owed.void, subject=billed.number, now=act.now)
+    await _audit(conn, billed, act, "VoidInvoice", {"note": note})
+
+
+async def write_off_invoice(conn: Connection, invoice_id: UUID, *, note: str, act: Act) -> None:
+    """Give up what is due on an invoice. Raises PreconditionError: it is not open."""
+    billed = await need_billed(conn, invoice_id)
+    await change_receivable(conn, billed, owed.write_off, subject=billed.number, now=act.now)
+    await _audit(conn, billed, act, "WriteOffInvoice", {"note": note})
+
+
+async def mark_past_due(conn: Connection, *, now: datetime) -> int:
+    """Mark open invoices whose day has come; give how many."""
+    found = await money.read_past_due(conn, now=now, count_max=_PAST_DUE_BATCH)
+    for invoice_id in found:
+        billed = await need_billed(conn, invoice_id)
+        await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=now)
+    return len(found)

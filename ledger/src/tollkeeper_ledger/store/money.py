@@ -1,0 +1,293 @@
+"""Receivables, accounts, the journal, payments and credit notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.receivable import Receivable, State
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.receivable import Transfer
+    from tollkeeper_ledger.store.pool import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class AccountKey:
+    """Name what a payer has with a seller in one currency."""
+
+    payer_id: UUID
+    seller_id: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """An invoice and whose it is."""
+
+    tenant_id: UUID
+    invoice_id: UUID
+    account: AccountKey
+    number: str
+    subscription_id: UUID
+    period_start: datetime
+    issue: int
+    document: bytes
+    digest: bytes
+
+
+async def read_billed(conn: Connection, invoice_id: UUID) -> Billed | None:
+    """Read whose invoice it is."""
+    row = await conn.fetchrow(sql("money.billed"), invoice_id)
+    if row is None:
+        return None
+    return Billed(
+        tenant_id=row["tenant_id"],
+        invoice_id=row["invoice_id"],
+        account=AccountKey(row["billing_tenant_id"], row["seller_id"], row["currency"]),
+        number=row["number"],
+        subscription_id=row["subscription_id"],
+        period_start=row["period_start"],
+        issue=row["issue"],
+        document=row["document"],
+        digest=row["digest"],
+    )
+
+
+async def lock_account(conn: Connection, key: AccountKey) -> int:
+    """Lock a payer's account until the transaction ends and give its balance."""
+    await conn.execute(sql("money.begin_account"), key.payer_id, key.seller_id, key.currency)
+    balance: int = await conn.fetchval(sql("money.lock_account"), key.payer_id, key.seller_id, key.currency)
+    return balance
+
+
+async def add_to_balance(conn: Connection, key: AccountKey, by_minor: int) -> None:
+    """Change a payer's balance; the account must be locked."""
+    await conn.execute(sql("money.add_to_balance"), key.payer_id, key.seller_id, key.currency, by_minor)
+
+
+async def add_receivable(
+    conn: Connection, billed: Billed, receivable: Receivable, *, due_at: datetime, now: datetime
+) -> None:
+    """Add what a new invoice owes."""
+    await conn.execute(
+        sql("money.add_receivable"),
+        billed.tenant_id,
+        billed.invoice_id,
+        billed.account.payer_id,
+        receivable.state.value,
+        due_at,
+        receivable.subtotal_minor,
+        receivable.tax_minor,
+        receivable.balance_minor,
+        now,
+    )
+
+
+async def lock_receivable(conn: Connection, billed: Billed) -> Receivable:
+    """Lock what an invoice owes until the transaction ends and give it; the account must be locked."""
+    row = await conn.fetchrow(sql("money.lock_receivable"), billed.tenant_id, billed.invoice_id)
+    if row is None:
+        raise RuntimeError(f"invoice {billed.number} has no receivable")
+    return Receivable(
+        subtotal_minor=row["subtotal_minor"],
+        tax_minor=row["tax_minor"],
+        state=State(row["state"]),
+        balance_minor=row["balance_minor"],
+        paid_minor=row["paid_minor"],
+        credited_minor=row["credited_minor"],
+        credited_due_minor=row["credited_due_minor"],
+        credited_tax_minor=row["credited_tax_minor"],
+        written_off_minor=row["written_off_minor"],
+        refunded_minor=row["refunded_minor"],
+    )
+
+
+async def save_receivable(conn: Connection, billed: Billed, receivable: Receivable, *, now: datetime) -> None:
+    """Keep what an invoice owes now."""
+    await conn.execute(
+        sql("money.save_receivable"),
+        billed.tenant_id,
+        billed.invoice_id,
+        receivable.state.value,
+        receivable.balance_minor,
+        receivable.paid_minor,
+        receivable.credited_minor,
+        receivable.credited_due_minor,
+        receivable.credited_tax_minor,
+        receivable.written_off_minor,
+        receivable.refunded_minor,
+        now,
+    )
+
+
+async def add_transfers(
+    conn: Connection, billed: Billed, transfers: Sequence[tuple[UUID, Transfer]], *, subject: str, now: datetime
+) -> None:
+    """Add transfers, each under its id, to the journal."""
+    if not transfers:
+        return
+    await conn.execute(
+        sql("money.add_transfers"),
+        billed.account.payer_id,
+        billed.account.seller_id,
+        now,
+        billed.account.currency,
+        billed.invoice_id,
+        subject,
+        [transfer_id for transfer_id, _ in transfers],
+        [transfer.kind for _, transfer in transfers],
+        [transfer.debit.value for _, transfer in transfers],
+        [transfer.credit.value for _, transfer in transfers],
+        [transfer.amount_minor for _, transfer in transfers],
+    )
+
+
+async def invoice_accounts(conn: Connection, invoice_id: UUID) -> dict[str, int]:
+    """Sum an invoice's transfers by account: debits less credits."""
+    return {row["account"]: row["sum_minor"] for row in await conn.fetch(sql("money.invoice_accounts"), invoice_id)}
+
+
+async def read_accounts(conn: Connection, *, only: UUID | None) -> list[tuple[str, str, int]]:
+    """Sum the journal: (currency, account, debits less credits)."""
+    rows = await conn.fetch(sql("money.accounts"), only)
+    return [(row["currency"], row["account"], row["sum_minor"]) for row in rows]
+
+
+async def read_journal(
+    conn: Connection, *, before: tuple[datetime, UUID] | None, count_max: int, only: UUID | None
+) -> list[Row]:
+    """Read transfers, newest first."""
+    at, transfer_id = before or (None, None)
+    return await conn.fetch(sql("money.journal"), at, transfer_id, count_max, only)
+
+
+async def add_payment(
+    conn: Connection,
+    billed: Billed,
+    *,
+    payment_id: UUID,
+    provider: str,
+    reference: str,
+    amount_minor: int,
+    now: datetime,
+) -> bool:
+    """Add a payment; False where one of that reference exists."""
+    added = await conn.fetchval(
+        sql("money.add_payment"),
+        billed.account.payer_id,
+        payment_id,
+        billed.invoice_id,
+        provider,
+        reference,
+        amount_minor,
+        billed.account.currency,
+        now,
+    )
+    return added is not None
+
+
+async def read_payments(
+    conn: Connection, *, before: tuple[datetime, UUID] | None, count_max: int, only: UUID | None
+) -> list[Row]:
+    """Read payments, newest first."""
+    at, payment_id = before or (None, None)
+    return await conn.fetch(sql("money.payments"), at, payment_id, count_max, only)
+
+
+async def lock_credit_notes(conn: Connection, seller_id: str) -> int:
+    """Lock a seller's numbers until the transaction ends and give the next credit note's, not taken yet."""
+    following: int = await conn.fetchval(sql("money.lock_credit_notes"), seller_id)
+    return following
+
+
+@dataclass(frozen=True, slots=True)
+class NewCreditNote:
+    """A credit note to add."""
+
+    credit_note_id: UUID
+    number: str
+    serial: int
+    amount_minor: int
+    document: bytes
+
+
+async def add_credit_note(conn: Connection, billed: Billed, note: NewCreditNote, *, now: datetime) -> None:
+    """Take the number that `lock_credit_notes` gave and add the credit note."""
+    await conn.execute(sql("money.take_credit_note"), billed.account.seller_id)
+    await conn.execute(
+        sql("money.add_credit_note"),
+        billed.account.payer_id,
+        note.credit_note_id,
+        billed.account.seller_id,
+        note.number,
+        note.serial,
+        billed.invoice_id,
+        now,
+        billed.account.currency,
+        note.amount_minor,
+        note.document,
+    )
+
+
+async def find_credit_note(conn: Connection, number: str) -> tuple[bytes, bytes] | None:
+    """Find a credit note by its number: its canonical bytes and their digest."""
+    row = await conn.fetchrow(sql("money.find_credit_note"), number)
+    return None if row is None else (row["document"], row["digest"])
+
+
+async def add_refund(
+    conn: Connection, billed: Billed, *, refund_id: UUID, provider: str, amount_minor: int, state: str, now: datetime
+) -> None:
+    """Add a refund."""
+    await conn.execute(
+        sql("money.add_refund"),
+        billed.account.payer_id,
+        refund_id,
+        billed.invoice_id,
+        provider,
+        amount_minor,
+        billed.account.currency,
+        state,
+        now,
+    )
+
+
+async def read_past_due(conn: Connection, *, now: datetime, count_max: int) -> list[UUID]:
+    """Read open invoices whose day has come."""
+    return [row["invoice_id"] for row in await conn.fetch(sql("money.past_due"), now, count_max)]
+
+
+async def add_item(
+    conn: Connection,
+    tenant_id: UUID,
+    *,
+    item_id: UUID,
+    description: str,
+    amount_minor: int,
+    currency: str,
+    now: datetime,
+) -> None:
+    """Add an item to a tenant's next invoice."""
+    await conn.execute(sql("money.add_item"), tenant_id, item_id, description, amount_minor, currency, now)
+
+
+async def read_waiting_items(conn: Connection, tenant_id: UUID, *, currency: str) -> tuple[dict[str, Any], ...]:
+    """Read items that no close has taken, as they stand in inputs."""
+    rows = await conn.fetch(sql("money.waiting_items"), tenant_id, currency)
+    return tuple(
+        {"item_id": str(row["item_id"]), "description": row["description"], "amount_minor": row["amount_minor"]}
+        for row in rows
+    )
+
+
+async def take_items(
+    conn: Connection, tenant_id: UUID, items: Sequence[UUID], *, subscription_id: UUID, period_start: datetime
+) -> None:
+    """Mark items as taken by a close."""
+    await conn.execute(sql("money.take_items"), tenant_id, items, subscription_id, period_start)

@@ -1,0 +1,136 @@
+-- Receivables, the journal, payments, credit notes, profiles.
+
+-- name: begin_account
+-- Makes a payer's account where there is none. $1 tenant id, $2 seller, $3 currency.
+INSERT INTO billing_account (tenant_id, seller_id, currency) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: lock_account
+-- Locks a payer's account until the transaction ends. $1 tenant id, $2 seller, $3 currency.
+SELECT balance_minor FROM billing_account WHERE tenant_id = $1 AND seller_id = $2 AND currency = $3 FOR UPDATE;
+
+-- name: add_to_balance
+-- Changes a payer's balance. $1 tenant id, $2 seller, $3 currency, $4 by so much.
+UPDATE billing_account SET balance_minor = balance_minor + $4
+WHERE tenant_id = $1 AND seller_id = $2 AND currency = $3;
+
+-- name: billed
+-- Gives whose invoice it is. $1 invoice id.
+SELECT tenant_id, invoice_id, billing_tenant_id, seller_id, currency, number, subscription_id, period_start, issue,
+       document, digest
+FROM invoice WHERE invoice_id = $1;
+
+-- name: add_receivable
+-- Adds what an invoice owes. Columns of receivable as far as they are known when it is made.
+INSERT INTO receivable (tenant_id, invoice_id, payer_tenant_id, state, due_at, subtotal_minor, tax_minor, balance_minor,
+                        changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: lock_receivable
+-- Locks what an invoice owes and gives it. $1 tenant id, $2 invoice id.
+SELECT * FROM receivable WHERE tenant_id = $1 AND invoice_id = $2 FOR UPDATE;
+
+-- name: save_receivable
+-- Keeps what an invoice owes now. $1 tenant id, $2 invoice id, $3 state, $4 balance, $5 paid, $6 credited, $7 of that
+-- from what was due, $8 of it tax, $9 written off, $10 refunded, $11 time.
+UPDATE receivable SET state = $3, balance_minor = $4, paid_minor = $5, credited_minor = $6, credited_due_minor = $7,
+       credited_tax_minor = $8, written_off_minor = $9, refunded_minor = $10, changed_at = $11
+WHERE tenant_id = $1 AND invoice_id = $2;
+
+-- name: add_transfers
+-- Adds transfers to the journal. $1 tenant id, $2 seller, $3 time, $4 currency, $5 invoice id, $6 subject; columns $7
+-- ids, $8 kinds, $9 debits, $10 credits, $11 amounts.
+INSERT INTO journal (tenant_id, transfer_id, seller_id, at, kind, debit, credit, amount_minor, currency, invoice_id,
+                     subject)
+SELECT $1, transfer_id, $2, $3, kind, debit, credit, amount_minor, $4, $5, $6
+FROM unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::bigint[])
+  AS added (transfer_id, kind, debit, credit, amount_minor);
+
+-- name: invoice_accounts
+-- Sums an invoice's transfers by account: debits less credits. $1 invoice id.
+SELECT account, sum(amount)::bigint AS sum_minor
+FROM journal, LATERAL (VALUES (debit, amount_minor), (credit, -amount_minor)) AS moved (account, amount)
+WHERE invoice_id = $1 GROUP BY account ORDER BY account;
+
+-- name: accounts
+-- Sums the journal by currency and account: debits less credits. $1 only this payer's tenant id, or null.
+SELECT currency, account, sum(amount)::bigint AS sum_minor
+FROM journal, LATERAL (VALUES (debit, amount_minor), (credit, -amount_minor)) AS moved (account, amount)
+WHERE $1::uuid IS NULL OR tenant_id = $1
+GROUP BY currency, account ORDER BY currency, account;
+
+-- name: journal
+-- Lists transfers, newest first. $1 before this time and $2 this id, or null; $3 at most so many, $4 only this payer's
+-- tenant id, or null.
+SELECT j.transfer_id, j.at, t.wire_id, j.kind, j.debit, j.credit, j.amount_minor, j.currency, j.subject
+FROM journal j JOIN tenant t USING (tenant_id)
+WHERE ($1::timestamptz IS NULL OR (j.at, j.transfer_id) < ($1, $2::uuid)) AND ($4::uuid IS NULL OR j.tenant_id = $4)
+ORDER BY j.at DESC, j.transfer_id DESC LIMIT $3;
+
+-- name: add_payment
+-- Adds a payment; nothing where one of that reference exists. Columns of payment in order.
+INSERT INTO payment (tenant_id, payment_id, invoice_id, provider, reference, amount_minor, currency, received_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT ON CONSTRAINT payment_recorded_once DO NOTHING
+RETURNING payment_id;
+
+-- name: payments
+-- Lists payments, newest first. $1 before this time and $2 this id, or null; $3 at most so many, $4 only this payer's
+-- tenant id, or null.
+SELECT p.payment_id, p.received_at, t.wire_id, i.number, p.amount_minor, p.currency, p.provider, p.reference
+FROM payment p JOIN tenant t USING (tenant_id) JOIN invoice i USING (invoice_id)
+WHERE ($1::timestamptz IS NULL OR (p.received_at, p.payment_id) < ($1, $2::uuid)) AND ($4::uuid IS NULL OR p.tenant_id = $4)
+ORDER BY p.received_at DESC, p.payment_id DESC LIMIT $3;
+
+-- name: lock_credit_notes
+-- Locks a seller's numbers until the transaction ends and gives the next credit note's. $1 seller.
+SELECT next_credit_note FROM invoice_number WHERE seller_id = $1 FOR UPDATE;
+
+-- name: take_credit_note
+-- Takes the next credit note's number; in force at commit, so a number that is not used is not taken. $1 seller.
+UPDATE invoice_number SET next_credit_note = next_credit_note + 1 WHERE seller_id = $1;
+
+-- name: add_credit_note
+-- Adds a credit note. Columns of credit_note in order, without digest.
+INSERT INTO credit_note (tenant_id, credit_note_id, seller_id, number, serial, invoice_id, issued_at, currency,
+                         amount_minor, document, digest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, sha256($10));
+
+-- name: find_credit_note
+-- Finds a credit note by its number. $1 number.
+SELECT tenant_id, invoice_id, document, digest FROM credit_note WHERE number = $1;
+
+-- name: add_refund
+-- Adds a refund. Columns of refund in order.
+INSERT INTO refund (tenant_id, refund_id, invoice_id, provider, amount_minor, currency, state, asked_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: past_due
+-- Gives open invoices whose day has come, oldest first. $1 ledger time, $2 at most so many.
+SELECT invoice_id FROM receivable WHERE state = 'finalised' AND due_at <= $1 ORDER BY due_at, invoice_id LIMIT $2;
+
+-- name: profiles
+-- Gives profiles of payers. $1 tenant ids.
+SELECT * FROM billing_profile WHERE tenant_id = ANY ($1::uuid[]);
+
+-- name: put_profile
+-- Sets a profile as a whole. Columns of billing_profile in order.
+INSERT INTO billing_profile (tenant_id, email, locale, paper, provider, due_days, taxes, tax_mode, review, dunning_days,
+                             dunning_policy, set_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (tenant_id) DO UPDATE SET email = excluded.email, locale = excluded.locale, paper = excluded.paper,
+  provider = excluded.provider, due_days = excluded.due_days, taxes = excluded.taxes, tax_mode = excluded.tax_mode,
+  review = excluded.review, dunning_days = excluded.dunning_days, dunning_policy = excluded.dunning_policy,
+  set_at = excluded.set_at;
+
+-- name: add_item
+-- Adds an item to a tenant's next invoice. $1 tenant id, $2 item id, $3 description, $4 amount, $5 currency, $6 time.
+INSERT INTO invoice_item (tenant_id, item_id, description, amount_minor, currency, added_at)
+VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: waiting_items
+-- Gives items that no close has taken. $1 tenant id, $2 currency.
+SELECT item_id, description, amount_minor FROM invoice_item
+WHERE tenant_id = $1 AND currency = $2 AND period_start IS NULL ORDER BY added_at, item_id;
+
+-- name: take_items
+-- Marks items as taken by a close. $1 tenant id, $2 item ids, $3 subscription id, $4 period start.
+UPDATE invoice_item SET subscription_id = $3, period_start = $4 WHERE tenant_id = $1 AND item_id = ANY ($2::uuid[]);
