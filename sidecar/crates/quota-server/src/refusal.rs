@@ -274,6 +274,8 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::VersionUnsupported
         | ErrorReason::PeriodClosed
         | ErrorReason::PeriodOpen
+        | ErrorReason::InvoiceState
+        | ErrorReason::ProviderRefused
         | ErrorReason::RestoreUnconfirmed
         | ErrorReason::ClockUnconfirmed
         | ErrorReason::EmbeddedOnly => code::FAILED_PRECONDITION,
