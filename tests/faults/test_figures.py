@@ -106,7 +106,7 @@ async def test_twenty_limits_are_shown_quickly(fleet: Fleet, report: Callable[[s
         taken_ms = []
         for _ in range(SHOWN_CALLS):
             started_s = time.perf_counter()
-            answer = await stub.GetQuota(request, timeout=5)
+            answer = await stub.GetQuota(request, timeout=30)
             taken_ms.append((time.perf_counter() - started_s) * 1_000)
     assert len(answer.limits) >= SHOWN_LIMITS
     cuts = statistics.quantiles(taken_ms, n=100)

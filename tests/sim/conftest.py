@@ -18,4 +18,4 @@ TRACES = 1_000
 def traces() -> dict[str, list[Line]]:
     """Give the traces of the first seeds, by name."""
     build_simulator()
-    return make_traces(range(TRACES))
+    return make_traces(TRACES)

@@ -78,7 +78,7 @@ async def search_sql(traces: dict[str, list[Line]], url: str) -> int:
 def main() -> None:
     """Search on servers of one's own."""
     build_simulator()
-    traces = make_traces(range(SCHEDULES))
+    traces = make_traces(SCHEDULES)
     home = Path(tempfile.mkdtemp())
     postgres, servers = EmbeddedPostgres(home / "postgres"), [EmbeddedValkey(home / f"valkey-{n}") for n in range(2)]
     try:

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trace_redis import Line
 
 LINES_MAX: Final = 200
 """A trace is replayed up to here: a few schedules ask tens of thousands of times."""
 
 _SIDECAR = Path(__file__).resolve().parents[2] / "sidecar"
-_PROGRAM = _SIDECAR / "target" / "debug" / "quota-sim"
+_PROGRAM = _SIDECAR / "target" / "sim" / "quota-sim"
+_BUILD = (
+    "cargo",
+    "build",
+    "--quiet",
+    "--locked",
+    "--profile",
+    "sim",
+    "--package",
+    "quota-sim",
+    "--features",
+    "mutants",
+)
 
 
 def build_simulator() -> None:
-    """Bring the program up to date."""
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "quota-sim"], cwd=_SIDECAR, check=True)
+    """Bring the program up to date: the one that `make sim` runs, so that it is built once."""
+    subprocess.run(_BUILD, cwd=_SIDECAR, check=True)
 
 
-def make_traces(seeds: Iterable[int]) -> dict[str, list[Line]]:
-    """Give the traces of seeds, by name."""
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
-        return dict(workers.map(_one, seeds))
-
-
-def _one(seed: int) -> tuple[str, list[Line]]:
-    made = subprocess.run([_PROGRAM, "trace", "--seed", str(seed)], check=True, capture_output=True)
-    return f"seed-{seed}", [json.loads(line) for line in made.stdout.splitlines()[:LINES_MAX]]
+def make_traces(seeds: int) -> dict[str, list[Line]]:
+    """Give the traces of the first so many seeds, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ("trace", "--seeds", str(seeds), "--lines", str(LINES_MAX), "--out", folder)
+        subprocess.run([_PROGRAM, *words], check=True)
+        files = sorted(Path(folder).iterdir(), key=lambda path: int(path.name.removeprefix("seed-")))
+        return {path.name: [json.loads(line) for line in path.read_bytes().splitlines()] for path in files}

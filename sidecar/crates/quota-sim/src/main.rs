@@ -230,6 +230,37 @@ fn waste(options: &BTreeMap<String, String>) -> ExitCode {
     }
 }
 
+/// Prints the trace of one schedule, or writes the first lines of many, a file `seed-N` each.
+fn write_traces(options: &BTreeMap<String, String>) -> ExitCode {
+    let Some(folder) = options.get("out") else {
+        for line in trace(&Schedule::draw(number(options, "seed", 0))) {
+            println!("{line}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let first = number(options, "first", 0);
+    let end = first + number(options, "seeds", 1_000);
+    let lines_max = usize::try_from(number(options, "lines", u64::MAX)).unwrap_or(usize::MAX);
+    let next = AtomicU64::new(first);
+    thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let mut lines = trace(&Schedule::draw(seed));
+                    lines.truncate(lines_max);
+                    std::fs::write(format!("{folder}/seed-{seed}"), lines.join("\n"))
+                        .expect("a file in the folder");
+                }
+            });
+        }
+    });
+    ExitCode::SUCCESS
+}
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -239,15 +270,10 @@ fn main() -> ExitCode {
         Some("waste") => waste(&options),
         Some("mutants") => mutants(&options),
         Some("replay") => replay(&options),
-        Some("trace") => {
-            for line in trace(&Schedule::draw(number(&options, "seed", 0))) {
-                println!("{line}");
-            }
-            ExitCode::SUCCESS
-        }
+        Some("trace") => write_traces(&options),
         _ => {
             eprintln!(
-                "quota-sim run|trace|mutants|replay [--seeds N] [--first N] [--seed N] [--trace 1] [--out FILE] [--finds FILE]"
+                "quota-sim run|trace|mutants|replay [--seeds N] [--first N] [--seed N] [--trace 1] [--lines N] [--out PATH] [--finds FILE]"
             );
             ExitCode::from(2)
         }
