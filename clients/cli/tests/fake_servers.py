@@ -97,8 +97,34 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
     def QueryUsage(self, request: Any, context: Any) -> Any:
         """Answer a sum beyond 64 bits."""
         return reports_pb2.QueryUsageResponse(
-            buckets=[reports_pb2.UsageBucket(meter="tokens", unit="tokens", sum=str(10**30), records=3)]
+            buckets=[
+                reports_pb2.UsageBucket(meter="tokens", unit="tokens", sum=str(10**30), records=3, aggregation="sum"),
+                reports_pb2.UsageBucket(
+                    meter="duration",
+                    unit="ms",
+                    start=AT,
+                    sum="7",
+                    records=2,
+                    aggregation="percentile",
+                    value="3",
+                    group={"status": "2xx"},
+                    percentiles=[reports_pb2.Percentile(permille=at, units=at) for at in request.percentiles_permille],
+                ),
+            ]
         )
+
+    def GetUsageSummary(self, request: Any, context: Any) -> Any:
+        """Give a period with one figure."""
+        bucket = reports_pb2.UsageBucket(meter="tokens", unit="tokens", sum="1", records=1, value="1")
+        return reports_pb2.GetUsageSummaryResponse(buckets=[bucket], period_start=AT, period_end=AT, plan="hourly")
+
+    def GetUsageTrend(self, request: Any, context: Any) -> Any:
+        """Give as many spans as were asked for; all but the first say how they changed."""
+        buckets = [
+            reports_pb2.UsageBucket(meter="tokens", start=AT, sum="1", value="1", change_permille=at or None)
+            for at in range(request.spans)
+        ]
+        return reports_pb2.GetUsageTrendResponse(buckets=buckets)
 
 
 class FakeBilling(billing_pb2_grpc.BillingServiceServicer):

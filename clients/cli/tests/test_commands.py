@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pyarrow import parquet
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2
 from tollkeeper_cli.main import main
 
@@ -129,10 +130,55 @@ def test_usage_report_is_exact(tollkeeper: Tollkeeper, capsys: pytest.CaptureFix
     assert tollkeeper("usage", "report", "--tenant", "code", "--from", "yesterday") == 2
 
 
+def test_a_report_is_the_same_in_every_form(
+    tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Groups and percentiles are columns; Parquet keeps sums exact and times as instants; it needs a file's name."""
+    words = (
+        "usage",
+        "report",
+        "--tenant",
+        "code",
+        "--percentile",
+        "50",
+        "--percentile",
+        "99.9",
+        "--group-by",
+        "status",
+    )
+    assert tollkeeper(*words, "-o", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["status"], row["p50"], row["p99.9"]) for row in rows] == [(None, None, None), ("2xx", 500, 999)]
+    assert tollkeeper(*words, "-o", "parquet", "--file", "report.parquet") == 0
+    table = parquet.read_table(tmp_path / "report.parquet").to_pylist()
+    assert [int(row["sum"]) for row in table] == [10**30, 7]
+    assert [row["start"] and row["start"].isoformat() for row in table] == [None, "2023-11-16T18:17:03.000005+00:00"]
+    assert [(row["status"], row["p50"], row["p99.9"]) for row in table] == [(None, None, None), ("2xx", 500, 999)]
+    assert tollkeeper(*words, "-o", "parquet") == 2
+    assert tollkeeper(*words, "--percentile", "99.99") == 2
+
+
+def test_a_trend_shows_changes_and_a_summary_its_period(
+    tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each span has its change, the first none; the summary says of which period and plan it is."""
+    assert tollkeeper("usage", "trend", "--tenant", "code", "--spans", "3", "-o", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["change_permille"] for row in rows] == ["", "1", "2"]
+    assert tollkeeper("usage", "trend", "--tenant", "code", "--bucket", "total") == 2
+    assert tollkeeper("usage", "summary", "--tenant", "code") == 0
+    assert "plan hourly, 2023-11-16T18:17:03.000005Z to" in " ".join(capsys.readouterr().out.split())
+
+
 def test_export_writes_every_record(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
     """Both forms carry all records of all messages; the CSV has one header."""
     assert tollkeeper("usage", "export", "records.csv", "--tenant", "code") == 0
     assert tollkeeper("usage", "export", "records.jsonl", "--tenant", "code", "--format", "jsonl") == 0
+    assert tollkeeper("usage", "export", "records.parquet", "--tenant", "code", "--format", "parquet") == 0
+    stored = parquet.read_table(tmp_path / "records.parquet").to_pylist()
+    assert [(row["id"], row["units"], row["attributes"]) for row in stored] == [
+        (f"r/{at}", [("tokens", 5)], [("user", "=cmd()")]) for at in (1, 2, 3)
+    ]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "records.csv").read_text())))
     lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [line["id"] for line in lines] == ["r/1", "r/2", "r/3"]

@@ -86,7 +86,7 @@ def test_days_are_as_long_as_the_zone_makes_them(zone: str, first: datetime, hou
 @given(
     st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis' bounds
     st.integers(0, 400),
-    st.sampled_from([BucketSize.DAY, BucketSize.MONTH]),
+    st.sampled_from([BucketSize.DAY, BucketSize.WEEK, BucketSize.MONTH]),
     st.sampled_from(["UTC", "America/Sao_Paulo", "Pacific/Apia", "Asia/Kolkata"]),
 )
 def test_edges_cover_the_span_and_nothing_else(first: datetime, days: int, size: BucketSize, zone: str) -> None:
@@ -96,6 +96,17 @@ def test_edges_cover_the_span_and_nothing_else(first: datetime, days: int, size:
     assert found == sorted(set(found))
     assert found[0] <= first
     assert all(first < edge <= last for edge in found[1:])
+
+
+@pytest.mark.parametrize(("zone", "minute"), [("UTC", 0), ("Asia/Kathmandu", 15), ("America/St_Johns", 30)])
+def test_hours_are_those_of_the_zone(zone: str, minute: int) -> None:
+    """An hour begins where the wall clock of the zone says so, and every one is an hour long."""
+    first = datetime(2026, 3, 27, 5, 7, tzinfo=UTC)
+    found = edges(first, first + timedelta(days=3), size=BucketSize.HOUR, time_zone=zone)
+    assert {minute} == {edge.minute for edge in found}
+    assert {timedelta(hours=1)} == {late - early for early, late in pairwise(found)}
+    assert found[0] <= first < found[1]
+    assert len(found) in (72, 73)
 
 
 def test_too_many_buckets_are_refused() -> None:

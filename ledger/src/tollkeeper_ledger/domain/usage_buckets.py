@@ -1,4 +1,4 @@
-"""Buckets of a usage query: how long, and where days and months begin in a time zone. Pure."""
+"""Buckets of a usage query: how long, and where they begin in a time zone. Pure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class BucketSize(StrEnum):
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
+    WEEK = "week"
     MONTH = "month"
 
 
-WIDTHS = {BucketSize.MINUTE: timedelta(minutes=1), BucketSize.HOUR: timedelta(hours=1)}
-"""Buckets that are as long everywhere. Days and months depend on the zone."""
+_QUARTER = timedelta(minutes=15)
 
 
 def check_time_zone(name: str) -> str:
@@ -48,12 +48,19 @@ def check_time_zone(name: str) -> str:
 
 
 def edges(first: datetime, last: datetime, *, size: BucketSize, time_zone: str) -> list[datetime]:
-    """Give the starts of the days or months that hold `first` to `last`, both included, as UTC instants.
+    """Give the starts of the buckets that hold `first` to `last`, both included, as UTC instants.
 
-    A day is 23 or 25 hours long where the zone changes its clock. Raises InvalidFieldError beyond BUCKETS_MAX.
+    A day is 23 or 25 hours long where the zone changes its clock. `first` is a whole minute. Raises InvalidFieldError
+    beyond BUCKETS_MAX.
     """
     if size is BucketSize.WHOLE:
         return [first]
+    if size is BucketSize.MINUTE:
+        if last - first >= timedelta(minutes=BUCKETS_MAX):
+            raise too_many()
+        return [first + timedelta(minutes=at) for at in range((last - first) // timedelta(minutes=1) + 1)]
+    if size is BucketSize.HOUR:
+        return _hours(first, last, time_zone)
     found: list[datetime] = []
     for edge in _edges_from(first, size=size, time_zone=time_zone):
         if edge > last:
@@ -75,8 +82,31 @@ def too_many() -> InvalidFieldError:
     )
 
 
+def _hours(first: datetime, last: datetime, time_zone: str) -> list[datetime]:
+    """Give the starts of the zone's hours: not those of UTC where its offset is no whole number of them."""
+    if last - first >= timedelta(hours=BUCKETS_MAX):
+        raise too_many()
+    zone = ZoneInfo(time_zone)
+    found: list[datetime] = []
+    at = first.replace(minute=first.minute - first.minute % 15)
+    while at <= last:
+        past = timedelta(seconds=int((at.astimezone(zone).utcoffset() or timedelta()).total_seconds()) % 3600)
+        start = at - timedelta(seconds=int((at.timestamp() + past.total_seconds()) % 3600))
+        if not found or start > found[-1]:
+            found.append(start)
+        at += _QUARTER
+    return found
+
+
+_UNITS = {
+    BucketSize.DAY: IntervalUnit.DAY,
+    BucketSize.WEEK: IntervalUnit.WEEK,
+    BucketSize.MONTH: IntervalUnit.MONTH,
+}
+
+
 def _edges_from(first: datetime, *, size: BucketSize, time_zone: str) -> Iterator[datetime]:
-    unit = IntervalUnit.DAY if size is BucketSize.DAY else IntervalUnit.MONTH
+    unit = _UNITS[size]
     schedule = Schedule(
         anchor=calendar_anchor(first, unit=unit, time_zone=time_zone),
         time_zone=time_zone,

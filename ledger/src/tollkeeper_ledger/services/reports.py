@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage import SEQ_MAX
-from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, WIDTHS, BucketSize, check_time_zone, edges, too_many
 from tollkeeper_ledger.domain.usage_producer import state_now
 from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.services.usage_query import BEGINNING, END
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.pool import tenant_transaction, transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.store.pool import Pools
 
 RECORDS_PAGE = 1000
 PRODUCERS_MAX = 10_000
-METERS_MAX = 100
 SILENT_AFTER = timedelta(minutes=10)
 LOST_AFTER = timedelta(hours=24)
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-END = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,7 @@ class StoredUse:
     attributes: Mapping[str, str]
     producer_id: UUID
     seq: int
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,45 +54,6 @@ class IngestStatus:
     producers: Sequence[ProducerView]
     records: int
     quarantined: int
-
-
-async def query_usage(
-    pools: Pools,
-    *,
-    tenant: str,
-    meters: Sequence[str],
-    start: datetime | None,
-    end: datetime | None,
-    size: BucketSize,
-    time_zone: str,
-) -> list[store.MeterSum]:
-    """Sum a tenant's usage per meter, in (meter, start) order; empty buckets are left out. Sums are exact.
-
-    Raises InvalidFieldError: a span that isn't whole minutes, an unknown zone, too many buckets or meters;
-    UnknownNameError for the tenant.
-    """
-    zone = check_time_zone(time_zone)
-    for field, edge in (("from", start), ("to", end)):
-        if edge is not None and (edge.second or edge.microsecond):
-            raise InvalidFieldError(field, "must be a whole minute", value=edge.isoformat(), bound="whole minutes")
-    if len(meters) > METERS_MAX:
-        raise InvalidFieldError(
-            "meters", "has too many names", reason="FIELD_TOO_LONG", value=len(meters), bound=str(METERS_MAX)
-        )
-    tenant_id = await need_tenant(pools.billing, tenant)
-    wanted = [name for name in meters if "\0" not in name] if meters else None
-    question = store.UsageQuestion(tenant_id=tenant_id, start=start or BEGINNING, end=end or END, meters=wanted)
-    async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
-        if size in WIDTHS:
-            sums = await store.usage_by_width(conn, question, width=WIDTHS[size], count_max=BUCKETS_MAX + 1)
-        elif extent := await store.usage_extent(conn, question):
-            starts = edges(*extent, size=size, time_zone=zone)
-            sums = await store.usage_by_edges(conn, question, edges=starts, count_max=BUCKETS_MAX + 1)
-        else:
-            sums = []
-    if len(sums) > BUCKETS_MAX:
-        raise too_many()
-    return sums
 
 
 async def list_records(
@@ -134,6 +93,7 @@ def _stored(row: store.RecordRow, names: Mapping[int, str], producers: Mapping[i
         attributes=row.attributes,
         producer_id=producers[row.batch_id],
         seq=row.seq,
+        flags=row.flags,
     )
 
 

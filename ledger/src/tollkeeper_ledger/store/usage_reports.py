@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.usage_rollups import meter_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.domain.usage_aggregate import State
+    from tollkeeper_ledger.domain.usage_rollup import MeterFacts
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
-class UsageQuestion:
-    """Name the usage of one tenant to sum."""
+class MeterInfo:
+    """A meter as reports need it."""
+
+    name: str
+    unit: str
+    attributes: tuple[str, ...]
+    facts: MeterFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Name the rollups of one tenant's meters to read."""
 
     tenant_id: UUID
+    meter_ids: Sequence[int]
     start: datetime
     end: datetime
     """Exclusive."""
-    meters: Sequence[str] | None
-    """None = all."""
 
 
 @dataclass(frozen=True, slots=True)
-class MeterSum:
-    """Usage of a meter in a bucket."""
+class SumRow:
+    """A sum in a bucket."""
 
-    meter: str
-    unit: str
-    start: datetime
-    total: str
-    """An exact decimal integer."""
+    meter_id: int
+    dims: Mapping[str, str]
+    place: int
+    """Number of the bucket, from 0."""
+    units: int
     records: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """A state of a quarter of an hour."""
+
+    meter_id: int
+    dims: Mapping[str, str]
+    quarter: datetime
+    state: State
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +73,7 @@ class RecordRow:
     attributes: Mapping[str, str]
     batch_id: int
     seq: int
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,54 +105,76 @@ class AuditRow:
     after: Any
 
 
-async def usage_extent(conn: Connection, question: UsageQuestion) -> tuple[datetime, datetime] | None:
-    """Give the first and the last minute with usage; None where there is none."""
-    row = await conn.fetchrow(sql("reports.usage_extent"), question.tenant_id, question.start, question.end)
-    return None if row is None or row["first"] is None else (row["first"], row["last"])
-
-
-async def usage_by_width(
-    conn: Connection, question: UsageQuestion, *, width: timedelta, count_max: int
-) -> list[MeterSum]:
-    """Sum usage in buckets of one width, in (meter, start) order."""
-    rows = await conn.fetch(
-        sql("reports.usage_by_width"),
-        question.tenant_id,
-        question.start,
-        question.end,
-        question.meters,
-        width,
-        count_max,
-    )
+async def read_meters(conn: Connection, names: Sequence[str] | None) -> list[MeterInfo]:
+    """Give meters in name order; None = all. Names that don't exist are left out."""
     return [
-        MeterSum(meter=row["name"], unit=row["unit"], start=row["start"], total=row["total"], records=row["records"])
-        for row in rows
+        MeterInfo(name=row["name"], unit=row["unit"], attributes=tuple(row["attributes"]), facts=meter_facts(row))
+        for row in await conn.fetch(sql("reports.meters"), names)
     ]
 
 
-async def usage_by_edges(
-    conn: Connection, question: UsageQuestion, *, edges: Sequence[datetime], count_max: int
-) -> list[MeterSum]:
-    """Sum usage in buckets that begin at the edges, ascending, in (meter, start) order."""
-    rows = await conn.fetch(
-        sql("reports.usage_by_edges"),
-        question.tenant_id,
-        question.start,
-        question.end,
-        question.meters,
-        edges,
-        count_max,
-    )
+async def usage_extent(conn: Connection, span: Span) -> tuple[datetime, datetime] | None:
+    """Give the starts of the first and the last quarter of an hour with usage; None where there is none."""
+    row = await conn.fetchrow(sql("reports.usage_extent"), span.tenant_id, span.meter_ids, span.start, span.end)
+    return None if row is None or row["first"] is None else (row["first"], row["last"])
+
+
+async def read_sums(
+    conn: Connection, span: Span, *, edges: Sequence[datetime], by_minute: bool, count_max: int
+) -> list[SumRow]:
+    """Sum usage in buckets that begin at the edges, ascending, per meter and dimensions."""
+    statement = sql("reports.sums_by_minute") if by_minute else sql("reports.sums_by_quarter")
+    rows = await conn.fetch(statement, span.tenant_id, span.meter_ids, span.start, span.end, edges, count_max)
     return [
-        MeterSum(
-            meter=row["name"],
-            unit=row["unit"],
-            start=edges[row["place"] - 1],
-            total=row["total"],
+        SumRow(
+            meter_id=row["meter_id"],
+            dims=json.loads(row["dims"]),
+            place=row["place"] - 1,
+            units=int(row["units"]),
             records=row["records"],
         )
         for row in rows
     ]
+
+
+async def count_values(
+    conn: Connection, span: Span, *, edges: Sequence[datetime], group_by: Sequence[str]
+) -> list[SumRow]:
+    """Count distinct values in buckets, likewise, grouped by some of the dimensions; `records` are the values."""
+    rows = await conn.fetch(
+        sql("reports.values_by_quarter"), span.tenant_id, span.meter_ids, span.start, span.end, edges, group_by
+    )
+    return [
+        SumRow(
+            meter_id=row["meter_id"],
+            dims=row["chosen"],
+            place=row["place"] - 1,
+            units=0,
+            records=row["distinct_values"],
+        )
+        for row in rows
+    ]
+
+
+async def read_states(conn: Connection, span: Span) -> list[StateRow]:
+    """Give states in order of their quarters."""
+    rows = await conn.fetch(sql("reports.states_by_quarter"), span.tenant_id, span.meter_ids, span.start, span.end)
+    return [_state(row) for row in rows]
+
+
+async def states_before(conn: Connection, span: Span) -> list[StateRow]:
+    """Give each meter's and dimensions' last state before the span."""
+    rows = await conn.fetch(sql("reports.states_before"), span.tenant_id, span.meter_ids, span.start)
+    return [_state(row) for row in rows]
+
+
+def _state(row: Row) -> StateRow:
+    return StateRow(meter_id=row["meter_id"], dims=json.loads(row["dims"]), quarter=row["quarter"], state=row["state"])
+
+
+async def void_ids(conn: Connection, span: Span) -> set[str]:
+    """Give the ids of voids in the span."""
+    return {row["id"] for row in await conn.fetch(sql("reports.voids_between"), span.tenant_id, span.start, span.end)}
 
 
 async def records_after(

@@ -26,15 +26,16 @@ QUARTER = timedelta(microseconds=QUARTER_US)
 async def find_meters(conn: Connection, names: Iterable[str]) -> dict[str, MeterFacts]:
     """Give those meters that exist, by name."""
     rows = await conn.fetch(sql("usage.meters_named"), [name for name in names if "\0" not in name])
-    return {row["name"]: _facts(row) for row in rows}
+    return {row["name"]: meter_facts(row) for row in rows}
 
 
 async def all_meters(conn: Connection) -> dict[str, MeterFacts]:
     """Give every meter, by name."""
-    return {row["name"]: _facts(row) for row in await conn.fetch(sql("usage.meters_all"))}
+    return {row["name"]: meter_facts(row) for row in await conn.fetch(sql("usage.meters_all"))}
 
 
-def _facts(row: Row) -> MeterFacts:
+def meter_facts(row: Row) -> MeterFacts:
+    """Give what a meter's row says for its rollups."""
     return MeterFacts(
         meter_id=row["meter_id"],
         aggregation=Aggregation(row["aggregation"]),

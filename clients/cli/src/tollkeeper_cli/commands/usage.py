@@ -6,23 +6,34 @@ import json
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
+from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, TenantOption, moment, require_tenant, targets_of
+from tollkeeper_cli.commands.common import (
+    NoteOption,
+    OutputOption,
+    TenantOption,
+    moment,
+    new_request_id,
+    require_tenant,
+    targets_of,
+)
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, csv_text, show
+from tollkeeper_cli.parquet import UsageOutput, write_figures, write_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import grpc
 
-_RECORD_COLUMNS = ("id", "event_time", "units", "attributes", "producer_id", "seq")
+_RECORD_COLUMNS = ("id", "event_time", "units", "attributes", "producer_id", "seq", "flags")
+_PERMILLE_MAX = 1_000
+_TINY = 1e-6
 _EXPORT_TIMEOUT_S = 3_600.0
 
 FromOption = Annotated[str, typer.Option("--from", help="Event time from here, RFC 3339.")]
@@ -36,6 +47,7 @@ class Bucket(StrEnum):
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
+    WEEK = "week"
     MONTH = "month"
 
 
@@ -44,14 +56,24 @@ class ExportFormat(StrEnum):
 
     CSV = "csv"
     JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+MeterOption = Annotated[list[str] | None, typer.Option(help="Only this meter; may stand more than once.")]
+ZoneOption = Annotated[str, typer.Option(help="IANA time zone of hours, days, weeks and months.")]
+FormOption = Annotated[UsageOutput, typer.Option("-o", "--output", help="Form of the report.")]
+FileOption = Annotated[Path | None, typer.Option("--file", help="Where to write Parquet.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="What was used.")
     group.command("report")(report)
+    group.command("summary")(summary)
+    group.command("trend")(trend)
     group.command("list")(list_records)
     group.command("export")(export)
+    group.command("void")(void)
     app.add_typer(group, name="usage")
 
 
@@ -59,34 +81,130 @@ def report(
     context: typer.Context,
     *,
     tenant: TenantOption = "",
-    meter: Annotated[list[str] | None, typer.Option(help="Only this meter; may stand more than once.")] = None,
+    meter: MeterOption = None,
     start: FromOption = "",
     end: ToOption = "",
     bucket: Annotated[Bucket, typer.Option(help="Length of the buckets.")] = Bucket.TOTAL,
-    time_zone: Annotated[str, typer.Option(help="IANA time zone of days and months.")] = "UTC",
-    output: OutputOption = Output.TABLE,
+    group_by: Annotated[list[str] | None, typer.Option(help="Attribute to group by; may stand more than once.")] = None,
+    percentile: Annotated[list[float] | None, typer.Option(help="Such as 99.9; may stand more than once.")] = None,
+    time_zone: ZoneOption = "UTC",
+    output: FormOption = UsageOutput.TABLE,
+    file: FileOption = None,
 ) -> None:
-    """Sum usage per meter."""
-    request = reports_pb2.QueryUsageRequest(tenant=require_tenant(tenant), meters=meter or [], time_zone=time_zone)
-    if bucket is not Bucket.TOTAL:
-        request.bucket = reports_pb2.BucketSize.Value(f"BUCKET_SIZE_{bucket.upper()}")
+    """Show what every meter makes of its usage, in buckets and groups."""
+    request = reports_pb2.QueryUsageRequest(
+        tenant=require_tenant(tenant),
+        meters=meter or [],
+        time_zone=time_zone,
+        group_by=group_by or [],
+        percentiles_permille=[_permille(number) for number in percentile or []],
+        bucket=_bucket(bucket),
+    )
     if start:
         getattr(request, "from").CopyFrom(moment(start, what="--from"))
     if end:
         request.to.CopyFrom(moment(end, what="--to"))
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(request, timeout=CALL_TIMEOUT_S)
+    _show(answer.buckets, output, file, title=f"Usage of {request.tenant}")
+
+
+def summary(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    output: FormOption = UsageOutput.TABLE,
+    file: FileOption = None,
+) -> None:
+    """Show the usage of the running billing period."""
+    request = reports_pb2.GetUsageSummaryRequest(tenant=require_tenant(tenant))
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = reports_pb2_grpc.ReportServiceStub(channel).GetUsageSummary(request, timeout=CALL_TIMEOUT_S)
+    span = f"{to_text(answer.period_start)} to {to_text(answer.period_end)}"
+    _show(answer.buckets, output, file, title=f"{request.tenant}, plan {answer.plan or 'none'}, {span}")
+
+
+def trend(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    meter: MeterOption = None,
+    bucket: Annotated[Bucket, typer.Option(help="Length of the spans.")] = Bucket.DAY,
+    spans: Annotated[int, typer.Option(min=1, max=1000, help="How many, the running one included.")] = 14,
+    time_zone: ZoneOption = "UTC",
+    output: FormOption = UsageOutput.TABLE,
+    file: FileOption = None,
+) -> None:
+    """Show usage span by span up to now, each with its change to the one before."""
+    if bucket is Bucket.TOTAL:
+        raise UsageError("a trend has spans: give --bucket minute, hour, day, week or month")
+    request = reports_pb2.GetUsageTrendRequest(
+        tenant=require_tenant(tenant), bucket=_bucket(bucket), spans=spans, meters=meter or [], time_zone=time_zone
+    )
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = reports_pb2_grpc.ReportServiceStub(channel).GetUsageTrend(request, timeout=CALL_TIMEOUT_S)
+    _show(answer.buckets, output, file, title=f"Trend of {request.tenant}")
+
+
+def void(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(help="Ids of stored records.")],
+    *,
+    tenant: TenantOption = "",
+    note: NoteOption = "",
+) -> None:
+    """Take usage records back: figures are as if they had never been; what was billed is given back next."""
+    request = usage_pb2.VoidUsageRequest(request_id=new_request_id(), tenant=require_tenant(tenant), ids=ids, note=note)
+    targets = targets_of(context)
+    with channel_to(targets.ledger, server="ledger") as channel:
+        answer = usage_pb2_grpc.UsageServiceStub(channel).VoidUsage(request, timeout=CALL_TIMEOUT_S)
+    typer.echo(f"voided {answer.voided}, before already {answer.voided_before}")
+
+
+def _permille(number: float) -> int:
+    permille = round(number * 10)
+    if not 1 <= permille <= _PERMILLE_MAX or abs(permille - number * 10) > _TINY:
+        raise UsageError(f"--percentile is {number}, expected 0.1 to 100 with one decimal")
+    return permille
+
+
+def _bucket(bucket: Bucket) -> reports_pb2.BucketSize.ValueType:
+    name = "UNSPECIFIED" if bucket is Bucket.TOTAL else bucket.upper()
+    return reports_pb2.BucketSize.Value(f"BUCKET_SIZE_{name}")
+
+
+def _show(buckets: Sequence[reports_pb2.UsageBucket], output: UsageOutput, file: Path | None, *, title: str) -> None:
+    """Print figures, or write them as Parquet: one column per group and percentile."""
+    groups = sorted({name for found in buckets for name in found.group})
+    ranks = sorted({one.permille for found in buckets for one in found.percentiles})
     rows: list[dict[str, Cell]] = [
         {
             "meter": found.meter,
             "start": to_text(found.start),
-            "sum": int(found.sum),
+            **{name: found.group.get(name) for name in groups},
+            "aggregation": found.aggregation,
+            "value": found.value,
             "unit": found.unit,
+            "sum": int(found.sum),
             "records": found.records,
+            **{
+                f"p{rank / 10:g}": next((one.units for one in found.percentiles if one.permille == rank), None)
+                for rank in ranks
+            },
+            "change_permille": found.change_permille if found.HasField("change_permille") else None,
         }
-        for found in answer.buckets
+        for found in buckets
     ]
-    show(rows, ("meter", "start", "sum", "unit", "records"), output, title=f"Usage of {request.tenant}")
+    columns = ["meter", "start", *groups, "aggregation", "value", "unit", "sum", "records"]
+    columns += [f"p{rank / 10:g}" for rank in ranks]
+    if any(row["change_permille"] is not None for row in rows):
+        columns.append("change_permille")
+    if output is UsageOutput.PARQUET:
+        if file is None:
+            raise UsageError("where to? Give --file NAME with -o parquet")
+        write_figures(file, rows, columns, texts=groups)
+    else:
+        show(rows, columns, Output(output), title=title)
 
 
 def list_records(
@@ -117,7 +235,13 @@ def export(
     end: ToOption = "",
     form: Annotated[ExportFormat, typer.Option("--format", help="Form of the export.")] = ExportFormat.CSV,
 ) -> None:
-    """Write every stored usage record of a tenant, one per line."""
+    """Write every stored usage record of a tenant, one per line or row."""
+    if form is ExportFormat.PARQUET:
+        if file is None:
+            raise UsageError("where to? Parquet needs the name of a file")
+        with channel_to(targets_of(context).ledger, server="ledger") as channel:
+            write_records(file, _records(channel, require_tenant(tenant), start, end))
+        return
     with channel_to(targets_of(context).ledger, server="ledger") as channel, _writer(file) as stream:
         header = form is ExportFormat.CSV
         for row in _records(channel, require_tenant(tenant), start, end):
@@ -147,6 +271,7 @@ def _records(channel: grpc.Channel, tenant: str, start: str, end: str) -> Iterat
                 "attributes": dict(sorted(record.attributes.items())),
                 "producer_id": record.producer_id.hex(),
                 "seq": record.seq,
+                "flags": record.flags,
             }
 
 

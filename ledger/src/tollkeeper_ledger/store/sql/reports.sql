@@ -1,31 +1,64 @@
 -- Reports on usage. Statements of one tenant run as `reader` with that tenant set.
 
+-- name: meters
+-- Gives meters in name order. $1 names, null = all.
+SELECT meter_id, name, unit, aggregation, attributes, dimensions, value_attribute FROM meter
+WHERE $1::text[] IS NULL OR name = ANY ($1) ORDER BY name COLLATE "C";
+
 -- name: usage_extent
--- Gives the first and last minute with usage. $1 tenant id, $2 from, $3 to.
-SELECT min(minute) AS first, max(minute) AS last FROM usage_rollup_minute
-WHERE tenant_id = $1 AND minute >= $2 AND minute < $3;
+-- Gives the first and last quarter of an hour with usage. $1 tenant id, $2 meter ids, $3 from, $4 to.
+SELECT min(early.quarter) AS first, max(late.quarter) AS last
+FROM unnest($2::integer[]) AS wanted (meter_id),
+LATERAL (SELECT quarter FROM usage_rollup_quarter r WHERE r.tenant_id = $1 AND r.meter_id = wanted.meter_id
+           AND quarter >= $3 AND quarter < $4 ORDER BY quarter LIMIT 1) early,
+LATERAL (SELECT quarter FROM usage_rollup_quarter r WHERE r.tenant_id = $1 AND r.meter_id = wanted.meter_id
+           AND quarter >= $3 AND quarter < $4 ORDER BY quarter DESC LIMIT 1) late;
 
--- name: usage_by_width
--- Sums usage in buckets of one width, counted from the epoch. $1 tenant id, $2 from, $3 to, $4 meters, null = all,
--- $5 width, $6 most rows.
-SELECT meter.name, meter.unit, date_bin($5::interval, minute, timestamptz 'epoch') AS start,
-       sum(rollup.units)::text AS total, sum(records)::bigint AS records
-FROM usage_rollup_minute rollup JOIN meter USING (meter_id)
-WHERE tenant_id = $1 AND minute >= $2 AND minute < $3 AND ($4::text[] IS NULL OR meter.name = ANY ($4))
-GROUP BY 1, 2, 3 ORDER BY meter.name COLLATE "C", 3 LIMIT $6;
+-- name: sums_by_quarter
+-- Sums usage in buckets between edges; `place` is the bucket's, from 1. $1 tenant id, $2 meter ids, $3 from, $4 to,
+-- $5 edges, ascending, $6 most rows.
+SELECT meter_id, dims, width_bucket(quarter, $5::timestamptz[]) AS place, sum(units)::text AS units,
+       sum(records)::bigint AS records
+FROM usage_rollup_quarter
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4 GROUP BY 1, 2, 3 LIMIT $6;
 
--- name: usage_by_edges
--- Sums usage in buckets between edges; `place` is the bucket's, from 1. $1 tenant id, $2 from, $3 to, $4 meters,
--- null = all, $5 edges, ascending, $6 most rows.
-SELECT meter.name, meter.unit, width_bucket(minute, $5::timestamptz[]) AS place,
-       sum(rollup.units)::text AS total, sum(records)::bigint AS records
-FROM usage_rollup_minute rollup JOIN meter USING (meter_id)
-WHERE tenant_id = $1 AND minute >= $2 AND minute < $3 AND ($4::text[] IS NULL OR meter.name = ANY ($4))
-GROUP BY 1, 2, 3 ORDER BY meter.name COLLATE "C", 3 LIMIT $6;
+-- name: sums_by_minute
+-- The same from minutes, for edges that are no quarters of an hour. Arguments as sums_by_quarter.
+SELECT meter_id, dims, width_bucket(minute, $5::timestamptz[]) AS place, sum(units)::text AS units,
+       sum(records)::bigint AS records
+FROM usage_rollup_minute
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND minute >= $3 AND minute < $4 GROUP BY 1, 2, 3 LIMIT $6;
+
+-- name: values_by_quarter
+-- Counts distinct values in buckets. $1 tenant id, $2 meter ids, $3 from, $4 to, $5 edges, $6 names to group by.
+SELECT meter_id, chosen, place, count(*) AS distinct_values
+FROM (
+  SELECT meter_id, width_bucket(quarter, $5::timestamptz[]) AS place, value,
+         (SELECT coalesce(jsonb_object_agg(name, dims::jsonb -> name) FILTER (WHERE dims::jsonb ? name), '{}')
+          FROM unnest($6::text[]) AS name) AS chosen
+  FROM usage_rollup_value
+  WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4
+  GROUP BY 1, 2, 3, 4 HAVING sum(records) > 0
+) AS found
+GROUP BY 1, 2, 3;
+
+-- name: states_by_quarter
+-- Gives states in order of their quarters. $1 tenant id, $2 meter ids, $3 from, $4 to.
+SELECT meter_id, dims, quarter, state FROM usage_rollup_state
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4 ORDER BY quarter;
+
+-- name: states_before
+-- Gives each meter's and dimensions' last state before a quarter of an hour. $1 tenant id, $2 meter ids, $3 quarter.
+SELECT DISTINCT ON (meter_id, dims) meter_id, dims, quarter, state FROM usage_rollup_state
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter < $3 ORDER BY meter_id, dims, quarter DESC;
+
+-- name: voids_between
+-- Gives ids of voids. $1 tenant id, $2 from, $3 to.
+SELECT id FROM usage_record WHERE tenant_id = $1 AND flags & 32 <> 0 AND event_time >= $2 AND event_time < $3;
 
 -- name: records_after
 -- Gives stored records in (event time, id) order. $1 tenant id, $2 to, $3 event time and $4 id to begin after, $5 most.
-SELECT id, event_time, meter_ids, units, attributes, batch_id, seq FROM usage_record
+SELECT id, event_time, meter_ids, units, attributes, batch_id, seq, flags FROM usage_record
 WHERE tenant_id = $1 AND event_time < $2 AND event_time >= $3 AND (event_time, id) > ($3, $4::text)
 ORDER BY event_time, id LIMIT $5;
 

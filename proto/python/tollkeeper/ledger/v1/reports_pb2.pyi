@@ -31,11 +31,13 @@ class _BucketSizeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BucketSize
     BUCKET_SIZE_MINUTE: _BucketSize.ValueType  # 1
     """A minute."""
     BUCKET_SIZE_HOUR: _BucketSize.ValueType  # 2
-    """An hour."""
+    """An hour in the time zone asked for."""
     BUCKET_SIZE_DAY: _BucketSize.ValueType  # 3
     """A day in the time zone asked for."""
     BUCKET_SIZE_MONTH: _BucketSize.ValueType  # 4
     """A month in the time zone asked for."""
+    BUCKET_SIZE_WEEK: _BucketSize.ValueType  # 5
+    """A week in the time zone asked for, from Monday."""
 
 class BucketSize(_BucketSize, metaclass=_BucketSizeEnumTypeWrapper):
     """Length of a bucket."""
@@ -45,11 +47,13 @@ BUCKET_SIZE_UNSPECIFIED: BucketSize.ValueType  # 0
 BUCKET_SIZE_MINUTE: BucketSize.ValueType  # 1
 """A minute."""
 BUCKET_SIZE_HOUR: BucketSize.ValueType  # 2
-"""An hour."""
+"""An hour in the time zone asked for."""
 BUCKET_SIZE_DAY: BucketSize.ValueType  # 3
 """A day in the time zone asked for."""
 BUCKET_SIZE_MONTH: BucketSize.ValueType  # 4
 """A month in the time zone asked for."""
+BUCKET_SIZE_WEEK: BucketSize.ValueType  # 5
+"""A week in the time zone asked for, from Monday."""
 Global___BucketSize: _TypeAlias = BucketSize  # noqa: Y015
 
 @_typing.final
@@ -64,12 +68,14 @@ class QueryUsageRequest(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    PERCENTILES_PERMILLE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     bucket: Global___BucketSize.ValueType
     """Length of the buckets."""
     time_zone: _builtins.str
-    """IANA time zone of days and months; empty = UTC."""
+    """IANA time zone of hours, days, weeks and months; empty = UTC."""
     @_builtins.property
     def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these meters; none = all."""
@@ -77,6 +83,14 @@ class QueryUsageRequest(_message.Message):
     @_builtins.property
     def to(self) -> _timestamp_pb2.Timestamp:
         """To here, exclusive, whole minutes; absent = to the end."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Attributes to group by, up to 4. Dimensions of a meter come from its rollups; for others the records are read."""
+
+    @_builtins.property
+    def percentiles_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Percentiles of meters of aggregation percentile, in thousandths, up to 10; none = 500, 950, 990."""
 
     def __init__(
         self,
@@ -86,14 +100,42 @@ class QueryUsageRequest(_message.Message):
         to: _timestamp_pb2.Timestamp | None = ...,
         bucket: Global___BucketSize.ValueType = ...,
         time_zone: _builtins.str = ...,
+        group_by: _abc.Iterable[_builtins.str] | None = ...,
+        percentiles_permille: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "from", b"from", "meters", b"meters", "tenant", b"tenant", "time_zone", b"time_zone", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "from", b"from", "group_by", b"group_by", "meters", b"meters", "percentiles_permille", b"percentiles_permille", "tenant", b"tenant", "time_zone", b"time_zone", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class Percentile(_message.Message):
+    """A percentile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMILLE_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    permille: _builtins.int
+    """Thousandths of the records that do not exceed it."""
+    units: _builtins.int
+    """Units, 0.8 % off at most."""
+    def __init__(
+        self,
+        *,
+        permille: _builtins.int = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permille", b"permille", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Percentile: _TypeAlias = Percentile  # noqa: Y015
 
 @_typing.final
 class UsageBucket(_message.Message):
@@ -101,11 +143,36 @@ class UsageBucket(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class GroupEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     METER_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     SUM_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    PERCENTILES_FIELD_NUMBER: _builtins.int
+    CHANGE_PERMILLE_FIELD_NUMBER: _builtins.int
     meter: _builtins.str
     """Meter."""
     unit: _builtins.str
@@ -113,10 +180,28 @@ class UsageBucket(_message.Message):
     sum: _builtins.str
     """Exact sum, a decimal integer of up to 38 digits."""
     records: _builtins.int
-    """Records that carry the meter."""
+    """Records that carry the meter, less voided ones."""
+    aggregation: _builtins.str
+    """The meter's aggregation."""
+    value: _builtins.str
+    """What the aggregation makes of them, a decimal; exact but for percentiles. sum, count, min, max, latest: an integer.
+    avg: up to 6 decimals, half up. unique: distinct values. time_weighted: unit-seconds, up to 6 decimals: a value
+    holds until the next record of the same dimensions, at most until now. percentile: the first one asked for.
+    Empty where there is none.
+    """
+    change_permille: _builtins.int
+    """Trends: change of the value to the span before, in thousandths; absent where that was 0 or unknown."""
     @_builtins.property
     def start(self) -> _timestamp_pb2.Timestamp:
         """Start of the bucket; absent where there is only one."""
+
+    @_builtins.property
+    def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the attributes grouped by; those that the records lack are left out."""
+
+    @_builtins.property
+    def percentiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Percentile]:
+        """Meters of aggregation percentile."""
 
     def __init__(
         self,
@@ -126,12 +211,19 @@ class UsageBucket(_message.Message):
         start: _timestamp_pb2.Timestamp | None = ...,
         sum: _builtins.str = ...,
         records: _builtins.int = ...,
+        aggregation: _builtins.str = ...,
+        value: _builtins.str = ...,
+        group: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        percentiles: _abc.Iterable[Global___Percentile] | None = ...,
+        change_permille: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_change_permille", b"_change_permille", "change_permille", b"change_permille", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter", "records", b"records", "start", b"start", "sum", b"sum", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_change_permille", b"_change_permille", "aggregation", b"aggregation", "change_permille", b"change_permille", "group", b"group", "meter", b"meter", "percentiles", b"percentiles", "records", b"records", "start", b"start", "sum", b"sum", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__change_permille: _TypeAlias = _typing.Literal["change_permille"]  # noqa: Y015
+    _WhichOneofArgType__change_permille: _TypeAlias = _typing.Literal["_change_permille", b"_change_permille"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__change_permille) -> _WhichOneofReturnType__change_permille | None: ...
 
 Global___UsageBucket: _TypeAlias = UsageBucket  # noqa: Y015
 
@@ -264,12 +356,15 @@ class StoredRecord(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PRODUCER_ID_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Idempotency id."""
     producer_id: _builtins.bytes
     """The producer that committed it."""
     seq: _builtins.int
     """Its sequence number there."""
+    flags: _builtins.int
+    """Bits of RecordFlag. A void takes back the record whose id follows its own prefix `v/`."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """Event time."""
@@ -291,10 +386,11 @@ class StoredRecord(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         producer_id: _builtins.bytes = ...,
         seq: _builtins.int = ...,
+        flags: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time", b"event_time", "id", b"id", "producer_id", b"producer_id", "seq", b"seq", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time", b"event_time", "flags", b"flags", "id", b"id", "producer_id", b"producer_id", "seq", b"seq", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,18 +520,34 @@ class GetUsageSummaryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Name of the plan; empty without a subscription."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageBucket]:
         """Usage of the running period per meter."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """End of the period."""
 
     def __init__(
         self,
         *,
         buckets: _abc.Iterable[Global___UsageBucket] | None = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        plan: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,19 +561,33 @@ class GetUsageTrendRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     bucket: Global___BucketSize.ValueType
-    """Length of the spans."""
+    """Length of the spans; unspecified = a day."""
+    spans: _builtins.int
+    """How many spans, the running one included; 0 = 14, most 1,000."""
+    time_zone: _builtins.str
+    """IANA time zone; empty = UTC."""
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these meters; none = all."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         bucket: Global___BucketSize.ValueType = ...,
+        spans: _builtins.int = ...,
+        meters: _abc.Iterable[_builtins.str] | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "meters", b"meters", "spans", b"spans", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,7 +602,7 @@ class GetUsageTrendResponse(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageBucket]:
-        """Usage per span."""
+        """Usage per span, in (meter, start) order."""
 
     def __init__(
         self,

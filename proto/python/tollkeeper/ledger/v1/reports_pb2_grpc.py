@@ -108,14 +108,14 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsageSummary(self, request, context):
-        """Summarises a tenant's usage against its plan. Not served yet: UNIMPLEMENTED.
+        """Sums a tenant's usage in its running billing period; in this month of UTC where it has no subscription.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUsageTrend(self, request, context):
-        """Compares spans. Not served yet: UNIMPLEMENTED.
+        """Gives usage per span up to now, spans without usage too, each with its change to the span before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,9 +40,9 @@ class ReportServiceStub:
     GetIngestStatus: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetIngestStatusRequest, _reports_pb2.GetIngestStatusResponse]
     """Says how far ingest is: producers, lag, totals."""
     GetUsageSummary: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetUsageSummaryRequest, _reports_pb2.GetUsageSummaryResponse]
-    """Summarises a tenant's usage against its plan. Not served yet: UNIMPLEMENTED."""
+    """Sums a tenant's usage in its running billing period; in this month of UTC where it has no subscription."""
     GetUsageTrend: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetUsageTrendRequest, _reports_pb2.GetUsageTrendResponse]
-    """Compares spans. Not served yet: UNIMPLEMENTED."""
+    """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]
     """Reports revenue. Not served yet: UNIMPLEMENTED."""
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]
@@ -64,9 +64,9 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetIngestStatus: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetIngestStatusRequest, _reports_pb2.GetIngestStatusResponse]  # type: ignore[assignment]
     """Says how far ingest is: producers, lag, totals."""
     GetUsageSummary: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetUsageSummaryRequest, _reports_pb2.GetUsageSummaryResponse]  # type: ignore[assignment]
-    """Summarises a tenant's usage against its plan. Not served yet: UNIMPLEMENTED."""
+    """Sums a tenant's usage in its running billing period; in this month of UTC where it has no subscription."""
     GetUsageTrend: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetUsageTrendRequest, _reports_pb2.GetUsageTrendResponse]  # type: ignore[assignment]
-    """Compares spans. Not served yet: UNIMPLEMENTED."""
+    """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]  # type: ignore[assignment]
     """Reports revenue. Not served yet: UNIMPLEMENTED."""
     ListAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.GetUsageSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.GetUsageSummaryResponse, _abc.Awaitable[_reports_pb2.GetUsageSummaryResponse]]:
-        """Summarises a tenant's usage against its plan. Not served yet: UNIMPLEMENTED."""
+        """Sums a tenant's usage in its running billing period; in this month of UTC where it has no subscription."""
 
     @_abc_1.abstractmethod
     def GetUsageTrend(
@@ -117,7 +117,7 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.GetUsageTrendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.GetUsageTrendResponse, _abc.Awaitable[_reports_pb2.GetUsageTrendResponse]]:
-        """Compares spans. Not served yet: UNIMPLEMENTED."""
+        """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
 
     @_abc_1.abstractmethod
     def GetRevenue(

@@ -1,0 +1,122 @@
+# ruff: noqa: ARG002, N802 - names and parameters of methods are the contract's
+"""ReportService's part about usage: figures in buckets, summaries, trends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper.ledger.v1 import reports_pb2
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.usage_buckets import BucketSize
+from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT
+from tollkeeper_ledger.rpc.acting import timestamp
+from tollkeeper_ledger.rpc.spans import instant_of
+from tollkeeper_ledger.services.usage_query import Question, query_usage
+from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import grpc.aio
+
+    from tollkeeper_ledger.services.resources import Resources
+    from tollkeeper_ledger.services.usage_query import Bucketed
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_SIZES = {
+    reports_pb2.BUCKET_SIZE_UNSPECIFIED: BucketSize.WHOLE,
+    reports_pb2.BUCKET_SIZE_MINUTE: BucketSize.MINUTE,
+    reports_pb2.BUCKET_SIZE_HOUR: BucketSize.HOUR,
+    reports_pb2.BUCKET_SIZE_DAY: BucketSize.DAY,
+    reports_pb2.BUCKET_SIZE_WEEK: BucketSize.WEEK,
+    reports_pb2.BUCKET_SIZE_MONTH: BucketSize.MONTH,
+}
+
+
+class UsageReports:
+    """Serve readers what concerns usage."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._pools = resources.pools
+
+    async def QueryUsage(
+        self, request: reports_pb2.QueryUsageRequest, context: Context
+    ) -> reports_pb2.QueryUsageResponse:
+        """Give usage per meter over a span, in buckets and groups if asked."""
+        size = _size(request.bucket)
+        permilles = tuple(dict.fromkeys(request.percentiles_permille)) or PERCENTILES_DEFAULT
+        asked = Question(
+            tenant=request.tenant,
+            size=size,
+            meters=list(request.meters),
+            start=instant_of(request, "from"),
+            end=instant_of(request, "to"),
+            time_zone=request.time_zone,
+            group_by=list(dict.fromkeys(request.group_by)),
+            permilles=permilles,
+        )
+        found = await query_usage(self._pools, asked)
+        return reports_pb2.QueryUsageResponse(
+            buckets=[_bucket(one, permilles, whole=size is BucketSize.WHOLE) for one in found]
+        )
+
+    async def GetUsageSummary(
+        self, request: reports_pb2.GetUsageSummaryRequest, context: Context
+    ) -> reports_pb2.GetUsageSummaryResponse:
+        """Sum a tenant's usage in its running period."""
+        found = await summarise(self._pools, request.tenant)
+        return reports_pb2.GetUsageSummaryResponse(
+            buckets=[_bucket(one, PERCENTILES_DEFAULT, whole=True) for one in found.used],
+            period_start=timestamp(found.start),
+            period_end=timestamp(found.end),
+            plan=found.plan,
+        )
+
+    async def GetUsageTrend(
+        self, request: reports_pb2.GetUsageTrendRequest, context: Context
+    ) -> reports_pb2.GetUsageTrendResponse:
+        """Give usage per span up to now, each with its change."""
+        points = await trend(
+            self._pools,
+            tenant=request.tenant,
+            size=_size(request.bucket),
+            spans=request.spans,
+            meters=list(request.meters),
+            time_zone=request.time_zone,
+        )
+        answer = reports_pb2.GetUsageTrendResponse()
+        for point in points:
+            bucket = _bucket(point.used, PERCENTILES_DEFAULT, whole=False)
+            if point.change_permille is not None:
+                bucket.change_permille = point.change_permille
+            answer.buckets.append(bucket)
+        return answer
+
+
+def _size(number: int) -> BucketSize:
+    size = _SIZES.get(number)  # type: ignore[call-overload]  # a number from the wire may be none of the enum's
+    if size is None:
+        raise InvalidFieldError(
+            "bucket", "is no bucket size known here", reason="ENUM_UNKNOWN", value=number, bound=f"0 to {max(_SIZES)}"
+        )
+    found: BucketSize = size
+    return found
+
+
+def _bucket(one: Bucketed, permilles: Sequence[int], *, whole: bool) -> reports_pb2.UsageBucket:
+    return reports_pb2.UsageBucket(
+        meter=one.meter.name,
+        unit=one.meter.unit,
+        start=None if whole else timestamp(one.start),
+        sum=str(one.figure.units),
+        records=one.figure.records,
+        aggregation=one.meter.facts.aggregation.value,
+        value=value_of(one, permilles[0]),
+        group=dict(one.group),
+        percentiles=[
+            reports_pb2.Percentile(permille=permille, units=units)
+            for permille, units in one.figure.percentiles(permilles)
+        ],
+    )
