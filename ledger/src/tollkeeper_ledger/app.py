@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +21,7 @@ from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.resources import Resources
+from tollkeeper_ledger.services.subscription_changes import follow_due_phases
 from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
@@ -94,6 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(resources.redis.run()),
             tasks.create_task(every(1.0, resources.clock.tick, log=log)),
             tasks.create_task(every(1.0, limits.restores.tick, log=log)),
+            tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])

@@ -3,70 +3,27 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 import pytest
 from billing_bench import catalogue
 from google.protobuf import timestamp_pb2
-from google.rpc import error_details_pb2, status_pb2
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, billing_pb2, billing_pb2_grpc, limits_pb2
+from rpc_support import client_of, refused
+from tollkeeper.ledger.v1 import admin_pb2, billing_pb2, limits_pb2
 from tollkeeper.quota.v1 import decision_pb2
-from tollkeeper_ledger.app import running
-from tollkeeper_ledger.store.clock import ledger_now
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from datetime import datetime
-
     from tollkeeper_ledger.config import Settings
 
 pytestmark = pytest.mark.asyncio
-
-
-class Client:
-    """Stubs on one channel, and the time at which the ledger was opened."""
-
-    def __init__(self, channel: grpc.aio.Channel, start: datetime) -> None:
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
-        self.billing = billing_pb2_grpc.BillingServiceStub(channel)
-        self.start = start
-
-    async def apply(self, yaml: str, request_id: str = "apply") -> admin_pb2.ApplyCatalogueResponse:
-        """Declare a catalogue."""
-        request = admin_pb2.ApplyCatalogueRequest(request_id=request_id, yaml=yaml, source_name="c.yaml")
-        answer: admin_pb2.ApplyCatalogueResponse = await self.admin.ApplyCatalogue(request)
-        return answer
-
-
-@asynccontextmanager
-async def client_of(settings: Settings) -> AsyncIterator[Client]:
-    """Serve a ledger and connect to it."""
-    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
-        async with ledger.resources.pools.billing.acquire() as conn:
-            start = (await ledger_now(conn)).replace(microsecond=0)
-        yield Client(channel, start)
 
 
 @pytest.fixture
 def settings(ledger_settings: Settings, own_database_url: str) -> Settings:
     """Configure a ledger on a database of this test's own."""
     return ledger_settings.model_copy(update={"database_url": own_database_url})
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
-    """Give the code and the ErrorInfo of a call that must fail."""
-    answer = call.read() if hasattr(call, "read") else call
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await answer
-    details = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
-    status = status_pb2.Status.FromString(details if isinstance(details, bytes) else details.encode())
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert info.domain == "tollkeeper"
-    return caught.value.code(), info
 
 
 async def test_a_catalogue_is_declared_shown_and_listed(settings: Settings) -> None:
@@ -273,9 +230,6 @@ WRONG = [
     ("GetInvoice", billing_pb2.GetInvoiceRequest(), INVALID, "FIELD_REQUIRED", "invoice"),
     ("GetInvoice", billing_pb2.GetInvoiceRequest(invoice="TK-999999"), MISSING, "INVOICE_UNKNOWN", ""),
     ("GetInvoicePdf", billing_pb2.GetInvoicePdfRequest(invoice="x", paper="napkin"), INVALID, "FIELD_INVALID", "paper"),
-    ("ChangeSubscription", admin_pb2.ChangeSubscriptionRequest(), LATER, "NOT_IMPLEMENTED",
-     "AdminService/ChangeSubscription"),
-    ("CreateGrant", admin_pb2.CreateGrantRequest(), LATER, "NOT_IMPLEMENTED", "AdminService/CreateGrant"),
     ("ListRateCards", billing_pb2.ListRateCardsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListRateCards"),
     ("VoidInvoice", billing_pb2.VoidInvoiceRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.NOT_FOUND, "INVOICE_UNKNOWN", ""),
     ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_OUT_OF_RANGE", "amount_minor"),

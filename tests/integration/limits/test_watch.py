@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-from limits_support import new_key, quickest, set_amount, wait_until
+from limits_support import apply_catalogue, new_key, quickest, set_amount, wait_until
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
 
 if TYPE_CHECKING:
@@ -122,6 +122,54 @@ async def test_a_change_is_pushed_within_a_second(serving: Serving) -> None:
     assert (new.amount, new.amount_version, new.source) == (77, old.amount_version + 1, "override")
     others = {limit.name: limit.amount_version for limit in after.limits if limit.name != "minute"}
     assert others == {limit.name: limit.amount_version for limit in before.limits if limit.name != "minute"}
+
+
+MOVING = """
+version: 1
+plans:
+  - name: small
+    currency: USD
+    billing_interval: month
+    limits: [{name: day, meter: tokens, kind: window, amount: 10, window: day}]
+  - name: big
+    currency: USD
+    billing_interval: month
+    features: [streaming]
+    limits: [{name: day, meter: tokens, kind: window, amount: 1000, window: day}]
+tenants: [{id: mover, plan: small}]
+"""
+
+
+async def test_a_plan_change_is_pushed_within_a_second(serving: Serving) -> None:
+    """Another plan's limits and features reach the stream in under a second, as a pause and its end do."""
+    await apply_catalogue(serving.channel, MOVING)
+    admin = admin_pb2_grpc.AdminServiceStub(serving.channel)
+    async with watching(serving.channel, tenants=["mover"]) as watch:
+        latest = await watch.tenant("mover")
+        assert (latest.plan, [limit.amount for limit in latest.limits]) == ("small", [10])
+        plans = itertools.cycle(["big", "small"])
+
+        async def moved() -> float:
+            nonlocal latest
+            plan = next(plans)
+            request = admin_pb2.ChangeSubscriptionRequest(
+                request_id=secrets.token_hex(8), tenant="mover", plan=plan, at="now"
+            )
+            began = time.monotonic()
+            await admin.ChangeSubscription(request)
+            latest = await watch.tenant("mover", after=latest.change)
+            assert latest.plan == plan
+            return time.monotonic() - began
+
+        assert await quickest(moved, bound_s=1.0) < 1.0
+        expected = (["streaming"], [1000]) if latest.plan == "big" else ([], [10])
+        assert expected == (list(latest.features), [limit.amount for limit in latest.limits])
+        await admin.PauseSubscription(admin_pb2.PauseSubscriptionRequest(request_id="pause", tenant="mover"))
+        paused = await watch.tenant("mover", after=latest.change)
+        assert paused.state == limits_pb2.TENANT_STATE_SUSPENDED
+        await admin.ResumeSubscription(admin_pb2.ResumeSubscriptionRequest(request_id="resume", tenant="mover"))
+        resumed = await watch.tenant("mover", after=paused.change)
+        assert (resumed.state, resumed.plan) == (limits_pb2.TENANT_STATE_ACTIVE, latest.plan)
 
 
 async def test_a_change_of_a_stranger_is_not_pushed(serving: Serving) -> None:

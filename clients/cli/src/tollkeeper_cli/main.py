@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 
 from tollkeeper_cli.aliases import with_our_words
-from tollkeeper_cli.commands import catalogue, demo, invoices, listings, payments, processes, quota, rate, replay, usage
+from tollkeeper_cli.commands import (
+    catalogue,
+    demo,
+    grants,
+    invoices,
+    listings,
+    payments,
+    processes,
+    quota,
+    rate,
+    replay,
+    subscriptions,
+    usage,
+)
 from tollkeeper_cli.connection import find_targets
 from tollkeeper_cli.embedded import ProcessError
 from tollkeeper_cli.errors import CommandError
@@ -29,7 +42,10 @@ def build_app() -> typer.Typer:
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=_HELP
     )
     app.callback()(_choose_servers)
-    for module in (processes, demo, replay, catalogue, quota, rate, usage, listings, invoices, payments):
+    modules = (
+        processes, demo, replay, catalogue, quota, rate, usage, listings, subscriptions, grants, invoices, payments,
+    )  # fmt: skip
+    for module in modules:
         module.register(app)
     return app
 

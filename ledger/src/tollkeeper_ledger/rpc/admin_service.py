@@ -11,14 +11,13 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
 from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_from_message, rule_to_message
-from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.services import catalogue, overrides
 from tollkeeper_ledger.services.levels import LevelAsked, set_level_to
-from tollkeeper_ledger.services.subscriptions import FIRST, list_subscriptions
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant, set_tenant_state
 from tollkeeper_ledger.store.catalogue import read_meters, read_plans, read_tenants
 from tollkeeper_ledger.store.clock import ledger_now
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.known import Change
     from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
-    from tollkeeper_ledger.services.subscriptions import SubscriptionView
     from tollkeeper_ledger.store.pool import Connection
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -59,22 +57,7 @@ def _change(change: Change) -> admin_pb2.CatalogueChange:
     return admin_pb2.CatalogueChange(action=change.action, kind=change.kind, name=change.name, detail=change.detail)
 
 
-def _subscription(view: SubscriptionView) -> admin_pb2.Subscription:
-    message = admin_pb2.Subscription(
-        subscription_id=view.subscription_id,
-        tenant=view.tenant,
-        plan=view.plan,
-        plan_version=view.plan_version,
-        state=view.state,
-        started_at=timestamp(view.started_at),
-    )
-    if view.running is not None:
-        message.period_start.CopyFrom(timestamp(view.running.start))
-        message.period_end.CopyFrom(timestamp(view.running.end))
-    return message
-
-
-class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdminWindows, AdminSubscriptions, admin_pb2_grpc.AdminServiceServicer):
     """Serve operators."""
 
     def __init__(self, resources: Resources, limits: Limits) -> None:
@@ -203,32 +186,6 @@ class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
         token = to_token(plans[-1].name) if len(rows) > size else ""
         return admin_pb2.ListPlansResponse(plans=plans, next_page_token=token)
 
-    async def ListSubscriptions(
-        self, request: admin_pb2.ListSubscriptionsRequest, context: Context
-    ) -> admin_pb2.ListSubscriptionsResponse:
-        """List subscriptions with their running periods."""
-        size = page_size(request.page_size)
-        wire_id, last = from_token(request.page_token, start=FIRST)
-        if request.tenant:
-            await need_tenant(self._pools.billing, request.tenant)
-        async with transaction(self._pools.billing) as conn:
-            try:
-                found = await list_subscriptions(
-                    conn,
-                    after=(wire_id, last),
-                    count_max=size + 1,
-                    only=request.tenant or None,
-                    now=await ledger_now(conn),
-                )
-            except ValueError:
-                raise InvalidFieldError("page_token", "is not one that this listing gave") from None
-        token = to_token(found[size - 1].tenant, found[size - 1].subscription_id) if len(found) > size else ""
-        return admin_pb2.ListSubscriptionsResponse(
-            subscriptions=map(_subscription, found[:size]), next_page_token=token
-        )
-
-    ChangeSubscription = not_built("AdminService/ChangeSubscription")
-
     async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
         """List a tenant's effective limits with their source."""
         check_tenant(request.tenant)
@@ -277,8 +234,6 @@ class AdminService(AdminWindows, admin_pb2_grpc.AdminServiceServicer):
 
         async with tenant_transaction(self._pools.admin, tenant_id) as conn:
             return await answer_once(conn, request, admin_pb2.DeleteOverrideResponse, work)
-
-    CreateGrant = not_built("AdminService/CreateGrant")
 
     async def SetLevel(self, request: admin_pb2.SetLevelRequest, context: Context) -> admin_pb2.SetLevelResponse:
         """Set what a level really is."""

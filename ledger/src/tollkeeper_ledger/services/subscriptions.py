@@ -31,6 +31,9 @@ class SubscriptionView:
     started_at: datetime
     running: Period | None
     """None before its start."""
+    quantity: int
+    """Seats."""
+    ends_at: datetime | None
 
 
 async def list_subscriptions(
@@ -56,6 +59,8 @@ async def list_subscriptions(
                 ),
                 now,
             ),
+            quantity=row["quantity"],
+            ends_at=row["ends_at"],
         )
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""`tenant`, `plan`, `subscription` and `audit`: list what the ledger has."""
+"""`tenant`, `plan` and `audit`: list what the ledger has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, TenantOption, pages, targets_of
+from tollkeeper_cli.commands.common import OutputOption, pages, targets_of
 from tollkeeper_cli.connection import channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
 
@@ -17,7 +17,6 @@ def register(app: typer.Typer) -> None:
     for name, words, command in (
         ("tenant", "Who is limited and billed.", tenants),
         ("plan", "What a tenant may and pays.", plans),
-        ("subscription", "Who is on which plan.", subscriptions),
         ("audit", "Who did what.", audit),
     ):
         group = typer.Typer(no_args_is_help=True, help=words)
@@ -62,21 +61,6 @@ def plans(
     columns = ("name", "version", "digest", *(("definition",) if full else ()))
     rows = [{column: getattr(plan, column) for column in columns} for plan in found]
     show(rows, columns, output, title="Plans")
-
-
-def subscriptions(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
-    """List subscriptions, of one tenant or of all."""
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
-        call = admin_pb2_grpc.AdminServiceStub(channel).ListSubscriptions
-        request = admin_pb2.ListSubscriptionsRequest(tenant=tenant)
-        found = [subscription for page in pages(call, request) for subscription in page.subscriptions]
-    columns = ("tenant", "plan", "plan_version", "state", "period_start", "period_end", "started_at", "subscription_id")
-    times = ("period_start", "period_end", "started_at")
-    rows: list[dict[str, Cell]] = [
-        {name: to_text(getattr(one, name)) if name in times else getattr(one, name) for name in columns}
-        for one in found
-    ]
-    show(rows, columns, output, title="Subscriptions", brief=columns[:6])
 
 
 def audit(

@@ -169,8 +169,10 @@ WHERE tenant_id = $1 RETURNING before.state;
 -- name: subscriptions
 -- Lists subscriptions in order of wire id and start. $1 after this wire id, $2 and this subscription id, $3 at most so
 -- many, $4 only this wire id or null.
-SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.ended_at, s.anchor, s.time_zone,
-       s.interval_unit, s.interval_count, p.name AS plan, v.version
+SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.anchor, s.time_zone, s.interval_unit,
+       s.interval_count, p.name AS plan, v.version, s.quantity,
+       coalesce(s.ended_at, (SELECT min(e.starts_at) FROM subscription_phase e WHERE e.tenant_id = s.tenant_id
+                             AND e.subscription_id = s.subscription_id AND e.state = 'cancelled')) AS ends_at
 FROM subscription s JOIN tenant t USING (tenant_id)
 JOIN plan_version v ON v.plan_version_id = s.plan_version_id JOIN plan p ON p.plan_id = v.plan_id
 WHERE (t.wire_id, s.subscription_id) > ($1, $2::uuid) AND ($4::text IS NULL OR t.wire_id = $4)

@@ -82,10 +82,35 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListSubscriptionsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListSubscriptionsResponse.FromString,
                 _registered_method=True)
+        self.CreateSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/CreateSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionResponse.FromString,
+                _registered_method=True)
         self.ChangeSubscription = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ChangeSubscription',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.PauseSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/PauseSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ResumeSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ResumeSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/CancelSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.AddCoupon = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/AddCoupon',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponResponse.FromString,
                 _registered_method=True)
         self.ListLimits = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ListLimits',
@@ -106,6 +131,11 @@ class AdminServiceStub:
                 '/tollkeeper.ledger.v1.AdminService/CreateGrant',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListGrants',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
         self.ListLimitStates = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ListLimitStates',
@@ -228,8 +258,44 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSubscription(self, request, context):
+        """Subscribes a tenant that has no running subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ChangeSubscription(self, request, context):
-        """Moves a subscription to another plan version. Not served yet: UNIMPLEMENTED.
+        """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
+        sidecar within 1 s; what was used before is billed as it was, fees are shared out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSubscription(self, request, context):
+        """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSubscription(self, request, context):
+        """Ends a pause, or takes back a cancellation that is still to come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddCoupon(self, request, context):
+        """Takes something off a subscription's next invoices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,7 +323,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateGrant(self, request, context):
-        """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED.
+        """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """Lists a tenant's grants with their balances and every movement.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -383,10 +456,35 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListSubscriptionsRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListSubscriptionsResponse.SerializeToString,
             ),
+            'CreateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionResponse.SerializeToString,
+            ),
             'ChangeSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.ChangeSubscription,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.SerializeToString,
+            ),
+            'PauseSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionResponse.SerializeToString,
+            ),
+            'ResumeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'AddCoupon': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCoupon,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponResponse.SerializeToString,
             ),
             'ListLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimits,
@@ -407,6 +505,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateGrant,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.SerializeToString,
             ),
             'ListLimitStates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimitStates,
@@ -716,6 +819,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def CreateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/CreateSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ChangeSubscription(request,
             target,
             options=(),
@@ -732,6 +862,114 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/ChangeSubscription',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/PauseSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ResumeSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ResumeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/CancelSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCoupon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/AddCoupon',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -840,6 +1078,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/CreateGrant',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListGrants',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

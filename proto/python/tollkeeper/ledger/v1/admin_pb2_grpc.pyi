@@ -54,8 +54,20 @@ class AdminServiceStub:
     """Lists plans with their current versions."""
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSubscriptionsRequest, _admin_pb2.ListSubscriptionsResponse]
     """Lists subscriptions."""
+    CreateSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.CreateSubscriptionResponse]
+    """Subscribes a tenant that has no running subscription."""
     ChangeSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ChangeSubscriptionRequest, _admin_pb2.ChangeSubscriptionResponse]
-    """Moves a subscription to another plan version. Not served yet: UNIMPLEMENTED."""
+    """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
+    sidecar within 1 s; what was used before is billed as it was, fees are shared out.
+    """
+    PauseSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseSubscriptionRequest, _admin_pb2.PauseSubscriptionResponse]
+    """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED."""
+    ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeSubscriptionRequest, _admin_pb2.ResumeSubscriptionResponse]
+    """Ends a pause, or takes back a cancellation that is still to come."""
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelSubscriptionRequest, _admin_pb2.CancelSubscriptionResponse]
+    """Ends a subscription."""
+    AddCoupon: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]
+    """Takes something off a subscription's next invoices."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
     """Lists a tenant's effective limits with their source."""
     SetOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.SetOverrideResponse]
@@ -63,7 +75,9 @@ class AdminServiceStub:
     DeleteOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteOverrideRequest, _admin_pb2.DeleteOverrideResponse]
     """Removes an override; the limit that it hid is in force again."""
     CreateGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]
-    """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
+    """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]
+    """Lists a tenant's grants with their balances and every movement."""
     ListLimitStates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]
     """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
     ListLimitHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]
@@ -115,8 +129,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists plans with their current versions."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSubscriptionsRequest, _admin_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists subscriptions."""
+    CreateSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateSubscriptionRequest, _admin_pb2.CreateSubscriptionResponse]  # type: ignore[assignment]
+    """Subscribes a tenant that has no running subscription."""
     ChangeSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.ChangeSubscriptionRequest, _admin_pb2.ChangeSubscriptionResponse]  # type: ignore[assignment]
-    """Moves a subscription to another plan version. Not served yet: UNIMPLEMENTED."""
+    """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
+    sidecar within 1 s; what was used before is billed as it was, fees are shared out.
+    """
+    PauseSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseSubscriptionRequest, _admin_pb2.PauseSubscriptionResponse]  # type: ignore[assignment]
+    """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED."""
+    ResumeSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeSubscriptionRequest, _admin_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a pause, or takes back a cancellation that is still to come."""
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelSubscriptionRequest, _admin_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a subscription."""
+    AddCoupon: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]  # type: ignore[assignment]
+    """Takes something off a subscription's next invoices."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """Lists a tenant's effective limits with their source."""
     SetOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.SetOverrideResponse]  # type: ignore[assignment]
@@ -124,7 +150,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     DeleteOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteOverrideRequest, _admin_pb2.DeleteOverrideResponse]  # type: ignore[assignment]
     """Removes an override; the limit that it hid is in force again."""
     CreateGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]  # type: ignore[assignment]
-    """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
+    """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """Lists a tenant's grants with their balances and every movement."""
     ListLimitStates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]  # type: ignore[assignment]
     """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
     ListLimitHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]  # type: ignore[assignment]
@@ -229,12 +257,54 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists subscriptions."""
 
     @_abc_1.abstractmethod
+    def CreateSubscription(
+        self,
+        request: _admin_pb2.CreateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateSubscriptionResponse, _abc.Awaitable[_admin_pb2.CreateSubscriptionResponse]]:
+        """Subscribes a tenant that has no running subscription."""
+
+    @_abc_1.abstractmethod
     def ChangeSubscription(
         self,
         request: _admin_pb2.ChangeSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ChangeSubscriptionResponse, _abc.Awaitable[_admin_pb2.ChangeSubscriptionResponse]]:
-        """Moves a subscription to another plan version. Not served yet: UNIMPLEMENTED."""
+        """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
+        sidecar within 1 s; what was used before is billed as it was, fees are shared out.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSubscription(
+        self,
+        request: _admin_pb2.PauseSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseSubscriptionResponse, _abc.Awaitable[_admin_pb2.PauseSubscriptionResponse]]:
+        """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED."""
+
+    @_abc_1.abstractmethod
+    def ResumeSubscription(
+        self,
+        request: _admin_pb2.ResumeSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeSubscriptionResponse, _abc.Awaitable[_admin_pb2.ResumeSubscriptionResponse]]:
+        """Ends a pause, or takes back a cancellation that is still to come."""
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _admin_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CancelSubscriptionResponse, _abc.Awaitable[_admin_pb2.CancelSubscriptionResponse]]:
+        """Ends a subscription."""
+
+    @_abc_1.abstractmethod
+    def AddCoupon(
+        self,
+        request: _admin_pb2.AddCouponRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AddCouponResponse, _abc.Awaitable[_admin_pb2.AddCouponResponse]]:
+        """Takes something off a subscription's next invoices."""
 
     @_abc_1.abstractmethod
     def ListLimits(
@@ -266,7 +336,15 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CreateGrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateGrantResponse, _abc.Awaitable[_admin_pb2.CreateGrantResponse]]:
-        """Grants prepaid units or credit. Not served yet: UNIMPLEMENTED."""
+        """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _admin_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListGrantsResponse, _abc.Awaitable[_admin_pb2.ListGrantsResponse]]:
+        """Lists a tenant's grants with their balances and every movement."""
 
     @_abc_1.abstractmethod
     def ListLimitStates(

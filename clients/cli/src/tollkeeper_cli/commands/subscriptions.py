@@ -1,0 +1,201 @@
+"""`subscription`: who is on which plan, and what changes about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+
+from tollkeeper_cli.commands.common import (
+    OutputOption,
+    TenantOption,
+    moment,
+    new_request_id,
+    pages,
+    require_tenant,
+    targets_of,
+)
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.errors import UsageError
+from tollkeeper_cli.output import Cell, Output, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_COLUMNS = (
+    "tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at", "started_at",
+    "subscription_id",
+)  # fmt: skip
+_BRIEF = ("tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at")
+_TIMES = ("period_start", "period_end", "ends_at", "started_at")
+
+
+class When(StrEnum):
+    """When a change is in force."""
+
+    NOW = "now"
+    PERIOD_END = "period_end"
+
+
+PlanOption = Annotated[str, typer.Option("--plan", help="The plan; its newest version.")]
+WhenOption = Annotated[When, typer.Option("--at", help="When it is in force.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    words = "Who is on which plan, and what changes about it."
+    group = typer.Typer(no_args_is_help=True, help=words)
+    for name, command in (
+        ("list", subscriptions),
+        ("status", status),
+        ("create", create),
+        ("change", change),
+        ("pause", pause),
+        ("resume", resume),
+        ("cancel", cancel),
+        ("coupon", coupon),
+    ):
+        group.command(name)(command)
+    app.add_typer(group, name="subscription", help=words)
+
+
+def subscriptions(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """List subscriptions, of one tenant or of all."""
+    _show(_found(context, tenant), output)
+
+
+def status(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """Show a tenant's subscriptions: plan, state, running period, end."""
+    _show(_found(context, require_tenant(tenant)), output)
+
+
+def _found(context: typer.Context, tenant: str) -> list[admin_pb2.Subscription]:
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        call = admin_pb2_grpc.AdminServiceStub(channel).ListSubscriptions
+        request = admin_pb2.ListSubscriptionsRequest(tenant=tenant)
+        return [one for page in pages(call, request) for one in page.subscriptions]
+
+
+def _show(found: Iterable[admin_pb2.Subscription], output: Output) -> None:
+    rows: list[dict[str, Cell]] = [
+        {name: to_text(getattr(one, name)) if name in _TIMES else getattr(one, name) for name in _COLUMNS}
+        for one in found
+    ]
+    show(rows, _COLUMNS, output, title="Subscriptions", brief=_BRIEF)
+
+
+def create(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    plan: PlanOption = "",
+    start: Annotated[str, typer.Option(help="When it begins; without it, now.")] = "",
+    anchor: Annotated[str, typer.Option(help="start, calendar, or a date: what periods are counted from.")] = "",
+    time_zone: Annotated[str, typer.Option(help="IANA name; without it, the seller's.")] = "",
+    currency: Annotated[str, typer.Option(help="ISO 4217 code; without it, the plan's first.")] = "",
+    seats: Annotated[int, typer.Option(min=0, help="Seats.")] = 1,
+    trial_days: Annotated[int | None, typer.Option(min=0, help="Days of trial; without it, the plan's.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Subscribe a tenant."""
+    if not plan:
+        raise UsageError("which plan? Give --plan NAME")
+    request = admin_pb2.CreateSubscriptionRequest(
+        request_id=new_request_id(),
+        tenant=require_tenant(tenant),
+        plan=plan,
+        anchor=anchor,
+        time_zone=time_zone,
+        currency=currency,
+        quantity=seats,
+        trial_days=trial_days,
+    )
+    if start:
+        request.start.CopyFrom(moment(start, what="--start"))
+    _call(context, lambda stub: stub.CreateSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def change(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    plan: PlanOption = "",
+    seats: Annotated[int | None, typer.Option(min=0, help="Seats.")] = None,
+    at: WhenOption = When.NOW,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move a subscription to a plan's newest version, or to another number of seats."""
+    if not plan and seats is None:
+        raise UsageError("what changes? Give --plan NAME or --seats COUNT")
+    request = admin_pb2.ChangeSubscriptionRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), plan=plan, at=at.value, quantity=seats
+    )
+    _call(context, lambda stub: stub.ChangeSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def pause(
+    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = When.NOW, output: OutputOption = Output.TABLE
+) -> None:
+    """Pause a subscription: no fees, and its checks are denied."""
+    request = admin_pb2.PauseSubscriptionRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), at=at.value
+    )
+    _call(context, lambda stub: stub.PauseSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def resume(context: typer.Context, *, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """End a pause, or take back a cancellation that is still to come."""
+    request = admin_pb2.ResumeSubscriptionRequest(request_id=new_request_id(), tenant=require_tenant(tenant))
+    _call(context, lambda stub: stub.ResumeSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def cancel(
+    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = When.NOW, output: OutputOption = Output.TABLE
+) -> None:
+    """End a subscription now, or with the running period."""
+    request = admin_pb2.CancelSubscriptionRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), at=at.value
+    )
+    _call(context, lambda stub: stub.CancelSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def coupon(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Its name on invoices.")],
+    *,
+    tenant: TenantOption = "",
+    percent: Annotated[str, typer.Option(help="Percent off, decimal.")] = "",
+    amount_minor: Annotated[int, typer.Option(min=0, help="Minor units off, for example cents.")] = 0,
+    invoices: Annotated[int, typer.Option(min=0, help="Invoices that it is good for; 0 = every one.")] = 0,
+) -> None:
+    """Take a percentage or an amount off the next invoices, and print the coupon's id."""
+    request = admin_pb2.AddCouponRequest(
+        request_id=new_request_id(),
+        tenant=require_tenant(tenant),
+        name=name,
+        percent=percent,
+        amount_minor=amount_minor,
+        periods=invoices,
+    )
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = admin_pb2_grpc.AdminServiceStub(channel).AddCoupon(request, timeout=CALL_TIMEOUT_S)
+    typer.echo(answer.coupon_id)
+
+
+def _call(
+    context: typer.Context,
+    call: Callable[
+        [admin_pb2_grpc.AdminServiceStub],
+        admin_pb2.CreateSubscriptionResponse
+        | admin_pb2.ChangeSubscriptionResponse
+        | admin_pb2.PauseSubscriptionResponse
+        | admin_pb2.ResumeSubscriptionResponse
+        | admin_pb2.CancelSubscriptionResponse,
+    ],
+    output: Output,
+) -> None:
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = call(admin_pb2_grpc.AdminServiceStub(channel))
+    _show([answer.subscription], output)

@@ -1,0 +1,258 @@
+"""Change subscriptions: begin, move, pause, resume, end; limits follow at once or when their time comes.
+
+Each change is one transaction that has the tenant alone: it puts a phase, cuts what is open there, lets limits follow
+and takes the next change number last. What was used before stays billed as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.catalogue.known import AddSubscription
+from tollkeeper_ledger.domain.catalogue.subscribing import anchor_of, target_from, trial_end_of
+from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.phases import CANCELLED, Phase
+from tollkeeper_ledger.store import subscriptions as store
+from tollkeeper_ledger.store.billing_closes import read_definitions
+from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit, add_subscriptions
+from tollkeeper_ledger.store.changes import record_changes
+from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.tenant_locks import lock_tenant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.domain.phases import SubscriptionSchedule
+    from tollkeeper_ledger.services.overrides import Act
+    from tollkeeper_ledger.store.pool import Connection, Pool
+
+NOW, PERIOD_END = "now", "period_end"
+_DUE_BATCH = 100
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionAsked:
+    """A subscription to begin; what is left out is None or empty."""
+
+    plan: str
+    start: datetime | None
+    anchor: str
+    time_zone: str
+    currency: str
+    quantity: int
+    trial_days: int | None
+
+
+async def create_subscription(
+    conn: Connection,
+    tenant_id: UUID,
+    tenant: str,
+    asked: SubscriptionAsked,
+    act: Act,
+    *,
+    new_id: Callable[[], UUID] = uuid.uuid4,
+) -> None:
+    """Subscribe a tenant that has no running subscription.
+
+    Raises UnknownNameError: no such plan, or not in that currency; AlreadyExistsError: it is subscribed then;
+    InvalidFieldError: it begins before the last one ended.
+    """
+    await lock_tenant(conn, tenant_id)
+    started_at = asked.start or act.now
+    if await _live(conn, tenant_id, now=act.now) is not None:
+        raise AlreadyExistsError(f"{tenant} has a running subscription", metadata={"tenant": tenant})
+    last_end = await store.read_last_end(conn, tenant_id)
+    if last_end is not None and started_at < last_end:
+        raise InvalidFieldError(
+            "start", "lies in another subscription", value=started_at.isoformat(), bound=f"from {last_end.isoformat()}"
+        )
+    found = await _plan_in(conn, asked.plan, asked.currency)
+    target = target_from(found.version, found.definition)
+    time_zone = asked.time_zone or await store.read_seller_time_zone(conn, tenant_id)
+    days = target.trial_days if asked.trial_days is None else asked.trial_days
+    trial_end = trial_end_of(started_at, days, time_zone)
+    added = AddSubscription(
+        tenant=tenant,
+        plan=target.name,
+        started_at=started_at,
+        anchor=anchor_of(asked.anchor, trial_end or started_at, target.interval, time_zone),
+        time_zone=time_zone,
+        interval=target.interval,
+        limits=[],
+        quantity=asked.quantity,
+        trial_end=trial_end,
+    )
+    await add_subscriptions(conn, [(new_id(), added)])
+    after: JsonObject = {"plan": target.name, "version": target.version, "started_at": started_at.isoformat()}
+    await _announce(conn, tenant_id, "CreateSubscription", act, before=None, after=after)
+
+
+async def _plan_in(conn: Connection, name: str, currency: str) -> store.PlanVersion:
+    found = await store.read_newest_plan(conn, name)
+    if found is not None and currency and json.loads(found.definition)["currency"] != currency:
+        name = f"{name}/{currency}"
+        found = await store.read_newest_plan(conn, name)
+    if found is None:
+        raise UnknownNameError("plan", name, remedy="declare it in the catalogue")
+    return found
+
+
+async def change_subscription(
+    conn: Connection, tenant_id: UUID, *, plan: str, quantity: int | None, at: str, act: Act
+) -> None:
+    """Move a subscription to a plan's newest version, to a number of seats, or both.
+
+    Raises UnknownNameError: no running subscription, no such plan; InvalidFieldError: the plan has another interval or
+    currency.
+    """
+    schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
+    phase = schedule.phase_at(instant)
+    plan_version_id = phase.plan_version_id
+    if plan:
+        plan_version_id = await _target(conn, schedule, phase, plan)
+    asked = replace(
+        phase,
+        starts_at=instant,
+        plan_version_id=plan_version_id,
+        quantity=phase.quantity if quantity is None else quantity,
+    )
+    await store.change_later_phases(
+        conn, schedule, after=instant, plan_version_id=plan_version_id if plan else None, quantity=quantity
+    )
+    await _put(conn, schedule, asked, "ChangeSubscription", act)
+
+
+async def _target(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, plan: str) -> UUID:
+    """Find the plan's newest version in the subscription's currency."""
+    running = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
+    currency = json.loads(running.definition)["currency"]
+    found = await _plan_in(conn, plan, currency)
+    if target_from(found.version, found.definition).interval != schedule.schedule.interval:
+        raise InvalidFieldError(
+            "plan",
+            "has another billing interval than the running subscription",
+            value=plan,
+            remedy="cancel the subscription and begin another",
+        )
+    return found.plan_version_id
+
+
+async def pause_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
+    """Pause an active subscription until it is resumed. Raises UnknownNameError; InvalidFieldError: it isn't active."""
+    schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
+    phase = schedule.phase_at(instant)
+    _need_state(phase, "active")
+    await store.change_later_phases(conn, schedule, after=instant, state="paused")
+    await _put(conn, schedule, replace(phase, starts_at=instant, state="paused"), "PauseSubscription", act)
+
+
+async def resume_subscription(conn: Connection, tenant_id: UUID, *, act: Act) -> None:
+    """End a pause, or take back an end that is still to come.
+
+    Raises UnknownNameError; InvalidFieldError: it is neither paused nor to end.
+    """
+    schedule, instant = await _begin(conn, tenant_id, at=NOW, act=act)
+    phase = schedule.phase_at(instant)
+    if phase.state == "paused":
+        await store.change_later_phases(conn, schedule, after=instant, state="active")
+        await _put(conn, schedule, replace(phase, starts_at=instant, state="active"), "ResumeSubscription", act)
+        return
+    if schedule.ended_at is None:
+        _need_state(phase, "paused")
+    before = [one for one in schedule.phases if one.state != CANCELLED]
+    await store.revoke_end(conn, schedule, before[-1])
+    after: JsonObject = {"state": phase.state}
+    await _announce(conn, tenant_id, "ResumeSubscription", act, before={"ends_at": str(schedule.ended_at)}, after=after)
+
+
+async def cancel_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
+    """End a subscription now or with the running period. Raises UnknownNameError."""
+    schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
+    instant = max(instant, schedule.schedule.started_at + _TICK)
+    phase = schedule.phase_at(instant)
+    await store.change_later_phases(conn, schedule, after=instant, state=CANCELLED)
+    await _put(conn, schedule, replace(phase, starts_at=instant, state=CANCELLED), "CancelSubscription", act)
+
+
+async def live_subscription(conn: Connection, tenant_id: UUID, *, now: datetime) -> SubscriptionSchedule:
+    """Give a tenant's running subscription. Raises UnknownNameError."""
+    schedule = await _live(conn, tenant_id, now=now)
+    if schedule is None:
+        raise UnknownNameError("subscription", str(tenant_id), remedy="subscribe the tenant first")
+    return schedule
+
+
+async def _live(conn: Connection, tenant_id: UUID, *, now: datetime) -> SubscriptionSchedule | None:
+    for schedule in await read_schedules(conn, [tenant_id]):
+        if schedule.ended_at is None or now < schedule.ended_at:
+            return schedule
+    return None
+
+
+async def _begin(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> tuple[SubscriptionSchedule, datetime]:
+    """Take the tenant alone and find when the change is in force."""
+    if at not in {NOW, PERIOD_END}:
+        raise InvalidFieldError("at", "is not known", value=at, bound=f"{NOW}, {PERIOD_END}")
+    await lock_tenant(conn, tenant_id)
+    schedule = await live_subscription(conn, tenant_id, now=act.now)
+    instant = max(act.now, schedule.schedule.started_at)
+    running = schedule.period_at(instant)
+    return schedule, running.end if at == PERIOD_END and running is not None else instant
+
+
+def _need_state(phase: Phase, state: str) -> None:
+    if phase.state != state:
+        raise InvalidFieldError("tenant", f"its subscription is {phase.state}, not {state}", value=phase.state)
+
+
+async def _put(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, action: str, act: Act) -> None:
+    """Put a phase, cut what is open there, and let limits follow where its time has come."""
+    before = schedule.phase_at(phase.starts_at)
+    is_due = phase.starts_at <= max(act.now, schedule.schedule.started_at + _TICK)
+    await cut_segments(conn, schedule.tenant_id, schedule.subscription_id, at=phase.starts_at)
+    await store.put_phase(conn, schedule, phase, applied=is_due)
+    if is_due:
+        await store.follow_phase(conn, schedule, phase, now=phase.starts_at)
+    await _announce(conn, schedule.tenant_id, action, act, before=_shown(before), after=_shown(phase))
+
+
+def _shown(phase: Phase) -> JsonObject:
+    return {
+        "from": phase.starts_at.isoformat(),
+        "plan_version_id": str(phase.plan_version_id),
+        "state": phase.state,
+        "quantity": phase.quantity,
+    }
+
+
+async def _announce(
+    conn: Connection, tenant_id: UUID, action: str, act: Act, *, before: JsonObject | None, after: JsonObject
+) -> None:
+    entry = AuditEntry(subject="subscription", tenant_id=tenant_id, before=before, after=after)
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
+    await record_changes(conn, [tenant_id])
+
+
+async def follow_due_phases(pool: Pool) -> int:
+    """Let limits, features and states follow phases whose time has come; give how many tenants changed."""
+    async with transaction(pool) as conn:
+        due = await store.read_due_tenants(conn, now=await ledger_now(conn), count_max=_DUE_BATCH)
+    for tenant_id in due:
+        async with transaction(pool) as conn:
+            await lock_tenant(conn, tenant_id)
+            now = await ledger_now(conn)
+            for schedule in await read_schedules(conn, [tenant_id]):
+                if schedule.schedule.started_at <= now:
+                    await store.follow_phase(conn, schedule, schedule.phase_at(now), now=now)
+            await record_changes(conn, [tenant_id])
+    return len(due)

@@ -1,0 +1,58 @@
+-- Subscriptions over time.
+
+-- name: put_phase
+-- Adds a phase, or changes the one that begins then. $1 tenant id, $2 subscription id, $3 start, $4 plan version,
+-- $5 state, $6 quantity, $7 whether limits and state follow it already.
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET
+  plan_version_id = excluded.plan_version_id, state = excluded.state, quantity = excluded.quantity,
+  applied = excluded.applied;
+
+-- name: change_later_phases
+-- Changes phases after one; nulls leave as it is, and an end stays an end unless the state is `cancelled`. $1 tenant id,
+-- $2 subscription id, $3 after this, $4 plan version, $5 state, $6 quantity.
+UPDATE subscription_phase SET
+  plan_version_id = coalesce($4, plan_version_id), quantity = coalesce($6, quantity),
+  state = CASE WHEN state = 'cancelled' THEN state ELSE coalesce($5, state) END
+WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at > $3;
+
+-- name: revoke_end
+-- Lets a subscription go on where it was to end: the phases from an end on are as the one before. $1 tenant id,
+-- $2 subscription id, $3 plan version, $4 state, $5 quantity.
+UPDATE subscription_phase SET plan_version_id = $3, state = $4, quantity = $5
+WHERE tenant_id = $1 AND subscription_id = $2 AND state = 'cancelled';
+
+-- name: follow_phase
+-- Lets a subscription's limits, features and state follow a phase; what is overdue stays overdue. $1 tenant id,
+-- $2 subscription id, $3 plan version, $4 state, $5 quantity, $6 end or null.
+UPDATE subscription SET plan_version_id = $3, quantity = $5, ended_at = $6,
+  state = CASE WHEN state = 'past_due' AND $4 = 'active' THEN state ELSE $4 END
+WHERE tenant_id = $1 AND subscription_id = $2;
+
+-- name: mark_applied
+-- Notes that limits and state follow every phase up to a time. $1 tenant id, $2 subscription id, $3 time.
+UPDATE subscription_phase SET applied = true
+WHERE tenant_id = $1 AND subscription_id = $2 AND NOT applied AND starts_at <= $3;
+
+-- name: due_phases
+-- Gives the tenants with phases whose time has come. $1 ledger time, $2 at most so many.
+SELECT DISTINCT tenant_id FROM subscription_phase WHERE NOT applied AND starts_at <= $1 ORDER BY tenant_id LIMIT $2;
+
+-- name: newest_plan
+-- Gives a plan's newest version. $1 name.
+SELECT v.plan_version_id, v.version, v.definition FROM plan p JOIN plan_version v USING (plan_id)
+WHERE p.name = $1 ORDER BY v.version DESC LIMIT 1;
+
+-- name: last_end
+-- Gives the latest end of a tenant's subscriptions, infinity for one without end; null without any. $1 tenant id.
+SELECT max(coalesce(s.ended_at, p.starts_at, 'infinity')) FROM subscription s
+LEFT JOIN LATERAL (
+  SELECT min(starts_at) AS starts_at FROM subscription_phase
+  WHERE tenant_id = s.tenant_id AND subscription_id = s.subscription_id AND state = 'cancelled'
+) p ON true
+WHERE s.tenant_id = $1;
+
+-- name: seller_time_zone
+-- Gives the time zone of a tenant's seller. $1 tenant id.
+SELECT s.time_zone FROM tenant t JOIN seller s USING (seller_id) WHERE t.tenant_id = $1;

@@ -1,0 +1,220 @@
+"""Subscriptions over gRPC: what operators do with them, once each, and every way to ask wrongly."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from billing_bench import catalogue
+from rpc_support import client_of, refused
+from tollkeeper.ledger.v1 import admin_pb2
+from tollkeeper_ledger.services.subscription_changes import follow_due_phases
+from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.tenants import load_tenants
+
+if TYPE_CHECKING:
+    from billing_bench import BillingBench
+    from tollkeeper_ledger.config import Settings
+
+pytestmark = pytest.mark.asyncio
+
+PLANS = """
+  - {name: team, billing_interval: hour, fees: [{name: Seat, amount: "5.00", per_seat: true}]}
+  - {name: daily, billing_interval: day}
+tenants:
+  - {id: bare}
+"""
+
+
+@pytest.fixture
+def settings(ledger_settings: Settings, own_database_url: str) -> Settings:
+    """Configure a ledger on a database of this test's own."""
+    return ledger_settings.model_copy(update={"database_url": own_database_url})
+
+
+async def test_a_subscription_is_lived_through(settings: Settings) -> None:
+    """Created, changed, paused, resumed, cancelled at the end and not after all, cancelled now; each repeat is one."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code").replace("tenants:\n", PLANS))
+        admin = client.admin
+        create = admin_pb2.CreateSubscriptionRequest(request_id="1", tenant="bare", plan="team", quantity=3)
+        created = (await admin.CreateSubscription(create)).subscription
+        assert (
+            created.plan, created.state, created.quantity, created.HasField("ends_at"),
+        ) == ("team", "active", 3, False)  # fmt: skip
+        assert created == (await admin.CreateSubscription(create)).subscription
+        change = admin_pb2.ChangeSubscriptionRequest(request_id="2", tenant="bare", quantity=7)
+        assert (await admin.ChangeSubscription(change)).subscription.quantity == 7
+        later = admin_pb2.ChangeSubscriptionRequest(request_id="3", tenant="bare", plan="hourly", at="period_end")
+        assert (await admin.ChangeSubscription(later)).subscription.plan == "team"
+        pause = admin_pb2.PauseSubscriptionRequest(request_id="4", tenant="bare")
+        assert (await admin.PauseSubscription(pause)).subscription.state == "paused"
+        resume = admin_pb2.ResumeSubscriptionRequest(request_id="5", tenant="bare")
+        assert (await admin.ResumeSubscription(resume)).subscription.state == "active"
+        cancel = admin_pb2.CancelSubscriptionRequest(request_id="6", tenant="bare", at="period_end")
+        ending = (await admin.CancelSubscription(cancel)).subscription
+        assert (ending.state, ending.ends_at) == ("active", created.period_end)
+        keep = admin_pb2.ResumeSubscriptionRequest(request_id="7", tenant="bare")
+        assert not (await admin.ResumeSubscription(keep)).subscription.HasField("ends_at")
+        stop = admin_pb2.CancelSubscriptionRequest(request_id="8", tenant="bare")
+        assert (await admin.CancelSubscription(stop)).subscription.state == "cancelled"
+        again = admin_pb2.CreateSubscriptionRequest(request_id="9", tenant="bare", plan="team", trial_days=7)
+        assert (await admin.CreateSubscription(again)).subscription.state == "trialing"
+
+
+async def test_grants_have_a_history(settings: Settings) -> None:
+    """Grants are listed in the order of their use, each with its balance and its movements."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code"))
+        admin = client.admin
+        second = admin_pb2.CreateGrantRequest(request_id="1", tenant="code", currency="USD", amount=500, priority=2)
+        first = admin_pb2.CreateGrantRequest(
+            request_id="2", tenant="code", meter="context_tokens", amount=10, priority=1, name="Welcome", recurs=True
+        )
+        ids = [(await admin.CreateGrant(request)).grant_id for request in (second, first, second)]
+        assert ids[0] == ids[2]
+        listed = await admin.ListGrants(admin_pb2.ListGrantsRequest(tenant="code"))
+        assert [(grant.name, grant.amount, grant.balance) for grant in listed.grants] == [
+            ("Welcome", 10, 10),
+            ("Prepaid credit", 500, 500),
+        ]
+        assert [(ids[0], "granted", 500, 500), (ids[1], "granted", 10, 10)] == [
+            (entry.grant_id, entry.kind, entry.amount, entry.balance) for entry in listed.entries
+        ]
+
+
+async def test_limits_follow_when_the_time_comes(bench: BillingBench) -> None:
+    """A trial that ends, a plan that changes with the period, an end: each is followed then, once, and not before."""
+    await bench.apply(
+        catalogue(bench.start, "code").replace("name: free,", "name: free, trial_days: 1,")
+        + f"  - {{id: try, plan: free, subscription: {{start: '{bench.start.isoformat()}'}}}}\n"
+    )
+
+    async def state() -> str:
+        (row,) = await bench.rows(
+            "SELECT subscription.state FROM subscription JOIN tenant USING (tenant_id) WHERE wire_id = 'try'"
+        )
+        found: str = row["state"]
+        return found
+
+    assert (await follow_due_phases(bench.billing), await state()) == (0, "trialing")
+    await bench.set_now(bench.start + timedelta(days=1) - timedelta(microseconds=1))
+    assert (await follow_due_phases(bench.billing), await state()) == (0, "trialing")
+    await bench.set_now(bench.start + timedelta(days=1))
+    assert (await follow_due_phases(bench.billing), await state()) == (1, "active")
+    assert await follow_due_phases(bench.billing) == 0
+    async with transaction(bench.billing) as conn:
+        (view,) = await load_tenants(conn, wire_ids=["try"])
+    assert (view.state, view.plan) == ("active", "free")
+
+
+WRONG = [
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="a", tenant="bare"),
+        "FIELD_REQUIRED",
+        "plan",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="b", tenant="bare", plan="no"),
+        "PLAN_UNKNOWN",
+        "",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="c", tenant="code", plan="team"),
+        "ALREADY_EXISTS",
+        "",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="d", tenant="bare", plan="team", currency="EUR"),
+        "PLAN_UNKNOWN",
+        "",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="e", tenant="bare", plan="team", anchor="someday"),
+        "FIELD_INVALID",
+        "anchor",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="f", tenant="bare", plan="team", time_zone="Mars"),
+        "FIELD_INVALID",
+        "time_zone",
+    ),
+    (
+        "CreateSubscription",
+        admin_pb2.CreateSubscriptionRequest(request_id="g", tenant="bare", plan="team", quantity=-1),
+        "FIELD_OUT_OF_RANGE",
+        "quantity",
+    ),
+    (
+        "ChangeSubscription",
+        admin_pb2.ChangeSubscriptionRequest(request_id="h", tenant="code"),
+        "FIELD_REQUIRED",
+        "plan",
+    ),
+    (
+        "ChangeSubscription",
+        admin_pb2.ChangeSubscriptionRequest(request_id="i", tenant="bare", plan="team"),
+        "SUBSCRIPTION_UNKNOWN",
+        "",
+    ),
+    (
+        "ChangeSubscription",
+        admin_pb2.ChangeSubscriptionRequest(request_id="j", tenant="code", plan="daily"),
+        "FIELD_INVALID",
+        "plan",
+    ),
+    (
+        "ChangeSubscription",
+        admin_pb2.ChangeSubscriptionRequest(request_id="k", tenant="code", plan="team", at="soon"),
+        "FIELD_INVALID",
+        "at",
+    ),
+    (
+        "ResumeSubscription",
+        admin_pb2.ResumeSubscriptionRequest(request_id="l", tenant="code"),
+        "FIELD_INVALID",
+        "tenant",
+    ),
+    ("CancelSubscription", admin_pb2.CancelSubscriptionRequest(request_id="m", tenant="no"), "TENANT_UNKNOWN", ""),
+    ("AddCoupon", admin_pb2.AddCouponRequest(request_id="n", tenant="code", name="c"), "FIELD_INVALID", "percent"),
+    (
+        "AddCoupon",
+        admin_pb2.AddCouponRequest(request_id="o", tenant="code", name="c", percent="101"),
+        "FIELD_OUT_OF_RANGE",
+        "percent",
+    ),
+    ("AddCoupon", admin_pb2.AddCouponRequest(request_id="p", tenant="code", percent="10"), "FIELD_INVALID", "name"),
+    ("CreateGrant", admin_pb2.CreateGrantRequest(request_id="q", tenant="code", amount=1), "FIELD_INVALID", "meter"),
+    (
+        "CreateGrant",
+        admin_pb2.CreateGrantRequest(request_id="r", tenant="code", currency="USD"),
+        "FIELD_OUT_OF_RANGE",
+        "amount",
+    ),
+    (
+        "CreateGrant",
+        admin_pb2.CreateGrantRequest(request_id="s", tenant="code", meter="no", amount=1),
+        "METER_UNKNOWN",
+        "",
+    ),
+]
+
+
+async def test_wrong_requests_change_nothing(settings: Settings) -> None:
+    """Each is answered with its reason and field; subscriptions and grants stay as they are."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code").replace("tenants:\n", PLANS))
+        listing = admin_pb2.ListSubscriptionsRequest()
+        before = await client.admin.ListSubscriptions(listing)
+        for method, request, reason, field in WRONG:
+            _, info = await refused(getattr(client.admin, method)(request))
+            assert (reason, field) == (info.reason, info.metadata["field"]), (method, request)
+        assert before == await client.admin.ListSubscriptions(listing)
+        assert not (await client.admin.ListGrants(admin_pb2.ListGrantsRequest(tenant="code"))).grants
