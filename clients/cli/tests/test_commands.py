@@ -75,6 +75,16 @@ def test_enforce_takes_once_per_id(tollkeeper: Tollkeeper, quota: FakeQuota) -> 
     assert (given.request_id, given.record_usage) == ("mine", False)
 
 
+def test_give_back_names_what_was_taken(tollkeeper: Tollkeeper, quota: FakeQuota) -> None:
+    """Give-back sends the units and attributes of the call that took them, under an id of its own or the caller's."""
+    assert tollkeeper("quota", "give-back", "tokens=5", "--tenant", "code", "-a", "user=u") == 0
+    assert tollkeeper("quota", "give-back", "tokens=5", "--tenant", "code", "--request-id", "mine") == 0
+    made, given = quota.requests
+    assert (made.mode, dict(made.attributes)) == (quota_pb2.CHECK_MODE_GIVE_BACK, {"user": "u"})
+    assert made.request_id.startswith("cli/")
+    assert given.request_id == "mine"
+
+
 def test_set_says_only_what_was_asked(tollkeeper: Tollkeeper, ledger: FakeLedger) -> None:
     """A field that isn't given stays absent on the wire, so that the server keeps its value."""
     assert tollkeeper("quota", "set", "tokens-per-minute", "unlimited", "--tenant", "code") == 0

@@ -103,6 +103,16 @@ def test_peek_takes_nothing(client: Both, sidecar: FakeSidecar) -> None:
     assert sidecar.seen[0].mode == quota_pb2.CHECK_MODE_PEEK
 
 
+def test_give_back_is_sent_once_with_an_id(client: Both, sidecar: FakeSidecar) -> None:
+    """What is given back names units, attributes and an id, so that a repeat gives nothing back twice."""
+    client.give_back("acme", {"a": 2}, attributes={"user": "u"})
+    client.give_back("acme", {"a": 2}, request_id="mine")
+    made, given = sidecar.seen
+    assert (made.mode, made.costs[0].units, dict(made.attributes)) == (quota_pb2.CHECK_MODE_GIVE_BACK, 2, {"user": "u"})
+    assert made.request_id
+    assert given.request_id == "mine"
+
+
 def test_denial_is_an_answer(client: Both, sidecar: FakeSidecar) -> None:
     """A denial comes back with limit, remaining and times; absent ones are absent, not zero."""
     denied = decision_pb2.Decision(reason=decision_pb2.DECISION_REASON_RATE_LIMITED, remaining=0)

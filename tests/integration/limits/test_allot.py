@@ -312,12 +312,14 @@ async def test_a_token_bucket_is_opened_once_and_reopened_when_lost(serving: Ser
 
 
 async def test_consumption_is_summed_over_the_fleet_and_never_falls(serving: Serving) -> None:
-    """Each holder's highest report counts; the answer is the sum; unknown windows answer nothing."""
+    """Each holder's highest report counts, less what it gave back; the answer sums them; unknown windows have none."""
     one, two, key = serving.sidecar(), serving.sidecar(), new_key()
     window = (await one.ask("large", key)).window.window_id
 
-    async def report(sidecar: Sidecar, consumed: int, over: int) -> tuple[int, int]:
-        entry = limits_pb2.ConsumptionEntry(window_id=window, consumed_cum=consumed, over_cum=over)
+    async def report(sidecar: Sidecar, consumed: int, over: int, given_back: int = 0) -> tuple[int, int]:
+        entry = limits_pb2.ConsumptionEntry(
+            window_id=window, consumed_cum=consumed, over_cum=over, given_back_cum=given_back
+        )
         unknown = limits_pb2.ConsumptionEntry(window_id=bytes(16), consumed_cum=1)
         request = limits_pb2.ReportConsumptionRequest(holder=sidecar.holder, entries=[unknown, entry])
         uses = (await sidecar.stub.ReportConsumption(request)).uses
@@ -329,6 +331,9 @@ async def test_consumption_is_summed_over_the_fleet_and_never_falls(serving: Ser
     assert await report(two, 3, 2) == (8, 2)
     assert await report(one, 4, 1) == (8, 3)
     assert await report(one, 9, 0) == (12, 3)
+    assert await report(one, 9, 0, given_back=4) == (8, 3)
+    assert await report(one, 10, 0, given_back=2) == (9, 3), "a late report takes nothing given back away again"
+    assert await report(two, 3, 2, given_back=11) == (0, 1), "what is given back beyond consumed was over"
 
 
 async def test_returned_units_make_a_final_pool_unfinal(serving: Serving) -> None:

@@ -75,6 +75,34 @@ def check(
     return Call(method="CheckQuota", request=request, read=read, timeout_s=timeout_s)
 
 
+def give_back(
+    tenant: str,
+    costs: Mapping[str, int],
+    *,
+    attributes: Mapping[str, str] | None = None,
+    request_id: str | None = None,
+    detail: Detail = Detail.BINDING,
+    timeout_s: float | None = None,
+) -> Call[Decision]:
+    """Give back `costs` (units per meter) that a check took at the same sidecar: of all limits that match, or of none.
+
+    Name the attributes of that check. Of a window what is open counts; tokens go to their bucket, never above its
+    burst; a level falls. Usage that was recorded stays recorded. A request id is made where none is given; a repeat
+    with the same one within 60 s gives nothing back twice. Raises NotConsumedHere where less was taken there.
+    """
+    request = check_request(
+        tenant,
+        costs,
+        attributes=attributes,
+        request_id=request_id or uuid7(),
+        detail=detail,
+        mode=quota_pb2.CHECK_MODE_GIVE_BACK,
+    )
+    return Call(
+        method="CheckQuota", request=request, read=partial(_decided, raise_on_denial=False), timeout_s=timeout_s
+    )
+
+
 def reserve(
     tenant: str,
     costs: Mapping[str, int],

@@ -82,6 +82,7 @@ class Client:
         self._stub = quota_pb2_grpc.QuotaServiceStub(self._channel)
 
     check = _blocking(calls.check)
+    give_back = _blocking(calls.give_back)
     reserve = _holding(calls.reserve)
     settle = _blocking(calls.settle)
     release = _blocking(calls.release)
@@ -128,6 +129,7 @@ class AsyncClient:
         self._closed = False
 
     check = _awaiting(calls.check)
+    give_back = _awaiting(calls.give_back)
     reserve = _holding_later(calls.reserve)
     settle = _awaiting(calls.settle)
     release = _awaiting(calls.release)

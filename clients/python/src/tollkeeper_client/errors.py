@@ -6,6 +6,7 @@ TollkeeperError
 ├── NotFound                tenant, meter or limit do not exist; nothing was done
 ├── ReservationInvalid      the token is not one of this installation
 ├── ReservationClosed       the reservation can't be ended like this any more, or not here
+├── NotConsumedHere         more is given back than was taken at this sidecar; nothing was done
 ├── RecordConflict          another record has this id
 ├── SidecarFull             too many calls wait, or the usage log is full; nothing was done
 ├── Unavailable             the sidecar can't be reached, or can't serve now
@@ -100,6 +101,10 @@ class ReservationClosed(TollkeeperError):
     """The reservation was released before, was never admitted, or is held by another sidecar (see `reason`)."""
 
 
+class NotConsumedHere(TollkeeperError):
+    """Nothing was given back: less was taken at this sidecar, or its window is over."""
+
+
 class RecordConflict(TollkeeperError):
     """Another record was recorded under the same id; this one was not."""
 
@@ -142,6 +147,7 @@ class SidecarError(TollkeeperError):
 
 _BY_REASON: Final[Mapping[str, type[TollkeeperError]]] = {
     "RESERVATION_INVALID": ReservationInvalid,
+    "NOT_CONSUMED_HERE": NotConsumedHere,
     "SIDECAR_STARTING": SidecarStarting,
     "LEDGER_UNREACHABLE": LedgerUnreachable,
 }

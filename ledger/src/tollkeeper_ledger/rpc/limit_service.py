@@ -117,6 +117,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
             _require_window(entry.window_id, f"entries[{index}].window_id")
             _require_cumulative(entry.consumed_cum, f"entries[{index}].consumed_cum")
             _require_cumulative(entry.over_cum, f"entries[{index}].over_cum")
+            _require_cumulative(entry.given_back_cum, f"entries[{index}].given_back_cum")
             _require_cumulative(entry.in_flight, f"entries[{index}].in_flight")
             if entry.lease_epoch > _INT64_MAX:
                 raise InvalidFieldError(f"entries[{index}].lease_epoch", "is no lease", reason="FIELD_OUT_OF_RANGE")
@@ -127,6 +128,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                     window_id=entry.window_id,
                     consumed_cum=entry.consumed_cum,
                     over_cum=entry.over_cum,
+                    given_back_cum=entry.given_back_cum,
                     lease_epoch=entry.lease_epoch,
                     in_flight=entry.in_flight,
                 )

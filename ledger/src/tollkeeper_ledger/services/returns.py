@@ -51,6 +51,8 @@ class Consumption:
     window_id: bytes
     consumed_cum: int
     over_cum: int
+    given_back_cum: int = 0
+    """Of both, units that callers gave back."""
     lease_epoch: int = 0
     """Units in flight: the lease to renew, 0 = none."""
     in_flight: int = 0
@@ -123,6 +125,7 @@ class ReturnService:
                 [entry.over_cum for entry in moved],
                 holder,
                 days_of(windows),
+                [entry.given_back_cum for entry in moved],
             )
             leases = await renew_leases(conn, holder, moved)
             found = await conn.fetch(sql("limits.read_use"), list(latest), days_of(windows))

@@ -44,6 +44,10 @@ pub enum Reason {
     NeedsValue,
     /// Not decided: each call brings one value, so it costs 1 or, to look, 0; the subject names the meter.
     NeedsOneUnit,
+    /// Not decided: more is given back than this process used of the open window; the binding limit names it.
+    NotConsumedHere,
+    /// Not decided: a value that was counted stays counted; the subject names the meter.
+    ValuesStay,
 }
 
 /// One limit as this sidecar knows it.
@@ -100,7 +104,12 @@ impl Reason {
     pub const fn is_decided(self) -> bool {
         !matches!(
             self,
-            Self::NeedsRecord | Self::NeedsReservation | Self::NeedsValue | Self::NeedsOneUnit
+            Self::NeedsRecord
+                | Self::NeedsReservation
+                | Self::NeedsValue
+                | Self::NeedsOneUnit
+                | Self::NotConsumedHere
+                | Self::ValuesStay
         )
     }
 

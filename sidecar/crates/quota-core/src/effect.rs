@@ -103,15 +103,24 @@ pub enum Command {
     WatchTenants(Vec<Arc<str>>),
 }
 
+/// What was used so far, as it is reported: each figure grows and never shrinks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UseCum {
+    /// Units admitted from leases of any source.
+    pub consumed: Units,
+    /// Units admitted beyond the limit.
+    pub over: Units,
+    /// Of both, units that callers gave back.
+    pub given_back: Units,
+}
+
 /// What a holder used of one window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UseReport {
     /// The window.
     pub window: WindowId,
-    /// All units admitted from leases.
-    pub consumed_cum: Units,
-    /// All units admitted beyond the limit.
-    pub over_cum: Units,
+    /// What was used so far.
+    pub used: UseCum,
     /// Concurrency: the lease to renew, 0 = none.
     pub lease_epoch: u64,
     /// Concurrency: units in flight.

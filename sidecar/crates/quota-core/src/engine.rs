@@ -312,9 +312,7 @@ impl Engine {
                 .buckets
                 .get(key)
                 .and_then(|bucket| bucket.current.as_ref())
-                .is_some_and(|window| {
-                    window.reported != (window.balance.consumed, window.balance.over)
-                });
+                .is_some_and(|window| window.reported != window.balance.use_cum());
             if is_moved {
                 self.mark_moved(key);
             }

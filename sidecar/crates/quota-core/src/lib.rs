@@ -34,7 +34,9 @@ mod upkeep;
 mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
-pub use effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, PoolFault, UseReport};
+pub use effect::{
+    AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, PoolFault, UseCum, UseReport,
+};
 pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{
     AllotAnswer, CommandFailure, Event, FailureKind, FunctionReply, Marked, STANDING_END_US,

@@ -49,6 +49,8 @@ mutants! {
     // Engine: token buckets. Their finder is the same.
     /// Tokens are given back to the shard and spent here as well.
     TokensReturnedAndKept,
+    /// Tokens that were given back can be given back again: more come back than were spent.
+    UnspendsTwice,
     /// The standing share saves up a whole burst while nothing is heard.
     ShareUnbounded,
     // Engine: units.
@@ -62,6 +64,8 @@ mutants! {
     OldUnitsCarried,
     /// A refund goes to the bucket's present window instead of the one that it was taken from.
     RefundIntoNewWindow,
+    /// More is taken back than was ever used here: units that another process spent are spent again.
+    GivesBackUnused,
     /// What was used beyond a reservation is never paid.
     DebtForgotten,
     /// A value for which there was no unit counts as one that has its unit.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::{
-    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, UseReport},
+    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, UseCum, UseReport},
     hash::Map,
     id::{Holder, WindowId},
     request::Units,
@@ -65,10 +65,8 @@ pub(crate) struct Report {
     pub(crate) bucket: Option<Key>,
     /// Window.
     pub(crate) window: WindowId,
-    /// All units spent.
-    pub(crate) consumed_cum: Units,
-    /// All units beyond the limit.
-    pub(crate) over_cum: Units,
+    /// What was used so far.
+    pub(crate) used: UseCum,
     /// Own use at this moment, as the window counts it.
     pub(crate) own_use: Units,
     /// Concurrency: the lease to renew.
@@ -83,8 +81,7 @@ impl Report {
     const fn entry(&self) -> UseReport {
         UseReport {
             window: self.window,
-            consumed_cum: self.consumed_cum,
-            over_cum: self.over_cum,
+            used: self.used,
             lease_epoch: self.lease_epoch,
             in_flight: self.in_flight,
         }

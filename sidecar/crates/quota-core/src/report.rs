@@ -63,8 +63,7 @@ impl Engine {
             self.outbox.report(Report {
                 bucket: Some(key),
                 window: window.info.id,
-                consumed_cum: window.balance.consumed,
-                over_cum: window.balance.over,
+                used: window.balance.use_cum(),
                 own_use: window.own_use_now(),
                 lease_epoch: window.lease_epoch,
                 in_flight: window.in_flight(),
@@ -112,7 +111,7 @@ impl Engine {
             let Some(window) = bucket.and_then(|bucket| bucket.window_mut(entry.window)) else {
                 continue;
             };
-            window.reported = (entry.consumed_cum, entry.over_cum);
+            window.reported = entry.used;
             window.fleet = Some((fleet, entry.own_use));
             window.fallen_then = window.fallen_told;
             let was_fenced = window.is_fenced(now);

@@ -26,6 +26,8 @@ pub enum Mode {
     Consume,
     /// Takes nothing.
     Peek,
+    /// Gives back what calls of this process used: all of it, or nothing.
+    GiveBack,
     /// Holds them until settled, released or expired.
     Reserve {
         /// Names the reservation; random, made by the owner.

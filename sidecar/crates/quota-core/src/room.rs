@@ -123,7 +123,7 @@ fn fit(bucket: &Bucket, kind: Option<LimitKind>, now: Now) -> Fit {
         let owes = balance.sources.iter().any(|source| {
             source.told_pool < source.returned_pool || source.told_ledger < source.returned_ledger
         });
-        let is_told = window.reported == (balance.consumed, balance.over);
+        let is_told = window.reported == balance.use_cum();
         if balance.free > 0 || balance.standby > 0 || owes || !is_told {
             fit = Fit::Lends;
         }

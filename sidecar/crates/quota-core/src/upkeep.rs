@@ -1,13 +1,20 @@
 //! Looking after buckets: idle units go back, windows turn, what nobody needs is forgotten.
 
 use crate::{
-    check::charge::UPKEEP_US, engine::Engine, lease::turn::LATELY_US, slab::Key, time::Now,
+    bucket::Bucket,
+    check::{charge::UPKEEP_US, judge::refill_of},
+    engine::Engine,
+    lease::turn::LATELY_US,
+    slab::Key,
+    time::Now,
 };
 
 /// Units idle for so long go back, real µs.
 pub(crate) const IDLE_US: u64 = 2_000_000;
 /// A bucket without use is looked after this often at least, real µs.
 const REST_US: u64 = 3_600_000_000;
+/// A token bucket whose tokens may be given back yet is looked after this often, real µs.
+const TOKENS_REST_US: u64 = 60_000_000;
 
 impl Engine {
     /// Looks after every bucket whose time has come.
@@ -76,7 +83,15 @@ impl Engine {
             .current
             .as_ref()
             .is_some_and(crate::bucket::window::Window::is_timed);
-        let pause_us = if bucket.is_active || owes || is_timed || bucket.current.is_none() {
+        let is_idle = !bucket.is_active && !owes && !is_timed;
+        let pause_us = if is_idle
+            && bucket
+                .tokens
+                .as_ref()
+                .is_some_and(|tokens| tokens.used() > 0)
+        {
+            TOKENS_REST_US
+        } else if !is_idle || bucket.current.is_none() {
             UPKEEP_US
         } else {
             REST_US
@@ -97,6 +112,7 @@ impl Engine {
             || bucket.has_flight()
             || bucket.has_moved
             || bucket.is_dirty
+            || self.has_tokens_to_give(now, bucket)
             || bucket
                 .tokens
                 .as_ref()
@@ -106,6 +122,19 @@ impl Engine {
         }
         self.forget(key);
         true
+    }
+
+    /// Whether tokens that were spent here would not have come again yet: their callers may give them back.
+    fn has_tokens_to_give(&self, now: Now, bucket: &Bucket) -> bool {
+        let limit = self.catalog.limit(bucket.limit);
+        let refill = limit.and_then(|limit| refill_of(&limit.rule));
+        let (Some(tokens), Some(refill)) = (&bucket.tokens, refill) else {
+            return false;
+        };
+        let again_us = refill.time_for(tokens.used().min(refill.burst));
+        let pause_us = now.real_us_until(now.ledger_us.saturating_add(again_us));
+        let idle_us = now.real_us.saturating_sub(bucket.used_us);
+        tokens.used() > 0 && pause_us.is_none_or(|pause_us| idle_us < pause_us)
     }
 
     /// Lets a bucket go; its units are back, or lost.

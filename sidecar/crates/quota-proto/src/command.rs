@@ -56,8 +56,9 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
         Command::ReportConsumption { holder, entries } => {
             let entry = |entry: UseReport| ledger::ConsumptionEntry {
                 window_id: entry.window.0.to_vec(),
-                consumed_cum: signed(entry.consumed_cum),
-                over_cum: signed(entry.over_cum),
+                consumed_cum: signed(entry.used.consumed),
+                over_cum: signed(entry.used.over),
+                given_back_cum: signed(entry.used.given_back),
                 lease_epoch: entry.lease_epoch,
                 in_flight: signed(entry.in_flight),
             };

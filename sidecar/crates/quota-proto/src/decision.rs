@@ -29,7 +29,9 @@ pub const fn reason(reason: Reason) -> DecisionReason {
         Reason::NeedsRecord
         | Reason::NeedsReservation
         | Reason::NeedsValue
-        | Reason::NeedsOneUnit => DecisionReason::Unspecified,
+        | Reason::NeedsOneUnit
+        | Reason::NotConsumedHere
+        | Reason::ValuesStay => DecisionReason::Unspecified,
     }
 }
 

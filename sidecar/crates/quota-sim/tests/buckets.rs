@@ -9,7 +9,7 @@
     missing_docs
 )]
 
-use quota_core::{Cost, FailurePolicy, LimitKind, LimitRule, Mode, Reason, ReservationId};
+use quota_core::{Cost, FailurePolicy, Holder, LimitKind, LimitRule, Mode, Reason, ReservationId};
 use quota_sim::world::{
     Weather, World,
     ledger::{Plan, window_rule},
@@ -68,7 +68,13 @@ struct Run {
     world: World,
     history: History,
     open: Vec<(usize, ReservationId, usize, u64)>,
+    /// Admissions that may be given back, by process and place in the history.
+    plain: Vec<(Holder, usize)>,
     lives: u64,
+    /// Units given back that the process had not used.
+    unused_back: u64,
+    /// Calls that give back, of a thousand.
+    backs: u64,
 }
 
 impl Run {
@@ -87,7 +93,10 @@ impl Run {
             world,
             history: Vec::new(),
             open: Vec::new(),
+            plain: Vec::new(),
             lives: NODES as u64,
+            unused_back: 0,
+            backs: if seed % 4 == 3 { 400 } else { 0 },
         }
     }
 
@@ -105,6 +114,13 @@ impl Run {
         for verdict in std::mem::take(self.world.verdicts.as_mut().expect("kept")) {
             if verdict.decision.reason == Reason::Allowed {
                 let units = verdict.request.costs[0].units;
+                if verdict.request.mode == Mode::GiveBack {
+                    self.take_back(verdict.holder, units);
+                    continue;
+                }
+                if verdict.request.mode == Mode::Consume {
+                    self.plain.push((verdict.holder, self.history.len()));
+                }
                 if let Mode::Reserve { id, .. } = verdict.request.mode {
                     self.open
                         .push((verdict.node, id, self.history.len(), units));
@@ -112,6 +128,18 @@ impl Run {
                 self.history.push((at_us, units));
             }
         }
+    }
+
+    /// Notes that a process gave units back: its newest admissions took so much less.
+    fn take_back(&mut self, holder: Holder, mut units: u64) {
+        for (by, place) in self.plain.iter().rev() {
+            if *by == holder {
+                let part = units.min(self.history[*place].1);
+                self.history[*place].1 -= part;
+                units -= part;
+            }
+        }
+        self.unused_back += units;
     }
 
     fn use_something(&mut self, shape: Shape, serial: u64) {
@@ -122,7 +150,9 @@ impl Run {
             _ => 1,
         };
         let mut check = request("t", "m", cost);
-        if self.world.rng.chance(300) {
+        if self.backs > 0 && self.world.rng.chance(self.backs) {
+            check.mode = Mode::GiveBack;
+        } else if self.world.rng.chance(300) {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&serial.to_be_bytes());
             let expires_us = self.world.now().ledger_us + 3_600_000_000;
@@ -145,6 +175,7 @@ impl Run {
             if let Ok(settled) = self.world.nodes[node].engine.settle(now, id, &actual) {
                 let back: u64 = settled.refunded.iter().map(|cost| cost.units).sum();
                 self.history[entry].1 -= back;
+                self.plain.push((self.world.holder(node), entry));
             }
             self.world.carry(node);
             self.note();
@@ -198,7 +229,8 @@ fn shape_of(seed: u64) -> Shape {
     Shape { rate, burst }
 }
 
-/// Runs one schedule and answers what was admitted beyond the bound that holds under its trouble; 0 = nothing.
+/// Runs one schedule and answers what was admitted beyond the bound that holds under its trouble, and what was given back
+/// without having been used; 0 = nothing.
 fn overshoot(seed: u64, trouble: Trouble) -> u64 {
     let shape = shape_of(seed);
     let mut run = Run::new(seed, shape, trouble);
@@ -233,7 +265,7 @@ fn overshoot(seed: u64, trouble: Trouble) -> u64 {
         ),
         Trouble::Split => (2 * shape.burst + late(200_000), 2_000_000),
     };
-    most_beyond(&run.history, shape, rate_ppm).saturating_sub(bound)
+    most_beyond(&run.history, shape, rate_ppm).saturating_sub(bound) + run.unused_back
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -365,6 +397,37 @@ fn a_settlement_below_gives_tokens_back() {
     assert!(!admitted(&mut world, 0, 1), "and not one more");
 }
 
+/// Tokens that a call took and its caller gave back are there for everybody, never above the burst, and once.
+#[test]
+fn given_back_tokens_are_there_again() {
+    let shape = Shape { rate: 1, burst: 20 };
+    let mut world = world(6, 3, vec![rule("rate", "m", shape)]);
+    assert!(admitted(&mut world, 0, 12) && admitted(&mut world, 1, 8));
+    let mut back = request("t", "m", 13);
+    back.mode = Mode::GiveBack;
+    assert_eq!(Reason::NotConsumedHere, world.decide(0, &back).reason);
+    back.costs[0].units = 9;
+    assert_eq!(Reason::NotConsumedHere, world.decide(1, &back).reason);
+    assert_eq!(Reason::Allowed, world.decide(0, &back).reason);
+    assert_eq!(
+        Reason::NotConsumedHere,
+        world.decide(0, &back).reason,
+        "3 are left to give back"
+    );
+    world.run_for(2_000);
+    assert!(admitted(&mut world, 1, 9));
+    assert!(!admitted(&mut world, 0, 1), "and not one more");
+    world.run_for(12_000_000);
+    back.costs[0].units = 17;
+    assert_eq!(Reason::Allowed, world.decide(1, &back).reason);
+    world.run_for(2_000);
+    assert!(
+        admitted(&mut world, 2, 19),
+        "full but for a part of a token"
+    );
+    assert!(!admitted(&mut world, 1, 2), "and never above the burst");
+}
+
 /// A call that one limit denies takes nothing from another: what the first bucket lent for it goes back.
 #[test]
 fn a_denied_call_leaves_other_buckets_as_they_were() {
@@ -438,6 +501,7 @@ fn mutants_of_buckets_are_found() {
     let finders = [
         (Mutant::ReturnOverflows, Trouble::Nothing),
         (Mutant::TokensReturnedAndKept, Trouble::Nothing),
+        (Mutant::UnspendsTwice, Trouble::Nothing),
         (Mutant::ForwardClockMints, Trouble::Clocks),
         (Mutant::BackwardClockMints, Trouble::Clocks),
         (Mutant::LostBucketIsFull, Trouble::Losses),

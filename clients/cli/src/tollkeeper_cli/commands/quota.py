@@ -70,6 +70,7 @@ def register(app: typer.Typer) -> None:
     group.command("get")(get)
     group.command("check")(check)
     group.command("enforce")(enforce)
+    group.command("give-back")(give_back)
     group.command("set")(set_limit)
     group.command("unset")(unset_limit)
     quota_windows.register(group)
@@ -151,6 +152,22 @@ def enforce(
     request.request_id = request_id or new_request_id()
     request.record_usage = record
     _decide(context, request, output, strict=strict)
+
+
+def give_back(
+    context: typer.Context,
+    costs: CostsArgument,
+    *,
+    tenant: TenantOption = "",
+    attribute: AttributesOption = None,
+    request_id: Annotated[str, typer.Option(help="Idempotency id; a repeat gives nothing back twice.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give back what a call took at this sidecar; name its attributes. Recorded usage stays recorded."""
+    request = _check_request(tenant, costs, attribute, None)
+    request.mode = quota_pb2.CHECK_MODE_GIVE_BACK
+    request.request_id = request_id or new_request_id()
+    _decide(context, request, output, strict=False)
 
 
 def set_limit(

@@ -138,6 +138,7 @@ CREATE TABLE holder_consumption (
   holder bytea NOT NULL,
   consumed_cum bigint NOT NULL,
   over_cum bigint NOT NULL,
+  given_back_cum bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, window_id, holder, end_day)
 ) PARTITION BY RANGE (end_day);
 

@@ -127,22 +127,26 @@ ON CONFLICT (tenant_id, window_id, generation, holder, end_day)
   DO UPDATE SET returned_cum = greatest(r.returned_cum, excluded.returned_cum);
 
 -- name: write_consumption
--- Stores what a holder consumed, never lowering it. $1 window ids, $2 consumed_cum, $3 over_cum pairwise, $4 holder,
--- $5 end days. Windows that do not exist are left out.
-INSERT INTO holder_consumption AS h (tenant_id, window_id, end_day, holder, consumed_cum, over_cum)
-SELECT w.tenant_id, w.window_id, w.end_day, $4, n.consumed_cum, n.over_cum
-FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS n (window_id, consumed_cum, over_cum)
+-- Stores what a holder consumed and gave back, never lowering a figure. $1 window ids, $2 consumed_cum, $3 over_cum,
+-- $6 given_back_cum pairwise, $4 holder, $5 end days. Windows that do not exist are left out.
+INSERT INTO holder_consumption AS h (tenant_id, window_id, end_day, holder, consumed_cum, over_cum, given_back_cum)
+SELECT w.tenant_id, w.window_id, w.end_day, $4, n.consumed_cum, n.over_cum, n.given_back_cum
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $6::bigint[])
+  AS n (window_id, consumed_cum, over_cum, given_back_cum)
 JOIN limit_window w ON w.window_id = n.window_id AND w.end_day = ANY ($5::int[])
 ORDER BY w.window_id
 ON CONFLICT (tenant_id, window_id, holder, end_day)
   DO UPDATE SET consumed_cum = greatest(h.consumed_cum, excluded.consumed_cum),
-    over_cum = greatest(h.over_cum, excluded.over_cum)
-  WHERE h.consumed_cum < excluded.consumed_cum OR h.over_cum < excluded.over_cum;
+    over_cum = greatest(h.over_cum, excluded.over_cum),
+    given_back_cum = greatest(h.given_back_cum, excluded.given_back_cum)
+  WHERE h.consumed_cum < excluded.consumed_cum OR h.over_cum < excluded.over_cum
+    OR h.given_back_cum < excluded.given_back_cum;
 
 -- name: read_use
--- Reads what all holders consumed of windows. $1 window ids, $2 end days.
-SELECT w.window_id, w.allotted, w.amount, coalesce(sum(h.consumed_cum), 0)::bigint AS consumed,
-  coalesce(sum(h.over_cum), 0)::bigint AS over
+-- Reads what all holders consumed of windows and did not give back. $1 window ids, $2 end days.
+SELECT w.window_id, w.allotted, w.amount,
+  greatest(0, coalesce(sum(h.consumed_cum - h.given_back_cum), 0))::bigint AS consumed,
+  greatest(0, coalesce(sum(h.over_cum) + least(0, sum(h.consumed_cum - h.given_back_cum)), 0))::bigint AS over
 FROM limit_window w
 LEFT JOIN holder_consumption h ON h.tenant_id = w.tenant_id AND h.window_id = w.window_id AND h.end_day = w.end_day
   AND h.end_day = ANY ($2::int[])

@@ -11,7 +11,9 @@ JOIN tenant t ON t.tenant_id = c.tenant_id
 CROSS JOIN LATERAL (VALUES (c.older_id, c.older_end_us), (c.newer_id, c.newer_end_us)) AS open (window_id, end_us)
 JOIN limit_window w ON w.window_id = open.window_id AND w.tenant_id = c.tenant_id AND w.end_day >= $2
 LEFT JOIN LATERAL (
-  SELECT sum(h.consumed_cum) AS consumed, sum(h.over_cum) AS over FROM holder_consumption h
+  SELECT greatest(0, sum(h.consumed_cum - h.given_back_cum)) AS consumed,
+    greatest(0, sum(h.over_cum) + least(0, sum(h.consumed_cum - h.given_back_cum))) AS over
+  FROM holder_consumption h
   WHERE h.tenant_id = w.tenant_id AND h.window_id = w.window_id AND h.end_day = w.end_day
 ) used ON true
 WHERE open.end_us > $1 AND ($3::text IS NULL OR t.wire_id = $3) AND ($4::text IS NULL OR c.limit_name = $4)

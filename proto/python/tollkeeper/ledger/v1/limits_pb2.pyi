@@ -1723,6 +1723,7 @@ class ConsumptionEntry(_message.Message):
     OVER_CUM_FIELD_NUMBER: _builtins.int
     LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    GIVEN_BACK_CUM_FIELD_NUMBER: _builtins.int
     window_id: _builtins.bytes
     """The window."""
     consumed_cum: _builtins.int
@@ -1733,6 +1734,8 @@ class ConsumptionEntry(_message.Message):
     """Concurrency only: renews this lease; 0 = renews none."""
     in_flight: _builtins.int
     """Concurrency only: units in flight now, those beyond the limit included."""
+    given_back_cum: _builtins.int
+    """Windows only: of consumed_cum and over_cum together, units that callers gave back (GIVE_BACK)."""
     def __init__(
         self,
         *,
@@ -1741,10 +1744,11 @@ class ConsumptionEntry(_message.Message):
         over_cum: _builtins.int = ...,
         lease_epoch: _builtins.int = ...,
         in_flight: _builtins.int = ...,
+        given_back_cum: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_cum", b"consumed_cum", "in_flight", b"in_flight", "lease_epoch", b"lease_epoch", "over_cum", b"over_cum", "window_id", b"window_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_cum", b"consumed_cum", "given_back_cum", b"given_back_cum", "in_flight", b"in_flight", "lease_epoch", b"lease_epoch", "over_cum", b"over_cum", "window_id", b"window_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1787,9 +1791,9 @@ class WindowUse(_message.Message):
     AS_OF_US_FIELD_NUMBER: _builtins.int
     LEASE_EPOCH_FIELD_NUMBER: _builtins.int
     consumed: _builtins.int
-    """Sum of consumed over all holders, as reported. Level: the amount that is stored. Concurrency: units in flight."""
+    """Sum of consumed over all holders less what was given back, as reported. Level: the amount that is stored. Concurrency: units in flight."""
     over: _builtins.int
-    """Sum of over."""
+    """Sum of over, less what was given back beyond consumed."""
     allotted: _builtins.int
     """Units that left the limit."""
     amount: _builtins.int

@@ -59,7 +59,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESERVATION_RELEASED: _ErrorReason.ValueType  # 22
     """The reservation was released, so it can't be settled. FAILED_PRECONDITION."""
     ERROR_REASON_NOT_CONSUMED_HERE: _ErrorReason.ValueType  # 23
-    """GIVE_BACK asks for more than this sidecar consumed of an open window. Not answered yet. FAILED_PRECONDITION."""
+    """GIVE_BACK of more than this sidecar consumed of an open window or a token bucket. FAILED_PRECONDITION."""
     ERROR_REASON_LEVEL_BELOW_ZERO: _ErrorReason.ValueType  # 24
     """A level would fall below 0. FAILED_PRECONDITION; in quarantine where a record says so."""
     ERROR_REASON_USAGE_LOG_FULL: _ErrorReason.ValueType  # 30
@@ -155,7 +155,7 @@ ERROR_REASON_RESERVATION_ELSEWHERE: ErrorReason.ValueType  # 21
 ERROR_REASON_RESERVATION_RELEASED: ErrorReason.ValueType  # 22
 """The reservation was released, so it can't be settled. FAILED_PRECONDITION."""
 ERROR_REASON_NOT_CONSUMED_HERE: ErrorReason.ValueType  # 23
-"""GIVE_BACK asks for more than this sidecar consumed of an open window. Not answered yet. FAILED_PRECONDITION."""
+"""GIVE_BACK of more than this sidecar consumed of an open window or a token bucket. FAILED_PRECONDITION."""
 ERROR_REASON_LEVEL_BELOW_ZERO: ErrorReason.ValueType  # 24
 """A level would fall below 0. FAILED_PRECONDITION; in quarantine where a record says so."""
 ERROR_REASON_USAGE_LOG_FULL: ErrorReason.ValueType  # 30

@@ -38,7 +38,10 @@ class _CheckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckMode.V
     CHECK_MODE_CONSUME: _CheckMode.ValueType  # 1
     """Takes them."""
     CHECK_MODE_GIVE_BACK: _CheckMode.ValueType  # 2
-    """Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
+    """Gives back what CONSUME took before at this sidecar, of every limit that matches or of none: of a window what was
+    used there while it is open, of a token bucket at most what it would hold had nothing been taken. More than was used
+    there is NOT_CONSUMED_HERE. Usage that was recorded stays recorded. Distinct values stay counted, and what is in
+    flight ends with its reservation: FIELD_INVALID.
     A level is lowered at any sidecar; the fall is recorded and durable before the answer.
     """
     CHECK_MODE_PEEK: _CheckMode.ValueType  # 3
@@ -54,7 +57,10 @@ CHECK_MODE_UNSPECIFIED: CheckMode.ValueType  # 0
 CHECK_MODE_CONSUME: CheckMode.ValueType  # 1
 """Takes them."""
 CHECK_MODE_GIVE_BACK: CheckMode.ValueType  # 2
-"""Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
+"""Gives back what CONSUME took before at this sidecar, of every limit that matches or of none: of a window what was
+used there while it is open, of a token bucket at most what it would hold had nothing been taken. More than was used
+there is NOT_CONSUMED_HERE. Usage that was recorded stays recorded. Distinct values stay counted, and what is in
+flight ends with its reservation: FIELD_INVALID.
 A level is lowered at any sidecar; the fall is recorded and durable before the answer.
 """
 CHECK_MODE_PEEK: CheckMode.ValueType  # 3

@@ -1,8 +1,9 @@
 //! Units of one window in this process: where they came from, where they went.
 //!
-//! I3: the sum over sources of granted − returned = consumed + held + kept + free + standby, at every moment.
+//! I3: the sum over sources of granted − returned = consumed − given back + held + kept + free + standby, at every moment.
 
 use crate::{
+    effect::UseCum,
     mutant::{self, Mutant},
     request::Units,
 };
@@ -21,6 +22,8 @@ pub(crate) struct Source {
     pub(crate) granted: Units,
     /// Units of it that are known to be consumed; grows, never shrinks.
     pub(crate) consumed: Units,
+    /// Of these, units that their callers gave back; grows, never shrinks.
+    pub(crate) given_back: Units,
     /// Cumulative returns through the pool.
     pub(crate) returned_pool: Units,
     /// The part of them that the pool has confirmed.
@@ -38,6 +41,7 @@ impl Source {
             seen: 0,
             granted: 0,
             consumed: 0,
+            given_back: 0,
             returned_pool: 0,
             told_pool: 0,
             returned_ledger: 0,
@@ -50,7 +54,12 @@ impl Source {
         self.granted
             .saturating_sub(self.returned_pool)
             .saturating_sub(self.returned_ledger)
-            .saturating_sub(self.consumed)
+            .saturating_sub(self.spent())
+    }
+
+    /// Units of it that are consumed and were not given back.
+    pub(crate) const fn spent(&self) -> Units {
+        self.consumed.saturating_sub(self.given_back)
     }
 }
 
@@ -65,10 +74,14 @@ pub(crate) struct Balance {
     pub(crate) kept: Units,
     /// Units that reservations hold.
     pub(crate) held: Units,
-    /// All units spent so far.
+    /// All units spent so far; grows, never shrinks.
     pub(crate) consumed: Units,
+    /// Of these, units that their callers gave back; grows, never shrinks.
+    pub(crate) given_back: Units,
     /// All units admitted beyond the limit so far.
     pub(crate) over: Units,
+    /// Of these, units that their callers gave back.
+    pub(crate) over_back: Units,
     /// Units used above what was reserved and not paid yet. While there are any, `free` is 0.
     pub(crate) debt: Units,
     /// Oldest first.
@@ -144,6 +157,55 @@ impl Balance {
     /// Counts units admitted without having them.
     pub(crate) const fn exceed(&mut self, units: Units) {
         self.over = self.over.saturating_add(units);
+    }
+
+    /// Units spent that were not given back.
+    pub(crate) const fn spent(&self) -> Units {
+        self.consumed.saturating_sub(self.given_back)
+    }
+
+    /// Units that calls used here and did not give back, beyond the limit or within: so many may be given back.
+    pub(crate) const fn used(&self) -> Units {
+        self.spent()
+            .saturating_add(self.over.saturating_sub(self.over_back))
+            .saturating_add(self.debt)
+    }
+
+    /// What was used so far, as it is reported.
+    pub(crate) const fn use_cum(&self) -> UseCum {
+        UseCum {
+            consumed: self.consumed,
+            over: self.over,
+            given_back: self.given_back.saturating_add(self.over_back),
+        }
+    }
+
+    /// Takes back units that a caller used here and does not need after all: first what nothing stood for, then spent
+    /// ones, newest source first, which are free again. Refuses, and changes nothing, where fewer were used here.
+    pub(crate) fn unspend(&mut self, units: Units) -> bool {
+        if units > self.used() && !mutant::is(Mutant::GivesBackUnused) {
+            return false;
+        }
+        let unpaid = units.min(self.debt);
+        self.debt = self.debt.saturating_sub(unpaid);
+        let mut rest = units.saturating_sub(unpaid);
+        let beyond = rest.min(self.over.saturating_sub(self.over_back));
+        self.over_back = self.over_back.saturating_add(beyond);
+        rest = rest.saturating_sub(beyond);
+        if mutant::is(Mutant::GivesBackUnused) && rest > self.spent() {
+            self.mint(rest);
+            return true;
+        }
+        self.attribute();
+        for source in self.sources.iter_mut().rev() {
+            let part = rest.min(source.spent());
+            rest = rest.saturating_sub(part);
+            source.given_back = source.given_back.saturating_add(part);
+            self.given_back = self.given_back.saturating_add(part);
+            self.free = self.free.saturating_add(part);
+        }
+        self.pay();
+        true
     }
 
     fn pay(&mut self) {
@@ -288,7 +350,7 @@ impl Balance {
             sum.saturating_add(here)
         });
         let here = self
-            .consumed
+            .spent()
             .saturating_add(self.held)
             .saturating_add(self.kept)
             .saturating_add(self.free)
@@ -315,6 +377,8 @@ mod tests {
         GiveBack(Units, Option<u64>),
         KeepApart(Units, Units),
         CallUp(Units),
+        Unspend(Units),
+        Exceed(Units),
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -329,6 +393,8 @@ mod tests {
                 .prop_map(|(keep, pool)| Move::GiveBack(keep, pool)),
             (0_u64..20, 0_u64..20).prop_map(|(units, spare)| Move::KeepApart(units, spare)),
             (0_u64..20).prop_map(Move::CallUp),
+            (0_u64..30).prop_map(Move::Unspend),
+            (0_u64..10).prop_map(Move::Exceed),
         ];
         proptest::collection::vec(one, 0..60)
     }
@@ -347,6 +413,8 @@ mod tests {
             Move::GiveBack(keep, pool) => drop(balance.give_back(keep, pool)),
             Move::KeepApart(units, spare) => balance.keep_apart(units, spare),
             Move::CallUp(units) => drop(balance.call_up(units)),
+            Move::Unspend(units) => drop(balance.unspend(units)),
+            Move::Exceed(units) => balance.exceed(units),
         }
     }
 
@@ -359,12 +427,19 @@ mod tests {
                 let before = balance.clone();
                 apply(&mut balance, step);
                 prop_assert!(balance.is_sound(), "{balance:?} after {step:?}");
+                prop_assert!(balance.consumed >= before.consumed && balance.given_back >= before.given_back);
+                if let Move::Unspend(units) = step {
+                    let is_there = before.used() >= *units;
+                    let expected = before.used() - if is_there { *units } else { 0 };
+                    prop_assert_eq!(expected, balance.used());
+                }
                 balance.attribute();
                 for (old, new) in before.sources.iter().zip(&balance.sources) {
                     prop_assert!(new.consumed >= old.consumed && new.granted >= old.granted);
                     prop_assert!(new.returned_pool >= old.returned_pool);
                     prop_assert!(new.returned_ledger >= old.returned_ledger);
-                    prop_assert!(new.consumed + new.returned_pool + new.returned_ledger <= new.granted);
+                    prop_assert!(new.given_back >= old.given_back && new.given_back <= new.consumed);
+                    prop_assert!(new.spent() + new.returned_pool + new.returned_ledger <= new.granted);
                 }
             }
         }

@@ -19,6 +19,8 @@ const FIGURES_US: u64 = 200_000;
 
 /// Slices held at once; where there are more, two end with the earlier of them.
 const SLICES: usize = 4;
+/// Calls of the shard whose units were spent and may yet be given back; older ones would have come again by now.
+const RECENT: usize = 8;
 /// Parts of a whole, in which shares are counted.
 const MILLION: u64 = 1_000_000;
 
@@ -133,8 +135,12 @@ pub(crate) struct Tokens {
     denial: Option<Denial>,
     /// Sizes slices.
     pub(crate) demand: Demand,
-    /// Units admitted beyond the limit.
+    /// Units admitted beyond the limit and not given back.
     pub(crate) over: Units,
+    /// Units spent and not given back.
+    pub(crate) spent: Units,
+    /// Units spent lately, by the call that took them, newest last.
+    recent: [Lot; RECENT],
 }
 
 impl Tokens {
@@ -170,9 +176,10 @@ impl Tokens {
 
     /// Spends units; `false`, and nothing changed, where they are not there.
     pub(crate) fn take(&mut self, units: Units, real_us: u64) -> bool {
-        if self.draw(units, real_us).is_none() {
+        let Some(lot) = self.draw(units, real_us) else {
             return false;
-        }
+        };
+        self.remember(lot);
         self.demand.taken = self.demand.taken.saturating_add(units);
         true
     }
@@ -198,7 +205,56 @@ impl Tokens {
             last.lot.units = last.lot.units.saturating_add(rest);
         }
         self.send_back(Lot { units: rest, ..lot });
+        self.remember(Lot {
+            units: lot.units.saturating_sub(rest),
+            ..lot
+        });
         rest
+    }
+
+    /// Notes that units were spent.
+    fn remember(&mut self, lot: Lot) {
+        if lot.units == 0 {
+            return;
+        }
+        self.spent = self.spent.saturating_add(lot.units);
+        let [.., last] = &mut self.recent;
+        if last.origin == lot.origin {
+            last.units = last.units.saturating_add(lot.units);
+            return;
+        }
+        self.recent.rotate_left(1);
+        let [.., last] = &mut self.recent;
+        *last = lot;
+    }
+
+    /// Units that calls used here and did not give back.
+    pub(crate) const fn used(&self) -> Units {
+        self.spent.saturating_add(self.over)
+    }
+
+    /// Takes back units that calls used here: first those beyond the limit, then spent ones, newest first, which are on
+    /// their way back to the bucket. What is not remembered any more is worth nothing: it would have come again.
+    pub(crate) fn unspend(&mut self, units: Units) {
+        let beyond = units.min(self.over);
+        self.over = self.over.saturating_sub(beyond);
+        let mut rest = units.saturating_sub(beyond).min(self.spent);
+        if !mutant::is(Mutant::UnspendsTwice) {
+            self.spent = self.spent.saturating_sub(rest);
+        }
+        let [.., newest] = self.recent;
+        for place in (0..RECENT).rev() {
+            let lot = self.recent[place];
+            let part = rest.min(lot.units);
+            if part == 0 || lot.origin.generation != newest.origin.generation {
+                continue;
+            }
+            rest = rest.saturating_sub(part);
+            if !mutant::is(Mutant::UnspendsTwice) {
+                self.recent[place].units = lot.units.saturating_sub(part);
+            }
+            self.send_back(Lot { units: part, ..lot });
+        }
     }
 
     /// Puts units on their way back.

@@ -7,7 +7,7 @@ use crate::{
         balance::Balance,
         values::{Told, Values},
     },
-    effect::PoolFault,
+    effect::{PoolFault, UseCum},
     engine::EngineConfig,
     event::{WindowInfo, WindowUse},
     id::ValueHash,
@@ -127,8 +127,8 @@ pub(crate) struct Window {
     pub(crate) low_mark: Units,
     /// What the fleet used as last heard, and what this process had used when it was asked.
     pub(crate) fleet: Option<(WindowUse, Units)>,
-    /// (consumed, over) as last confirmed by the ledger.
-    pub(crate) reported: (Units, Units),
+    /// What was used as last confirmed by the ledger.
+    pub(crate) reported: UseCum,
     /// A return to the ledger is under way.
     pub(crate) returning: bool,
     /// Below this balance the mark is lowered, while anything is kept.
@@ -174,7 +174,7 @@ impl Window {
             uncovered: 0,
             low_mark: 0,
             fleet: None,
-            reported: (0, 0),
+            reported: UseCum::default(),
             returning: false,
             keep_low: 0,
             is_marking: false,
@@ -197,10 +197,7 @@ impl Window {
 
     /// Units that this process used, beyond the limit or within.
     pub(crate) const fn own_use(&self) -> Units {
-        self.balance
-            .consumed
-            .saturating_add(self.balance.over)
-            .saturating_add(self.balance.debt)
+        self.balance.used()
     }
 
     /// Units that the fleet used, as last heard, own use up to now.
@@ -211,7 +208,7 @@ impl Window {
         let own = self.own_use();
         self.fleet.map_or(own, |(fleet, own_then)| {
             let all = fleet.consumed.saturating_add(fleet.over);
-            all.saturating_add(own.saturating_sub(own_then)).max(own)
+            all.saturating_add(own).saturating_sub(own_then).max(own)
         })
     }
 
@@ -244,7 +241,7 @@ impl Window {
     pub(crate) const fn is_own_use_full(&self, units: Units, amount: Units) -> bool {
         let own = self
             .balance
-            .consumed
+            .spent()
             .saturating_add(self.balance.held)
             .saturating_add(self.balance.debt);
         own.saturating_add(units) > amount

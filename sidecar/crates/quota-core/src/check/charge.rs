@@ -20,6 +20,11 @@ impl Engine {
         let charges = std::mem::take(&mut self.charges);
         match request.mode {
             Mode::Peek => {}
+            Mode::GiveBack => {
+                for charge in &charges {
+                    self.unspend(now, charge);
+                }
+            }
             Mode::Consume => {
                 for charge in &charges {
                     self.take(now, charge, None);
@@ -118,6 +123,8 @@ impl Engine {
             LimitKind::TokenBucket { .. } => {
                 if charge.verdict == Verdict::Standing {
                     let _ = spend_standing(limit, bucket, charge.units, now, false);
+                    let tokens = bucket.tokens.get_or_insert_default();
+                    tokens.spent = tokens.spent.saturating_add(charge.units);
                     return false;
                 }
                 let tokens = bucket.tokens.get_or_insert_default();

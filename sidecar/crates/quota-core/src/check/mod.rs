@@ -1,6 +1,7 @@
 //! A check from question to answer: which limits apply, what each says, what follows.
 
 pub(crate) mod charge;
+mod give_back;
 pub(crate) mod judge;
 pub(crate) mod state;
 
@@ -53,6 +54,10 @@ impl Engine {
         if let Some(outcome) = self.list_charges(now, tenant, request, is_last) {
             return outcome;
         }
+        if request.mode == Mode::GiveBack {
+            self.judge_give_back(now, request);
+            return Outcome::Decided(self.conclude(now, request));
+        }
         let short = self.judge_charges(now, request, is_last);
         let is_denied = self
             .charges
@@ -74,7 +79,7 @@ impl Engine {
     ) -> Option<Outcome> {
         let mut wrong_mode = None;
         for cost in &request.costs {
-            if let Some(outcome) = wrong_value(&self.catalog, cost, &request.attributes) {
+            if let Some(outcome) = wrong_value(&self.catalog, cost, request) {
                 return Some(outcome);
             }
             let limits = self.catalog.limits_on(tenant, &cost.meter);
@@ -141,12 +146,7 @@ impl Engine {
         if let Some(verdict) = judge_without_bucket(&limit.rule, charge.units) {
             return verdict;
         }
-        if charge.bucket.is_none() {
-            charge.bucket = self.make_bucket(now, charge.limit, request);
-            if let Some(key) = charge.bucket {
-                self.resume(now, key);
-            }
-        }
+        self.bring_bucket(now, charge, request);
         let Some(key) = charge.bucket else {
             return self.judge_without_room(charge);
         };
@@ -182,6 +182,17 @@ impl Engine {
             charge.units = 0;
         }
         verdict
+    }
+
+    /// Makes the bucket of a charge where there is none yet and room for it.
+    fn bring_bucket(&mut self, now: Now, charge: &mut Charge, request: &CheckRequest) {
+        if charge.bucket.is_some() {
+            return;
+        }
+        charge.bucket = self.make_bucket(now, charge.limit, request);
+        if let Some(key) = charge.bucket {
+            self.resume(now, key);
+        }
     }
 
     /// The bucket of a limit for this call, where there is one.
@@ -352,14 +363,11 @@ impl Engine {
 }
 
 /// What is wrong with a cost of a meter that counts distinct values.
-fn wrong_value(
-    catalog: &Catalog,
-    cost: &Cost,
-    attributes: &matching::Attributes,
-) -> Option<Outcome> {
+fn wrong_value(catalog: &Catalog, cost: &Cost, request: &CheckRequest) -> Option<Outcome> {
     let name = catalog.value_attribute(&cost.meter)?;
     match cost.units {
-        1 if matching::attribute(attributes, name).is_none_or(str::is_empty) => {
+        _ if request.mode == Mode::GiveBack => Some(denied(Reason::ValuesStay, Some(&cost.meter))),
+        1 if matching::attribute(&request.attributes, name).is_none_or(str::is_empty) => {
             Some(denied(Reason::NeedsValue, Some(name)))
         }
         0 | 1 => None,
@@ -372,7 +380,7 @@ fn standing_mode(rule: &LimitRule, mode: Mode) -> Option<Reason> {
     rule.amount?;
     match (rule.kind, mode) {
         (LimitKind::Level, Mode::Consume) => Some(Reason::NeedsRecord),
-        (LimitKind::Concurrency, Mode::Consume | Mode::Record { .. }) => {
+        (LimitKind::Concurrency, Mode::Consume | Mode::Record { .. } | Mode::GiveBack) => {
             Some(Reason::NeedsReservation)
         }
         _ => None,

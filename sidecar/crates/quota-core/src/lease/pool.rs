@@ -98,7 +98,7 @@ impl Engine {
                 text(need),
                 text(want),
                 text(source.returned_pool),
-                text(source.consumed),
+                text(source.spent()),
                 text(over),
                 text(pool.witness_seq),
                 text(pool.holders),

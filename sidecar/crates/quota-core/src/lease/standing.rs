@@ -59,7 +59,7 @@ impl Window {
 
     /// Own use as the fleet's figures are brought up to date with it.
     pub(crate) const fn own_use_now(&self) -> Units {
-        let used = self.balance.consumed.saturating_add(self.balance.over);
+        let used = self.balance.used().saturating_sub(self.balance.debt);
         // What is in flight is held and not consumed; what a level holds is not stored yet.
         let flying = if self.lease_epoch == 0 {
             self.over_flying

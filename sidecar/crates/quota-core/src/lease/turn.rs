@@ -80,13 +80,12 @@ impl Engine {
         let Some(mut window) = window else { return };
         self.forget_mark(&window);
         window.balance.spend_held(window.balance.held);
-        let (consumed_cum, over_cum) = (window.balance.consumed, window.balance.over);
-        if (consumed_cum, over_cum) != window.reported {
+        let used = window.balance.use_cum();
+        if used != window.reported {
             let entry = Report {
                 bucket: None,
                 window: window.info.id,
-                consumed_cum,
-                over_cum,
+                used,
                 own_use: 0,
                 lease_epoch: 0,
                 in_flight: 0,

@@ -57,7 +57,7 @@ impl Engine {
             self.holder_hex.clone(),
             text(pool.request_seq.saturating_add(1)),
             text(source.returned_pool),
-            text(source.consumed),
+            text(source.spent()),
             text(over),
             text(pool.witness_seq),
             text(pool.holders),

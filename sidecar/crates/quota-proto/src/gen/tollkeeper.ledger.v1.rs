@@ -742,6 +742,9 @@ pub struct ConsumptionEntry {
     /// Concurrency only: units in flight now, those beyond the limit included.
     #[prost(int64, tag = "5")]
     pub in_flight: i64,
+    /// Windows only: of consumed_cum and over_cum together, units that callers gave back (GIVE_BACK).
+    #[prost(int64, tag = "6")]
+    pub given_back_cum: i64,
 }
 /// One answer for every entry, in its order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -753,10 +756,10 @@ pub struct ReportConsumptionResponse {
 /// What the fleet used of one window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WindowUse {
-    /// Sum of consumed over all holders, as reported. Level: the amount that is stored. Concurrency: units in flight.
+    /// Sum of consumed over all holders less what was given back, as reported. Level: the amount that is stored. Concurrency: units in flight.
     #[prost(int64, tag = "1")]
     pub consumed: i64,
-    /// Sum of over.
+    /// Sum of over, less what was given back beyond consumed.
     #[prost(int64, tag = "2")]
     pub over: i64,
     /// Units that left the limit.

@@ -796,7 +796,10 @@ pub enum CheckMode {
     Unspecified = 0,
     /// Takes them.
     Consume = 1,
-    /// Gives back what was taken before. Windows and token buckets: not served yet, UNIMPLEMENTED.
+    /// Gives back what CONSUME took before at this sidecar, of every limit that matches or of none: of a window what was
+    /// used there while it is open, of a token bucket at most what it would hold had nothing been taken. More than was used
+    /// there is NOT_CONSUMED_HERE. Usage that was recorded stays recorded. Distinct values stay counted, and what is in
+    /// flight ends with its reservation: FIELD_INVALID.
     /// A level is lowered at any sidecar; the fall is recorded and durable before the answer.
     GiveBack = 2,
     /// Decides for these costs and takes nothing.
@@ -1474,7 +1477,7 @@ pub enum ErrorReason {
     ReservationElsewhere = 21,
     /// The reservation was released, so it can't be settled. FAILED_PRECONDITION.
     ReservationReleased = 22,
-    /// GIVE_BACK asks for more than this sidecar consumed of an open window. Not answered yet. FAILED_PRECONDITION.
+    /// GIVE_BACK of more than this sidecar consumed of an open window or a token bucket. FAILED_PRECONDITION.
     NotConsumedHere = 23,
     /// A level would fall below 0. FAILED_PRECONDITION; in quarantine where a record says so.
     LevelBelowZero = 24,

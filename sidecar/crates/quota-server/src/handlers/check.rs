@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
-use quota_core::{CheckRequest, Cost, Decision, Mode, Reason};
+use quota_core::{CheckRequest, Decision, Mode, Reason};
 use quota_proto::{
     check::{ParsedCheck, Purpose},
     decision,
@@ -11,7 +11,8 @@ use quota_proto::{
 
 use crate::{
     handlers::{
-        level::{levels_met, lower, needs_other_call},
+        give_back::give_back,
+        level::needs_other_call,
         reserve::{Scope, consume_recorded, reserve},
     },
     headers::headers,
@@ -175,14 +176,7 @@ async fn run(
             let decision = decide(&service, &request).await?;
             concluded(service, check, request, decision, started).await
         }
-        Purpose::GiveBack => {
-            let changes = levels_met(&service, &check).await?;
-            let is_level = |cost: &Cost| changes.iter().any(|change| change.meter == cost.meter);
-            if check.costs.iter().all(is_level) {
-                return lower(&service, &check, &changes, started).await;
-            }
-            Err(Refusal::not_implemented("mode GIVE_BACK of windows"))
-        }
+        Purpose::GiveBack => give_back(&service, check, started).await,
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) fn needs_other_call(decision: &Decision, costs: &[Cost]) -> Option<Re
     }
 }
 
-fn place_of(costs: &[Cost], meter: &str) -> usize {
+/// Gives the place of a meter among costs; 0 where it is not there.
+pub(crate) fn place_of(costs: &[Cost], meter: &str) -> usize {
     let place = costs.iter().position(|cost| *cost.meter == *meter);
     place.unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 mod check;
 mod end;
 mod explain;
+mod give_back;
 mod level;
 mod query;
 mod record;

@@ -408,14 +408,7 @@ impl World {
             }
             Command::ReportConsumption { holder, entries } => {
                 let uses = entries.iter().map(|entry| {
-                    ledger.report(
-                        *holder,
-                        entry.window,
-                        entry.consumed_cum,
-                        entry.over_cum,
-                        &mut line,
-                        now_us,
-                    )
+                    ledger.report(*holder, entry.window, entry.used, &mut line, now_us)
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }

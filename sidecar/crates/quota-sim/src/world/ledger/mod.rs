@@ -11,7 +11,7 @@ use std::{
 
 use quota_core::{
     AllotAnswer, AllotAsk, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind, LimitRule,
-    PoolFault, WindowId, WindowUse,
+    PoolFault, UseCum, WindowId, WindowUse,
     mutant::{self, Mutant},
 };
 
@@ -176,6 +176,7 @@ impl Ledger {
             leases: BTreeMap::new(),
             lost_returns: BTreeMap::new(),
             consumed: BTreeMap::new(),
+            given_back: BTreeMap::new(),
             pool_key: format!("{tag}:p:{}", hex(&id.0)).into(),
             holders_key: format!("{tag}:h:{}", hex(&id.0)).into(),
             values_key: format!("{tag}:u:{}", hex(&id.0)).into(),
@@ -443,8 +444,7 @@ impl Ledger {
         &mut self,
         holder: Holder,
         id: WindowId,
-        consumed: u64,
-        over: u64,
+        used: UseCum,
         line: &mut Line<'_>,
         now_us: i64,
     ) -> WindowUse {
@@ -460,10 +460,15 @@ impl Ledger {
         };
         let window = &mut self.rows.windows[place];
         let own = window.consumed.entry(holder).or_default();
-        *own = (own.0.max(consumed), own.1.max(over));
-        let told = [consumed, over];
+        *own = (own.0.max(used.consumed), own.1.max(used.over));
+        let told = [used.consumed, used.over];
+        let back = window.given_back.entry(holder).or_default();
+        *back = used.given_back.max(*back);
         let sum = |sum: (u64, u64), own: &(u64, u64)| (sum.0 + own.0, sum.1 + own.1);
         let (consumed, over) = window.consumed.values().fold((0, 0), sum);
+        let back: u64 = window.given_back.values().sum();
+        let beyond = back.saturating_sub(consumed);
+        let (consumed, over) = (consumed.saturating_sub(back), over.saturating_sub(beyond));
         let fleet = WindowUse {
             consumed,
             over,

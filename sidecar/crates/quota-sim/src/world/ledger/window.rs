@@ -94,6 +94,8 @@ pub struct Window {
     pub lost_returns: BTreeMap<(Holder, u64), u64>,
     /// Cumulative use (within, beyond the limit) by holder.
     pub consumed: BTreeMap<Holder, (u64, u64)>,
+    /// Of both, units that callers gave back.
+    pub given_back: BTreeMap<Holder, u64>,
     pub(super) pool_key: Arc<str>,
     pub(super) holders_key: Arc<str>,
     pub(super) values_key: Arc<str>,
