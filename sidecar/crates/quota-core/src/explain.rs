@@ -148,7 +148,7 @@ impl Engine {
             failure_policy: rule.failure_policy,
             free: balance.map_or(0, |balance| balance.free),
             held: balance.map_or(0, |balance| balance.held),
-            consumed: balance.map_or(0, |balance| balance.spent()),
+            consumed: balance.map_or(0, crate::bucket::balance::Balance::spent),
             debt: balance.map_or(0, |balance| balance.debt),
             allotted: window.map_or(0, |window| window.info.allotted),
             round: window.map_or(0, |window| window.info.round),
