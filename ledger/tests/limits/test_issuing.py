@@ -7,7 +7,16 @@ import secrets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tollkeeper_ledger.domain.issuing import CLOCK_JUMP_US_MAX, Issuing, Witness, clock_jump_us, witness_from
+from tollkeeper_ledger.domain.issuing import (
+    AHEAD_US_MAX,
+    CLOCK_JUMP_US_MAX,
+    Issuing,
+    Witness,
+    clock_jump_us,
+    frozen_before_us,
+    slack_us,
+    witness_from,
+)
 from tollkeeper_ledger.domain.windows import Span
 
 HERE, ELSEWHERE = b"h" * 16, b"e" * 16
@@ -16,6 +25,12 @@ HOUR_US = 3_600_000_000
 timelines = st.integers(1, 2**21 - 1)
 numbers = st.integers(1, 2**53 - 1)
 values = st.binary(min_size=16, max_size=16)
+
+
+@given(st.integers(0, 2**50), st.integers(0, 1_000_000))
+def test_all_that_may_have_been_leased_is_frozen(now_us: int, speed_milli: int) -> None:
+    """A restore freezes every window that an ask may have opened early, however fast the ledger's clock runs."""
+    assert frozen_before_us(now_us, speed_milli) > now_us + AHEAD_US_MAX + slack_us(speed_milli)
 
 
 @given(timelines, numbers, values)

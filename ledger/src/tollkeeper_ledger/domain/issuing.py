@@ -18,11 +18,26 @@ VALUE_BYTES = 16
 _PREFIX_BYTES = 4
 _NUMBER_BYTES = 8
 
-FROZEN_AHEAD_US = 6_000_000
-"""Windows are leased up to 5 s early: so far ahead of a restore they may have been open."""
+AHEAD_US_MAX = 5_000_000
+"""Windows are leased so early, ledger time."""
+
+_SLACK_REAL_MS = 250
+"""An ask may be so long under way, and clocks so far apart."""
+
+_FROZEN_FURTHER_US = 1_000_000
 
 CLOCK_JUMP_US_MAX = 300_000_000
 """A forward jump beyond five minutes holds window opening."""
+
+
+def slack_us(speed_milli: int) -> int:
+    """Give the ledger µs that an ask may lie beside its bounds at this speed of the ledger's clock."""
+    return _SLACK_REAL_MS * max(1000, speed_milli)
+
+
+def frozen_before_us(now_us: int, speed_milli: int) -> int:
+    """Give the ledger time before which windows that begin may have been leased already."""
+    return now_us + AHEAD_US_MAX + slack_us(speed_milli) + _FROZEN_FURTHER_US
 
 
 @dataclass(frozen=True, slots=True, order=True)

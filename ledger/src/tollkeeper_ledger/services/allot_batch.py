@@ -18,7 +18,7 @@ from tollkeeper_ledger.domain.allotment import (
     notice_due,
 )
 from tollkeeper_ledger.domain.cursor import Place
-from tollkeeper_ledger.domain.issuing import NO_WITNESS, Issuing
+from tollkeeper_ledger.domain.issuing import AHEAD_US_MAX, NO_WITNESS, Issuing, slack_us
 from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
 from tollkeeper_ledger.domain.standing import STANDING, STANDING_DAY
 from tollkeeper_ledger.domain.windows import Alignment, Span, end_day_of
@@ -60,9 +60,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
     from tollkeeper_ledger.store.tenants import TenantView
 
-AHEAD_US_MAX = 5_000_000
 BEHIND_US_MAX = 3_600_000_000
-_SLACK_REAL_MS = 250
 KEY_HASH_BYTES = 16
 
 
@@ -147,9 +145,10 @@ class AllotBatch:
             return Refused("FIELD_INVALID", "key_hash must be empty or 16 bytes")
         if not (0 <= ask.need <= UNITS_MAX and 0 <= ask.want <= UNITS_MAX and 0 <= ask.allotted_cum_seen <= UNITS_MAX):
             return Refused("FIELD_OUT_OF_RANGE", f"need, want and allotted_cum_seen must be 0 to {UNITS_MAX}")
-        slack_us = _SLACK_REAL_MS * max(1000, self._clock.speed_milli)
+        slack = slack_us(self._clock.speed_milli)
         ahead_us = entry.at_us - self._clock.now_us
-        if limit.rule.kind is LimitKind.WINDOW and not -BEHIND_US_MAX - slack_us <= ahead_us <= AHEAD_US_MAX + slack_us:
+        is_near = -BEHIND_US_MAX - slack <= ahead_us <= AHEAD_US_MAX + slack
+        if limit.rule.kind is LimitKind.WINDOW and not is_near:
             return Refused(
                 "FIELD_OUT_OF_RANGE", f"at_us {entry.at_us} is {ahead_us} us ahead of ledger time; bound: -1 h to 5 s"
             )

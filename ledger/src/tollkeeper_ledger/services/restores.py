@@ -6,10 +6,17 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.issuing import FROZEN_AHEAD_US, NO_WITNESS, VALUE_BYTES, Issuing, Witness, witness_from
+from tollkeeper_ledger.domain.issuing import (
+    NO_WITNESS,
+    VALUE_BYTES,
+    Issuing,
+    Witness,
+    frozen_before_us,
+    witness_from,
+)
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
-from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.clock import from_us, read_clock
 from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.pool_functions import show_witness_call
 
@@ -138,9 +145,13 @@ class Restores:
                 if (await witnesses.commit_witness(conn, value=secrets.token_bytes(VALUE_BYTES), newest=seen)).is_known:
                     return
                 timeline = max(before, seen.timeline) + 1
-                now_us = to_us(await ledger_now(conn))
+                clock = await read_clock(conn)
+                now_us = clock.now_us
                 await witnesses.begin_timeline(
-                    conn, timeline=timeline, now_us=now_us, frozen_before_us=now_us + FROZEN_AHEAD_US
+                    conn,
+                    timeline=timeline,
+                    now_us=now_us,
+                    frozen_before_us=frozen_before_us(now_us, clock.speed_milli),
                 )
                 entry = AuditEntry(
                     subject="timeline", tenant_id=None, before={"timeline": before}, after={"timeline": timeline}
