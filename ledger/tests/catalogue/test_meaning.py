@@ -263,16 +263,18 @@ def test_another_plan_needs_to_be_asked_for() -> None:
     ]
 
 
-def test_what_counts_distinct_values_has_limits_but_no_price() -> None:
-    """A meter of distinct values takes window limits; a price on it, or another kind of limit, is refused by field."""
+def test_what_counts_distinct_values_has_window_limits_and_whole_prices() -> None:
+    """A meter of distinct values takes window limits and prices; another limit or a split price is refused by field."""
     meter = "{name: seen, unit: users, aggregation: unique, value_attribute: user, attributes: [user]}"
     catalogue = (
         f"version: 1\nmeters: [{meter}]\nplans:\n- name: q\n  currency: USD\n  billing_interval: month\n"
         "  limits: [{name: l, meter: seen, kind: window, amount: 5, window: day}]\n"
     )
     assert faults_of(catalogue, known_after(PLAIN)) == []
-    assert faults_of(catalogue + "  prices: [{meter: seen, unit_price: 1}]\n", known_after(PLAIN)) == [
-        ("plans[0].prices[0].meter", "names a meter of aggregation unique, which prices do not serve")
+    assert faults_of(catalogue + "  prices: [{meter: seen, unit_price: 1}]\n", known_after(PLAIN)) == []
+    split = catalogue.replace("attributes: [user]", "attributes: [user], dimensions: [user]")
+    assert faults_of(split + "  prices: [{meter: seen, unit_price: 1, group_by: [user]}]\n", known_after(PLAIN)) == [
+        ("plans[0].prices[0].group_by", "splits distinct values, which prices do not serve")
     ]
     level = catalogue.replace("kind: window, amount: 5, window: day", "kind: level, amount: 5")
     assert faults_of(level, known_after(PLAIN)) == [

@@ -18,7 +18,7 @@ from tollkeeper_ledger.domain.invoice import (
     merge_totals,
     rate_inputs,
 )
-from tollkeeper_ledger.domain.rating.dimensions import demands_of
+from tollkeeper_ledger.domain.rating.dimensions import demands_of, meters_priced
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
 from tollkeeper_ledger.services.billing_facts import (
     OPENING,
@@ -31,7 +31,7 @@ from tollkeeper_ledger.services.billing_facts import (
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, add_segments, read_schedules
-from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded
+from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded, read_uniques
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.money import read_waiting_items, take_items
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
@@ -256,6 +256,10 @@ async def _inputs(
         last=max([period.end, *(segment.own.end for segment in segments)]),
     )
     totals = await read_demanded(conn, wanted, demands_of(definitions.values()))
+    groups = _groups(found, segments, before)
+    uniques = await read_uniques(conn, tenant_id, meters_priced(definitions.values()), groups)
+    for segment_id, counted in uniques.items():
+        totals.setdefault(segment_id, []).extend(counted)
     counts = await closes.count_records(conn, tenant_id, segments)
 
     def summed(segment: PeriodSegment) -> SegmentInput:
@@ -273,6 +277,22 @@ async def _inputs(
         late=_late_inputs(found, late, before, totals, summed),
         not_waited_for=not_waited_for,
     )
+
+
+def _groups(
+    found: PeriodPlans, segments: Sequence[PeriodSegment], before: Mapping[UUID, Sequence[tuple[UUID, datetime]]]
+) -> list[list[UUID]]:
+    """Put segments together whose usage is rated together: of one period under one plan, in order of billing."""
+    groups: dict[object, list[UUID]] = {}
+    for segment in segments:
+        if found.is_trial(segment.own.start):
+            continue
+        if segment.late_for is None:
+            groups.setdefault(segment.plan.digest, []).append(segment.segment_id)
+            continue
+        billed = [one for one, start in before.get(segment.late_for, ()) if not found.is_trial(start)]
+        groups.setdefault((segment.plan.digest, frozenset(billed)), billed).append(segment.segment_id)
+    return list(groups.values())
 
 
 def _late_inputs(

@@ -51,6 +51,29 @@ async def read_demanded(conn: Connection, wanted: Wanted, demands: Mapping[str, 
     return {segment_id: sorted(totals, key=lambda total: total.meter) for segment_id, totals in found.items()}
 
 
+async def read_uniques(
+    conn: Connection, tenant_id: UUID, meters: Collection[str], groups: Sequence[Sequence[UUID]]
+) -> dict[UUID, list[Total]]:
+    """Count distinct values of those of these meters that count them, so that a group's counts add up.
+
+    Each segment of a group has what it adds to those before it in the group: a value that was there already adds
+    nothing, and one that it voids takes one off.
+    """
+    found: dict[UUID, list[Total]] = {}
+    for meter in await conn.fetch(sql("billing.unique_meters"), list(meters)):
+        for group in groups:
+            before = 0
+            for place, segment_id in enumerate(group, start=1):
+                counted = await conn.fetchval(
+                    sql("billing.count_values"), tenant_id, list(group[:place]), meter["meter_id"]
+                )
+                if counted != before:
+                    total = Total(meter["name"], meter["unit"], meter["scale"], units=counted - before)
+                    found.setdefault(segment_id, []).append(total)
+                before = counted
+    return found
+
+
 async def _values(conn: Connection, wanted: Wanted, meter: str, demand: Demand) -> dict[UUID, list[Total]]:
     rows = await conn.fetch(
         sql("billing.segment_values"),

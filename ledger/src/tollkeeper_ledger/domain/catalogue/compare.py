@@ -126,6 +126,14 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
     """Refuse limits and prices on meters whose figure is no running sum."""
     meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
     for reference in catalogue.references:
+        if reference.kind == "dimension" and _counts_values(meters, reference.name):
+            faults.add(
+                reference.line,
+                reference.path,
+                "splits distinct values, which prices do not serve",
+                value=reference.name,
+                remedy="price the meter as a whole",
+            )
         if reference.kind != "meter" or reference.name not in meters:
             continue
         aggregation = meters[reference.name].aggregation
@@ -139,6 +147,10 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
                 bound="meters of aggregation " + ", ".join(served),
                 remedy="declare a meter of such an aggregation beside it and record both",
             )
+
+
+def _counts_values(meters: Mapping[str, Meter], dimension: str) -> bool:
+    return any(meter.aggregation == "unique" and dimension.startswith(f"{name}.") for name, meter in meters.items())
 
 
 def _check_parents(catalogue: Catalogue, known: Known, faults: Faults) -> None:

@@ -19,8 +19,8 @@ FORMAT_VERSION = 1
 
 LIMITED = ("sum", "unique")
 """Aggregations of meters that limits may name."""
-PRICED = ("sum", "count")
-"""Aggregations of meters that prices may name: what adds up over segments."""
+PRICED = ("sum", "count", "unique")
+"""Aggregations of meters that prices may name: what adds up over segments, and what is counted over all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ def demands_of(definitions: Iterable[bytes]) -> dict[str, Demand]:
     return found
 
 
+def meters_priced(definitions: Iterable[bytes]) -> set[str]:
+    """Give the meters that these plan versions price."""
+    return {price["meter"] for definition in definitions for price in json.loads(definition)["prices"]}
+
+
 def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[PriceJson, Attributes, Total]]:
     """Give each price its usage, in the prices' order; a price without usage has a total of zero.
 

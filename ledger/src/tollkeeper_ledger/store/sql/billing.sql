@@ -60,13 +60,25 @@ ORDER BY asked.segment_id, base.period_start, b.segment_id;
 
 -- name: segment_totals
 -- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
--- A late segment may well be below 0: it takes back what was billed and then voided. $1 tenant id, $2 segment ids.
+-- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then voided. $1 tenant id, $2 segment ids.
 SELECT r.segment_id, m.name AS meter, m.unit, m.scale,
        greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
                 CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units
 FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
-WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[])
+WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND m.aggregation <> 'unique'
 GROUP BY r.segment_id, b.late_for, m.name, m.unit, m.scale, m.aggregation ORDER BY r.segment_id, m.name;
+
+-- name: unique_meters
+-- Gives those of these meters that count distinct values. $1 names.
+SELECT meter_id, name, unit, scale FROM meter WHERE aggregation = 'unique' AND name = ANY ($1::text[]) ORDER BY name;
+
+-- name: count_values
+-- Counts the distinct values of a meter in segments together, voided ones left out. $1 tenant id, $2 segment ids,
+-- $3 meter id.
+SELECT count(*) FROM (
+  SELECT value FROM usage_rollup_value WHERE tenant_id = $1 AND segment_id = ANY ($2::uuid[]) AND meter_id = $3
+  GROUP BY value HAVING sum(records) > 0
+) AS counted;
 
 -- name: segment_records
 -- Counts the records of segments whose events lie in a span. $1 tenant id, $2 segment ids, $3 from, $4 to.
