@@ -63,7 +63,7 @@ async def test_ledger_that_was_never_there_is_unsent(plane: FakePlane) -> None:
     assert type(failed) is NotSent
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert plane.heard("watch_up") == []
+    assert plane.heard("watch_up") == [False]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,23 @@ async def test_watch_comes_back_after_the_ledger(link: LedgerLink, plane: FakePl
     await link.send_watch(ADD)
     await until(lambda: len(ledger.heard[-1]) == 2)
     assert [request.SerializeToString() for request in ledger.heard[-1]] == [HELLO, ADD]
+
+
+async def test_a_ledger_that_is_away_from_the_start_is_told_once(plane: FakePlane, ledger: FakeLedger) -> None:
+    """Whoever can't connect at the start tells the data plane so, once, and goes on trying."""
+    port = ledger.port
+    await ledger.stop()
+    link = LedgerLink(f"127.0.0.1:{port}", Outbox(plane.give_answers), backoff=quick())
+    running = asyncio.ensure_future(link.run())
+    try:
+        await until(lambda: plane.heard("watch_up") == [False])
+        with pytest.raises(NotSent):
+            await link.unary(ALLOT, REQUEST, timeout_s=5)
+        await ledger.start(port)
+        await until(lambda: plane.heard("watch_up") == [False, True])
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_silent_stream_is_given_up(link: LedgerLink, plane: FakePlane, ledger: FakeLedger) -> None:

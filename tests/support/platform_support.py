@@ -30,11 +30,12 @@ class AddedSidecar:
         folder = stack.directory / name
         folder.mkdir(exist_ok=True)
         self.target = f"unix:{folder / 's.sock'}"
+        self.log_folder = folder / "usage-log"
         own = {
             "TOLLKEEPER_SIDECAR_LISTEN": "127.0.0.1:0",
             "TOLLKEEPER_SIDECAR_HTTP": "127.0.0.1:0",
             "TOLLKEEPER_SIDECAR_SOCKET": str(folder / "s.sock"),
-            "TOLLKEEPER_USAGE_LOG_DIR": str(folder / "usage-log"),
+            "TOLLKEEPER_USAGE_LOG_DIR": str(self.log_folder),
             "TOLLKEEPER_USAGE_LOG_BYTES": str(64 << 20),
         }
         self._child = Child(

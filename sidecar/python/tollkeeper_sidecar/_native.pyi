@@ -28,6 +28,8 @@ class DataPlane:
         - ``redis_budget_us``, ``ledger_budget_us``, ``proof_age_us``: budgets of a waiting check in real
           microseconds, default 5,000, 100,000 and 100,000.
         - ``ship_interval_ms``: longest time that a record waits for its batch, default 1,000 (at most 60,000).
+        - ``welcome_wait_ms``: a ledger that has not introduced itself for so long after the start counts as away,
+          default 5,000 (at most 600,000); one that can't be connected to counts so at once where there is a snapshot.
 
         Raises ValueError for a bad configuration and OSError where an address can't be bound or the usage log can't
         be opened.
@@ -66,7 +68,8 @@ class DataPlane:
         ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
         ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``,
         ``shipping`` (``batches``, ``duplicates``, ``conflicts``, ``quarantined``, ``fenced``, ``forked``, ``rewinds``,
-        ``lost``, ``refused_seq``, ``last_error``), ``bad_messages`` and ``last_bad_message`` (of the ledger or the
+        ``lost``, ``refused_seq``, ``last_error``), ``snapshot`` (``start``: USED, NOT_NEEDED, or why there was none to
+        start from; ``written``, ``failures``), ``bad_messages`` and ``last_bad_message`` (of the ledger or the
         control plane).
         """
 

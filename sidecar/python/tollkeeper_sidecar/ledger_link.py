@@ -61,6 +61,7 @@ class LedgerLink:
         self._address, self._outbox, self._backoff = address, outbox, backoff or Backoff()
         self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._stream: _WatchStream | None = None
+        self._told = False
 
     async def unary(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """Call a method with an encoded request and return the encoded answer.
@@ -105,16 +106,25 @@ class LedgerLink:
         try:
             async with asyncio.timeout(timeout_s):
                 while state is not grpc.ChannelConnectivity.READY:
-                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and timeout_s is not None:
-                        raise NotSent(f"no connection to the ledger at {self._address}")
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        self._tell_away()
+                        if timeout_s is not None:
+                            raise NotSent(f"no connection to the ledger at {self._address}")
                     await self._channel.wait_for_state_change(state)
                     state = self._channel.get_state(try_to_connect=True)
         except TimeoutError:
             raise NotSent(f"no connection to the ledger at {self._address} within {timeout_s} s") from None
 
+    def _tell_away(self) -> None:
+        """Tell the data plane, once, that the ledger can't be had at the start: it begins from its last snapshot."""
+        if not self._told:
+            self._told = True
+            self._outbox.put(bridge_pb2.Answer(watch_up=False))
+            _log.warning("the ledger can't be reached", ledger=self._address)
+
     async def _watch(self) -> None:
         call: Any = self._channel.stream_stream(WATCH_METHOD)()
-        self._stream = _WatchStream(call)
+        self._stream, self._told = _WatchStream(call), True
         self._outbox.put(bridge_pb2.Answer(watch_up=True))
         _log.info("watch stream is up", ledger=self._address)
         silence_s = WATCH_WELCOME_S

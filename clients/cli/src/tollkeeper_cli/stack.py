@@ -165,6 +165,14 @@ class Stack:
         """Start Postgres and wait until it serves."""
         self._postgres.start()
 
+    def kill_valkey(self) -> None:
+        """Kill Valkey as a crash would; `start_valkey` starts an empty one."""
+        self._valkey.kill()
+
+    def start_valkey(self) -> None:
+        """Start Valkey and wait until it answers."""
+        self._valkey.start()
+
     def kill_ledger(self) -> None:
         """Kill the ledger as a crash would."""
         if self._ledger is not None:

@@ -6,13 +6,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "tollkeeper/quota/v1/quota.proto",
     "tollkeeper/quota/v1/error.proto",
     "tollkeeper/ledger/v1/limits.proto",
     "tollkeeper/ledger/v1/usage.proto",
     "tollkeeper/bridge/v1/bridge.proto",
     "tollkeeper/bridge/v1/log.proto",
+    "tollkeeper/bridge/v1/snapshot.proto",
     "tollkeeper/quota/v1/usage.proto",
     "tollkeeper/quota/v1/decision.proto",
 ];

@@ -4,6 +4,7 @@
 //! carries out the [`Effect`]s that it leaves behind. It owns every lease decision; whoever carries messages decides
 //! nothing. The same machine runs in the sidecar, in the simulator and under the tests' fake clock.
 
+mod anew;
 mod book;
 mod bucket;
 mod check;

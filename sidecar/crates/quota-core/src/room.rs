@@ -71,6 +71,12 @@ impl Resting {
         }
     }
 
+    /// Forgets all of them.
+    pub(crate) fn forget(&mut self) {
+        self.windows.clear();
+        self.order.clear();
+    }
+
     /// The window of a key that comes back, where it is still on.
     pub(crate) fn take_back(&mut self, limit: u32, key: KeyHash, ledger_us: i64) -> Option<Window> {
         if self.windows.is_empty() {

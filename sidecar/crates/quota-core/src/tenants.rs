@@ -394,6 +394,18 @@ impl Catalog {
             .collect()
     }
 
+    /// Forgets all that was said of tenants; their limits keep their places.
+    pub(crate) fn forget_all(&mut self) {
+        self.meters = None;
+        for tenant in &mut self.tenants {
+            tenant.knowledge = Knowledge::Unknown { until_us: 0 };
+            tenant.view = None;
+        }
+        for limit in &mut self.limits {
+            limit.is_live = false;
+        }
+    }
+
     /// Asks again for whatever is being fetched, because the connection is new.
     pub(crate) fn fetch_again(&mut self, now: Now, fetch: &mut Vec<Arc<str>>) {
         for tenant in &mut self.tenants {

@@ -55,6 +55,9 @@ pub struct Config {
     /// Longest real ms that a record waits for its batch.
     #[serde(default = "ship_interval_ms")]
     pub ship_interval_ms: u64,
+    /// Real ms after the start from which a ledger that has not introduced itself counts as away.
+    #[serde(default = "welcome_wait_ms")]
+    pub welcome_wait_ms: u64,
 }
 
 const fn usage_log_bytes() -> u64 {
@@ -78,6 +81,9 @@ const fn keys_max() -> usize {
 const fn ship_interval_ms() -> u64 {
     1_000
 }
+const fn welcome_wait_ms() -> u64 {
+    5_000
+}
 
 impl Config {
     /// Parses and checks settings.
@@ -86,7 +92,7 @@ impl Config {
     /// Not JSON, an unknown key, a missing one, or a value outside its bounds.
     pub fn parse(json: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_json::from_str(json)?;
-        let bounds: [(&'static str, u64, u64, u64, &'static str); 5] = [
+        let bounds: [(&'static str, u64, u64, u64, &'static str); 6] = [
             (
                 "usage_log_bytes",
                 config.usage_log_bytes,
@@ -121,6 +127,13 @@ impl Config {
                 1,
                 60_000,
                 "1 to 60,000",
+            ),
+            (
+                "welcome_wait_ms",
+                config.welcome_wait_ms,
+                1,
+                600_000,
+                "1 to 600,000",
             ),
         ];
         for (name, value, least, most, bound) in bounds {

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use quota_core::{Meter, TenantSnapshot};
 use quota_proto::{
     Attributes,
-    bridge::command::Action,
+    bridge::{Snapshot, command::Action},
     command::{watch_add, watch_hello},
     ledger::{WatchHello, WatchWelcome},
 };
@@ -87,6 +87,26 @@ impl Directory {
         self.witnessed(welcome.timeline, &welcome.witness);
         self.keys = TokenKeys::new(&welcome.token_keys);
         self.welcomed = true;
+    }
+
+    /// Takes in what an earlier process heard of the ledger.
+    pub(crate) fn remember(&mut self, snapshot: &Snapshot) {
+        self.witnessed(snapshot.timeline, &snapshot.witness);
+        self.keys = TokenKeys::new(&snapshot.token_keys);
+    }
+
+    /// The newest witness with its timeline.
+    pub(crate) fn seen(&self) -> (u64, Vec<u8>) {
+        (self.timeline, self.witness.clone())
+    }
+
+    /// Forgets what was said of tenants; names all of them, to be asked for anew.
+    pub(crate) fn begin_anew(&mut self) -> Vec<Arc<str>> {
+        (self.change, self.meters) = (0, None);
+        for facts in self.tenants.values_mut() {
+            *facts = None;
+        }
+        self.tenants.keys().map(Arc::clone).collect()
     }
 
     /// Remembers the newest witness of what Postgres had committed; an older one changes nothing.

@@ -5,6 +5,8 @@
 //! uncontended lock and unlock cost about 15 ns of a check's microseconds, while handing every check to an owning task
 //! through a channel would cost two wake-ups.
 
+pub(crate) mod cold;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::HashMap;
@@ -23,6 +25,7 @@ use quota_proto::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::cold::Cold;
 use crate::{
     clock::{LedgerClock, Monotonic},
     directory::Directory,
@@ -62,6 +65,8 @@ pub(crate) struct Hub {
     expired: mpsc::UnboundedSender<ReservationId>,
     settled: mpsc::UnboundedSender<Vec<Settlement>>,
     marks: mpsc::UnboundedSender<Mark>,
+    /// Starting without the ledger.
+    pub(crate) cold: Cold,
     /// Wakes the ticker when something became due earlier.
     pub(crate) rearm: Notify,
     /// Wakes who waits for a tenant to be known.
@@ -112,6 +117,7 @@ pub(crate) struct HubParts {
     pub(crate) settled: mpsc::UnboundedSender<Vec<Settlement>>,
     /// Takes what is to be kept for a restart.
     pub(crate) marks: mpsc::UnboundedSender<Mark>,
+    pub(crate) cold: Cold,
 }
 
 impl Hub {
@@ -135,6 +141,7 @@ impl Hub {
             expired: parts.expired,
             settled: parts.settled,
             marks: parts.marks,
+            cold: parts.cold,
             rearm: Notify::new(),
             news: Notify::new(),
         }
@@ -344,6 +351,7 @@ impl Hub {
             Ok(parsed) => parsed,
             Err(error) => return self.stats.bad_message(&error.to_string()),
         };
+        self.remember(&parsed, bytes);
         if let WatchNews::Welcome(welcome) = &parsed {
             return self.welcomed(welcome);
         }
@@ -392,6 +400,7 @@ impl Hub {
             directory.welcome(welcome);
             first
         };
+        self.installed(welcome);
         if first {
             self.tell_engine(Event::WatchUp);
             let sent_us = self.state.lock().redis_sent_us;
@@ -439,6 +448,9 @@ impl Hub {
             self.outbox.tell(WATCH_TIMEOUT_MS, first);
         }
         self.tell_engine(if up { Event::WatchUp } else { Event::WatchDown });
+        if !up {
+            self.alone(false);
+        }
     }
 
     fn redis_alive(&self, sent_us: u64) {

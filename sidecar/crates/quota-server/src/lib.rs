@@ -39,6 +39,7 @@ mod reservations;
 mod runtime;
 mod service;
 pub mod shipper;
+mod snapshot;
 mod stats;
 mod token;
 pub mod transport;

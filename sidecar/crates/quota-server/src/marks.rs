@@ -113,6 +113,7 @@ fn logged(kept: &Kept, holder: Holder, boot_id: BootId) -> Vec<u8> {
         round: kept.round,
         kept: signed(kept.units),
         boot_id: Bytes::copy_from_slice(&boot_id),
+        ..LoggedMark::default()
     }
     .encode_to_vec()
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::RawFd,
+    path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -29,13 +30,14 @@ use crate::{
     clock::BootClock,
     config::{Config, ConfigError},
     handlers::settled_elsewhere,
-    hub::{Hub, HubParts},
+    hub::{Hub, HubParts, cold::Cold},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
     journal::fill_percent,
     marks::{self, BootId, Mark},
     outbox::Outbox,
     service::Service,
     shipper::{Shipper, drive},
+    snapshot,
     stats::Stats,
     transport::{Listeners, Phase, Tonic, Transport},
 };
@@ -103,6 +105,8 @@ struct Work {
     expired: mpsc::UnboundedReceiver<ReservationId>,
     settled: mpsc::UnboundedReceiver<Vec<Settlement>>,
     marks: Option<(BootId, mpsc::UnboundedReceiver<Mark>)>,
+    snapshot_path: PathBuf,
+    welcome_wait: Duration,
     phase: watch::Receiver<Phase>,
 }
 
@@ -126,6 +130,8 @@ impl DataPlane {
         let boot_id = marks::boot_id();
         // What can't be removed is not taken over: it stays counted as spent.
         let kept = marks::take_over(&log, &recovered, boot_id).unwrap_or_default();
+        let snapshot_path = snapshot::path(&config.usage_log_dir);
+        let found = snapshot::read(&snapshot_path, boot_id);
         let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
         let addresses = json!({
             "tcp": listeners.address().map(|address| address.to_string()),
@@ -147,6 +153,7 @@ impl DataPlane {
             expired: expired_sender,
             settled: settled_sender,
             marks: marks_sender,
+            cold: Cold::new(found),
         }));
         for kept in kept {
             hub.adopt(kept);
@@ -175,6 +182,8 @@ impl DataPlane {
             expired,
             settled,
             marks: boot_id.map(|boot_id| (boot_id, marks)),
+            snapshot_path,
+            welcome_wait: Duration::from_millis(config.welcome_wait_ms),
             phase,
         };
         let thread = spawn(work, transport)?;
@@ -245,6 +254,7 @@ impl DataPlane {
         told.insert("ledger_time_us".into(), ledger_us.into());
         told.insert("producer_id".into(), hex(&service.hub.producer()).into());
         told.insert("holder".into(), hex(&service.hub.holder().0).into());
+        told.insert("snapshot".into(), service.hub.cold.json());
         told.insert(
             "commands".into(),
             json!({"outstanding": self.outbox.outstanding(), "late_answers": self.outbox.late_answers()}),
@@ -390,14 +400,18 @@ async fn run(work: Work, transport: impl Transport) {
         expired,
         settled,
         marks,
+        snapshot_path,
+        welcome_wait,
         mut phase,
     } = work;
     tokio::spawn(hear(Arc::clone(&service), answers));
     tokio::spawn(tick(Arc::clone(&service)));
+    tokio::spawn(give_up_on_ledger(Arc::clone(&service), welcome_wait));
     tokio::spawn(expire(Arc::clone(&service), expired));
     if let Some((boot_id, marks)) = marks {
         let hub = Arc::clone(&service.hub);
-        tokio::spawn(marks::write(hub, log.clone(), boot_id, marks));
+        tokio::spawn(marks::write(Arc::clone(&hub), log.clone(), boot_id, marks));
+        tokio::spawn(snapshot::keep(hub, snapshot_path, boot_id));
     }
     tokio::spawn(take_outcomes(Arc::clone(&service), settled));
     tokio::spawn(name_tenants(
@@ -409,6 +423,12 @@ async fn run(work: Work, transport: impl Transport) {
     // A sender that is gone means the same as a stop.
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
     let _ = timeout(CALLS_END, serving).await;
+}
+
+/// Goes on without a ledger that has not said anything in time.
+async fn give_up_on_ledger(service: Arc<Service>, wait: Duration) {
+    sleep(wait).await;
+    service.hub.alone(true);
 }
 
 /// Takes in answers and news, in their order.

@@ -162,7 +162,8 @@ impl Service {
 
     /// Whether calls can be answered.
     pub(crate) fn ready(&self) -> bool {
-        self.hub.directory.lock().welcomed && !self.is_draining()
+        let has_begun = self.hub.cold.is_used() || self.hub.directory.lock().welcomed;
+        has_begun && !self.is_draining()
     }
 
     pub(crate) fn begin_drain(&self) {

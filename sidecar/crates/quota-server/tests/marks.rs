@@ -8,9 +8,7 @@
 
 mod support;
 
-use std::{fs, path::Path};
-
-use support::{Plane, Script, client::consume};
+use support::{Plane, Script, client::consume, copy};
 use tempfile::tempdir;
 
 const LEASE: i64 = 10_000;
@@ -44,19 +42,6 @@ async fn killed(folder: &tempfile::TempDir) -> (Script, i64) {
         plane.client.reserve(id, 10).await.unwrap();
     }
     (plane.kill(), spent + 20)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// With a ledger that gives nothing more, the restarted sidecar spends what was kept: at least half of what was there.

@@ -327,6 +327,8 @@ class LoggedMark(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    DEBT_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     holder: _builtins.bytes
     """The holder, 16 bytes."""
     tenant: _builtins.str
@@ -346,10 +348,16 @@ class LoggedMark(_message.Message):
     kept: _builtins.int
     """Units."""
     boot_id: _builtins.bytes
-    """Boot of the machine on which they are there, 16 bytes; on another one the mark is void."""
+    """Boot of the machine on which they are there, 16 bytes; on another one they are nobody's."""
+    debt: _builtins.int
+    """Units of the window used above what was reserved and not paid yet; owed on any boot."""
     @_builtins.property
     def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The key values in the rule's order."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedSource]:
+        """Where the units came from, oldest first; none in logs of before: they are spent, never returned."""
 
     def __init__(
         self,
@@ -365,11 +373,97 @@ class LoggedMark(_message.Message):
         round: _builtins.int = ...,
         kept: _builtins.int = ...,
         boot_id: _builtins.bytes = ...,
+        debt: _builtins.int = ...,
+        sources: _abc.Iterable[Global___LoggedSource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "holder", b"holder", "kept", b"kept", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "round", b"round", "tenant", b"tenant", "window_end_us", b"window_end_us", "window_id", b"window_id", "window_start_us", b"window_start_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "debt", b"debt", "holder", b"holder", "kept", b"kept", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "round", b"round", "sources", b"sources", "tenant", b"tenant", "window_end_us", b"window_end_us", "window_id", b"window_id", "window_start_us", b"window_start_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoggedMark: _TypeAlias = LoggedMark  # noqa: Y015
+
+@_typing.final
+class LoggedSource(_message.Message):
+    """Units of one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    RETURNED_CUM_FIELD_NUMBER: _builtins.int
+    holder: _builtins.bytes
+    """The process that they were leased to, 16 bytes; empty = the holder of the mark."""
+    generation: _builtins.int
+    """0 = the ledger, else the pool's generation."""
+    units: _builtins.int
+    """Units."""
+    returned_cum: _builtins.int
+    """All that this process gave back of this source to the ledger by then."""
+    def __init__(
+        self,
+        *,
+        holder: _builtins.bytes = ...,
+        generation: _builtins.int = ...,
+        units: _builtins.int = ...,
+        returned_cum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "holder", b"holder", "returned_cum", b"returned_cum", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedSource: _TypeAlias = LoggedSource  # noqa: Y015
+
+@_typing.final
+class LoggedHolders(_message.Message):
+    """The processes that wrote to this log and of which the ledger may not know yet that they have ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedHolder]:
+        """Oldest first; the last one is the one that wrote this."""
+
+    def __init__(
+        self,
+        *,
+        holders: _abc.Iterable[Global___LoggedHolder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedHolders: _TypeAlias = LoggedHolders  # noqa: Y015
+
+@_typing.final
+class LoggedHolder(_message.Message):
+    """One process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    holder: _builtins.bytes
+    """The holder, 16 bytes."""
+    boot_id: _builtins.bytes
+    """Boot of the machine on which it ran, 16 bytes."""
+    def __init__(
+        self,
+        *,
+        holder: _builtins.bytes = ...,
+        boot_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "holder", b"holder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedHolder: _TypeAlias = LoggedHolder  # noqa: Y015

@@ -361,7 +361,7 @@ pub struct LoggedExpiry {
 }
 /// Units of one window that a process neither spends nor returns before a lower mark of the window is durable: what a
 /// restart may take over.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LoggedMark {
     /// The holder, 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
@@ -393,7 +393,83 @@ pub struct LoggedMark {
     /// Units.
     #[prost(int64, tag = "10")]
     pub kept: i64,
-    /// Boot of the machine on which they are there, 16 bytes; on another one the mark is void.
+    /// Boot of the machine on which they are there, 16 bytes; on another one they are nobody's.
     #[prost(bytes = "bytes", tag = "11")]
     pub boot_id: ::prost::bytes::Bytes,
+    /// Units of the window used above what was reserved and not paid yet; owed on any boot.
+    #[prost(int64, tag = "12")]
+    pub debt: i64,
+    /// Where the units came from, oldest first; none in logs of before: they are spent, never returned.
+    #[prost(message, repeated, tag = "13")]
+    pub sources: ::prost::alloc::vec::Vec<LoggedSource>,
+}
+/// Units of one source.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggedSource {
+    /// The process that they were leased to, 16 bytes; empty = the holder of the mark.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub holder: ::prost::bytes::Bytes,
+    /// 0 = the ledger, else the pool's generation.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Units.
+    #[prost(int64, tag = "3")]
+    pub units: i64,
+    /// All that this process gave back of this source to the ledger by then.
+    #[prost(int64, tag = "4")]
+    pub returned_cum: i64,
+}
+/// The processes that wrote to this log and of which the ledger may not know yet that they have ended.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LoggedHolders {
+    /// Oldest first; the last one is the one that wrote this.
+    #[prost(message, repeated, tag = "1")]
+    pub holders: ::prost::alloc::vec::Vec<LoggedHolder>,
+}
+/// One process.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggedHolder {
+    /// The holder, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub holder: ::prost::bytes::Bytes,
+    /// Boot of the machine on which it ran, 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub boot_id: ::prost::bytes::Bytes,
+}
+/// The last that the ledger said. Units are not in it: those are in the usage log, where they can be taken over once.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Snapshot {
+    /// Boot of the machine, 16 bytes: without it nobody knows what time it is.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub boot_id: ::prost::bytes::Bytes,
+    /// 16 bytes, the installation that the ledger belongs to.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub installation_id: ::prost::bytes::Bytes,
+    /// CLOCK_BOOTTIME at which `clock_us` was true, microseconds.
+    #[prost(uint64, tag = "3")]
+    pub real_us: u64,
+    /// Ledger time then, microseconds.
+    #[prost(int64, tag = "4")]
+    pub clock_us: i64,
+    /// Speed of ledger time in thousandths.
+    #[prost(int64, tag = "5")]
+    pub speed_milli: i64,
+    /// Version of the clock's setting.
+    #[prost(uint64, tag = "6")]
+    pub clock_version: u64,
+    /// Highest timeline that was seen.
+    #[prost(uint64, tag = "7")]
+    pub timeline: u64,
+    /// Last restore witness of that timeline.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub witness: ::prost::bytes::Bytes,
+    /// Keys for reservation tokens, newest first.
+    #[prost(message, repeated, tag = "9")]
+    pub token_keys: ::prost::alloc::vec::Vec<super::super::ledger::v1::TokenKey>,
+    /// Encoded tollkeeper.ledger.v1.WatchLimitsResponse that brought the meters.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub meters: ::prost::bytes::Bytes,
+    /// Encoded tollkeeper.ledger.v1.WatchLimitsResponse of every tenant that was followed.
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    pub tenants: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }

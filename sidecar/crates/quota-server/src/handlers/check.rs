@@ -16,7 +16,7 @@ use crate::{
         reserve::{Scope, consume_recorded, reserve},
     },
     headers::headers,
-    hub::{Begun, Wait},
+    hub::{Begun, Wait, cold::unreachable},
     refusal::{Answer, Refusal},
     replay::Repeat,
     service::{Service, shielded},
@@ -52,6 +52,11 @@ pub(crate) fn begin(service: &Arc<Service>, request: CheckQuotaRequest) -> Check
         Ok(check) => check,
         Err(error) => return Check::Now(service.counted(Err(error.into()))),
     };
+    if service.hub.cold.is_lost() && check.purpose != Purpose::GiveBack {
+        let tenant = Arc::clone(&check.tenant);
+        let answer = told(service, &check, &tenant, &unreachable(), started);
+        return Check::Now(Ok(answer));
+    }
     match check.purpose {
         Purpose::Peek => plain(service, check, Mode::Peek, started),
         Purpose::Consume {

@@ -30,6 +30,8 @@ use usage_log::{Append, LogError, NewProducer, Position, UsageLog};
 
 use super::{check_quota, settle_reservation};
 use crate::{
+    hub::cold::Cold,
+    snapshot::SnapshotError,
     clock::BootClock,
     hub::{Hub, HubParts},
     ids::SystemRandomness,
@@ -111,6 +113,7 @@ impl Bench {
             expired: mpsc::unbounded_channel().0,
             settled: mpsc::unbounded_channel().0,
             marks: mpsc::unbounded_channel().0,
+            cold: Cold::new(Err(SnapshotError::Missing)),
         }));
         let shared: Arc<dyn Journal> = Arc::<Failing>::clone(&journal);
         let service = Arc::new(Service::new(

@@ -43,6 +43,10 @@ pub struct Script {
     pub ledger_down: bool,
     /// No welcome is sent.
     pub silent: bool,
+    /// Neither ledger nor Redis can be reached.
+    pub away: bool,
+    /// Names the ledger's installation.
+    pub installation: u8,
     /// Usage is not committed.
     pub no_append: bool,
     /// Units given so far, by window start.
@@ -162,21 +166,20 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
         result: Some(outcome),
         ..Answer::default()
     };
-    give(
-        plane,
-        vec![
-            news(Outcome::WatchUp(true)),
-            news(Outcome::RedisAlive(true)),
-        ],
-    );
     let mut heartbeat = Instant::now();
+    let mut is_up = None;
     while !stop.load(Ordering::SeqCst) {
+        let up = !script.lock().away;
+        if is_up.replace(up) != Some(up) {
+            let redis = if up { Outcome::RedisAlive(true) } else { Outcome::RedisLost(true) };
+            give(plane, vec![news(Outcome::WatchUp(up)), news(redis)]);
+        }
         let batch = CommandBatch::decode(plane.take_commands().as_slice()).unwrap();
         let mut answers = Vec::new();
         for command in batch.commands {
             answer(&mut script.lock(), command, &mut answers);
         }
-        if heartbeat.elapsed() > Duration::from_millis(20) && !script.lock().silent {
+        if up && heartbeat.elapsed() > Duration::from_millis(20) && !script.lock().silent {
             heartbeat = Instant::now();
             answers.push(watch(Told::Heartbeat(Heartbeat {
                 now_us: now_us(),
@@ -195,6 +198,7 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
 fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
     let down = script.ledger_down;
     let result = match command.action.unwrap() {
+        _ if script.away => unreachable(),
         Action::Watch(bytes) => {
             watched(
                 script,
@@ -207,10 +211,7 @@ fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
             replies: vec![RedisReply::default(); calls.calls.len()],
         }),
         Action::Subscribe(_) | Action::Unsubscribe(_) => Outcome::Done(true),
-        _ if down => Outcome::Failure(Failure {
-            kind: FailureKind::Unreachable.into(),
-            ..Default::default()
-        }),
+        _ if down => unreachable(),
         asked => ledger_answer(script, asked),
     };
     answers.push(Answer {
@@ -218,6 +219,13 @@ fn answer(script: &mut Script, command: Command, answers: &mut Vec<Answer>) {
         result: Some(result),
         ..Answer::default()
     });
+}
+
+fn unreachable() -> Outcome {
+    Outcome::Failure(Failure {
+        kind: FailureKind::Unreachable.into(),
+        ..Default::default()
+    })
 }
 
 /// Answers what the ledger was asked.
@@ -267,10 +275,7 @@ fn ledger_answer(script: &mut Script, asked: Action) -> Outcome {
         Action::AppendUsage(bytes) => {
             let request = AppendUsageRequest::decode(bytes).unwrap();
             if script.no_append {
-                Outcome::Failure(Failure {
-                    kind: FailureKind::Unreachable.into(),
-                    ..Default::default()
-                })
+                unreachable()
             } else {
                 reply(appended(script, &request).encode_to_vec())
             }
@@ -287,7 +292,7 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
             }
             answers.push(watch(Told::Welcome(WatchWelcome {
                 protocol_version: 1,
-                installation_id: vec![1; 16],
+                installation_id: vec![script.installation; 16],
                 timeline: 1,
                 witness: vec![1],
                 clock: Some(ClockState {

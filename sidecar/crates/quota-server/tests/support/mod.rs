@@ -12,6 +12,7 @@ pub mod client;
 pub mod control;
 
 use std::{
+    fs,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -53,6 +54,7 @@ impl Plane {
             "ledger_budget_us": 2_000_000,
             "redis_budget_us": 2_000_000,
             "proof_age_us": 1_000_000,
+            "welcome_wait_ms": if script.away { 20 } else { 600_000 },
         });
         let plane = Arc::new(DataPlane::start(&config.to_string()).expect("starts"));
         let control = Control::start(Arc::clone(&plane), script);
@@ -93,5 +95,19 @@ impl Plane {
         let script = control.stop();
         plane.stop();
         script
+    }
+}
+
+/// Copies a directory with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

@@ -1,0 +1,37 @@
+//! Beginning anew: the ledger belongs to another installation than before.
+
+use crate::{effect::Effect, engine::Engine, hash::Map, time::Now};
+
+impl Engine {
+    /// Forgets every unit, window, limit and tenant: they are another installation's, and nobody here may spend them.
+    /// Reservations stay, so that they end; what they hold is nobody's. Answers that are on their way find nothing.
+    pub fn begin_anew(&mut self, now: Now) {
+        let adoptable = std::mem::replace(
+            &mut self.adoptable,
+            Map::with_hasher(self.hasher.clone()),
+        );
+        for kept in adoptable.into_values() {
+            let id = self.outbox.mark();
+            self.outbox.tell(Effect::Keep {
+                id,
+                window: kept.window,
+                kept: None,
+            });
+        }
+        self.resting.forget();
+        self.catalog.forget_all();
+        for key in self.buckets.keys() {
+            let Some(bucket) = self.buckets.get_mut(key) else {
+                continue;
+            };
+            let windows = [bucket.current.take(), bucket.next.take().map(|next| *next)];
+            (bucket.opening, bucket.tokens) = (None, None);
+            (bucket.over_early, bucket.ahead_steps) = (0, 0);
+            for window in windows.iter().flatten() {
+                self.forget_mark(window);
+            }
+            self.stir(key);
+        }
+        self.work_off(now);
+    }
+}
