@@ -72,4 +72,3 @@ async def test_a_cold_start_admits_what_was_kept_and_not_one_more(
     report(f"cold start: {kept} units kept, {stranded} of {amount} stranded by the kill")
     assert 0 <= stranded < amount // 10
     await caller.until_stored(record)
-

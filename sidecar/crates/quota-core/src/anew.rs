@@ -6,10 +6,8 @@ impl Engine {
     /// Forgets every unit, window, limit and tenant: they are another installation's, and nobody here may spend them.
     /// Reservations stay, so that they end; what they hold is nobody's. Answers that are on their way find nothing.
     pub fn begin_anew(&mut self, now: Now) {
-        let adoptable = std::mem::replace(
-            &mut self.adoptable,
-            Map::with_hasher(self.hasher.clone()),
-        );
+        let adoptable =
+            std::mem::replace(&mut self.adoptable, Map::with_hasher(self.hasher.clone()));
         for kept in adoptable.into_values() {
             let id = self.outbox.mark();
             self.outbox.tell(Effect::Keep {

@@ -114,7 +114,11 @@ async fn a_copied_volume_starts_without_a_unit() {
     let plane = Plane::start(&other, script).await;
     let (admitted, denial) = spend(&plane).await;
     assert_eq!(
-        ("USED".into(), 0, DecisionReason::AuthorityUnreachable as i32),
+        (
+            "USED".into(),
+            0,
+            DecisionReason::AuthorityUnreachable as i32
+        ),
         (start_of(&plane), admitted, denial.reason)
     );
 }

@@ -30,15 +30,15 @@ use usage_log::{Append, LogError, NewProducer, Position, UsageLog};
 
 use super::{check_quota, settle_reservation};
 use crate::{
-    hub::cold::Cold,
-    snapshot::SnapshotError,
     clock::BootClock,
+    hub::cold::Cold,
     hub::{Hub, HubParts},
     ids::SystemRandomness,
     journal::{Journal, Notify},
     outbox::Outbox,
     refusal::Answer as Answered,
     service::Service,
+    snapshot::SnapshotError,
     stats::Stats,
 };
 

@@ -171,7 +171,11 @@ fn carry(plane: &DataPlane, script: &Mutex<Script>, stop: &AtomicBool) {
     while !stop.load(Ordering::SeqCst) {
         let up = !script.lock().away;
         if is_up.replace(up) != Some(up) {
-            let redis = if up { Outcome::RedisAlive(true) } else { Outcome::RedisLost(true) };
+            let redis = if up {
+                Outcome::RedisAlive(true)
+            } else {
+                Outcome::RedisLost(true)
+            };
             give(plane, vec![news(Outcome::WatchUp(up)), news(redis)]);
         }
         let batch = CommandBatch::decode(plane.take_commands().as_slice()).unwrap();
