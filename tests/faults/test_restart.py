@@ -42,8 +42,10 @@ def sidecar(platform: Platform) -> Iterator[AddedSidecar]:
 async def test_a_cold_start_admits_what_was_kept_and_not_one_more(
     platform: Platform, sidecar: AddedSidecar, report: Callable[[str], None]
 ) -> None:
-    """Killed, and started while ledger and Redis are down, a sidecar spends what it had kept, denies what is beyond it,
-    and ends its reservation; with both back exactly the rest is admitted, and never more than the limit."""
+    """Killed and started while ledger and Redis are down, a sidecar spends what it had kept and not one unit more.
+
+    It ends its reservation; with both back exactly the rest is admitted, and never more than the limit.
+    """
     name, amount = "cold", 20_000
     await platform.set_limit("shared", yearly(name, amount))
     caller = Caller(platform, sidecar, name)

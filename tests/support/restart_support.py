@@ -105,9 +105,11 @@ class Caller:
 
     async def until_stored(self, record_id: str) -> None:
         """Wait until the ledger has a record, once. Raises TimeoutError after a minute."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (await self._platform.stored_ids("shared")).count(record_id) != 1:
-                await asyncio.sleep(0.1)
+        ends = time.monotonic() + PATIENCE_S
+        while (count := (await self._platform.stored_ids("shared")).count(record_id)) != 1:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"{record_id} is stored {count} times")
+            await asyncio.sleep(0.1)
 
     async def exhaust(self) -> None:
         """Spend until it is proved that not one unit is left. Raises TimeoutError after a minute."""

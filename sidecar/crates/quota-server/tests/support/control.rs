@@ -33,6 +33,7 @@ use quota_server::DataPlane;
 pub const HOUR_US: i64 = 3_600_000_000;
 
 /// What the scripted ledger knows and does. Survives a restart of the data plane, as the real one does.
+#[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 #[derive(Clone, Default)]
 pub struct Script {
     /// Amount of the window limit of tenant `acme` on meter `tokens`.
