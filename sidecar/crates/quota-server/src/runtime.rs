@@ -133,10 +133,7 @@ impl DataPlane {
         let snapshot_path = snapshot::path(&config.usage_log_dir);
         let found = snapshot::read(&snapshot_path, boot_id);
         let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
-        let addresses = json!({
-            "tcp": listeners.address().map(|address| address.to_string()),
-            "socket": config.socket.as_ref().map(|path| path.display().to_string()),
-        });
+        let addresses = addresses(&listeners, &config);
         let outbox = Arc::new(Outbox::new()?);
         let (expired_sender, expired) = mpsc::unbounded_channel();
         let (marks_sender, marks) = mpsc::unbounded_channel();
@@ -167,9 +164,7 @@ impl DataPlane {
             budget,
         ));
         restore(&service, &recovered);
-        let interval_us = config.ship_interval_ms.saturating_mul(1_000);
-        let shipper = Shipper::new(log.clone(), &recovered, service.hub.holder().0, interval_us);
-        let shipping = Shipping::of(shipper);
+        let shipping = Shipping::of(shipper(&config, &log, &recovered, service.hub.holder()));
         let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let work = Work {
@@ -329,6 +324,13 @@ impl Drop for DataPlane {
     }
 }
 
+fn addresses(listeners: &Listeners, config: &Config) -> Value {
+    json!({
+        "tcp": listeners.address().map(|address| address.to_string()),
+        "socket": config.socket.as_ref().map(|path| path.display().to_string()),
+    })
+}
+
 /// Takes in the reservations that the log says are open.
 fn restore(service: &Service, recovered: &Recovered) {
     let unreadable = recovered
@@ -355,6 +357,11 @@ fn open_log(
         ..usage_log::Config::new(&config.usage_log_dir, new_producer)
     };
     Ok(UsageLog::open(layout, Arc::new(payload_hash))?)
+}
+
+fn shipper(config: &Config, log: &UsageLog, recovered: &Recovered, holder: Holder) -> Shipper {
+    let interval_us = config.ship_interval_ms.saturating_mul(1_000);
+    Shipper::new(log.clone(), recovered, holder.0, interval_us)
 }
 
 fn new_producer(randomness: &mut SystemRandomness) -> io::Result<NewProducer> {

@@ -82,13 +82,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = usage_log::Config::new(
-            folder.path(),
-            NewProducer {
-                id: [1; 16],
-                salt: [2; 16],
-            },
-        );
+        let (id, salt) = ([1; 16], [2; 16]);
+        let mut config = usage_log::Config::new(folder.path(), NewProducer { id, salt });
         (config.segment_bytes, config.segments) = (256 << 10, 4);
         let (log, _) = UsageLog::open(config, Arc::new(payload_hash)).unwrap();
         let journal = Arc::new(Failing {
