@@ -61,10 +61,11 @@ class _Player:
         await self.bench.run(only=tenant)
         if "use" in event:
             attributes = tuple(sorted(event.get("attributes", {}).items()))
+            happened = instant(event["happened"], case.zone) if "happened" in event else at
             counts = [units if isinstance(units, list) else [units] for units in event["use"].values()]
             uses = [
                 replace(
-                    use(f"{tenant}-{number}-{meter}-{place}", at, tenant=tenant, **{meter: units}),
+                    use(f"{tenant}-{number}-{meter}-{place}", happened, tenant=tenant, received=at, **{meter: units}),
                     attributes=attributes,
                 )
                 for meter, of_meter in zip(event["use"], counts, strict=True)

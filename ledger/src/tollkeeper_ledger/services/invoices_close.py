@@ -146,7 +146,7 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
     """Keep a close with its inputs. Raises UnbillableError where no invoice can be made of them."""
     inputs = inputs_to_bytes(found)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
-    is_trial = bool(found.facts.stretches) and all(one.state == "trialing" for one in found.facts.stretches)
+    is_in_force = not found.facts.stretches or any(one.state == "active" for one in found.facts.stretches)
     billable = bool(found.items) or not all(is_free(one) for one in definitions.values())
     if billable:
         # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
@@ -155,7 +155,7 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
             rated = rate_inputs(inputs, definitions)
         except ValueError as error:
             raise UnbillableError(str(error)) from error
-        billable = bool(found.items) or not is_trial or bool(rated.charges.lines)
+        billable = bool(found.items) or is_in_force or bool(rated.charges.lines)
         await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
     items = [uuid.UUID(item["item_id"]) for item in found.items]
     profile = await read_profile(conn, uuid.UUID(found.parties.billing_tenant["tenant_id"]))
