@@ -17,6 +17,9 @@ pub(crate) const SLICE_US: u64 = 200_000;
 /// Figures older than this are asked for again before they are shown, real µs.
 const FIGURES_US: u64 = 200_000;
 
+/// A shard that was heard of within this time is not asked again for the sake of a better time alone, real µs.
+const ROUGH_US: u64 = 50_000;
+
 /// Slices held at once; where there are more, two end with the earlier of them.
 const SLICES: usize = 4;
 /// Calls of the shard whose units were spent and may yet be given back; older ones would have come again by now.
@@ -66,6 +69,8 @@ struct Slice {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Denial {
     need: Units,
+    /// What was held here then, and that.
+    cost: Units,
     until_us: i64,
 }
 
@@ -103,6 +108,21 @@ impl Refill {
         time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
     }
 
+    /// Takes `units` of what a share of the rate saved up since `bare_us`, `most` at most: the ledger time at which there
+    /// would have been nothing left, or `None` where there is less than that.
+    fn draw_saved(
+        &self,
+        bare_us: i64,
+        (units, most): (Units, Units),
+        share_ppm: u64,
+        ledger_us: i64,
+    ) -> Option<i64> {
+        let fills_us = self.share_time_for(most, share_ppm);
+        let since_us = bare_us.max(ledger_us.saturating_sub(fills_us));
+        let bare_after_us = since_us.saturating_add(self.share_time_for(units, share_ppm));
+        (units <= most && bare_after_us <= ledger_us).then_some(bare_after_us)
+    }
+
     /// Tokens that come in so many ledger µs.
     fn tokens_in(&self, span_us: i64) -> Units {
         let flow = i128::from(span_us.max(0)).saturating_mul(i128::from(self.units));
@@ -126,6 +146,8 @@ pub(crate) struct Tokens {
     pub(crate) is_giving: bool,
     /// Ledger time at which nothing of the standing share was saved up.
     bare_us: Option<i64>,
+    /// Policy `open`: ledger time at which all that may be admitted without an authority was admitted.
+    uncovered_us: Option<i64>,
     /// Last request sent.
     pub(crate) request_seq: u64,
     /// Request under way.
@@ -331,14 +353,28 @@ impl Tokens {
             let most = burst.checked_div(u128::from(MILLION)).unwrap_or(0);
             Units::try_from(most).unwrap_or(0).max(1)
         };
-        let saved_since_us =
-            bare_us.max(ledger_us.saturating_sub(refill.share_time_for(most, share_ppm)));
-        let bare_after_us = saved_since_us.saturating_add(refill.share_time_for(units, share_ppm));
-        let is_there = units <= most && bare_after_us <= ledger_us;
-        if is_there && !is_look {
+        let bare_after_us = refill.draw_saved(bare_us, (units, most), share_ppm, ledger_us);
+        if let Some(bare_after_us) = bare_after_us.filter(|_| !is_look) {
             self.bare_us = Some(bare_after_us);
         }
-        is_there
+        bare_after_us.is_some()
+    }
+
+    /// Admits units without cover as policy `open` does, as much as a bucket of the same kind would that was full at
+    /// first. `false`, and nothing changed, where that is used up.
+    pub(crate) fn take_uncovered(
+        &mut self,
+        units: Units,
+        refill: &Refill,
+        ledger_us: i64,
+        is_look: bool,
+    ) -> bool {
+        let bare_us = self.uncovered_us.unwrap_or(i64::MIN);
+        let drawn = refill.draw_saved(bare_us, (units, refill.burst), MILLION, ledger_us);
+        if let Some(bare_after_us) = drawn.filter(|_| !is_look) {
+            self.uncovered_us = Some(bare_after_us);
+        }
+        drawn.is_some()
     }
 
     /// Whether something would be lost by forgetting it: units that reservations hold, or that are on their way back.
@@ -357,6 +393,7 @@ impl Tokens {
     pub(crate) fn deny(&mut self, sent: &Sent, retry_after_us: i64, now: Now) {
         self.denial = Some(Denial {
             need: sent.need,
+            cost: sent.need.saturating_add(self.free(now.real_us)),
             until_us: now.ledger_us.saturating_add(retry_after_us),
         });
     }
@@ -370,6 +407,14 @@ impl Tokens {
     pub(crate) fn forget(&mut self) {
         self.denial = None;
         self.slices = [Slice::default(); SLICES];
+    }
+
+    /// Whether a refusal of fewer tokens is all that is known of so many, and that for a while: what lies in slices
+    /// elsewhere holds a bucket back, so only the shard can say when a larger need is met.
+    pub(crate) fn is_denial_rough(&self, units: Units, real_us: u64) -> bool {
+        let is_other = self.denial.is_some_and(|denial| units > denial.cost);
+        let heard_us = self.level.map_or(0, |(_, _, heard_us)| heard_us);
+        is_other && real_us.saturating_sub(heard_us) >= ROUGH_US
     }
 
     /// Ledger µs until a call of this cost would pass if nobody else asked, where that is proved to be later than now.
@@ -402,12 +447,17 @@ impl Tokens {
 
     /// Tokens that a call could take now, as far as is known.
     pub(crate) fn remaining(&self, refill: &Refill, now: Now) -> Units {
-        let in_shard = self.level.map_or(refill.burst, |(level, at_us, _)| {
-            level.saturating_add(refill.tokens_in(now.ledger_us.saturating_sub(at_us)))
-        });
-        in_shard
+        self.in_shard(refill, now.ledger_us)
             .saturating_add(self.free(now.real_us))
             .min(refill.burst)
+    }
+
+    /// Tokens in the shard at a moment if nobody asks until then, as far as is known.
+    pub(crate) fn in_shard(&self, refill: &Refill, at_us: i64) -> Units {
+        let level = self.level.map_or(refill.burst, |(level, heard_us, _)| {
+            level.saturating_add(refill.tokens_in(at_us.saturating_sub(heard_us)))
+        });
+        level.min(refill.burst)
     }
 
     /// Whether its figures are too old to be shown.

@@ -1,7 +1,7 @@
 //! Taking what an admitted call takes.
 
 use crate::{
-    check::judge::{Charge, Verdict, spend_standing},
+    check::judge::{Charge, Verdict, refill_of, spend_standing},
     engine::Engine,
     id::ReservationId,
     limit::LimitKind,
@@ -133,6 +133,11 @@ impl Engine {
                         Some(id) => tokens.hold(charge.units, id, now.real_us),
                         None => tokens.take(charge.units, now.real_us),
                     };
+                }
+                if charge.verdict == Verdict::Uncovered
+                    && let Some(refill) = refill_of(&limit.rule)
+                {
+                    let _ = tokens.take_uncovered(charge.units, &refill, now.ledger_us, false);
                 }
                 tokens.over = tokens.over.saturating_add(charge.units);
                 false

@@ -5,7 +5,7 @@ use crate::{
     decision::Reason,
     engine::EngineConfig,
     hash::value_hash,
-    lease::plan::{Budget, plan},
+    lease::plan::{Budget, Plan, plan},
     limit::{Enforcement, FailurePolicy, LimitKind, LimitRule},
     links::Links,
     request::Units,
@@ -105,14 +105,21 @@ pub(crate) fn judge(
     };
     match proved {
         Proved::Fits => Verdict::Fits,
+        Proved::Roughly(_)
+            if !sight.is_last && plan(limit, bucket, sight.links, sight.now) == Plan::Take =>
+        {
+            Verdict::Short(Budget::Redis)
+        }
         Proved::Kept if !sight.is_last => Verdict::Short(Budget::Ledger),
-        Proved::Exhausted(retry_after_us) => match (limit.rule.enforcement, limit.rule.kind) {
-            (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
-            (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
-                Verdict::Denied(Reason::RateLimited, retry_after_us)
+        Proved::Exhausted(retry_after_us) | Proved::Roughly(retry_after_us) => {
+            match (limit.rule.enforcement, limit.rule.kind) {
+                (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
+                (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
+                    Verdict::Denied(Reason::RateLimited, retry_after_us)
+                }
+                (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
             }
-            (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
-        },
+        }
         Proved::Nothing | Proved::Kept => judge_unproved(limit, bucket, units, sight),
     }
 }
@@ -175,8 +182,22 @@ fn judge_unproved(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sigh
     match budget {
         Some(budget) => Verdict::Short(budget),
         None if has_standing(limit, bucket, units, sight) => Verdict::Standing,
+        None if is_uncovered_full(limit, bucket, units, sight.now) => {
+            Verdict::Denied(Reason::AuthorityUnreachable, None)
+        }
         None => unreachable_verdict(&limit.rule, bucket, units),
     }
+}
+
+/// Whether policy `open` has admitted as much of a token bucket as it may while nobody answers.
+fn is_uncovered_full(limit: &Limit, bucket: &mut Bucket, units: Units, now: Now) -> bool {
+    let is_open = limit.rule.enforcement == Enforcement::Hard
+        && limit.rule.failure_policy == FailurePolicy::Open;
+    let refill = refill_of(&limit.rule).filter(|_| is_open && units > 0);
+    refill.is_some_and(|refill| {
+        let tokens = bucket.tokens.get_or_insert_default();
+        !tokens.take_uncovered(units, &refill, now.ledger_us, true)
+    })
 }
 
 /// Whether the standing share of a token bucket covers a call, where the limit's policy is to go on without an authority.
@@ -209,8 +230,8 @@ pub(crate) fn spend_standing(
 
 /// What a limit says when nobody answers in time.
 ///
-/// Policy `open` admits as much again as the limit's amount, in each window of each key and in each process: beyond that a
-/// lost authority would be no limit at all.
+/// Policy `open` admits as much again as the limit's amount, in each window of each key and in each process, and of a token
+/// bucket what another one would: beyond that a lost authority would be no limit at all.
 pub(crate) fn unreachable_verdict(rule: &LimitRule, bucket: &Bucket, units: Units) -> Verdict {
     let uncovered = bucket
         .current
@@ -230,6 +251,8 @@ enum Proved {
     /// Units are kept for a restart and are being set free.
     Kept,
     Exhausted(Option<i64>),
+    /// The same, and the shard may know a better time.
+    Roughly(Option<i64>),
     Nothing,
 }
 
@@ -304,7 +327,9 @@ fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sigh
         return Proved::Fits;
     }
     let denied_for = tokens.denied_for(units, refill, now);
-    denied_for.map_or(Proved::Nothing, |retry_after_us| {
-        Proved::Exhausted(Some(retry_after_us))
-    })
+    match denied_for {
+        None => Proved::Nothing,
+        some if tokens.is_denial_rough(units, now.real_us) => Proved::Roughly(some),
+        some => Proved::Exhausted(some),
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod charge;
 mod give_back;
 pub(crate) mod judge;
+mod retry;
 pub(crate) mod state;
 
 use crate::{
@@ -64,7 +65,9 @@ impl Engine {
             .iter()
             .any(|charge| matches!(charge.verdict, Verdict::Denied(..)));
         match short {
-            Some(budget) if !is_denied => Outcome::Short(budget),
+            Some(budget) if !is_denied || !is_last && self.is_unsure_when(now) => {
+                Outcome::Short(budget)
+            }
             _ => Outcome::Decided(self.conclude(now, request)),
         }
     }
@@ -263,6 +266,11 @@ impl Engine {
             None => self.admission(now),
         };
         let retry_after_us = denied_at.and_then(|_| self.retry_after_us());
+        if reason == Reason::RateLimited
+            && let Some(retry_after_us) = retry_after_us
+        {
+            self.leave_tokens(now, retry_after_us);
+        }
         let states = if request.all_limits {
             self.charges.len()
         } else {
@@ -313,17 +321,6 @@ impl Engine {
             }
         }
         found
-    }
-
-    /// When every limit that denied would let the call pass; `None` where one never would or doesn't know.
-    fn retry_after_us(&self) -> Option<i64> {
-        let mut longest = None;
-        for charge in &self.charges {
-            if let Verdict::Denied(_, retry_after_us) = charge.verdict {
-                longest = longest.max(Some(retry_after_us?));
-            }
-        }
-        longest
     }
 
     /// How an admitted call is called, and the limit that it comes nearest to.
