@@ -116,7 +116,15 @@ class BillingBench:
         return [json.loads(row["document"]) for row in rows]
 
 
-def use(name: str, at: datetime, *, tenant: str = "code", received: datetime | None = None, **units: int) -> Use:
+def use(
+    name: str,
+    at: datetime,
+    *,
+    tenant: str = "code",
+    received: datetime | None = None,
+    attributes: tuple[tuple[str, str], ...] = (),
+    **units: int,
+) -> Use:
     """Give a record of `units` per meter."""
     return Use(
         id=name,
@@ -124,6 +132,7 @@ def use(name: str, at: datetime, *, tenant: str = "code", received: datetime | N
         event_us=to_us(at),
         received_us=to_us(received or at),
         quantities=tuple(sorted(units.items())),
+        attributes=attributes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -64,9 +64,13 @@ class _Player:
             happened = instant(event["happened"], case.zone) if "happened" in event else at
             counts = [units if isinstance(units, list) else [units] for units in event["use"].values()]
             uses = [
-                replace(
-                    use(f"{tenant}-{number}-{meter}-{place}", happened, tenant=tenant, received=at, **{meter: units}),
+                use(
+                    f"{tenant}-{number}-{meter}-{place}",
+                    happened,
+                    tenant=tenant,
+                    received=at,
                     attributes=attributes,
+                    **{meter: units},
                 )
                 for meter, of_meter in zip(event["use"], counts, strict=True)
                 for place, units in enumerate(of_meter)

@@ -145,6 +145,23 @@ def _segment_json(segment: SegmentInput) -> Json:
     }
 
 
+def usage_to_json(segments: Sequence[SegmentInput], lates: Sequence[LateInput]) -> Json:
+    """Write the usage of a period as its inputs keep it."""
+    return {
+        "segments": [_segment_json(segment) for segment in segments],
+        "late": [
+            {
+                "segment": _segment_json(late.segment),
+                "late_for": late.late_for,
+                "period": period_to_json(late.period),
+                "plan": _plan_json(late.plan),
+                "before": _totals_json(late.before),
+            }
+            for late in lates
+        ],
+    }
+
+
 def inputs_to_bytes(inputs: CloseInputs) -> bytes:
     """Give the canonical bytes that are stored with the close."""
     return canonical_json({
@@ -157,17 +174,7 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
         "time_zone": inputs.time_zone,
         "period": period_to_json(inputs.period),
         "plan": _plan_json(inputs.plan),
-        "segments": [_segment_json(segment) for segment in inputs.segments],
-        "late": [
-            {
-                "segment": _segment_json(late.segment),
-                "late_for": late.late_for,
-                "period": period_to_json(late.period),
-                "plan": _plan_json(late.plan),
-                "before": _totals_json(late.before),
-            }
-            for late in inputs.late
-        ],
+        **usage_to_json(inputs.segments, inputs.late),
         "facts": facts_to_json(inputs.facts),
         "record_count": inputs.record_count,
         "chain_heads": list(inputs.chain_heads),

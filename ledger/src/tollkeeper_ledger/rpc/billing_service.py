@@ -30,6 +30,7 @@ from tollkeeper_ledger.services.invoices import (
 from tollkeeper_ledger.services.pdf.render import PAPERS, render_pdf
 from tollkeeper_ledger.services.receivables import credit_invoice
 from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.services.what_if import what_if
 from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
 from tollkeeper_ledger.store.money import find_credit_note, read_payments
@@ -254,6 +255,23 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
             for row in rows[:size]
         ]
         return billing_pb2.ListPaymentsResponse(payments=payments, next_page_token=token)
+
+    async def SimulatePlans(
+        self, request: billing_pb2.SimulatePlansRequest, context: Context
+    ) -> AsyncIterator[billing_pb2.SimulatePlansResponse]:
+        """Price a closed month's real usage under other plans."""
+        async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            differences = what_if(conn, yaml_text=request.yaml, source_name=request.source_name, period=request.period)
+            async for one in differences:
+                yield billing_pb2.SimulatePlansResponse(
+                    tenant=one.tenant,
+                    plan=one.plan,
+                    currency=one.currency,
+                    period_start=timestamp(one.period.start),
+                    period_end=timestamp(one.period.end),
+                    before_minor=one.before_minor,
+                    after_minor=one.after_minor,
+                )
 
     GetOverage = not_built("BillingService/GetOverage")
 

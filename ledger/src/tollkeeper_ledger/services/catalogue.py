@@ -98,6 +98,13 @@ async def diff_catalogue(conn: Connection, *, yaml_text: str, source_name: str, 
     return await _compare(conn, catalogue, source_name=source_name, now=now)
 
 
+async def check_catalogue(conn: Connection, *, yaml_text: str, source_name: str, now: datetime) -> Catalogue:
+    """Read a catalogue that could be applied. Raises CatalogueInvalidError as applying would."""
+    catalogue = await asyncio.to_thread(read_catalogue, yaml_text, source_name=source_name)
+    await _compare(conn, catalogue, source_name=source_name, now=now)
+    return catalogue
+
+
 async def apply_catalogue(
     conn: Connection,
     *,

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.closing import grace_of, judge
 from tollkeeper_ledger.domain.invoice import (
     CloseInputs,
-    LateInput,
-    SegmentInput,
     check_billable,
     digests_named,
     inputs_to_bytes,
-    merge_totals,
     rate_inputs,
 )
-from tollkeeper_ledger.domain.rating.dimensions import demands_of, meters_priced
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
 from tollkeeper_ledger.services.billing_facts import (
     OPENING,
@@ -28,24 +24,23 @@ from tollkeeper_ledger.services.billing_facts import (
     read_plans_of,
     settle_reductions,
 )
+from tollkeeper_ledger.services.period_usage import read_period_usage
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, add_segments, read_schedules
-from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded, read_uniques
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.money import read_waiting_items, take_items
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.domain.periods import Period
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
-    from tollkeeper_ledger.domain.rating.charges import Total
     from tollkeeper_ledger.domain.rating.period import PeriodFacts
-    from tollkeeper_ledger.store.billing_closes import CloseKey, PeriodSegment
+    from tollkeeper_ledger.store.billing_closes import CloseKey
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -239,82 +234,6 @@ async def _inputs(
     conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime, not_waited_for: tuple[str, ...]
 ) -> CloseInputs:
     """Sum what the period's segments hold."""
-    schedule = found.schedule
-    tenant_id, period = schedule.tenant_id, facts.period
-    key = closes.CloseKey(tenant_id, schedule.subscription_id, period.start)
-    segments = await closes.read_period_segments(conn, key, period_end=period.end)
-    late = [segment for segment in segments if segment.late_for is not None]
-    before = await closes.read_billed_before(
-        conn, tenant_id, {segment.late_for for segment in late if segment.late_for}, before=period.start
-    )
-    digests = {plan.plan.digest for plan in found.plans.values()} | {segment.plan.digest for segment in late}
-    definitions = await closes.read_definitions_by_digest(conn, digests)
-    wanted = Wanted(
-        tenant_id=tenant_id,
-        segments={segment.segment_id for segment in segments} | {one for of in before.values() for one, _ in of},
-        first=min([period.start, *(start for of in before.values() for _, start in of)]),
-        last=max([period.end, *(segment.own.end for segment in segments)]),
-    )
-    totals = await read_demanded(conn, wanted, demands_of(definitions.values()))
-    groups = _groups(found, segments, before)
-    uniques = await read_uniques(conn, tenant_id, meters_priced(definitions.values()), groups)
-    for segment_id, counted in uniques.items():
-        totals.setdefault(segment_id, []).extend(counted)
-    counts = await closes.count_records(conn, tenant_id, segments)
-
-    def summed(segment: PeriodSegment) -> SegmentInput:
-        return SegmentInput(
-            segment_id=str(segment.segment_id),
-            record_count=counts.get(segment.segment_id, 0),
-            totals=tuple(totals.get(segment.segment_id, ())),
-            plan="" if found.is_trial(segment.own.start) else segment.plan.digest,
-        )
-
     inputs = await _empty_inputs(conn, found, facts, at=at)
-    return replace(
-        inputs,
-        segments=tuple(summed(segment) for segment in segments if segment.late_for is None),
-        late=_late_inputs(found, late, before, totals, summed),
-        not_waited_for=not_waited_for,
-    )
-
-
-def _groups(
-    found: PeriodPlans, segments: Sequence[PeriodSegment], before: Mapping[UUID, Sequence[tuple[UUID, datetime]]]
-) -> list[list[UUID]]:
-    """Put segments together whose usage is rated together: of one period under one plan, in order of billing."""
-    groups: dict[object, list[UUID]] = {}
-    for segment in segments:
-        if found.is_trial(segment.own.start):
-            continue
-        if segment.late_for is None:
-            groups.setdefault(segment.plan.digest, []).append(segment.segment_id)
-            continue
-        billed = [one for one, start in before.get(segment.late_for, ()) if not found.is_trial(start)]
-        groups.setdefault((segment.plan.digest, frozenset(billed)), billed).append(segment.segment_id)
-    return list(groups.values())
-
-
-def _late_inputs(
-    found: PeriodPlans,
-    late: Sequence[PeriodSegment],
-    before: Mapping[UUID, Sequence[tuple[UUID, datetime]]],
-    totals: Mapping[UUID, Sequence[Total]],
-    summed: Callable[[PeriodSegment], SegmentInput],
-) -> tuple[LateInput, ...]:
-    """Put late usage beside what its period had been billed for, late usage before it on this invoice included."""
-    inputs: list[LateInput] = []
-    added: dict[tuple[frozenset[UUID], str], list[Sequence[Total]]] = {}
-    for segment in late:
-        if segment.late_for is None:
-            continue
-        billed = [one for one, start in before.get(segment.late_for, ()) if not found.is_trial(start)]
-        # Stretches of one period under one plan are rated together, so they have had the same billed for them.
-        earlier = added.setdefault((frozenset(billed), segment.plan.digest), [])
-        one = summed(segment)
-        merged = merge_totals([*(totals.get(billed_id, ()) for billed_id in billed), *earlier])
-        inputs.append(
-            LateInput(segment=one, late_for=str(segment.late_for), period=segment.own, plan=segment.plan, before=merged)
-        )
-        earlier.append(one.totals)
-    return tuple(inputs)
+    segments, late = await read_period_usage(conn, found, facts.period)
+    return replace(inputs, segments=segments, late=late, not_waited_for=not_waited_for)

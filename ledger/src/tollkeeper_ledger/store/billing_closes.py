@@ -233,3 +233,25 @@ async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> 
     """Read drafts and their inputs, oldest first."""
     rows = await conn.fetch(sql("billing.drafts"), only, count_max)
     return [(CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]), row["inputs"]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClose:
+    """A close with its tenant's wire id."""
+
+    key: CloseKey
+    tenant: str
+    inputs: bytes
+
+
+async def read_closes_between(conn: Connection, first: datetime, last: datetime) -> list[StoredClose]:
+    """Read the closes of periods that begin in a span, in order of wire id."""
+    rows = await conn.fetch(sql("billing.closes_between"), first, last)
+    return [
+        StoredClose(
+            key=CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]),
+            tenant=row["wire_id"],
+            inputs=row["inputs"],
+        )
+        for row in rows
+    ]

@@ -259,3 +259,10 @@ WHERE c.billable AND c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
   AND NOT EXISTS (SELECT FROM invoice i WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id
                   AND i.period_start = c.period_start)
 ORDER BY c.closed_at, c.tenant_id, c.period_start LIMIT $2;
+
+-- name: closes_between
+-- Gives closes of periods that begin in a span, of tenants in order of wire id. $1 from, $2 to.
+SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs, t.wire_id
+FROM billing_close c JOIN tenant t USING (tenant_id)
+WHERE c.period_start >= $1 AND c.period_start < $2
+ORDER BY t.wire_id, c.period_start, c.subscription_id;

@@ -1107,3 +1107,83 @@ class GetOverageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOverageResponse: _TypeAlias = GetOverageResponse  # noqa: Y015
+
+@_typing.final
+class SimulatePlansRequest(_message.Message):
+    """Asks what a month would have cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YAML_FIELD_NUMBER: _builtins.int
+    SOURCE_NAME_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    yaml: _builtins.str
+    """A catalogue in YAML with the plans under their present names, up to 512 KiB."""
+    source_name: _builtins.str
+    """Its name for messages, for example a file's."""
+    period: _builtins.str
+    """The month, like `2026-10`: closed periods that begin in it, by UTC."""
+    def __init__(
+        self,
+        *,
+        yaml: _builtins.str = ...,
+        source_name: _builtins.str = ...,
+        period: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "source_name", b"source_name", "yaml", b"yaml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatePlansRequest: _TypeAlias = SimulatePlansRequest  # noqa: Y015
+
+@_typing.final
+class SimulatePlansResponse(_message.Message):
+    """One tenant's period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    BEFORE_MINOR_FIELD_NUMBER: _builtins.int
+    AFTER_MINOR_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    plan: _builtins.str
+    """Plan that was in force at the period's end."""
+    currency: _builtins.str
+    """ISO 4217."""
+    before_minor: _builtins.int
+    """What it cost, before credit and tax, in minor units."""
+    after_minor: _builtins.int
+    """What it would have cost."""
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """End of the period, exclusive."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        before_minor: _builtins.int = ...,
+        after_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_minor", b"after_minor", "before_minor", b"before_minor", "currency", b"currency", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatePlansResponse: _TypeAlias = SimulatePlansResponse  # noqa: Y015

@@ -100,6 +100,11 @@ class BillingServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.FromString,
                 _registered_method=True)
+        self.SimulatePlans = channel.unary_stream(
+                '/tollkeeper.ledger.v1.BillingService/SimulatePlans',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansResponse.FromString,
+                _registered_method=True)
         self.GetOverage = channel.unary_unary(
                 '/tollkeeper.ledger.v1.BillingService/GetOverage',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageRequest.SerializeToString,
@@ -202,6 +207,13 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimulatePlans(self, request, context):
+        """Prices a closed month's real usage under other plans. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOverage(self, request, context):
         """Reports overage now and projected. Not served yet: UNIMPLEMENTED.
         """
@@ -276,6 +288,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.VerifyInvoice,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.SerializeToString,
+            ),
+            'SimulatePlans': grpc.unary_stream_rpc_method_handler(
+                    servicer.SimulatePlans,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansResponse.SerializeToString,
             ),
             'GetOverage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOverage,
@@ -635,6 +652,33 @@ class BillingService:
             '/tollkeeper.ledger.v1.BillingService/VerifyInvoice',
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.VerifyInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulatePlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/SimulatePlans',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.SimulatePlansResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,8 @@ class BillingServiceStub:
     """Makes an invoice's bytes again from its stored inputs and compares them."""
     VerifyInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.VerifyInvoiceRequest, _billing_pb2.VerifyInvoiceResponse]
     """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
+    SimulatePlans: _grpc.UnaryStreamMultiCallable[_billing_pb2.SimulatePlansRequest, _billing_pb2.SimulatePlansResponse]
+    """Prices a closed month's real usage under other plans. Stores nothing."""
     GetOverage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]
     """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
 
@@ -96,6 +98,8 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Makes an invoice's bytes again from its stored inputs and compares them."""
     VerifyInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.VerifyInvoiceRequest, _billing_pb2.VerifyInvoiceResponse]  # type: ignore[assignment]
     """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
+    SimulatePlans: _aio.UnaryStreamMultiCallable[_billing_pb2.SimulatePlansRequest, _billing_pb2.SimulatePlansResponse]  # type: ignore[assignment]
+    """Prices a closed month's real usage under other plans. Stores nothing."""
     GetOverage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]  # type: ignore[assignment]
     """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
 
@@ -205,6 +209,14 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.VerifyInvoiceResponse, _abc.Awaitable[_billing_pb2.VerifyInvoiceResponse]]:
         """Checks chain, usage, charges, totals and journal of an invoice and names the first wrong row of each."""
+
+    @_abc_1.abstractmethod
+    def SimulatePlans(
+        self,
+        request: _billing_pb2.SimulatePlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_billing_pb2.SimulatePlansResponse], _abc.AsyncIterator[_billing_pb2.SimulatePlansResponse]]:
+        """Prices a closed month's real usage under other plans. Stores nothing."""
 
     @_abc_1.abstractmethod
     def GetOverage(

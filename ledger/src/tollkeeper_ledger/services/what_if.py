@@ -1,0 +1,109 @@
+"""Price a closed month's real usage under plans that nobody is on yet."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.invoice import digests_named, rate_inputs, usage_to_json
+from tollkeeper_ledger.domain.period_facts import period_from_json
+from tollkeeper_ledger.services.billing_facts import read_plans_of
+from tollkeeper_ledger.services.catalogue import check_catalogue
+from tollkeeper_ledger.services.period_usage import read_period_usage
+from tollkeeper_ledger.store import billing_closes as closes
+from tollkeeper_ledger.store.billing_segments import read_schedules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.domain.rating.charges import Charges
+    from tollkeeper_ledger.store.billing_closes import StoredClose
+    from tollkeeper_ledger.store.pool import Connection
+
+_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
+_MONTHS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a closed period cost, before credit and tax, and what it would have cost."""
+
+    tenant: str
+    plan: str
+    currency: str
+    period: Period
+    before_minor: int
+    after_minor: int
+
+
+def month_of(text: str) -> tuple[datetime, datetime]:
+    """Read a month like 2026-10 as a span of UTC. Raises InvalidFieldError."""
+    match = _MONTH.fullmatch(text)
+    year, month = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not (1 <= month <= _MONTHS and year):
+        raise InvalidFieldError("period", "is not a month", value=ascii(text[:16]), bound="a month like 2026-10")
+    following = (year + 1, 1) if month == _MONTHS else (year, month + 1)
+    return datetime(year, month, 1, tzinfo=UTC), datetime(*following, 1, tzinfo=UTC)
+
+
+async def what_if(conn: Connection, *, yaml_text: str, source_name: str, period: str) -> AsyncIterator[Difference]:
+    """Give, for each closed period that begins in a month and was rated by a plan of these names, both amounts.
+
+    Whatever version of a named plan was in force is taken for the one given; nothing is stored. `conn` is in a
+    REPEATABLE READ transaction. Raises CatalogueInvalidError; InvalidFieldError: no month, or no plan in it.
+    """
+    first, last = month_of(period)
+    catalogue = await check_catalogue(conn, yaml_text=yaml_text, source_name=source_name, now=first)
+    plans = {plan.name: canonical_json(plan_to_json(plan)) for plan in catalogue.plans}
+    if not plans:
+        raise InvalidFieldError("yaml", "declares no plan", remedy="give the new plan under its present name")
+    for close in await closes.read_closes_between(conn, first, last):
+        found = await _difference(conn, close, plans)
+        if found is not None:
+            yield found
+
+
+async def _difference(conn: Connection, close: StoredClose, plans: Mapping[str, bytes]) -> Difference | None:
+    stored = json.loads(close.inputs)
+    definitions = await closes.read_definitions_by_digest(conn, digests_named(close.inputs))
+    instead = {
+        digest: plans[name]
+        for digest, definition in definitions.items()
+        if (name := json.loads(definition)["name"]) in plans
+    }
+    if not instead:
+        return None
+    before = rate_inputs(close.inputs, definitions).charges
+    schedules = await read_schedules(conn, [close.key.tenant_id])
+    schedule = next(one for one in schedules if one.subscription_id == close.key.subscription_id)
+    period = period_from_json(stored["period"])
+    if stored["facts"]["stretches"]:
+        found = await read_plans_of(conn, schedule)
+        stored.update(usage_to_json(*await read_period_usage(conn, found, period, also=list(instead.values()))))
+    after = _rated_instead(canonical_json(stored), definitions, instead)
+    return Difference(
+        tenant=close.tenant,
+        plan=stored["plan"]["name"],
+        currency=after.currency.code,
+        period=period,
+        before_minor=_before_credit(before),
+        after_minor=_before_credit(after),
+    )
+
+
+def _rated_instead(inputs: bytes, definitions: Mapping[str, bytes], instead: Mapping[str, bytes]) -> Charges:
+    """Rate inputs in which plan versions are taken for others: they are named by their digests alone."""
+    for digest, definition in instead.items():
+        inputs = inputs.replace(digest.encode(), digest_of(definition).hex().encode())
+    used = {digest: definition for digest, definition in definitions.items() if digest not in instead}
+    return rate_inputs(inputs, used | {digest_of(one).hex(): one for one in instead.values()}).charges
+
+
+def _before_credit(charges: Charges) -> int:
+    return sum(line.amount_minor - line.discount_minor for line in charges.lines if line.kind != "credit")
