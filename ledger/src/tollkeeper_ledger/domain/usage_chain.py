@@ -27,6 +27,8 @@ class BatchBody:
     last_seq: int
     h: bytes
     merkle_root: bytes
+    rows_digest: bytes
+    """Over everything that is stored of the batch's records."""
     stored: int
     duplicates: int
     conflicts: int
@@ -40,7 +42,9 @@ class BatchBody:
         head = len(_BODY_TAG).to_bytes(4, "little") + _BODY_TAG + _integers(self.batch_id) + self.producer_id.bytes
         span = _integers(self.incarnation, self.first_seq, self.last_seq)
         counts = _integers(self.stored, self.duplicates, self.conflicts, self.quarantined, self.holes)
-        return sha256(head + span + self.h + self.merkle_root + counts + _integers(self.committed_us)).digest()
+        return sha256(
+            head + span + self.h + self.merkle_root + self.rows_digest + counts + _integers(self.committed_us)
+        ).digest()
 
 
 def _integers(*numbers: int) -> bytes:

@@ -5,6 +5,7 @@ Source: the comment of proto/tollkeeper/ledger/v1/usage.proto; proto/vectors/con
 
 from __future__ import annotations
 
+import struct
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -113,3 +114,34 @@ def merkle_root_by_tenant(hashes: dict[str, list[bytes]]) -> bytes:
             for tenant, leaves in sorted(hashes.items(), key=lambda item: item[0].encode())
         ]
     )
+
+
+def row_hash(
+    content_hash: bytes,
+    *,
+    record_id: str,
+    batch_id: int,
+    seq: int,
+    event_us: int,
+    received_us: int,
+    flags: int,
+    segment_id: bytes,
+) -> bytes:
+    """Give the hash over everything that is stored of a record: its content, and what the content hash leaves out."""
+    numbers = _ROW_NUMBERS.pack(batch_id, seq, event_us, received_us, flags)
+    return sha256(_ROW_HEAD + content_hash + string_bytes(record_id) + numbers + segment_id).digest()
+
+
+def row_check(hashed: bytes) -> int:
+    """Give what a row carries of its own hash: the first 8 bytes as a signed integer."""
+    return int.from_bytes(hashed[:8], "little", signed=True)
+
+
+def rows_digest(hashed: Iterable[bytes]) -> bytes:
+    """Give the hash over the rows of a batch, in sequence order."""
+    return sha256(b"".join(hashed)).digest()
+
+
+_ROW_TAG = b"tollkeeper.row.v1"
+_ROW_HEAD = len(_ROW_TAG).to_bytes(4, "little") + _ROW_TAG
+_ROW_NUMBERS = struct.Struct("<qqqqq")

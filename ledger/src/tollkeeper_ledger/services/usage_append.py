@@ -15,7 +15,7 @@ from tollkeeper_ledger.domain.usage import AppendOutcome
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
-from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, row_check, row_hash, rows_digest
 from tollkeeper_ledger.domain.usage_judgement import CONFLICT, NOBODY, describe_records, judge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
@@ -140,8 +140,9 @@ async def _commit_entries(
         problems = {**problems, **refusals}
         places = [at for at in places if at not in refusals]
     stored = batch.records.take(places)
+    rows = rows_digest(())
     if stored:
-        await _store(conn, batch, stored, batch_id, names)
+        rows = await _store(conn, batch, stored, batch_id, names)
         await _keep_outcomes(conn, batch, stored, names, now)
     refused = {**problems, **conflicts}
     if refused:
@@ -159,6 +160,7 @@ async def _commit_entries(
         last_seq=batch.last_seq,
         h=batch.entry_h[-1],
         merkle_root=await asyncio.to_thread(_merkle_root, batch, stored),
+        rows_digest=rows,
         stored=len(stored),
         duplicates=len(taken) - len(conflicts),
         conflicts=len(conflicts),
@@ -214,18 +216,20 @@ async def _claim(
     return {places[at]: same for at, same in (await claim_ids(conn, claim)).items()}
 
 
-async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> None:
+async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> bytes:
+    """Store records and what is derived of them; give the digest of the rows."""
     tenant_ids = [names.tenant(wire_id) for wire_id in batch.tenants]
     await share_tenants(conn, [tenant_ids[at] for at in sorted(set(records.tenant))])
     segments = await _stamp(conn, records, tenant_ids)
     # A shape that only refused records have may hold unknown meters: nobody points at it.
     shapes = [[names.meters.get(batch.meters[meter], _NO_METER) for meter in shape] for shape in batch.shapes]
     # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
-    rows, rollups = await asyncio.to_thread(
+    rows, rollups, digest = await asyncio.to_thread(
         _rows_and_rollups, records, batch_id=batch_id, tenant_ids=tenant_ids, segments=segments, shapes=shapes
     )
     await add_records(conn, rows)
     await add_rollups(conn, rollups)
+    return digest
 
 
 _NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
@@ -238,12 +242,13 @@ def _rows_and_rollups(
     tenant_ids: Sequence[UUID],
     segments: Sequence[UUID],
     shapes: Sequence[Sequence[MeterFacts]],
-) -> tuple[NewRecords, BatchRollups]:
+) -> tuple[NewRecords, BatchRollups, bytes]:
     parts: dict[tuple[UUID, UUID, int], int] = {}
     part = [
         parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
         for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
     ]
+    hashed = _row_hashes(records, batch_id, segments)
     rows = NewRecords(
         batch_id=batch_id,
         parts=list(parts),
@@ -256,8 +261,35 @@ def _rows_and_rollups(
         received_us=records.received_us,
         units=records.units,
         attributes=records.attributes,
+        checks=[row_check(one) for one in hashed],
     )
-    return rows, derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
+    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
+    return rows, rollups, rows_digest(hashed)
+
+
+def _row_hashes(records: Records, batch_id: int, segments: Sequence[UUID]) -> list[bytes]:
+    return [
+        row_hash(
+            content,
+            record_id=record_id,
+            batch_id=batch_id,
+            seq=seq,
+            event_us=event_us,
+            received_us=received_us,
+            flags=flags,
+            segment_id=segment.bytes,
+        )
+        for content, record_id, seq, event_us, received_us, flags, segment in zip(
+            records.hashes,
+            records.ids,
+            records.seqs,
+            records.event_us,
+            records.received_us,
+            records.flags,
+            segments,
+            strict=True,
+        )
+    ]
 
 
 async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:

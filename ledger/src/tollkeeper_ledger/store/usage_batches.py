@@ -52,6 +52,8 @@ class NewRecords:
     units: Sequence[tuple[int, ...]]
     attributes: Sequence[str]
     """Per record: JSON without line breaks."""
+    checks: Sequence[int]
+    """Per record: what the row carries of its own hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def _record_arguments(records: NewRecords) -> tuple[object, ...]:
         "\n".join(units),
         "\n".join(records.attributes),
         records.batch_id,
+        _literal(records.checks),
     )
 
 

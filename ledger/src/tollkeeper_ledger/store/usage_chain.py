@@ -40,5 +40,6 @@ async def add_link(conn: Connection, body: BatchBody, *, stream: int) -> bytes:
         body.holes,
         linked,
         from_us(body.committed_us),
+        body.rows_digest,
     )
     return linked

@@ -50,6 +50,7 @@ def _link(row: Row) -> StoredLink:
         last_seq=row["last_seq"],
         h=row["h"],
         merkle_root=row["merkle_root"],
+        rows_digest=row["rows_digest"],
         stored=row["stored"],
         duplicates=row["duplicates"],
         conflicts=row["conflicts"],

@@ -668,6 +668,8 @@ CREATE TABLE usage_record (
   meter_ids integer[] NOT NULL,
   units bigint[] NOT NULL,
   attributes jsonb NOT NULL,
+  -- First 8 bytes of the hash over all of this row, so that a row that was changed is found by itself.
+  row_check bigint NOT NULL,
   PRIMARY KEY (tenant_id, event_time, id),
   CONSTRAINT usage_record_quantities
     CHECK (cardinality(meter_ids) BETWEEN 1 AND 16 AND cardinality(units) = cardinality(meter_ids))
@@ -787,6 +789,8 @@ CREATE TABLE usage_chain (
   h bytea NOT NULL CONSTRAINT usage_chain_h_length CHECK (octet_length(h) = 32),
   -- Merkle root over the content hashes of the stored records, grouped by tenant.
   merkle_root bytea NOT NULL CONSTRAINT usage_chain_merkle_length CHECK (octet_length(merkle_root) = 32),
+  -- Hash over the stored rows in sequence order, with what content hashes leave out.
+  rows_digest bytea NOT NULL CONSTRAINT usage_chain_rows_length CHECK (octet_length(rows_digest) = 32),
   stored integer NOT NULL,
   duplicates integer NOT NULL,
   conflicts integer NOT NULL,
@@ -812,7 +816,7 @@ CREATE TABLE usage_chain_head (
 
 CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
-CALL secure_tenant_table('usage_id', 'tollkeeper_ingest');
+CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('settlement', 'tollkeeper_ingest');
 CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');
@@ -826,7 +830,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON usage_rollup_minute, usage_rollup_quarte
   usage_rollup_value TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
 GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
-GRANT SELECT ON producer, producer_tenant, usage_record, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
+GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
   usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head TO tollkeeper_billing;
 -- An operator declares a producer lost.
 GRANT UPDATE (state) ON producer TO tollkeeper_billing;

@@ -80,18 +80,20 @@ ORDER BY place;
 -- name: add_records
 -- Stores records. $1 tenant ids, $2 segment ids, $3 flags, $4 per record its place in $1 to $3; $5 meter ids of each
 -- shape as array literals, $6 per record its place in $5; $7 ids, $8 separator, $9 seqs, $10 event times and
--- $11 receive times in microseconds, $12 units as array literals in lines, $13 attributes as JSON in lines, $14 batch.
+-- $11 receive times in microseconds, $12 units as array literals in lines, $13 attributes as JSON in lines, $14 batch,
+-- $15 checks of the rows.
 INSERT INTO usage_record
-  (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units, attributes)
+  (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units, attributes, row_check)
 SELECT ($1::uuid[])[part], ($2::uuid[])[part],
        timestamptz 'epoch' + interval '1 microsecond' * event_us,
        timestamptz 'epoch' + interval '1 microsecond' * received_us,
-       $14::bigint, seq, ($3::smallint[])[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb
+       $14::bigint, seq, ($3::smallint[])[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb,
+       row_check
 FROM ROWS FROM (
   unnest($4::text::integer[]), unnest($6::text::integer[]), string_to_table($7::text, $8::text),
   unnest($9::text::bigint[]), unnest($10::text::bigint[]), unnest($11::text::bigint[]),
-  string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'))
-  AS record (part, shape, id, seq, event_us, received_us, units, attributes);
+  string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'), unnest($15::text::bigint[]))
+  AS record (part, shape, id, seq, event_us, received_us, units, attributes, row_check);
 
 -- name: add_minutes
 -- Adds to sums per minute, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions, $5 starts in
@@ -219,7 +221,7 @@ SELECT position, hash FROM usage_chain_head WHERE stream = $1 FOR UPDATE;
 -- name: add_link
 -- Adds a link and moves the head to it. $1 stream, $2 position, $3 batch, $4 producer id, $5 incarnation, $6 first_seq,
 -- $7 last_seq, $8 h, $9 Merkle root, $10 stored, $11 duplicates, $12 conflicts, $13 quarantined, $14 holes, $15 hash,
--- $16 ledger time.
+-- $16 ledger time, $17 digest of the rows.
 WITH head AS (
   UPDATE usage_chain_head
   SET position = $2, hash = $15, stored_total = stored_total + $10::integer,
@@ -228,8 +230,8 @@ WITH head AS (
 )
 INSERT INTO usage_chain
   (stream, position, batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, stored, duplicates,
-   conflicts, quarantined, holes, hash, committed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+   conflicts, quarantined, holes, hash, committed_at, rows_digest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: make_month
 -- Makes the partitions of a month. $1 its first day.

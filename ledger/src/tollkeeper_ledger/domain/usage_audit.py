@@ -1,0 +1,115 @@
+"""What is wrong with stored usage, row by row. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID, LATENESS_MAX_US, SHIPPING_MAX_US
+from tollkeeper_ledger.domain.usage_chain import link_hash
+from tollkeeper_ledger.domain.usage_hash import (
+    content_hash,
+    merkle_root_by_tenant,
+    row_check,
+    row_hash,
+    rows_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage_chain import BatchBody
+
+ID_KEPT_US = LATENESS_MAX_US + SHIPPING_MAX_US - DAY_US
+"""How long an id is there in any case, in microseconds since its commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Name a row that is not what was committed."""
+
+    table: str
+    row: str
+    """Its key, for people."""
+    problem: str
+
+
+class AuditedRecord(NamedTuple):
+    """A stored record and its id as they are stored."""
+
+    tenant: str
+    id: str
+    batch_id: int
+    seq: int
+    event_us: int
+    received_us: int
+    flags: int
+    segment_id: UUID
+    quantities: Sequence[tuple[str, int]]
+    attributes: Mapping[str, str]
+    row_check: int
+    kept: tuple[int, int, bytes] | None
+    """Batch, sequence number and content hash that its id has; None = the id is gone."""
+
+    @property
+    def name(self) -> str:
+        """Give its key."""
+        return f"tenant {self.tenant}, id {self.id!r}"
+
+
+def hashes_of(record: AuditedRecord) -> tuple[bytes, bytes]:
+    """Give the content hash and the row's hash as they follow from what is stored."""
+    content = content_hash(
+        tenant=record.tenant,
+        quantities=record.quantities,
+        attributes=record.attributes.items(),
+        event_time_us=None if record.flags & FLAG_SYSTEM_ID else record.event_us,
+    )
+    return content, row_hash(
+        content,
+        record_id=record.id,
+        batch_id=record.batch_id,
+        seq=record.seq,
+        event_us=record.event_us,
+        received_us=record.received_us,
+        flags=record.flags,
+        segment_id=record.segment_id.bytes,
+    )
+
+
+def check_link(stream: int, position: int, *, stored: int, previous: bytes, body: BatchBody, hashed: bytes) -> str:
+    """Say what is wrong with a link whose place should be `position`; empty where nothing is."""
+    if stored != position:
+        return f"stands where link {position} should be"
+    found = link_hash(stream=stream, position=position, previous=previous, body_digest=body.digest())
+    return "" if found == hashed else "its hash does not follow from it and the link before"
+
+
+def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: int) -> Iterator[Finding]:
+    """Give what is wrong with a batch's records, in sequence order; `body` is what its link says.
+
+    Where no single row can be named but the batch is not what was chained, the link's batch is.
+    """
+    wrong = False
+    rows: list[bytes] = []
+    hashes: dict[str, list[bytes]] = {}
+    for record in records:
+        content, row = hashes_of(record)
+        rows.append(row)
+        hashes.setdefault(record.tenant, []).append(content)
+        if row_check(row) != record.row_check:
+            wrong = True
+            yield Finding("usage_record", record.name, "its fields are not those that were committed")
+        elif record.kept is None:
+            if now_us - body.committed_us < ID_KEPT_US:
+                wrong = True
+                yield Finding("usage_id", record.name, "is missing, though its record is there")
+        elif record.kept != (record.batch_id, record.seq, content):
+            wrong = True
+            yield Finding("usage_id", record.name, "names another batch, number or content than its record")
+    if wrong:
+        return
+    if rows_digest(rows) != body.rows_digest or merkle_root_by_tenant(hashes) != body.merkle_root:
+        problem = f"holds {len(records)} records, not the {body.stored} that were chained, or others"
+        yield Finding("usage_record", f"batch {body.batch_id}", problem)

@@ -1,0 +1,125 @@
+"""Check stored usage against its chain, and everything derived from it against the records."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link
+from tollkeeper_ledger.domain.usage_chain import CHAIN_START
+from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.store import usage_audit as store
+from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.usage_rollups import all_meters
+from tollkeeper_ledger.store.verifying import read_links
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage_rollup import Rollups
+    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.verifying import StoredLink
+
+_LINKS_AT_ONCE = 200
+
+
+@dataclass(slots=True)
+class Checked:
+    """Say how much was checked so far."""
+
+    links: int = 0
+    records: int = 0
+    hours: int = 0
+
+
+Found: TypeAlias = "Finding | Checked"
+
+
+async def verify_usage(conn: Connection) -> AsyncIterator[Found]:
+    """Recompute every link, record, id and rollup; give what is wrong in order, and how far it is in between.
+
+    `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment. A row that
+    was changed is named by itself; of rows that are gone the batch is named. Reads everything that is stored.
+    """
+    checked = Checked()
+    meters = await all_meters(conn)
+    names = {facts.meter_id: name for name, facts in meters.items()}
+    now_us = to_us(await ledger_now(conn))
+    for stream in await store.read_streams(conn):
+        async for found in _stream(conn, stream, names, checked, now_us=now_us):
+            yield found
+    for row in await store.unchained_records(conn):
+        yield Finding("usage_record", row, "stands in no batch of the chain")
+    for row in await store.lone_ids(conn):
+        yield Finding("usage_id", row, "has no record")
+    for producer_id in await store.misplaced_producers(conn):
+        yield Finding("producer", producer_id.hex, "stands elsewhere than its last link says")
+    tenants = await store.tenant_names(conn)
+    facts = {one.meter_id: one for one in meters.values()}
+    for hour in await store.read_hours(conn):
+        kept = await store.rollups_of_hour(conn, hour)
+        records = await store.records_of_hour(conn, hour, facts.keys())
+        derived = await asyncio.to_thread(roll_up, records, facts)
+        for finding in compare_rollups(kept, derived, tenants=tenants, names=names):
+            yield finding
+        checked.hours += 1
+        yield checked
+
+
+async def _stream(
+    conn: Connection, stream: store.StreamState, names: Mapping[int, str], checked: Checked, *, now_us: int
+) -> AsyncIterator[Found]:
+    previous, position = CHAIN_START, 0
+    page: list[StoredLink] = []
+    async for link in read_links(conn, stream.stream, last=stream.last or 0):
+        page.append(link)
+        if len(page) == _LINKS_AT_ONCE or link.position == stream.last:
+            rows = await store.batch_rows(conn, [one.body.batch_id for one in page], names)
+            for one in page:
+                position += 1
+                records = rows.get(one.body.batch_id, [])
+                for finding in _link(
+                    one, stream=stream.stream, position=position, previous=previous, records=records, now_us=now_us
+                ):
+                    yield finding
+                previous, position = one.hash, one.position
+                checked.links += 1
+                checked.records += len(records)
+            page = []
+            yield checked
+    expected = (stream.last, previous, stream.stored, stream.refused)
+    if expected != (stream.position, stream.hash, stream.stored_total, stream.quarantined_total):
+        yield Finding("usage_chain_head", f"stream {stream.stream}", "is not what the links of its stream come to")
+
+
+def _link(
+    link: StoredLink, *, stream: int, position: int, previous: bytes, records: Sequence[Any], now_us: int
+) -> Iterator[Finding]:
+    problem = check_link(stream, position, stored=link.position, previous=previous, body=link.body, hashed=link.hash)
+    if problem:
+        yield Finding("usage_chain", f"stream {stream}, position {link.position}", problem)
+    for finding in check_batch(link.body, records, now_us=now_us):
+        if not problem or not finding.row.startswith("batch "):
+            yield finding
+
+
+def compare_rollups(
+    kept: Rollups, derived: Rollups, *, tenants: Mapping[UUID, str], names: Mapping[int, str]
+) -> Iterator[Finding]:
+    """Give rows that differ from what the records come to, those that are missing as well."""
+    pairs: tuple[tuple[str, Mapping[Any, Any], Mapping[Any, Any]], ...] = (
+        ("usage_rollup_minute", kept.minutes, derived.minutes),
+        ("usage_rollup_quarter", kept.quarters, derived.quarters),
+        ("usage_rollup_state", kept.states, derived.states),
+        ("usage_rollup_value", kept.values, derived.values),
+    )
+    for table, stored, wanted in pairs:
+        for key in sorted(stored.keys() | wanted.keys()):
+            if stored.get(key) != wanted.get(key):
+                problem = "says" if key in stored else "is missing; it should say"
+                row = f"tenant {tenants.get(key.tenant_id)}, meter {names.get(key.meter_id)}, {key.dims}"
+                at = from_us(key.start_us).isoformat()
+                told = f"{stored.get(key)}, the records {wanted.get(key)}" if key in stored else wanted.get(key)
+                yield Finding(table, f"{row}, {at}", f"{problem} {told}")

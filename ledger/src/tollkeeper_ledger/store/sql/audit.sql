@@ -1,0 +1,73 @@
+-- Stored usage, read again in order to check it.
+
+-- name: streams
+-- Gives every stream of the chain with its head and what its links add up to.
+SELECT stream, head.position, head.hash, head.stored_total, head.quarantined_total, links.last, links.stored, links.refused
+FROM (SELECT stream, position, hash, stored_total, quarantined_total FROM usage_chain_head) AS head
+FULL JOIN (SELECT stream, max(position) AS last, sum(stored)::bigint AS stored,
+                  sum(conflicts + quarantined)::bigint AS refused
+           FROM usage_chain GROUP BY stream) AS links USING (stream)
+ORDER BY stream;
+
+-- name: batch_rows
+-- Gives the records of batches with their ids, in sequence order. $1 batches.
+SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.received_at, r.flags, r.segment_id, r.meter_ids, r.units,
+       r.attributes, r.row_check, i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
+FROM usage_record r JOIN tenant t USING (tenant_id) LEFT JOIN usage_id i ON i.tenant_id = r.tenant_id AND i.id = r.id
+WHERE r.batch_id = ANY ($1::bigint[]) ORDER BY r.batch_id, r.seq;
+
+-- name: unchained_records
+-- Gives records whose batch no link names. $1 most.
+SELECT t.wire_id, r.id FROM usage_record r LEFT JOIN tenant t USING (tenant_id)
+WHERE t.tenant_id IS NULL OR NOT EXISTS (SELECT FROM usage_chain c WHERE c.batch_id = r.batch_id)
+ORDER BY r.batch_id, r.seq LIMIT $1;
+
+-- name: lone_ids
+-- Gives ids without a record. $1 most.
+SELECT t.wire_id, i.id FROM usage_id i LEFT JOIN tenant t USING (tenant_id)
+WHERE NOT EXISTS (SELECT FROM usage_record r WHERE r.tenant_id = i.tenant_id AND r.id = i.id)
+ORDER BY i.batch_id, i.seq LIMIT $1;
+
+-- name: producers
+-- Gives producers that stand elsewhere than their last link says. $1 most.
+SELECT p.producer_id FROM producer p
+LEFT JOIN LATERAL (SELECT last_seq, h FROM usage_chain c WHERE c.producer_id = p.producer_id
+                   ORDER BY last_seq DESC LIMIT 1) AS last ON true
+WHERE p.committed_seq <> coalesce(last.last_seq, 0) OR p.h <> coalesce(last.h, sha256(uuid_send(p.producer_id)))
+ORDER BY p.producer_id LIMIT $1;
+
+-- name: hours
+-- Gives the hours of UTC that records or rollups are of.
+SELECT DISTINCT date_trunc('hour', at, 'UTC') AS hour
+FROM (SELECT DISTINCT date_trunc('hour', event_time, 'UTC') AS at FROM usage_record
+      UNION SELECT minute FROM usage_rollup_minute UNION SELECT quarter FROM usage_rollup_quarter
+      UNION SELECT quarter FROM usage_rollup_state UNION SELECT quarter FROM usage_rollup_value) AS found
+ORDER BY 1;
+
+-- name: tenant_names
+-- Gives every tenant's name.
+SELECT tenant_id, wire_id FROM tenant;
+
+-- name: records_of_hour
+-- Gives the records of a span. $1 from, $2 to.
+SELECT tenant_id, segment_id, flags, event_time, id, meter_ids, units, attributes
+FROM usage_record WHERE event_time >= $1 AND event_time < $2;
+
+-- name: minutes_of_hour
+-- Gives sums per minute of a span. $1 from, $2 to.
+SELECT tenant_id, segment_id, meter_id, dims, minute AS start, units::text AS units, records
+FROM usage_rollup_minute WHERE minute >= $1 AND minute < $2;
+
+-- name: quarters_of_hour
+-- Gives sums per quarter of an hour of a span. $1 from, $2 to.
+SELECT tenant_id, segment_id, meter_id, dims, quarter AS start, units::text AS units, records
+FROM usage_rollup_quarter WHERE quarter >= $1 AND quarter < $2;
+
+-- name: states_of_hour
+-- Gives states of a span. $1 from, $2 to.
+SELECT tenant_id, meter_id, dims, quarter AS start, state FROM usage_rollup_state WHERE quarter >= $1 AND quarter < $2;
+
+-- name: values_of_hour
+-- Gives distinct values of a span. $1 from, $2 to.
+SELECT tenant_id, segment_id, meter_id, dims, quarter AS start, value, records
+FROM usage_rollup_value WHERE quarter >= $1 AND quarter < $2;

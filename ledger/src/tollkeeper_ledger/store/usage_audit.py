@@ -1,0 +1,135 @@
+"""Read stored usage again, in order to check it or to derive rollups anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.usage_audit import AuditedRecord
+from tollkeeper_ledger.domain.usage_rollup import RollupKey, Rollups, RollupSum, StateKey, ValueKey
+from tollkeeper_ledger.store.clock import to_us
+from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.usage_rollups import raw_record
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage_rollup import RawRecord
+    from tollkeeper_ledger.store.pool import Connection
+
+FINDINGS_MAX = 1_000
+"""Rows of one kind that are named."""
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream's head, and what its links add up to; None where there is no head, or no link."""
+
+    stream: int
+    position: int | None
+    hash: bytes | None
+    stored_total: int | None
+    quarantined_total: int | None
+    last: int | None
+    stored: int | None
+    refused: int | None
+
+
+async def read_streams(conn: Connection) -> list[StreamState]:
+    """Give every stream of the chain."""
+    return [StreamState(**row) for row in await conn.fetch(sql("audit.streams"))]
+
+
+async def batch_rows(
+    conn: Connection, batches: Sequence[int], meters: Mapping[int, str]
+) -> dict[int, list[AuditedRecord]]:
+    """Give the records of batches with their ids, by batch, in sequence order."""
+    found: dict[int, list[AuditedRecord]] = {}
+    for row in await conn.fetch(sql("audit.batch_rows"), batches):
+        kept = None if row["kept_batch"] is None else (row["kept_batch"], row["kept_seq"], row["kept_hash"])
+        names = [meters.get(meter_id, f"#{meter_id}") for meter_id in row["meter_ids"]]
+        record = AuditedRecord(
+            tenant=row["wire_id"],
+            id=row["id"],
+            batch_id=row["batch_id"],
+            seq=row["seq"],
+            event_us=to_us(row["event_time"]),
+            received_us=to_us(row["received_at"]),
+            flags=row["flags"],
+            segment_id=row["segment_id"],
+            quantities=list(zip(names, row["units"], strict=True)),
+            attributes=row["attributes"],
+            row_check=row["row_check"],
+            kept=kept,
+        )
+        found.setdefault(record.batch_id, []).append(record)
+    return found
+
+
+async def unchained_records(conn: Connection) -> list[str]:
+    """Name records whose batch no link names."""
+    rows = await conn.fetch(sql("audit.unchained_records"), FINDINGS_MAX)
+    return [f"tenant {row['wire_id']}, id {row['id']!r}" for row in rows]
+
+
+async def lone_ids(conn: Connection) -> list[str]:
+    """Name ids without a record."""
+    rows = await conn.fetch(sql("audit.lone_ids"), FINDINGS_MAX)
+    return [f"tenant {row['wire_id']}, id {row['id']!r}" for row in rows]
+
+
+async def misplaced_producers(conn: Connection) -> list[UUID]:
+    """Give producers that stand elsewhere than their last link says."""
+    return [row["producer_id"] for row in await conn.fetch(sql("audit.producers"), FINDINGS_MAX)]
+
+
+async def tenant_names(conn: Connection) -> dict[UUID, str]:
+    """Give every tenant's name."""
+    return {row["tenant_id"]: row["wire_id"] for row in await conn.fetch(sql("audit.tenant_names"))}
+
+
+async def read_hours(conn: Connection) -> list[datetime]:
+    """Give the hours of UTC that records or rollups are of."""
+    return [row["hour"] for row in await conn.fetch(sql("audit.hours"))]
+
+
+async def records_of_hour(conn: Connection, hour: datetime, meter_ids: Collection[int]) -> list[RawRecord]:
+    """Give the records of an hour, voids as well."""
+    rows = await conn.fetch(sql("audit.records_of_hour"), hour, hour + HOUR)
+    return [raw_record(row, meter_ids) for row in rows]
+
+
+async def rollups_of_hour(conn: Connection, hour: datetime) -> Rollups:
+    """Give everything that is derived of an hour, as it is stored."""
+
+    async def summed(statement: str) -> dict[RollupKey, RollupSum]:
+        found = {}
+        for row in await conn.fetch(statement, hour, hour + HOUR):
+            total = RollupSum(int(row["units"]), row["records"])
+            # A void and a later record may leave a row that says nothing.
+            if any(total):
+                key = RollupKey(row["tenant_id"], row["segment_id"], row["meter_id"], row["dims"], to_us(row["start"]))
+                found[key] = total
+        return found
+
+    states = await conn.fetch(sql("audit.states_of_hour"), hour, hour + HOUR)
+    values = await conn.fetch(sql("audit.values_of_hour"), hour, hour + HOUR)
+    return Rollups(
+        minutes=await summed(sql("audit.minutes_of_hour")),
+        quarters=await summed(sql("audit.quarters_of_hour")),
+        states={
+            StateKey(row["tenant_id"], row["meter_id"], row["dims"], to_us(row["start"])): row["state"]
+            for row in states
+        },
+        values={
+            ValueKey(
+                row["tenant_id"], row["segment_id"], row["meter_id"], row["dims"], to_us(row["start"]), row["value"]
+            ): row["records"]
+            for row in values
+            if row["records"]
+        },
+    )

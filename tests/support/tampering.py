@@ -1,0 +1,101 @@
+"""Change one field of one stored row, past every guard."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from tollkeeper_ledger.store.pool import Connection
+
+TABLES = (
+    "usage_record",
+    "usage_record",
+    "usage_record",
+    "usage_id",
+    "usage_chain",
+    "usage_chain_head",
+    "usage_rollup_minute",
+    "usage_rollup_quarter",
+    "usage_rollup_state",
+    "usage_rollup_value",
+)
+"""Tables whose every field is checked; records are drawn more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tampering:
+    """What was changed."""
+
+    table: str
+    column: str
+    before: dict[str, Any]
+    """The row as it was."""
+    value: Any
+
+
+def other(value: Any, chance: random.Random) -> Any:
+    """Give another value of the same kind. Raises KeyError for a kind that no column has."""
+    steps = (timedelta(microseconds=1), timedelta(minutes=15), -timedelta(microseconds=1), -timedelta(minutes=15))
+    makers: dict[type, Callable[[Any], Any]] = {
+        int: lambda number: number + chance.choice([1, -1, 7, 1000]),
+        Decimal: lambda number: number + chance.choice([1, -1, 7, 1000]),
+        str: lambda text: chance.choice([text + "x", '{"zone":"elsewhere"}', "y"]),
+        bytes: lambda data: _flipped(data, chance),
+        datetime: lambda instant: instant + chance.choice(steps),
+        list: lambda items: _with_another(items, chance),
+        dict: lambda fields: {**fields, chance.choice([*fields, "more"]): "1"},
+    }
+    if isinstance(value, uuid.UUID):
+        return uuid.UUID(int=value.int ^ (1 << chance.randrange(120)))
+    return makers[type(value)](value)
+
+
+def _flipped(data: bytes, chance: random.Random) -> bytes:
+    place = chance.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ (1 << chance.randrange(8))]) + data[place + 1 :]
+
+
+def _with_another(items: list[Any], chance: random.Random) -> list[Any]:
+    place = chance.randrange(len(items))
+    return [*items[:place], other(items[place], chance), *items[place + 1 :]]
+
+
+async def tamper(conn: Connection, chance: random.Random) -> Tampering:
+    """Change one field of a row drawn by chance; what the tables' own constraints refuse is drawn again.
+
+    In a transaction of a superuser; triggers and foreign keys are switched off until its end.
+    """
+    await conn.execute("SET LOCAL session_replication_role = replica")
+    while True:
+        table = chance.choice(TABLES)
+        rows = await conn.fetch(f"SELECT tableoid, ctid::text AS place, t.* FROM {table} t ORDER BY t::text")  # noqa: S608
+        row = dict(chance.choice(rows))
+        where = (row.pop("tableoid"), row.pop("place"))
+        column = chance.choice(sorted(row))
+        value = other(row[column], chance)
+        told = json.dumps(value) if table == "usage_rollup_state" and column == "state" else value
+        kind = "::jsonb" if isinstance(told, str) and column == "state" else ""
+        if value == row[column]:
+            continue
+        try:
+            async with conn.transaction():
+                done = await conn.execute(
+                    f"UPDATE {table} SET {column} = $1{'::text' + kind if kind else ''}"  # noqa: S608
+                    " WHERE tableoid = $2 AND ctid = $3::text::tid",
+                    told,
+                    *where,
+                )
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError):
+            continue
+        assert done == "UPDATE 1"
+        return Tampering(table=table, column=column, before=row, value=value)
