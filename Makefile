@@ -120,3 +120,7 @@ test-python: install ## Run the Python tests, those with real servers and kill -
 .PHONY: faults
 faults: install ## Run every fault on real processes with large loads, at most 20 minutes (LONG=1 goes on until stopped)
 	@while FAULTS=long $(RUN)/pytest -q -p no:cacheprovider tests/faults; do test -n "$(LONG)" || exit 0; done; exit 1
+
+.PHONY: tamper
+tamper: install ## Change single stored fields of usage at random, 10,000 times: the audit finds and names each
+	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py

@@ -113,6 +113,18 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
             ]
         )
 
+    def VerifyUsage(self, request: Any, context: Any) -> Any:
+        """Find one wrong row on the first call, none later."""
+        self.audits = getattr(self, "audits", 0) + 1
+        if self.audits == 1:
+            finding = reports_pb2.AuditFinding(table="usage_record", row="tenant code, id 'x'", problem="changed")
+            yield reports_pb2.VerifyUsageResponse(links=1, finding=finding)
+        yield reports_pb2.VerifyUsageResponse(links=2, records=3, hours=4, roots=5, done=True)
+
+    def ProveUsage(self, request: Any, context: Any) -> Any:
+        """Give a proof of nothing."""
+        return reports_pb2.ProveUsageResponse(record=reports_pb2.StoredRecord(id=request.id))
+
     def GetUsageSummary(self, request: Any, context: Any) -> Any:
         """Give a period with one figure."""
         bucket = reports_pb2.UsageBucket(meter="tokens", unit="tokens", sum="1", records=1, value="1")

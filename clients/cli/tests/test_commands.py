@@ -180,6 +180,18 @@ def test_a_trend_shows_changes_and_a_summary_its_period(
     assert "plan hourly, 2023-11-16T18:17:03.000005Z to" in " ".join(capsys.readouterr().out.split())
 
 
+def test_an_audit_that_finds_something_is_exit_1(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong rows are listed and the exit code says so; a proof that does not hold is none."""
+    assert tollkeeper("audit", "verify", "-o", "json") == 1
+    captured = capsys.readouterr()
+    assert [(row["table"], row["row"]) for row in json.loads(captured.out)] == [("usage_record", "tenant code, id 'x'")]
+    assert "1 wrong rows" in captured.err
+    assert tollkeeper("audit", "verify") == 0
+    assert "2 links, 3 records, 4 hours of rollups, 5 signed roots: all as committed" in capsys.readouterr().err
+    assert tollkeeper("usage", "prove", "x", "--tenant", "code") == 1
+    assert "not proved: the content hash is not the record's" in capsys.readouterr().err
+
+
 def test_export_writes_every_record(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
     """Both forms carry all records of all messages; the CSV has one header."""
     assert tollkeeper("usage", "export", "records.csv", "--tenant", "code") == 0

@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -22,19 +22,24 @@ from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
+from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
+from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
-from tollkeeper_ledger.store.pool import open_pools
+from tollkeeper_ledger.store.pool import open_pool, open_pools
 from tollkeeper_ledger.store.redis_servers import open_redis
 from tollkeeper_ledger.web.health import HealthServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
 
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.services.limits import Limits
+
 _STOP_GRACE_S = 2.0
+_SIGN_EVERY_S = 60.0
 
 
 def open_log(level: str) -> FilteringBoundLogger:
@@ -97,6 +102,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(1.0, resources.clock.tick, log=log)),
             tasks.create_task(every(1.0, limits.restores.tick, log=log)),
             tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
+            *(tasks.create_task(loop) for loop in _signing(resources, limits)),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])
@@ -106,6 +112,34 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await server.stop(_STOP_GRACE_S)
             for loop in loops:
                 loop.cancel()
+
+
+def _signing(resources: Resources, limits: Limits) -> list[Coroutine[Any, Any, None]]:
+    """Give the loop that signs roots of the usage chain, where there is a directory for them."""
+    directory = resources.settings.audit_dir
+    if directory is None:
+        return []
+    installation_id = limits.installation.installation_id
+    signer = RootSigner(resources.pools.billing, directory, installation_id=installation_id)
+    return [every(_SIGN_EVERY_S, signer.tick, log=resources.log)]
+
+
+async def rebuild(settings: Settings, *, check_only: bool) -> int:
+    """Compare rollups with their records, and make those anew that differ; give how many rows differed."""
+    pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=2)
+    count = hours = 0
+    try:
+        async for hour in rebuild_rollups(pool, check_only=check_only):
+            hours += 1
+            count += len(hour.findings)
+            for finding in hour.findings:
+                sys.stdout.write(f"{finding.table}: {finding.row} {finding.problem}\n")
+    finally:
+        pool.terminate()
+    sys.stdout.write(
+        f"{hours} hours, {count} rows differed{'' if check_only or not count else ' and were made anew'}\n"
+    )
+    return count
 
 
 async def serve(settings: Settings) -> None:
@@ -124,16 +158,23 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Run `tollkeeper-ledger serve` or `tollkeeper-ledger migrate`."""
+    """Run `tollkeeper-ledger` with serve, migrate or rebuild-rollups."""
     parser = argparse.ArgumentParser(prog="tollkeeper-ledger", description="Tollkeeper's ledger.")
-    parser.add_argument("command", choices=["serve", "migrate"])
-    command: str = parser.parse_args().command
+    parser.add_argument("command", choices=["serve", "migrate", "rebuild-rollups"])
+    parser.add_argument(
+        "--check", action="store_true", help="rebuild-rollups: only compare; exit code 1 on a difference"
+    )
+    arguments = parser.parse_args()
+    command: str = arguments.command
     settings = Settings()
     if command == "migrate":
         for name in asyncio.run(migrate(settings.database_url)):
             sys.stdout.write(f"applied {name}\n")
         if settings.embedded and settings.clock_start is not None:
             asyncio.run(start_clock(settings.database_url, settings.clock_start))
+    elif command == "rebuild-rollups":
+        differed = asyncio.run(rebuild(settings, check_only=arguments.check))
+        sys.exit(1 if differed and arguments.check else 0)
     else:
         try:
             asyncio.run(serve(settings))

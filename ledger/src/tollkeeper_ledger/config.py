@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - pydantic reads it
+
 from pydantic import AwareDatetime, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -25,6 +27,11 @@ class Settings(BaseSettings):
     embedded: bool = Field(default=False, description="Embedded setup: the scaled clock may be set.")
     clock_start: AwareDatetime | None = Field(
         default=None, description="Embedded setup: `migrate` starts the clock of a fresh database at this time."
+    )
+    audit_dir: Path | None = Field(
+        default=None,
+        description="Directory outside of Postgres, of this ledger alone, for the key that signs roots of the usage"
+        " chain each minute, and for the signed roots. Without it nothing is signed.",
     )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, BatchBody, link_hash
-from tollkeeper_ledger.domain.usage_hash import content_hash, h_next, h_start, hole_hash, merkle_root
+from tollkeeper_ledger.domain.usage_hash import (
+    content_hash,
+    h_next,
+    h_start,
+    hole_hash,
+    merkle_root,
+    row_check,
+    row_hash,
+    rows_digest,
+)
+from tollkeeper_ledger.domain.usage_proof import merkle_path
 from usage_support import Log, Use
 
 VECTORS: dict[str, Any] = json.loads(
@@ -90,6 +100,7 @@ def test_a_link_depends_on_everything_it_says() -> None:
         "last_seq": 5,
         "h": bytes(32),
         "merkle_root": b"m" * 32,
+        "rows_digest": b"r" * 32,
         "stored": 6,
         "duplicates": 7,
         "conflicts": 8,
@@ -97,7 +108,8 @@ def test_a_link_depends_on_everything_it_says() -> None:
         "holes": 10,
         "committed_us": 11,
     }
-    others = {**dict.fromkeys(fields, 99), "producer_id": UUID(int=9), "h": b"x" * 32, "merkle_root": b"y" * 32}
+    hashes = {"h": b"x" * 32, "merkle_root": b"y" * 32, "rows_digest": b"z" * 32}
+    others = {**dict.fromkeys(fields, 99), "producer_id": UUID(int=9), **hashes}
     digests = {BatchBody(**{**fields, name: others[name]}).digest() for name in fields}
     body = BatchBody(**fields).digest()
     assert len(fields) + 1 == len(digests | {body})
@@ -105,6 +117,27 @@ def test_a_link_depends_on_everything_it_says() -> None:
     changes = {"stream": 1, "position": 2, "previous": b"p" * 32, "body_digest": b"b" * 32}
     links = {link_hash(**{**place, name: value}) for name, value in changes.items()}
     assert len(place) + 1 == len(links | {link_hash(**place)})
+
+
+def test_a_rows_hash_depends_on_everything_that_is_stored() -> None:
+    """No field of a stored record can change without the row's hash and its check changing."""
+    fields: dict[str, Any] = {"record_id": "x", "batch_id": 1, "seq": 2, "event_us": 3, "received_us": 4, "flags": 5}
+    fields["segment_id"] = UUID(int=6).bytes
+    others = {**dict.fromkeys(fields, 99), "record_id": "y", "segment_id": UUID(int=7).bytes}
+    rows = {row_hash(b"c" * 32, **{**fields, name: others[name]}) for name in fields}
+    rows |= {row_hash(b"c" * 32, **fields), row_hash(b"d" * 32, **fields)}
+    assert len(fields) + 2 == len(rows) == len({row_check(row) for row in rows})
+    assert rows_digest(sorted(rows)) != rows_digest(sorted(rows, reverse=True))
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70, unique=True), st.data())
+def test_a_path_leads_from_any_leaf_to_the_root(leaves: list[bytes], data: st.DataObject) -> None:
+    """Climbing a leaf's path gives the root of all leaves."""
+    place = data.draw(st.integers(0, len(leaves) - 1))
+    node = leaves[place]
+    for step in merkle_path(leaves, place):
+        node = sha256(b"\x01" + (step.sibling + node if step.is_left else node + step.sibling)).digest()
+    assert node == merkle_root(leaves)
 
 
 def test_a_system_id_leaves_the_event_time_out() -> None:

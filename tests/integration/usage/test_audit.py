@@ -8,6 +8,7 @@ import json
 import os
 import random
 import uuid
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,15 +16,19 @@ from rollup_support import KINDS, add_kinds
 from tampering import tamper
 from tollkeeper_ledger.domain.usage_audit import Finding
 from tollkeeper_ledger.services.usage_audit import verify_usage
+from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
+from tollkeeper_ledger.services.usage_roots import KEY_FILE, ROOTS_FILE, RootSigner, read_roots_file
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import open_pool, transaction
 from usage_bench import TENANTS, open_bench, superuser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from tampering import Tampering
+    from tollkeeper_ledger.domain.usage_proof import SignedRoot
     from tollkeeper_ledger.store.pool import Connection
     from usage_bench import Bench
 
@@ -68,9 +73,17 @@ async def fill(bench: Bench) -> None:
         await void_usage(conn, bench.ingest, uuid.UUID(int=7), tenant="acme", ids=ids, now=now)
 
 
-async def audit(conn: Connection) -> list[Finding]:
+async def audit(conn: Connection, outside: Sequence[SignedRoot] = ()) -> list[Finding]:
     """Check everything that is stored, as this transaction sees it."""
-    return [found async for found in verify_usage(conn) if isinstance(found, Finding)]
+    return [found async for found in verify_usage(conn, outside=outside) if isinstance(found, Finding)]
+
+
+@asynccontextmanager
+async def auditing(url: str) -> AsyncIterator[Connection]:
+    """Connect as one who may change anything, and reads JSON."""
+    async with superuser(url) as conn:
+        await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        yield conn
 
 
 def is_located(done: Tampering, found: list[Finding], names: dict[object, str]) -> bool:
@@ -100,8 +113,7 @@ async def test_any_changed_field_is_found_and_its_row_named(new_database: Callab
     url = await asyncio.to_thread(new_database)
     async with open_bench(url) as bench:
         await fill(bench)
-    async with superuser(url) as conn:
-        await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    async with auditing(url) as conn:
         names = {row["meter_id"]: row["name"] for row in await conn.fetch("SELECT meter_id, name FROM meter")}
         assert [] == await audit(conn)
         changed = set()
@@ -115,3 +127,92 @@ async def test_any_changed_field_is_found_and_its_row_named(new_database: Callab
             await attempt.rollback()
         assert [] == await audit(conn)
         assert len(changed) > 50 or TAMPERINGS < 500
+
+
+async def test_a_history_that_was_rewritten_as_a_whole_is_found(bench: Bench, tmp_path: Path) -> None:
+    """Whoever cuts off the end of the chain, or signs anew, is found out by the roots that are kept outside."""
+    log = await bench.new_log()
+    billing = await open_pool(bench.url, role="tollkeeper_billing", size=1)
+    try:
+        signer = RootSigner(billing, tmp_path, installation_id=bytes(16))
+        for number in range(3):
+            log.record(bench.use(f"root-{number}"))
+            await bench.ingest.append(log.cut(number))
+            assert await signer.tick()
+            assert not await signer.tick()
+    finally:
+        billing.terminate()
+    assert 0o600 == (tmp_path / KEY_FILE).stat().st_mode & 0o777
+    outside = read_roots_file(tmp_path)
+    assert 3 == len(outside)
+    with (tmp_path / ROOTS_FILE).open("ab") as stream:
+        stream.write(b'{"torn')
+    assert outside == read_roots_file(tmp_path)
+    async with auditing(bench.url) as conn:
+        assert [] == await audit(conn, outside)
+        attempt = conn.transaction()
+        await attempt.start()
+        await conn.execute(
+            """
+            SET LOCAL session_replication_role = replica;
+            DELETE FROM usage_record WHERE id = 'root-2';
+            DELETE FROM usage_id WHERE id = 'root-2';
+            DELETE FROM usage_root WHERE root_id = (SELECT max(root_id) FROM usage_root);
+            WITH gone AS (
+              DELETE FROM usage_chain WHERE position = (SELECT max(position) FROM usage_chain) RETURNING *
+            )
+            UPDATE usage_chain_head h
+            SET position = h.position - 1, stored_total = stored_total - 1,
+                hash = (SELECT hash FROM usage_chain c WHERE c.position = h.position - 1)
+            FROM gone;
+            """
+        )
+        assert not [one for one in await audit(conn) if one.table.startswith("usage_chain") or "root" in one.table]
+        assert "usage_root" in {one.table for one in await audit(conn, outside)}
+        await attempt.rollback()
+        for column in ("statement", "signature", "public_key"):
+            attempt = conn.transaction()
+            await attempt.start()
+            await conn.execute(
+                f"SET LOCAL session_replication_role = replica;"  # noqa: S608
+                f" UPDATE usage_root SET {column} = set_byte({column}, 5, get_byte({column}, 5) # 1)"
+                " WHERE root_id = (SELECT min(root_id) FROM usage_root)"
+            )
+            assert {"usage_root"} == {one.table for one in await audit(conn)}
+            await attempt.rollback()
+
+
+async def test_rollups_are_made_anew_from_the_records(new_database: Callable[[], str]) -> None:
+    """Whatever was done to rollups, rebuilding names it and makes them what the records come to, beside appends."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        await fill(bench)
+        async with auditing(url) as conn:
+            await conn.execute(
+                """
+                UPDATE usage_rollup_minute SET units = units + 1;
+                DELETE FROM usage_rollup_quarter WHERE ctid IN (SELECT ctid FROM usage_rollup_quarter LIMIT 3);
+                UPDATE usage_rollup_state SET state = '[1]';
+                DELETE FROM usage_rollup_value
+                """
+            )
+            wrong = {one.table for one in await audit(conn)}
+        kinds = {"usage_rollup_minute", "usage_rollup_quarter", "usage_rollup_state", "usage_rollup_value"}
+        assert kinds == wrong
+        looked = [hour async for hour in rebuild_rollups(bench.pool, check_only=True)]
+        assert kinds == {one.table for hour in looked for one in hour.findings}
+
+        async def appends() -> None:
+            log = await bench.new_log()
+            for number in range(6):
+                log.record(bench.use(f"beside-{number}", event_us=bench.now_us - 3_600_000_000 * (number % 3)))
+                await bench.ingest.append(log.cut(number))
+
+        async def rebuild() -> int:
+            return sum([len(hour.findings) async for hour in rebuild_rollups(bench.pool, check_only=False)])
+
+        _, found = await asyncio.gather(appends(), rebuild())
+        assert found >= 4
+        async with auditing(url) as conn:
+            assert [] == await audit(conn)
+        assert 0 == await rebuild()

@@ -10,14 +10,18 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollkeeper_cli.proof import ProofError, check_proof
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage_hash import h_start
+from tollkeeper_ledger.services.usage_roots import PUBLIC_FILE, RootSigner
 from usage_support import Log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.domain.usage import UsageAppend
@@ -259,3 +263,66 @@ async def test_records_are_listed_within_a_span(bench: Bench, channel: grpc.aio.
     request.to.FromMicroseconds(base + 4)
     pages = reports_pb2_grpc.ReportServiceStub(channel).ListUsageRecords(request)
     assert ["span-1", "span-2", "span-3"] == [record.id async for page in pages for record in page.records]
+
+
+@pytest.mark.asyncio
+async def test_a_tenant_can_check_by_itself_that_its_record_is_in_the_chain(
+    bench: Bench, ledger_settings: Settings, tmp_path: Path
+) -> None:
+    """A proof leads from the record's fields to a signed root; with any byte of it changed it proves nothing."""
+    settings = ledger_settings.model_copy(update={"audit_dir": tmp_path})
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as opened_channel:
+        stub, log = await opened(opened_channel)
+        for first in (0, 9):
+            log.record(
+                *[
+                    bench.use(
+                        f"proof-{first + at}",
+                        tenant=("acme", "globex", "acme")[at % 3],
+                        quantities=(("context_tokens", at), ("requests", 1)),
+                        attributes=(("zone", "ä"),),
+                        flags=at % 2,
+                    )
+                    for at in range(9)
+                ]
+            )
+            await stub.AppendUsage(message_of(log.cut(first)))
+        reports: Any = reports_pb2_grpc.ReportServiceStub(opened_channel)
+        signer = RootSigner(ledger.resources.pools.billing, tmp_path, installation_id=b"i" * 16)
+        await signer.tick()
+        proofs = {}
+        for at in range(18):
+            tenant = ("acme", "globex", "acme")[at % 9 % 3]
+            request = reports_pb2.ProveUsageRequest(tenant=tenant, id=f"proof-{at}")
+            proofs[at] = await reports.ProveUsage(request)
+            proved = check_proof(
+                tenant, f"proof-{at}", proofs[at], public_key=(tmp_path / PUBLIC_FILE).read_text().strip()
+            )
+            assert proved.public_key
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reports.ProveUsage(reports_pb2.ProveUsageRequest(tenant="globex", id="proof-0"))
+        assert reason_of(caught.value)[1].reason == "USAGE_UNKNOWN"
+        messages = [one async for one in reports.VerifyUsage(reports_pb2.VerifyUsageRequest())]
+        assert (True, []) == (messages[-1].done, [one.finding for one in messages if one.HasField("finding")])
+        assert messages[-1].links >= 2
+        assert messages[-1].roots >= 1
+    whole = proofs[2].SerializeToString()
+    believed = 0
+    for place in range(len(whole)):
+        forged = reports_pb2.ProveUsageResponse()
+        try:
+            forged.ParseFromString(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        except DecodeError:
+            continue
+        if forged == proofs[2]:
+            continue
+        try:
+            check_proof("acme", "proof-2", forged)
+        except ProofError:
+            continue
+        # Fields that no hash covers are not part of the proof: who sent the record and its number.
+        forged.record.producer_id, forged.record.seq = proofs[2].record.producer_id, proofs[2].record.seq
+        forged.record.flags = proofs[2].record.flags
+        assert forged == proofs[2], place
+        believed += 1
+    assert believed < 40

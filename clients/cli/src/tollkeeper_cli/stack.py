@@ -196,6 +196,7 @@ class Stack:
             "SIDECAR_HTTP": addresses.sidecar_http,
             "SIDECAR_SOCKET": addresses.sidecar_socket,
             "USAGE_LOG_DIR": str(self.directory / "usage-log"),
+            "AUDIT_DIR": str(self.directory / "audit"),
         }
         if self._servers.is_embedded:
             settings["EMBEDDED"] = "1"

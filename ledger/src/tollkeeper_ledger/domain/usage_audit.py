@@ -80,7 +80,7 @@ def hashes_of(record: AuditedRecord) -> tuple[bytes, bytes]:
 
 def check_link(stream: int, position: int, *, stored: int, previous: bytes, body: BatchBody, hashed: bytes) -> str:
     """Say what is wrong with a link whose place should be `position`; empty where nothing is."""
-    if stored != position:
+    if stored != position or stream < 0:
         return f"stands where link {position} should be"
     found = link_hash(stream=stream, position=position, previous=previous, body_digest=body.digest())
     return "" if found == hashed else "its hash does not follow from it and the link before"

@@ -13,6 +13,7 @@ from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.rpc.spans import instant_of
+from tollkeeper_ledger.rpc.usage_audit import UsageAudits
 from tollkeeper_ledger.rpc.usage_reports import UsageReports
 from tollkeeper_ledger.services import reports
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
+    from tollkeeper_ledger.services.resources import Resources
     from tollkeeper_ledger.store.usage_reports import AuditRow
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 _AUDIT_DIGITS_MAX = 18
 
 
-class ReportService(UsageReports, reports_pb2_grpc.ReportServiceServicer):
+class ReportService(UsageReports, UsageAudits, reports_pb2_grpc.ReportServiceServicer):
     """Serve readers."""
+
+    def __init__(self, resources: Resources) -> None:
+        UsageReports.__init__(self, resources)
+        UsageAudits.__init__(self, resources)
 
     GetRevenue = not_built("GetRevenue")
     ListAlerts = not_built("ListAlerts")

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
+from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.services.usage_roots import is_signed
 from tollkeeper_ledger.store import usage_audit as store
+from tollkeeper_ledger.store import usage_roots as roots
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
 from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.usage_proof import SignedRoot
     from tollkeeper_ledger.domain.usage_rollup import Rollups
     from tollkeeper_ledger.store.pool import Connection
     from tollkeeper_ledger.store.verifying import StoredLink
@@ -32,13 +36,16 @@ class Checked:
     links: int = 0
     records: int = 0
     hours: int = 0
+    roots: int = 0
 
 
 Found: TypeAlias = "Finding | Checked"
 
 
-async def verify_usage(conn: Connection) -> AsyncIterator[Found]:
+async def verify_usage(conn: Connection, *, outside: Sequence[SignedRoot] = ()) -> AsyncIterator[Found]:
     """Recompute every link, record, id and rollup; give what is wrong in order, and how far it is in between.
+
+    `outside`: roots that are kept outside of Postgres. Whoever can rewrite all of the chain can't rewrite those.
 
     `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment. A row that
     was changed is named by itself; of rows that are gone the batch is named. Reads everything that is stored.
@@ -56,6 +63,8 @@ async def verify_usage(conn: Connection) -> AsyncIterator[Found]:
         yield Finding("usage_id", row, "has no record")
     for producer_id in await store.misplaced_producers(conn):
         yield Finding("producer", producer_id.hex, "stands elsewhere than its last link says")
+    async for root_found in _roots(conn, outside, checked):
+        yield root_found
     tenants = await store.tenant_names(conn)
     facts = {one.meter_id: one for one in meters.values()}
     for hour in await store.read_hours(conn):
@@ -66,6 +75,31 @@ async def verify_usage(conn: Connection) -> AsyncIterator[Found]:
             yield finding
         checked.hours += 1
         yield checked
+
+
+async def _roots(conn: Connection, outside: Sequence[SignedRoot], checked: Checked) -> AsyncIterator[Found]:
+    """Compare what was signed with the chain: a link that was signed must be there as it was."""
+    inside = [root async for root in roots.read_roots(conn)]
+    known = {root.statement for root in inside}
+    hashes: dict[tuple[int, int], bytes | None] = {}
+    for root in (*inside, *(root for root in outside if root.statement not in known)):
+        checked.roots += 1
+        try:
+            signed_us, heads = read_statement(root.statement)
+        except ValueError as error:
+            yield Finding("usage_root", f"key {key_name(root.public_key)}", str(error))
+            continue
+        name = f"signed at {from_us(signed_us).isoformat()} with key {key_name(root.public_key)}"
+        if not is_signed(root):
+            yield Finding("usage_root", name, "its signature is not of its statement")
+        for head in heads:
+            place = (head.stream, head.position)
+            if place not in hashes:
+                hashes[place] = await roots.link_hash_at(conn, *place)
+            if hashes[place] != head.hash:
+                problem = f"link {head.position} of stream {head.stream} is not the one that was signed"
+                yield Finding("usage_root", name, problem)
+    yield checked
 
 
 async def _stream(

@@ -14,6 +14,7 @@ from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_aggregate import State
@@ -85,6 +86,12 @@ async def drop_empty(conn: Connection, tenant_ids: Collection[UUID], *, first_us
     first = from_us(first_us - first_us % QUARTER_US)
     for name in ("usage.drop_empty_minutes", "usage.drop_empty_quarters", "usage.drop_empty_values"):
         await conn.execute(sql(name), list(tenant_ids), first, from_us(last_us))
+
+
+async def drop_hour(conn: Connection, tenant_ids: Collection[UUID], start: datetime, end: datetime) -> None:
+    """Drop everything that is derived of tenants' records of a span of whole quarters of an hour."""
+    for name in ("usage.drop_minutes_of", "usage.drop_quarters_of", "usage.drop_states_of", "usage.drop_values_of"):
+        await conn.execute(sql(name), list(tenant_ids), start, end)
 
 
 async def lock_states(conn: Connection, keys: Sequence[StateKey]) -> list[State | None]:

@@ -41,7 +41,8 @@ class RecordSpan:
     end: datetime
 
 
-def _link(row: Row) -> StoredLink:
+def link_of_row(row: Row) -> StoredLink:
+    """Give a link as its row says it."""
     body = BatchBody(
         batch_id=row["batch_id"],
         producer_id=row["producer_id"],
@@ -61,15 +62,15 @@ def _link(row: Row) -> StoredLink:
     return StoredLink(position=row["position"], body=body, hash=row["hash"])
 
 
-async def read_links(conn: Connection, stream: int, *, last: int) -> AsyncIterator[StoredLink]:
-    """Give a stream's links from its first to `last`, in order."""
-    position = 0
+async def read_links(conn: Connection, stream: int, *, last: int, after: int = 0) -> AsyncIterator[StoredLink]:
+    """Give a stream's links after a position, up to `last`, in order."""
+    position = after
     while position < last:
         rows = await conn.fetch(sql("verify.links"), stream, position, last, _LINKS_AT_ONCE)
         if not rows:
             return
         for row in rows:
-            yield _link(row)
+            yield link_of_row(row)
         position = rows[-1]["position"]
 
 

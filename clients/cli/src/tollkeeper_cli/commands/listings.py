@@ -8,6 +8,7 @@ import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
 
 from tollkeeper_cli.commands.common import OutputOption, pages, targets_of
+from tollkeeper_cli.commands.verify import verify
 from tollkeeper_cli.connection import channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
 
@@ -22,6 +23,8 @@ def register(app: typer.Typer) -> None:
         group = typer.Typer(no_args_is_help=True, help=words)
         group.callback()(_group)
         group.command("list")(command)
+        if command is audit:
+            group.command("verify")(verify)
         app.add_typer(group, name=name, help=words)
 
 

@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The central ledger.")
     group.command("serve")(ledger_serve)
     group.command("migrate")(ledger_migrate)
+    group.command("rebuild-rollups")(ledger_rebuild)
     ledger_state.register(group)
     app.add_typer(group, name="ledger")
 
@@ -70,6 +71,13 @@ def ledger_serve() -> None:
 def ledger_migrate() -> None:
     """Bring the database's schema up to date."""
     _become("tollkeeper_ledger", "migrate")
+
+
+def ledger_rebuild(
+    *, check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 on a difference.")] = False
+) -> None:
+    """Compare all rollups with their records, and make those anew that differ."""
+    _become("tollkeeper_ledger", "rebuild-rollups", *(["--check"] if check else []))
 
 
 def stay_up(stack: Stack) -> None:

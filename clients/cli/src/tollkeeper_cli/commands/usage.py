@@ -21,6 +21,7 @@ from tollkeeper_cli.commands.common import (
     require_tenant,
     targets_of,
 )
+from tollkeeper_cli.commands.verify import prove
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, csv_text, show
@@ -74,6 +75,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_records)
     group.command("export")(export)
     group.command("void")(void)
+    group.command("prove")(prove)
     app.add_typer(group, name="usage")
 
 

@@ -814,6 +814,16 @@ CREATE TABLE usage_chain_head (
   quarantined_total bigint NOT NULL
 );
 
+-- Heads of all streams, signed each minute; the same lines are kept outside of Postgres.
+CREATE TABLE usage_root (
+  root_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  signed_at timestamptz NOT NULL,
+  -- Canonical JSON; domain/usage_proof.py is the definition.
+  statement bytea NOT NULL,
+  signature bytea NOT NULL CONSTRAINT usage_root_signature_length CHECK (octet_length(signature) = 64),
+  public_key bytea NOT NULL CONSTRAINT usage_root_key_length CHECK (octet_length(public_key) = 32)
+);
+
 CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing');
@@ -832,6 +842,7 @@ GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
 GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
 GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
   usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head TO tollkeeper_billing;
+GRANT SELECT, INSERT ON usage_root TO tollkeeper_billing;
 -- An operator declares a producer lost.
 GRANT UPDATE (state) ON producer TO tollkeeper_billing;
 GRANT SELECT ON usage_record, usage_quarantine, usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
@@ -850,6 +861,10 @@ CREATE TRIGGER usage_id_no_truncate BEFORE TRUNCATE ON usage_id
 CREATE TRIGGER usage_chain_append_only BEFORE UPDATE OR DELETE ON usage_chain
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER usage_chain_no_truncate BEFORE TRUNCATE ON usage_chain
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_root_append_only BEFORE UPDATE OR DELETE ON usage_root
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_root_no_truncate BEFORE TRUNCATE ON usage_root
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- Makes the partitions of one month of records and rollups. Safe to repeat and to race. Bounded, so that a runtime

@@ -71,3 +71,34 @@ SELECT tenant_id, meter_id, dims, quarter AS start, state FROM usage_rollup_stat
 -- Gives distinct values of a span. $1 from, $2 to.
 SELECT tenant_id, segment_id, meter_id, dims, quarter AS start, value, records
 FROM usage_rollup_value WHERE quarter >= $1 AND quarter < $2;
+
+-- name: heads
+-- Gives the last link of every stream.
+SELECT stream, position, hash FROM usage_chain_head ORDER BY stream;
+
+-- name: add_root
+-- Keeps a signed root. $1 ledger time, $2 statement, $3 signature, $4 public key.
+INSERT INTO usage_root (signed_at, statement, signature, public_key) VALUES ($1, $2, $3, $4);
+
+-- name: last_root
+-- Gives the newest signed root.
+SELECT statement, signature, public_key FROM usage_root ORDER BY root_id DESC LIMIT 1;
+
+-- name: roots
+-- Gives signed roots in order. $1 after this number, $2 most.
+SELECT root_id, statement, signature, public_key FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
+
+-- name: roots_since
+-- Gives signed roots of a time and later, in order. $1 ledger time, $2 most.
+SELECT statement, signature, public_key FROM usage_root WHERE signed_at >= $1 ORDER BY root_id LIMIT $2;
+
+-- name: link_hash
+-- Gives the hash of a link. $1 stream, $2 position.
+SELECT hash FROM usage_chain WHERE stream = $1 AND position = $2;
+
+-- name: link_of
+-- Gives the link that a record stands in, and the hash before it. $1 tenant id, $2 id.
+SELECT link.*, before.hash AS previous_hash
+FROM usage_id known JOIN usage_chain link USING (batch_id)
+LEFT JOIN usage_chain before ON before.stream = link.stream AND before.position = link.position - 1
+WHERE known.tenant_id = $1 AND known.id = $2;

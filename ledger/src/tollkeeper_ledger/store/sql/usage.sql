@@ -236,3 +236,19 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 -- name: make_month
 -- Makes the partitions of a month. $1 its first day.
 SELECT make_usage_month($1);
+
+-- name: drop_minutes_of
+-- Drops tenants' rows of a span. $1 tenant ids, $2 from, $3 to.
+DELETE FROM usage_rollup_minute WHERE tenant_id = ANY ($1::uuid[]) AND minute >= $2 AND minute < $3;
+
+-- name: drop_quarters_of
+-- Drops tenants' rows of a span. $1 tenant ids, $2 from, $3 to.
+DELETE FROM usage_rollup_quarter WHERE tenant_id = ANY ($1::uuid[]) AND quarter >= $2 AND quarter < $3;
+
+-- name: drop_states_of
+-- Drops tenants' rows of a span. $1 tenant ids, $2 from, $3 to.
+DELETE FROM usage_rollup_state WHERE tenant_id = ANY ($1::uuid[]) AND quarter >= $2 AND quarter < $3;
+
+-- name: drop_values_of
+-- Drops tenants' rows of a span. $1 tenant ids, $2 from, $3 to.
+DELETE FROM usage_rollup_value WHERE tenant_id = ANY ($1::uuid[]) AND quarter >= $2 AND quarter < $3;

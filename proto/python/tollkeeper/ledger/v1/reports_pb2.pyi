@@ -895,3 +895,334 @@ class ListAuditLogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditLogResponse: _TypeAlias = ListAuditLogResponse  # noqa: Y015
+
+@_typing.final
+class VerifyUsageRequest(_message.Message):
+    """Checks everything that is stored of usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyUsageRequest: _TypeAlias = VerifyUsageRequest  # noqa: Y015
+
+@_typing.final
+class AuditFinding(_message.Message):
+    """A row that is not what was committed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """Table."""
+    row: _builtins.str
+    """Key of the row, for people."""
+    problem: _builtins.str
+    """What is wrong with it."""
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        row: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "row", b"row", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditFinding: _TypeAlias = AuditFinding  # noqa: Y015
+
+@_typing.final
+class VerifyUsageResponse(_message.Message):
+    """How far it is, and what was found; the last message has `done`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    links: _builtins.int
+    """Links of the chain checked so far."""
+    records: _builtins.int
+    """Records checked so far."""
+    hours: _builtins.int
+    """Hours whose rollups were compared with their records so far."""
+    roots: _builtins.int
+    """Signed roots compared with the chain so far."""
+    done: _builtins.bool
+    """Everything was checked."""
+    @_builtins.property
+    def finding(self) -> Global___AuditFinding:
+        """A wrong row."""
+
+    def __init__(
+        self,
+        *,
+        links: _builtins.int = ...,
+        records: _builtins.int = ...,
+        hours: _builtins.int = ...,
+        roots: _builtins.int = ...,
+        finding: Global___AuditFinding | None = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finding", b"finding", "hours", b"hours", "links", b"links", "records", b"records", "roots", b"roots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyUsageResponse: _TypeAlias = VerifyUsageResponse  # noqa: Y015
+
+@_typing.final
+class ProveUsageRequest(_message.Message):
+    """Names a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    id: _builtins.str
+    """Idempotency id."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveUsageRequest: _TypeAlias = ProveUsageRequest  # noqa: Y015
+
+@_typing.final
+class ProofStep(_message.Message):
+    """One step of a path in a Merkle tree: node = SHA-256(0x01, left, right)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIBLING_FIELD_NUMBER: _builtins.int
+    IS_LEFT_FIELD_NUMBER: _builtins.int
+    sibling: _builtins.bytes
+    """The other node."""
+    is_left: _builtins.bool
+    """It stands left."""
+    def __init__(
+        self,
+        *,
+        sibling: _builtins.bytes = ...,
+        is_left: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_left", b"is_left", "sibling", b"sibling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProofStep: _TypeAlias = ProofStep  # noqa: Y015
+
+@_typing.final
+class ChainLink(_message.Message):
+    """A link of the chain. Its hash = SHA-256("tollkeeper.link.v1", stream as u32, position as u64, previous_hash,
+    SHA-256("tollkeeper.batch.v1", batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, rows_digest,
+    stored, duplicates, conflicts, quarantined, holes, committed_us)): tags with their length as u32 before them, numbers
+    as 8 bytes, all little-endian.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    PRODUCER_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    H_FIELD_NUMBER: _builtins.int
+    MERKLE_ROOT_FIELD_NUMBER: _builtins.int
+    ROWS_DIGEST_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    HOLES_FIELD_NUMBER: _builtins.int
+    COMMITTED_US_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    stream: _builtins.int
+    """Stream."""
+    position: _builtins.int
+    """Place in it, from 1."""
+    previous_hash: _builtins.bytes
+    """Hash of the link before; 32 zeros before the first."""
+    batch_id: _builtins.int
+    """Number of the batch."""
+    producer_id: _builtins.bytes
+    """Who sent it."""
+    incarnation: _builtins.int
+    """The producer's incarnation."""
+    first_seq: _builtins.int
+    """First sequence number."""
+    last_seq: _builtins.int
+    """Last sequence number."""
+    h: _builtins.bytes
+    """The producer's h at last_seq."""
+    merkle_root: _builtins.bytes
+    """Merkle root over the stored records' content hashes, grouped by tenant."""
+    rows_digest: _builtins.bytes
+    """Hash over the stored rows."""
+    stored: _builtins.int
+    """Records stored."""
+    duplicates: _builtins.int
+    """Duplicates."""
+    conflicts: _builtins.int
+    """Conflicts."""
+    quarantined: _builtins.int
+    """Records quarantined for another reason."""
+    holes: _builtins.int
+    """Sequence numbers that holes took."""
+    committed_us: _builtins.int
+    """When it was committed, microseconds."""
+    hash: _builtins.bytes
+    """Its hash."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.int = ...,
+        position: _builtins.int = ...,
+        previous_hash: _builtins.bytes = ...,
+        batch_id: _builtins.int = ...,
+        producer_id: _builtins.bytes = ...,
+        incarnation: _builtins.int = ...,
+        first_seq: _builtins.int = ...,
+        last_seq: _builtins.int = ...,
+        h: _builtins.bytes = ...,
+        merkle_root: _builtins.bytes = ...,
+        rows_digest: _builtins.bytes = ...,
+        stored: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        conflicts: _builtins.int = ...,
+        quarantined: _builtins.int = ...,
+        holes: _builtins.int = ...,
+        committed_us: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "committed_us", b"committed_us", "conflicts", b"conflicts", "duplicates", b"duplicates", "first_seq", b"first_seq", "h", b"h", "hash", b"hash", "holes", b"holes", "incarnation", b"incarnation", "last_seq", b"last_seq", "merkle_root", b"merkle_root", "position", b"position", "previous_hash", b"previous_hash", "producer_id", b"producer_id", "quarantined", b"quarantined", "rows_digest", b"rows_digest", "stored", b"stored", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChainLink: _TypeAlias = ChainLink  # noqa: Y015
+
+@_typing.final
+class SignedRoot(_message.Message):
+    """Heads of all streams at one moment, signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """Canonical JSON: installation, signed_us, and per stream its position and hash."""
+    signature: _builtins.bytes
+    """Ed25519 over the statement."""
+    public_key: _builtins.bytes
+    """The key, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedRoot: _TypeAlias = SignedRoot  # noqa: Y015
+
+@_typing.final
+class ProveUsageResponse(_message.Message):
+    """A record's way into the chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
+    TENANT_PATH_FIELD_NUMBER: _builtins.int
+    TENANT_RECORDS_FIELD_NUMBER: _builtins.int
+    BATCH_PATH_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    LATER_BATCHES_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    content_hash: _builtins.bytes
+    """Its content hash, see usage.proto."""
+    tenant_records: _builtins.int
+    """Records of the tenant in the batch. The tenant's leaf is SHA-256("tollkeeper.merkle.tenant.v1", tenant, this as
+    8 bytes, root of the tenant's records).
+    """
+    @_builtins.property
+    def record(self) -> Global___StoredRecord:
+        """The record."""
+
+    @_builtins.property
+    def tenant_path(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProofStep]:
+        """From the content hash to the root over the tenant's records of the batch."""
+
+    @_builtins.property
+    def batch_path(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProofStep]:
+        """From the tenant's leaf to merkle_root."""
+
+    @_builtins.property
+    def link(self) -> Global___ChainLink:
+        """The batch's link."""
+
+    @_builtins.property
+    def later_batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 over the batches of the links after it, up to the one that the root signs."""
+
+    @_builtins.property
+    def root(self) -> Global___SignedRoot:
+        """The first signed root that covers it; absent where none does yet."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___StoredRecord | None = ...,
+        content_hash: _builtins.bytes = ...,
+        tenant_path: _abc.Iterable[Global___ProofStep] | None = ...,
+        tenant_records: _builtins.int = ...,
+        batch_path: _abc.Iterable[Global___ProofStep] | None = ...,
+        link: Global___ChainLink | None = ...,
+        later_batches: _abc.Iterable[_builtins.bytes] | None = ...,
+        root: Global___SignedRoot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "record", b"record", "root", b"root"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_path", b"batch_path", "content_hash", b"content_hash", "later_batches", b"later_batches", "link", b"link", "record", b"record", "root", b"root", "tenant_path", b"tenant_path", "tenant_records", b"tenant_records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveUsageResponse: _TypeAlias = ProveUsageResponse  # noqa: Y015

@@ -80,6 +80,16 @@ class ReportServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogResponse.FromString,
                 _registered_method=True)
+        self.VerifyUsage = channel.unary_stream(
+                '/tollkeeper.ledger.v1.ReportService/VerifyUsage',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageResponse.FromString,
+                _registered_method=True)
+        self.ProveUsage = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/ProveUsage',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageResponse.FromString,
+                _registered_method=True)
 
 
 class ReportServiceServicer:
@@ -149,6 +159,20 @@ class ReportServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyUsage(self, request, context):
+        """Recomputes the chain, every record and every rollup, and names the rows that are not what was committed, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveUsage(self, request, context):
+        """Shows that a tenant's record is in the chain, and under which signed root, without showing another tenant's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReportServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +220,16 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.ListAuditLog,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogResponse.SerializeToString,
+            ),
+            'VerifyUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyUsage,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageResponse.SerializeToString,
+            ),
+            'ProveUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveUsage,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +476,60 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/ListAuditLog',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAuditLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/VerifyUsage',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.VerifyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/ProveUsage',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ProveUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class ReportServiceStub:
     """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
     ListAuditLog: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]
     """Lists administrative acts, newest first."""
+    VerifyUsage: _grpc.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]
+    """Recomputes the chain, every record and every rollup, and names the rows that are not what was committed, in order."""
+    ProveUsage: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ProveUsageRequest, _reports_pb2.ProveUsageResponse]
+    """Shows that a tenant's record is in the chain, and under which signed root, without showing another tenant's."""
 
 @_typing.type_check_only
 class ReportServiceAsyncStub(ReportServiceStub):
@@ -75,6 +79,10 @@ class ReportServiceAsyncStub(ReportServiceStub):
     """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
     ListAuditLog: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]  # type: ignore[assignment]
     """Lists administrative acts, newest first."""
+    VerifyUsage: _aio.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]  # type: ignore[assignment]
+    """Recomputes the chain, every record and every rollup, and names the rows that are not what was committed, in order."""
+    ProveUsage: _aio.UnaryUnaryMultiCallable[_reports_pb2.ProveUsageRequest, _reports_pb2.ProveUsageResponse]  # type: ignore[assignment]
+    """Shows that a tenant's record is in the chain, and under which signed root, without showing another tenant's."""
 
 class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves readers."""
@@ -150,5 +158,21 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.ListAuditLogResponse, _abc.Awaitable[_reports_pb2.ListAuditLogResponse]]:
         """Lists administrative acts, newest first."""
+
+    @_abc_1.abstractmethod
+    def VerifyUsage(
+        self,
+        request: _reports_pb2.VerifyUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_reports_pb2.VerifyUsageResponse], _abc.AsyncIterator[_reports_pb2.VerifyUsageResponse]]:
+        """Recomputes the chain, every record and every rollup, and names the rows that are not what was committed, in order."""
+
+    @_abc_1.abstractmethod
+    def ProveUsage(
+        self,
+        request: _reports_pb2.ProveUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.ProveUsageResponse, _abc.Awaitable[_reports_pb2.ProveUsageResponse]]:
+        """Shows that a tenant's record is in the chain, and under which signed root, without showing another tenant's."""
 
 def add_ReportServiceServicer_to_server(servicer: ReportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

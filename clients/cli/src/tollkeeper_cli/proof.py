@@ -1,0 +1,116 @@
+"""Check a record's way into the chain, from its fields to a signed root, trusting the ledger in nothing.
+
+Written from the contract (usage.proto, reports.proto), not from the ledger's code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from tollkeeper_cli.connection import micros_text, to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tollkeeper.ledger.v1 import reports_pb2
+
+_FLAG_SYSTEM_ID = 1
+
+
+class ProofError(Exception):
+    """Says which step of a proof does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """Under which root a record stands; both empty where none covers it yet."""
+
+    signed_at: str
+    public_key: str
+
+
+def check_proof(tenant: str, record_id: str, proof: reports_pb2.ProveUsageResponse, *, public_key: str = "") -> Proved:
+    """Check every step of a proof. Raises ProofError for the first that does not hold."""
+    if proof.record.id != record_id:
+        raise ProofError("it is about another record")
+    if proof.record.event_time.nanos % 1_000:
+        raise ProofError("its event time has parts of a microsecond")
+    if _content(tenant, proof.record) != proof.content_hash:
+        raise ProofError("the content hash is not the record's")
+    tenant_root = _climb(proof.content_hash, proof.tenant_path)
+    tag = _string("tollkeeper.merkle.tenant.v1")
+    leaf = sha256(tag + _string(tenant) + struct.pack("<q", proof.tenant_records) + tenant_root).digest()
+    if _climb(leaf, proof.batch_path) != proof.link.merkle_root:
+        raise ProofError("the record is not in the batch's tree")
+    link = proof.link
+    hashed = _link(link.stream, link.position, link.previous_hash, _batch(link))
+    if hashed != link.hash:
+        raise ProofError("the link's hash does not follow from it")
+    for number, batch in enumerate(proof.later_batches, link.position + 1):
+        hashed = _link(link.stream, number, hashed, batch)
+    if not proof.HasField("root"):
+        return Proved(signed_at="", public_key="")
+    return _root(proof, hashed, link.position + len(proof.later_batches), public_key)
+
+
+def _root(proof: reports_pb2.ProveUsageResponse, hashed: bytes, position: int, public_key: str) -> Proved:
+    root = proof.root
+    if public_key and root.public_key.hex() != public_key.lower():
+        raise ProofError("the root is signed with another key")
+    try:
+        Ed25519PublicKey.from_public_bytes(root.public_key).verify(root.signature, root.statement)
+        statement = json.loads(root.statement)
+        head = {"hash": hashed.hex(), "position": position, "stream": proof.link.stream}
+        is_there = head in statement["heads"]
+        signed_at = micros_text(statement["signed_us"])
+    except (InvalidSignature, ValueError, KeyError, TypeError) as error:
+        raise ProofError("the root is not signed") from error
+    if not is_there:
+        raise ProofError("the signed root has another link there")
+    return Proved(signed_at=signed_at, public_key=root.public_key.hex())
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def _content(tenant: str, record: reports_pb2.StoredRecord) -> bytes:
+    parts = [_string("tollkeeper.content.v1"), _string(tenant), struct.pack("<I", len(record.units))]
+    for meter, units in sorted(record.units.items(), key=lambda one: one[0].encode()):
+        parts += [_string(meter), struct.pack("<q", units)]
+    parts.append(struct.pack("<I", len(record.attributes)))
+    for name, value in sorted(record.attributes.items(), key=lambda one: one[0].encode()):
+        parts += [_string(name), _string(value)]
+    if record.flags & _FLAG_SYSTEM_ID:
+        parts.append(struct.pack("<I", 0))
+    else:
+        parts.append(struct.pack("<Iq", 1, to_micros(record.event_time)))
+    return sha256(b"".join(parts)).digest()
+
+
+def _climb(node: bytes, path: Iterable[reports_pb2.ProofStep]) -> bytes:
+    for step in path:
+        pair = step.sibling + node if step.is_left else node + step.sibling
+        node = sha256(b"\x01" + pair).digest()
+    return node
+
+
+def _batch(link: reports_pb2.ChainLink) -> bytes:
+    head = _string("tollkeeper.batch.v1") + struct.pack("<q", link.batch_id) + link.producer_id
+    span = struct.pack("<qqq", link.incarnation, link.first_seq, link.last_seq)
+    counts = struct.pack("<qqqqq", link.stored, link.duplicates, link.conflicts, link.quarantined, link.holes)
+    hashes = link.h + link.merkle_root + link.rows_digest
+    return sha256(head + span + hashes + counts + struct.pack("<q", link.committed_us)).digest()
+
+
+def _link(stream: int, position: int, previous: bytes, batch: bytes) -> bytes:
+    head = _string("tollkeeper.link.v1") + struct.pack("<IQ", stream, position)
+    return sha256(head + previous + batch).digest()
