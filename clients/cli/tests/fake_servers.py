@@ -38,6 +38,13 @@ def refuse(context: grpc.ServicerContext, code: int, message: str, reason: str, 
     context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=code, message=message, details=[detail])))
 
 
+def subscription_of(request: Any) -> admin_pb2.Subscription:
+    """Give the subscription that a request asks for."""
+    return admin_pb2.Subscription(
+        tenant=request.tenant, plan=request.plan, state="active", quantity=request.quantity, started_at=AT
+    )
+
+
 class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
     """Remembers requests; lists five tenants, two to a page."""
 
@@ -55,6 +62,42 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
                 for name in names[start : start + PAGE]
             ],
             next_page_token=str(start + PAGE) if start + PAGE < len(names) else "",
+        )
+
+    def CreateSubscription(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.CreateSubscriptionResponse(subscription=subscription_of(request))
+
+    def ChangeSubscription(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.ChangeSubscriptionResponse(subscription=subscription_of(request))
+
+    def CancelSubscription(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        subscription = admin_pb2.Subscription(tenant=request.tenant, state="active", ends_at=AT)
+        return admin_pb2.CancelSubscriptionResponse(subscription=subscription)
+
+    def AddCoupon(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.AddCouponResponse(coupon_id="coupon-1")
+
+    def CreateGrant(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.CreateGrantResponse(grant_id="grant-1")
+
+    def ListGrants(self, request: Any, context: Any) -> Any:
+        """List one grant that was used once."""
+        return admin_pb2.ListGrantsResponse(
+            grants=[admin_pb2.Grant(grant_id="grant-1", name="Prepaid", currency="USD", amount=500, balance=200)],
+            entries=[
+                admin_pb2.GrantEntry(grant_id="grant-1", at=AT, kind="granted", amount=500, balance=500),
+                admin_pb2.GrantEntry(grant_id="grant-1", at=AT, kind="used", amount=-300, balance=200),
+            ],
         )
 
     def ApplyCatalogue(self, request: Any, context: Any) -> Any:
@@ -150,6 +193,15 @@ class FakeBilling(billing_pb2_grpc.BillingServiceServicer):
             done=1,
             invoice=billing_pb2.Invoice(number="TK-000001", tenant="code", currency="USD", total_minor=123),
         )
+
+    def SimulatePlans(self, request: Any, context: Any) -> Any:
+        """Make one tenant's month dearer and another's cheaper."""
+        if "plans" not in request.yaml:
+            refuse(context, code_pb2.INVALID_ARGUMENT, "yaml: declares no plan", "FIELD_INVALID", field="yaml")
+        for tenant, before, after in (("code", 5_000, 8_600), ("conv", 2_100, 2_000)):
+            yield billing_pb2.SimulatePlansResponse(
+                tenant=tenant, plan="pro", currency="USD", before_minor=before, after_minor=after
+            )
 
     def GetInvoicePdf(self, request: Any, context: Any) -> Any:
         """Give a PDF whose name would leave the folder."""

@@ -41,7 +41,7 @@ def test_every_listing_offers_every_form(capsys: pytest.CaptureFixture[str]) -> 
     listings = (
         "tenant list", "plan list", "subscription list", "audit list", "invoice list", "invoice show", "invoice run",
         "invoice preview", "usage list", "usage report", "quota get-all", "quota get", "quota check", "apply", "diff",
-        "replay",
+        "replay", "subscription status", "subscription create", "grant list", "grant history", "rate",
     )  # fmt: skip
     for listing in listings:
         assert main([*listing.split(), "--help"]) == 0

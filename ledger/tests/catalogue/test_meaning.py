@@ -312,3 +312,82 @@ def test_a_seller_must_be_known() -> None:
     priced = without.replace("  - name: p\n", "  - name: p\n    currency: USD\n")
     assert faults_of(priced, Known()) == [("seller", "is missing")]
     assert faults_of("version: 1\nmeters: [{name: more, unit: x}]\n", known_after(PLAIN)) == []
+
+
+PRICED = PLAIN.replace("    billing_interval:", "    currencies: [USD, EUR]\n    billing_interval:").replace(
+    'amount: "20.00"', "amount: {USD: 20, EUR: 18}"
+)
+
+
+def test_a_plan_in_two_currencies_is_two_definitions() -> None:
+    """The first currency has the plan's name; the tenant's currency picks the definition."""
+    catalogue = read_catalogue(PRICED, source_name="x")
+    assert [
+        (plan.name, plan.currency, fee["amount"]) for plan in catalogue.plans for fee in plan_to_json(plan)["fees"]
+    ] == [("p", "USD", "20.00"), ("p/EUR", "EUR", "18.00")]
+    asked = PRICED.replace("{id: t, plan: p}", "{id: t, plan: p, subscription: {currency: EUR}}")
+    faults = Faults()
+    changes = compare(read_catalogue(asked, source_name="x"), Known(), now=NOW, faults=faults)
+    (added,) = [change.write for change in changes if isinstance(change.write, AddSubscription)]
+    assert (added.plan, faults.found) == ("p/EUR", [])
+    assert faults_of(asked.replace("currency: EUR}", "currency: GBP}"), Known()) == [
+        ("tenants[0].subscription.currency", "the plan 'p' has no prices in it")
+    ]
+
+
+def test_a_tenant_may_have_prices_of_its_own() -> None:
+    """Its fees and prices stand instead of the plan's of the same name or meter, in a definition of its own."""
+    own = "{id: t, plan: p, fees: [{name: base, amount: 15}], prices: [{meter: tokens, unit_price: 9, per: 1000000}]}"
+    faults = Faults()
+    catalogue = read_catalogue(PLAIN.replace("{id: t, plan: p}", own), source_name="x")
+    changes = compare(catalogue, Known(), now=NOW, faults=faults)
+    versions = {one.write.name: one.write for one in changes if isinstance(one.write, AddPlanVersion)}
+    definition = json.loads(versions["p@t"].definition)
+    assert [(fee["name"], fee["amount"]) for fee in definition["fees"]] == [("base", "15.00")]
+    assert [(price["meter"], price["unit_price"]) for price in definition["prices"]] == [("tokens", "9.00")]
+    assert definition["limits"] == json.loads(versions["p"].definition)["limits"]
+    (added,) = [change.write for change in changes if isinstance(change.write, AddSubscription)]
+    assert (added.plan, faults.found) == ("p@t", [])
+
+
+def test_a_price_in_the_past_is_refused() -> None:
+    """New prices never begin in a closed period, nor before now; from then on they may."""
+    known = known_after(PLAIN)
+    tenant = known.tenants["t"]
+    assert tenant.subscription is not None
+    closed = replace(tenant.subscription, billed_until=datetime(2025, 5, 1, tzinfo=UTC))
+    known = replace(known, tenants={"t": replace(tenant, subscription=closed)})
+
+    def asked(prices_from: str) -> str:
+        entry = f"{{id: t, plan: p, plan_version: latest, subscription: {{prices_from: '{prices_from}'}}}}"
+        return PLAIN.replace("2.50", "2.60").replace("{id: t, plan: p}", entry)
+
+    field = "tenants[0].subscription.prices_from"
+    assert faults_of(asked("2025-04-30T00:00:00Z"), known) == [(field, "sets a price in the past of a closed period")]
+    assert faults_of(asked("2025-05-02T00:00:00Z"), known) == [(field, "sets a price in the past")]
+    assert faults_of(asked("2025-05-18T00:00:00Z"), known) == []
+
+
+def test_whoever_was_cancelled_is_not_subscribed_again_by_itself() -> None:
+    """A catalogue that is applied again begins no subscription that overlaps one which ended; a later start does."""
+    known = known_after(PLAIN)
+    over = replace(known.tenants["t"], subscription=None, ended_at=datetime(2025, 5, 10, tzinfo=UTC))
+    known = replace(known, tenants={"t": over})
+
+    def actions(start: str) -> list[str]:
+        entry = f"{{id: t, plan: p, subscription: {{start: '{start}'}}}}" if start else "{id: t, plan: p}"
+        catalogue = read_catalogue(PLAIN.replace("{id: t, plan: p}", entry), source_name="x")
+        changes = compare(catalogue, known, now=NOW, faults=Faults())
+        return [change.action for change in changes if change.kind == "subscription"]
+
+    assert [
+        actions(""), actions("2025-05-09T00:00:00Z"), actions("2025-05-10T00:00:00Z"),
+    ] == [["unchanged"], ["unchanged"], ["create"]]  # fmt: skip
+
+
+def test_a_price_names_dimensions_only() -> None:
+    """What is told apart by value must be rolled up by it."""
+    split = PLAIN.replace("included: 1000000}", "included: 1000000, group_by: [user]}")
+    assert faults_of(split, Known()) == [("plans[0].prices[0].group_by", "names a dimension that does not exist")]
+    declared = split.replace("attributes: [user]", "attributes: [user], dimensions: [user]")
+    assert faults_of(declared, Known()) == []

@@ -72,9 +72,11 @@ async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, 
     versions = {phase.plan_version_id for schedule in schedules for phase in schedule.phases}
     definitions = await closes.read_definitions(conn, versions)
     graces = {version: grace_of(json.loads(found.definition)) for version, found in definitions.items()}
+    opened = await closes.read_opened(conn, tenant_ids)
     counts: dict[UUID, int] = {}
     for schedule in schedules:
-        due = 1 if PeriodPlans(schedule, definitions).opening(now=now) is not None else 0
+        opening = PeriodPlans(schedule, definitions).opening(now=now)
+        due = 1 if opening is not None and schedule.subscription_id not in opened else 0
         for period in schedule.open_periods():
             if now < period.end + graces[schedule.plan_version_at(period.start)]:
                 break

@@ -235,6 +235,11 @@ async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> 
     return [(CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]), row["inputs"]) for row in rows]
 
 
+async def read_opened(conn: Connection, tenant_ids: Collection[UUID]) -> set[UUID]:
+    """Read which subscriptions of these tenants have their first fees in advance billed."""
+    return {row["subscription_id"] for row in await conn.fetch(sql("billing.opened"), list(tenant_ids))}
+
+
 @dataclass(frozen=True, slots=True)
 class StoredClose:
     """A close with its tenant's wire id."""

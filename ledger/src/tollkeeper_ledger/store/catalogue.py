@@ -78,6 +78,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         address=tuple(row["address"]),
         tax_id=row["tax_id"],
         subscription=subscription,
+        ended_at=row["ended_at"],
     )
 
 

@@ -56,6 +56,8 @@ class KnownTenant:
     address: tuple[str, ...]
     tax_id: str
     subscription: KnownSubscription | None
+    ended_at: datetime | None = None
+    """When the last subscription that is over ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,12 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
     """Give the change of a tenant's subscription that the catalogue asks for."""
     tenant, target = asked.tenant, asked.target
     limits = [limit_to_json(limit) for limit in tenant.limits]
+    if before is not None and before.subscription is None and before.ended_at is not None:
+        start = tenant.subscription.start
+        if start is None or start < before.ended_at:
+            # Else whoever was cancelled would be subscribed again, and billed again, by the next apply.
+            detail = f"ended {before.ended_at.isoformat()}; a `start` from then on begins another"
+            return Change("unchanged", "subscription", tenant.tenant, detail)
     if before is None or before.subscription is None:
         started_at = tenant.subscription.start or now
         time_zone = tenant.subscription.time_zone or asked.seller.time_zone

@@ -113,6 +113,11 @@ ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 -- Reads the inputs of the close that ends where a period begins. $1 tenant id, $2 subscription id, $3 period start.
 SELECT inputs FROM billing_close WHERE tenant_id = $1 AND subscription_id = $2 AND period_end = $3;
 
+-- name: opened
+-- Gives the subscriptions whose first fees in advance are billed. $1 tenant ids.
+SELECT c.subscription_id FROM billing_close c JOIN subscription s USING (tenant_id, subscription_id)
+WHERE c.tenant_id = ANY ($1::uuid[]) AND c.period_end = s.started_at;
+
 -- name: coupons
 -- Gives the coupons that are still good. $1 tenant id, $2 subscription id, $3 the period's end.
 SELECT coupon_id, name, percent, amount_minor FROM subscription_coupon

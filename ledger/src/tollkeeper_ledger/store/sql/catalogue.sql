@@ -39,7 +39,8 @@ WITH RECURSIVE line AS (
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
        coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
-       p.name AS plan, v.definition
+       p.name AS plan, v.definition,
+       (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
 FROM (SELECT DISTINCT tenant_id FROM line) named
 JOIN tenant t USING (tenant_id)
 LEFT JOIN tenant parent ON parent.tenant_id = t.parent_tenant_id
