@@ -13,10 +13,11 @@ from zoneinfo import ZoneInfo
 from billing_bench import open_billing_bench, use
 from tollkeeper_ledger.services import prepaid
 from tollkeeper_ledger.services import subscription_changes as changes
+from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,16 @@ class Lifecycle:
 def instant(text: str, zone: str) -> datetime:
     """Read a date or a local time of the zone."""
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of all cases."""
+
+    documents: dict[str, list[dict[str, Any]]]
+    """Each case's invoices as the table writes them."""
+    doubts: list[str]
+    """What `invoice verify` and `invoice reproduce` find wrong."""
 
 
 @dataclass(slots=True)
@@ -85,7 +96,7 @@ class _Player:
             await self.bench.run(only=tenant)
 
 
-async def play_all(url: str, catalogue: str, cases: Sequence[Lifecycle]) -> dict[str, list[dict[str, Any]]]:
+async def play_all(url: str, catalogue: str, cases: Sequence[Lifecycle]) -> Played:
     """Play all cases side by side in order of time; give each one's invoices as the table writes them."""
     names = {f"t{place}": case for place, case in enumerate(cases)}
     tenants = "tenants:\n" + "".join(f"  - {{id: {tenant}}}\n" for tenant in names)
@@ -101,7 +112,20 @@ async def play_all(url: str, catalogue: str, cases: Sequence[Lifecycle]) -> dict
         ]
         for _, tenant, number, case, event in sorted(steps, key=itemgetter(0, 1, 2)):
             await player.step(case, tenant, number, event)
-        return player.documents
+        return Played(documents=player.documents, doubts=await _doubts(bench))
+
+
+async def _doubts(bench: BillingBench) -> list[str]:
+    """Verify every invoice, and make each again from raw records; name what does not hold."""
+    found: list[str] = []
+    for row in await bench.rows("SELECT invoice_id, number FROM invoice ORDER BY number"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            checks = await verify_invoice(conn, row["invoice_id"])
+            found.extend(f"{row['number']} {check.name}: {check.detail}" for check in checks if not check.ok)
+            made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
+            if made.document != made.stored:
+                found.append(f"{row['number']} has other bytes")
+    return found
 
 
 async def _act(

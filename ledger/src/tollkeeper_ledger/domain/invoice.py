@@ -21,7 +21,7 @@ from tollkeeper_ledger.domain.period_facts import (
     period_to_json,
 )
 from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
-from tollkeeper_ledger.domain.rating.dimensions import Demand, added
+from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 
 if TYPE_CHECKING:
@@ -294,23 +294,3 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
 def document_to_bytes(document: Json) -> bytes:
     """Give the canonical bytes whose SHA-256 is the invoice's digest."""
     return canonical_json(document)
-
-
-def with_totals(inputs: bytes, totals: Mapping[str, Sequence[Total]]) -> bytes:
-    """Give the same inputs with other sums of their segments, by segment id; none = nothing was used."""
-    stored = json.loads(inputs)
-    for segment in (*stored["segments"], *(late["segment"] for late in stored["late"])):
-        segment["totals"] = _totals_json(totals.get(segment["segment_id"], ()))
-    return canonical_json(stored)
-
-
-def demands_in(inputs: bytes) -> dict[str, Demand]:
-    """Give what the sums were split by, and of which meters single records were kept, by meter."""
-    stored = json.loads(inputs)
-    found: dict[str, Demand] = {}
-    for segment in (*stored["segments"], *(late["segment"] for late in stored["late"])):
-        for total in segment["totals"]:
-            names = tuple(name for name, _ in total.get("attributes", ()))
-            if names or "events" in total:
-                found[total["meter"]] = Demand(attributes=names, events="events" in total)
-    return found

@@ -9,21 +9,25 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import (
     Finalised,
-    demands_in,
     digests_named,
     document_to_bytes,
     make_document,
-    with_totals,
+    usage_to_json,
 )
+from tollkeeper_ledger.domain.period_facts import period_from_json
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
+from tollkeeper_ledger.services.billing_facts import read_plans_of
+from tollkeeper_ledger.services.period_usage import read_period_usage
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import verifying
 from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
-from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded
+from tollkeeper_ledger.store.billing_segments import read_schedules
+from tollkeeper_ledger.store.billing_usage import read_unique_meters
 from tollkeeper_ledger.store.money import invoice_accounts
 
 if TYPE_CHECKING:
@@ -101,8 +105,15 @@ async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs)
 
 
 async def _usage(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
-    """Sum the raw records again and compare them with the inputs."""
+    """Sum the raw records again, count distinct values again, and compare them with the inputs."""
     summed = await verifying.read_record_sums(conn, span_of(inputs, stored.tenant_id))
+    again = await _used_again(conn, inputs, stored)
+    segments = [*again["segments"], *(late["segment"] for late in again["late"])]
+    uniques = await read_unique_meters(conn, {total["meter"] for one in segments for total in one["totals"]})
+    for segment in segments:
+        for total in segment["totals"]:
+            if total["meter"] in uniques:
+                summed[segment["segment_id"], total["meter"]] = total["units"]
     billed: dict[tuple[str, str], int] = {}
     for segment in [*inputs["segments"], *(late["segment"] for late in inputs["late"])]:
         for total in segment["totals"]:
@@ -115,6 +126,17 @@ async def _usage(conn: Connection, inputs: dict[str, Any], stored: StoredInputs)
             detail = f"segment {segment_id}, {meter}: {figures}"
             return Check("usage", ok=False, detail=detail)
     return Check("usage", ok=True, detail=f"{inputs['record_count']} records, {len(billed)} sums")
+
+
+async def _used_again(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> dict[str, Any]:
+    """Read the usage of an invoice's period again as its close did."""
+    schedules = await read_schedules(conn, [stored.tenant_id])
+    schedule = next((one for one in schedules if str(one.subscription_id) == inputs["subscription_id"]), None)
+    # The opening of a subscription bills ahead: it has no usage.
+    if schedule is None or not inputs["facts"]["stretches"]:
+        return usage_to_json((), ())
+    found = await read_plans_of(conn, schedule)
+    return usage_to_json(*await read_period_usage(conn, found, period_from_json(inputs["period"])))
 
 
 async def _made_again(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> tuple[dict[str, Any], str]:
@@ -201,10 +223,8 @@ async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records:
         usage = await _usage(conn, json.loads(stored.inputs), stored)
         if not usage.ok:
             raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
-        span = span_of(json.loads(stored.inputs), stored.tenant_id)
-        wanted = Wanted(tenant_id=span.tenant_id, segments=span.segments, first=span.first, last=span.end)
-        totals = await read_demanded(conn, wanted, demands_in(stored.inputs))
-        again = with_totals(stored.inputs, {str(segment): found for segment, found in totals.items()})
+        inputs = json.loads(stored.inputs)
+        again = canonical_json(inputs | await _used_again(conn, inputs, stored))
         stored = replace(stored, inputs=again)
     made, problem = await _made_again(conn, stored, invoice_id)
     if problem:

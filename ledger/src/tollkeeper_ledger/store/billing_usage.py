@@ -74,6 +74,11 @@ async def read_uniques(
     return found
 
 
+async def read_unique_meters(conn: Connection, meters: Collection[str]) -> set[str]:
+    """Say which of these meters count distinct values."""
+    return {row["name"] for row in await conn.fetch(sql("billing.unique_meters"), list(meters))}
+
+
 async def _values(conn: Connection, wanted: Wanted, meter: str, demand: Demand) -> dict[UUID, list[Total]]:
     rows = await conn.fetch(
         sql("billing.segment_values"),
