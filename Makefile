@@ -117,6 +117,10 @@ test-rust: install ## Run the Rust tests
 test-python: install ## Run the Python tests, those with real servers and kill -9 included
 	@$(RUN)/pytest -q
 
+.PHONY: stripe-faults
+stripe-faults: install ## Collect 10,000 invoices from a provider that fails 30 % of all requests: each once, cents equal
+	@STRIPE_INVOICES=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/billing/test_stripe.py -k exactly_once
+
 .PHONY: faults
 faults: install ## Run every fault on real processes with large loads, at most 20 minutes (LONG=1 goes on until stopped)
 	@while FAULTS=long $(RUN)/pytest -q -p no:cacheprovider tests/faults; do test -n "$(LONG)" || exit 0; done; exit 1

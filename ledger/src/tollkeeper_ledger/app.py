@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
+from tollkeeper_ledger.services.provider import open_provider
+from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 _STOP_GRACE_S = 2.0
 _SIGN_EVERY_S = 60.0
+_BILLING_TICK_S = 30.0
 
 
 def open_log(level: str) -> FilteringBoundLogger:
@@ -63,6 +67,11 @@ def _boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def _now() -> datetime:
+    """Read real time: providers' keys and signatures age by it."""
+    return datetime.now(UTC)
+
+
 @asynccontextmanager
 async def open_resources(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Resources]:
     """Open what the process has one of, and close it at the end."""
@@ -73,7 +82,20 @@ async def open_resources(settings: Settings, log: FilteringBoundLogger) -> Async
             clock = LedgerClock(pools.ingest, log, embedded=settings.embedded, monotonic_ns=_boottime_ns)
             await clock.refresh()
             listener = Listener(settings.database_url, role="tollkeeper_ingest", log=log)
-            yield Resources(settings=settings, pools=pools, redis=redis, clock=clock, listener=listener, log=log)
+            provider = open_provider(settings, pools.billing, now=_now, log=log)
+            try:
+                yield Resources(
+                    settings=settings,
+                    pools=pools,
+                    redis=redis,
+                    clock=clock,
+                    listener=listener,
+                    log=log,
+                    provider=provider,
+                )
+            finally:
+                if provider is not None:
+                    await provider.stripe.aclose()
     finally:
         await redis.aclose()
 
@@ -94,7 +116,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     async with open_resources(settings, log) as resources, asyncio.TaskGroup() as tasks:
         limits = await open_limits(resources)
         server, port = await start_server(resources, limits)
-        http = await HealthServer(resources).start()
+        provider = resources.provider
+        http = await HealthServer(resources, events=provider.events if provider is not None else None).start()
         loops = [
             tasks.create_task(resources.listener.run()),
             *(tasks.create_task(loop) for loop in limits.loops()),
@@ -103,6 +126,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(1.0, limits.restores.tick, log=log)),
             tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
             *(tasks.create_task(loop) for loop in _signing(resources, limits)),
+            tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
+            *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - pydantic reads it
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -38,3 +38,19 @@ class Settings(BaseSettings):
     pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")
     pool_size_admin: int = Field(default=3, ge=1, le=100, description="Postgres connections for operators' changes.")
     pool_size_reader: int = Field(default=3, ge=1, le=100, description="Postgres connections for reports.")
+    stripe_key: SecretStr | None = Field(
+        default=None, description="Secret key of the Stripe account; without it nothing is sent to Stripe."
+    )
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Signing secret of the webhook `POST /webhooks/stripe`; without it events are refused.",
+    )
+    stripe_url: str = Field(default="https://api.stripe.com", description="Where Stripe's API is.")
+    stripe_account: str = Field(default="", description="Stripe account id; events of another one are refused.")
+    stripe_live: bool = Field(default=False, description="The key is a live one; events of the other mode are refused.")
+    smtp_url: SecretStr | None = Field(
+        default=None,
+        description="Mail server, smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS from the start;"
+        " without it no mail is sent.",
+    )
+    mail_from: str = Field(default="", description="Sender of mails; empty: the seller's address.")

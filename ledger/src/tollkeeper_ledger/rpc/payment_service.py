@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import payments_pb2, payments_pb2_grpc
 
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
-from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import shown_invoice
@@ -18,17 +20,22 @@ from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
 from tollkeeper_ledger.services.invoices import need_invoice
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
 from tollkeeper_ledger.services.receivables import pay_by_hand, write_off_invoice
+from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.money import read_accounts, read_journal
 from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.provider_jobs import read_account, read_jobs
 
 if TYPE_CHECKING:
     import grpc.aio
 
+    from tollkeeper_ledger.services.provider import Provider
     from tollkeeper_ledger.services.resources import Resources
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _profile_to_message(tenant: str, profile: BillingProfile, *, method: str = "") -> payments_pb2.BillingProfile:
@@ -68,6 +75,7 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
     """Serve what comes after an invoice was made."""
 
     def __init__(self, resources: Resources) -> None:
+        self._resources = resources
         self._pool = resources.pools.billing
 
     async def SetBillingProfile(
@@ -92,7 +100,10 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         payer_id = await need_tenant(self._pool, request.tenant)
         async with transaction(self._pool) as conn:
             profile = await read_profile(conn, payer_id)
-        return payments_pb2.GetBillingProfileResponse(profile=_profile_to_message(request.tenant, profile))
+            account = await read_account(conn, payer_id, provider=profile.provider)
+        method = account["method_label"] if account is not None else ""
+        shown = _profile_to_message(request.tenant, profile, method=method)
+        return payments_pb2.GetBillingProfileResponse(profile=shown)
 
     async def RecordPayment(
         self, request: payments_pb2.RecordPaymentRequest, context: Context
@@ -195,9 +206,74 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
             ]
         )
 
-    CreateCardPage = not_built("PaymentService/CreateCardPage")
-    RemovePaymentMethod = not_built("PaymentService/RemovePaymentMethod")
-    ListProviderJobs = not_built("PaymentService/ListProviderJobs")
-    Reconcile = not_built("PaymentService/Reconcile")
+    async def CreateCardPage(
+        self, request: payments_pb2.CreateCardPageRequest, context: Context
+    ) -> payments_pb2.CreateCardPageResponse:
+        """Make a page on which a payer enters or changes a card."""
+        if not request.request_id:
+            raise InvalidFieldError("request_id", "is required", reason="FIELD_REQUIRED", bound="1 to 128 bytes")
+        payer_id = await need_tenant(self._pool, request.tenant)
+        url = await self._provider().pages.card_page(
+            payer_id,
+            name=request.tenant,
+            kind=request.kind or "checkout",
+            return_url=request.return_url,
+            request_id=request.request_id,
+        )
+        return payments_pb2.CreateCardPageResponse(url=url)
+
+    async def RemovePaymentMethod(
+        self, request: payments_pb2.RemovePaymentMethodRequest, context: Context
+    ) -> payments_pb2.RemovePaymentMethodResponse:
+        """Remove a payer's card at the provider."""
+        payer_id = await need_tenant(self._pool, request.tenant)
+        await self._provider().pages.remove_method(payer_id, request_id=request.request_id)
+        return payments_pb2.RemovePaymentMethodResponse()
+
+    async def ListProviderJobs(
+        self, request: payments_pb2.ListProviderJobsRequest, context: Context
+    ) -> payments_pb2.ListProviderJobsResponse:
+        """List what is being done at the providers."""
+        async with transaction(self._pool) as conn:
+            rows = await read_jobs(conn, count_max=page_size(request.page_size))
+        return payments_pb2.ListProviderJobsResponse(
+            jobs=[
+                payments_pb2.ProviderJob(
+                    job_id=str(row["job_id"]),
+                    tenant=row["wire_id"],
+                    kind=row["kind"],
+                    invoice=row["number"],
+                    step=row["step"],
+                    state=row["state"],
+                    error=row["error"],
+                    next_at=timestamp(row["next_at"]),
+                )
+                for row in rows
+            ]
+        )
+
+    async def Reconcile(
+        self, request: payments_pb2.ReconcileRequest, context: Context
+    ) -> payments_pb2.ReconcileResponse:
+        """Compare with the provider in both directions."""
+        since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else _LONG_AGO
+        try:
+            compared, found = await reconcile(self._pool, self._provider().stripe, since=since)
+        except UnreadableError as error:
+            raise PreconditionError(str(error), reason="PROVIDER_REFUSED") from error
+        return payments_pb2.ReconcileResponse(
+            compared=compared,
+            differences=[payments_pb2.ProviderDifference(invoice=one.invoice, problem=one.problem) for one in found],
+        )
+
+    def _provider(self) -> Provider:
+        if self._resources.provider is None:
+            raise PreconditionError(
+                "no payment provider is configured",
+                reason="PROVIDER_REFUSED",
+                metadata={"remedy": "set TOLLKEEPER_STRIPE_KEY"},
+            )
+        return self._resources.provider
+
     SendInvoice = not_built("PaymentService/SendInvoice")
     ListMails = not_built("PaymentService/ListMails")

@@ -14,10 +14,13 @@ from tollkeeper_ledger.domain import receivable as owed
 from tollkeeper_ledger.domain.credit_note import credit_note_document
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import document_to_bytes
-from tollkeeper_ledger.domain.receivable import RefusedError
+from tollkeeper_ledger.domain.receivable import Account, RefusedError
+from tollkeeper_ledger.services.provider_hooks import collect, follow
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
+from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.receivable import Change, Receivable, Transfer
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.money import Billed
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Pool
 
 REFERENCE_BYTES_MAX = 256
 _PAST_DUE_BATCH = 500
@@ -51,6 +54,7 @@ async def book_invoice(
     due_at = now + timedelta(days=profile.due_days)
     await money.add_receivable(conn, billed, change.receivable, due_at=due_at, now=now)
     await _book(conn, billed, change, subject=billed.number, now=now)
+    await collect(conn, billed, change.receivable)
     return change.receivable
 
 
@@ -168,6 +172,7 @@ async def credit_invoice(
     await money.add_credit_note(conn, billed, new, now=act.now)
     after: dict[str, object] = {"credit_note": new.number, "amount_minor": amount_minor, "note": note}
     await _audit(conn, billed, act, "CreateCreditNote", after)
+    await follow(conn, billed, "credit", _off_due(change), subject_id=new.credit_note_id)
     into_balance = max(0, owed.balance_change(change))
     sent = min(into_balance, change.receivable.paid_minor - change.receivable.refunded_minor) if refund else 0
     if sent <= 0:
@@ -176,18 +181,28 @@ async def credit_invoice(
     return Credited(number=new.number, refund_id=refund_id, refunded_minor=sent)
 
 
+def _off_due(change: Change) -> int:
+    """Give how much less is due after a credit."""
+    return sum(
+        one.amount_minor
+        for one in change.transfers
+        if one.kind == "credit_note" and one.debit is Account.BALANCE and one.credit is Account.RECEIVABLE
+    )
+
+
 async def _refund(conn: Connection, billed: Billed, amount_minor: int, *, act: Act) -> UUID:
     refund_id = uuid.uuid4()
     await change_receivable(
         conn, billed, lambda before: owed.refund(before, amount_minor), subject=f"refund/{refund_id}", now=act.now
     )
+    sent_by_provider = await follow(conn, billed, "refund", amount_minor, subject_id=refund_id)
     await money.add_refund(
         conn,
         billed,
         refund_id=refund_id,
-        provider="manual",
+        provider="stripe" if sent_by_provider else "manual",
         amount_minor=amount_minor,
-        state="succeeded",
+        state="pending" if sent_by_provider else "succeeded",
         now=act.now,
     )
     await _audit(conn, billed, act, "Refund", {"amount_minor": amount_minor, "refund": str(refund_id)})
@@ -197,6 +212,7 @@ async def _refund(conn: Connection, billed: Billed, amount_minor: int, *, act: A
 async def void_receivable(conn: Connection, billed: Billed, *, note: str, act: Act) -> None:
     """Take an invoice back. Raises PreconditionError: something was paid or credited on it."""
     await change_receivable(conn, billed, owed.void, subject=billed.number, now=act.now)
+    await follow(conn, billed, "void", 1)
     await _audit(conn, billed, act, "VoidInvoice", {"note": note})
 
 
@@ -214,3 +230,11 @@ async def mark_past_due(conn: Connection, *, now: datetime) -> int:
         billed = await need_billed(conn, invoice_id)
         await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=now)
     return len(found)
+
+
+async def mark_all_past_due(pool: Pool) -> None:
+    """Mark every open invoice whose day has come."""
+    while True:
+        async with transaction(pool) as conn:
+            if await mark_past_due(conn, now=await ledger_now(conn)) < _PAST_DUE_BATCH:
+                return

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.provider import Provider
     from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pools
     from tollkeeper_ledger.store.redis_servers import RedisServers
@@ -25,3 +26,5 @@ class Resources:
     clock: LedgerClock
     listener: Listener
     log: FilteringBoundLogger
+    provider: Provider | None = None
+    """None where no payment provider is configured."""

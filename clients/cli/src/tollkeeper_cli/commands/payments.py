@@ -10,6 +10,7 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, payments_pb2, pa
 from tollkeeper_cli.commands.common import (
     OutputOption,
     TenantOption,
+    moment,
     new_request_id,
     pages,
     pairs,
@@ -37,6 +38,10 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_payments)
     group.command("journal")(journal)
     group.command("accounts")(accounts)
+    group.command("card-page")(card_page)
+    group.command("remove-method")(remove_method)
+    group.command("jobs")(jobs)
+    group.command("reconcile")(reconcile)
     app.add_typer(group, name="payment")
 
 
@@ -169,6 +174,65 @@ def accounts(context: typer.Context, tenant: TenantOption = "", output: OutputOp
     ]
     show(rows, _ACCOUNT_COLUMNS, output, title="Accounts", brief=_ACCOUNT_COLUMNS[:3])
     if any(sums.values()):
+        raise typer.Exit(1)
+
+
+def card_page(
+    context: typer.Context,
+    return_url: Annotated[str, typer.Option(help="Where the payer goes afterwards, https.")],
+    tenant: TenantOption = "",
+    *,
+    portal: Annotated[bool, typer.Option("--portal", help="See and change cards instead of entering one.")] = False,
+) -> None:
+    """Print the address of a page at the provider on which the payer enters a card."""
+    request = payments_pb2.CreateCardPageRequest(
+        request_id=new_request_id(),
+        tenant=require_tenant(tenant),
+        kind="portal" if portal else "checkout",
+        return_url=return_url,
+    )
+    typer.echo(call_payments(context, "CreateCardPage", request).url)
+
+
+def remove_method(context: typer.Context, tenant: TenantOption = "") -> None:
+    """Remove a payer's card at the provider."""
+    request = payments_pb2.RemovePaymentMethodRequest(request_id=new_request_id(), tenant=require_tenant(tenant))
+    call_payments(context, "RemovePaymentMethod", request)
+
+
+def jobs(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List what is being done at the providers, failures first. Exit code 1 where something failed."""
+    answer = call_payments(context, "ListProviderJobs", payments_pb2.ListProviderJobsRequest(page_size=1_000))
+    rows: list[dict[str, Cell]] = [
+        {
+            "invoice": one.invoice,
+            "tenant": one.tenant,
+            "kind": one.kind,
+            "step": one.step,
+            "state": one.state,
+            "next_at": to_text(one.next_at),
+            "error": one.error,
+        }
+        for one in answer.jobs
+    ]
+    show(rows, ("invoice", "tenant", "kind", "step", "state", "next_at", "error"), output, title="Provider jobs")
+    if any(one.state == "failed" for one in answer.jobs):
+        raise typer.Exit(1)
+
+
+def reconcile(
+    context: typer.Context,
+    since: Annotated[str, typer.Option(help="Only invoices finalised since then.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Compare with the provider in both directions and name every difference; exit code 1 where there is one."""
+    request = payments_pb2.ReconcileRequest()
+    if since:
+        request.since.CopyFrom(moment(since, what="--since"))
+    answer = call_payments(context, "Reconcile", request)
+    rows: list[dict[str, Cell]] = [{"invoice": one.invoice, "problem": one.problem} for one in answer.differences]
+    show(rows, ("invoice", "problem"), output, title=f"Compared {answer.compared} invoices")
+    if answer.differences:
         raise typer.Exit(1)
 
 

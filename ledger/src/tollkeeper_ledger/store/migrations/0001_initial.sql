@@ -1184,6 +1184,85 @@ CREATE TRIGGER credit_note_append_only BEFORE UPDATE OR DELETE ON credit_note
 CREATE TRIGGER credit_note_no_truncate BEFORE TRUNCATE ON credit_note
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- From schema/066_providers.sql
+-- Payment providers: who a payer is there, what is being done, and every request with its exact bytes. `tenant_id` is
+-- the payer's.
+
+CREATE TABLE provider_account (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  provider text NOT NULL,
+  -- The provider's id of the payer; empty until it was made.
+  customer text NOT NULL DEFAULT '',
+  -- The payment method that is charged; empty = none.
+  method text NOT NULL DEFAULT '',
+  method_label text NOT NULL DEFAULT '',
+  -- Last month in which a card is good.
+  method_expires date,
+  changed_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, provider)
+);
+
+-- One thing to carry through at a provider, step by step. Added in the transaction that makes it necessary.
+CREATE TABLE provider_job (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  job_id uuid NOT NULL,
+  provider text NOT NULL,
+  kind text NOT NULL CONSTRAINT provider_job_kind_known CHECK (kind IN ('collect', 'void', 'credit', 'refund')),
+  invoice_id uuid NOT NULL,
+  -- Credit note or refund; null for collect and void.
+  subject_id uuid,
+  amount_minor bigint NOT NULL,
+  step text NOT NULL,
+  state text NOT NULL CONSTRAINT provider_job_state_known CHECK (state IN ('ready', 'waiting', 'done', 'failed')),
+  -- Not before then; a worker that has it puts this ahead, so that a dead one's job is taken up again.
+  next_at timestamptz NOT NULL,
+  tries integer NOT NULL DEFAULT 0,
+  -- Payments that failed.
+  failures integer NOT NULL DEFAULT 0,
+  failed_at timestamptz,
+  -- The provider's ids as they became known.
+  facts jsonb NOT NULL DEFAULT '{}',
+  error text NOT NULL DEFAULT '',
+  PRIMARY KEY (tenant_id, job_id),
+  CONSTRAINT provider_job_once UNIQUE NULLS NOT DISTINCT (tenant_id, kind, invoice_id, subject_id)
+);
+CREATE INDEX provider_job_ready ON provider_job (next_at) WHERE state = 'ready';
+CREATE INDEX provider_job_by_invoice ON provider_job (invoice_id);
+CREATE INDEX provider_job_by_object ON provider_job ((facts ->> 'invoice'));
+
+-- The exact bytes of each attempt of each step, frozen before they are sent.
+CREATE TABLE provider_request (
+  tenant_id uuid NOT NULL,
+  job_id uuid NOT NULL,
+  step text NOT NULL,
+  attempt integer NOT NULL CONSTRAINT provider_request_attempt_positive CHECK (attempt > 0),
+  method text NOT NULL,
+  path text NOT NULL,
+  body bytea NOT NULL,
+  idempotency_key text NOT NULL,
+  frozen_at timestamptz NOT NULL,
+  status integer,
+  answer bytea,
+  PRIMARY KEY (tenant_id, job_id, step, attempt),
+  CONSTRAINT provider_request_job FOREIGN KEY (tenant_id, job_id) REFERENCES provider_job (tenant_id, job_id)
+);
+
+-- Events that were taken in. The provider's ids, of no tenant.
+CREATE TABLE provider_event (
+  provider text NOT NULL,
+  event_id text NOT NULL,
+  kind text NOT NULL,
+  object_id text NOT NULL,
+  received_at timestamptz NOT NULL,
+  PRIMARY KEY (provider, event_id)
+);
+
+GRANT SELECT, INSERT, UPDATE ON provider_account, provider_job, provider_request TO tollkeeper_billing;
+GRANT SELECT, INSERT ON provider_event TO tollkeeper_billing;
+CALL secure_tenant_table('provider_account', 'tollkeeper_billing');
+CALL secure_tenant_table('provider_job', 'tollkeeper_billing');
+CALL secure_tenant_table('provider_request', 'tollkeeper_billing');
+
 -- From schema/070_audit.sql
 -- Every administrative act: who, what, before, after. Append-only.
 

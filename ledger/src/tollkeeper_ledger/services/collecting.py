@@ -1,0 +1,326 @@
+"""Carry jobs through at Stripe: one step after the other, each request frozen before it is sent.
+
+A request that got no answer is sent again, the same bytes under the same key. A key that answers with a stored error,
+or that the provider may have forgotten, is given up: the object is looked for first, then made under a new attempt.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain.provider_work import Work, final_lines, next_step
+from tollkeeper_ledger.payments import wire
+from tollkeeper_ledger.payments.stripe_http import UnreadableError
+from tollkeeper_ledger.payments.wire import KEY_TRUSTED, Meaning, Reply, Request, key_of, meaning_of
+from tollkeeper_ledger.services.dunning import payment_failed
+from tollkeeper_ledger.services.provider_lookup import look_up
+from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_ended, refund_said
+from tollkeeper_ledger.services.receivables import need_billed
+from tollkeeper_ledger.store import money
+from tollkeeper_ledger.store import provider_jobs as jobs
+from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.provider_jobs import Attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.payments.stripe_http import StripeHttp
+    from tollkeeper_ledger.store.pool import Pool, Row
+    from tollkeeper_ledger.store.provider_jobs import Job
+
+PROVIDER = "stripe"
+BACKOFF_S_MAX = 3_600
+LEASE = timedelta(minutes=2)
+"""A worker that has a job keeps it so long; a dead one's is taken up again after it."""
+
+_STEPS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Works through the jobs of one account. Any number may run at once."""
+
+    pool: Pool
+    stripe: StripeHttp
+    account: str
+    """Names the account in idempotency keys, so that test and live never share one."""
+    now: Callable[[], datetime]
+    """Real time: the provider forgets keys by it."""
+    log: FilteringBoundLogger
+
+    async def run_once(self) -> bool:
+        """Take one job as far as it goes; False where none is ready."""
+        async with transaction(self.pool) as conn:
+            job = await jobs.claim_job(conn, now=self.now())
+        if job is None:
+            return False
+        for _ in range(_STEPS_AT_ONCE):
+            if job.state != "ready" or not await self._step(job):
+                break
+            async with transaction(self.pool) as conn:
+                job = await jobs.lock_job(conn, job.job_id)
+        return True
+
+    async def run_all(self) -> int:
+        """Take every ready job as far as it goes; give how many were taken up."""
+        taken = 0
+        while await self.run_once():
+            taken += 1
+        return taken
+
+    async def _step(self, job: Job) -> bool:
+        """Do the job's step; False where it must wait."""
+        async with transaction(self.pool) as conn:
+            row = await jobs.read_work(conn, job.job_id)
+        work = work_of(job, row)
+        decided = decide(job, row)
+        if decided.job is not None:
+            await self._save(decided.job)
+            return decided.goes_on
+        try:
+            if decided.request is None:
+                return await self._check(job, work)
+            return await self._send(job, work, decided.step, decided.request)
+        except UnreadableError as error:
+            await self._save(self._later(job, str(error)))
+            return False
+
+    async def _send(self, job: Job, work: Work, step: str, build: Callable[[Work], Request]) -> bool:
+        attempt = await self._attempt(job, work, step, build)
+        if attempt.status is not None or self.now() - attempt.frozen_at > KEY_TRUSTED:
+            found = await look_up(self.stripe, work, step, frozen_at=attempt.frozen_at)
+            if found is not None:
+                return await self._done(job, step, found)
+            attempt = await self._freeze(job, work, step, build, number=attempt.attempt + 1)
+        request = Request(attempt.method, attempt.path, attempt.body, attempt.idempotency_key)
+        reply = await self.stripe.send(request)
+        meaning = meaning_of(reply)
+        if reply is None or meaning is Meaning.AGAIN:
+            await self._save(self._later(job, reply.problem() if reply else "no answer", reply=reply))
+            return False
+        async with transaction(self.pool) as conn:
+            await jobs.answer_attempt(conn, job, step, attempt.attempt, status=reply.status, body=reply.body)
+        if meaning is Meaning.DONE:
+            return await self._done(job, step, reply.read())
+        await self._not_done(job, work, step, reply, frozen_at=attempt.frozen_at)
+        return False
+
+    async def _not_done(self, job: Job, work: Work, step: str, reply: Reply, *, frozen_at: datetime) -> None:
+        """Go on after an answer that says no."""
+        meaning = meaning_of(reply)
+        if meaning is Meaning.BURNT:
+            await self._save(self._later(job, reply.problem()))
+            return
+        if meaning is Meaning.DECLINED and step.startswith("pay"):
+            await self._declined(job, reply)
+            return
+        # Refused, perhaps because it is so already: paid on the provider's page, voided by hand.
+        found = await look_up(self.stripe, work, step, frozen_at=frozen_at)
+        if found is not None:
+            await self._done(job, step, found)
+        else:
+            await self._fail(job, step, reply.problem())
+
+    async def _attempt(self, job: Job, work: Work, step: str, build: Callable[[Work], Request]) -> Attempt:
+        async with transaction(self.pool) as conn:
+            found = await jobs.last_attempt(conn, job, step)
+        return found or await self._freeze(job, work, step, build, number=1)
+
+    async def _freeze(
+        self, job: Job, work: Work, step: str, build: Callable[[Work], Request], *, number: int
+    ) -> Attempt:
+        """Keep the exact bytes before they are sent. A customer's key is the payer's: two jobs make one."""
+        request = build(work)
+        about = work.payer_id if step == "customer" else f"{job.kind}/{work.invoice_id}/{work.subject_id}"
+        attempt = Attempt(
+            attempt=number,
+            method=request.method,
+            path=request.path,
+            body=request.body,
+            idempotency_key=key_of(self.account, about, work.issue, step, number),
+            frozen_at=self.now(),
+            status=None,
+        )
+        async with transaction(self.pool) as conn:
+            await jobs.add_attempt(conn, job, step, attempt)
+        return attempt
+
+    async def _done(self, job: Job, step: str, answer: dict[str, Any]) -> bool:
+        """Take in what a step gave and go on to the next one."""
+        async with transaction(self.pool) as conn:
+            if step.startswith(("pay", "settled")) or step == "finalise":
+                await apply_invoice(conn, job.invoice_id, answer, provider=job.provider)
+            now = await jobs.lock_job(conn, job.job_id)
+            facts = {**now.facts, **_facts_from(step, answer)}
+            if step == "customer":
+                await jobs.put_customer(
+                    conn, job.tenant_id, provider=job.provider, customer=answer["id"], now=self.now()
+                )
+            if step == "refund" and now.subject_id is not None:
+                await refund_said(conn, now.subject_id, answer)
+            following = "" if step.startswith(("pay", "settled", "discard")) else next_step(now.kind, now.step)
+            saved = replace(
+                now,
+                step=following or now.step,
+                state="ready" if following else "done",
+                next_at=self.now() + LEASE,
+                tries=0,
+                facts=facts,
+                error=now.error if step == "discard" else "",
+            )
+            if step == "discard" and now.error:
+                saved = replace(saved, state="failed")
+            await jobs.save_job(conn, saved)
+        return bool(following)
+
+    async def _check(self, job: Job, work: Work) -> bool:
+        """Read the total back and compare it with the ledger's, to the cent; discard the draft where they differ."""
+        invoice = await self.stripe.read(wire.object_path("invoices", work.facts["invoice"]))
+        said = (invoice.get("total"), str(invoice.get("currency", "")).upper(), invoice.get("status"))
+        if said == (work.amount_minor, work.currency, "draft") or (
+            said[:2] == (work.amount_minor, work.currency) and invoice.get("status") in ("open", "paid")
+        ):
+            await self._save(
+                replace(job, step=next_step(job.kind, job.step), tries=0, next_at=self.now() + LEASE, error="")
+            )
+            return True
+        problem = f"the provider's total is {said[0]} {said[1]}, the ledger's {work.amount_minor} {work.currency}"
+        self.log.error("provider disagrees", invoice=work.number, problem=problem)
+        await self._save(replace(job, error=problem))
+        return await self._send(replace(job, error=problem), work, "discard", wire.discard_request)
+
+    async def _declined(self, job: Job, reply: Reply) -> None:
+        async with transaction(self.pool) as conn:
+            billed = await need_billed(conn, job.invoice_id)
+            await money.lock_account(conn, billed.account)
+            now = await jobs.lock_job(conn, job.job_id)
+            row = await jobs.read_work(conn, job.job_id)
+            await payment_failed(
+                conn, now, row, problem=reply.problem(), now=self.now(), ledger_time=await ledger_now(conn)
+            )
+
+    async def _fail(self, job: Job, step: str, problem: str) -> None:
+        self.log.error("provider refused", job=str(job.job_id), step=step, problem=problem)
+        async with transaction(self.pool) as conn:
+            if job.kind == "refund" and job.subject_id is not None:
+                await refund_ended(conn, job.subject_id, state="failed")
+            await jobs.save_job(conn, replace(job, state="failed", error=problem))
+
+    def _later(self, job: Job, problem: str, *, reply: Reply | None = None) -> Job:
+        wait_s = max(min(2**job.tries, BACKOFF_S_MAX), reply.retry_after_s if reply else 0)
+        return replace(job, tries=job.tries + 1, next_at=self.now() + timedelta(seconds=wait_s), error=problem)
+
+    async def _save(self, job: Job) -> None:
+        async with transaction(self.pool) as conn:
+            await jobs.lock_job(conn, job.job_id)
+            await jobs.save_job(conn, job)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What to do now: where the job is to go without a request, or which step to take with which request."""
+
+    job: Job | None = None
+    goes_on: bool = False
+    step: str = ""
+    request: Callable[[Work], Request] | None = None
+
+
+_REQUESTS: dict[str, Callable[[Work], Request]] = {
+    "customer": wire.customer_request,
+    "draft": wire.draft_request,
+    "lines": wire.lines_request,
+    "finalise": wire.finalise_request,
+    "void": wire.void_request,
+    "credit": wire.credit_request,
+    "refund": wire.refund_request,
+}
+
+
+def decide(job: Job, row: Row) -> Decided:
+    """Decide a job's step from what became of its invoice meanwhile. Pure."""
+    if job.kind != "collect":
+        return _decide_follower(job, row)
+    if job.step == "customer" and row["customer"]:
+        facts = {**job.facts, "customer": row["customer"]}
+        return Decided(job=replace(job, step="draft", facts=facts, tries=0), goes_on=True)
+    return _decide_paying(job, row) if job.step == "pay" else _decide_making(job, row)
+
+
+def _decide_making(job: Job, row: Row) -> Decided:
+    if row["owed"] == "void" and "invoice" not in job.facts:
+        return Decided(job=replace(job, state="done", error=""))
+    if row["owed"] == "void":
+        return Decided(step="discard", request=wire.discard_request)
+    return Decided(step=job.step, request=_REQUESTS.get(job.step))
+
+
+def _decide_paying(job: Job, row: Row) -> Decided:
+    if row["owed"] == "void":
+        return Decided(job=replace(job, state="done", error=""))
+    if row["due_minor"] == 0:
+        return Decided(step="settled", request=wire.settled_request)
+    if not row["method"]:
+        return Decided(job=replace(job, state="waiting"))
+    return Decided(step=f"pay-{job.failures + 1}", request=wire.pay_request)
+
+
+def _decide_follower(job: Job, row: Row) -> Decided:
+    """Wait until the invoice is finalised at the provider; there is nothing to follow where it never will be."""
+    collected = dict(row["collected"] or {})
+    if row["collect_step"] != "pay":
+        if row["collect_state"] in ("done", "failed"):
+            return Decided(job=replace(job, state="done", error="the provider has no such invoice"))
+        return Decided(job=job)
+    if job.kind == "refund" and not collected.get("payment"):
+        return Decided(job=replace(job, state="failed", error="the provider has no payment to send back"))
+    if job.facts != collected:
+        return Decided(job=replace(job, facts=collected), goes_on=True)
+    return Decided(step=job.step, request=_REQUESTS[job.step])
+
+
+def work_of(job: Job, row: Row) -> Work:
+    """Give what a job's requests are made of."""
+    taxes = json.loads(row["document"])["taxes"]
+    return Work(
+        payer_id=str(job.tenant_id),
+        payer_name=row["display_name"] or row["wire_id"],
+        email=row["email"],
+        kind=job.kind,
+        invoice_id=str(job.invoice_id),
+        number=row["number"],
+        issue=row["issue"],
+        currency=row["currency"],
+        amount_minor=job.amount_minor,
+        subject_id=str(job.subject_id or ""),
+        lines=final_lines(
+            number=row["number"],
+            subtotal_minor=row["subtotal_minor"],
+            tax_minor=row["tax_minor"],
+            balance_minor=row["subtotal_minor"] + row["tax_minor"] - job.amount_minor,
+            tax_name=taxes[0]["name"] if len(taxes) == 1 else "",
+        ),
+        facts=job.facts,
+    )
+
+
+def _facts_from(step: str, answer: dict[str, Any]) -> dict[str, str]:
+    """Keep the provider's ids that later steps need."""
+    if step == "customer":
+        return {"customer": answer["id"]}
+    if step == "draft":
+        return {"invoice": answer["id"]}
+    facts = {}
+    if step == "finalise" or step.startswith("pay"):
+        if answer.get("hosted_invoice_url"):
+            facts["pay_url"] = str(answer["hosted_invoice_url"])
+        if isinstance(answer.get("payment_intent"), str):
+            facts["payment"] = str(answer["payment_intent"])
+    return facts

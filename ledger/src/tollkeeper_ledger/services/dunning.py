@@ -1,0 +1,57 @@
+"""What follows a payment that failed: try again on the payer's days, then do what its profile says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.services.overrides import Act
+from tollkeeper_ledger.services.receivables import change_receivable, need_billed
+from tollkeeper_ledger.services.tenants import set_tenant_state
+from tollkeeper_ledger.store import provider_jobs as jobs
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection, Row
+    from tollkeeper_ledger.store.provider_jobs import Job
+
+ACTOR = "dunning"
+
+
+async def payment_failed(
+    conn: Connection, job: Job, row: Row, *, problem: str, now: datetime, ledger_time: datetime
+) -> None:
+    """Note a failed payment: the next try is so many days after the first failure; after the last, the policy.
+
+    Afterwards the job waits: money that comes all the same, or a new card, still settles it.
+    """
+    first = job.failed_at or now
+    failures = job.failures + 1
+    days = row["dunning_days"]
+    after = replace(job, failures=failures, failed_at=first, error=problem, tries=0)
+    billed = await need_billed(conn, job.invoice_id)
+    await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=ledger_time)
+    if failures <= len(days):
+        await jobs.save_job(conn, replace(after, next_at=first + timedelta(days=days[failures - 1])))
+        return
+    facts = dict(after.facts)
+    if row["dunning_policy"] == "suspend":
+        await _set_state(conn, job.tenant_id, "suspended", now=ledger_time)
+        facts["suspended"] = "yes"
+    elif row["dunning_policy"] == "uncollectible":
+        await change_receivable(conn, billed, owed.write_off, subject=billed.number, now=ledger_time)
+    await jobs.save_job(conn, replace(after, state="waiting", facts=facts))
+
+
+async def lift_suspension(conn: Connection, tenant_id: UUID, *, now: datetime) -> None:
+    """Reactivate a tenant that dunning suspended."""
+    await _set_state(conn, tenant_id, "active", now=now)
+
+
+async def _set_state(conn: Connection, tenant_id: UUID, state: str, *, now: datetime) -> None:
+    act = Act(actor=ACTOR, request_id="dunning", now=now)
+    await set_tenant_state(conn, tenant_id, state=state, act=act)

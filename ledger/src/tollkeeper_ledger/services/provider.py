@@ -1,0 +1,52 @@
+"""What a process has of Stripe: one client, and what uses it; None where no key is set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.payments.stripe_http import StripeHttp
+from tollkeeper_ledger.services.collecting import Collector
+from tollkeeper_ledger.services.provider_events import Events
+from tollkeeper_ledger.services.provider_pages import Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.store.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Hold everything that speaks to Stripe."""
+
+    stripe: StripeHttp
+    collector: Collector
+    events: Events | None
+    pages: Pages
+
+
+def open_provider(
+    settings: Settings, pool: Pool, *, now: Callable[[], datetime], log: FilteringBoundLogger
+) -> Provider | None:
+    """Give what speaks to Stripe; nothing is sent yet. Without a signing secret events are refused."""
+    if settings.stripe_key is None:
+        return None
+    stripe = StripeHttp.connect(settings.stripe_url, api_key=settings.stripe_key.get_secret_value())
+    account = settings.stripe_account
+    secret = settings.stripe_webhook_secret
+    events = (
+        Events(pool, stripe, secret.get_secret_value(), is_live=settings.stripe_live, account=account, now=now)
+        if secret is not None
+        else None
+    )
+    return Provider(
+        stripe=stripe,
+        collector=Collector(pool, stripe, account or "own", now, log),
+        events=events,
+        pages=Pages(pool, stripe, account or "own", now),
+    )

@@ -1,0 +1,77 @@
+"""Take in what the provider says of invoices and refunds, as it was read there; state only moves forward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.services.dunning import lift_suspension
+from tollkeeper_ledger.services.receivables import change_receivable, need_billed, record_payment
+from tollkeeper_ledger.store import money
+from tollkeeper_ledger.store import provider_jobs as jobs
+from tollkeeper_ledger.store.clock import ledger_now
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection
+
+
+async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any], *, provider: str) -> int:
+    """Record what was paid at the provider and not recorded yet; give how much that is, in minor units.
+
+    The provider's sum only grows, so a late or repeated answer records nothing.
+    """
+    billed = await need_billed(conn, invoice_id)
+    await money.lock_account(conn, billed.account)
+    paid = 0 if said.get("paid_out_of_band") else int(said.get("amount_paid") or 0)
+    missing = paid - await jobs.recorded_minor(conn, invoice_id, provider=provider)
+    if missing > 0:
+        await record_payment(
+            conn,
+            billed,
+            provider=provider,
+            reference=f"{said['id']}/{paid}",
+            amount_minor=missing,
+            now=await ledger_now(conn),
+        )
+    job = await jobs.read_collect_job(conn, invoice_id)
+    if job is not None:
+        await _finish(conn, job.job_id, said)
+    return max(0, missing)
+
+
+async def _finish(conn: Connection, job_id: UUID, said: dict[str, Any]) -> None:
+    """Keep what the answer tells, and end the job where the provider has nothing more to collect."""
+    job = await jobs.lock_job(conn, job_id)
+    facts = dict(job.facts)
+    if isinstance(said.get("payment_intent"), str):
+        facts["payment"] = said["payment_intent"]
+    if said.get("hosted_invoice_url"):
+        facts["pay_url"] = str(said["hosted_invoice_url"])
+    is_over = said.get("status") in ("paid", "void") and job.step == "pay"
+    if is_over and facts.pop("suspended", ""):
+        await lift_suspension(conn, job.tenant_id, now=await ledger_now(conn))
+    await jobs.save_job(conn, replace(job, facts=facts, state="done" if is_over else job.state))
+
+
+async def refund_ended(conn: Connection, refund_id: UUID, *, state: str) -> None:
+    """End a refund, once; a failed one goes back into the payer's balance."""
+    ended = await jobs.end_refund(conn, refund_id, state=state)
+    if ended is not None and state == "failed":
+        billed = await need_billed(conn, ended[0])
+        await change_receivable(
+            conn,
+            billed,
+            lambda before: owed.undo_refund(before, ended[1]),
+            subject=f"refund/{refund_id}",
+            now=await ledger_now(conn),
+        )
+
+
+async def refund_said(conn: Connection, refund_id: UUID, said: dict[str, Any]) -> None:
+    """Take in what the provider says of a refund; while it is under way there, it stays pending."""
+    state = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}.get(str(said.get("status")))
+    if state is not None:
+        await refund_ended(conn, refund_id, state=state)

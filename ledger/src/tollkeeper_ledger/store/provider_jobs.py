@@ -1,0 +1,216 @@
+"""Jobs at payment providers, their frozen requests, events, and who payers are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import date, datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where a job is."""
+
+    tenant_id: UUID
+    job_id: UUID
+    provider: str
+    kind: str
+    invoice_id: UUID
+    subject_id: UUID | None
+    amount_minor: int
+    step: str
+    state: str
+    next_at: datetime
+    tries: int
+    failures: int
+    failed_at: datetime | None
+    facts: Mapping[str, str]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a step: its exact bytes, and what it was answered."""
+
+    attempt: int
+    method: str
+    path: str
+    body: bytes
+    idempotency_key: str
+    frozen_at: datetime
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to add."""
+
+    tenant_id: UUID
+    job_id: UUID
+    kind: str
+    invoice_id: UUID
+    subject_id: UUID | None
+    amount_minor: int
+    step: str
+
+
+async def add_job(conn: Connection, job: NewJob, *, provider: str, now: datetime) -> None:
+    """Add a job; nothing where it exists."""
+    await conn.execute(
+        sql("providers.add_job"),
+        job.tenant_id,
+        job.job_id,
+        provider,
+        job.kind,
+        job.invoice_id,
+        job.subject_id,
+        job.amount_minor,
+        job.step,
+        now,
+    )
+
+
+def _job(row: Row) -> Job:
+    return Job(**row)
+
+
+async def claim_job(conn: Connection, *, now: datetime) -> Job | None:
+    """Take the job that waits longest, for two minutes; None where none is ready."""
+    row = await conn.fetchrow(sql("providers.claim_job"), now)
+    return None if row is None else _job(row)
+
+
+async def lock_job(conn: Connection, job_id: UUID) -> Job:
+    """Lock a job until the transaction ends."""
+    row = await conn.fetchrow(sql("providers.lock_job"), job_id)
+    if row is None:
+        raise RuntimeError(f"job {job_id} is gone")
+    return _job(row)
+
+
+async def read_work(conn: Connection, job_id: UUID) -> Row:
+    """Read what a job's requests are made of."""
+    row = await conn.fetchrow(sql("providers.work"), job_id)
+    if row is None:
+        raise RuntimeError(f"job {job_id} is gone")
+    return row
+
+
+async def save_job(conn: Connection, job: Job) -> None:
+    """Keep where a job is."""
+    await conn.execute(
+        sql("providers.save_job"),
+        job.job_id,
+        job.step,
+        job.state,
+        job.next_at,
+        job.tries,
+        job.failures,
+        job.failed_at,
+        dict(job.facts),
+        job.error,
+    )
+
+
+async def last_attempt(conn: Connection, job: Job, step: str) -> Attempt | None:
+    """Read the newest attempt of a step."""
+    row = await conn.fetchrow(sql("providers.last_request"), job.job_id, step)
+    if row is None:
+        return None
+    return Attempt(
+        attempt=row["attempt"],
+        method=row["method"],
+        path=row["path"],
+        body=row["body"],
+        idempotency_key=row["idempotency_key"],
+        frozen_at=row["frozen_at"],
+        status=row["status"],
+    )
+
+
+async def add_attempt(conn: Connection, job: Job, step: str, attempt: Attempt) -> None:
+    """Freeze an attempt."""
+    await conn.execute(
+        sql("providers.add_request"),
+        job.tenant_id,
+        job.job_id,
+        step,
+        attempt.attempt,
+        attempt.method,
+        attempt.path,
+        attempt.body,
+        attempt.idempotency_key,
+        attempt.frozen_at,
+    )
+
+
+async def answer_attempt(conn: Connection, job: Job, step: str, attempt: int, *, status: int, body: bytes) -> None:
+    """Keep what an attempt was answered."""
+    await conn.execute(sql("providers.answer_request"), job.job_id, step, attempt, status, body)
+
+
+async def put_customer(conn: Connection, payer_id: UUID, *, provider: str, customer: str, now: datetime) -> None:
+    """Keep who a payer is at a provider; the first one stays."""
+    await conn.execute(sql("providers.put_customer"), payer_id, provider, customer, now)
+
+
+async def put_method(
+    conn: Connection, *, provider: str, customer: str, method: str, label: str, expires: date | None, now: datetime
+) -> None:
+    """Keep a payer's payment method and wake the jobs that wait for one."""
+    await conn.execute(sql("providers.put_method"), provider, customer, method, label, expires, now)
+
+
+async def read_account(conn: Connection, payer_id: UUID, *, provider: str) -> Row | None:
+    """Read who a payer is at a provider."""
+    return await conn.fetchrow(sql("providers.account"), payer_id, provider)
+
+
+async def job_of_object(conn: Connection, object_id: str) -> UUID | None:
+    """Find the job that made an invoice at the provider."""
+    row = await conn.fetchrow(sql("providers.job_of_object"), object_id)
+    return None if row is None else row["job_id"]
+
+
+async def read_collect_job(conn: Connection, invoice_id: UUID) -> Job | None:
+    """Read the job that collects an invoice."""
+    row = await conn.fetchrow(sql("providers.collect_job"), invoice_id)
+    return None if row is None else _job(row)
+
+
+async def recorded_minor(conn: Connection, invoice_id: UUID, *, provider: str) -> int:
+    """Sum the payments of an invoice that came through a provider."""
+    found: int = await conn.fetchval(sql("providers.recorded"), invoice_id, provider)
+    return found
+
+
+async def add_event(
+    conn: Connection, *, provider: str, event_id: str, kind: str, object_id: str, now: datetime
+) -> bool:
+    """Take an event in; False where it was taken in before."""
+    added = await conn.fetchval(sql("providers.add_event"), provider, event_id, kind, object_id, now)
+    return added is not None
+
+
+async def end_refund(conn: Connection, refund_id: UUID, *, state: str) -> tuple[UUID, int] | None:
+    """End a pending refund: its invoice and amount; None where it has ended."""
+    row = await conn.fetchrow(sql("providers.end_refund"), refund_id, state)
+    return None if row is None else (row["invoice_id"], row["amount_minor"])
+
+
+async def read_jobs(conn: Connection, *, count_max: int) -> list[Row]:
+    """Read jobs, failed ones first."""
+    return await conn.fetch(sql("providers.jobs"), count_max)
+
+
+async def read_collected(conn: Connection, *, provider: str, since: datetime) -> list[Row]:
+    """Read the invoices that are collected at a provider."""
+    return await conn.fetch(sql("providers.collected"), provider, since)

@@ -1,0 +1,108 @@
+-- Jobs at payment providers, their requests, events, and who payers are there. Times are real time.
+
+-- name: add_job
+-- Adds a job; nothing where it exists. $1 tenant id, $2 job id, $3 provider, $4 kind, $5 invoice id, $6 subject id or
+-- null, $7 amount, $8 first step, $9 time.
+INSERT INTO provider_job (tenant_id, job_id, provider, kind, invoice_id, subject_id, amount_minor, step, state, next_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'ready', $9) ON CONFLICT ON CONSTRAINT provider_job_once DO NOTHING;
+
+-- name: claim_job
+-- Takes the job that waits longest, for two minutes. $1 time.
+UPDATE provider_job SET next_at = $1 + interval '2 minutes'
+WHERE (tenant_id, job_id) = (
+  SELECT tenant_id, job_id FROM provider_job WHERE state = 'ready' AND next_at <= $1
+  ORDER BY next_at, job_id LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: lock_job
+-- Locks a job until the transaction ends. $1 job id.
+SELECT * FROM provider_job WHERE job_id = $1 FOR UPDATE;
+
+-- name: work
+-- Gives what a job's requests are made of. $1 job id.
+SELECT j.*, i.number, i.issue, i.currency, p.wire_id, p.display_name, coalesce(f.email, '') AS email, r.state AS owed,
+       r.due_minor, r.subtotal_minor, r.tax_minor, r.balance_minor, i.document,
+       coalesce(a.customer, '') AS customer, coalesce(a.method, '') AS method,
+       coalesce(f.dunning_days, '{1,3,5,7}') AS dunning_days, coalesce(f.dunning_policy, 'mark') AS dunning_policy,
+       c.facts AS collected, c.step AS collect_step, c.state AS collect_state
+FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
+JOIN tenant p ON p.tenant_id = j.tenant_id
+LEFT JOIN billing_profile f ON f.tenant_id = j.tenant_id
+LEFT JOIN provider_account a ON a.tenant_id = j.tenant_id AND a.provider = j.provider
+LEFT JOIN provider_job c ON c.invoice_id = j.invoice_id AND c.kind = 'collect'
+WHERE j.job_id = $1;
+
+-- name: save_job
+-- Keeps where a job is. $1 job id, $2 step, $3 state, $4 next time, $5 tries, $6 failures, $7 first failure, $8 facts,
+-- $9 error.
+UPDATE provider_job SET step = $2, state = $3, next_at = $4, tries = $5, failures = $6, failed_at = $7, facts = $8,
+       error = $9
+WHERE job_id = $1;
+
+-- name: last_request
+-- Gives the newest attempt of a step. $1 job id, $2 step.
+SELECT * FROM provider_request WHERE job_id = $1 AND step = $2 ORDER BY attempt DESC LIMIT 1;
+
+-- name: add_request
+-- Freezes an attempt. Columns of provider_request in order, without the answer.
+INSERT INTO provider_request (tenant_id, job_id, step, attempt, method, path, body, idempotency_key, frozen_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: answer_request
+-- Keeps what an attempt was answered. $1 job id, $2 step, $3 attempt, $4 status, $5 body.
+UPDATE provider_request SET status = $4, answer = $5 WHERE job_id = $1 AND step = $2 AND attempt = $3;
+
+-- name: put_customer
+-- Keeps who a payer is at a provider; the first one stays. $1 tenant id, $2 provider, $3 customer, $4 time.
+INSERT INTO provider_account (tenant_id, provider, customer, changed_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant_id, provider) DO UPDATE SET customer = excluded.customer, changed_at = excluded.changed_at
+WHERE provider_account.customer = '';
+
+-- name: put_method
+-- Keeps a payer's payment method and wakes its jobs. $1 provider, $2 customer, $3 method, $4 label, $5 last good month
+-- or null, $6 time.
+WITH changed AS (
+  UPDATE provider_account SET method = $3, method_label = $4, method_expires = $5, changed_at = $6
+  WHERE provider = $1 AND customer = $2 RETURNING tenant_id
+)
+UPDATE provider_job j SET state = 'ready', next_at = $6 FROM changed
+WHERE $3 <> '' AND j.tenant_id = changed.tenant_id AND j.kind = 'collect' AND j.state = 'waiting';
+
+-- name: account
+-- Gives who a payer is at a provider. $1 tenant id, $2 provider.
+SELECT * FROM provider_account WHERE tenant_id = $1 AND provider = $2;
+
+-- name: job_of_object
+-- Gives the job that made an invoice at the provider. $1 the provider's id.
+SELECT job_id, invoice_id FROM provider_job WHERE kind = 'collect' AND facts ->> 'invoice' = $1;
+
+-- name: collect_job
+-- Gives the job that collects an invoice. $1 invoice id.
+SELECT * FROM provider_job WHERE invoice_id = $1 AND kind = 'collect';
+
+-- name: recorded
+-- Sums the payments of an invoice at the provider. $1 invoice id, $2 provider.
+SELECT coalesce(sum(amount_minor), 0)::bigint FROM payment WHERE invoice_id = $1 AND provider = $2;
+
+-- name: add_event
+-- Takes an event in; nothing where it was taken in before. $1 provider, $2 event id, $3 kind, $4 object, $5 time.
+INSERT INTO provider_event (provider, event_id, kind, object_id, received_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING RETURNING event_id;
+
+-- name: end_refund
+-- Ends a pending refund; nothing where it has ended. $1 refund id, $2 state.
+UPDATE refund SET state = $2 WHERE refund_id = $1 AND state = 'pending' RETURNING invoice_id, amount_minor;
+
+-- name: jobs
+-- Lists jobs, failed ones first. $1 at most so many.
+SELECT j.job_id, t.wire_id, j.kind, i.number, j.step, j.state, j.error, j.next_at
+FROM provider_job j JOIN tenant t USING (tenant_id) JOIN invoice i USING (invoice_id)
+ORDER BY array_position(ARRAY['failed', 'ready', 'waiting', 'done'], j.state), j.next_at, j.job_id LIMIT $1;
+
+-- name: collected
+-- Gives the invoices that are collected at a provider, with what became of them. $1 provider, $2 finalised since.
+SELECT i.invoice_id, i.number, j.facts ->> 'invoice' AS object_id, j.amount_minor, j.step, j.state AS job_state,
+       r.state, r.due_minor, (SELECT coalesce(sum(p.amount_minor), 0) FROM payment p
+                              WHERE p.invoice_id = i.invoice_id AND p.provider = j.provider)::bigint AS paid_minor
+FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
+WHERE j.kind = 'collect' AND j.provider = $1 AND i.finalised_at >= $2 ORDER BY i.number;

@@ -1,0 +1,252 @@
+# ruff: noqa: SIM300, S106 - expected first, then actual; a secret of a fake
+"""The ledger is the truth, the provider follows: exactly once, to the cent, whatever the network does."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from stripe_shop import Shop, act_on, open_shop
+from tollkeeper_ledger.domain.billing_profile import BillingProfile
+from tollkeeper_ledger.payments.signature import UntrustedError
+from tollkeeper_ledger.services.invoices import void_invoice
+from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
+from tollkeeper_ledger.services.reconciling import reconcile
+from tollkeeper_ledger.store.pool import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from billing_bench import BillingBench
+
+pytestmark = pytest.mark.asyncio
+
+SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+INVOICES = int(os.environ.get("STRIPE_INVOICES", "200"))
+
+
+@pytest_asyncio.fixture
+async def shop(bench: BillingBench) -> AsyncIterator[Shop]:
+    """Give a shop whose provider tells the truth."""
+    async with open_shop(bench) as opened:
+        yield opened
+
+
+async def test_an_invoice_is_collected_by_card(shop: Shop) -> None:
+    """Draft, lines, read-back, finalise; without a card it waits with a page; a card that is entered pays it."""
+    (invoice_id,) = await shop.bill(1, "code")
+    await shop.work()
+    (said,) = shop.fake.all("invoices")
+    assert ("open", 2380, "usd", "TK-000001", False) == tuple(
+        said[name] for name in ("status", "total", "currency", "number", "auto_advance")
+    )
+    assert [("Invoice TK-000001", 2000), ("VAT", 380)] == [tuple(line.values()) for line in said["lines"]["data"]]
+    assert [("collect", "pay", "waiting")] == await shop.jobs()
+    (payer,) = await shop.bench.rows("SELECT tenant_id FROM tenant WHERE wire_id = 'code'")
+    page = [
+        await shop.pages.card_page(
+            payer["tenant_id"], name="Code", kind="checkout", return_url="https://example.com/back", request_id="r"
+        )
+        for _ in range(2)
+    ]
+    assert page[0] == page[1]
+    assert 1 == len(shop.fake.all("customers"))
+    shop.fake.complete(page[0].rpartition("/")[2])
+    await shop.hear()
+    await shop.work()
+    assert [("paid", 0)] == await shop.standing()
+    assert [("collect", "pay", "done")] == await shop.jobs()
+    (payment,) = await shop.bench.rows("SELECT provider, amount_minor, invoice_id FROM payment")
+    assert ("stripe", 2380, invoice_id) == tuple(payment)
+    await shop.pages.remove_method(payer["tenant_id"], request_id="x")
+    (account,) = await shop.bench.rows("SELECT method, method_label FROM provider_account")
+    assert ("", "") == tuple(account)
+    assert (1, []) == await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+
+
+async def test_exactly_once_to_the_cent_at_30_percent_faults(bench: BillingBench) -> None:
+    """409, 429, stored 500s, cut connections before and after the effect: every invoice once, cents equal, paid once.
+
+    `make stripe-faults` does it with 10,000 invoices.
+    """
+    async with open_shop(bench, seed=7, rate=0.3) as shop:
+        fake = shop.fake
+        per_tenant = 10
+        names = [f"t{n}" for n in range(max(1, INVOICES // per_tenant))]
+        await shop.bill(per_tenant, *names)
+        await shop.work(workers=3)
+        for customer in fake.all("customers"):
+            fake.give_card(customer["id"])
+        fake.rate = 0.0
+        await shop.hear()
+        fake.rate = 0.3
+        await shop.work(workers=3)
+        fake.rate = 0.0
+        rows = await bench.rows("SELECT invoice_id, total_minor, number FROM invoice")
+        ours = {str(row["invoice_id"]): (row["total_minor"], row["number"]) for row in rows}
+        assert len(names) * per_tenant == len(ours)
+        said = fake.all("invoices")
+        assert len(ours) == len(said)
+        assert ours == {one["metadata"]["tollkeeper_invoice"]: (one["total"], one["number"]) for one in said}
+        assert len(names) == len(fake.all("customers"))
+        assert {"paid"} == {one["status"] for one in said}
+        assert {("paid", 0)} == set(await shop.standing())
+        (paid,) = await bench.rows("SELECT count(*) AS payments, sum(amount_minor)::bigint AS paid FROM payment")
+        assert (len(ours), sum(total for total, _ in ours.values())) == tuple(paid)
+        assert all(fake.met.get(fault, 0) > 0 for fault in fake.faults)
+        assert (len(ours), []) == await reconcile(bench.billing, shop.stripe, since=SINCE)
+
+
+@pytest.mark.parametrize("fault", ["cut-after", "500-after", "500-before", "cut-before"])
+async def test_a_worker_that_was_down_25_hours_makes_nothing_twice(shop: Shop, fault: str) -> None:
+    """Every step meets the fault once, then the worker is down until the provider has forgotten the key."""
+    await shop.bill(1, "code")
+    shop.fake.faults = (fault,)
+    for _ in range(40):
+        shop.fake.rate = 1.0
+        posts = sum(1 for method, *_ in shop.fake.log if method != "GET")
+        while sum(1 for method, *_ in shop.fake.log if method != "GET") == posts:
+            if not await shop.collector.run_once():
+                break
+            shop.fake.rate = 1.0 if shop.fake.log and shop.fake.log[-1][0] == "GET" and shop.fake.rate == 0 else 0.0
+        shop.fake.rate = 0.0
+        shop.clock.pass_(timedelta(hours=25))
+        if [("collect", "pay", "waiting")] == await shop.jobs():
+            break
+    await shop.work()
+    assert (1, 1) == (len(shop.fake.all("customers")), len(shop.fake.all("invoices")))
+    assert ("open", 2380) == tuple(shop.fake.all("invoices")[0][name] for name in ("status", "total"))
+
+
+async def test_a_total_that_differs_is_discarded_and_named(shop: Shop) -> None:
+    """Read back a cent off: the draft is deleted, the job fails with both totals, reconciliation names the invoice."""
+    shop.fake.wrong_total = 1
+    await shop.bill(1, "code")
+    await shop.work()
+    assert [] == shop.fake.all("invoices")
+    (job,) = await shop.bench.rows("SELECT state, error FROM provider_job")
+    assert ("failed", "the provider's total is 2381 USD, the ledger's 2380 USD") == tuple(job)
+    _, found = await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+    assert ["TK-000001"] == [one.invoice for one in found]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("mark", ("past_due", "active")),
+        ("suspend", ("past_due", "suspended")),
+        ("uncollectible", ("uncollectible", "active")),
+    ],
+)
+async def test_dunning_tries_on_its_days_and_then_does_its_policy(
+    shop: Shop, policy: str, expected: tuple[str, str]
+) -> None:
+    """A declined card is tried on days 1, 3, 5, 7 after the first failure, then the policy; late money undoes all."""
+    profile = BillingProfile(provider="stripe", dunning_policy=policy)
+    await shop.bill(1, "code", profile=profile)
+    await shop.work()
+    (customer,) = shop.fake.all("customers")
+    shop.fake.give_card(customer["id"], declined=True)
+    await shop.hear()
+    first = shop.clock()
+    await shop.collector.run_all()
+    tries = [0]
+    for day in range(1, 12):
+        shop.clock.at = first + timedelta(days=day)
+        before = len(shop.fake.log)
+        await shop.collector.run_all()
+        if any(target.endswith("/pay") for _, target, *_ in shop.fake.log[before:]):
+            tries.append(day)
+    assert [0, 1, 3, 5, 7] == tries
+    (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")
+    assert expected == ((await shop.standing())[0][0], tenant["state"])
+    shop.fake.pay_on_page(shop.fake.all("invoices")[0]["id"])
+    await shop.hear()
+    (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")
+    assert (("paid", 0), "active") == ((await shop.standing())[0], tenant["state"])
+
+
+async def test_events_repeated_reordered_late_and_forged(shop: Shop) -> None:
+    """Every order and repeat leaves the same books; a wrong secret, time, mode, account or body changes nothing."""
+    await shop.bill(1, "code")
+    await shop.work()
+    shop.fake.pay_on_page(shop.fake.all("invoices")[0]["id"])
+    for event in [*reversed(shop.fake.events), *shop.fake.events, *shop.fake.events]:
+        shop.clock.pass_(timedelta(hours=1))
+        header, body = shop.fake.signed(event)
+        await shop.events.receive(header=header, body=body)
+    assert [("paid", 0)] == await shop.standing()
+    (count,) = await shop.bench.rows("SELECT (SELECT count(*) FROM payment), (SELECT count(*) FROM provider_event)")
+    assert (1, len(shop.fake.events)) == tuple(count)
+    event = {**shop.fake.events[-1], "id": "evt_forged"}
+    header, body = shop.fake.signed(event)
+    wrong = [
+        (shop.fake.signed(event, secret="other")[0], body),
+        (shop.fake.signed(event, at=shop.clock() - timedelta(seconds=301))[0], body),
+        (shop.fake.signed(event, at=shop.clock() + timedelta(seconds=301))[0], body),
+        (header, body + b" "),
+        (header.replace("v1", "v0"), body),
+        ("", body),
+        shop.fake.signed({**event, "livemode": True}),
+        shop.fake.signed({**event, "account": "acct_other"}),
+        shop.fake.signed({"id": "evt"}),
+    ]
+    for bad_header, bad_body in wrong:
+        with pytest.raises(UntrustedError):
+            await shop.events.receive(header=bad_header, body=bad_body)
+    assert [] == await shop.bench.rows("SELECT FROM provider_event WHERE event_id = 'evt_forged'")
+
+
+async def test_the_provider_follows_voids_credits_and_refunds(shop: Shop) -> None:
+    """A void, a credit and a transfer before payment, and a refund after it, are at the provider what they are here."""
+    voided, credited, by_hand, paid = await shop.bill(4, "code")
+    await shop.work()
+    async with transaction(shop.bench.billing) as conn:
+        act = await act_on(conn)
+        await void_invoice(conn, voided, note="", reissue=False, act=act)
+        await credit_invoice(conn, credited, amount_minor=380, note="", refund=False, act=act)
+        await pay_by_hand(conn, by_hand, amount_minor=0, reference="bank", act=act)
+    await shop.work()
+    (customer,) = shop.fake.all("customers")
+    shop.fake.give_card(customer["id"])
+    await shop.hear()
+    await shop.work()
+    async with transaction(shop.bench.billing) as conn:
+        await credit_invoice(conn, paid, amount_minor=1000, note="", refund=True, act=await act_on(conn))
+    await shop.work()
+    said = {one["number"]: one for one in shop.fake.all("invoices")}
+    assert [("void", 0), ("paid", 2000), ("paid", 2380), ("paid", 2380)] == [
+        (said[number]["status"], said[number]["amount_paid"]) for number in sorted(said)
+    ]
+    assert [False, False, True, False] == [said[number]["paid_out_of_band"] for number in sorted(said)]
+    assert [1000] == [one["amount"] for one in shop.fake.all("refunds")]
+    assert [("void", 2380), ("paid", 0), ("paid", 0), ("paid", 0)] == await shop.standing()
+    assert {"done"} == {state for *_, state in await shop.jobs()}
+    (refund,) = await shop.bench.rows("SELECT state, provider FROM refund")
+    assert ("succeeded", "stripe") == tuple(refund)
+    assert (4, []) == await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+
+
+async def test_reconciliation_names_every_difference(shop: Shop) -> None:
+    """Lost, doubled, strange, otherwise priced, paid unheard of: each is named, nothing else is."""
+    await shop.bill(5, "code")
+    await shop.work()
+    objects = shop.fake.objects["invoices"]
+    by_number = {one["number"]: name for name, one in objects.items()}
+    del objects[by_number["TK-000001"]]
+    objects["in_double"] = {**objects[by_number["TK-000002"]], "id": "in_double"}
+    objects[by_number["TK-000003"]]["total"] += 1
+    shop.fake.pay_on_page(by_number["TK-000004"])
+    objects["in_stranger"] = {
+        **objects[by_number["TK-000005"]], "id": "in_stranger", "metadata": {"tollkeeper_invoice": str(uuid.uuid4())},
+    }  # fmt: skip
+    compared, found = await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+    assert (5, Counter(["TK-000001", "TK-000002", "TK-000003", "TK-000004", "in_stranger"])) == (
+        compared,
+        Counter(one.invoice for one in found),
+    )
