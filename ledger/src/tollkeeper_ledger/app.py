@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _STOP_GRACE_S = 2.0
 _SIGN_EVERY_S = 60.0
 _BILLING_TICK_S = 30.0
+_JOB_CONNECTIONS = 4
 
 
 def open_log(level: str) -> FilteringBoundLogger:
@@ -167,14 +168,34 @@ async def rebuild(settings: Settings, *, check_only: bool) -> int:
     return count
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Migrates first in an embedded setup."""
-    if settings.embedded:
-        await migrate(settings.database_url)
+async def run_jobs(settings: Settings) -> None:
+    """Do what is done by the clock until SIGTERM or SIGINT. Any number of such processes may run."""
+    from tollkeeper_ledger.jobs.runner import running_jobs  # noqa: PLC0415 - slow to load, and `serve` needs none of it
+
+    log = open_log(settings.log_level)
+    stop = _stop_by_signals()
+    pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
+    try:
+        async with running_jobs(pool, log):
+            log.info("jobs run")
+            await stop.wait()
+    finally:
+        pool.terminate()
+
+
+def _stop_by_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Migrates first in an embedded setup."""
+    if settings.embedded:
+        await migrate(settings.database_url)
+    stop = _stop_by_signals()
     async with running(settings) as ledger:
         ledger.resources.log.info(
             "ledger serves", grpc=settings.ledger_listen, port=ledger.port, http_port=ledger.http_port
@@ -183,9 +204,9 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Run `tollkeeper-ledger` with serve, migrate or rebuild-rollups."""
+    """Run `tollkeeper-ledger` with serve, jobs, migrate or rebuild-rollups."""
     parser = argparse.ArgumentParser(prog="tollkeeper-ledger", description="Tollkeeper's ledger.")
-    parser.add_argument("command", choices=["serve", "migrate", "rebuild-rollups"])
+    parser.add_argument("command", choices=["serve", "jobs", "migrate", "rebuild-rollups"])
     parser.add_argument(
         "--check", action="store_true", help="rebuild-rollups: only compare; exit code 1 on a difference"
     )
@@ -202,6 +223,6 @@ def main() -> None:
         sys.exit(1 if differed and arguments.check else 0)
     else:
         try:
-            asyncio.run(serve(settings))
+            asyncio.run(run_jobs(settings) if command == "jobs" else serve(settings))
         except ConfigurationError as error:
             sys.exit(f"tollkeeper-ledger: {error}")

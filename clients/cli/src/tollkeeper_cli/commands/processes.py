@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command("sidecar")(sidecar)
     group = typer.Typer(no_args_is_help=True, help="The central ledger.")
     group.command("serve")(ledger_serve)
+    group.command("jobs")(ledger_jobs)
     group.command("migrate")(ledger_migrate)
     group.command("rebuild-rollups")(ledger_rebuild)
     ledger_state.register(group)
@@ -66,6 +67,11 @@ def sidecar() -> None:
 def ledger_serve() -> None:
     """Become the ledger, configured by TOLLKEEPER_* variables."""
     _become("tollkeeper_ledger", "serve")
+
+
+def ledger_jobs() -> None:
+    """Become the runner of what is done by the clock; any number may run."""
+    _become("tollkeeper_ledger", "jobs")
 
 
 def ledger_migrate() -> None:

@@ -179,6 +179,7 @@ CREATE TABLE usage_chain (
   CONSTRAINT usage_chain_span CHECK (first_seq > 0 AND last_seq >= first_seq)
 );
 CREATE INDEX usage_chain_by_producer ON usage_chain (producer_id, committed_at);
+CREATE INDEX usage_chain_by_time ON usage_chain (committed_at);
 CREATE INDEX usage_chain_by_seq ON usage_chain (producer_id, last_seq);
 
 -- Last link of each stream (one stream per ledger replica), and totals, so that nobody counts rows.
@@ -202,7 +203,8 @@ CREATE TABLE usage_root (
 
 CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
-CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing');
+-- The owner too: it deletes ids that have expired, of all tenants.
+CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing', 'tollkeeper_owner');
 CALL secure_tenant_table('settlement', 'tollkeeper_ingest');
 CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');

@@ -252,3 +252,7 @@ DELETE FROM usage_rollup_state WHERE tenant_id = ANY ($1::uuid[]) AND quarter >=
 -- name: drop_values_of
 -- Drops tenants' rows of a span. $1 tenant ids, $2 from, $3 to.
 DELETE FROM usage_rollup_value WHERE tenant_id = ANY ($1::uuid[]) AND quarter >= $2 AND quarter < $3;
+
+-- name: expire_ids
+-- Deletes ids that nobody can send again and gives how many. $1 at most so many.
+SELECT expire_usage_ids($1::integer);

@@ -1,0 +1,61 @@
+"""Run duties by the clock on pgqueuer, whose tables see to it that one of several runners does each."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from pgqueuer import PgQueuer
+
+from tollkeeper_ledger.jobs.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from pgqueuer.models import Schedule
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.store.pool import Pool
+
+    Duty = Callable[[], Awaitable[object]]
+
+SCHEDULES = {"make_months": "17 * * * *", "expire_ids": "*/10 * * * *"}
+"""When each duty is done, as cron has it, in UTC."""
+
+
+def duties_of(upkeep: Upkeep) -> dict[str, Duty]:
+    """Give every duty by name."""
+    return {"make_months": upkeep.make_months, "expire_ids": upkeep.expire_ids}
+
+
+@asynccontextmanager
+async def running_jobs(
+    pool: Pool, log: FilteringBoundLogger, *, schedules: Mapping[str, str] = SCHEDULES
+) -> AsyncIterator[None]:
+    """Do every duty once, then by the clock until the block ends; one under way is finished first.
+
+    A duty that fails is logged and done again at its next time.
+    """
+    duties = duties_of(Upkeep(pool, log))
+    for name in schedules:
+        await duties[name]()
+    runner = PgQueuer.from_asyncpg_pool(pool)
+    for name, expression in schedules.items():
+        _schedule(runner, name, expression, duties[name], log)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield
+    finally:
+        runner.shutdown.set()
+        await task
+
+
+def _schedule(runner: PgQueuer, name: str, expression: str, duty: Duty, log: FilteringBoundLogger) -> None:
+    @runner.schedule(name, expression)
+    async def done(_schedule: Schedule) -> None:
+        try:
+            await duty()
+        except Exception as error:
+            log.warning("job failed", job=name, error=str(error), kind=type(error).__name__)
+            raise

@@ -1,0 +1,101 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""What is done by the clock, on a real Postgres: months ahead, expired ids, one runner of several."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+import structlog
+from limits_support import wait_until
+from tollkeeper_ledger.domain.usage import DAY_US
+from tollkeeper_ledger.jobs.runner import running_jobs
+from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
+from tollkeeper_ledger.store.clock import from_us, set_clock
+from usage_bench import open_bench, superuser
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usage_bench import Bench
+
+pytestmark = pytest.mark.asyncio
+LOG = structlog.get_logger()
+
+
+async def move(bench: Bench, to_us: int) -> None:
+    """Move ledger time on; it stands still there."""
+    async with bench.pool.acquire() as conn:
+        await set_clock(conn, now=from_us(to_us), speed_milli=0)
+
+
+async def ids(bench: Bench) -> set[str]:
+    """Give the ids that are kept."""
+    return {row["id"] for row in await bench.rows("SELECT id FROM usage_id")}
+
+
+async def test_ids_expire_when_nobody_can_send_them_again(new_database: Callable[[], str]) -> None:
+    """An id is there for 49 days from its commit, then goes in small batches; its record stays and can't come again."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        upkeep = Upkeep(bench.pool, LOG, ids_at_once=7)
+        old, young = await bench.new_log(), await bench.new_log()
+        old.record(*[bench.use(f"old-{at}") for at in range(30)])
+        await bench.ingest.append(old.cut())
+        now_us = bench.now_us + 2 * DAY_US
+        await move(bench, now_us)
+        young.record(*[bench.use(f"young-{at}", event_us=now_us, received_us=now_us) for at in range(30)])
+        await bench.ingest.append(young.cut())
+        await move(bench, bench.now_us + 49 * DAY_US - 3_600_000_000)
+        assert 0 == await upkeep.expire_ids()
+        await move(bench, bench.now_us + 50 * DAY_US)
+        done = await asyncio.gather(upkeep.expire_ids(), upkeep.expire_ids())
+        assert 30 == sum(done)
+        assert {f"young-{at}" for at in range(30)} == await ids(bench)
+        assert 60 == len(await bench.rows("SELECT FROM usage_record"))
+        again = await bench.new_log()
+        again.record(bench.use("old-1"))
+        outcome = await bench.ingest.append(again.cut())
+        assert (0, 1) == (outcome.stored, outcome.quarantined)
+
+
+async def test_no_runtime_role_deletes_ids_by_itself(bench: Bench) -> None:
+    """Ids go by the one function that knows which are needed."""
+    async with bench.pool.acquire() as conn:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("DELETE FROM usage_id")
+
+
+async def test_every_duty_is_done_at_once_and_by_the_clock(new_database: Callable[[], str]) -> None:
+    """Two runners beside each other do their duties when they start and at their times; they stop when asked."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        each_second = {"make_months": "* * * * * *", "expire_ids": "* * * * * *"}
+        log = await bench.new_log()
+        log.record(bench.use("goes"))
+        await bench.ingest.append(log.cut())
+        async with (
+            running_jobs(bench.pool, LOG, schedules=each_second),
+            running_jobs(bench.pool, LOG, schedules=each_second),
+        ):
+            (now,) = await bench.rows("SELECT ledger_now() AS now")
+            month = now["now"].date().replace(day=1)
+            names = set()
+            for _ in range(MONTHS_AHEAD + 1):
+                names.add(f"usage_record_{month:%Y%m}")
+                month = (month + timedelta(days=31)).replace(day=1)
+            rows = await bench.rows("SELECT relname FROM pg_class WHERE relname ~ '^usage_record_[0-9]+$'")
+            assert names <= {row["relname"] for row in rows}
+            assert {"goes"} == await ids(bench)
+            await move(bench, bench.now_us + 50 * DAY_US)
+
+            async def none_left() -> bool:
+                return not await ids(bench)
+
+            await wait_until(none_left, seconds_max=120)
+        async with superuser(url) as conn:
+            done = await conn.fetch("SELECT entrypoint FROM pgqueuer_schedules WHERE last_run IS NOT NULL")
+        assert "expire_ids" in {row["entrypoint"] for row in done}
