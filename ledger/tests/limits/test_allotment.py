@@ -72,7 +72,8 @@ class AnyInterleaving(RuleBasedStateMachine):
             assert answer.final == (self.window.allotted >= self.window.amount)
             self.pools[answer.generation] = generation
         elif isinstance(answer, Denied):
-            assert answer.left == self.window.left < max(1, request.need)
+            assert answer.left == self.window.left
+            assert max(request.need, request.want) == 0 or answer.left < max(1, request.need)
         return answer
 
     @rule(
@@ -155,9 +156,9 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @rule()
     def hears_of_units(self) -> None:
-        """Hear of units exactly when what was denied is there, once."""
+        """Hear of units exactly when what was denied is there, or a pool was lost; once."""
         wanted = self.window.wanted
-        assert notice_due(self.window) == (0 < wanted <= self.window.left)
+        assert notice_due(self.window) == (self.window.pool_lost or 0 < wanted <= self.window.left)
         assert not notice_due(self.window)
 
     @invariant()
@@ -265,6 +266,23 @@ def test_the_smallest_denied_need_is_who_is_waited_for() -> None:
     return_lease(window, window.holders[HOLDERS[0]], returned_cum=4)
     assert not notice_due(window)
     return_lease(window, window.holders[HOLDERS[0]], returned_cum=5)
+    assert notice_due(window)
+
+
+def test_what_a_lost_pool_refused_counts_for_nothing() -> None:
+    """Whoever it had refused is told at once, and again when units come back, though the ledger denied nobody."""
+    window = window_of(100)
+    decide(window, ask(0, need=1, want=1))
+    pool = decide(window, ask(1, need=99, want=99))
+    assert isinstance(pool, Pooled)
+    assert not notice_due(window)
+    told = decide(window, ask(1, seq=2, need=0, want=0, fault=PoolFault.NO_POOL, generation_seen=pool.generation))
+    assert isinstance(told, Denied), "who only tells asks for no pool"
+    assert notice_due(window)
+    assert not notice_due(window)
+    generation = window.generation
+    assert generation is not None
+    assert return_lost(window, generation, before_cum=0, returned_cum=40) == 40
     assert notice_due(window)
 
 

@@ -7,6 +7,7 @@ Units leave a limit in two ways: as a lease to one holder (source: ledger), or a
 - A pool is extended when somebody asks who has seen all that is in it, or opened; anyone else is told where it is.
 - A generation that a holder reports as lost is never used again: the next one starts from what is left.
 - A denial is a proof: nothing was left that could cover the need. Where that can't be known, the ask is refused.
+- An ask for nothing only tells of a lost pool: it opens no other one, and its denial proves nothing.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ class WindowState:
     ceiling: int = 0
     wanted: int = 0
     """The smallest need denied since the last notice; 0 = none."""
+    pool_lost: bool = False
+    """A pool was lost since the row was read: whoever it had refused is to ask again."""
     timeline: int = 1
     generation_n: int = 0
     """Generations of this identity so far; goes on over windows and resets."""
@@ -285,7 +288,8 @@ def _decide_new(window: WindowState, holder: Holder, ask: Ask, *, counts_values:
             if ask.allotted_cum_seen >= generation.allotted_cum:
                 _extend(window, generation, ask)
         return _pooled(window, generation)
-    if window.left < max(1, ask.need) and not counts_values:
+    only_tells = max(ask.need, ask.want) == 0
+    if only_tells or (window.left < max(1, ask.need) and not counts_values):
         return Denied(left=window.left)
     return _open_pool(window, ask)
 
@@ -308,6 +312,9 @@ def _take_note_of_fault(window: WindowState, ask: Ask) -> None:
     if ask.generation_seen == generation.number and generation.live:
         generation.lost = True
         generation.changed = True
+        # What it had wanted is lost with it.
+        window.wanted = 1
+        window.pool_lost = True
         window.changed = True
 
 
@@ -388,9 +395,14 @@ def return_lost(window: WindowState, generation: Generation, *, before_cum: int,
 
 
 def notice_due(window: WindowState) -> bool:
-    """Give whether what was denied is there now, and forget that it was denied."""
-    if window.wanted == 0 or window.left < window.wanted:
-        return False
-    window.wanted = 0
-    window.changed = True
-    return True
+    """Give whether whoever was denied is to ask again, and forget it.
+
+    Units are there now, or the pool whose refusals they go by is lost.
+    """
+    is_there = 0 < window.wanted <= window.left
+    is_due = is_there or window.pool_lost
+    window.pool_lost = False
+    if is_there:
+        window.wanted = 0
+        window.changed = True
+    return is_due

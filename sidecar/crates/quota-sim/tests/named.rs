@@ -8,7 +8,7 @@
     missing_docs
 )]
 
-use quota_core::Reason;
+use quota_core::{CheckRequest, Cost, Mode, Reason, ReservationId};
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
@@ -146,4 +146,44 @@ fn a_restore_with_redis_lost_never_gives_twice() {
         "{before}, then {admitted} of 300"
     );
     assert_eq!(2, world.ledger.rows.timeline);
+}
+
+/// Redis is flushed while its connections stay: whoever the lost pool had refused hears of the units that come back after
+/// it, to the ledger or into the next pool, instead of trusting the refusal until the window ends.
+#[test]
+fn who_a_flushed_pool_refused_hears_of_units() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 2);
+        world.declare("t", None, vec![(window_rule("limit", "m", 200), HOUR)]);
+        world.weather.delay_max_us = 300;
+        for node in [0, 1, 0, 1] {
+            world.decide(node, &request("t", "m", 1));
+            world.run_for(2_000);
+        }
+        let id = ReservationId([7; 16]);
+        let mode = Mode::Reserve {
+            id,
+            expires_us: i64::MAX,
+        };
+        let reserve = CheckRequest {
+            mode,
+            ..request("t", "m", 50)
+        };
+        assert_eq!(Reason::Allowed, world.decide(1, &reserve).reason);
+        while world.decide(0, &request("t", "m", 1)).reason.allowed() {
+            world.run_for(200);
+        }
+        world.redis.flush();
+        // Nothing of it was used: its home is idle, and gives it back.
+        world.settle(
+            id,
+            &[Cost {
+                meter: "m".into(),
+                units: 0,
+            }],
+        );
+        world.run_for(5 * SECOND_US);
+        let reason = world.decide(0, &request("t", "m", 1)).reason;
+        assert_eq!(Reason::Allowed, reason, "seed {seed}");
+    }
 }

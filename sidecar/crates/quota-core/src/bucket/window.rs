@@ -109,6 +109,8 @@ pub(crate) struct Window {
     pub(crate) pool: Option<Pool>,
     /// What went wrong at the pool and is to be told to the ledger.
     pub(crate) fault: Option<PoolFault>,
+    /// The ledger has not heard of it yet, and takes nothing back of that pool's life before.
+    pub(crate) is_fault_untold: bool,
     /// The pool could not serve: the ledger is to extend it.
     pub(crate) extend: bool,
     /// The pool refused before its channel was confirmed: ask again once it is.
@@ -165,6 +167,7 @@ impl Window {
             unsure: None,
             pool: None,
             fault: None,
+            is_fault_untold: false,
             extend: false,
             await_channel: false,
             flight: None,

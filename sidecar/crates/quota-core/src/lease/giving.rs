@@ -49,8 +49,34 @@ impl Engine {
             .into_iter()
             .flatten()
         {
+            self.tell_of_returns(now, key, id);
             self.return_to_ledger(now, key, id);
             self.return_to_pool(now, key, id);
+        }
+    }
+
+    /// Tells the ledger of a lost pool to which units are to go back, before they do: while it takes the pool for alive, it
+    /// takes nothing back that came from there.
+    fn tell_of_returns(&mut self, now: Now, key: Key, id: WindowId) {
+        let is_down = self.links.ledger.is_down(now.real_us);
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        // Whoever waits sends an ask soon, and that tells it.
+        let is_busy =
+            is_down || now.real_us < bucket.refused_until_us || !bucket.waiters.is_empty();
+        let Some(window) = bucket
+            .window_mut(id)
+            .filter(|window| window.is_fault_untold && window.flight.is_none() && !is_busy)
+        else {
+            return;
+        };
+        let lost = window.pool.as_ref().map(|pool| pool.generation);
+        let is_due = window.balance.sources.iter().any(|source| {
+            Some(source.generation) == lost && source.told_ledger < source.returned_ledger
+        });
+        if is_due {
+            self.tell_fault(now, key, id);
         }
     }
 
@@ -92,8 +118,13 @@ impl Engine {
         if window.returning || is_down {
             return;
         }
+        let untold = window
+            .pool
+            .as_ref()
+            .filter(|_| window.is_fault_untold)
+            .map(|pool| pool.generation);
         for source in &window.balance.sources {
-            if source.told_ledger < source.returned_ledger {
+            if source.told_ledger < source.returned_ledger && Some(source.generation) != untold {
                 window.returning = true;
                 let returned_cum = source.returned_ledger;
                 self.outbox.give_back(Return {

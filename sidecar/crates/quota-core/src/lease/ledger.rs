@@ -45,7 +45,21 @@ impl Engine {
         let apart = bucket.apart;
         let demand = bucket.demand.window(now.real_us, size.need, left_us);
         let want = demand.saturating_add(apart).max(size.all);
-        let ask = sent(bucket, &self.links, now, size.need, want, None);
+        self.ask_window(now, key, id, (size.need, want), fault);
+    }
+
+    fn ask_window(
+        &mut self,
+        now: Now,
+        key: Key,
+        id: WindowId,
+        (need, want): (Units, Units),
+        fault: Option<PoolFault>,
+    ) {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        let ask = sent(bucket, &self.links, now, need, want, None);
         let Some(window) = bucket.window_mut(id) else {
             return;
         };
@@ -62,7 +76,17 @@ impl Engine {
             pool.map_or(0, |pool| pool.total),
         );
         let origin = AskOrigin::Window(key, id);
-        self.send_ask(key, at_us, request_seq, (size.need, want), known, origin);
+        self.send_ask(key, at_us, request_seq, (need, want), known, origin);
+    }
+
+    /// Tells the ledger that a pool is lost, and asks for nothing.
+    pub(crate) fn tell_fault(&mut self, now: Now, key: Key, id: WindowId) {
+        let fault = self
+            .buckets
+            .get_mut(key)
+            .and_then(|bucket| bucket.window_mut(id))
+            .and_then(|window| window.fault);
+        self.ask_window(now, key, id, (0, 0), fault);
     }
 
     /// Puts an ask in words.
@@ -208,6 +232,7 @@ impl Engine {
             }
             AllotAnswer::Bucket { .. } => self.leave_ledger_alone(now, key),
         }
+        self.go_on_returning(now, key);
     }
 
     /// Ends the flight of an ask: its bucket, what was sent, and its sequence number. `None` where it is not awaited.
@@ -277,6 +302,7 @@ impl Engine {
         let bucket = self.buckets.get_mut(key)?;
         if let Some(window) = bucket.window_mut(id) {
             window.update(info);
+            window.is_fault_untold = false;
         } else if info.end_us <= now.ledger_us {
             return None;
         } else if info.start_us > now.ledger_us {
@@ -380,10 +406,13 @@ impl Engine {
             // The ledger knows of no such pool any more: only an ask of the pool itself says what became of it.
             pool.is_grown = true;
         }
-        let must_wait = !is_watched || ask.need == 0;
-        if must_wait {
+        if !is_watched {
             // Asking again at once would bring the same: who waits hears that nobody knows.
             self.leave_ledger_alone(now, key);
+        } else if ask.need == 0
+            && let Some(bucket) = self.buckets.get_mut(key)
+        {
+            bucket.ahead_steps = 0;
         }
     }
 

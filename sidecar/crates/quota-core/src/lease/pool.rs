@@ -149,12 +149,11 @@ impl Engine {
                     .pool
                     .as_ref()
                     .is_some_and(|pool| pool.is_return_unsure);
-                if fault == PoolFault::Closed && !is_unsure
-                    || mutant::is(Mutant::ReturnSettledElsewhere)
-                {
+                if !is_unsure || mutant::is(Mutant::ReturnSettledElsewhere) {
                     window.balance.return_elsewhere(generation);
                 }
                 window.fault = Some(fault).filter(|_| !mutant::is(Mutant::FaultNotReported));
+                window.is_fault_untold = window.fault.is_some();
                 window.proof = None;
                 window.low_mark = 0;
             }

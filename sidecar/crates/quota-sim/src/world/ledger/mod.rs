@@ -172,6 +172,7 @@ impl Ledger {
             ceiling: 0,
             allotted: 0,
             wanted: 0,
+            is_pool_lost: false,
             generations: Vec::new(),
             leases: BTreeMap::new(),
             lost_returns: BTreeMap::new(),

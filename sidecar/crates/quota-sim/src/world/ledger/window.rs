@@ -86,6 +86,8 @@ pub struct Window {
     pub allotted: u64,
     /// The smallest need denied since the last notice; 0 = none.
     pub wanted: u64,
+    /// A pool was lost just now: whoever it had refused is to ask again.
+    pub is_pool_lost: bool,
     /// Oldest first.
     pub generations: Vec<Generation>,
     /// What holders got from the ledger.
@@ -162,14 +164,15 @@ impl Window {
 
     /// Whether what was denied is there now; forgets that it was denied.
     pub(super) fn is_notice_due(&mut self) -> bool {
-        if self.wanted == 0
-            || self.left() < self.wanted
-            || mutant::is(Mutant::LedgerNoticeForgotten)
-        {
+        let is_pool_lost = std::mem::take(&mut self.is_pool_lost);
+        if mutant::is(Mutant::LedgerNoticeForgotten) {
             return false;
         }
-        self.wanted = 0;
-        true
+        let is_there = self.wanted > 0 && self.wanted <= self.left();
+        if is_there {
+            self.wanted = 0;
+        }
+        is_there || is_pool_lost
     }
 
     /// Answers one ask, idempotent by (holder, `request_seq`) where units were given.
@@ -215,6 +218,9 @@ impl Window {
             && ask.generation_seen == generation.number
         {
             generation.is_lost = true;
+            // What it had wanted is lost with it.
+            self.wanted = 1;
+            self.is_pool_lost = true;
         }
         if ask.ledger_only || ask.fault == Some(PoolFault::Unreachable) {
             if self.counts_values {
@@ -239,7 +245,8 @@ impl Window {
             }
             return Answer::Pooled;
         }
-        if self.left() < ask.need.max(1) && !self.counts_values {
+        let is_asked = ask.need.max(ask.want) > 0;
+        if !is_asked || self.left() < ask.need.max(1) && !self.counts_values {
             return Answer::Denied;
         }
         let number = match self.generations.last() {
