@@ -160,6 +160,10 @@ fn units_given_back_are_there_for_everybody() {
     );
     world.run_for(2_000_000);
     for node in 0..NODES {
+        // With the refusal comes a report, and with that the fleet's figures.
+        let told = world.decide(node, &request("t", "m", 1));
+        assert_eq!(Reason::QuotaExhausted, told.reason);
+        world.run_for(2_000_000);
         let told = world.decide(node, &request("t", "m", 1));
         assert_eq!(
             (Reason::QuotaExhausted, 100),

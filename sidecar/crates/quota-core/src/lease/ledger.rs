@@ -402,9 +402,14 @@ impl Engine {
         window.smallest_first = true;
         let is_proof = ask.need > 0;
         window.proof = Proof::by_ledger(ask, notices).filter(|_| is_proof);
+        let is_proved = window.proof.is_some();
         if let Some(pool) = &mut window.pool {
             // The ledger knows of no such pool any more: only an ask of the pool itself says what became of it.
             pool.is_grown = true;
+        }
+        if is_proved {
+            // Whoever is denied is told what the fleet used.
+            self.mark_moved(key);
         }
         if !is_watched {
             // Asking again at once would bring the same: who waits hears that nobody knows.
@@ -445,9 +450,13 @@ impl Engine {
             return;
         }
         bucket.notices = bucket.notices.wrapping_add(1);
+        let mut was_proved = false;
         for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
-            window.proof = None;
+            was_proved |= window.proof.take().is_some();
             window.smallest_first = false;
+        }
+        if was_proved {
+            self.mark_moved(key);
         }
         self.stir(key);
     }

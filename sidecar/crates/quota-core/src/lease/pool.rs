@@ -188,8 +188,15 @@ impl Engine {
         let awaits_channel = bucket
             .window_mut(id)
             .is_some_and(|window| window.await_channel);
+        let is_proved = bucket
+            .window_mut(id)
+            .is_some_and(|window| window.proof.is_some());
         if awaits_channel {
             self.follow_pool(key, id);
+        }
+        if is_proved {
+            // Whoever is denied is told what the fleet used.
+            self.mark_moved(key);
         }
         if is_current {
             self.hunts.push_back(key);
