@@ -44,11 +44,11 @@ class Both:
     def __getattr__(self, method: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._kind == "blocking":
-                with Client(self._address) as client:
+                with Client(self._address, timeout_s=60) as client:
                     return getattr(client, method)(*args, **kwargs)
 
             async def run() -> Any:
-                async with AsyncClient(self._address) as client:
+                async with AsyncClient(self._address, timeout_s=60) as client:
                     return await getattr(client, method)(*args, **kwargs)
 
             return asyncio.run(run())
@@ -141,7 +141,7 @@ def test_denial_is_an_answer(client: Both, sidecar: FakeSidecar) -> None:
 
 def test_results_have_no_truth(sidecar: FakeSidecar) -> None:
     """`if client.check(...)` would admit everybody, so it is an error."""
-    with Client(sidecar.path) as client, pytest.raises(TypeError, match="allowed"):
+    with Client(sidecar.path, timeout_s=60) as client, pytest.raises(TypeError, match="allowed"):
         bool(client.check("acme", {"a": 1}))
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 @pytest.fixture
 def client(sidecar: FakeSidecar) -> Iterator[Client]:
     """Give a blocking client."""
-    with Client(sidecar.path) as client:
+    with Client(sidecar.path, timeout_s=60) as client:
         yield client
 
 
 @pytest.fixture
 async def async_client(sidecar: FakeSidecar) -> AsyncIterator[AsyncClient]:
     """Give an asyncio client."""
-    async with AsyncClient(sidecar.path) as client:
+    async with AsyncClient(sidecar.path, timeout_s=60) as client:
         yield client
 
 
