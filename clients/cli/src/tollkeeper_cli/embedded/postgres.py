@@ -46,7 +46,7 @@ _SETTINGS = {
     "log_line_prefix": "%m [%p] ",
     "cluster_name": "tollkeeper-embedded",
 }
-_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "128MB"}
 
 
 class EmbeddedPostgres:
