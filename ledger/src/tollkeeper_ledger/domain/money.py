@@ -12,6 +12,7 @@ from decimal import (
     DivisionByZero,
     InvalidOperation,
     Overflow,
+    getcontext,
     localcontext,
 )
 from functools import wraps
@@ -36,6 +37,9 @@ def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Resu
 
     @wraps(function)
     def calculated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        current = getcontext()
+        if current.prec == EXACT.prec and current.rounding == EXACT.rounding:
+            return function(*args, **kwargs)
         with localcontext(EXACT):
             return function(*args, **kwargs)
 

@@ -41,11 +41,13 @@ class SubscriptionSchedule:
     billed_until: datetime
     phases: tuple[Phase, ...]
     """In time order; the first begins with the subscription."""
+    has_late: bool = False
+    """Whether late usage waits for an invoice."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a period left to close."""
-        return self.ended_at is None or self.billed_until < self.ended_at
+        """Whether there is a period left to close; after the end, only for usage that came too late."""
+        return self.ended_at is None or self.billed_until < self.ended_at or self.has_late
 
     def phase_at(self, instant: datetime) -> Phase:
         """Give the phase in force at an instant; the first one before all of them."""
@@ -59,7 +61,14 @@ class SubscriptionSchedule:
         return self.phase_at(instant).plan_version_id
 
     def open_periods(self) -> Iterator[Period]:
-        """Give the periods that are not closed yet, cut where the subscription ends; without end where it has none."""
+        """Give the periods that are not closed yet, cut where the subscription ends; without end where it has none.
+
+        Late usage of a subscription that is over and billed has one more, up to the next boundary.
+        """
+        if self.ended_at is not None and self.billed_until >= self.ended_at:
+            if self.has_late:
+                yield self._after_the_end()
+            return
         for period in periods_from(self.schedule, self.billed_until):
             if self.ended_at is None or period.end < self.ended_at:
                 yield period
@@ -67,6 +76,13 @@ class SubscriptionSchedule:
             if period.start < self.ended_at:
                 yield Period(start=period.start, end=self.ended_at)
             return
+
+    def late_period(self) -> Period:
+        """Give the earliest period that is not closed: late usage is billed with it."""
+        return next(self.open_periods(), None) or self._after_the_end()
+
+    def _after_the_end(self) -> Period:
+        return Period(start=self.billed_until, end=self.whole_period(self.billed_until).end)
 
     def period_at(self, instant: datetime) -> Period | None:
         """Give the period that holds an instant, cut at the end; None outside the subscription."""

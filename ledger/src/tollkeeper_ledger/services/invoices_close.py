@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.invoice import (
     inputs_to_bytes,
     rate_inputs,
 )
+from tollkeeper_ledger.domain.phases import CANCELLED
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
 from tollkeeper_ledger.services.billing_facts import (
     OPENING,
@@ -202,8 +203,10 @@ async def _ensure_bases(
             closed_at=None,
         )
         for span, phase in schedule.stretches(period)
+        if phase.state != CANCELLED
     ]
-    await add_segments(conn, segments)
+    if segments:
+        await add_segments(conn, segments)
 
 
 async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime) -> CloseInputs:

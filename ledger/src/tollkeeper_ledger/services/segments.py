@@ -20,7 +20,6 @@ from tollkeeper_ledger.domain.periods import (
     Schedule,
     from_us,
     period_at,
-    periods_from,
     to_us,
 )
 from tollkeeper_ledger.store.billing_segments import (
@@ -212,7 +211,7 @@ async def _add_late(
     wanted = []
     for base in bases:
         subscription = _subscription_of(base, schedules[base.tenant_id])
-        period = next(periods_from(subscription.schedule, subscription.billed_until))
+        period = subscription.late_period()
         key = SegmentKey(
             tenant_id=base.tenant_id,
             subscription_id=subscription.subscription_id,

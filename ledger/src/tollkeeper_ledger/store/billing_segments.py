@@ -84,6 +84,7 @@ def _schedule(row: asyncpg.Record, phases: tuple[Phase, ...]) -> SubscriptionSch
         ended_at=row["ended_at"] or cancelled,
         billed_until=row["billed_until"],
         phases=phases,
+        has_late=row["has_late"],
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.money import Currency, major, parse_decimal, round_line
+from tollkeeper_ledger.domain.money import Currency, exact, major, parse_decimal, round_line
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.proration import true_up
 from tollkeeper_ledger.domain.rating.charges import Charge, Charges, SubscriptionFacts
@@ -110,6 +110,7 @@ class RatedPeriod:
     grants_used: tuple[GrantUse, ...]
 
 
+@exact
 def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_version: int) -> RatedPeriod:
     """Give the charges of one period. Pure. Raises ValueError for an engine version or a model that does not exist.
 

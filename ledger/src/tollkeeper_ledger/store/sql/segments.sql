@@ -16,7 +16,9 @@ WHERE tenant_id = ANY ($1::uuid[]) AND subscription_id IS NOT NULL AND late_for 
 -- name: schedules
 -- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
 SELECT s.tenant_id, s.subscription_id, s.started_at, s.ended_at, s.anchor, s.time_zone, s.interval_unit,
-       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity
+       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity,
+       EXISTS (SELECT FROM billing_segment b WHERE b.tenant_id = s.tenant_id AND b.subscription_id = s.subscription_id
+               AND b.late_for IS NOT NULL AND b.state = 'open') AS has_late
 FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)
 WHERE s.tenant_id = ANY ($1::uuid[])
 ORDER BY s.tenant_id, s.started_at, s.subscription_id, p.starts_at;
