@@ -144,6 +144,12 @@ class Platform:
             admin_pb2.SetOverrideRequest(request_id=self.request_id(), tenant=tenant, limit=limit, amount=amount)
         )
 
+    async def change_plan(self, tenant: str, plan: str) -> None:
+        """Move a tenant's subscription to a plan now."""
+        request = admin_pb2.ChangeSubscriptionRequest(request_id=self.request_id(), tenant=tenant, plan=plan, at="now")
+        async with self.ledger() as channel:
+            await admin_pb2_grpc.AdminServiceStub(channel).ChangeSubscription(request, timeout=CALL_TIMEOUT_S)
+
     async def _override(self, request: admin_pb2.SetOverrideRequest) -> int:
         async with self.ledger() as channel:
             answer = await admin_pb2_grpc.AdminServiceStub(channel).SetOverride(request, timeout=CALL_TIMEOUT_S)
