@@ -18,9 +18,11 @@ import structlog
 
 from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.jobs.loops import every
+from tollkeeper_ledger.payments.smtp import SmtpServer
 from tollkeeper_ledger.rpc.server import start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
+from tollkeeper_ledger.services.mailing import Mailer
 from tollkeeper_ledger.services.provider import open_provider
 from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.resources import Resources
@@ -110,6 +112,19 @@ class Running:
     http_port: int
 
 
+def _mailing(resources: Resources) -> list[Coroutine[Any, Any, None]]:
+    """Give the loop that sends mails, where a mail server is configured."""
+    url = resources.settings.smtp_url
+    if url is None:
+        return []
+    try:
+        server = SmtpServer.from_url(url.get_secret_value())
+    except ValueError as error:
+        raise ConfigurationError(f"TOLLKEEPER_SMTP_URL: {error}") from error
+    mailer = Mailer(resources.pools.billing, server, resources.settings.mail_from, _now, resources.log)
+    return [every(1.0, mailer.run_all, log=resources.log)]
+
+
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Running]:
     """Serve until the block ends; calls in flight get two seconds to finish."""
@@ -129,6 +144,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             *(tasks.create_task(loop) for loop in _signing(resources, limits)),
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
             *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
+            *(tasks.create_task(loop) for loop in _mailing(resources)),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])

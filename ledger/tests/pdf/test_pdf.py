@@ -12,6 +12,7 @@ import pytest
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
 from tollkeeper_ledger.services.pdf.render import render_pdf, render_png
 from tollkeeper_ledger.services.pdf.texts import invoice_texts
+from tollkeeper_ledger.services.pdf.words import LANGUAGES
 
 PERIOD = {"start": "2023-11-16T18:15:00.000000Z", "end": "2023-11-16T19:15:00.000000Z"}
 
@@ -55,6 +56,10 @@ def document(*lines: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "plan": {"name": "scale", "version": 1, "digest": ""},
         "record_count": 8819,
         "lines": list(lines),
+        "billing": {"locale": "en", "paper": "a4", "due_days": 14, "tax_mode": "exclusive", "taxes": []},
+        "lines_minor": subtotal,
+        "discount_minor": 0,
+        "taxes": [],
         "subtotal_minor": subtotal,
         "tax_minor": 0,
         "total_minor": subtotal,
@@ -62,7 +67,7 @@ def document(*lines: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
 
 
-def pdf_of(document: dict[str, Any], paper: str = "a4") -> bytes:
+def pdf_of(document: dict[str, Any], paper: str = "") -> bytes:
     """Render a document."""
     canonical = canonical_json(document)
     return render_pdf(canonical, digest=digest_of(canonical), paper=paper)
@@ -194,3 +199,59 @@ def test_an_adjustment_says_which_period_it_is_for() -> None:
         texts["lines"][0]["notes"],
     ) == ("Context tokens", ["Adjustment for 16 Nov 2023, 18:15 \N{EN DASH} 19:15 UTC"])
     assert "Adjustments" in [note[0] for note in texts["notes"]]
+
+
+@pytest.mark.parametrize(
+    ("locale", "heading", "total", "amount"),
+    [
+        ("en", "Invoice", "Total EUR", "\N{EURO SIGN}1,234.50"),
+        ("de", "Rechnung", "Gesamtbetrag EUR", "1.234,50\N{NO-BREAK SPACE}\N{EURO SIGN}"),
+        ("fr", "Facture", "Total EUR", "1\N{NARROW NO-BREAK SPACE}234,50\N{NO-BREAK SPACE}\N{EURO SIGN}"),
+    ],
+)
+def test_three_languages(locale: str, heading: str, total: str, amount: str) -> None:
+    """Everything that we say is in the payer's language, figures as its country writes them; every phrase is there."""
+    billing = {"locale": locale, "paper": "letter", "due_days": 14, "tax_mode": "reverse_charge", "taxes": []}
+    shown = document(
+        line(amount_minor=123_450, late=True), line(amount_minor=0, unit_price=""), billing=billing, currency="EUR"
+    )
+    texts = invoice_texts(shown, digest="", paper="a4")
+    assert (texts["heading"], texts["total"]) == (heading, [total, amount])
+    note = invoice_texts({**shown, "kind": "credit_note", "invoice": "TK-1", "note": ""}, digest="", paper="a4")
+    assert note["lines"][0]["description"] == note["heading"] != heading
+    assert pdf_of(shown).startswith(b"%PDF-")
+
+
+def test_every_phrase_has_every_language() -> None:
+    """No language lacks a phrase of another."""
+    phrases = [set(words.phrases) for words in LANGUAGES.values() if words.locale != "en"]
+    assert len(phrases) == 2
+    assert phrases[0] == phrases[1]
+
+
+def test_right_to_left_text_does_not_turn_figures_round() -> None:
+    """Hebrew and Arabic names are printed; a character that overrides the direction never reaches the page."""
+    party = {"id": "a", "tenant_id": "x", "name": "\u05d7\u05d1\u05e8\u05d4 \u202e001 EUR", "address": [], "tax_id": ""}
+    shown = document(line(description="\u0627\u0633\u062a\u0647\u0644\u0627\u0643 \u202eAPI"), billing_tenant=party)
+    texts = invoice_texts(shown, digest="", paper="a4")
+    assert "\u202e" not in json.dumps(texts, ensure_ascii=False)
+    assert texts["bill_to"]["name"] == "\u05d7\u05d1\u05e8\u05d4 001 EUR"
+    assert pdf_of(shown).startswith(b"%PDF-")
+
+
+def test_taxes_and_coupons_stand_above_the_total() -> None:
+    """Lines, discount, net and each tax with its base; what is contained says so."""
+    taxes = [
+        {"name": "VAT", "percent": "19", "base_minor": 900, "tax_minor": 171},
+        {"name": "VAT", "percent": "7", "base_minor": 100, "tax_minor": 7},
+    ]
+    shown = document(
+        line(), lines_minor=1100, discount_minor=100, subtotal_minor=1000, taxes=taxes, tax_minor=178, total_minor=1178
+    )
+    assert invoice_texts(shown, digest="", paper="a4")["totals"] == [
+        ["Subtotal", "$11.00"],
+        ["Discount", "\N{MINUS SIGN}$1.00"],
+        ["Net", "$10.00"],
+        ["VAT 19\N{NO-BREAK SPACE}% ($9.00)", "$1.71"],
+        ["VAT 7\N{NO-BREAK SPACE}% ($1.00)", "$0.07"],
+    ]

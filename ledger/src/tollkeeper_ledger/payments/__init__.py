@@ -1,1 +1,1 @@
-"""Payment providers: requests as exact bytes, how they are sent, how events are trusted. Only this room speaks HTTP."""
+"""Payment providers and mail: exact bytes, how they are sent, how events are trusted. Nobody else speaks to them."""

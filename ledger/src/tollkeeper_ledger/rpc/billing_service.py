@@ -116,16 +116,16 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
         self, request: billing_pb2.GetInvoicePdfRequest, context: Context
     ) -> billing_pb2.GetInvoicePdfResponse:
         """Give the invoice as a PDF."""
-        paper = request.paper or "a4"
-        if paper not in PAPERS:
-            raise InvalidFieldError("paper", "is not known", value=paper, bound=", ".join(PAPERS))
+        if request.paper and request.paper not in PAPERS:
+            raise InvalidFieldError("paper", "is not known", value=request.paper, bound=", ".join(PAPERS))
         async with transaction(self._pool) as conn:
             credit_note = await find_credit_note(conn, request.invoice)
         if credit_note is not None:
-            pdf = await asyncio.to_thread(render_pdf, credit_note[0], digest=credit_note[1], paper=paper)
+            document, digest = credit_note
+            pdf = await asyncio.to_thread(render_pdf, document, digest=digest, paper=request.paper)
             return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{request.invoice}.pdf")
         stored = await self._find(request.invoice)
-        pdf = await asyncio.to_thread(render_pdf, stored.document, digest=stored.digest, paper=paper)
+        pdf = await asyncio.to_thread(render_pdf, stored.document, digest=stored.digest, paper=request.paper)
         return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{stored.read()['number']}.pdf")
 
     async def VoidInvoice(

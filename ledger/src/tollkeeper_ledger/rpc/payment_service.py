@@ -15,14 +15,15 @@ from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import shown_invoice
-from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
 from tollkeeper_ledger.services.invoices import need_invoice
+from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
-from tollkeeper_ledger.services.receivables import pay_by_hand, write_off_invoice
+from tollkeeper_ledger.services.receivables import need_billed, pay_by_hand, write_off_invoice
 from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_profiles import read_profile
+from tollkeeper_ledger.store.mails import read_mails
 from tollkeeper_ledger.store.money import read_accounts, read_journal
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.provider_jobs import read_account, read_jobs
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.services.provider import Provider
     from tollkeeper_ledger.services.resources import Resources
+    from tollkeeper_ledger.store.pool import Row
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+_MAILS_MAX = 1_000
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +71,19 @@ def _profile_from_message(message: payments_pb2.BillingProfile) -> BillingProfil
         review=message.review,
         dunning_days=tuple(message.dunning_days) or defaults.dunning_days,
         dunning_policy=message.dunning_policy or defaults.dunning_policy,
+    )
+
+
+def _mail_to_message(row: Row) -> payments_pb2.Mail:
+    return payments_pb2.Mail(
+        mail_id=str(row["mail_id"]),
+        tenant=row["wire_id"],
+        kind=row["kind"],
+        invoice=row["number"],
+        recipient=row["recipient"],
+        state=row["state"],
+        attempts=row["attempts"],
+        reply=row["reply"],
     )
 
 
@@ -275,5 +291,31 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
             )
         return self._resources.provider
 
-    SendInvoice = not_built("PaymentService/SendInvoice")
-    ListMails = not_built("PaymentService/ListMails")
+    async def SendInvoice(
+        self, request: payments_pb2.SendInvoiceRequest, context: Context
+    ) -> payments_pb2.SendInvoiceResponse:
+        """Queue a mail with an invoice to the payer's address as it is now."""
+        invoice_id = (await need_invoice(self._pool, request.invoice)).invoice_id
+        async with transaction(self._pool) as conn:
+
+            async def work() -> payments_pb2.SendInvoiceResponse:
+                billed = await need_billed(conn, invoice_id)
+                mail_id = await queue(conn, billed, "invoice", stage=f"again/{request.request_id}")
+                if mail_id is None:
+                    raise PreconditionError(
+                        "the payer has no address",
+                        reason="INVOICE_STATE",
+                        metadata={"invoice": billed.number, "remedy": "SetBillingProfile"},
+                    )
+                (row,) = [row for row in await read_mails(conn, count_max=_MAILS_MAX) if row["mail_id"] == mail_id]
+                return payments_pb2.SendInvoiceResponse(mail=_mail_to_message(row))
+
+            return await answer_once(conn, request, payments_pb2.SendInvoiceResponse, work)
+
+    async def ListMails(
+        self, request: payments_pb2.ListMailsRequest, context: Context
+    ) -> payments_pb2.ListMailsResponse:
+        """List mails, newest first."""
+        async with transaction(self._pool) as conn:
+            rows = await read_mails(conn, count_max=page_size(request.page_size))
+        return payments_pb2.ListMailsResponse(mails=[_mail_to_message(row) for row in rows])

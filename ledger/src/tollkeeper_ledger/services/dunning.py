@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed
 from tollkeeper_ledger.services.tenants import set_tenant_state
@@ -35,6 +36,7 @@ async def payment_failed(
     after = replace(job, failures=failures, failed_at=first, error=problem, tries=0)
     billed = await need_billed(conn, job.invoice_id)
     await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=ledger_time)
+    await queue(conn, billed, "payment_failed", stage=str(failures))
     if failures <= len(days):
         await jobs.save_job(conn, replace(after, next_at=first + timedelta(days=days[failures - 1])))
         return

@@ -25,6 +25,7 @@ from tollkeeper_ledger.services.invoices_close import (
     count_due,
     running_inputs,
 )
+from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.receivables import book_invoice, need_billed, void_receivable
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_invoices import (
@@ -169,6 +170,7 @@ async def _issue(
     )
     await add_invoice(conn, new)
     billed = await need_billed(conn, invoice_id)
+    await queue(conn, billed, "invoice")
     await book_invoice(conn, billed, subtotal_minor=document["subtotal_minor"], tax_minor=document["tax_minor"], now=at)
     entry = AuditEntry(
         subject=f"invoice/{number}",

@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.credit_note import credit_note_document
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import document_to_bytes
 from tollkeeper_ledger.domain.receivable import Account, RefusedError
+from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.provider_hooks import collect, follow
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.billing_profiles import read_profile
@@ -170,6 +171,7 @@ async def credit_invoice(
         document=document_to_bytes(document),
     )
     await money.add_credit_note(conn, billed, new, now=act.now)
+    await queue(conn, billed, "credit_note", stage=new.number)
     after: dict[str, object] = {"credit_note": new.number, "amount_minor": amount_minor, "note": note}
     await _audit(conn, billed, act, "CreateCreditNote", after)
     await follow(conn, billed, "credit", _off_due(change), subject_id=new.credit_note_id)

@@ -40,6 +40,7 @@ def register(group: typer.Typer) -> None:
     group.command("add-item")(add_item)
     group.command("reproduce")(reproduce)
     group.command("verify")(verify)
+    group.command("send")(send)
 
 
 def _billing(context: typer.Context, name: str, request: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
@@ -172,3 +173,10 @@ def verify(context: typer.Context, invoice: InvoiceArgument, output: OutputOptio
     show(rows, _CHECK_COLUMNS, output, title=f"Invoice {invoice}")
     if not all(check.ok for check in answer.checks):
         raise typer.Exit(1)
+
+
+def send(context: typer.Context, invoice: InvoiceArgument) -> None:
+    """Send an invoice by mail again, to the payer's address as it is now."""
+    request = payments_pb2.SendInvoiceRequest(request_id=new_request_id(), invoice=invoice)
+    mail = _payments(context, "SendInvoice", request).mail
+    typer.echo(f"{mail.state} for {mail.recipient}")

@@ -98,10 +98,10 @@ def pdf(
     invoice: InvoiceArgument,
     file: Annotated[Path | None, typer.Argument(help="Where to write; without it, the invoice's own name.")] = None,
     *,
-    paper: Annotated[Paper, typer.Option(help="Size of the paper.")] = Paper.A4,
+    paper: Annotated[Paper | None, typer.Option(help="Size of the paper; without it, the payer's.")] = None,
 ) -> None:
     """Write an invoice as a PDF and print where."""
-    request = billing_pb2.GetInvoicePdfRequest(invoice=invoice, paper=paper.value)
+    request = billing_pb2.GetInvoicePdfRequest(invoice=invoice, paper=paper.value if paper else "")
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = billing_pb2_grpc.BillingServiceStub(channel).GetInvoicePdf(request, timeout=CALL_TIMEOUT_S)
     target = file or Path(Path(answer.file_name).name or f"{invoice}.pdf")

@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
     group.command("card-page")(card_page)
     group.command("remove-method")(remove_method)
     group.command("jobs")(jobs)
+    group.command("mails")(mails)
     group.command("reconcile")(reconcile)
     app.add_typer(group, name="payment")
 
@@ -217,6 +218,26 @@ def jobs(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     ]
     show(rows, ("invoice", "tenant", "kind", "step", "state", "next_at", "error"), output, title="Provider jobs")
     if any(one.state == "failed" for one in answer.jobs):
+        raise typer.Exit(1)
+
+
+def mails(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List mails, newest first. Exit code 1 where one failed or may not have arrived."""
+    answer = call_payments(context, "ListMails", payments_pb2.ListMailsRequest(page_size=1_000))
+    rows: list[dict[str, Cell]] = [
+        {
+            "invoice": one.invoice,
+            "tenant": one.tenant,
+            "kind": one.kind,
+            "recipient": one.recipient,
+            "state": one.state,
+            "attempts": one.attempts,
+            "reply": one.reply,
+        }
+        for one in answer.mails
+    ]
+    show(rows, ("invoice", "tenant", "kind", "recipient", "state", "attempts", "reply"), output, title="Mails")
+    if any(one.state in ("failed", "unknown") for one in answer.mails):
         raise typer.Exit(1)
 
 

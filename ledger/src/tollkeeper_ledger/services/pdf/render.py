@@ -19,8 +19,10 @@ PAPERS = {"a4": "a4", "letter": "us-letter"}
 """Names of papers as callers and typst have them."""
 
 
-def render_pdf(document: bytes, *, digest: bytes, paper: str = "a4") -> bytes:
+def render_pdf(document: bytes, *, digest: bytes, paper: str = "") -> bytes:
     """Give the PDF of an invoice's canonical bytes: the same bytes every time. Takes time: run in a thread.
+
+    `paper`: one of PAPERS; empty: the payer's.
 
     Raises KeyError for a paper that is not in PAPERS.
     """
@@ -28,7 +30,7 @@ def render_pdf(document: bytes, *, digest: bytes, paper: str = "a4") -> bytes:
     return pdf
 
 
-def render_png(document: bytes, *, digest: bytes, paper: str = "a4", ppi: int = 110) -> list[bytes]:
+def render_png(document: bytes, *, digest: bytes, paper: str = "", ppi: int = 110) -> list[bytes]:
     """Give the pages as PNG, for previews and for looking at."""
     pages = _compile(document, digest=digest, paper=paper, extra={"format": "png", "ppi": ppi})
     return [pages] if isinstance(pages, bytes) else list(pages)
@@ -36,7 +38,7 @@ def render_png(document: bytes, *, digest: bytes, paper: str = "a4", ppi: int = 
 
 def _compile(document: bytes, *, digest: bytes, paper: str, extra: dict[str, Any]) -> Any:
     read = json.loads(document)
-    texts = invoice_texts(read, digest=digest.hex(), paper=PAPERS[paper])
+    texts = invoice_texts(read, digest=digest.hex(), paper=PAPERS[paper or read["billing"]["paper"]])
     finalised_at = datetime.fromisoformat(read["finalised_at"] or read["period"]["start"])
     with as_file(files("tollkeeper_ledger.services.pdf")) as folder:
         return typst.compile(

@@ -1,0 +1,104 @@
+# ruff: noqa: RUF001 - French has typographic apostrophes
+"""What mails say, in the payer's language."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime as rfc_date
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from babel.dates import format_date
+
+from tollkeeper_ledger.services.pdf.texts import money_text
+from tollkeeper_ledger.services.pdf.words import LANGUAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class MailTexts:
+    """A mail's parts as text."""
+
+    subject: str
+    body: str
+    date: str
+    seller_email: str
+    paper: str
+    number: str
+
+
+_SUBJECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "en": {
+            "invoice": "Invoice {number} from {seller}",
+            "credit_note": "Credit note {number} from {seller}",
+            "payment_failed": "Payment of invoice {number} failed",
+        },
+        "de": {
+            "invoice": "Rechnung {number} von {seller}",
+            "credit_note": "Gutschrift {number} von {seller}",
+            "payment_failed": "Zahlung der Rechnung {number} fehlgeschlagen",
+        },
+        "fr": {
+            "invoice": "Facture {number} de {seller}",
+            "credit_note": "Avoir {number} de {seller}",
+            "payment_failed": "Échec du paiement de la facture {number}",
+        },
+    }
+)
+_BODIES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "en": {
+            "invoice": "Please find attached invoice {number} over {total}, payable by {due}.",
+            "credit_note": "Please find attached credit note {number} over {total}.",
+            "payment_failed": "We could not collect {open} for invoice {number}. We will try again.",
+            "pay": "Pay here: {url}",
+        },
+        "de": {
+            "invoice": "Anbei erhalten Sie die Rechnung {number} über {total}, zahlbar bis {due}.",
+            "credit_note": "Anbei erhalten Sie die Gutschrift {number} über {total}.",
+            "payment_failed": "Wir konnten {open} für die Rechnung {number} nicht einziehen. Wir versuchen es wieder.",
+            "pay": "Hier bezahlen: {url}",
+        },
+        "fr": {
+            "invoice": "Veuillez trouver ci-joint la facture {number} de {total}, payable au plus tard le {due}.",
+            "credit_note": "Veuillez trouver ci-joint l’avoir {number} de {total}.",
+            "payment_failed": "Nous n’avons pas pu encaisser {open} pour la facture {number}. Nous réessaierons.",
+            "pay": "Payer ici : {url}",
+        },
+    }
+)
+
+
+def mail_texts(kind: str, document: bytes, *, due_at: datetime, due_minor: int, pay_url: str) -> MailTexts:
+    """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale."""
+    read = json.loads(document)
+    words = LANGUAGES[read["billing"]["locale"]]
+    zone = ZoneInfo(read["time_zone"])
+    seller = " ".join(read["seller"]["name"].split())
+    fields = {
+        "number": read["number"],
+        "seller": seller,
+        "total": money_text(read["total_minor"], read["currency"], words),
+        "open": money_text(due_minor, read["currency"], words),
+        "due": format_date(due_at.astimezone(zone), words.day, locale=words.locale),
+        "url": pay_url,
+    }
+    bodies = _BODIES[words.locale]
+    rows = [bodies[kind].format(**fields)]
+    if pay_url and kind != "credit_note":
+        rows.append(bodies["pay"].format(**fields))
+    rows.append(seller)
+    return MailTexts(
+        subject=_SUBJECTS[words.locale][kind].format(**fields),
+        body="\n\n".join(rows) + "\n",
+        date=rfc_date(datetime.fromisoformat(read["finalised_at"])),
+        seller_email=read["seller"]["email"],
+        paper=read["billing"]["paper"],
+        number=read["number"],
+    )

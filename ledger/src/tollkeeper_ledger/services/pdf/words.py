@@ -1,0 +1,125 @@
+# ruff: noqa: RUF001 - French has typographic apostrophes
+"""What an invoice says, in the languages that it is written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """One language: phrases by their English names, and how dates and money are written."""
+
+    locale: str
+    day: str
+    """Pattern of a date that stands alone."""
+    short_day: str
+    """Pattern of a date in a span."""
+    money: str
+    """Pattern of an amount; `0` stands for the minor digits."""
+    phrases: Mapping[str, str]
+
+    def __getitem__(self, phrase: str) -> str:
+        """Give a phrase; English ones stand for themselves. Raises KeyError for one that has no translation."""
+        return phrase if self.locale == "en" else self.phrases[phrase]
+
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+_GERMAN = {
+    "Invoice": "Rechnung",
+    "Credit note": "Gutschrift",
+    "Preview": "Vorschau",
+    "Bill to": "Rechnung an",
+    "Tax ID": "USt-IdNr.",
+    "Nothing was used in this period.": "In diesem Zeitraum wurde nichts verbraucht.",
+    "Description": "Beschreibung",
+    "Quantity": "Menge",
+    "Included": "Enthalten",
+    "Unit price": "Einzelpreis",
+    "Amount": "Betrag",
+    "Subtotal": "Zwischensumme",
+    "Discount": "Rabatt",
+    "Net": "Netto",
+    "Tax": "Steuer",
+    "contained": "enthalten",
+    "Total": "Gesamtbetrag",
+    "Credited": "Gutgeschrieben",
+    "Invoice date": "Rechnungsdatum",
+    "Date": "Datum",
+    "For invoice": "Zur Rechnung",
+    "Billing period": "Abrechnungszeitraum",
+    "Plan": "Tarif",
+    "version": "Version",
+    "Tenant": "Mandant",
+    "Usage records": "Verbrauchssätze",
+    "Adjustment for": "Berichtigung für",
+    "per": "je",
+    "by tier": "nach Staffel",
+    "Payment": "Zahlung",
+    "Payable within": "Zahlbar innerhalb von",
+    "days": "Tagen",
+    "No tax has been charged on this invoice.": "Auf dieser Rechnung ist keine Steuer ausgewiesen.",
+    "Reverse charge: the customer accounts for the tax.": "Steuerschuldnerschaft des Leistungsempfängers.",
+    "Adjustments": "Berichtigungen",
+    "Usage that arrived after its period had been closed is rated with the prices of that period.":
+        "Verbrauch, der nach dem Abschluss seines Zeitraums eintraf, ist mit dessen Preisen bewertet.",
+    "Page": "Seite",
+    "of": "von",
+}  # fmt: skip
+
+_FRENCH = {
+    "Invoice": "Facture",
+    "Credit note": "Avoir",
+    "Preview": "Aperçu",
+    "Bill to": "Facturé à",
+    "Tax ID": "N° TVA",
+    "Nothing was used in this period.": "Rien n’a été consommé pendant cette période.",
+    "Description": "Désignation",
+    "Quantity": "Quantité",
+    "Included": "Inclus",
+    "Unit price": "Prix unitaire",
+    "Amount": "Montant",
+    "Subtotal": "Sous-total",
+    "Discount": "Remise",
+    "Net": "Total HT",
+    "Tax": "Taxe",
+    "contained": "incluse",
+    "Total": "Total",
+    "Credited": "Montant crédité",
+    "Invoice date": "Date de facture",
+    "Date": "Date",
+    "For invoice": "Pour la facture",
+    "Billing period": "Période facturée",
+    "Plan": "Formule",
+    "version": "version",
+    "Tenant": "Client",
+    "Usage records": "Relevés d’usage",
+    "Adjustment for": "Régularisation pour",
+    "per": "par",
+    "by tier": "par palier",
+    "Payment": "Paiement",
+    "Payable within": "Payable sous",
+    "days": "jours",
+    "No tax has been charged on this invoice.": "Aucune taxe n’est appliquée sur cette facture.",
+    "Reverse charge: the customer accounts for the tax.": "Autoliquidation de la taxe par le preneur.",
+    "Adjustments": "Régularisations",
+    "Usage that arrived after its period had been closed is rated with the prices of that period.":
+        "L’usage reçu après la clôture de sa période est facturé aux prix de cette période.",
+    "Page": "Page",
+    "of": "sur",
+}  # fmt: skip
+
+LANGUAGES: Mapping[str, Words] = MappingProxyType(
+    {
+        "en": Words("en", "d MMMM y", "d MMM y", "\N{CURRENCY SIGN}#,##0", MappingProxyType({})),
+        "de": Words("de", "d. MMMM y", "d. MMM y", f"#,##0{_NO_BREAK}\N{CURRENCY SIGN}", MappingProxyType(_GERMAN)),
+        "fr": Words("fr", "d MMMM y", "d MMM y", f"#,##0{_NO_BREAK}\N{CURRENCY SIGN}", MappingProxyType(_FRENCH)),
+    }
+)
+"""Languages by locale."""

@@ -1,0 +1,99 @@
+"""Mails to payers and every try to send them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A mail that waits to be sent."""
+
+    tenant_id: UUID
+    mail_id: UUID
+    kind: str
+    invoice_id: UUID
+    stage: str
+    recipient: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastTry:
+    """The newest try of a mail."""
+
+    attempt: int
+    is_handed: bool
+    """The server may have been given it."""
+    is_ended: bool
+
+
+async def queue_mail(conn: Connection, mail: Mail, *, now: datetime) -> None:
+    """Queue a mail; nothing where one of its kind, invoice and stage was queued before."""
+    await conn.execute(
+        sql("mail.queue"), mail.tenant_id, mail.mail_id, mail.kind, mail.invoice_id, mail.stage, mail.recipient, now
+    )
+
+
+async def claim_mail(conn: Connection, *, now: datetime) -> Mail | None:
+    """Take the mail that waits longest, for ten minutes; None where none waits."""
+    row = await conn.fetchrow(sql("mail.claim"), now)
+    if row is None:
+        return None
+    return Mail(
+        tenant_id=row["tenant_id"],
+        mail_id=row["mail_id"],
+        kind=row["kind"],
+        invoice_id=row["invoice_id"],
+        stage=row["stage"],
+        recipient=row["recipient"],
+    )
+
+
+async def last_try(conn: Connection, mail: Mail) -> LastTry | None:
+    """Read the newest try of a mail."""
+    row = await conn.fetchrow(sql("mail.last_attempt"), mail.mail_id)
+    if row is None:
+        return None
+    return LastTry(attempt=row["attempt"], is_handed=row["handed_at"] is not None, is_ended=row["ended_at"] is not None)
+
+
+async def begin_try(conn: Connection, mail: Mail, number: int, *, now: datetime) -> None:
+    """Begin a try."""
+    await conn.execute(sql("mail.begin_attempt"), mail.tenant_id, mail.mail_id, number, now)
+
+
+async def hand_over(conn: Connection, mail: Mail, number: int, *, now: datetime) -> None:
+    """Note that the server is about to be given the mail."""
+    await conn.execute(sql("mail.hand_over"), mail.mail_id, number, now)
+
+
+async def end_try(conn: Connection, mail: Mail, number: int, *, now: datetime, reply: str) -> None:
+    """End a try with what the server said."""
+    await conn.execute(sql("mail.end_attempt"), mail.mail_id, number, now, reply)
+
+
+async def set_state(conn: Connection, mail: Mail, state: str, *, next_at: datetime) -> None:
+    """Set a mail's state and when it is tried next."""
+    await conn.execute(sql("mail.set_state"), mail.mail_id, state, next_at)
+
+
+async def read_content(conn: Connection, invoice_id: UUID, *, credit_note: str) -> Row:
+    """Read what a mail is made of."""
+    row = await conn.fetchrow(sql("mail.content"), invoice_id, credit_note)
+    if row is None:
+        raise RuntimeError(f"invoice {invoice_id} is gone")
+    return row
+
+
+async def read_mails(conn: Connection, *, count_max: int) -> list[Row]:
+    """Read mails, newest first."""
+    return await conn.fetch(sql("mail.mails"), count_max)
