@@ -131,6 +131,8 @@ def limit_yaml(limit: Limit) -> str:
         if limit.kind == "window"
         else f"refill: {{unit: minute, count: 1}}, burst: {limit.burst}"
     )
+    # Shared, so that the model may look at what a parent has left as well.
+    shape += ", shared: true"
     return (
         f"{{name: {limit.name}, meter: {limit.meter}, kind: {limit.kind}, amount: {limit.amount}, {shape}, "
         f"enforcement: {limit.enforcement}, match: [{', '.join(matches)}], key: [{', '.join(limit.key)}]}}"

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from platform_support import Platform
+from tollkeeper_cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from operator_support import Run
 
 CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
@@ -31,3 +34,18 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def more_sidecars(platform: Platform) -> list[str]:
     """Run two more sidecars and give their targets."""
     return [platform.add_sidecar("second"), platform.add_sidecar("third")]
+
+
+@pytest.fixture
+def run(platform: Platform, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Give a runner of the command line: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        servers = ["--ledger", platform.stack.addresses.ledger_listen, "--sidecar", platform.target]
+        capfd.readouterr()
+        code = main([*servers, *words])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from tollkeeper.ledger.v1 import limits_pb2
-from tollkeeper.quota.v1 import decision_pb2
-from tollkeeper_cli.main import main
+from operator_support import rows, window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from operator_support import Run
     from platform_support import Platform
 
-    Run = Callable[..., tuple[int, str, str]]
-
 TENANT = "ops"
-
-
-def window(name: str, amount: int, *, match: str = "") -> limits_pb2.LimitRule:
-    """Describe a hard limit per year; with `match` only for calls whose attribute `model` is that."""
-    rule = limits_pb2.LimitRule(
-        name=name,
-        meter="op-tokens",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-    )
-    if match:
-        rule.match.add(attribute="model", exact=match)
-    return rule
-
-
-@pytest.fixture
-def run(platform: Platform, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Give a runner of the command line: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        servers = ["--ledger", platform.stack.addresses.ledger_listen, "--sidecar", platform.target]
-        capfd.readouterr()
-        code = main([*servers, *words])
-        printed = capfd.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-def rows(run: Run, *words: str) -> list[dict[str, Any]]:
-    """Run a listing and read it."""
-    code, out, err = run(*words, "-o", "json")
-    assert code in {0, 1}, err
-    found: list[dict[str, Any]] = json.loads(out)
-    return found
 
 
 def enforced(run: Run, units: int) -> int:

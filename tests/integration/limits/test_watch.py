@@ -328,3 +328,24 @@ async def test_heartbeats_go_on_while_the_ledger_works(serving: Serving) -> None
     gaps_ms = sorted((second - first) // 1000 for first, second in itertools.pairwise(beats))
     print(f"heartbeats under load: median gap {gaps_ms[len(gaps_ms) // 2]} ms, longest {gaps_ms[-1]} ms")  # noqa: T201
     assert gaps_ms[-1] < 2_000
+
+
+async def test_an_order_to_sidecars_tells_who_did_it_and_who_was_silent(serving: Serving) -> None:
+    """Each stream hears it once, limits sent anew before it; the answer adds up; a repeat is no new order."""
+    async with watching(serving.channel) as busy, watching(serving.channel) as silent:
+        await busy.tenant("acme")
+        await silent.tenant("acme")
+        stub = admin_pb2_grpc.AdminServiceStub(serving.channel)
+        request = admin_pb2.InvalidateCachesRequest(request_id=secrets.token_hex(8), tenant="acme")
+        call = asyncio.ensure_future(stub.InvalidateCaches(request, timeout=20))
+        order = (await busy.until(lambda message: message.HasField("cache_order"))).cache_order
+        done = limits_pb2.CacheOrderDone(order_id=order.order_id, keys=3)
+        busy.say(limits_pb2.WatchLimitsRequest(cache_done=done))
+        answer = await call
+        assert (answer.sidecars, answer.pools) == (1, 3)
+        assert answer.sidecars_silent >= 1
+        assert (order.action, order.tenant) == (limits_pb2.CACHE_ACTION_INVALIDATE, "acme")
+        kinds = [message.tenant.tenant or message.WhichOneof("message") for message in busy.heard]
+        assert kinds[: kinds.index("cache_order")].count("acme") == 2
+        assert await stub.InvalidateCaches(request, timeout=20) == answer
+        assert [message.WhichOneof("message") for message in busy.heard].count("cache_order") == 1

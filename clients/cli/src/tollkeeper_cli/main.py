@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tollkeeper_cli.aliases import with_our_words
 from tollkeeper_cli.commands import (
+    cache,
     catalogue,
     demo,
     grants,
@@ -43,7 +44,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_choose_servers)
     modules = (
-        processes, demo, replay, catalogue, quota, rate, usage, listings, subscriptions, grants, invoices, payments,
+        processes, demo, replay, catalogue, quota, cache, rate, usage, listings, subscriptions, grants, invoices, payments,
     )  # fmt: skip
     for module in modules:
         module.register(app)

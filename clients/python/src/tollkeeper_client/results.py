@@ -99,6 +99,8 @@ class LimitState:
     plan: str
     as_of: datetime | None
     tenant: str
+    hidden: bool = False
+    """A parent's limit that is not shared: amount, burst, used, used_percent, remaining and source are 0 or empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,6 +151,7 @@ def from_limit(message: decision_pb2.LimitState) -> LimitState:
         plan=message.plan,
         as_of=_time(message.as_of, present=message.HasField("as_of")),
         tenant=message.tenant,
+        hidden=message.hidden,
     )
 
 

@@ -99,6 +99,8 @@ class LimitRule:
     burst: int = 0
     valid_from_us: int | None = None
     valid_to_us: int | None = None
+    shared: bool = False
+    """Callers of child tenants see its figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ def rule_from_json(value: Json) -> LimitRule:
         burst=burst,
         valid_from_us=_instant_from_json(value.get("valid_from")),
         valid_to_us=_instant_from_json(value.get("valid_to")),
+        shared=bool(value.get("shared", False)),
     )
 
 

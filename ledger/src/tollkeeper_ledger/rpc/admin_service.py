@@ -208,6 +208,7 @@ class AdminService(AdminWindows, AdminSubscriptions, admin_pb2_grpc.AdminService
             burst=request.burst if request.HasField("burst") else None,
             rule=rule_from_message(request.rule) if request.HasField("rule") else None,
             note=request.note,
+            shared=request.shared if request.HasField("shared") else None,
         )
 
         async def work() -> admin_pb2.SetOverrideResponse:

@@ -23,6 +23,7 @@ from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from uuid import UUID
 
     import grpc.aio
     from google.protobuf import timestamp_pb2
@@ -156,6 +157,32 @@ class AdminWindows:
         self._limits.restores.committed(witness)
         return answer
 
+    async def WarmCaches(self, request: admin_pb2.WarmCachesRequest, context: Context) -> admin_pb2.WarmCachesResponse:
+        """Make every live sidecar lease one second of demand ahead."""
+        return await self._order(request, context, admin_pb2.WarmCachesResponse, "warm")
+
+    async def InvalidateCaches(
+        self, request: admin_pb2.InvalidateCachesRequest, context: Context
+    ) -> admin_pb2.InvalidateCachesResponse:
+        """Make every live sidecar give its leases back and read its limits again."""
+        return await self._order(request, context, admin_pb2.InvalidateCachesResponse, "invalidate")
+
+    async def _order(self, request: Any, context: Context, answer_type: type[Answer], action: str) -> Answer:
+        """Have sidecars carry out an order, once for each request_id; a repeat waits for the first one's answer."""
+        check_note(request.note)
+        tenant_id = (await self._tenant(request.tenant)).tenant_id if request.tenant else None
+        async with transaction(self._resources.pools.ingest) as conn:
+
+            async def work() -> Answer:
+                done = await self._limits.caches.order(action, request.tenant)
+                after = {
+                    "sidecars": done.sidecars, "silent": done.silent, "pools": done.keys, "tenant": request.tenant
+                }  # fmt: skip
+                await _audit(conn, request, context, "caches", after, tenant_id=tenant_id)
+                return answer_type(sidecars=done.sidecars, sidecars_silent=done.silent, pools=done.keys)
+
+            return await answer_once(conn, request, answer_type, work)
+
     async def GetLedgerState(
         self, request: admin_pb2.GetLedgerStateRequest, context: Context
     ) -> admin_pb2.GetLedgerStateResponse:
@@ -204,11 +231,19 @@ class AdminWindows:
             return await answer_once(conn, request, admin_pb2.ConfirmClockResponse, work)
 
 
-async def _audit(conn: Connection, request: Any, context: Context, subject: str, after: dict[str, Any]) -> None:
-    """Note an act that concerns no tenant."""
+async def _audit(
+    conn: Connection,
+    request: Any,
+    context: Context,
+    subject: str,
+    after: dict[str, Any],
+    *,
+    tenant_id: UUID | None = None,
+) -> None:
+    """Note an act that concerns no limit."""
     act = await act_of(conn, request, context)
     action = type(request).__name__.removesuffix("Request")
-    entry = AuditEntry(subject=subject, tenant_id=None, before=None, after={**after, "note": request.note})
+    entry = AuditEntry(subject=subject, tenant_id=tenant_id, before=None, after={**after, "note": request.note})
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
 
 

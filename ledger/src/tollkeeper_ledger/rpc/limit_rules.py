@@ -43,6 +43,7 @@ def rule_to_message(limit: EffectiveLimit) -> limits_pb2.LimitRule:
         valid_from_us=rule.valid_from_us,
         valid_to_us=rule.valid_to_us,
         source=limit.source.value,
+        shared=rule.shared,
     )
     if rule.window is not None:
         message.window_unit = _UNITS[rule.window.unit]
@@ -87,10 +88,12 @@ def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
         rule["failure_policy"] = _name(
             message.failure_policy, decision_pb2.FailurePolicy, "FAILURE_POLICY_", "rule.failure_policy"
         )
-    if message.match:
-        rule["match"] = [_match_from_message(match) for match in message.match]
-    if message.key:
-        rule["key"] = list(message.key)
+    whole = {
+        "match": [_match_from_message(match) for match in message.match],
+        "key": list(message.key),
+        "shared": message.shared,
+    }
+    rule.update({name: value for name, value in whole.items() if value})
     if kind == "window":
         rule["window"] = _window_from_message(message)
     elif kind == "token_bucket":

@@ -215,6 +215,8 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                 match request.WhichOneof("message"):
                     case "clock_applied":
                         stream.applied(request.clock_applied)
+                    case "cache_done":
+                        stream.order_done(request.cache_done.order_id, request.cache_done.keys)
                     case "add":
                         await self._follow(stream, request.add.tenants, resume_change=0)
                     case "remove":

@@ -10,6 +10,7 @@ from tollkeeper_ledger.rpc.limit_rules import rule_to_message
 from tollkeeper_ledger.services.watch import (
     HEARTBEAT_S,
     Beat,
+    CacheOrder,
     Clock,
     Confirmed,
     Meters,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.tenants import TenantView
 
 PROTOCOL_VERSION = 1
+_ACTIONS = {"warm": limits_pb2.CACHE_ACTION_WARM, "invalidate": limits_pb2.CACHE_ACTION_INVALIDATE}
 _STATES = {"active": limits_pb2.TENANT_STATE_ACTIVE, "suspended": limits_pb2.TENANT_STATE_SUSPENDED}
 
 
@@ -60,6 +62,9 @@ def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb
             return limits_pb2.WatchLimitsResponse(heartbeat=beat)
         case Witnessed(timeline=timeline, value=value):
             return limits_pb2.WatchLimitsResponse(witness=limits_pb2.Witness(timeline=timeline, value=value))
+        case CacheOrder(order_id=order_id, action=action, tenant=tenant):
+            order = limits_pb2.CacheOrder(order_id=order_id, action=_ACTIONS[action], tenant=tenant)
+            return limits_pb2.WatchLimitsResponse(cache_order=order)
         case Clock():
             return limits_pb2.WatchLimitsResponse(clock=_clock(clock.reading()))
         case Tenant(view=view):

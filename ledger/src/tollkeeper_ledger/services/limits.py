@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.services.allot import AllotService
 from tollkeeper_ledger.services.amounts import AmountFollower
 from tollkeeper_ledger.services.bucket_clock import BucketClock
+from tollkeeper_ledger.services.caches import Caches
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import ReturnService
 from tollkeeper_ledger.services.settlements import SettlementHub
@@ -40,6 +41,7 @@ class Limits:
     bucket_clock: BucketClock
     settlements: SettlementHub
     reclaimer: LeaseReclaimer
+    caches: Caches
 
     def loops(self) -> list[Coroutine[None, None, None]]:
         """Give what has to run while the process serves."""
@@ -91,4 +93,5 @@ async def open_limits(resources: Resources) -> Limits:
         bucket_clock=bucket_clock,
         settlements=SettlementHub(pool, resources.listener, resources.log),
         reclaimer=LeaseReclaimer(pool, resources.log),
+        caches=Caches(pool, resources.listener, hub, resources.log),
     )

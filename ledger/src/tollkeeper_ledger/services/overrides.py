@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection
 
 _NOTE_BYTES_MAX = 500
+_SINGLE_FIELDS = ("amount", "enforcement", "burst", "shared")
+"""What an override may change of a rule, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class OverrideAsked:
     rule: JsonObject | None
     """A whole new rule, in the catalogue's form."""
     note: str
+    shared: bool | None = None
+    """Callers of child tenants see its figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ async def set_override(conn: Connection, tenant_id: UUID, asked: OverrideAsked, 
     if asked.rule is not None:
         if existing is not None:
             raise AlreadyExistsError(
-                f"the tenant has a limit {asked.name!r}: set its amount, enforcement or burst",
+                f"the tenant has a limit {asked.name!r}: set its amount, enforcement, burst or shared",
                 metadata={"limit": asked.name, "remedy": "leave rule out, or choose another name"},
             )
         rule = await _checked_rule(conn, asked)
@@ -113,12 +117,12 @@ def _check_asked(asked: OverrideAsked) -> None:
         )
     if len(asked.note.encode()) > _NOTE_BYTES_MAX:
         raise InvalidFieldError("note", "is too long", reason="FIELD_TOO_LONG", bound=f"up to {_NOTE_BYTES_MAX} bytes")
-    if all(value is None for value in (asked.amount, asked.enforcement, asked.burst, asked.rule)):
+    if all(value is None for value in (asked.amount, asked.enforcement, asked.burst, asked.shared, asked.rule)):
         raise InvalidFieldError(
             "amount",
             "is missing, and so is everything else that could change",
             reason="FIELD_REQUIRED",
-            remedy="give amount, enforcement, burst or rule",
+            remedy="give amount, enforcement, burst, shared or rule",
         )
     for field, value, least in (("amount", asked.amount, -1), ("burst", asked.burst, 0)):
         if value is not None and not least <= value <= UNITS_MAX:
@@ -130,16 +134,14 @@ def _check_asked(asked: OverrideAsked) -> None:
 def _changes(asked: OverrideAsked, existing: LimitRule) -> JsonObject:
     if asked.burst is not None and existing.kind is not LimitKind.TOKEN_BUCKET:
         raise InvalidFieldError("burst", "belongs to token buckets only", value=asked.burst, remedy="leave it out")
-    values = {"amount": asked.amount, "enforcement": asked.enforcement, "burst": asked.burst}
+    values = {name: getattr(asked, name) for name in _SINGLE_FIELDS}
     return {name: value for name, value in values.items() if value is not None}
 
 
 async def _checked_rule(conn: Connection, asked: OverrideAsked) -> JsonObject:
     """Read a whole rule as the catalogue would, so that there is one set of rules for rules."""
     rule = {**(asked.rule or {}), "name": asked.name}
-    rule.update(
-        {name: value for name in ("amount", "enforcement", "burst") if (value := getattr(asked, name)) is not None}
-    )
+    rule.update({name: value for name in _SINGLE_FIELDS if (value := getattr(asked, name)) is not None})
     faults = Faults()
     collected = Collected(faults=faults)
     limit = read_limit(Fields(_tree(rule), "rule", collected, names=LIMIT_FIELDS), time_zone="UTC")

@@ -112,6 +112,14 @@ class TenantDirectory:
             wanted = {view.parent for view in views.values() if view.parent} - found.keys()
         return found
 
+    async def read_again(self, wire_ids: Iterable[str] | None) -> list[TenantView]:
+        """Read tenants and their ancestors from Postgres whatever is in memory; None = all that are in memory."""
+        await self.catch_up()
+        names = set(self._by_wire_id) if wire_ids is None else set(await self.with_ancestors(wire_ids))
+        views = await self._read(wire_ids=names) if names else []
+        self._keep(views)
+        return views
+
     async def _load(self, names: list[str]) -> None:
         """Load names once, however many ask at the same time."""
         mine = [name for name in names if name not in self._loading]

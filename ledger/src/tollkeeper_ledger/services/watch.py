@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 0.04
 QUEUE_MAX = 50_000
 TENANTS_MAX = 50_000
+UNKNOWN_FOLLOWED_MAX = 4_096
+"""Names of tenants that don't exist whose creation a stream would be told of: the latest so many."""
 _CLOCK_APPLIED_S_MAX = 1.0
 
 
@@ -91,7 +93,18 @@ class Witnessed:
     value: bytes
 
 
-Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed
+@dataclass(frozen=True, slots=True)
+class CacheOrder:
+    """What an operator wants the sidecar to do with what it has leased."""
+
+    order_id: bytes
+    action: str
+    """`warm` or `invalidate`."""
+    tenant: str
+    """Empty = all."""
+
+
+Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed | CacheOrder
 
 _BEAT = Beat()
 _CLOCK = Clock()
@@ -105,6 +118,8 @@ class Stream:
         self.follows: set[str] = set()
         self.ended = False
         self._sent: dict[str, int] = {}
+        self._unknown: dict[str, None] = {}
+        self._orders: dict[bytes, asyncio.Future[int]] = {}
         self._queue: deque[Event] = deque()
         self._waiting = asyncio.Event()
         self._beating = False
@@ -133,11 +148,44 @@ class Stream:
         self.put(Tenant(view))
         return True
 
+    def put_anew(self, view: TenantView) -> None:
+        """Queue a tenant that the stream follows, although nothing may have changed."""
+        if view.wire_id in self.follows:
+            self._sent.pop(view.wire_id, None)
+            self.put_tenant(view)
+
+    def put_unknown(self, wire_id: str) -> None:
+        """Say that a tenant doesn't exist. Of all such names the latest are followed on: anybody can make some up."""
+        self._unknown[wire_id] = None
+        if len(self._unknown) > UNKNOWN_FOLLOWED_MAX:
+            oldest = next(iter(self._unknown))
+            del self._unknown[oldest]
+            if oldest not in self._sent:
+                self.follows.discard(oldest)
+        self.put(Unknown(wire_id))
+
     def forget(self, wire_ids: Iterable[str]) -> None:
         """Stop following tenants."""
         for wire_id in wire_ids:
             self.follows.discard(wire_id)
             self._sent.pop(wire_id, None)
+            self._unknown.pop(wire_id, None)
+
+    def order(self, order: CacheOrder) -> asyncio.Future[int]:
+        """Queue an operator's order; gives what will be the number of keys that it touched, cancelled where it ends."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.ended:
+            done.cancel()
+        else:
+            self._orders[order.order_id] = done
+            self.put(order)
+        return done
+
+    def order_done(self, order_id: bytes, keys: int) -> None:
+        """Take in that the sidecar carried out an order; a repeat or an unknown one changes nothing."""
+        done = self._orders.pop(order_id, None)
+        if done is not None and not done.done():
+            done.set_result(keys)
 
     def beat(self) -> None:
         """Queue a heartbeat unless the last one still waits."""
@@ -148,6 +196,9 @@ class Stream:
     def end(self) -> None:
         """End the stream; what waits is not sent."""
         self.ended = True
+        for done in self._orders.values():
+            done.cancel()
+        self._orders.clear()
         self._waiting.set()
         self._clock_changed.set()
 
@@ -228,7 +279,7 @@ class WatchHub:
             stream.put(Confirmed(tuple(confirmed)))
         for wire_id in wire_ids:
             if wire_id not in views:
-                stream.put(Unknown(wire_id))
+                stream.put_unknown(wire_id)
         names = {view.tenant_id: view.wire_id for view in views.values()}
         for (tenant_id, limit, key_hash), window_id in await self._tenants.replaced_windows(names):
             notice = Notice(tenant_id=tenant_id, limit=limit, key_hash=key_hash, replaced=window_id)
@@ -248,6 +299,15 @@ class WatchHub:
         """Send the newest witness to every stream."""
         for stream in self._streams:
             stream.put(Witnessed(timeline, value))
+
+    async def send_order(self, order: CacheOrder) -> list[asyncio.Future[int]]:
+        """Send an order to every stream, for `invalidate` after the limits that it follows as Postgres has them now."""
+        if order.action == "invalidate":
+            views = await self._tenants.read_again([order.tenant] if order.tenant else None)
+            for stream in self._streams:
+                for view in views:
+                    stream.put_anew(view)
+        return [stream.order(order) for stream in self._streams]
 
     async def clock_set(self, reading: ClockReading) -> None:
         """Send the new clock setting to every stream and wait until each sidecar runs on it.

@@ -81,6 +81,9 @@ pub struct LimitState {
     pub as_of_us: i64,
     /// Nominal length of the window or of the refill interval, ledger microseconds; 0 = none.
     pub length_us: i64,
+    /// An ancestor's that is not shared: amount, burst, used, remaining and source are left out, and a token bucket's
+    /// `reset_after_us`.
+    pub is_hidden: bool,
 }
 
 /// The answer to a check.

@@ -284,7 +284,7 @@ impl Engine {
             };
             if crate::matching::is_in_force(&limit.rule, now.ledger_us) {
                 let bucket = key.and_then(|key| self.buckets.get(key));
-                states.push(limit_state(limit, bucket, attributes, now));
+                states.push(limit_state(limit, bucket, tenant, attributes, now));
             }
         }
         Some(states)

@@ -109,9 +109,11 @@ impl Engine {
             };
             let cost = costs.iter().find(|cost| cost.meter == limit.rule.meter);
             let bucket = key.and_then(|key| self.buckets.get(key));
-            let state = limit_state(limit, bucket, attributes, now);
+            let state = limit_state(limit, bucket, tenant, attributes, now);
             let unmatched = unmatched(&limit.rule, cost, attributes, now);
             let window = bucket.and_then(|bucket| bucket.current.as_ref());
+            // What is held here of an ancestor's limit, and what its pool has, are its figures as well.
+            let window = window.filter(|_| !state.is_hidden);
             let units = cost.map_or(0, |cost| cost.units);
             explanations.push(self.explanation(now, state, unmatched, units, &limit.rule, window));
         }

@@ -7,6 +7,7 @@
 mod anew;
 mod book;
 mod bucket;
+mod caches;
 mod check;
 mod decision;
 mod effect;

@@ -95,6 +95,8 @@ pub struct LimitRule {
     pub valid_to_us: Option<i64>,
     /// `plan`, `subscription` or `override`.
     pub source: Box<str>,
+    /// Callers of child tenants see its figures.
+    pub is_shared: bool,
     /// Windows begin at first use, so the next one can't be leased before it is used.
     pub is_rolling: bool,
     /// Nominal length in microseconds of ledger time (a month counts 30 days): sizes standby shares and estimates only.

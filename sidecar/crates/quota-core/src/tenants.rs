@@ -18,7 +18,7 @@ const UNKNOWN_US: u64 = 5_000_000;
 /// A fetch that brought nothing is repeated after so long, real µs.
 const FETCH_AGAIN_US: u64 = 1_000_000;
 /// Names of tenants that never were known, remembered at most.
-const STRANGERS_MAX: usize = 65_536;
+const STRANGERS_MAX: usize = 16_384;
 /// A tenant and this many ancestors.
 const DEPTH_MAX: usize = 5;
 
@@ -70,11 +70,10 @@ struct Tenant {
 }
 
 impl Tenant {
-    /// Whether nothing would be lost by forgetting it.
+    /// Whether nothing would be lost by forgetting it. Who waits for it hears at its deadline that nobody knows.
     fn is_stranger(&self) -> bool {
-        let is_unknown = matches!(self.knowledge, Knowledge::Unknown { .. });
-        let is_alone = self.parent.is_none() && self.children.is_empty() && self.waiters.is_empty();
-        is_unknown && is_alone && self.limits.is_empty()
+        let is_alone = self.parent.is_none() && self.children.is_empty();
+        self.knowledge != Knowledge::Known && is_alone && self.limits.is_empty()
     }
 }
 
@@ -229,6 +228,7 @@ impl Catalog {
             self.by_name.remove(&tenant.name);
             tenant.name = Arc::clone(name);
             tenant.knowledge = Knowledge::Unknown { until_us: 0 };
+            tenant.waiters.clear();
             self.by_name.insert(Arc::clone(name), oldest);
             self.strangers.push_back(oldest);
             return oldest;
@@ -351,6 +351,17 @@ impl Catalog {
         self.view(tenant).map_or(&[], |view| &view.all)
     }
 
+    /// Every limit that was ever declared.
+    pub(crate) fn every_limit(&self) -> Vec<u32> {
+        (0..u32::try_from(self.limits.len()).unwrap_or(u32::MAX)).collect()
+    }
+
+    /// Names kept, of tenants that exist and of such as may not.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.tenants.len()
+    }
+
     /// Notes that a check waits for a tenant.
     pub(crate) fn wait_for(&mut self, tenant: u32, waiter: Key) {
         if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
@@ -369,9 +380,11 @@ impl Catalog {
             .unwrap_or_default()
     }
 
-    /// Remembers that a tenant does not exist.
+    /// Remembers that a tenant does not exist; one that is forgotten already stays so.
     pub(crate) fn set_unknown(&mut self, now: Now, name: &Arc<str>) -> Vec<(u32, Changed)> {
-        let (index, _) = self.tenant_index(name);
+        let Some(index) = self.by_name.get(name).copied() else {
+            return Vec::new();
+        };
         let until_us = now.real_us.saturating_add(UNKNOWN_US);
         let Some(tenant) = self.tenants.get_mut(index as usize) else {
             return Vec::new();
@@ -554,5 +567,64 @@ fn change_of(before: &LimitRule, after: &LimitRule, was_live: bool) -> Option<Ch
         std::cmp::Ordering::Greater => Some(Changed::Lowered(new)),
         std::cmp::Ordering::Equal if !was_live => Some(Changed::Raised),
         std::cmp::Ordering::Equal => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hash::BuildHasher as _;
+
+    fn now(real_us: u64) -> Now {
+        Now {
+            ledger_us: 0,
+            real_us,
+            speed_milli: 1_000,
+        }
+    }
+
+    /// Whoever makes up names, and whether the ledger answers, is silent, or answers late: no more than the bound is
+    /// kept, and a tenant that is known stays known.
+    #[test]
+    fn made_up_names_take_bounded_memory() {
+        let state = FixedState::with_seed(7);
+        let mut rng = state.hash_one("answers");
+        let waiter = crate::slab::Slab::new().insert(());
+        let mut catalog = Catalog::new(state.clone());
+        let known: Arc<str> = Arc::from("known");
+        let mut fetch = Vec::new();
+        catalog.look_up(now(0), &known, &mut fetch);
+        let snapshot = TenantSnapshot {
+            tenant: Arc::clone(&known),
+            tenant_id: [0; 16],
+            suspended: false,
+            parent: None,
+            plan: "".into(),
+            features: Box::default(),
+            limits: Vec::new(),
+            change: 1,
+        };
+        catalog.set_tenant(now(0), snapshot);
+        fetch.clear();
+        for number in 0..4 * STRANGERS_MAX as u64 {
+            let name: Arc<str> = Arc::from(format!("made-up-{number}"));
+            let found = catalog.look_up(now(number), &name, &mut fetch);
+            if let Lookup::Fetching(place) = found {
+                catalog.wait_for(place, waiter);
+            }
+            rng = state.hash_one(rng);
+            if rng % 3 == 0 {
+                let late = fetch.swap_remove((rng >> 8) as usize % fetch.len());
+                catalog.set_unknown(now(number), &late);
+                catalog.take_waiters(&late);
+            }
+        }
+        assert!(
+            catalog.len() <= STRANGERS_MAX + 2,
+            "{} names are kept",
+            catalog.len()
+        );
+        let found = catalog.look_up(now(1), &known, &mut fetch);
+        assert!(matches!(found, Lookup::Known(_)), "{found:?}");
     }
 }

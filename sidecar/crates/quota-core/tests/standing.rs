@@ -40,6 +40,7 @@ fn rule(kind: LimitKind) -> LimitRule {
         valid_from_us: None,
         valid_to_us: None,
         source: "plan".into(),
+        is_shared: false,
         nominal_us: 86_400_000_000,
         is_rolling: false,
     }

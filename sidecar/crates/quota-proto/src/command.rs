@@ -112,6 +112,16 @@ pub fn watch_acknowledge(reservation_ids: Vec<Vec<u8>>) -> Action {
     }))
 }
 
+/// Encodes that an operator's order was carried out, and how many keys it touched.
+#[must_use]
+pub fn watch_cache_done(order_id: Vec<u8>, keys: usize) -> Action {
+    let keys = u64::try_from(keys).unwrap_or(u64::MAX);
+    watch(WatchMessage::CacheDone(ledger::CacheOrderDone {
+        order_id,
+        keys,
+    }))
+}
+
 fn watch(message: WatchMessage) -> Action {
     Action::Watch(encoded(&ledger::WatchLimitsRequest {
         message: Some(message),

@@ -35,10 +35,19 @@ pub const fn reason(reason: Reason) -> DecisionReason {
     }
 }
 
+/// Who is told: a tenant, and the plan that it is on.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewer<'a> {
+    /// Wire id.
+    pub tenant: &'a str,
+    /// Plan name; empty = none.
+    pub plan: &'a str,
+}
+
 /// Tells a decision in as much detail as was asked for, without headers.
 #[must_use]
-pub fn decision(from: &Decision, detail: Detail, plan: &str) -> quota::Decision {
-    let told = |state: &LimitState| limit_state(state, plan);
+pub fn decision(from: &Decision, detail: Detail, viewer: Viewer<'_>) -> quota::Decision {
+    let told = |state: &LimitState| limit_state(state, viewer);
     let binding = from.binding.as_ref();
     let none = detail == Detail::None;
     quota::Decision {
@@ -46,7 +55,7 @@ pub fn decision(from: &Decision, detail: Detail, plan: &str) -> quota::Decision 
         reason: reason(from.reason).into(),
         binding: binding.filter(|_| !none).map(told),
         remaining: binding
-            .filter(|_| !none)
+            .filter(|state| !none && !state.is_hidden)
             .and_then(|state| state.remaining)
             .map(signed),
         reset_after: binding.and_then(|state| state.reset_after_us).map(duration),
@@ -61,9 +70,11 @@ pub fn decision(from: &Decision, detail: Detail, plan: &str) -> quota::Decision 
     }
 }
 
-/// Tells one limit.
+/// Tells one limit; the plan belongs to the viewer's own only.
 #[must_use]
-pub fn limit_state(from: &LimitState, plan: &str) -> quota::LimitState {
+pub fn limit_state(from: &LimitState, viewer: Viewer<'_>) -> quota::LimitState {
+    let unlimited = if from.is_hidden { 0 } else { -1 };
+    let is_own = *from.tenant == *viewer.tenant;
     let (kind, burst) = match from.kind {
         LimitKind::TokenBucket { burst, .. } => (quota::LimitKind::TokenBucket, signed(burst)),
         LimitKind::Window => (quota::LimitKind::Window, 0),
@@ -75,13 +86,13 @@ pub fn limit_state(from: &LimitState, plan: &str) -> quota::LimitState {
         meter: from.meter.as_ref().to_owned(),
         kind: kind.into(),
         enforcement: enforcement(from.enforcement).into(),
-        amount: from.amount.map_or(-1, signed),
+        amount: from.amount.map_or(unlimited, signed),
         burst,
         used: signed(from.used),
         used_percent: from
             .amount
             .map_or(0, |amount| used_percent(from.used, amount)),
-        remaining: from.remaining.map_or(-1, signed),
+        remaining: from.remaining.map_or(unlimited, signed),
         reset_after: from.reset_after_us.map(duration),
         window_start: from.window_us.map(|(start, _)| timestamp(start)),
         window_end: from.window_us.map(|(_, end)| timestamp(end)),
@@ -91,18 +102,19 @@ pub fn limit_state(from: &LimitState, plan: &str) -> quota::LimitState {
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect(),
         source: from.source.to_string(),
-        plan: plan.to_owned(),
+        plan: if is_own { viewer.plan } else { "" }.to_owned(),
         as_of: Some(timestamp(from.as_of_us)),
         tenant: from.tenant.as_ref().to_owned(),
         length: (from.length_us > 0).then(|| duration(from.length_us)),
+        hidden: from.is_hidden,
     }
 }
 
 /// Tells what one limit has to say about a call.
 #[must_use]
-pub fn explanation(from: &Explanation, plan: &str) -> quota::LimitExplanation {
+pub fn explanation(from: &Explanation, viewer: Viewer<'_>) -> quota::LimitExplanation {
     quota::LimitExplanation {
-        state: Some(limit_state(&from.state, plan)),
+        state: Some(limit_state(&from.state, viewer)),
         matched: from.unmatched.is_none(),
         unmatched: match &from.unmatched {
             None => String::new(),

@@ -145,6 +145,7 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
         valid_from_us: from.valid_from_us,
         valid_to_us: from.valid_to_us,
         source: from.source.into_boxed_str(),
+        is_shared: from.shared,
     })
 }
 

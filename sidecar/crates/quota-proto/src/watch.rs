@@ -7,7 +7,7 @@ use quota_core::{Event, Meter, TenantSnapshot, WindowId};
 
 use crate::{
     ledger::{
-        self, ClockState, Heartbeat, Settlement, WatchWelcome, Witness,
+        self, CacheOrder, ClockState, Heartbeat, Settlement, WatchWelcome, Witness,
         watch_limits_response::Message,
     },
     limits::{MessageError, key_hash, meter, sixteen, snapshot, units},
@@ -34,6 +34,8 @@ pub enum WatchNews {
     Witness(Witness),
     /// How reservations of this home ended elsewhere.
     Settlements(Vec<Settlement>),
+    /// What an operator wants done with what is leased.
+    CacheOrder(CacheOrder),
     /// Nothing to do here: confirmed tenants.
     Nothing,
 }
@@ -86,6 +88,7 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
             Message::Heartbeat(heartbeat) => WatchNews::Heartbeat(heartbeat),
             Message::Witness(witness) => WatchNews::Witness(witness),
             Message::Settlements(list) => WatchNews::Settlements(list.settlements),
+            Message::CacheOrder(order) => WatchNews::CacheOrder(order),
             Message::Confirmed(_) => WatchNews::Nothing,
         },
     )

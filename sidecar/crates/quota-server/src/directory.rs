@@ -7,12 +7,14 @@ use quota_core::{Meter, TenantSnapshot};
 use quota_proto::{
     Attributes,
     bridge::{Snapshot, command::Action},
-    command::{watch_add, watch_hello},
+    command::watch_hello,
     ledger::{WatchHello, WatchWelcome},
 };
 
 use crate::token::TokenKeys;
 
+/// Tenants followed at most, their ancestors left out. Beyond it a new one is answered as if the ledger were away.
+const TENANTS_MAX: usize = 40_000;
 /// Version of the watch protocol that we speak.
 const PROTOCOL_VERSION: u32 = 1;
 
@@ -45,11 +47,23 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Notes that tenants are to be followed.
-    pub(crate) fn follow(&mut self, tenants: &[Arc<str>]) {
+    /// Notes that tenants are to be followed; false, and nothing noted, while the stream is down or no more fit.
+    pub(crate) fn follow(&mut self, tenants: &[Arc<str>]) -> bool {
+        let fits = self.tenants.len().saturating_add(tenants.len()) <= TENANTS_MAX;
+        if !self.watch_up || !fits {
+            return false;
+        }
         for tenant in tenants {
             self.tenants.entry(Arc::clone(tenant)).or_default();
         }
+        true
+    }
+
+    /// Notes whether the stream is up. With it go the questions that it did not answer: whoever still wants to know
+    /// asks again.
+    pub(crate) fn watch_changed(&mut self, up: bool) {
+        self.watch_up = up;
+        self.tenants.retain(|_, facts| facts.is_some());
     }
 
     /// Takes in a tenant.
@@ -122,16 +136,9 @@ impl Directory {
         self.change = self.change.max(change);
     }
 
-    /// Says what to send first on a new watch stream.
-    ///
-    /// Only tenants whose snapshot is here may be confirmed by a change number, so the others are added afterwards.
-    pub(crate) fn introduction(&self, holder: [u8; 16], producer: [u8; 16]) -> Vec<Action> {
-        let named = |known: bool| {
-            self.tenants
-                .iter()
-                .filter(move |(_, facts)| facts.is_some() == known)
-                .map(|(name, _)| name)
-        };
+    /// Says what to send first on a new watch stream: only tenants whose snapshot is here may be confirmed by a change
+    /// number, the engine asks for others by itself.
+    pub(crate) fn introduction(&self, holder: [u8; 16], producer: [u8; 16]) -> Action {
         let hello = WatchHello {
             protocol_version: PROTOCOL_VERSION,
             holder: holder.to_vec(),
@@ -139,11 +146,9 @@ impl Directory {
             resume_change: self.change,
             timeline_seen: self.timeline,
             witness_seen: self.witness.clone(),
-            tenants: named(true).map(|name| name.as_ref().to_owned()).collect(),
+            tenants: self.served().iter().map(ToString::to_string).collect(),
         };
-        let added: Vec<Arc<str>> = named(false).map(Arc::clone).collect();
-        let add = (!added.is_empty()).then(|| watch_add(&added));
-        std::iter::once(watch_hello(hello)).chain(add).collect()
+        watch_hello(hello)
     }
 
     /// Gives what is known of a tenant.

@@ -137,6 +137,7 @@ mod tests {
             key: Vec::new(),
             source: "plan".into(),
             length_us: 0,
+            is_hidden: false,
             as_of_us: 0,
         }
     }

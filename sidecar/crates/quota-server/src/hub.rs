@@ -19,8 +19,8 @@ use quota_core::{
 use quota_proto::{
     answer::{event, witness},
     bridge::{self, answer::Result as Outcome},
-    command::{action, watch_acknowledge, watch_clock_applied},
-    ledger::Settlement,
+    command::{action, watch_acknowledge, watch_cache_done, watch_clock_applied},
+    ledger::{CacheAction, CacheOrder, Settlement},
     watch::{WatchNews, news},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -384,8 +384,21 @@ impl Hub {
                 let sent_us = self.state.lock().clock.heartbeat(real_us, heartbeat.now_us);
                 self.tell_engine(Event::LedgerAlive { sent_us });
             }
+            WatchNews::CacheOrder(order) => self.obey(order),
             WatchNews::Welcome(_) | WatchNews::Nothing => {}
         }
+    }
+
+    /// Carries out an operator's order and says so. Before ledger time is known nothing is leased: nothing is touched.
+    fn obey(&self, order: CacheOrder) {
+        let tenant: Option<Arc<str>> = (!order.tenant.is_empty()).then(|| order.tenant.into());
+        let keys = self.with_engine(|engine, now| match CacheAction::try_from(order.action) {
+            Ok(CacheAction::Warm) => engine.warm(now, tenant.as_ref()),
+            Ok(CacheAction::Invalidate) => engine.invalidate(now, tenant.as_ref()),
+            Ok(CacheAction::Unspecified) | Err(_) => 0,
+        });
+        let done = watch_cache_done(order.order_id, keys.unwrap_or(0));
+        self.outbox.tell(WATCH_TIMEOUT_MS, done);
     }
 
     /// The ledger introduced itself: from the first time on there is ledger time, so the engine can be told things.
@@ -437,15 +450,11 @@ impl Hub {
     fn watch_changed(&self, up: bool) {
         let introduction = {
             let mut directory = self.directory.lock();
-            directory.watch_up = up;
-            if up {
-                directory.introduction(self.holder.0, self.producer())
-            } else {
-                Vec::new()
-            }
+            directory.watch_changed(up);
+            up.then(|| directory.introduction(self.holder.0, self.producer()))
         };
-        for first in introduction {
-            self.outbox.tell(WATCH_TIMEOUT_MS, first);
+        if let Some(hello) = introduction {
+            self.outbox.tell(WATCH_TIMEOUT_MS, hello);
         }
         self.tell_engine(if up { Event::WatchUp } else { Event::WatchDown });
         if !up {
@@ -542,9 +551,8 @@ impl Hub {
     /// Sends a command; one for a watch stream that is down is answered here, so that none precedes a hello.
     fn send(&self, id: u64, timeout_ms: u32, command: Command) -> Option<Event> {
         if let Command::WatchTenants(tenants) = &command {
-            let mut directory = self.directory.lock();
-            directory.follow(tenants);
-            if !directory.watch_up {
+            let is_followed = self.directory.lock().follow(tenants);
+            if !is_followed {
                 let failure = CommandFailure {
                     kind: FailureKind::Unreachable,
                     reason: Box::default(),

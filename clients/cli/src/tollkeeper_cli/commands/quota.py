@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _LIMIT_COLUMNS = (
     "name", "meter", "kind", "per", "enforcement", "amount", "burst", "used", "used_percent", "remaining",
-    "reset_after_ms", "window_end", "key", "source", "plan", "as_of",
+    "reset_after_ms", "window_end", "key", "source", "plan", "tenant", "hidden", "as_of",
 )  # fmt: skip
 _LIMIT_BRIEF = ("name", "per", "amount", "used", "used_percent", "remaining", "resets_in", "key")
 _DECISION_COLUMNS = ("allowed", "reason", "limit", "subject", "remaining", "reset_after_ms", "retry_after_ms")
@@ -180,6 +180,9 @@ def set_limit(
     burst: Annotated[int | None, typer.Option(help="Token buckets: the most that it holds.")] = None,
     meter: Annotated[str, typer.Option(help="For a new limit: what it counts.")] = "",
     window: Annotated[WindowChoice | None, typer.Option(help="For a new limit: its window.")] = None,
+    shared: Annotated[
+        bool | None, typer.Option("--shared/--hidden", help="Whether callers of child tenants see its figures.")
+    ] = None,
     note: NoteOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -192,6 +195,8 @@ def set_limit(
         request.enforcement = decision_pb2.Enforcement.Value(f"ENFORCEMENT_{enforcement.upper()}")
     if burst is not None:
         request.burst = burst
+    if shared is not None:
+        request.shared = shared
     if meter or window is not None:
         request.rule.CopyFrom(_new_rule(limit, units, meter, window, enforcement))
     targets = targets_of(context)
@@ -291,25 +296,28 @@ def _decide(context: typer.Context, request: quota_pb2.CheckQuotaRequest, output
 
 
 def _limit_row(limit: decision_pb2.LimitState) -> dict[str, Cell]:
-    """Turn a limit into a row."""
+    """Turn a limit into a row; what is another tenant's and not shared stays empty."""
     is_bucket = limit.kind == decision_pb2.LIMIT_KIND_TOKEN_BUCKET
+    is_told = not limit.hidden
     return {
         "name": limit.name,
         "meter": limit.meter,
         "kind": _name(decision_pb2.LimitKind.Name(limit.kind), "LIMIT_KIND_"),
         "per": length_text(limit.length.seconds) if limit.HasField("length") else "",
         "enforcement": _name(decision_pb2.Enforcement.Name(limit.enforcement), "ENFORCEMENT_"),
-        "amount": limit.amount,
-        "burst": limit.burst if is_bucket else None,
-        "used": limit.used,
-        "used_percent": limit.used_percent,
-        "remaining": limit.remaining,
+        "amount": limit.amount if is_told else None,
+        "burst": limit.burst if is_bucket and is_told else None,
+        "used": limit.used if is_told else None,
+        "used_percent": limit.used_percent if is_told else None,
+        "remaining": limit.remaining if is_told else None,
         "reset_after_ms": _milliseconds(limit.reset_after) if limit.HasField("reset_after") else None,
         "resets_in": span_text(_milliseconds(limit.reset_after)) if limit.HasField("reset_after") else "",
         "window_end": to_text(limit.window_end),
         "key": dict(limit.key),
         "source": limit.source,
         "plan": limit.plan,
+        "tenant": limit.tenant,
+        "hidden": limit.hidden,
         "as_of": to_text(limit.as_of),
     }
 

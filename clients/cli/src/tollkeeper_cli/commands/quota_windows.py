@@ -23,6 +23,7 @@ from tollkeeper_cli.commands.common import (
     whole_number,
 )
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, show
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def register(group: typer.Typer) -> None:
     group.command("history")(history)
     group.command("reset")(reset)
     group.command("reset-all-expired")(reset_all_expired)
+    group.command("set-level")(set_level)
 
 
 def explain(
@@ -172,6 +174,43 @@ def reset_all_expired(
         _show_states(turned, output, title=f"{len(turned)} windows turned")
 
 
+def set_level(
+    context: typer.Context,
+    limit: Annotated[str, typer.Argument(help="The name of a limit of kind `level`.")],
+    units: Annotated[str, typer.Argument(help="What is stored in the world.")],
+    *,
+    tenant: TenantOption = "",
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="VALUE", help="Which key: its values in the rule's order.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the audit log; required.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say what a level (seats, bytes) really is. What sidecars have leased of it may come on top."""
+    if not reason:
+        raise UsageError("why? Give --reason TEXT for the audit log")
+    targets = targets_of(context)
+    request = admin_pb2.SetLevelRequest(
+        request_id=new_request_id(),
+        tenant=require_tenant(tenant),
+        limit=limit,
+        key=key or [],
+        units=whole_number(units, what="the units"),
+        reason=reason,
+    )
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
+        answer = admin_pb2_grpc.AdminServiceStub(channel).SetLevel(request, timeout=CALL_TIMEOUT_S)
+    row: dict[str, Cell] = {
+        "limit": limit,
+        "key": list(request.key),
+        "before": answer.before_units,
+        "units": answer.units,
+        "leased": answer.leased_units,
+        "amount": answer.amount,
+    }
+    show([row], tuple(row), output, title=f"Level of {request.tenant}")
+
+
 def _show_states(found: Iterable[admin_pb2.WindowState], output: Output, *, title: str) -> None:
     rows: list[dict[str, Cell]] = [
         {
@@ -206,9 +245,9 @@ def _explained(limit: quota_pb2.LimitExplanation) -> dict[str, Cell]:
         "plan": state.plan,
         "says": says,
         "cost": limit.cost if limit.matched else None,
-        "amount": state.amount,
-        "used": state.used,
-        "remaining": state.remaining,
+        "amount": None if state.hidden else state.amount,
+        "used": None if state.hidden else state.used,
+        "remaining": None if state.hidden else state.remaining,
         "enforcement": name_of(decision_pb2.Enforcement, state.enforcement, "ENFORCEMENT_"),
         "failure_policy": name_of(decision_pb2.FailurePolicy, limit.failure_policy, "FAILURE_POLICY_"),
         "balance": limit.balance,
@@ -235,7 +274,9 @@ def _verdict(answer: quota_pb2.ExplainQuotaResponse) -> list[str]:
     subject = decision.binding.name or decision.subject
     lines = [f"{'admitted' if decision.allowed else 'denied'}: {reason} {subject}".rstrip()]
     for limit in answer.limits:
-        if limit.denies:
+        if limit.denies and limit.state.hidden:
+            lines.append(f"{limit.state.name} is tenant {limit.state.tenant}'s, which does not share its figures")
+        elif limit.denies:
             lines.append(
                 f"{limit.state.name} has {limit.state.remaining:,} of {limit.state.amount:,} left,"
                 f" {limit.cost:,} asked for; from {limit.state.source} {limit.state.plan}".rstrip()

@@ -33,7 +33,7 @@ LIMIT_ALIASES = {
 }
 LIMIT_FIELDS = frozenset({
     "name", "meter", "kind", "amount", "window", "refill", "burst", "enforcement", "failure_policy", "match", "key",
-    "valid_from", "valid_to",
+    "valid_from", "valid_to", "shared",
 })  # fmt: skip
 _MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
 _WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment"})
@@ -85,6 +85,8 @@ class Limit:
     burst: int | None
     valid_from: datetime | None
     valid_to: datetime | None
+    shared: bool = False
+    """Callers of child tenants see its figures."""
 
 
 def read_limit(fields: Fields, *, time_zone: str) -> Limit:
@@ -120,6 +122,7 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
         burst=_read_burst(fields, amount) if kind == "token_bucket" else None,
         valid_from=valid_from,
         valid_to=valid_to,
+        shared=fields.flag("shared"),
     )
 
 
@@ -218,6 +221,8 @@ def limit_to_json(limit: Limit) -> JsonObject:
         stored["valid_from"] = _instant(limit.valid_from)
     if limit.valid_to is not None:
         stored["valid_to"] = _instant(limit.valid_to)
+    if limit.shared:
+        stored["shared"] = True
     return stored
 
 

@@ -1158,6 +1158,7 @@ class SetOverrideRequest(_message.Message):
     BURST_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
@@ -1172,6 +1173,8 @@ class SetOverrideRequest(_message.Message):
     """The new burst; absent = as it is."""
     note: _builtins.str
     """Why, for the audit log, up to 500 bytes."""
+    shared: _builtins.bool
+    """Whether callers of child tenants see its figures; absent = as it is."""
     @_builtins.property
     def rule(self) -> _limits_pb2.LimitRule:
         """A whole new rule, for a name that does not exist yet."""
@@ -1187,19 +1190,24 @@ class SetOverrideRequest(_message.Message):
         burst: _builtins.int | None = ...,
         rule: _limits_pb2.LimitRule | None = ...,
         note: _builtins.str = ...,
+        shared: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "amount", b"amount", "burst", b"burst", "rule", b"rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "_shared", b"_shared", "amount", b"amount", "burst", b"burst", "rule", b"rule", "shared", b"shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "amount", b"amount", "burst", b"burst", "enforcement", b"enforcement", "limit", b"limit", "note", b"note", "request_id", b"request_id", "rule", b"rule", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "_shared", b"_shared", "amount", b"amount", "burst", b"burst", "enforcement", b"enforcement", "limit", b"limit", "note", b"note", "request_id", b"request_id", "rule", b"rule", "shared", b"shared", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
     _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015
     _WhichOneofReturnType__burst: _TypeAlias = _typing.Literal["burst"]  # noqa: Y015
     _WhichOneofArgType__burst: _TypeAlias = _typing.Literal["_burst", b"_burst"]  # noqa: Y015
+    _WhichOneofReturnType__shared: _TypeAlias = _typing.Literal["shared"]  # noqa: Y015
+    _WhichOneofArgType__shared: _TypeAlias = _typing.Literal["_shared", b"_shared"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__amount) -> _WhichOneofReturnType__amount | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__burst) -> _WhichOneofReturnType__burst | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shared) -> _WhichOneofReturnType__shared | None: ...
 
 Global___SetOverrideRequest: _TypeAlias = SetOverrideRequest  # noqa: Y015
 
@@ -2254,3 +2262,123 @@ class SetLevelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetLevelResponse: _TypeAlias = SetLevelResponse  # noqa: Y015
+
+@_typing.final
+class WarmCachesRequest(_message.Message):
+    """Leases ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id, 1 to 128 bytes."""
+    tenant: _builtins.str
+    """Wire id of the tenant whose limits, and whose ancestors', are meant; empty = all."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmCachesRequest: _TypeAlias = WarmCachesRequest  # noqa: Y015
+
+@_typing.final
+class WarmCachesResponse(_message.Message):
+    """Done, by every sidecar that said so within two seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDECARS_FIELD_NUMBER: _builtins.int
+    SIDECARS_SILENT_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    sidecars: _builtins.int
+    """Sidecars that did it."""
+    sidecars_silent: _builtins.int
+    """Sidecars that are connected and did not say so in time."""
+    pools: _builtins.int
+    """Pools (keys of limits, each with its windows) that they touched, added up over sidecars."""
+    def __init__(
+        self,
+        *,
+        sidecars: _builtins.int = ...,
+        sidecars_silent: _builtins.int = ...,
+        pools: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "sidecars", b"sidecars", "sidecars_silent", b"sidecars_silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmCachesResponse: _TypeAlias = WarmCachesResponse  # noqa: Y015
+
+@_typing.final
+class InvalidateCachesRequest(_message.Message):
+    """Begins anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id, 1 to 128 bytes."""
+    tenant: _builtins.str
+    """Wire id of the tenant whose limits, and whose ancestors', are meant; empty = all."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidateCachesRequest: _TypeAlias = InvalidateCachesRequest  # noqa: Y015
+
+@_typing.final
+class InvalidateCachesResponse(_message.Message):
+    """Done, by every sidecar that said so within two seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDECARS_FIELD_NUMBER: _builtins.int
+    SIDECARS_SILENT_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    sidecars: _builtins.int
+    """Sidecars that did it."""
+    sidecars_silent: _builtins.int
+    """Sidecars that are connected and did not say so in time."""
+    pools: _builtins.int
+    """Pools (keys of limits, each with its windows) that they touched, added up over sidecars."""
+    def __init__(
+        self,
+        *,
+        sidecars: _builtins.int = ...,
+        sidecars_silent: _builtins.int = ...,
+        pools: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "sidecars", b"sidecars", "sidecars_silent", b"sidecars_silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidateCachesResponse: _TypeAlias = InvalidateCachesResponse  # noqa: Y015

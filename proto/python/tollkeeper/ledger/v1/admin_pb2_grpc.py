@@ -177,6 +177,16 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
                 _registered_method=True)
+        self.WarmCaches = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/WarmCaches',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesResponse.FromString,
+                _registered_method=True)
+        self.InvalidateCaches = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/InvalidateCaches',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.FromString,
+                _registered_method=True)
         self.SetClock = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/SetClock',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetClockRequest.SerializeToString,
@@ -394,6 +404,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WarmCaches(self, request, context):
+        """Makes every live sidecar lease one second of demand ahead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InvalidateCaches(self, request, context):
+        """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetClock(self, request, context):
         """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only.
         """
@@ -550,6 +574,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetLevel,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.SerializeToString,
+            ),
+            'WarmCaches': grpc.unary_unary_rpc_method_handler(
+                    servicer.WarmCaches,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesResponse.SerializeToString,
+            ),
+            'InvalidateCaches': grpc.unary_unary_rpc_method_handler(
+                    servicer.InvalidateCaches,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.SerializeToString,
             ),
             'SetClock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetClock,
@@ -1321,6 +1355,60 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/SetLevel',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetLevelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WarmCaches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/WarmCaches',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.WarmCachesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InvalidateCaches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/InvalidateCaches',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -98,6 +98,10 @@ class AdminServiceStub:
     """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
     SetLevel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]
     """Reconciles a level with the world: sets what is stored, audited."""
+    WarmCaches: _grpc.UnaryUnaryMultiCallable[_admin_pb2.WarmCachesRequest, _admin_pb2.WarmCachesResponse]
+    """Makes every live sidecar lease one second of demand ahead."""
+    InvalidateCaches: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InvalidateCachesRequest, _admin_pb2.InvalidateCachesResponse]
+    """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
     SetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
@@ -173,6 +177,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Accepts ledger time after a forward jump of Postgres' clock: windows are opened again."""
     SetLevel: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLevelRequest, _admin_pb2.SetLevelResponse]  # type: ignore[assignment]
     """Reconciles a level with the world: sets what is stored, audited."""
+    WarmCaches: _aio.UnaryUnaryMultiCallable[_admin_pb2.WarmCachesRequest, _admin_pb2.WarmCachesResponse]  # type: ignore[assignment]
+    """Makes every live sidecar lease one second of demand ahead."""
+    InvalidateCaches: _aio.UnaryUnaryMultiCallable[_admin_pb2.InvalidateCachesRequest, _admin_pb2.InvalidateCachesResponse]  # type: ignore[assignment]
+    """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
     SetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]  # type: ignore[assignment]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
@@ -413,6 +421,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetLevelResponse, _abc.Awaitable[_admin_pb2.SetLevelResponse]]:
         """Reconciles a level with the world: sets what is stored, audited."""
+
+    @_abc_1.abstractmethod
+    def WarmCaches(
+        self,
+        request: _admin_pb2.WarmCachesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.WarmCachesResponse, _abc.Awaitable[_admin_pb2.WarmCachesResponse]]:
+        """Makes every live sidecar lease one second of demand ahead."""
+
+    @_abc_1.abstractmethod
+    def InvalidateCaches(
+        self,
+        request: _admin_pb2.InvalidateCachesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.InvalidateCachesResponse, _abc.Awaitable[_admin_pb2.InvalidateCachesResponse]]:
+        """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
 
     @_abc_1.abstractmethod
     def SetClock(

@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_ACTION_UNSPECIFIED: _CacheAction.ValueType  # 0
+    """Never sent."""
+    CACHE_ACTION_WARM: _CacheAction.ValueType  # 1
+    """Lease one second of demand ahead."""
+    CACHE_ACTION_INVALIDATE: _CacheAction.ValueType  # 2
+    """Give back every unit that no reservation holds, and forget proofs; limits are sent anew before this."""
+
+class CacheAction(_CacheAction, metaclass=_CacheActionEnumTypeWrapper):
+    """What an operator wants sidecars to do with what they have leased."""
+
+CACHE_ACTION_UNSPECIFIED: CacheAction.ValueType  # 0
+"""Never sent."""
+CACHE_ACTION_WARM: CacheAction.ValueType  # 1
+"""Lease one second of demand ahead."""
+CACHE_ACTION_INVALIDATE: CacheAction.ValueType  # 2
+"""Give back every unit that no reservation holds, and forget proofs; limits are sent anew before this."""
+Global___CacheAction: _TypeAlias = CacheAction  # noqa: Y015
+
 class _TenantState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -174,6 +198,7 @@ class WatchLimitsRequest(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     CLOCK_APPLIED_FIELD_NUMBER: _builtins.int
+    CACHE_DONE_FIELD_NUMBER: _builtins.int
     clock_applied: _builtins.int
     """Version of the clock setting that is in force here now; sent after each ClockState. SetClock waits for it."""
     @_builtins.property
@@ -192,6 +217,10 @@ class WatchLimitsRequest(_message.Message):
     def acknowledge(self) -> Global___AcknowledgeSettlements:
         """Settlement outcomes that the home has taken in and the ledger may forget."""
 
+    @_builtins.property
+    def cache_done(self) -> Global___CacheOrderDone:
+        """A CacheOrder was carried out."""
+
     def __init__(
         self,
         *,
@@ -200,16 +229,43 @@ class WatchLimitsRequest(_message.Message):
         remove: Global___WatchTenants | None = ...,
         acknowledge: Global___AcknowledgeSettlements | None = ...,
         clock_applied: _builtins.int = ...,
+        cache_done: Global___CacheOrderDone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "cache_done", b"cache_done", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "add", b"add", "cache_done", b"cache_done", "clock_applied", b"clock_applied", "hello", b"hello", "message", b"message", "remove", b"remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "add", "remove", "acknowledge", "clock_applied"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "add", "remove", "acknowledge", "clock_applied", "cache_done"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchLimitsRequest: _TypeAlias = WatchLimitsRequest  # noqa: Y015
+
+@_typing.final
+class CacheOrderDone(_message.Message):
+    """A CacheOrder was carried out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.bytes
+    """The order's id."""
+    keys: _builtins.int
+    """Keys of limits that it touched."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.bytes = ...,
+        keys: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheOrderDone: _TypeAlias = CacheOrderDone  # noqa: Y015
 
 @_typing.final
 class WatchHello(_message.Message):
@@ -325,6 +381,7 @@ class WatchLimitsResponse(_message.Message):
     CONFIRMED_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
+    CACHE_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___WatchWelcome:
         """First message of every stream."""
@@ -373,6 +430,10 @@ class WatchLimitsResponse(_message.Message):
     def replaced(self) -> Global___WindowReplaced:
         """A window whose next round has begun; also after each hello."""
 
+    @_builtins.property
+    def cache_order(self) -> Global___CacheOrder:
+        """An operator's order."""
+
     def __init__(
         self,
         *,
@@ -388,16 +449,47 @@ class WatchLimitsResponse(_message.Message):
         confirmed: Global___WatchTenants | None = ...,
         witness: Global___Witness | None = ...,
         replaced: Global___WindowReplaced | None = ...,
+        cache_order: Global___CacheOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness", "replaced"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness", "replaced", "cache_order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchLimitsResponse: _TypeAlias = WatchLimitsResponse  # noqa: Y015
+
+@_typing.final
+class CacheOrder(_message.Message):
+    """An operator's order, to be answered with CacheOrderDone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.bytes
+    """16 bytes that name it."""
+    action: Global___CacheAction.ValueType
+    """What to do."""
+    tenant: _builtins.str
+    """Wire id of the tenant whose limits, and whose ancestors', are meant; empty = all."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.bytes = ...,
+        action: Global___CacheAction.ValueType = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "order_id", b"order_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheOrder: _TypeAlias = CacheOrder  # noqa: Y015
 
 @_typing.final
 class WindowReplaced(_message.Message):
@@ -989,6 +1081,7 @@ class LimitRule(_message.Message):
     VALID_FROM_US_FIELD_NUMBER: _builtins.int
     VALID_TO_US_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the tenant."""
     meter: _builtins.str
@@ -1021,6 +1114,8 @@ class LimitRule(_message.Message):
     """In force until here, exclusive; absent = for good."""
     source: _builtins.str
     """`plan`, `subscription` or `override`."""
+    shared: _builtins.bool
+    """Callers of child tenants see its figures; else they see that it counts them, and no more."""
     @_builtins.property
     def match(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeMatch]:
         """Every one must match; none = all calls."""
@@ -1050,10 +1145,11 @@ class LimitRule(_message.Message):
         valid_from_us: _builtins.int | None = ...,
         valid_to_us: _builtins.int | None = ...,
         source: _builtins.str = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__valid_from_us: _TypeAlias = _typing.Literal["valid_from_us"]  # noqa: Y015
     _WhichOneofArgType__valid_from_us: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us"]  # noqa: Y015

@@ -225,6 +225,7 @@ class LimitState(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    HIDDEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The limit's name, unique in the tenant."""
     meter: _builtins.str
@@ -249,6 +250,10 @@ class LimitState(_message.Message):
     """The plan that the tenant is on."""
     tenant: _builtins.str
     """The tenant whose limit it is: the caller's own or an ancestor."""
+    hidden: _builtins.bool
+    """The limit is an ancestor's and not shared with its children: amount, burst, used, used_percent, remaining and source
+    are left out, and so is a token bucket's reset_after.
+    """
     @_builtins.property
     def reset_after(self) -> _duration_pb2.Duration:
         """Windows: time until the window ends. Token buckets: time until the bucket is full."""
@@ -294,10 +299,11 @@ class LimitState(_message.Message):
         as_of: _timestamp_pb2.Timestamp | None = ...,
         tenant: _builtins.str = ...,
         length: _duration_pb2.Duration | None = ...,
+        hidden: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "length", b"length", "reset_after", b"reset_after", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "as_of", b"as_of", "burst", b"burst", "enforcement", b"enforcement", "key", b"key", "kind", b"kind", "length", b"length", "meter", b"meter", "name", b"name", "plan", b"plan", "remaining", b"remaining", "reset_after", b"reset_after", "source", b"source", "tenant", b"tenant", "used", b"used", "used_percent", b"used_percent", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "as_of", b"as_of", "burst", b"burst", "enforcement", b"enforcement", "hidden", b"hidden", "key", b"key", "kind", b"kind", "length", b"length", "meter", b"meter", "name", b"name", "plan", b"plan", "remaining", b"remaining", "reset_after", b"reset_after", "source", b"source", "tenant", b"tenant", "used", b"used", "used_percent", b"used_percent", "window_end", b"window_end", "window_start", b"window_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,7 +355,7 @@ class Decision(_message.Message):
     reason: Global___DecisionReason.ValueType
     """Why."""
     remaining: _builtins.int
-    """What remains of the binding limit, in units; absent where no limit matched."""
+    """What remains of the binding limit, in units; absent where no limit matched or the limit is hidden."""
     subject: _builtins.str
     """The feature, meter or tenant that the reason speaks of, where there is no limit to name."""
     @_builtins.property

@@ -69,6 +69,8 @@ pub(crate) struct Bucket {
     pub(crate) counts_values: bool,
     /// More units are being asked for although nobody waits; so many steps are left to get them.
     pub(crate) ahead_steps: u8,
+    /// Such an ask is for so many units at least.
+    pub(crate) ahead: Units,
     /// Notices that units may be there.
     pub(crate) notices: u32,
     /// The ledger refused to answer: don't ask before this real time.
@@ -119,6 +121,7 @@ impl Bucket {
             waiters: VecDeque::new(),
             counts_values: false,
             ahead_steps: 0,
+            ahead: 0,
             notices: 0,
             refused_until_us: 0,
             is_dirty: false,

@@ -184,7 +184,7 @@ impl Engine {
         }
         let here = window.balance.free.saturating_add(window.balance.kept);
         if here < window.low_mark && window.flight.is_none() {
-            bucket.ahead_steps = 3;
+            (bucket.ahead_steps, bucket.ahead) = (3, 0);
             self.hunts.push_back(key);
         }
         is_taken

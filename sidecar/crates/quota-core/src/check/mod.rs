@@ -192,7 +192,7 @@ impl Engine {
         if charge.bucket.is_some() {
             return;
         }
-        charge.bucket = self.make_bucket(now, charge.limit, request);
+        charge.bucket = self.make_bucket(now, charge.limit, &request.attributes);
         if let Some(key) = charge.bucket {
             self.resume(now, key);
         }
@@ -218,7 +218,12 @@ impl Engine {
     }
 
     /// Makes the bucket of a limit for this call; `None` where there is no room for another key.
-    fn make_bucket(&mut self, now: Now, index: u32, request: &CheckRequest) -> Option<Key> {
+    pub(crate) fn make_bucket(
+        &mut self,
+        now: Now,
+        index: u32,
+        attributes: &matching::Attributes,
+    ) -> Option<Key> {
         if !self.make_room(now) {
             return None;
         }
@@ -229,7 +234,7 @@ impl Engine {
             ..
         } = self;
         let values = catalog.limit(index).map(|limit| {
-            matching::key_values(&limit.rule, &request.attributes)
+            matching::key_values(&limit.rule, attributes)
                 .map(Box::from)
                 .collect::<Box<[Box<str>]>>()
         });
@@ -263,7 +268,7 @@ impl Engine {
         }
         let (reason, binding) = match denied_at {
             Some(_) => self.denial(),
-            None => self.admission(now),
+            None => self.admission(now, &request.tenant),
         };
         let retry_after_us = denied_at.and_then(|_| self.retry_after_us());
         if reason == Reason::RateLimited
@@ -303,7 +308,13 @@ impl Engine {
     ) -> Option<crate::LimitState> {
         let limit = self.catalog.limit(charge.limit)?;
         let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
-        Some(state::limit_state(limit, bucket, &request.attributes, now))
+        Some(state::limit_state(
+            limit,
+            bucket,
+            &request.tenant,
+            &request.attributes,
+            now,
+        ))
     }
 
     /// The first limit that denied, one with proof before one without.
@@ -323,10 +334,11 @@ impl Engine {
         found
     }
 
-    /// How an admitted call is called, and the limit that it comes nearest to.
-    fn admission(&self, now: Now) -> (Reason, Option<usize>) {
+    /// How an admitted call is called, and the limit that it comes nearest to, of those whose figures it may see.
+    fn admission(&self, now: Now, viewer: &str) -> (Reason, Option<usize>) {
         let mut reason = Reason::Allowed;
         let mut binding: Option<usize> = None;
+        let mut hidden: Option<usize> = None;
         let mut least: Option<(Units, Units)> = None;
         for (place, charge) in self.charges.iter().enumerate() {
             let Some(limit) = self.catalog.limit(charge.limit) else {
@@ -346,6 +358,10 @@ impl Engine {
             if reason != Reason::Allowed {
                 continue;
             }
+            if state::is_hidden(limit, viewer) {
+                hidden = hidden.or(Some(place));
+                continue;
+            }
             let bucket = charge.bucket.and_then(|key| self.buckets.get(key));
             let share = state::remaining(limit, bucket, now).zip(limit.rule.amount);
             if binding.is_none()
@@ -355,7 +371,7 @@ impl Engine {
                 least = share.or(least);
             }
         }
-        (reason, binding)
+        (reason, binding.or(hidden))
     }
 }
 

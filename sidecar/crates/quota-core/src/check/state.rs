@@ -38,8 +38,48 @@ pub(crate) fn remaining(limit: &Limit, bucket: Option<&Bucket>, now: Now) -> Opt
     Some(left)
 }
 
-/// A limit as known here.
+/// Whether a limit's figures are not for callers of this tenant: an ancestor's that is not shared.
+pub(crate) fn is_hidden(limit: &Limit, viewer: &str) -> bool {
+    !limit.rule.is_shared && *limit.tenant_name != *viewer
+}
+
+/// A limit as known here, as callers of the tenant `viewer` may see it.
 pub(crate) fn limit_state(
+    limit: &Limit,
+    bucket: Option<&Bucket>,
+    viewer: &str,
+    attributes: &Attributes,
+    now: Now,
+) -> LimitState {
+    let state = full_state(limit, bucket, attributes, now);
+    if !is_hidden(limit, viewer) {
+        return state;
+    }
+    let (kind, reset_after_us) = match state.kind {
+        LimitKind::TokenBucket {
+            refill_interval_us, ..
+        } => {
+            let kind = LimitKind::TokenBucket {
+                refill_interval_us,
+                burst: 0,
+            };
+            (kind, None)
+        }
+        kind => (kind, state.reset_after_us),
+    };
+    LimitState {
+        kind,
+        amount: None,
+        used: 0,
+        remaining: None,
+        reset_after_us,
+        source: Box::default(),
+        is_hidden: true,
+        ..state
+    }
+}
+
+fn full_state(
     limit: &Limit,
     bucket: Option<&Bucket>,
     attributes: &Attributes,
@@ -69,6 +109,7 @@ pub(crate) fn limit_state(
             LimitKind::Level | LimitKind::Concurrency => 0,
             _ => rule.nominal_us,
         },
+        is_hidden: false,
     }
 }
 

@@ -82,15 +82,19 @@ impl Engine {
             // What is missing may be here: the mark's outcome wakes those who wait.
             return;
         }
-        let size = size.unwrap_or(Size { need: 0, all: 0 });
         let Some(bucket) = self.buckets.get(key) else {
             return;
         };
+        let is_for_nobody = size.is_none_or(|size| size.all == 0);
+        let size = size.unwrap_or(Size {
+            need: 0,
+            all: bucket.ahead,
+        });
         let Some(limit) = self.catalog.limit(bucket.limit) else {
             return;
         };
         let plan = plan(limit, bucket, &self.links, now);
-        let is_ahead = size.all == 0 && !self.is_token(bucket);
+        let is_ahead = is_for_nobody && !self.is_token(bucket);
         if is_ahead && !self.may_go_on_ahead(key, plan) {
             return;
         }

@@ -3,7 +3,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchLimitsRequest {
     /// What the message says.
-    #[prost(oneof = "watch_limits_request::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "watch_limits_request::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<watch_limits_request::Message>,
 }
 /// Nested message and enum types in `WatchLimitsRequest`.
@@ -26,7 +26,20 @@ pub mod watch_limits_request {
         /// Version of the clock setting that is in force here now; sent after each ClockState. SetClock waits for it.
         #[prost(uint64, tag = "5")]
         ClockApplied(u64),
+        /// A CacheOrder was carried out.
+        #[prost(message, tag = "6")]
+        CacheDone(super::CacheOrderDone),
     }
+}
+/// A CacheOrder was carried out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheOrderDone {
+    /// The order's id.
+    #[prost(bytes = "vec", tag = "1")]
+    pub order_id: ::prost::alloc::vec::Vec<u8>,
+    /// Keys of limits that it touched.
+    #[prost(uint64, tag = "2")]
+    pub keys: u64,
 }
 /// Introduces a holder.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -73,7 +86,7 @@ pub struct WatchLimitsResponse {
     /// What the message says.
     #[prost(
         oneof = "watch_limits_response::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
     )]
     pub message: ::core::option::Option<watch_limits_response::Message>,
 }
@@ -118,7 +131,23 @@ pub mod watch_limits_response {
         /// A window whose next round has begun; also after each hello.
         #[prost(message, tag = "12")]
         Replaced(super::WindowReplaced),
+        /// An operator's order.
+        #[prost(message, tag = "13")]
+        CacheOrder(super::CacheOrder),
     }
+}
+/// An operator's order, to be answered with CacheOrderDone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheOrder {
+    /// 16 bytes that name it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub order_id: ::prost::alloc::vec::Vec<u8>,
+    /// What to do.
+    #[prost(enumeration = "CacheAction", tag = "2")]
+    pub action: i32,
+    /// Wire id of the tenant whose limits, and whose ancestors', are meant; empty = all.
+    #[prost(string, tag = "3")]
+    pub tenant: ::prost::alloc::string::String,
 }
 /// A window that was reset: its next round counts, what is held of this one is nobody's.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -439,6 +468,9 @@ pub struct LimitRule {
     /// `plan`, `subscription` or `override`.
     #[prost(string, tag = "18")]
     pub source: ::prost::alloc::string::String,
+    /// Callers of child tenants see its figures; else they see that it counts them, and no more.
+    #[prost(bool, tag = "19")]
+    pub shared: bool,
 }
 /// A ledger-proved denial has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -775,6 +807,39 @@ pub struct WindowUse {
     /// it every unit that it had. 0 = none.
     #[prost(uint64, tag = "6")]
     pub lease_epoch: u64,
+}
+/// What an operator wants sidecars to do with what they have leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CacheAction {
+    /// Never sent.
+    Unspecified = 0,
+    /// Lease one second of demand ahead.
+    Warm = 1,
+    /// Give back every unit that no reservation holds, and forget proofs; limits are sent anew before this.
+    Invalidate = 2,
+}
+impl CacheAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CACHE_ACTION_UNSPECIFIED",
+            Self::Warm => "CACHE_ACTION_WARM",
+            Self::Invalidate => "CACHE_ACTION_INVALIDATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CACHE_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "CACHE_ACTION_WARM" => Some(Self::Warm),
+            "CACHE_ACTION_INVALIDATE" => Some(Self::Invalidate),
+            _ => None,
+        }
+    }
 }
 /// Life state of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

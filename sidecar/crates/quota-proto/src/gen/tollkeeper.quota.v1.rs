@@ -59,6 +59,10 @@ pub struct LimitState {
     /// Nominal length of the window, or of the refill interval: a month counts 30 days, a year 365. Absent where there is none.
     #[prost(message, optional, tag = "18")]
     pub length: ::core::option::Option<::prost_types::Duration>,
+    /// The limit is an ancestor's and not shared with its children: amount, burst, used, used_percent, remaining and source
+    /// are left out, and so is a token bucket's reset_after.
+    #[prost(bool, tag = "19")]
+    pub hidden: bool,
 }
 /// A header that an HTTP front end should send with its answer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -83,7 +87,7 @@ pub struct Decision {
     /// Absent where no limit matched or detail is NONE.
     #[prost(message, optional, tag = "3")]
     pub binding: ::core::option::Option<LimitState>,
-    /// What remains of the binding limit, in units; absent where no limit matched.
+    /// What remains of the binding limit, in units; absent where no limit matched or the limit is hidden.
     #[prost(int64, optional, tag = "4")]
     pub remaining: ::core::option::Option<i64>,
     /// Time until the binding limit is whole again.

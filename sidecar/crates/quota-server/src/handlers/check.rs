@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Instant};
 use quota_core::{CheckRequest, Decision, Mode, Reason};
 use quota_proto::{
     check::{ParsedCheck, Purpose},
-    decision,
+    decision::{self, Viewer},
     quota::{CheckQuotaRequest, CheckQuotaResponse, Detail},
 };
 
@@ -234,7 +234,7 @@ pub(crate) fn told(
         service.hub.directory.lock().tenant(tenant)
     };
     let plan = plan.as_ref().map_or("", |facts| &facts.plan);
-    let mut told = decision::decision(decision, check.detail, plan);
+    let mut told = decision::decision(decision, check.detail, Viewer { tenant, plan });
     if check.want_headers {
         told.headers = headers(decision);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quota_core::Explanation;
 use quota_proto::{
     check::ParsedCheck,
-    decision::{duration_of, explanation},
+    decision::{Viewer, duration_of, explanation},
     quota::{
         CheckMode, CheckQuotaRequest, Decision, Detail, ExplainQuotaRequest, ExplainQuotaResponse,
     },
@@ -42,9 +42,12 @@ pub async fn explain_quota(
     let (limits, (ledger_us, redis_us)) = found.unwrap_or_default();
     let facts = service.hub.directory.lock().tenant(&parsed.tenant);
     let plan = facts.as_ref().map_or("", |facts| &facts.plan);
+    let viewer = Viewer {
+        tenant: &parsed.tenant,
+        plan,
+    };
     let tell = |limit: &Explanation| {
-        let is_own = *limit.state.tenant == *parsed.tenant;
-        let mut told = explanation(limit, if is_own { plan } else { "" });
+        let mut told = explanation(limit, viewer);
         told.denies = decision
             .as_ref()
             .is_some_and(|decision| denies(decision, limit));

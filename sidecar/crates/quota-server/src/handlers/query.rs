@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quota_core::LimitState;
 use quota_proto::{
-    decision::{limit_state, timestamp},
+    decision::{Viewer, limit_state, timestamp},
     quota::{
         ErrorReason, GetQuotaRequest, GetQuotaResponse, LeaseQuotaRequest, LeaseQuotaResponse,
     },
@@ -50,6 +50,10 @@ async fn quota(service: &Service, request: GetQuotaRequest) -> Answer<GetQuotaRe
     limits.sort_by(|left, right| order(&tenant, left).cmp(&order(&tenant, right)));
     let facts = service.hub.directory.lock().tenant(&tenant);
     let plan = facts.as_ref().map_or("", |facts| &facts.plan);
+    let viewer = Viewer {
+        tenant: &tenant,
+        plan,
+    };
     let now_us = service.hub.now()?.ledger_us;
     let as_of_us = limits
         .iter()
@@ -65,7 +69,7 @@ async fn quota(service: &Service, request: GetQuotaRequest) -> Answer<GetQuotaRe
             .unwrap_or_default(),
         limits: limits
             .iter()
-            .map(|limit| limit_state(limit, if *limit.tenant == *tenant { plan } else { "" }))
+            .map(|limit| limit_state(limit, viewer))
             .collect(),
         as_of: Some(timestamp(as_of_us)),
     })

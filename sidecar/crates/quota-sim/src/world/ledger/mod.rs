@@ -114,6 +114,7 @@ pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
         valid_to_us: None,
         source: "plan".into(),
         is_rolling: false,
+        is_shared: false,
         nominal_us: 60_000_000,
     }
 }
