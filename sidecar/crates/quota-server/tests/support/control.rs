@@ -327,7 +327,7 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
         ),
         Sent::ClockApplied(version) => script.applied.push(version),
         Sent::Acknowledge(taken) => script.acknowledged.extend(taken.reservation_ids),
-        Sent::Remove(_) => {}
+        Sent::Remove(_) | Sent::CacheDone(_) => {}
     }
 }
 
