@@ -228,6 +228,7 @@ class AllotBatch:
             places = [(target, self._renew(target, place)) for target, place in places]
         leases = await read_leases(
             conn,
+            self._rows,
             {
                 (place.window_id, target.entry.ask.holder)
                 for target, place in places

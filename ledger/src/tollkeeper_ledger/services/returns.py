@@ -91,8 +91,7 @@ class ReturnService:
             locked = await lock_windows(conn, {entry.window_id for entry in entries})
             rows = {key: row for key, row in locked.items() if row.state.timeline >= self._restores.timeline}
             leases = await read_leases(
-                conn,
-                [(entry.window_id, holder) for entry in entries if entry.generation == 0 and entry.window_id in rows],
+                conn, rows, [(entry.window_id, holder) for entry in entries if entry.generation == 0]
             )
             for (window_id, name), lease in leases.items():
                 rows[window_id].state.holders[name] = lease

@@ -111,7 +111,7 @@ class LeaseReclaimer:
     async def _take_back(self, holder: bytes) -> int:
         async with transaction(self._pool) as conn:
             rows = await lock_windows(conn, await store.levels_of(conn, holder))
-            leases = await read_leases(conn, [(window_id, holder) for window_id in rows])
+            leases = await read_leases(conn, rows, [(window_id, holder) for window_id in rows])
             units = 0
             for (window_id, name), lease in leases.items():
                 rows[window_id].state.holders[name] = lease

@@ -35,7 +35,7 @@ async def change_levels(conn: Connection, batch: UsageBatch, places: Sequence[in
     windows = await _find_windows(conn, {change.level for _, changes in changed for change in changes})
     rows = await lock_windows(conn, set(windows.values()))
     holders = {(windows[one.level], one.holder) for _, all_ in changed for one in all_ if one.level in windows}
-    for (window_id, name), lease in (await read_leases(conn, holders)).items():
+    for (window_id, name), lease in (await read_leases(conn, rows, holders)).items():
         rows[window_id].state.holders[name] = lease
     found = {level: rows[window_id] for level, window_id in windows.items() if window_id in rows}
     problems: dict[int, Problem] = {}

@@ -13,7 +13,7 @@ from tollkeeper_ledger.domain.windows import Span
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import asyncpg
 
@@ -190,13 +190,22 @@ def _window(row: asyncpg.Record) -> WindowRow:
     )
 
 
-async def read_leases(conn: Connection, pairs: Collection[tuple[bytes, bytes]]) -> dict[tuple[bytes, bytes], Holder]:
-    """Read what holders got, by (window id, holder). The windows are locked by this transaction."""
-    if not pairs:
+async def read_leases(
+    conn: Connection, rows: Mapping[bytes, WindowRow], pairs: Iterable[tuple[bytes, bytes]]
+) -> dict[tuple[bytes, bytes], Holder]:
+    """Read what holders got, by (window id, holder), of windows among `rows`, which this transaction has locked."""
+    asked = [(rows[window_id], holder) for window_id, holder in pairs if window_id in rows]
+    if not asked:
         return {}
-    windows = [window_id for window_id, _ in pairs]
-    rows = await conn.fetch(sql("limits.read_leases"), windows, [holder for _, holder in pairs], days_of(windows))
-    return {(row["window_id"], row["holder"]): _holder(row) for row in rows}
+    found = await conn.fetch(
+        sql("limits.read_leases"),
+        [row.identity[0] for row, _ in asked],
+        [row.window_id for row, _ in asked],
+        [holder for _, holder in asked],
+        [row.end_day for row, _ in asked],
+        days_of([row.window_id for row, _ in asked]),
+    )
+    return {(row["window_id"], row["holder"]): _holder(row) for row in found}
 
 
 def _holder(row: asyncpg.Record) -> Holder:

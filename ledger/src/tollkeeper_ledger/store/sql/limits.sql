@@ -54,13 +54,18 @@ ORDER BY w.window_id
 FOR UPDATE OF w;
 
 -- name: read_leases
--- Reads what holders got of windows that are locked. $1 window ids, $2 holders pairwise, $3 end days.
+-- Reads what holders got of windows that are locked. $1 tenant ids, $2 window ids, $3 holders, $4 end days pairwise,
+-- $5 the distinct end days. One look into the primary key for each: a plan made while a day's partition was small would
+-- go on reading it whole.
 SELECT l.window_id, l.holder, l.request_seq, l.granted_cum, l.returned_cum, l.last_give, l.recorded, l.ended,
   l.lease_epoch
-FROM unnest($1::bytea[], $2::bytea[]) AS asked (window_id, holder)
-JOIN limit_window w ON w.window_id = asked.window_id AND w.end_day = ANY ($3::int[])
-JOIN holder_lease l ON l.tenant_id = w.tenant_id AND l.window_id = w.window_id AND l.holder = asked.holder
-  AND l.end_day = w.end_day AND l.end_day = ANY ($3::int[]);
+FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::int[]) AS asked (tenant_id, window_id, holder, end_day)
+CROSS JOIN LATERAL (
+  SELECT * FROM holder_lease l
+  WHERE l.tenant_id = asked.tenant_id AND l.window_id = asked.window_id AND l.holder = asked.holder
+    AND l.end_day = asked.end_day AND l.end_day = ANY ($5::int[])
+  OFFSET 0
+) l;
 
 -- name: insert_windows
 -- Opens windows. All arrays pairwise.
@@ -112,7 +117,9 @@ ON CONFLICT (tenant_id, window_id, holder, end_day) DO UPDATE SET request_seq = 
 SELECT g.tenant_id, g.window_id, g.generation, g.allotted_cum, g.credited, g.lost, g.closing, g.closed,
   coalesce(r.returned_cum, 0) AS returned_cum
 FROM unnest($1::bytea[], $2::bigint[]) AS asked (window_id, generation)
-JOIN limit_window w ON w.window_id = asked.window_id AND w.end_day = ANY ($4::int[])
+CROSS JOIN LATERAL (
+  SELECT * FROM limit_window w WHERE w.window_id = asked.window_id AND w.end_day = ANY ($4::int[]) OFFSET 0
+) w
 JOIN pool_generation g ON g.tenant_id = w.tenant_id AND g.window_id = w.window_id AND g.end_day = w.end_day
   AND g.generation = asked.generation AND g.end_day = ANY ($4::int[])
 LEFT JOIN lost_return r ON r.tenant_id = w.tenant_id AND r.window_id = w.window_id AND r.generation = g.generation
@@ -133,7 +140,9 @@ INSERT INTO holder_consumption AS h (tenant_id, window_id, end_day, holder, cons
 SELECT w.tenant_id, w.window_id, w.end_day, $4, n.consumed_cum, n.over_cum, n.given_back_cum
 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $6::bigint[])
   AS n (window_id, consumed_cum, over_cum, given_back_cum)
-JOIN limit_window w ON w.window_id = n.window_id AND w.end_day = ANY ($5::int[])
+CROSS JOIN LATERAL (
+  SELECT * FROM limit_window w WHERE w.window_id = n.window_id AND w.end_day = ANY ($5::int[]) OFFSET 0
+) w
 ORDER BY w.window_id
 ON CONFLICT (tenant_id, window_id, holder, end_day)
   DO UPDATE SET consumed_cum = greatest(h.consumed_cum, excluded.consumed_cum),
@@ -144,14 +153,16 @@ ON CONFLICT (tenant_id, window_id, holder, end_day)
 
 -- name: read_use
 -- Reads what all holders consumed of windows and did not give back. $1 window ids, $2 end days.
-SELECT w.window_id, w.allotted, w.amount,
-  greatest(0, coalesce(sum(h.consumed_cum - h.given_back_cum), 0))::bigint AS consumed,
-  greatest(0, coalesce(sum(h.over_cum) + least(0, sum(h.consumed_cum - h.given_back_cum)), 0))::bigint AS over
+SELECT w.window_id, w.allotted, w.amount, used.consumed, used.over
 FROM limit_window w
-LEFT JOIN holder_consumption h ON h.tenant_id = w.tenant_id AND h.window_id = w.window_id AND h.end_day = w.end_day
-  AND h.end_day = ANY ($2::int[])
-WHERE w.window_id = ANY ($1::bytea[]) AND w.end_day = ANY ($2::int[])
-GROUP BY w.tenant_id, w.window_id, w.end_day;
+CROSS JOIN LATERAL (
+  SELECT greatest(0, coalesce(sum(h.consumed_cum - h.given_back_cum), 0))::bigint AS consumed,
+    greatest(0, coalesce(sum(h.over_cum) + least(0, sum(h.consumed_cum - h.given_back_cum)), 0))::bigint AS over
+  FROM holder_consumption h
+  WHERE h.tenant_id = w.tenant_id AND h.window_id = w.window_id AND h.end_day = w.end_day
+    AND h.end_day = ANY ($2::int[])
+) used
+WHERE w.window_id = ANY ($1::bytea[]) AND w.end_day = ANY ($2::int[]);
 
 -- name: renew_leases
 -- Renews leases of units in flight that are still the ones named. $1 window ids, $2 leases, $3 units in flight pairwise,
