@@ -402,6 +402,8 @@ impl Engine {
                         && let Some(state) = self.buckets.get_mut(bucket)
                     {
                         waiter.queues.push(bucket);
+                        // Before its units come: what it waits for is not to be kept from it for a restart.
+                        state.largest = state.largest.max(charge.units);
                         state.waiters.push_back((key, charge.units));
                     }
                     self.hunts.push_back(bucket);

@@ -177,3 +177,26 @@ fn a_disk_that_fails_withholds_only_what_is_kept() {
     world.handle(0, Event::Marked(u64::MAX, quota_core::Marked::Unknown));
     assert_eq!(1_000, use_units(&mut world, 0, 1_000, 1_000));
 }
+
+/// A call that is large beside those before it passes although it meets many limits of which most is kept: what it waits
+/// for is not kept from it again, limit by limit, before the last one has it.
+#[test]
+fn what_a_call_waits_for_is_not_kept_from_it() {
+    let config = EngineConfig {
+        keeps: true,
+        ..EngineConfig::default()
+    };
+    let mut world = World::with_config(9, 1, config);
+    let limits = (0..20).map(|at| (window_rule(&format!("l{at}"), "m", 1_000), DAY));
+    world.declare("t", None, limits.collect());
+    // Units are leased for a caller that goes away, so they are kept.
+    let ticket = world.check(0, &request("t", "m", 250));
+    world.nodes[0].engine.cancel(ticket);
+    world.carry(0);
+    world.run_for(SECOND_US);
+    for units in [20, 100, 250] {
+        let decision = world.decide(0, &request("t", "m", units));
+        assert!(decision.reason.allowed(), "{units}: {:?}", decision.reason);
+        world.run_for(SECOND_US / 10);
+    }
+}
