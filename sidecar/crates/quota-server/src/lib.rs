@@ -17,7 +17,8 @@ const _: () = assert!(
     "built with the feature `mutants`"
 );
 
-pub mod clock;
+pub mod bell;
+mod clock;
 pub mod config;
 mod directory;
 mod fingerprint;

@@ -16,6 +16,8 @@ use quota_proto::{
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
+use crate::bell::{self, Bell};
+
 /// Real milliseconds that a command of the watch stream may take.
 pub(crate) const WATCH_TIMEOUT_MS: u32 = 5_000;
 
@@ -43,12 +45,28 @@ struct Queue {
     waiters: HashMap<u64, Waiter>,
 }
 
+/// Readable from when it is rung until it is silenced.
+struct Eventfd(OwnedFd);
+
+impl Bell for Eventfd {
+    fn ring(&self) {
+        // Fails only when the counter is full, and then the reader is awake anyway.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn silence(&self) {
+        let mut counter = [0_u8; 8];
+        // Nothing to read means that nobody woke us; commands may wait all the same.
+        let _ = rustix::io::read(&self.0, &mut counter);
+    }
+}
+
 /// The queue of commands, with an eventfd that is readable while commands wait.
 ///
 /// Bounded by its users: the engine keeps one command per identity in flight, the shipper one batch.
 pub struct Outbox {
     queue: Mutex<Queue>,
-    wake: OwnedFd,
+    wake: Eventfd,
     late_answers: AtomicU64,
 }
 
@@ -61,7 +79,7 @@ impl Outbox {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self {
             queue: Mutex::new(Queue::default()),
-            wake,
+            wake: Eventfd(wake),
             late_answers: AtomicU64::new(0),
         })
     }
@@ -94,16 +112,15 @@ impl Outbox {
     /// Returns the eventfd.
     #[must_use]
     pub fn fd(&self) -> RawFd {
-        self.wake.as_raw_fd()
+        self.wake.0.as_raw_fd()
     }
 
     /// Takes every waiting command as an encoded `CommandBatch`; empty when there is none.
     #[must_use]
     pub fn take(&self) -> Vec<u8> {
-        let mut counter = [0_u8; 8];
-        // Nothing to read means that nobody woke us; commands may wait all the same.
-        let _ = rustix::io::read(&self.wake, &mut counter);
-        let commands = std::mem::take(&mut self.queue.lock().commands);
+        let commands = bell::take(&self.queue, &self.wake, |queue| {
+            std::mem::take(&mut queue.commands)
+        });
         if commands.is_empty() {
             Vec::new()
         } else {
@@ -140,8 +157,7 @@ impl Outbox {
     }
 
     fn push(&self, timeout_ms: u32, action: Action, waiter: Waiter) {
-        let first = {
-            let mut queue = self.queue.lock();
+        bell::put(&self.queue, &self.wake, |queue| {
             queue.next_id = queue.next_id.wrapping_add(1);
             let id = queue.next_id;
             queue.waiters.insert(id, waiter);
@@ -151,11 +167,7 @@ impl Outbox {
                 action: Some(action),
             });
             queue.commands.len() == 1
-        };
-        if first {
-            // Fails only when the counter is full, and then the reader is awake anyway.
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-        }
+        });
     }
 }
 
@@ -166,7 +178,7 @@ mod tests {
 
     fn readable(outbox: &Outbox) -> bool {
         let mut counter = [0_u8; 8];
-        rustix::io::read(&outbox.wake, &mut counter).is_ok()
+        rustix::io::read(&outbox.wake.0, &mut counter).is_ok()
     }
 
     fn subscribe() -> Action {

@@ -12,7 +12,7 @@ use std::{collections::HashMap, time::Duration};
 
 use prost::Message;
 use quota_proto::quota::{
-    CheckQuotaRequest, GetQuotaRequest, GetQuotaResponse, StreamQuotaRequest, StreamQuotaResponse,
+    CheckQuotaRequest, GetQuotaRequest, GetQuotaResponse, StreamQuotaRequest,
     stream_quota_response::Result as Told,
 };
 use support::{Plane, Script, client::consume};
@@ -22,32 +22,12 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-async fn stream(
-    plane: &Plane,
-) -> (
-    mpsc::Sender<StreamQuotaRequest>,
-    tonic::Streaming<StreamQuotaResponse>,
-) {
-    let (sender, receiver) = mpsc::channel(2_000);
-    let mut grpc = plane.client.0.clone();
-    grpc.ready().await.unwrap();
-    let path = "/tollkeeper.quota.v1.QuotaService/StreamQuota"
-        .parse()
-        .unwrap();
-    let codec = ProstCodec::<StreamQuotaRequest, StreamQuotaResponse>::default();
-    let answers = grpc
-        .streaming(Request::new(ReceiverStream::new(receiver)), path, codec)
-        .await
-        .unwrap();
-    (sender, answers.into_inner())
-}
-
 /// Every tag is answered exactly once, errors stay with their item, and the limit is never exceeded.
 #[tokio::test]
 async fn streams_answer_every_tag_once() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(300)).await;
-    let (sender, mut answers) = stream(&plane).await;
+    let (sender, mut answers) = plane.client.stream().await;
     for tag in 0..1_000 {
         let check = match tag % 10 {
             0 => None,
@@ -94,7 +74,7 @@ async fn abandoned_streams_end() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(300)).await;
     for _ in 0..50 {
-        let (sender, answers) = stream(&plane).await;
+        let (sender, answers) = plane.client.stream().await;
         sender
             .send(StreamQuotaRequest {
                 tag: 1,

@@ -4,7 +4,10 @@ use prost::Message;
 use quota_proto::quota::{
     CheckMode, CheckQuotaRequest, CheckQuotaResponse, Cost, Quantity, ReleaseReservationRequest,
     ReleaseReservationResponse, SettleReservationRequest, SettleReservationResponse,
+    StreamQuotaRequest, StreamQuotaResponse,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status,
     client::Grpc,
@@ -57,6 +60,27 @@ impl Client {
         grpc.unary(request, path.parse().unwrap(), codec)
             .await
             .map(tonic::Response::into_inner)
+    }
+
+    /// Opens a stream of checks; up to 2,000 wait to be sent.
+    pub async fn stream(
+        &self,
+    ) -> (
+        mpsc::Sender<StreamQuotaRequest>,
+        tonic::Streaming<StreamQuotaResponse>,
+    ) {
+        let (sender, receiver) = mpsc::channel(2_000);
+        let mut grpc = self.0.clone();
+        grpc.ready().await.unwrap();
+        let path = "/tollkeeper.quota.v1.QuotaService/StreamQuota"
+            .parse()
+            .unwrap();
+        let codec = ProstCodec::<StreamQuotaRequest, StreamQuotaResponse>::default();
+        let answers = grpc
+            .streaming(Request::new(ReceiverStream::new(receiver)), path, codec)
+            .await
+            .unwrap();
+        (sender, answers.into_inner())
     }
 
     pub async fn check(&self, request: CheckQuotaRequest) -> Result<CheckQuotaResponse, Status> {
