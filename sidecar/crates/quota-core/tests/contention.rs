@@ -96,7 +96,7 @@ fn ask(rng: &mut Rng) -> CheckRequest {
 }
 
 /// Adds what an admitted call takes of each limit, per user where the limit is split.
-fn count(limits: &[Drawn], request: &CheckRequest, used: &mut BTreeMap<(usize, String), u64>) {
+fn count(limits: &[Drawn], request: &CheckRequest, taken: &mut BTreeMap<(usize, String), u64>) {
     let user = request.attributes.first().map_or("", |(_, value)| value);
     for (place, drawn) in limits.iter().enumerate() {
         if drawn.only.is_some_and(|only| only != user) {
@@ -107,7 +107,7 @@ fn count(limits: &[Drawn], request: &CheckRequest, used: &mut BTreeMap<(usize, S
             .iter()
             .find(|cost| cost.meter == drawn.rule.meter);
         let key = if drawn.per_user { user } else { "" };
-        *used.entry((place, key.to_owned())).or_default() += cost.map_or(0, |cost| cost.units);
+        *taken.entry((place, key.to_owned())).or_default() += cost.map_or(0, |cost| cost.units);
     }
 }
 

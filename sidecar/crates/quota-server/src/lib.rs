@@ -17,8 +17,8 @@ const _: () = assert!(
     "built with the feature `mutants`"
 );
 
-pub mod bell;
-mod clock;
+mod bell;
+pub mod clock;
 pub mod config;
 mod directory;
 mod fingerprint;

@@ -17,8 +17,7 @@ use quota_proto::quota::{
 };
 use support::{Plane, Script, client::consume};
 use tempfile::tempdir;
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
