@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from operator_support import rows, window
+from operator_support import decided, rows, window
 
 if TYPE_CHECKING:
     from operator_support import Run
@@ -19,16 +18,6 @@ TENANT = "ops"
 def enforced(run: Run, units: int) -> int:
     """Take units; gives the exit code. A sidecar that reached no authority took nothing: it is asked again."""
     return decided(run, "quota", "enforce", f"op-tokens={units}", "--tenant", TENANT)[0]
-
-
-def decided(run: Run, *words: str) -> tuple[int, str, str]:
-    """Run a command until an authority has decided, at most a minute."""
-    give_up_s = time.monotonic() + 60
-    while True:
-        code, out, err = run(*words)
-        if "authority_unreachable" not in (out + err).lower():
-            return code, out, err
-        assert time.monotonic() < give_up_s, out + err
 
 
 async def test_a_reset_gives_the_full_amount_again_once(platform: Platform, run: Run) -> None:

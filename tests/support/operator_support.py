@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -38,3 +39,13 @@ def rows(run: Run, *words: str) -> list[dict[str, Any]]:
     assert code in {0, 1}, err
     found: list[dict[str, Any]] = json.loads(out)
     return found
+
+
+def decided(run: Run, *words: str) -> tuple[int, str, str]:
+    """Run a command until an authority has decided, at most a minute."""
+    give_up_s = time.monotonic() + 60
+    while True:
+        code, out, err = run(*words)
+        if "authority_unreachable" not in (out + err).lower():
+            return code, out, err
+        assert time.monotonic() < give_up_s, out + err

@@ -44,7 +44,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_choose_servers)
     modules = (
-        processes, demo, replay, catalogue, quota, cache, rate, usage, listings, subscriptions, grants, invoices, payments,
+        processes, demo, replay, catalogue, quota, cache,
+        rate, usage, listings, subscriptions, grants, invoices, payments,
     )  # fmt: skip
     for module in modules:
         module.register(app)
