@@ -8,7 +8,7 @@
     missing_docs
 )]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use quota_core::{AttributeMatch, CheckRequest, Cost, Enforcement, LimitRule, MatchRule, Mode};
 use quota_sim::{
@@ -122,6 +122,42 @@ fn out(world: &World, drawn: &Drawn) -> u64 {
         .sum()
 }
 
+/// Sidecars that know the limits, on slow ways that repeat messages.
+fn world_of(seed: u64, nodes: usize, limits: &[Drawn], rng: &mut Rng) -> World {
+    let mut world = World::new(seed, nodes);
+    let of = |tenant| {
+        let mine = limits.iter().filter(|drawn| drawn.tenant == tenant);
+        mine.map(|drawn| (drawn.rule.clone(), DAY)).collect()
+    };
+    // So that every meter exists.
+    let others = METERS.map(|meter| (window_rule(meter, meter, 1), DAY));
+    world.declare("other", None, others.to_vec());
+    world.declare("parent", None, of("parent"));
+    world.declare("child", Some("parent"), of("child"));
+    world.weather.delay_max_us = rng.between(100, 20_000);
+    world.weather.repeat = rng.below(100);
+    world
+}
+
+/// Compares what left each limit with what was admitted.
+fn compare(seed: u64, world: &World, limits: &[Drawn], used: &BTreeMap<(usize, String), u64>) {
+    for (place, drawn) in limits.iter().enumerate() {
+        let Some(amount) = drawn.rule.amount else {
+            continue;
+        };
+        let name = &drawn.rule.name;
+        let of_limit = used.iter().filter(|((at, _), _)| *at == place);
+        let total: u64 = of_limit.clone().map(|(_, units)| units).sum();
+        if drawn.rule.enforcement != Enforcement::Hard {
+            assert!(out(world, drawn) <= total, "seed {seed} {name}");
+            continue;
+        }
+        let most = of_limit.map(|(_, units)| *units).max().unwrap_or(0);
+        assert!(most <= amount, "seed {seed} {name}: {most} of {amount}");
+        assert_eq!(total, out(world, drawn), "seed {seed} {name}");
+    }
+}
+
 fn seeds() -> std::ops::Range<u64> {
     let first = std::env::var("QUOTA_SEED")
         .ok()
@@ -142,18 +178,7 @@ fn contention_loses_and_invents_no_unit() {
         let inherited = rng.below(3);
         let mut limits: Vec<Drawn> = (0..own).map(|at| draw(&mut rng, "child", at)).collect();
         limits.extend((0..inherited).map(|at| draw(&mut rng, "parent", at)));
-        let mut world = World::new(seed, nodes);
-        let of = |tenant| {
-            let mine = limits.iter().filter(|drawn| drawn.tenant == tenant);
-            mine.map(|drawn| (drawn.rule.clone(), DAY)).collect()
-        };
-        // So that every meter exists.
-        let others = METERS.map(|meter| (window_rule(meter, meter, 1), DAY));
-        world.declare("other", None, others.to_vec());
-        world.declare("parent", None, of("parent"));
-        world.declare("child", Some("parent"), of("child"));
-        world.weather.delay_max_us = rng.between(100, 20_000);
-        world.weather.repeat = rng.below(100);
+        let mut world = world_of(seed, nodes, &limits, &mut rng);
         let mut open: Vec<(u64, usize, CheckRequest)> = Vec::new();
         let mut calls: Vec<(u64, CheckRequest)> = Vec::new();
         let mut gone: Vec<u64> = Vec::new();
@@ -197,21 +222,7 @@ fn contention_loses_and_invents_no_unit() {
             world.stop(node);
         }
         world.run_for(5_000_000);
-        for (place, drawn) in limits.iter().enumerate() {
-            let Some(amount) = drawn.rule.amount else {
-                continue;
-            };
-            let name: Arc<str> = Arc::clone(&drawn.rule.name);
-            let of_limit = used.iter().filter(|((at, _), _)| *at == place);
-            let total: u64 = of_limit.clone().map(|(_, units)| units).sum();
-            if drawn.rule.enforcement != Enforcement::Hard {
-                assert!(out(&world, drawn) <= total, "seed {seed} {name}");
-                continue;
-            }
-            let most = of_limit.map(|(_, units)| *units).max().unwrap_or(0);
-            assert!(most <= amount, "seed {seed} {name}: {most} of {amount}");
-            assert_eq!(total, out(&world, drawn), "seed {seed} {name}");
-        }
+        compare(seed, &world, &limits, &used);
     }
     // What is to be shown happened, often.
     if seeds().end - seeds().start > 1 {
