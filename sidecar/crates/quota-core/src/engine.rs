@@ -17,7 +17,7 @@ use crate::{
     links::Links,
     outbox::Outbox,
     report::Reporter,
-    request::{CheckRequest, Checked, Cost, Units},
+    request::{CheckRequest, Checked, Cost, Mode, Units},
     reservation::{Reservation, SettleRefusal, Settled},
     room::Resting,
     slab::Key,
@@ -438,7 +438,7 @@ impl Engine {
         first.and_then(|charge| charge.bucket)
     }
 
-    /// Gives back what token buckets lent for a check that another limit denied.
+    /// Gives back what token buckets lent for a check that another limit denied, or that only looked.
     fn return_lent(&mut self, now: Now, lent: &[Key]) {
         for place in 0..self.charges.len() {
             let Some(charge) = self.charges.get(place).copied() else {
@@ -465,7 +465,8 @@ impl Engine {
         }
         if let Outcome::Decided(decision) = outcome {
             if let Some(waiter) = self.waiting.remove(key) {
-                if !decision.reason.allowed() && !waiter.lent.is_empty() {
+                let is_taken = decision.reason.allowed() && waiter.request.mode != Mode::Peek;
+                if !is_taken && !waiter.lent.is_empty() {
                     self.return_lent(now, &waiter.lent);
                 }
                 self.outbox.tell(Effect::Decide {

@@ -359,6 +359,21 @@ fn a_settlement_below_gives_tokens_back() {
     assert!(!admitted(&mut world, 0, 1), "and not one more");
 }
 
+/// Whoever only looks leaves the tokens where they are: others can take every one of them.
+#[test]
+fn a_peek_takes_no_tokens() {
+    let shape = Shape { rate: 1, burst: 20 };
+    let mut world = world(8, 2, vec![rule("rate", "m", shape)]);
+    let mut look = request("t", "m", 20);
+    look.mode = Mode::Peek;
+    for _ in 0..3 {
+        assert_eq!(Reason::Allowed, world.decide(0, &look).reason);
+        world.run_for(2_000);
+    }
+    assert!(admitted(&mut world, 1, 20));
+    assert!(!admitted(&mut world, 0, 1));
+}
+
 /// Tokens that a call took and its caller gave back are there for everybody, never above the burst, and once.
 #[test]
 fn given_back_tokens_are_there_again() {
