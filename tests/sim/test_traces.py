@@ -57,12 +57,13 @@ def test_the_real_functions_do_what_the_simulator_says(pair: tuple[int, int], tr
 async def test_the_real_transactions_do_what_the_simulator_says(
     database_url: str, traces: dict[str, list[Line]]
 ) -> None:
-    """Every answer of the ledger and every row in 1,000 schedules is what the model has, up to a restore."""
+    """Every answer of the ledger and every row in 1,000 schedules is what the model has, after restores as well."""
     pool = await open_ledger_pool(database_url)
     try:
         replay = LedgerReplay(database_url, pool)
         await replay.run(traces)
         assert replay.steps > 20 * len(traces)
+        assert replay.restores > len(traces) // 50
     finally:
         pool.terminate()
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import structlog
 from tollkeeper_ledger.domain.allotment import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.limits import EffectiveLimit, LimitKind, LimitRule, Source
-from tollkeeper_ledger.domain.windows import Span, WindowRule, WindowUnit
+from tollkeeper_ledger.domain.windows import Alignment, Span, WindowRule, WindowUnit
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.amounts import AmountFollower
-from tollkeeper_ledger.services.entries import Entry, FromWindow
+from tollkeeper_ledger.services.entries import Entry, FromBucket, FromWindow
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import Consumption, Return, ReturnService
 from tollkeeper_ledger.store.clock import ClockReading
@@ -27,10 +27,11 @@ from tollkeeper_ledger.store.limits import ClosingPool
 from tollkeeper_ledger.store.pool import open_pool, transaction
 from tollkeeper_ledger.store.tenants import TenantView
 from trace_redis import Line, Mismatch
+from trace_restore import TimelineOf, back_up, set_back
 from usage_bench import superuser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tollkeeper_ledger.services.allot_batch import _Target
     from tollkeeper_ledger.store.pool import Pool
@@ -58,6 +59,8 @@ _FAULTS = {
     "Unreachable": PoolFault.UNREACHABLE,
 }
 _BATCH = 1_000
+_LOG = structlog.get_logger()
+_AFTER_RESTORE = 60
 
 
 @dataclass(slots=True)
@@ -90,6 +93,15 @@ class _Plan:
     is_rolling: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """The ledger's services in one timeline."""
+
+    context: BatchContext
+    returns: ReturnService
+    amounts: AmountFollower
+
+
 @dataclass(slots=True)
 class _Trace:
     """One trace, how far it is, and what its names are here."""
@@ -105,6 +117,11 @@ class _Trace:
     """Windows of an identity by their begin."""
     left: set[str] = field(default_factory=set)
     """Windows that were over when their limit changed: only the model follows there."""
+
+    backup: dict[str, str] = field(default_factory=dict)
+    """What a restore brings back."""
+    desk: _Desk | None = None
+    """Since a restore: services of its own timeline."""
 
     def see(self, rows: Line) -> None:
         """Note a window."""
@@ -139,7 +156,11 @@ class _Directory:
 
     def declare(self, wire_id: str, tenant_id: uuid.UUID, line: Line) -> None:
         """Take in a limit, or another amount of it."""
-        rule = LimitRule(line["limit"], "m", LimitKind.WINDOW, line["amount"], window=WindowRule(WindowUnit.MINUTE))
+        alignment = Alignment.ROLLING if line["rolling"] else Alignment.CALENDAR
+        window = WindowRule(WindowUnit.MINUTE, alignment=alignment)
+        rule = LimitRule(line["limit"], "m", LimitKind.WINDOW, line["amount"], window=window)
+        if line["is"] == "bucket":
+            rule = LimitRule(line["limit"], "m", LimitKind.TOKEN_BUCKET, line["amount"])
         limit = EffectiveLimit(rule, Source.PLAN, line["amount_version"])
         known = self.views[wire_id].limits if wire_id in self.views else ()
         limits = (*(one for one in known if one.rule.name != rule.name), limit)
@@ -164,21 +185,29 @@ class LedgerReplay:
         self._url, self._pool = url, pool
         self._conn: Any = None
         self._clock, self._directory = _Clock(), _Directory()
-        functions, log = cast("Any", _Unheard()), structlog.get_logger()
-        restores = Restores(pool, functions, log, installation_id=bytes(16), timeline=1)
-        clock = cast("Any", self._clock)
-        self._context = BatchContext(
+        self._desk = self._open_desk(
+            Restores(pool, cast("Any", _Unheard()), _LOG, installation_id=bytes(16), timeline=1)
+        )
+        self.restores = 0
+        """Restores replayed so far."""
+        self.steps = 0
+        """Transactions' steps compared so far."""
+
+    def _open_desk(self, restores: Restores) -> _Desk:
+        functions, clock = cast("Any", _Unheard()), cast("Any", self._clock)
+        context = BatchContext(
             tenants=cast("Any", self._directory),
-            pool=pool,
+            pool=self._pool,
             clock=clock,
             random_bytes=lambda count: uuid.uuid4().bytes[:count],
             restores=restores,
             functions=functions,
         )
-        self._returns = ReturnService(pool, clock, functions, restores)
-        self._amounts = AmountFollower(pool, clock, functions, restores, log)
-        self.steps = 0
-        """Transactions' steps compared so far."""
+        return _Desk(
+            context,
+            ReturnService(self._pool, clock, functions, restores),
+            AmountFollower(self._pool, clock, functions, restores, _LOG),
+        )
 
     async def run(self, traces: Mapping[str, Sequence[Line]]) -> None:
         """Replay traces. Raises Mismatch at the first difference."""
@@ -192,31 +221,34 @@ class LedgerReplay:
             ids = [(tid, f"{t.name}-{name}") for t in started for name, tid in t.tenants.items()]
             await conn.execute(_TENANT, [tid for tid, _ in ids], [wire for _, wire in ids])
             while turn := [(trace, trace.steps.popleft()) for trace in started if trace.steps]:
-                for kind, some in groupby(sorted(turn, key=_order), key=lambda one: one[1][1]["kind"]):
+                for (_, kind), some in groupby(sorted(turn, key=_order), key=_order):
                     steps = list(some)
+                    desk = steps[0][0].desk or self._desk
                     while chunk := list(islice(steps, _BATCH)):
                         del steps[:_BATCH]
-                        await self._do(kind, chunk)
+                        await self._do(kind, chunk, desk)
                         self.steps += len(chunk)
 
-    async def _do(self, kind: str, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _do(self, kind: str, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         match kind:
             case "limit":
-                await self._limit(turn)
+                await self._limit(turn, desk)
             case "allot":
-                await self._allot(turn)
+                await self._allot(turn, desk)
             case "return":
-                await self._return(turn)
+                await self._return(turn, desk)
             case "report":
-                await self._report(turn)
+                await self._report(turn, desk)
             case "call":
-                await self._close(turn)
+                await self._close(turn, desk)
+            case "ledger":
+                await self._go_back(turn)
             case other:
                 raise AssertionError(f"unknown step {other!r}")
         if kind in {"allot", "return", "report"}:
             await self._compare_rows([(trace, step) for trace, step in turn if step[1]["rows"] is not None])
 
-    async def _limit(self, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _limit(self, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         for trace, (_, line) in turn:
             wire_id = f"{trace.name}-{line['tenant']}"
             trace.leave(line["tenant"], line["limit"])
@@ -232,17 +264,18 @@ class LedgerReplay:
         )
         # Traces are not at the same time, and the model follows in windows that are over as well.
         self._clock.now_us = 0
-        await self._amounts.follow(tenants)
+        await desk.amounts.follow(tenants)
 
-    async def _allot(self, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _allot(self, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         self._clock.now_us = max(step[1]["ledger_us"] for _, step in turn)
-        batch = _Batch(self._context, BucketShards(), [_entry(trace, step[1]) for trace, step in turn])
+        batch = _Batch(desk.context, BucketShards(), [_entry(trace, step[1]) for trace, step in turn])
         await batch.prepare()
         async with transaction(self._pool) as conn:
-            results, _ = await batch.run(conn)
+            results, calls = await batch.run(conn)
+        opened = {call.keys[0]: bool(call.arguments[3]) for call in calls if call.function == "bucket_open"}
         for (trace, step), result in zip(turn, results, strict=True):
             answer = result.answer if isinstance(result, FromWindow) else result
-            actual = _said(answer)
+            actual = _said(answer, opened)
             if step[1]["answer"] != actual:
                 raise Mismatch(trace.where(step), f"answer to {step[1]['ask']}", step[1]["answer"], actual)
             if isinstance(result, FromWindow) and step[1]["rows"] is not None:
@@ -252,30 +285,30 @@ class LedgerReplay:
                     raise Mismatch(trace.where(step), "window", known.hex(), result.window.window_id.hex())
                 trace.pools[rows["pool_key"]] = rows["window"]
 
-    async def _return(self, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _return(self, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         for holder, some in _by_holder(turn):
             entries = [
                 Return(_window(trace, line), generation=line["told"][0], returned_cum=line["told"][1])
                 for trace, (_, line) in some
             ]
-            known = await self._returns.give_back(holder, entries)
+            known = await desk.returns.give_back(holder, entries)
             for (trace, step), actual in zip(some, known, strict=True):
                 if step[1]["known"][1] != actual:
                     raise Mismatch(trace.where(step), "returned_cum known", step[1]["known"][1], actual)
 
-    async def _report(self, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _report(self, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         for holder, some in _by_holder(turn):
             entries = [
                 Consumption(_window(trace, line), consumed_cum=line["told"][0], over_cum=line["told"][1])
                 for trace, (_, line) in some
             ]
-            uses = await self._returns.report(holder, entries)
+            uses = await desk.returns.report(holder, entries)
             for (trace, step), use in zip(some, uses, strict=True):
                 actual = [use.consumed, use.over] if use else [0, 0]
                 if step[1]["known"] != actual:
                     raise Mismatch(trace.where(step), "use", step[1]["known"], actual)
 
-    async def _close(self, turn: list[tuple[_Trace, Step]]) -> None:
+    async def _close(self, turn: list[tuple[_Trace, Step]], desk: _Desk) -> None:
         for trace, (_, line) in turn:
             window = trace.pools[line["keys"][0]]
             if window in trace.left:
@@ -284,7 +317,26 @@ class LedgerReplay:
             row = await self._one_row(trace.windows[window])
             identity = (row["tenant_id"], row["limit_name"], row["key_hash"])
             pool = ClosingPool(identity=identity, window_id=trace.windows[window], generation=int(line["args"][0]))
-            await self._amounts._credit(pool, unspent)
+            await desk.amounts._credit(pool, unspent)
+
+    async def _go_back(self, turn: list[tuple[_Trace, Step]]) -> None:
+        """Back up what a trace has, or set it back, compare all of it, and go on in the next timeline."""
+        for trace, step in turn:
+            line, tenants = step[1], list(trace.tenants.values())
+            if line["what"] == "backup":
+                trace.backup = await back_up(self._conn, tenants)
+                continue
+            if not trace.backup:
+                continue
+            await set_back(self._conn, tenants, trace.backup)
+            restores = TimelineOf(
+                self._pool, cast("Any", _Unheard()), _LOG, installation_id=bytes(16), timeline=line["timeline"]
+            )
+            restores.freeze(line["frozen_before_us"])
+            trace.desk = self._open_desk(restores)
+            trace.begins.clear()
+            self.restores += 1
+            await self._compare_rows([(trace, (step[0], {"kind": "ledger", "rows": rows})) for rows in line["rows"]])
 
     async def _one_row(self, window_id: bytes) -> Any:
         return await self._conn.fetchrow("SELECT * FROM limit_window WHERE window_id = $1", window_id)
@@ -353,8 +405,10 @@ def _rows(tables: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def _order(one: tuple[_Trace, Step]) -> str:
-    return str(one[1][1]["kind"])
+def _order(one: tuple[_Trace, Step]) -> tuple[int, str]:
+    """Sort by services, then by kind: what one desk does of one kind goes into one transaction."""
+    trace, (_, line) = one
+    return id(trace.desk) if trace.desk else 0, str(line["kind"])
 
 
 def _by_holder(turn: list[tuple[_Trace, Step]]) -> list[tuple[bytes, list[tuple[_Trace, Step]]]]:
@@ -387,9 +441,11 @@ def _entry(trace: _Trace, line: Line) -> Entry:
     )
 
 
-def _said(answer: object) -> dict[str, object]:
-    """Put an answer into a trace's form."""
+def _said(answer: object, opened: Mapping[str, bool]) -> dict[str, object]:
+    """Put an answer into a trace's form. `opened`: markers opened by it, and whether that was their first time."""
     match answer:
+        case FromBucket():
+            return {"is": "bucket", "generation": answer.generation, "first": opened.get(answer.keys.marker)}
         case Leased():
             return {"is": "lease", "give": answer.give, "granted_cum": answer.granted_cum}
         case Pooled():
@@ -408,11 +464,11 @@ def _said(answer: object) -> dict[str, object]:
 
 
 def _steps(lines: Sequence[Line]) -> list[Step]:
-    """Pick what the ledger did, up to a restore: Postgres doesn't go back here.
+    """Pick what the ledger did, and of what it did after a restore the first steps.
 
     Of the calls that close a pool only the one whose answer arrived is the ledger's: the last before its rows say so.
     """
-    lines = list(takewhile(lambda line: line.get("what") != "restore", lines))
+    lines = list(_until_enough(lines))
     last: dict[tuple[str, int], int] = {}
     heard: set[int] = set()
     for number, line in enumerate(lines):
@@ -424,10 +480,20 @@ def _steps(lines: Sequence[Line]) -> list[Step]:
     return [
         (number, line)
         for number, line in enumerate(lines)
-        if line["kind"] in {"limit", "return", "report"}
-        or (line["kind"] == "allot" and line["answer"]["is"] != "bucket")
-        or number in heard
+        if line["kind"] in {"limit", "allot", "return", "report", "ledger"} or number in heard
     ]
+
+
+def _until_enough(lines: Sequence[Line]) -> Iterator[Line]:
+    """Give lines until a restore, and a bounded number after it: what is frozen then is refused again and again."""
+    left = None
+    for line in lines:
+        if line.get("what") == "restore" and left is None:
+            left = _AFTER_RESTORE
+        left = left and left - 1
+        if left == 0:
+            return
+        yield line
 
 
 def _closes(line: Line) -> bool:

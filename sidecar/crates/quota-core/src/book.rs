@@ -129,6 +129,10 @@ impl Engine {
             .entries
             .remove(&id)
             .ok_or(SettleRefusal::Unknown)?;
+        if mutant::is(Mutant::SettledTwice) {
+            let buckets = entry.buckets.clone();
+            self.book.open(entry.reservation.clone(), buckets);
+        }
         let expired = entry.is_expired || entry.reservation.expires_us <= now.ledger_us;
         let mut settled = Settled {
             refunded: Vec::new(),
@@ -202,6 +206,7 @@ impl Engine {
             }
             went_back |= self.end_window_hold(*key, hold, entry.is_expired, ending, expired);
         }
+        let is_own = is_own || mutant::is(Mutant::DeadRefunded);
         !expired && is_own && (went_back || !had_holds)
     }
 

@@ -72,6 +72,18 @@ mutants! {
     DeniedValueCounts,
     /// A repeated answer, which says nothing of other values than it marked, is taken for a mark of theirs.
     RepeatMarksOthers,
+    /// A mark is lowered before it is durable: what a restart takes over is spent already.
+    MarkAfterUse,
+    /// A settlement is carried out each time that it is told.
+    SettledTwice,
+    /// What a dead process had reserved is refunded by the one that found it in the log.
+    DeadRefunded,
+    /// A call of a child takes nothing from its parent's limit.
+    AncestorUncharged,
+    /// A parent's limits are not asked.
+    AncestorUnasked,
+    /// A call that one limit denies takes from the others all the same.
+    DeniedTakes,
     // Engine: proof.
     /// A refusal of a pool that isn't final counts as proof.
     ProofFromPoolNotFinal,
@@ -111,7 +123,16 @@ mutants! {
     BackwardClockMints,
     /// A bucket that was lost begins full.
     LostBucketIsFull,
+    /// A bucket that a restored ledger knows nothing of begins full.
+    RestoredBucketIsFull,
+    // Volumes: the log's marks.
+    /// A copied volume's units are taken over, and its original spends them as well.
+    CloneAdopted,
+    /// Marks stay after their units are taken over: the next start takes them again.
+    MarksTakenTwice,
     // Ledger.
+    /// The ledger tells a reservation's home once how it ended, heard or not.
+    OutcomeToldOnce,
     /// Two first uses make two windows.
     TwoFirstWindows,
     /// A lease does not count as having left the limit.

@@ -8,7 +8,7 @@
     missing_docs
 )]
 
-use quota_core::{CheckRequest, Cost, Mode, Reason, ReservationId};
+use quota_core::{CheckRequest, Cost, EngineConfig, Mode, Reason, ReservationId};
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
@@ -107,6 +107,147 @@ fn a_flushed_pool_gets_the_next_generation() {
     assert!(numbers.len() > before, "{numbers:?}");
     assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
     assert!(admitted <= 500, "{admitted} of 500");
+}
+
+/// An open whose outcome the ledger did not hear is not sent again, nor after a flush: what the pool granted before is not
+/// granted a second time under the same generation.
+#[test]
+fn an_open_is_never_repeated_after_a_flush() {
+    let mut world = world_of(2, 500);
+    world.decide(0, &request("t", "m", 1));
+    world.is_line_up = false;
+    world.decide(1, &request("t", "m", 200));
+    world.run_for(SECOND_US);
+    world.is_line_up = true;
+    world.redis.flush();
+    world.run_for(2 * SECOND_US);
+    let window = &world.ledger.rows.windows[0];
+    let number = window.generation().expect("it was opened").number;
+    assert_eq!(
+        0,
+        world.redis.pool_free(window.pool_key()),
+        "{number} was opened again"
+    );
+    assert!(exhaust(&mut world) <= 500);
+    let numbers: Vec<u64> = (world.ledger.rows.windows[0].generations.iter())
+        .map(|one| one.number)
+        .collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    assert!(numbers.len() > 1, "{numbers:?}");
+}
+
+/// A reservation that is settled after it expired refunds nothing: its units were spent when it expired.
+#[test]
+fn a_settlement_after_expiry_refunds_nothing() {
+    let mut world = world_of(1, 100);
+    let mut check = request("t", "m", 40);
+    let id = ReservationId([9; 16]);
+    let expires_us = world.now().ledger_us + 1_000_000;
+    check.mode = Mode::Reserve { id, expires_us };
+    assert_eq!(Reason::Allowed, world.decide(0, &check).reason);
+    world.run_for(2 * SECOND_US);
+    assert_eq!(vec![id], world.expired);
+    let settled = world.settle_here(0, id, 0).expect("it is remembered");
+    assert!(settled.expired);
+    assert!(settled.refunded.is_empty(), "{:?}", settled.refunded);
+    world.carry(0);
+    assert_eq!(100, exhaust(&mut world), "the 40 stay spent");
+    assert!(
+        world.settle_here(0, id, 40).is_err(),
+        "and it has ended for good"
+    );
+}
+
+/// Sidecars with volumes, of which the first holds units and keeps some for a restart.
+fn world_with_volumes(nodes: usize) -> World {
+    let config = EngineConfig {
+        keeps: true,
+        ..EngineConfig::default()
+    };
+    let mut world = World::with_config(7, nodes, config);
+    world.declare("t", None, vec![(window_rule("limit", "m", 5_000), HOUR)]);
+    world.weather.delay_max_us = 300;
+    for _ in 0..40 {
+        world.decide(0, &request("t", "m", 10));
+        world.run_for(10_000);
+    }
+    assert!(world.commands.contains_key("keep"), "nothing is kept");
+    world
+}
+
+/// Asks of the ledger that one call of a fresh process brought, and whether it was admitted.
+fn asks_for_one(world: &mut World, node: usize) -> (u64, Reason) {
+    let before = world.commands["allot"];
+    let reason = world.decide(node, &request("t", "m", 1)).reason;
+    (world.commands["allot"] - before, reason)
+}
+
+/// A volume is copied to another machine while its sidecar goes on: what was kept on it is spent once, by the original.
+#[test]
+fn a_cloned_volume_takes_nothing_over() {
+    let mut world = world_with_volumes(2);
+    world.clone_volume(0, 1);
+    let (asks, reason) = asks_for_one(&mut world, 1);
+    assert_eq!(Reason::Allowed, reason);
+    assert!(asks > 0, "the clone had units without asking");
+    let admitted = exhaust(&mut world);
+    assert!(admitted <= 5_000, "{admitted} of 5,000");
+}
+
+/// The same volume on the same machine: the next process goes on with what its predecessor kept, and takes it over once.
+#[test]
+fn a_restart_goes_on_with_what_was_kept() {
+    let mut world = world_with_volumes(1);
+    world.crash(0);
+    assert_eq!((0, Reason::Allowed), asks_for_one(&mut world, 0));
+    world.crash(0);
+    let (asks, reason) = asks_for_one(&mut world, 0);
+    assert_eq!(Reason::Allowed, reason);
+    assert!(asks > 0, "the mark was there a second time");
+    let admitted = exhaust(&mut world);
+    assert!(admitted <= 5_000, "{admitted} of 5,000");
+}
+
+/// Not promised, and written down so that it is not forgotten: in a split a sidecar on the old master's side reports a
+/// generation that lives on the new one as lost. Units that come back then stay with the ledger, and whoever that pool had
+/// denied is not told of them before the window ends.
+#[test]
+#[ignore = "not promised: the other side of a split reports a live generation as lost"]
+fn after_a_split_nobody_is_denied_what_is_there() {
+    let mut world = world_of(3, 300);
+    for node in [0, 1, 2] {
+        world.decide(node, &request("t", "m", 2));
+        world.run_for(10_000);
+    }
+    let mut check = request("t", "m", 20);
+    let id = ReservationId([4; 16]);
+    check.mode = Mode::Reserve {
+        id,
+        expires_us: i64::MAX,
+    };
+    assert_eq!(Reason::Allowed, world.decide(1, &check).reason);
+    world.redis.split();
+    world.lead_astray(1, true);
+    world.reconnect(0);
+    world.reconnect(2);
+    world.run_for(10_000);
+    for turn in 0..2_000 {
+        let node = 2 * (turn % 2);
+        if !world.decide(node, &request("t", "m", 1)).reason.allowed() {
+            break;
+        }
+    }
+    world.decide(1, &request("t", "m", 250));
+    world.redis.heal_split();
+    world.lead_astray(1, false);
+    world.reconnect(1);
+    world.settle_here(1, id, 0).expect("it is open");
+    world.carry(1);
+    world.run_for(5 * SECOND_US);
+    let left = world.ledger.rows.windows[0].left();
+    assert!(left > 0, "what the astray one held came back");
+    let decision = world.decide(0, &request("t", "m", 1));
+    assert_eq!(Reason::Allowed, decision.reason, "{left} are there");
 }
 
 /// A pool that isn't final has refused: nobody is denied before the ledger has been asked.

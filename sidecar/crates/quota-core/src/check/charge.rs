@@ -5,6 +5,7 @@ use crate::{
     engine::Engine,
     id::ReservationId,
     limit::LimitKind,
+    mutant::{self, Mutant},
     request::{CheckRequest, Mode},
     reservation::{Hold, HoldKind, Reservation},
     slab::Key,
@@ -27,7 +28,12 @@ impl Engine {
             }
             Mode::Consume => {
                 for charge in &charges {
-                    self.take(now, charge, None);
+                    let is_spared = mutant::is(Mutant::AncestorUncharged)
+                        && (self.catalog.limit(charge.limit))
+                            .is_some_and(|limit| limit.tenant_name != request.tenant);
+                    if !is_spared {
+                        self.take(now, charge, None);
+                    }
                 }
             }
             Mode::Reserve { id, expires_us } | Mode::Record { id, expires_us } => {
@@ -35,6 +41,15 @@ impl Engine {
             }
         }
         self.charges = charges;
+    }
+
+    /// Takes what is there although the call is denied, for a mutant.
+    pub(crate) fn take_what_fits(&mut self, now: Now) {
+        for charge in self.charges.clone() {
+            if charge.verdict == Verdict::Fits {
+                self.take(now, &charge, None);
+            }
+        }
     }
 
     fn reserve(

@@ -13,6 +13,7 @@ use crate::{
     lease::plan::Budget,
     limit::{Enforcement, LimitKind, LimitRule},
     matching,
+    mutant::{self, Mutant},
     request::{CheckRequest, Cost, Mode, Units},
     slab::Key,
     tenants::{Catalog, Lookup},
@@ -98,7 +99,10 @@ impl Engine {
                 let Some(limit) = self.catalog.limit(*index) else {
                     continue;
                 };
-                if matching::applies(&limit.rule, &request.attributes, now.ledger_us) {
+                let is_unasked =
+                    mutant::is(Mutant::AncestorUnasked) && limit.tenant_name != request.tenant;
+                if matching::applies(&limit.rule, &request.attributes, now.ledger_us) && !is_unasked
+                {
                     if limit.rule.kind.is_standing() {
                         let reason = standing_mode(&limit.rule, request.mode);
                         wrong_mode = wrong_mode.max(reason.map(|reason| (reason, *index)));
@@ -265,6 +269,8 @@ impl Engine {
             .position(|charge| matches!(charge.verdict, Verdict::Denied(..)));
         if denied_at.is_none() {
             self.commit(now, request);
+        } else if mutant::is(Mutant::DeniedTakes) && request.mode == Mode::Consume {
+            self.take_what_fits(now);
         }
         let (reason, binding) = match denied_at {
             Some(_) => self.denial(),

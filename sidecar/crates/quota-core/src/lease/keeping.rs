@@ -13,6 +13,7 @@ use crate::{
     event::{Marked, WindowInfo},
     id::{KeyHash, WindowId},
     limit::{Enforcement, LimitKind, LimitRule},
+    mutant::{self, Mutant},
     request::Units,
     slab::Key,
     time::Now,
@@ -123,6 +124,9 @@ impl Engine {
         };
         let before = window.balance.kept;
         window.balance.keep(units.saturating_sub(before));
+        if mutant::is(Mutant::MarkAfterUse) {
+            window.balance.release(units);
+        }
         window.is_marking = true;
         let kept = (units > 0).then(|| {
             Box::new(Kept {

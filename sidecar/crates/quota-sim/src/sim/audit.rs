@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
-use quota_core::{Holder, KeyHash, ReservationId, WindowId};
+use quota_core::{Holder, KeyHash, Now, ReservationId, WindowId};
 
+use super::tokens::Tokens;
 use crate::world::{World, fact::Fact};
 
 /// (limit, key, start of the window): what a caller's units count in.
@@ -55,53 +56,6 @@ pub struct Held {
     pub units: u64,
 }
 
-/// A token bucket that every admission is taken from, besides the real ones.
-#[derive(Clone, Copy, Debug)]
-pub struct Shadow {
-    /// Most tokens.
-    pub burst: u64,
-    /// Tokens × interval that come in a µs of ledger time.
-    pub rate: u64,
-    /// Ledger µs.
-    pub interval_us: u64,
-    /// Units that may be admitted beyond: those on their way for as long as an answer takes.
-    pub slack: u64,
-    level: i128,
-    at_us: i64,
-}
-
-impl Shadow {
-    /// A full one.
-    #[must_use]
-    pub fn full(burst: u64, rate: u64, interval_us: u64, slack: u64, at_us: i64) -> Self {
-        let level = i128::from(burst) * i128::from(interval_us);
-        Self {
-            burst,
-            rate,
-            interval_us,
-            slack,
-            level,
-            at_us,
-        }
-    }
-
-    /// Tokens that come while an answer is on its way and the slice that it brought lasts.
-    #[must_use]
-    pub const fn slack_of(rate: u64, interval_us: u64) -> u64 {
-        rate * 500_000 / interval_us + 3
-    }
-
-    /// Takes units; answers whether they were there.
-    fn take(&mut self, units: u64, now_us: i64) -> bool {
-        let interval = i128::from(self.interval_us);
-        let flow = i128::from((now_us - self.at_us).max(0)) * i128::from(self.rate);
-        self.level = (self.level + flow).min(i128::from(self.burst) * interval);
-        self.at_us = self.at_us.max(now_us);
-        self.level -= i128::from(units) * interval;
-        self.level >= -i128::from(self.slack) * interval
-    }
-}
-
 /// Everything that was done so far.
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -109,10 +63,16 @@ pub struct Audit {
     spans: BTreeMap<WindowId, Span>,
     pools: BTreeMap<(WindowId, u64), PoolTally>,
     returning: BTreeMap<(Holder, WindowId, u64, bool), u64>,
+    /// What holders reported as used, not compared yet.
+    reported: Vec<(Holder, WindowId, u64)>,
     /// Open reservations.
     pub held: BTreeMap<ReservationId, Vec<Held>>,
-    /// The token bucket, where the limit is one.
-    pub shadow: Option<Shadow>,
+    /// Processes that ended a reservation of their own.
+    pub ended: BTreeMap<ReservationId, Holder>,
+    /// The token bucket, where the limit is one and nothing splits it.
+    pub tokens: Option<Tokens>,
+    /// What its shard did since the last admission that was judged.
+    token_facts: VecDeque<Fact>,
     /// (real time, units that somebody could have got) of the first limit, newest last.
     plenty: VecDeque<(u64, u64)>,
     /// The first rule that was broken.
@@ -132,17 +92,17 @@ impl Audit {
         }
     }
 
-    /// Takes in what the ledger and the pools did.
-    pub fn learn(&mut self, world: &World) {
+    /// Takes in what the ledger and the pools did, from one place of the log to another; answers the latter.
+    pub fn learn(&mut self, world: &World, from: usize, to: usize) -> usize {
         let Some(log) = &world.ledger.facts else {
-            return;
+            return 0;
         };
-        let mut facts = log.take();
-        for fact in facts.drain(..) {
-            self.take_in(&fact, world);
+        let facts = log.borrow();
+        let to = to.min(facts.len());
+        for fact in &facts[from..to] {
+            self.take_in(fact, world);
         }
-        // Its memory is used again.
-        *log.borrow_mut() = facts;
+        to
     }
 
     fn tally(&mut self, window: WindowId, world: &World) -> Option<&mut Tally> {
@@ -209,6 +169,15 @@ impl Audit {
             }
             Fact::Granted { .. } => self.grant(fact, world),
             Fact::Returning { .. } => self.give_back(fact, world),
+            Fact::Adopted { .. } => self.adopt(fact, world),
+            Fact::Used {
+                window,
+                holder,
+                consumed_cum,
+            } => self.reported.push((holder, window, consumed_cum)),
+            Fact::Took { .. } | Fact::Gave { .. } | Fact::Began { .. } | Fact::Heard { .. } => {
+                self.token_facts.push_back(*fact);
+            }
         }
     }
 
@@ -307,6 +276,48 @@ impl Audit {
         }
     }
 
+    /// I3: what a process keeps for the next one it neither used nor gave back, and it does neither from then on.
+    fn adopt(&mut self, fact: &Fact, world: &World) {
+        let Fact::Adopted {
+            window,
+            from,
+            holder,
+            units,
+        } = *fact
+        else {
+            return;
+        };
+        let Some(tally) = self.tally(window, world) else {
+            return;
+        };
+        let share = tally.shares.entry(from).or_default();
+        let is_there = share.used + share.returning + units <= share.granted;
+        share.granted = share.granted.saturating_sub(units);
+        let share = *share;
+        tally.shares.entry(holder).or_default().granted += units;
+        if !is_there {
+            let detail = format!(
+                "{units} units taken over from {:?}: {share:?}",
+                &from.0[..8]
+            );
+            self.break_rule("I3", detail);
+        }
+    }
+
+    /// What a holder reports as used it was asked for, and said yes to.
+    pub fn compare_use(&mut self, world: &World) {
+        for (holder, window, consumed_cum) in std::mem::take(&mut self.reported) {
+            let Some(tally) = self.tally(window, world) else {
+                continue;
+            };
+            let share = tally.shares.get(&holder).copied().unwrap_or_default();
+            if consumed_cum > share.used + share.owed {
+                let detail = format!("{consumed_cum} units reported as used: {share:?}");
+                self.break_rule("use", detail);
+            }
+        }
+    }
+
     /// I3: what a holder admitted, holds and gave back is at most what it got.
     fn own_only(&mut self, window: WindowId, holder: Holder, world: &World) {
         let Some(tally) = self.tally(window, world) else {
@@ -349,17 +360,44 @@ impl Audit {
         share.owed += actual.saturating_sub(held.units);
     }
 
+    /// Takes in what shards did until a moment, in order, between what was admitted.
+    pub fn move_tokens(&mut self, until_us: u64, ledger_us: impl Fn(u64) -> i64) {
+        let Some(tokens) = &mut self.tokens else {
+            return self.token_facts.clear();
+        };
+        while let Some(fact) = self.token_facts.front() {
+            let real_us = match *fact {
+                Fact::Took { real_us, .. }
+                | Fact::Gave { real_us, .. }
+                | Fact::Began { real_us }
+                | Fact::Heard { real_us, .. } => real_us,
+                _ => 0,
+            };
+            if real_us > until_us {
+                break;
+            }
+            tokens.learn(fact, ledger_us(real_us));
+            self.token_facts.pop_front();
+        }
+        if let Some(detail) = tokens.broken.take() {
+            self.break_rule("burst", detail);
+        }
+    }
+
     /// Takes in that tokens were admitted.
-    pub fn admit_tokens(&mut self, units: u64, now_us: i64) {
+    pub fn admit_tokens(
+        &mut self,
+        holder: Holder,
+        units: u64,
+        reservation: Option<ReservationId>,
+        at: Now,
+    ) {
         self.admitted += units;
-        let Some(shadow) = &mut self.shadow else {
+        let Some(tokens) = &mut self.tokens else {
             return;
         };
-        if !shadow.take(units, now_us) {
-            let detail = format!(
-                "{units} tokens more than burst {} and rate allow",
-                shadow.burst
-            );
+        tokens.admit(holder, units, reservation, (at.real_us, at.ledger_us));
+        if let Some(detail) = tokens.broken.take() {
             self.break_rule("burst", detail);
         }
     }

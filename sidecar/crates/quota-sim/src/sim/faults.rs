@@ -1,5 +1,7 @@
 //! What breaks, and how it is mended.
 
+use std::sync::Arc;
+
 use quota_core::mutant::{self, Mutant};
 
 use crate::world::World;
@@ -11,6 +13,8 @@ pub enum Fault {
     Crash,
     /// A sidecar is stopped cleanly and started again.
     Restart,
+    /// A machine is replaced by a copy of another one's volume; that one goes on.
+    Clone,
     /// A sidecar stands still for up to 3 s.
     Pause,
     /// A sidecar is cut off, or joined again.
@@ -56,6 +60,7 @@ impl Fault {
     pub const ALL: &[Self] = &[
         Self::Crash,
         Self::Restart,
+        Self::Clone,
         Self::Pause,
         Self::Cut,
         Self::Swizzle,
@@ -88,6 +93,13 @@ fn some_node(world: &mut World) -> usize {
     usize::try_from(world.rng.below(world.nodes.len() as u64)).expect("small")
 }
 
+fn some_limit(world: &mut World) -> (Arc<str>, Arc<str>) {
+    let place = world.rng.below(world.ledger.limits.len() as u64);
+    let mut names = world.ledger.limits.keys();
+    let name = names.nth(usize::try_from(place).expect("small"));
+    name.expect("there is a limit").clone()
+}
+
 /// Breaks or mends something of this kind.
 pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
     let node = some_node(world);
@@ -97,6 +109,12 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
             world.stop(node);
             world.run_for(20_000);
             world.crash(node);
+        }
+        Fault::Clone => {
+            let from = some_node(world);
+            if from != node {
+                world.clone_volume(from, node);
+            }
         }
         Fault::Pause => {
             let span_us = world.rng.between(1_000, 3_000_000);
@@ -142,11 +160,13 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
         }
         Fault::Raise => {
             let amount = world.rng.between(amount, amount * 2);
-            world.set_amount("t", "limit", amount);
+            let (tenant, limit) = some_limit(world);
+            world.set_amount(&tenant, &limit, amount);
         }
         Fault::Lower => {
             let amount = world.rng.between(0, amount);
-            world.set_amount("t", "limit", amount);
+            let (tenant, limit) = some_limit(world);
+            world.set_amount(&tenant, &limit, amount);
         }
         Fault::BackUp => world.ledger.back_up(&mut world.redis.trace),
         Fault::Restore => {

@@ -3,15 +3,18 @@
 mod audit;
 mod faults;
 mod plan;
+mod settle;
+mod tokens;
 
 use std::{rc::Rc, sync::Arc};
 
-use quota_core::{CheckRequest, Cost, LimitState, Mode, Reason, ReservationId};
+use quota_core::{CheckRequest, EngineConfig, KeyHash, LimitState, Mode, Reason, ReservationId};
 
 pub use self::{
-    audit::{Audit, Held, Shadow, Span, Violation},
+    audit::{Audit, Held, Span, Violation},
     faults::Fault,
     plan::Schedule,
+    tokens::Tokens,
 };
 use crate::world::{Verdict, World, fact::Log, ledger::Generation, request};
 
@@ -39,8 +42,9 @@ struct Run {
     serial: u64,
     checks: u64,
     window_us: Option<(i64, i64)>,
-    /// Bounds of the window in which Redis was last flushed. With the pool it forgot who was denied for lack of units, so
-    /// nobody is told when they come back to the ledger: not promised before the window ends.
+    /// Bounds of the window in which Redis was last flushed or split. With the pool it forgot who was denied for lack of
+    /// units, and a sidecar on the other side of a split may report a generation as lost that denies here: nobody is told
+    /// when units come back to the ledger. Not promised before the window ends.
     flushed_us: Option<(i64, i64)>,
     is_told: bool,
     template: CheckRequest,
@@ -103,9 +107,14 @@ impl Run {
     }
 
     fn untold(schedule: Schedule) -> Self {
-        let mut world = World::new(schedule.seed, schedule.nodes);
+        let config = EngineConfig {
+            keeps: schedule.keeps,
+            ..EngineConfig::default()
+        };
+        let mut world = World::with_config(schedule.seed, schedule.nodes, config);
         world.speed_milli = schedule.speed_milli;
         world.weather = schedule.weather;
+        world.commit_us = schedule.commit_us;
         world.verdicts = Some(Vec::new());
         let log = Log::default();
         world.ledger.facts = Some(Rc::clone(&log));
@@ -131,16 +140,23 @@ impl Run {
         } = schedule.limits[0].0.kind
         {
             let interval_us = refill_interval_us.unsigned_abs();
-            // What is on its way when it is taken, and what a slice of the second before may still bring.
-            let slack = Shadow::slack_of(schedule.amount, interval_us);
             let now_us = self.world.now().ledger_us;
-            // Holders that are cut off add 2 % in all: of the rate, and saved up, of the burst.
-            let (rate, interval_us) = (schedule.amount * 51, interval_us * 50);
-            let slack = slack + burst / 50;
-            let shadow = Shadow::full(burst, rate, interval_us, slack, now_us);
-            self.audit.shadow = (schedule.keys == 1).then_some(shadow);
+            let tokens = Tokens::full(burst, schedule.amount, interval_us, now_us);
+            self.audit.tokens = (schedule.keys == 1).then_some(tokens);
         }
-        self.world.declare("t", None, schedule.limits.clone());
+        let parent = (!schedule.inherited.is_empty()).then_some("p");
+        if let Some(parent) = parent {
+            self.world
+                .declare(parent, None, schedule.inherited[..1].to_vec());
+        }
+        self.world.declare("t", parent, schedule.limits.clone());
+        if parent.is_some() {
+            self.world
+                .declare("u", parent, schedule.inherited[1..].to_vec());
+        }
+        if schedule.is_backed_up {
+            self.world.ledger.back_up(&mut self.world.redis.trace);
+        }
     }
 
     fn step(&mut self, outcome: &mut Outcome) {
@@ -174,13 +190,15 @@ impl Run {
             }
             outcome.faults[place] += 1;
             faults::strike(&mut self.world, fault, self.schedule.amount);
-            if fault == Fault::Flush {
+            if matches!(fault, Fault::Flush | Fault::Split) {
                 let window = self.world.window_now();
                 self.flushed_us = window.map(|window| (window.start_us, window.end_us));
             }
             if matches!(fault, Fault::Raise | Fault::Lower) {
-                // From here on two rates are in force at once: tests/buckets.rs judges that with the exact history.
-                self.audit.shadow = None;
+                let (now, amount) = (self.world.now(), self.world.amount("t", "limit"));
+                if let Some(tokens) = &mut self.audit.tokens {
+                    tokens.change(amount, now.real_us, now.ledger_us);
+                }
             }
         }
     }
@@ -201,7 +219,10 @@ impl Run {
         };
         let mut check = self.template.clone();
         check.costs[0].units = units;
-        check.all_limits = self.schedule.limits.len() > 1;
+        check.all_limits = self.is_manifold();
+        if !self.schedule.inherited.is_empty() {
+            check.tenant = ["t", "t", "u", "p"][self.draw(4)].into();
+        }
         if self.schedule.keys > 1 {
             let key = if self.world.rng.chance(500) { "a" } else { "b" };
             check.attributes = vec![("user".into(), key.into())];
@@ -229,65 +250,38 @@ impl Run {
         }
     }
 
-    fn settle_something(&mut self) {
-        let count = self.audit.held.len() as u64;
-        let place = usize::try_from(self.world.rng.below(count)).expect("small");
-        let Some((id, held)) = self.audit.held.iter().nth(place) else {
-            return;
-        };
-        let (id, held) = (*id, held.clone());
-        let units = held.iter().map(|held| held.units).max().unwrap_or(0);
-        let actual = match self.world.rng.below(4) {
-            0 => 0,
-            1 => units,
-            2 => units + self.world.rng.below(3),
-            _ => self.world.rng.below(units + 1),
-        };
-        let Some(node) = held
-            .first()
-            .and_then(|held| self.world.node_of(held.holder))
-        else {
-            self.audit.held.remove(&id);
-            return;
-        };
-        if self.world.is_paused(node) {
-            return;
-        }
-        self.audit.held.remove(&id);
-        let costs = [Cost {
-            meter: Arc::clone(&self.template.costs[0].meter),
-            units: actual,
-        }];
-        let now = self.world.now_of(node);
-        // Before anything else is decided there: what is free again may be taken at once.
-        let Ok(settled) = self.world.nodes[node].engine.settle(now, id, &costs) else {
-            self.audit
-                .break_rule("reservation", format!("{id:?} is not known at home"));
-            return;
-        };
-        if self.is_told {
-            eprintln!(
-                "{} --- node {node} settles {held:?} at {actual}: {settled:?}",
-                now.real_us
-            );
-        }
-        for held in &held {
-            if held.end_us > now.ledger_us {
-                self.audit.settle(held, actual, settled.expired);
-            }
-        }
-        self.world.carry(node);
-        self.hear();
-    }
-
     /// Takes in what was decided.
     fn hear(&mut self) {
-        self.audit.learn(&self.world);
         self.note_plenty();
         let mut verdicts = self.world.verdicts.take().unwrap_or_default();
-        for verdict in verdicts.drain(..) {
+        let now = self.world.now();
+        let ledger_us = |real_us: u64| {
+            let span_us = i64::try_from(now.real_us - real_us).expect("in range");
+            now.ledger_us - span_us * now.speed_milli / 1_000
+        };
+        let mut learnt = 0;
+        let mut told = std::mem::take(&mut self.world.told).into_iter().peekable();
+        for (place, verdict) in verdicts.drain(..).enumerate() {
+            while let Some(one) = told.next_if(|one| one.after <= place) {
+                learnt = self.audit.learn(&self.world, learnt, one.facts);
+                self.audit.move_tokens(one.at.real_us, ledger_us);
+                self.hear_told(&one);
+            }
+            learnt = self.audit.learn(&self.world, learnt, verdict.facts);
+            self.audit.move_tokens(verdict.at.real_us, ledger_us);
             self.judge(&verdict);
         }
+        for one in told {
+            learnt = self.audit.learn(&self.world, learnt, one.facts);
+            self.audit.move_tokens(one.at.real_us, ledger_us);
+            self.hear_told(&one);
+        }
+        self.audit.learn(&self.world, learnt, usize::MAX);
+        if let Some(log) = &self.world.ledger.facts {
+            log.borrow_mut().clear();
+        }
+        self.audit.move_tokens(now.real_us, ledger_us);
+        self.audit.compare_use(&self.world);
         self.world.verdicts = Some(verdicts);
     }
 
@@ -311,9 +305,9 @@ impl Run {
             return;
         }
         if self.schedule.is_bucket() {
-            let now_us = self.world.now().ledger_us;
-            return self.audit.admit_tokens(units, now_us);
+            return self.judge_tokens(verdict, units);
         }
+        self.count_everywhere(verdict);
         let states: &[LimitState] = if decision.limits.is_empty() {
             decision.binding.as_slice()
         } else {
@@ -340,9 +334,52 @@ impl Run {
         }
     }
 
+    /// A call counts in every limit that applies, inherited ones included.
+    fn count_everywhere(&mut self, verdict: &Verdict) {
+        if !verdict.request.all_limits {
+            return;
+        }
+        let tenant = &*verdict.request.tenant;
+        let applies = |owner: &str| owner == tenant || (owner == "p" && tenant != "p");
+        let owners = self.world.ledger.limits.keys();
+        let expected = owners.filter(|(owner, _)| applies(owner)).count();
+        if verdict.decision.limits.len() != expected {
+            let detail = format!(
+                "a call of {tenant} counted in {} limits, {expected} apply",
+                verdict.decision.limits.len()
+            );
+            self.audit.break_rule("uncounted", detail);
+        }
+    }
+
+    fn judge_tokens(&mut self, verdict: &Verdict, units: u64) {
+        let mut reservation = None;
+        if let Mode::Reserve { id, .. } = verdict.request.mode {
+            reservation = Some(id);
+            let held = Held {
+                span: (Arc::from("limit"), KeyHash::default(), 0),
+                end_us: i64::MAX,
+                holder: verdict.holder,
+                units,
+            };
+            self.audit.held.insert(id, vec![held]);
+        }
+        self.audit
+            .admit_tokens(verdict.holder, units, reservation, verdict.at);
+    }
+
     /// One window limit, not split: what could be had is easily told.
     fn is_simple(&self) -> bool {
-        self.schedule.limits.len() == 1 && self.schedule.keys == 1 && !self.schedule.is_bucket()
+        !self.is_manifold() && self.schedule.keys == 1 && !self.schedule.is_bucket()
+    }
+
+    /// Several limits apply to one call.
+    fn is_manifold(&self) -> bool {
+        self.schedule.limits.len() > 1 || !self.schedule.inherited.is_empty()
+    }
+
+    fn draw(&mut self, bound: u64) -> usize {
+        usize::try_from(self.world.rng.below(bound)).expect("small")
     }
 
     /// Units that somebody could get now of the first limit, from the ledger or from its pool.
@@ -386,6 +423,17 @@ impl Run {
         self.audit.note_plenty(real_us, units);
     }
 
+    /// After the faults every home that goes on knows how its reservations ended.
+    fn must_be_told(&mut self) {
+        if let Some(id) = self.world.untold() {
+            let what = format!(
+                "{:?} was settled elsewhere, and its home never told",
+                &id.0[..8]
+            );
+            self.audit.break_rule("liveness", what);
+        }
+    }
+
     /// After the faults everybody gets a true answer, and what is there can be had.
     fn must_be_live(&mut self) {
         faults::heal(&mut self.world);
@@ -403,19 +451,15 @@ impl Run {
         self.world.run_for(6_000_000);
         self.audit.forget_plenty(self.world.real_us);
         self.hear();
+        self.must_be_told();
         for node in 0..self.schedule.nodes {
-            let amount = self
-                .world
-                .ledger
-                .limits
-                .values()
-                .next()
-                .and_then(|(rule, _)| rule.amount);
+            let limits = self.world.ledger.limits.values();
+            let is_shut = limits.into_iter().any(|(rule, _)| rule.amount == Some(0));
             let mut check = self.template.clone();
             if self.schedule.keys > 1 {
                 check.attributes = vec![("user".into(), "a".into())];
             }
-            check.all_limits = self.schedule.limits.len() > 1;
+            check.all_limits = self.is_manifold();
             let reason = self.world.decide_to(node, &check);
             self.hear();
             let owes = self.audit.owes(self.world.holder(node));
@@ -424,7 +468,7 @@ impl Run {
                 Some(Reason::Allowed) => true,
                 Some(Reason::QuotaExhausted) => !is_there,
                 Some(Reason::RateLimited) => self.schedule.is_bucket(),
-                Some(Reason::CostExceedsLimit) => amount == Some(0),
+                Some(Reason::CostExceedsLimit) => is_shut,
                 _ => false,
             };
             if !is_true {

@@ -24,6 +24,16 @@ pub struct Schedule {
     pub amount: u64,
     /// The limits: all count the same meter.
     pub limits: Vec<(LimitRule, Plan)>,
+    /// Where tenants have a parent: its limit, and that of a second child.
+    pub inherited: Vec<(LimitRule, Plan)>,
+    /// Sidecars have volumes: a restart goes on with what was kept.
+    pub keeps: bool,
+    /// A group commit takes so long, real µs.
+    pub commit_us: u64,
+    /// Postgres is backed up before anything is used.
+    pub is_backed_up: bool,
+    /// Settlements at another sidecar or the ledger, of a thousand.
+    pub elsewhere_rate: u64,
     /// Keys that the limits are split by; 1 = not split.
     pub keys: u64,
     /// Ledger µs per 1,000 real µs.
@@ -92,6 +102,19 @@ fn draw_limits(rng: &mut Rng, is_bucket: bool, amount: u64) -> (Vec<(LimitRule, 
     (limits, keys)
 }
 
+/// Draws the limit of a parent and of its second child, where there is a parent.
+fn draw_inherited(rng: &mut Rng, limits: &[(LimitRule, Plan)]) -> Vec<(LimitRule, Plan)> {
+    let (own, plan) = &limits[0];
+    let amount = own.amount.unwrap_or(1);
+    let named = |name: &str, amount: u64| {
+        let mut rule = own.clone();
+        (rule.name, rule.amount) = (name.into(), Some(amount.max(1)));
+        (rule, *plan)
+    };
+    let all = rng.between(amount / 2, amount * 2);
+    vec![named("parent", all), named("sibling", amount)]
+}
+
 impl Schedule {
     /// Draws a schedule from its seed.
     #[must_use]
@@ -105,6 +128,12 @@ impl Schedule {
             _ => rng.between(5_000, 50_000),
         };
         let (limits, keys) = draw_limits(&mut rng, is_bucket, amount);
+        let is_inherited = !is_bucket && rng.chance(150);
+        let inherited = if is_inherited {
+            draw_inherited(&mut rng, &limits)
+        } else {
+            Vec::new()
+        };
         let loss = pick(&mut rng, &[0, 5, 30, 80]);
         let weather = Weather {
             delay_max_us: pick(&mut rng, &[50, 300, 1_000, 3_000]),
@@ -126,6 +155,11 @@ impl Schedule {
             steps: 400,
             amount,
             limits,
+            inherited,
+            keeps: rng.chance(300),
+            commit_us: pick(&mut rng, &[500, 2_000, 100_000]),
+            is_backed_up: rng.chance(100),
+            elsewhere_rate: pick(&mut rng, &[0, 0, 300]),
             keys,
             speed_milli: if is_bucket {
                 1_000

@@ -84,6 +84,13 @@ impl World {
         self.spread_notices();
     }
 
+    /// The amount of a limit in the ledger; 0 where there is none.
+    #[must_use]
+    pub fn amount(&self, tenant: &str, limit: &str) -> u64 {
+        let rule = self.ledger.limits.get(&(tenant.into(), limit.into()));
+        rule.and_then(|(rule, _)| rule.amount).unwrap_or(0)
+    }
+
     pub(super) fn introduce(&mut self, node: usize) {
         if !self.nodes[node].watch_up && !self.nodes[node].cut {
             self.nodes[node].watch_up = true;

@@ -1,29 +1,42 @@
-//! A sidecar's volume: the marks of what a restart may take over.
+//! A sidecar's volume: the marks of what a restart may take over, open reservations, settlements to be told.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use quota_core::{Kept, WindowId};
+use quota_core::{
+    Holder, Kept, Reservation, ReservationId, WindowId,
+    mutant::{self, Mutant},
+};
 
 use crate::rng::Rng;
 
-/// Marks as the log keeps them: durable in order, the last of a window counts.
+/// A mark that is written and not durable yet: its name, the window, what it says.
+type Written = (u64, WindowId, Option<(Holder, Box<Kept>)>);
+
+/// Marks and reservations as the log keeps them: marks are durable in order, the last of a window counts.
 #[derive(Clone, Default)]
 pub struct Disk {
-    durable: BTreeMap<WindowId, Kept>,
-    written: VecDeque<(u64, WindowId, Option<Box<Kept>>)>,
+    /// It was copied to another machine: boot and device are not those that its marks name.
+    is_copy: bool,
+    durable: BTreeMap<WindowId, (Holder, Kept)>,
+    written: VecDeque<Written>,
+    /// Reservations that are open, as their log entries say.
+    pub open: BTreeMap<ReservationId, Reservation>,
+    /// What was used of reservations that ended here, for the ledger: it is told until it says that it knows.
+    pub ends: Vec<(ReservationId, u64)>,
 }
 
 impl Disk {
     /// Writes a mark; not durable yet.
-    pub fn write(&mut self, id: u64, window: WindowId, kept: Option<Box<Kept>>) {
-        self.written.push_back((id, window, kept));
+    pub fn write(&mut self, id: u64, holder: Holder, window: WindowId, kept: Option<Box<Kept>>) {
+        self.written
+            .push_back((id, window, kept.map(|kept| (holder, kept))));
     }
 
     /// Makes a mark durable, and all before it.
     pub fn sync(&mut self, id: u64) {
         while let Some((first, window, kept)) = self.written.pop_front() {
             match kept {
-                Some(kept) => drop(self.durable.insert(window, *kept)),
+                Some((holder, kept)) => drop(self.durable.insert(window, (holder, *kept))),
                 None => drop(self.durable.remove(&window)),
             }
             if first == id {
@@ -32,9 +45,30 @@ impl Disk {
         }
     }
 
-    /// The process dies: of what was written any beginning is durable. Gives what the next one may take over, whose
-    /// marks are gone.
-    pub fn restart(&mut self, rng: &mut Rng) -> Vec<Kept> {
+    /// The process dies: of what was written any beginning is durable. Gives what the next one may take over and who kept
+    /// it; the marks are gone. A copy on another machine forfeits them.
+    pub fn restart(&mut self, rng: &mut Rng) -> Vec<(Holder, Kept)> {
+        self.settle_down(rng);
+        let kept = self.durable.values().cloned().collect();
+        if !mutant::is(Mutant::MarksTakenTwice) {
+            self.durable.clear();
+        }
+        if std::mem::take(&mut self.is_copy) && !mutant::is(Mutant::CloneAdopted) {
+            return Vec::new();
+        }
+        kept
+    }
+
+    /// A copy of it as another machine finds it, while the original goes on.
+    #[must_use]
+    pub fn copy(&self, rng: &mut Rng) -> Self {
+        let mut copy = self.clone();
+        copy.settle_down(rng);
+        copy.is_copy = true;
+        copy
+    }
+
+    fn settle_down(&mut self, rng: &mut Rng) {
         let count = u64::try_from(self.written.len()).expect("in range");
         for _ in 0..rng.between(0, count) {
             if let Some(id) = self.written.front().map(|(id, ..)| *id) {
@@ -42,6 +76,5 @@ impl Disk {
             }
         }
         self.written.clear();
-        std::mem::take(&mut self.durable).into_values().collect()
     }
 }

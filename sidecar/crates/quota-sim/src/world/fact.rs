@@ -81,4 +81,62 @@ pub enum Fact {
         /// Cumulative.
         returned_cum: u64,
     },
+    /// A process took over what a dead one of its volume had kept.
+    Adopted {
+        /// Of this window.
+        window: WindowId,
+        /// Whose units they were.
+        from: Holder,
+        /// Whose they are.
+        holder: Holder,
+        /// How many.
+        units: u64,
+    },
+    /// A holder reported what it used.
+    Used {
+        /// Of this window.
+        window: WindowId,
+        /// Who.
+        holder: Holder,
+        /// Cumulative.
+        consumed_cum: u64,
+    },
+    /// A token bucket was asked for a slice.
+    Took {
+        /// By whom.
+        holder: Holder,
+        /// Units needed at once.
+        need: u64,
+        /// Units given: none, or those and some ahead.
+        give: u64,
+        /// Tokens in an interval, as the holder knows the limit.
+        rate: u64,
+        /// When.
+        real_us: u64,
+    },
+    /// A holder gave tokens back.
+    Gave {
+        /// Who.
+        holder: Holder,
+        /// How many.
+        units: u64,
+        /// Tokens in an interval, as the holder knows the limit.
+        rate: u64,
+        /// When.
+        real_us: u64,
+    },
+    /// A shard's generation was opened: its buckets begin anew.
+    Began {
+        /// When.
+        real_us: u64,
+    },
+    /// A sidecar heard of a limit.
+    Heard {
+        /// Where.
+        node: usize,
+        /// Its amount.
+        amount: u64,
+        /// When.
+        real_us: u64,
+    },
 }

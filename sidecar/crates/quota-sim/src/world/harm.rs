@@ -1,18 +1,53 @@
 //! What is done to sidecars: killed, cut off, paused, led to the wrong server.
 
-use quota_core::Event;
+use quota_core::{CheckRequest, Event, Mode};
 
-use super::{World, network::Message};
+use super::{World, disk::Disk, fact::Fact, network::Message};
 
 impl World {
     /// Kills a sidecar and starts another in its place, on the same volume.
     pub fn crash(&mut self, node: usize) {
-        let mut disk = std::mem::take(&mut self.nodes[node].disk);
+        let disk = std::mem::take(&mut self.nodes[node].disk);
+        self.start_on(node, disk);
+    }
+
+    /// Kills a sidecar and starts another in its place, on a copy of a third one's volume. That one goes on.
+    pub fn clone_volume(&mut self, from: usize, node: usize) {
+        let disk = self.nodes[from].disk.copy(&mut self.rng);
+        self.start_on(node, disk);
+    }
+
+    /// Notes what the log keeps of a reservation before its caller hears of it. No effect for calls of other kinds.
+    pub(super) fn log_reservation(&mut self, node: usize, request: &CheckRequest) {
+        if let Mode::Reserve { id, .. } = request.mode
+            && self.config.keeps
+            && let Some(reservation) = self.nodes[node].engine.reservation(id).cloned()
+        {
+            self.nodes[node].disk.open.insert(id, reservation);
+        }
+    }
+
+    fn start_on(&mut self, node: usize, mut disk: Disk) {
         self.nodes[node] = self.new_node();
         if self.config.keeps {
-            for kept in disk.restart(&mut self.rng) {
+            let holder = self.nodes[node].holder;
+            for (from, kept) in disk.restart(&mut self.rng) {
+                if let Some(facts) = &self.ledger.facts {
+                    facts.borrow_mut().push(Fact::Adopted {
+                        window: kept.window,
+                        from,
+                        holder,
+                        units: kept.units,
+                    });
+                }
                 self.nodes[node].engine.adopt(kept);
             }
+            for reservation in disk.open.values() {
+                self.nodes[node]
+                    .engine
+                    .restore_reservation(reservation.clone());
+            }
+            self.nodes[node].disk = disk;
         }
         self.introduce(node);
         for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {

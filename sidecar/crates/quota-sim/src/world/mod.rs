@@ -8,6 +8,7 @@ pub mod fact;
 mod harm;
 pub mod ledger;
 mod network;
+mod outcomes;
 pub mod redis;
 mod trace;
 
@@ -25,10 +26,14 @@ use quota_core::{
 
 use self::{
     disk::Disk,
+    fact::Fact,
     ledger::{Ledger, Window},
     network::Message,
+    outcomes::Outcome,
     redis::Redis,
 };
+
+pub use self::outcomes::Told;
 
 /// How bad the network is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +59,10 @@ pub struct Verdict {
     pub request: CheckRequest,
     /// What was answered.
     pub decision: Decision,
+    /// When.
+    pub at: Now,
+    /// After so many facts of those that were not taken yet.
+    pub facts: usize,
 }
 
 /// One sidecar.
@@ -101,6 +110,8 @@ pub struct World {
     pub redis: Redis,
     /// How bad the network is.
     pub weather: Weather,
+    /// A group commit takes so long, real µs.
+    pub commit_us: u64,
     /// The ledger answers.
     pub is_ledger_up: bool,
     /// Redis answers.
@@ -109,6 +120,8 @@ pub struct World {
     pub is_line_up: bool,
     /// What was asked and decided, by whom, since it was last taken; `None` = `decisions` and `admitted` are kept.
     pub verdicts: Option<Vec<Verdict>>,
+    /// Settlements that homes were told of, since they were last taken.
+    pub told: Vec<Told>,
     /// Randomness.
     pub rng: Rng,
     /// Decisions that came, by ticket.
@@ -130,6 +143,8 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     messages: Vec<Option<Box<Message>>>,
     vacant: Vec<usize>,
+    outcomes: BTreeMap<ReservationId, Outcome>,
+    homes: BTreeMap<ReservationId, Holder>,
     ledger_ticked_us: u64,
     /// Key values that were asked for, with their hashes.
     keys: Vec<(Box<str>, KeyHash)>,
@@ -157,10 +172,12 @@ impl World {
             ledger: Ledger::default(),
             redis: Redis::default(),
             weather: Weather::default(),
+            commit_us: 2_000,
             is_ledger_up: true,
             is_redis_up: true,
             is_line_up: true,
             verdicts: None,
+            told: Vec::new(),
             rng: Rng::new(seed),
             decisions: BTreeMap::new(),
             reserved: BTreeMap::new(),
@@ -175,6 +192,8 @@ impl World {
             queue: BinaryHeap::new(),
             messages: Vec::new(),
             vacant: Vec::new(),
+            outcomes: BTreeMap::new(),
+            homes: BTreeMap::new(),
             ledger_ticked_us: 0,
             keys: Vec::new(),
             serial: 0,
@@ -315,6 +334,12 @@ impl World {
         self.ledger.value_meters.insert(meter.into());
     }
 
+    /// Facts that nobody has taken yet.
+    fn facts_noted(&self) -> usize {
+        let facts = self.ledger.facts.as_ref();
+        facts.map_or(0, |facts| facts.borrow().len())
+    }
+
     /// Lets a sidecar decide; answers the ticket.
     pub fn check(&mut self, node: usize, request: &CheckRequest) -> Ticket {
         self.tickets += 1;
@@ -358,13 +383,19 @@ impl World {
     }
 
     fn decided(&mut self, ticket: Ticket, decision: Decision) {
-        if let Some(verdicts) = &mut self.verdicts {
+        let at = self.now();
+        if self.verdicts.is_some() {
             let (node, request) = self.asked.remove(&ticket).expect("decided once");
+            self.log_reservation(node, &request);
+            let facts = self.facts_noted();
+            let verdicts = self.verdicts.get_or_insert_default();
             verdicts.push(Verdict {
                 node,
                 holder: self.nodes[node].holder,
                 request,
                 decision,
+                at,
+                facts,
             });
             return;
         }
@@ -424,6 +455,16 @@ impl World {
         if let Event::Marked(id, _) = event {
             self.nodes[node].disk.sync(id);
         }
+        if let Event::Tenant(snapshot) = &event
+            && let Some(facts) = &self.ledger.facts
+            && let Some(limit) = snapshot.limits.first()
+        {
+            facts.borrow_mut().push(Fact::Heard {
+                node,
+                amount: limit.amount.unwrap_or(0),
+                real_us: self.real_us,
+            });
+        }
         self.nodes[node].engine.handle(now, event);
         self.carry(node);
     }
@@ -438,11 +479,12 @@ impl World {
                 Effect::Expired(id) => self.expired.push(id),
                 Effect::Keep { id, window, kept } => {
                     *self.commands.entry("keep").or_default() += 1;
-                    self.nodes[node].disk.write(id, window, kept);
+                    let holder = self.nodes[node].holder;
+                    self.nodes[node].disk.write(id, holder, window, kept);
                     let event = Event::Marked(id, Marked::Durable);
                     let life = self.nodes[node].life;
                     // Group commits end in order.
-                    let late = self.real_us + 2_000;
+                    let late = self.real_us + self.commit_us;
                     self.post(late, Message::Tell { node, life, event });
                 }
                 Effect::Command {

@@ -4,6 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use quota_core::{
     AllotAsk, Command, CommandFailure, CommandId, Event, FailureKind, Holder, KeyHash,
+    ReservationId,
 };
 
 use super::{World, fact::Fact, ledger::Line, redis::window_of};
@@ -35,6 +36,13 @@ pub(super) enum Message {
         event: Event,
     },
     Heartbeat,
+    /// The ledger tells a home how a reservation ended.
+    Outcome {
+        node: usize,
+        life: u64,
+        id: ReservationId,
+        actual: u64,
+    },
     /// A pause is over: what came meanwhile is heard now, in its order.
     Resume {
         node: usize,
@@ -136,6 +144,13 @@ impl World {
                     }
                 }));
             }
+            Command::ReportConsumption { entries, .. } => {
+                facts.extend(entries.iter().map(|entry| Fact::Used {
+                    window: entry.window,
+                    holder,
+                    consumed_cum: entry.used.consumed,
+                }));
+            }
             Command::Redis(calls) => {
                 let grants = calls
                     .iter()
@@ -161,6 +176,7 @@ impl World {
         if let Message::Tell { node, .. }
         | Message::Answer { node, .. }
         | Message::Timeout { node, .. }
+        | Message::Outcome { node, .. }
         | Message::Snapshots { node, .. } = message
             && (self.is_paused(node) || !self.nodes[node].inbox.is_empty())
         {
@@ -183,6 +199,16 @@ impl World {
                     for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
                         self.handle(node, Event::Tenant(snapshot));
                     }
+                }
+            }
+            Message::Outcome {
+                node,
+                life,
+                id,
+                actual,
+            } => {
+                if self.nodes[node].life == life {
+                    self.hear_outcome(node, id, actual);
                 }
             }
             Message::Heartbeat => self.heartbeat(),
@@ -266,9 +292,11 @@ impl World {
                 );
             }
         }
+        self.ship_ends();
         if self.real_us >= self.ledger_ticked_us + 1_000_000 && self.is_ledger_up {
             self.ledger_ticked_us = self.real_us;
             self.tick_ledger();
+            self.tell_outcomes();
         }
         self.post(self.real_us + 40_000, Message::Heartbeat);
     }

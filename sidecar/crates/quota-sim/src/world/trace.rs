@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use quota_core::{AllotAnswer, AllotAsk, Holder, WindowId};
+use quota_core::{AllotAnswer, AllotAsk, Holder, LimitKind, WindowId};
 
 use super::ledger::{Ledger, Line, Plan, Window};
 
@@ -38,7 +38,7 @@ fn ask_state(ask: &AllotAsk) -> String {
     )
 }
 
-fn answer_state(answer: &AllotAnswer) -> String {
+fn answer_state(answer: &AllotAnswer, opened: Option<bool>) -> String {
     match answer {
         AllotAnswer::Lease {
             give, granted_cum, ..
@@ -55,7 +55,8 @@ fn answer_state(answer: &AllotAnswer) -> String {
         ),
         AllotAnswer::Denied { left, .. } => format!("{{\"is\":\"denied\",\"left\":{left}}}"),
         AllotAnswer::Bucket { generation, .. } => {
-            format!("{{\"is\":\"bucket\",\"generation\":{generation}}}")
+            let first = opened.map_or("null".to_owned(), |is_first| is_first.to_string());
+            format!("{{\"is\":\"bucket\",\"generation\":{generation},\"first\":{first}}}")
         }
         AllotAnswer::Refused {
             reason,
@@ -145,7 +146,12 @@ impl Ledger {
             return;
         };
         trace.push(format!(
-            "{{\"kind\":\"limit\",\"tenant\":\"{tenant}\",\"limit\":\"{limit}\",\"amount\":{},\"amount_version\":{},\"length_us\":{length_us},\"rolling\":{is_rolling}}}",
+            "{{\"kind\":\"limit\",\"tenant\":\"{tenant}\",\"limit\":\"{limit}\",\"is\":\"{}\",\"amount\":{},\"amount_version\":{},\"length_us\":{length_us},\"rolling\":{is_rolling}}}",
+            if matches!(rule.kind, LimitKind::TokenBucket { .. }) {
+                "bucket"
+            } else {
+                "window"
+            },
             rule.amount.unwrap_or(0),
             rule.amount_version
         ));
@@ -153,13 +159,14 @@ impl Ledger {
 
     /// Writes one ask with its answer and the window's rows after it.
     pub(super) fn trace_allot(
-        &self,
+        &mut self,
         holder: Holder,
         ask: &AllotAsk,
         answer: &AllotAnswer,
         line: &mut Line<'_>,
         ledger_us: i64,
     ) {
+        let opened = self.opened.take();
         if line.redis.trace.is_none() {
             return;
         }
@@ -175,7 +182,7 @@ impl Ledger {
             "{{\"kind\":\"allot\",\"ledger_us\":{ledger_us},\"holder\":\"{}\",\"ask\":{},\"answer\":{},\"rows\":{window}}}",
             hex(&holder.0),
             ask_state(ask),
-            answer_state(answer)
+            answer_state(answer, opened)
         );
         Self::write(line, text);
     }
@@ -210,8 +217,9 @@ impl Ledger {
     pub(super) fn trace_event(&self, what: &str, ledger_us: i64, trace: &mut Vec<String>) {
         let all: Vec<String> = self.rows.windows.iter().map(rows).collect();
         trace.push(format!(
-            "{{\"kind\":\"ledger\",\"what\":\"{what}\",\"ledger_us\":{ledger_us},\"timeline\":{},\"rows\":[{}]}}",
+            "{{\"kind\":\"ledger\",\"what\":\"{what}\",\"ledger_us\":{ledger_us},\"timeline\":{},\"frozen_before_us\":{},\"rows\":[{}]}}",
             self.rows.timeline,
+            self.frozen_before_us(),
             all.join(",")
         ));
     }

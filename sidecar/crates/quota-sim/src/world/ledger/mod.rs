@@ -27,6 +27,8 @@ use super::{
 
 /// Windows may have been asked for so much before they began, ledger µs: 5 s, or 250 ms of real time of a fast clock.
 const AHEAD_US: i64 = 20_000_000;
+/// What a holder hears of a window that a restore stopped.
+const RESTORED: &str = "RESTORE_UNCONFIRMED";
 const DAY_US: i64 = 86_400_000_000;
 
 /// A limit's windows.
@@ -66,6 +68,8 @@ pub struct Ledger {
     restored_at_us: i64,
     names: u64,
     untold: Vec<WindowId>,
+    /// Of the bucket's shard that was opened last: whether it never was before. For traces.
+    pub(super) opened: Option<bool>,
     /// Notices to be sent on all watch streams.
     pub notices: Vec<Identity>,
     /// Leases that are to come back.
@@ -90,6 +94,7 @@ impl Default for Ledger {
             restored_at_us: i64::MIN,
             names: 0,
             untold: Vec::new(),
+            opened: None,
             notices: Vec::new(),
             recalls: Vec::new(),
             facts: None,
@@ -134,12 +139,13 @@ impl Ledger {
     }
 
     /// The window that holds an ask's time, opened where there is none.
-    fn window_at(&mut self, ask: &AllotAsk, plan: Plan) -> Option<usize> {
+    fn window_at(&mut self, ask: &AllotAsk, plan: Plan) -> Result<usize, &'static str> {
         let identity = (ask.tenant.clone(), ask.limit.clone(), ask.key_hash);
+        let frozen_before_us = self.frozen_before_us();
         let cursor = self.rows.cursors.entry(identity.clone()).or_default();
         let is_known = !(mutant::is(Mutant::TwoFirstWindows) && ask.request_seq == 1);
         if let Some(place) = cursor.find(ask.at_us).filter(|_| is_known) {
-            return Some(place);
+            return Ok(place);
         }
         let start_us = if plan.is_rolling {
             ask.at_us
@@ -148,12 +154,17 @@ impl Ledger {
         };
         let rule = self.limits.get(&(ask.tenant.clone(), ask.limit.clone()));
         let counts_values = rule.is_some_and(|(rule, _)| self.value_meters.contains(&rule.meter));
+        // A rolling window that Postgres has lost may reach a whole length beyond the restore.
+        let lost_us = start_us - if plan.is_rolling { plan.length_us } else { 0 };
+        if lost_us < frozen_before_us && !mutant::is(Mutant::RestoreNotFrozen) {
+            return Err(RESTORED);
+        }
         let place = self.rows.windows.len();
         let span = cursor.open(ask.at_us, (start_us, start_us + plan.length_us), place);
         let (start_us, end_us) = match span {
             Some(span) => span,
             None if !is_known => (start_us, start_us + plan.length_us),
-            None => return None,
+            None => return Err("FIELD_OUT_OF_RANGE"),
         };
         self.names += 1;
         let mut id = [0; 16];
@@ -168,6 +179,7 @@ impl Ledger {
             start_us,
             end_us,
             id,
+            timeline: self.rows.timeline,
             amount: 0,
             amount_version: 0,
             ceiling: 0,
@@ -185,7 +197,7 @@ impl Ledger {
             channel: format!("{tag}:n").into(),
             counts_values,
         });
-        Some(place)
+        Ok(place)
     }
 
     /// Brings a window to the amount in force; answers whether it changed.
@@ -280,13 +292,13 @@ impl Ledger {
             return self.shard(ask, line, now_us);
         }
         let plan = *plan;
-        let Some(place) = self.window_at(ask, plan) else {
-            return refused("FIELD_OUT_OF_RANGE", 0);
+        let place = match self.window_at(ask, plan) {
+            Ok(place) => place,
+            Err(reason) => return refused(reason, 0),
         };
-        let is_frozen =
-            self.rows.windows[place].start_us <= self.restored_at_us.saturating_add(AHEAD_US);
+        let is_frozen = self.rows.windows[place].start_us < self.frozen_before_us();
         if is_frozen && !mutant::is(Mutant::RestoreNotFrozen) {
-            return refused("RESTORED", 0);
+            return refused(RESTORED, 0);
         }
         self.follow(place);
         let answer = self.decide(place, holder, ask);
@@ -387,7 +399,11 @@ impl Ledger {
         if before == 0 || (is_lost && ask.generation_seen == before) {
             generation = before.max(self.rows.timeline << 32) + 1;
             self.rows.shards.insert(key, generation);
-            Self::open_bucket(&marker, &channel, (generation, before == 0), line, now_us);
+            // After a restore nobody knows whether it ever was open: its buckets then refill from empty.
+            let is_first = before == 0
+                && (self.rows.timeline == 1 || mutant::is(Mutant::RestoredBucketIsFull));
+            self.opened = Some(is_first);
+            Self::open_bucket(&marker, &channel, (generation, is_first), line, now_us);
         }
         AllotAnswer::Bucket {
             generation,
@@ -410,7 +426,11 @@ impl Ledger {
             return 0;
         };
         let window = &mut self.rows.windows[place];
-        let (units, known) = if generation == 0 {
+        // Nobody knows any more what left the windows of an earlier timeline: they take nothing back.
+        let is_forgotten = window.timeline < self.rows.timeline;
+        let (units, known) = if is_forgotten {
+            (0, 0)
+        } else if generation == 0 {
             let units = window.return_lease(holder, returned_cum);
             (units, window.leases[&holder].returned_cum)
         } else {
@@ -498,12 +518,20 @@ impl Ledger {
             && now_us <= self.restored_at_us.saturating_add(3_600_000_000 + AHEAD_US)
     }
 
+    /// Windows that began before this were stopped by a restore; ledger µs.
+    #[must_use]
+    pub fn frozen_before_us(&self) -> i64 {
+        if self.restored_at_us == i64::MIN {
+            return 0;
+        }
+        self.restored_at_us + AHEAD_US + 1
+    }
+
     /// Whether a window is one of those that a restore stopped.
     #[must_use]
     pub fn is_stopped(&self, id: WindowId) -> bool {
-        let stopped_us = self.restored_at_us.saturating_add(AHEAD_US);
         self.window(id)
-            .is_none_or(|window| window.start_us <= stopped_us)
+            .is_none_or(|window| window.start_us < self.frozen_before_us())
     }
 
     /// Sets Postgres back, knowingly: the next timeline, and nothing more of windows that may be open.

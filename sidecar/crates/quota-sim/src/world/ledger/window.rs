@@ -76,6 +76,8 @@ pub struct Window {
     pub end_us: i64,
     /// Its name.
     pub id: WindowId,
+    /// Restores before it was opened, and 1.
+    pub timeline: u64,
     /// Amount in force.
     pub amount: u64,
     /// Its version.

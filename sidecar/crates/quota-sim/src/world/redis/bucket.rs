@@ -7,7 +7,8 @@ use quota_core::{
     mutant::{self, Mutant},
 };
 
-use super::{Redis, err, err_with, number, ok};
+use super::{Redis, err, err_with, number, ok, pool::holder_of};
+use crate::world::fact::Fact;
 
 /// A slice is over this long after it was asked for, real µs.
 const SLICE_US: u64 = 200_000;
@@ -340,6 +341,7 @@ impl Redis {
             shares: BTreeMap::new(),
         };
         markers.insert(call.keys[0].clone(), marker);
+        self.note(Fact::Began { real_us });
         self.publish(server, &call.arguments[4]);
         ok(&[])
     }
@@ -426,6 +428,13 @@ impl Redis {
         };
         bucket.holders.insert(holder.clone(), taker);
         self.write_bucket(server, call, marker, bucket);
+        self.note(Fact::Took {
+            holder: holder_of(&call.arguments[1]),
+            need,
+            give,
+            rate: number(call, 5),
+            real_us,
+        });
         ok(&[give, taker.level, retry_us, taker.op])
     }
 
@@ -456,6 +465,12 @@ impl Redis {
             bucket.holders.insert(call.arguments[1].clone(), taker);
             let level = bucket.level;
             self.write_bucket(server, call, marker, bucket);
+            self.note(Fact::Gave {
+                holder: holder_of(&call.arguments[1]),
+                units: most,
+                rate: number(call, 5),
+                real_us,
+            });
             return ok(&[taker.gave, level]);
         }
         ok(&[taker.gave, bucket.level])
