@@ -180,17 +180,16 @@ impl Tokens {
         let mut ahead = 0;
         let lots = self.lots.entry(holder).or_default();
         lots.retain(|lot| lot.ends_us >= real_us && lot.units > 0);
-        for is_charged in [true, false] {
-            for lot in lots.iter_mut() {
-                if lot.charged.is_some() == is_charged {
-                    let part = rest.min(lot.units);
-                    lot.units -= part;
-                    rest -= part;
-                    match lot.charged {
-                        Some(place) if part > 0 => parts.push((place, part)),
-                        _ => ahead += part,
-                    }
-                }
+        // Units that end first are used first, as sidecars do.
+        lots.make_contiguous()
+            .sort_by_key(|lot| (lot.ends_us, lot.charged.is_none()));
+        for lot in lots.iter_mut() {
+            let part = rest.min(lot.units);
+            lot.units -= part;
+            rest -= part;
+            match lot.charged {
+                Some(place) if part > 0 => parts.push((place, part)),
+                _ => ahead += part,
             }
         }
         let place = self.charge(ahead, at_us, real_us);
@@ -289,24 +288,18 @@ impl Tokens {
     }
 
     /// Takes in that a holder gave units back. What no reservation explains comes from its slices. The shard may have all
-    /// of it anew, so whatever was charged and not admitted is charged when it is.
+    /// of it anew, so what was charged and not admitted is charged no more.
     fn take_back(&mut self, holder: Holder, units: u64) {
         let settled = self.settled.entry(holder).or_default();
         let explained = units.min(*settled);
         *settled -= explained;
         let (mut charged, mut spare) = (units, units - explained);
         let mut lots = self.lots.remove(&holder).unwrap_or_default();
-        for at in 0..lots.len() {
-            if let Some(place) = lots[at].charged {
-                let part = charged.min(lots[at].units);
+        for lot in &lots {
+            if let Some(place) = lot.charged {
+                let part = charged.min(lot.units);
                 charged -= part;
-                lots[at].units -= part;
                 self.uncharge(place, part);
-                lots.push_back(Lot {
-                    units: part,
-                    charged: None,
-                    ..lots[at]
-                });
             }
         }
         for lot in lots.iter_mut().filter(|lot| lot.charged.is_none()) {
