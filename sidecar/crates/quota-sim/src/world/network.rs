@@ -206,11 +206,7 @@ impl World {
                 life,
                 id,
                 actual,
-            } => {
-                if self.nodes[node].life == life {
-                    self.hear_outcome(node, id, actual);
-                }
-            }
+            } => self.hear_outcome(node, life, id, actual),
             Message::Heartbeat => self.heartbeat(),
             Message::Tell { node, life, event } => {
                 if self.nodes[node].life == life {

@@ -126,7 +126,10 @@ impl World {
     }
 
     /// A home hears of an outcome: it ends the reservation, and says that it knows.
-    pub(super) fn hear_outcome(&mut self, node: usize, id: ReservationId, actual: u64) {
+    pub(super) fn hear_outcome(&mut self, node: usize, life: u64, id: ReservationId, actual: u64) {
+        if self.nodes[node].life != life {
+            return;
+        }
         let after = self.verdicts.as_ref().map_or(0, Vec::len);
         let facts = self.facts_noted();
         let result = self.settle_here(node, id, actual);
