@@ -50,6 +50,7 @@ async def verify_usage(conn: Connection, *, outside: Sequence[SignedRoot] = ()) 
     `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment. A row that
     was changed is named by itself; of rows that are gone the batch is named. Reads everything that is stored.
     """
+    await store.allow_pauses(conn)
     checked = Checked()
     meters = await all_meters(conn)
     names = {facts.meter_id: name for name, facts in meters.items()}

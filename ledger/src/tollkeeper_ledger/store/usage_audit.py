@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FINDINGS_MAX = 1_000
 """Rows of one kind that are named."""
 HOUR = timedelta(hours=1)
+LONG_READ_S = 3_600.0
+"""Bound of a statement that reads everything that is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,14 @@ class StreamState:
     refused: int | None
 
 
+async def allow_pauses(conn: Connection) -> None:
+    """Let this transaction pause for long between statements, while what was read is worked on."""
+    await conn.execute(sql("audit.allow_pauses"))
+
+
 async def read_streams(conn: Connection) -> list[StreamState]:
     """Give every stream of the chain."""
-    return [StreamState(**row) for row in await conn.fetch(sql("audit.streams"))]
+    return [StreamState(**row) for row in await conn.fetch(sql("audit.streams"), timeout=LONG_READ_S)]
 
 
 async def batch_rows(
@@ -72,19 +79,19 @@ async def batch_rows(
 
 async def unchained_records(conn: Connection) -> list[str]:
     """Name records whose batch no link names."""
-    rows = await conn.fetch(sql("audit.unchained_records"), FINDINGS_MAX)
+    rows = await conn.fetch(sql("audit.unchained_records"), FINDINGS_MAX, timeout=LONG_READ_S)
     return [f"tenant {row['wire_id']}, id {row['id']!r}" for row in rows]
 
 
 async def lone_ids(conn: Connection) -> list[str]:
     """Name ids without a record."""
-    rows = await conn.fetch(sql("audit.lone_ids"), FINDINGS_MAX)
+    rows = await conn.fetch(sql("audit.lone_ids"), FINDINGS_MAX, timeout=LONG_READ_S)
     return [f"tenant {row['wire_id']}, id {row['id']!r}" for row in rows]
 
 
 async def misplaced_producers(conn: Connection) -> list[UUID]:
     """Give producers that stand elsewhere than their last link says."""
-    return [row["producer_id"] for row in await conn.fetch(sql("audit.producers"), FINDINGS_MAX)]
+    return [row["producer_id"] for row in await conn.fetch(sql("audit.producers"), FINDINGS_MAX, timeout=LONG_READ_S)]
 
 
 async def tenant_names(conn: Connection) -> dict[UUID, str]:
@@ -94,7 +101,7 @@ async def tenant_names(conn: Connection) -> dict[UUID, str]:
 
 async def read_hours(conn: Connection) -> list[datetime]:
     """Give the hours of UTC that records or rollups are of."""
-    return [row["hour"] for row in await conn.fetch(sql("audit.hours"))]
+    return [row["hour"] for row in await conn.fetch(sql("audit.hours"), timeout=LONG_READ_S)]
 
 
 async def records_of_hour(conn: Connection, hour: datetime, meter_ids: Collection[int]) -> list[RawRecord]:

@@ -1,5 +1,9 @@
 -- Stored usage, read again in order to check it.
 
+-- name: allow_pauses
+-- Lets a transaction be idle for an hour.
+SET LOCAL idle_in_transaction_session_timeout = '1h';
+
 -- name: streams
 -- Gives every stream of the chain with its head and what its links add up to.
 SELECT stream, head.position, head.hash, head.stored_total, head.quarantined_total, links.last, links.stored, links.refused

@@ -1,0 +1,100 @@
+"""One record through a real sidecar, and what the command line says of it: reports, voids, a proof, an audit."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from tollkeeper.quota.v1 import quota_pb2_grpc, usage_pb2
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from operator_support import Run
+    from platform_support import Platform
+
+
+CATALOGUE = """
+version: 1
+meters:
+  - {name: web_requests, unit: requests, attributes: [status, user], dimensions: [status]}
+  - {name: web_duration, unit: ms, aggregation: percentile, attributes: [status]}
+  - {name: web_users, unit: users, aggregation: unique, value_attribute: user, attributes: [user]}
+  - {name: web_slowest, unit: ms, aggregation: max}
+tenants:
+  - {id: web-shop, name: Shop}
+"""
+METERS = ("web_duration", "web_requests", "web_slowest", "web_users")
+
+
+def record(platform: Platform, count: int) -> None:
+    """Record requests until the ledger has committed them all; repeated under the same ids until it has."""
+    at = Timestamp(seconds=int(time.time()))
+    records = [
+        usage_pb2.UsageRecord(
+            id=f"web-{number}",
+            tenant="web-shop",
+            event_time=at,
+            quantities=[
+                usage_pb2.Quantity(meter=meter, units=number if meter in ("web_duration", "web_slowest") else 1)
+                for meter in METERS
+            ],
+            attributes={"status": "2xx" if number % 4 else "5xx", "user": f"u{number % 3}", "secret": "dropped"},
+        )
+        for number in range(1, count + 1)
+    ]
+    request = usage_pb2.RecordUsageRequest(records=records, acknowledgement=usage_pb2.ACKNOWLEDGEMENT_LEDGER)
+    give_up_s = time.monotonic() + 120
+    done = (usage_pb2.RECORD_OUTCOME_RECORDED, usage_pb2.RECORD_OUTCOME_DUPLICATE)
+    with grpc.insecure_channel(platform.target, options=[("grpc.default_authority", "localhost")]) as channel:
+        while True:
+            # A sidecar hears of a new tenant and new meters within a second.
+            answer = quota_pb2_grpc.QuotaServiceStub(channel).RecordUsage(request, timeout=60)
+            if all(result.outcome in done for result in answer.results):
+                return
+            assert time.monotonic() < give_up_s, answer.results[0]
+            time.sleep(0.1)
+
+
+def figures(run: Run, *words: str) -> dict[tuple[str, str | None], Any]:
+    """Give a report's values by meter and status."""
+    code, out, err = run("usage", "report", "--tenant", "web-shop", *words, "-o", "json")
+    assert code == 0, err
+    return {(row["meter"], row.get("status")): row["value"] for row in json.loads(out)}
+
+
+def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
+    platform: Platform, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures of every meter come from the same records; a void changes all of them; the chain holds all along."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "web.yaml").write_text(CATALOGUE)
+    code, _, err = run("apply", "-f", "web.yaml")
+    assert code == 0, err
+    record(platform, 40)
+    whole = figures(run)
+    assert {name: whole[name, None] for name in METERS} == {
+        "web_duration": "20",
+        "web_requests": "40",
+        "web_slowest": "40",
+        "web_users": "3",
+    }
+    split = figures(run, "--meter", "web_requests", "--group-by", "status", "--bucket", "month")
+    assert split == {("web_requests", "2xx"): "30", ("web_requests", "5xx"): "10"}
+    code, out, err = run("usage", "void", "web-40", "web-39", "--tenant", "web-shop", "--note", "twice")
+    assert (code, out) == (0, "voided 2, before already 0\n"), err
+    after = figures(run)
+    assert (after["web_slowest", None], after["web_requests", None]) == ("38", "38")
+    code, _, err = run("usage", "void", "nothing", "--tenant", "web-shop")
+    assert code != 0
+    assert "nothing" in err
+    code, out, err = run("usage", "prove", "web-7", "--tenant", "web-shop", "-o", "json")
+    assert code == 0, err
+    assert json.loads(out)[0]["units"] == {"web_duration": 7, "web_requests": 1, "web_slowest": 7, "web_users": 1}
+    code, out, err = run("audit", "verify", "-o", "json")
+    assert (code, json.loads(out)) == (0, []), err
+    assert "all as committed" in " ".join(err.split())
