@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,8 +27,9 @@ meters:
   - {name: web_users, unit: users, aggregation: unique, value_attribute: user, attributes: [user]}
   - {name: web_slowest, unit: ms, aggregation: max}
 tenants:
-  - {id: web-shop, name: Shop}
+  - {id: TENANT, name: Shop}
 """
+TENANT = f"web-{uuid.uuid4()}"
 METERS = ("web_duration", "web_requests", "web_slowest", "web_users")
 
 
@@ -37,7 +39,7 @@ def record(platform: Platform, count: int) -> None:
     records = [
         usage_pb2.UsageRecord(
             id=f"web-{number}",
-            tenant="web-shop",
+            tenant=TENANT,
             event_time=at,
             quantities=[
                 usage_pb2.Quantity(meter=meter, units=number if meter in ("web_duration", "web_slowest") else 1)
@@ -62,7 +64,7 @@ def record(platform: Platform, count: int) -> None:
 
 def figures(run: Run, *words: str) -> dict[tuple[str, str | None], Any]:
     """Give a report's values by meter and status."""
-    code, out, err = run("usage", "report", "--tenant", "web-shop", *words, "-o", "json")
+    code, out, err = run("usage", "report", "--tenant", TENANT, *words, "-o", "json")
     assert code == 0, err
     return {(row["meter"], row.get("status")): row["value"] for row in json.loads(out)}
 
@@ -72,7 +74,7 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
 ) -> None:
     """Figures of every meter come from the same records; a void changes all of them; the chain holds all along."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "web.yaml").write_text(CATALOGUE)
+    (tmp_path / "web.yaml").write_text(CATALOGUE.replace("TENANT", TENANT))
     code, _, err = run("apply", "-f", "web.yaml")
     assert code == 0, err
     record(platform, 40)
@@ -85,14 +87,14 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
     }
     split = figures(run, "--meter", "web_requests", "--group-by", "status", "--bucket", "month")
     assert split == {("web_requests", "2xx"): "30", ("web_requests", "5xx"): "10"}
-    code, out, err = run("usage", "void", "web-40", "web-39", "--tenant", "web-shop", "--note", "twice")
+    code, out, err = run("usage", "void", "web-40", "web-39", "--tenant", TENANT, "--note", "twice")
     assert (code, out) == (0, "voided 2, before already 0\n"), err
     after = figures(run)
     assert (after["web_slowest", None], after["web_requests", None]) == ("38", "38")
-    code, _, err = run("usage", "void", "nothing", "--tenant", "web-shop")
+    code, _, err = run("usage", "void", "nothing", "--tenant", TENANT)
     assert code != 0
     assert "nothing" in err
-    code, out, err = run("usage", "prove", "web-7", "--tenant", "web-shop", "-o", "json")
+    code, out, err = run("usage", "prove", "web-7", "--tenant", TENANT, "-o", "json")
     assert code == 0, err
     assert json.loads(out)[0]["units"] == {"web_duration": 7, "web_requests": 1, "web_slowest": 7, "web_users": 1}
     code, out, err = run("audit", "verify", "-o", "json")
