@@ -20,6 +20,7 @@ from tollkeeper_cli.commands import (
     grants,
     invoices,
     listings,
+    money_views,
     payments,
     processes,
     quota,
@@ -45,7 +46,7 @@ def build_app() -> typer.Typer:
     app.callback()(_choose_servers)
     modules = (
         processes, demo, replay, catalogue, quota, cache,
-        rate, usage, listings, subscriptions, grants, invoices, payments,
+        rate, usage, listings, subscriptions, grants, invoices, money_views, payments,
     )  # fmt: skip
     for module in modules:
         module.register(app)

@@ -625,22 +625,60 @@ class GetRevenueRequest(_message.Message):
 
     FROM_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """`month` (default), `plan`, `meter` or `tenant`; always by month as well."""
     @_builtins.property
     def to(self) -> _timestamp_pb2.Timestamp:
-        """To this month, exclusive."""
+        """Periods that end at or before then; absent = all."""
 
     def __init__(
         self,
         *,
         to: _timestamp_pb2.Timestamp | None = ...,
+        by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "from", b"from", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRevenueRequest: _TypeAlias = GetRevenueRequest  # noqa: Y015
+
+@_typing.final
+class RevenueRow(_message.Message):
+    """Revenue of one group in one month."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONTH_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    REVENUE_MINOR_FIELD_NUMBER: _builtins.int
+    month: _builtins.str
+    """Month in UTC in which the period ended, `2026-10`."""
+    group: _builtins.str
+    """Plan, meter or tenant; empty by month, and for lines without a meter."""
+    currency: _builtins.str
+    """ISO 4217."""
+    revenue_minor: _builtins.int
+    """Without tax, in minor units. By meter: lines as they were rated, before coupons and credit notes."""
+    def __init__(
+        self,
+        *,
+        month: _builtins.str = ...,
+        group: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        revenue_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "group", b"group", "month", b"month", "revenue_minor", b"revenue_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevenueRow: _TypeAlias = RevenueRow  # noqa: Y015
 
 @_typing.final
 class GetRevenueResponse(_message.Message):
@@ -669,22 +707,222 @@ class GetRevenueResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def amount_minor(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Minor units per currency."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevenueRow]:
+        """In order of month and group."""
 
     def __init__(
         self,
         *,
         amount_minor: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        rows: _abc.Iterable[Global___RevenueRow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRevenueResponse: _TypeAlias = GetRevenueResponse  # noqa: Y015
+
+@_typing.final
+class GetReceivablesRequest(_message.Message):
+    """Asks what is owed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Only by this payer; empty = all."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceivablesRequest: _TypeAlias = GetReceivablesRequest  # noqa: Y015
+
+@_typing.final
+class ReceivableAge(_message.Message):
+    """What one payer owes in one currency, in minor units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CURRENT_MINOR_FIELD_NUMBER: _builtins.int
+    DAYS_30_MINOR_FIELD_NUMBER: _builtins.int
+    DAYS_60_MINOR_FIELD_NUMBER: _builtins.int
+    DAYS_90_MINOR_FIELD_NUMBER: _builtins.int
+    OLDER_MINOR_FIELD_NUMBER: _builtins.int
+    TOTAL_MINOR_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the payer."""
+    currency: _builtins.str
+    """ISO 4217."""
+    current_minor: _builtins.int
+    """Not due yet."""
+    days_30_minor: _builtins.int
+    """Due for up to 30 days."""
+    days_60_minor: _builtins.int
+    """For 31 to 60 days."""
+    days_90_minor: _builtins.int
+    """For 61 to 90 days."""
+    older_minor: _builtins.int
+    """For more than 90 days."""
+    total_minor: _builtins.int
+    """All of it."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        current_minor: _builtins.int = ...,
+        days_30_minor: _builtins.int = ...,
+        days_60_minor: _builtins.int = ...,
+        days_90_minor: _builtins.int = ...,
+        older_minor: _builtins.int = ...,
+        total_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "current_minor", b"current_minor", "days_30_minor", b"days_30_minor", "days_60_minor", b"days_60_minor", "days_90_minor", b"days_90_minor", "older_minor", b"older_minor", "tenant", b"tenant", "total_minor", b"total_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceivableAge: _TypeAlias = ReceivableAge  # noqa: Y015
+
+@_typing.final
+class GetReceivablesResponse(_message.Message):
+    """What is owed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceivableAge]:
+        """Who owes most first."""
+
+    def __init__(
+        self,
+        *,
+        ages: _abc.Iterable[Global___ReceivableAge] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ages", b"ages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceivablesResponse: _TypeAlias = GetReceivablesResponse  # noqa: Y015
+
+@_typing.final
+class ExportFocusRequest(_message.Message):
+    """Asks for rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many invoices; 0 = 100, most 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportFocusRequest: _TypeAlias = ExportFocusRequest  # noqa: Y015
+
+@_typing.final
+class FocusRow(_message.Message):
+    """One row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ColumnsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values by their FOCUS column names."""
+
+    def __init__(
+        self,
+        *,
+        columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FocusRow: _TypeAlias = FocusRow  # noqa: Y015
+
+@_typing.final
+class ExportFocusResponse(_message.Message):
+    """Rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FocusRow]:
+        """Newest invoices first, their lines in order, their taxes last."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___FocusRow] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportFocusResponse: _TypeAlias = ExportFocusResponse  # noqa: Y015
 
 @_typing.final
 class ListAlertsRequest(_message.Message):

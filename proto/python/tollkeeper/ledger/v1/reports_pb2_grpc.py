@@ -65,6 +65,16 @@ class ReportServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
                 _registered_method=True)
+        self.GetReceivables = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/GetReceivables',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesResponse.FromString,
+                _registered_method=True)
+        self.ExportFocus = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/ExportFocus',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusResponse.FromString,
+                _registered_method=True)
         self.ListAlerts = channel.unary_unary(
                 '/tollkeeper.ledger.v1.ReportService/ListAlerts',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsRequest.SerializeToString,
@@ -132,7 +142,21 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRevenue(self, request, context):
-        """Reports revenue. Not served yet: UNIMPLEMENTED.
+        """Sums what was invoiced by month, and by plan, meter or tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceivables(self, request, context):
+        """Sums what payers owe, by age.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportFocus(self, request, context):
+        """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +229,16 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.GetRevenue,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.SerializeToString,
+            ),
+            'GetReceivables': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceivables,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesResponse.SerializeToString,
+            ),
+            'ExportFocus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportFocus,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusResponse.SerializeToString,
             ),
             'ListAlerts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAlerts,
@@ -395,6 +429,60 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/GetRevenue',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceivables(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/GetReceivables',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportFocus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/ExportFocus',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ExportFocusResponse.FromString,
             options,
             channel_credentials,
             insecure,

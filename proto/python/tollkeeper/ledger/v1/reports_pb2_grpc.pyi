@@ -44,7 +44,11 @@ class ReportServiceStub:
     GetUsageTrend: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetUsageTrendRequest, _reports_pb2.GetUsageTrendResponse]
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]
-    """Reports revenue. Not served yet: UNIMPLEMENTED."""
+    """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetReceivables: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]
+    """Sums what payers owe, by age."""
+    ExportFocus: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]
+    """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]
     """Lists alerts. Not served yet: UNIMPLEMENTED."""
     ListViolations: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]
@@ -72,7 +76,11 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetUsageTrend: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetUsageTrendRequest, _reports_pb2.GetUsageTrendResponse]  # type: ignore[assignment]
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]  # type: ignore[assignment]
-    """Reports revenue. Not served yet: UNIMPLEMENTED."""
+    """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetReceivables: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]  # type: ignore[assignment]
+    """Sums what payers owe, by age."""
+    ExportFocus: _aio.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]  # type: ignore[assignment]
+    """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]  # type: ignore[assignment]
     """Lists alerts. Not served yet: UNIMPLEMENTED."""
     ListViolations: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]  # type: ignore[assignment]
@@ -133,7 +141,23 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.GetRevenueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.GetRevenueResponse, _abc.Awaitable[_reports_pb2.GetRevenueResponse]]:
-        """Reports revenue. Not served yet: UNIMPLEMENTED."""
+        """Sums what was invoiced by month, and by plan, meter or tenant."""
+
+    @_abc_1.abstractmethod
+    def GetReceivables(
+        self,
+        request: _reports_pb2.GetReceivablesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.GetReceivablesResponse, _abc.Awaitable[_reports_pb2.GetReceivablesResponse]]:
+        """Sums what payers owe, by age."""
+
+    @_abc_1.abstractmethod
+    def ExportFocus(
+        self,
+        request: _reports_pb2.ExportFocusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.ExportFocusResponse, _abc.Awaitable[_reports_pb2.ExportFocusResponse]]:
+        """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
 
     @_abc_1.abstractmethod
     def ListAlerts(

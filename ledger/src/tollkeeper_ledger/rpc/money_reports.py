@@ -1,0 +1,100 @@
+# ruff: noqa: ARG002, N802 - names and parameters of methods are the contract's
+"""ReportService on money: what is owed, what was earned, rows for cost tools."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper.ledger.v1 import reports_pb2
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.focus import focus_rows
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.store.billing_invoices import list_invoices
+from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.money_views import read_receivables, read_revenue
+from tollkeeper_ledger.store.pool import transaction
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from tollkeeper_ledger.services.resources import Resources
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+GROUPS = ("month", "plan", "meter", "tenant")
+
+
+class MoneyReports:
+    """The part of ReportService that is about money."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._money_pool = resources.pools.billing
+
+    async def GetRevenue(
+        self, request: reports_pb2.GetRevenueRequest, context: Context
+    ) -> reports_pb2.GetRevenueResponse:
+        """Sum what was invoiced by month and group."""
+        by = request.by or "month"
+        if by not in GROUPS:
+            raise InvalidFieldError("by", "is not known", value=ascii(by[:32]), bound=", ".join(GROUPS))
+        start, end = (
+            getattr(request, name).ToDatetime(tzinfo=UTC) if request.HasField(name) else None for name in ("from", "to")
+        )
+        async with transaction(self._money_pool) as conn:
+            rows = await read_revenue(conn, by=by, start=start, end=end)
+        sums: dict[str, int] = {}
+        for row in rows:
+            sums[row["currency"]] = sums.get(row["currency"], 0) + row["revenue_minor"]
+        return reports_pb2.GetRevenueResponse(
+            amount_minor=sums,
+            rows=[
+                reports_pb2.RevenueRow(
+                    month=row["month"],
+                    group=row["name"],
+                    currency=row["currency"],
+                    revenue_minor=row["revenue_minor"],
+                )
+                for row in rows
+            ],
+        )
+
+    async def GetReceivables(
+        self, request: reports_pb2.GetReceivablesRequest, context: Context
+    ) -> reports_pb2.GetReceivablesResponse:
+        """Sum what payers owe by age."""
+        only = await need_tenant(self._money_pool, request.tenant) if request.tenant else None
+        async with transaction(self._money_pool) as conn:
+            rows = await read_receivables(conn, now=await ledger_now(conn), only=only)
+        return reports_pb2.GetReceivablesResponse(
+            ages=[
+                reports_pb2.ReceivableAge(
+                    tenant=row["wire_id"],
+                    currency=row["currency"],
+                    current_minor=row["current_minor"],
+                    days_30_minor=row["days_30_minor"],
+                    days_60_minor=row["days_60_minor"],
+                    days_90_minor=row["days_90_minor"],
+                    older_minor=row["older_minor"],
+                    total_minor=row["total_minor"],
+                )
+                for row in rows
+            ]
+        )
+
+    async def ExportFocus(
+        self, request: reports_pb2.ExportFocusRequest, context: Context
+    ) -> reports_pb2.ExportFocusResponse:
+        """Give lines and taxes of invoices as rows."""
+        size = page_size(request.page_size)
+        async with transaction(self._money_pool) as conn:
+            found = await list_invoices(conn, before=before_of(request.page_token), count_max=size + 1, only=None)
+        token = ""
+        if len(found) > size:
+            token = to_token(str(to_us(found[size - 1].finalised_at)), str(found[size - 1].invoice_id))
+        shown = [one.read() for one in found[:size] if one.standing.state != "void"]
+        rows = [reports_pb2.FocusRow(columns=row) for document in shown for row in focus_rows(document)]
+        return reports_pb2.ExportFocusResponse(rows=rows, next_page_token=token)

@@ -1,0 +1,38 @@
+-- Money over time: what is owed, and what was earned.
+
+-- name: receivables
+-- Sums what payers owe by age, who owes most first. $1 ledger time, $2 only this payer's tenant id, or null.
+SELECT t.wire_id, i.currency,
+       coalesce(sum(r.due_minor) FILTER (WHERE r.due_at > $1), 0)::bigint AS current_minor,
+       coalesce(sum(r.due_minor) FILTER (WHERE r.due_at <= $1 AND r.due_at > $1 - interval '30 days'), 0)::bigint
+         AS days_30_minor,
+       coalesce(sum(r.due_minor) FILTER (WHERE r.due_at <= $1 - interval '30 days'
+                                         AND r.due_at > $1 - interval '60 days'), 0)::bigint AS days_60_minor,
+       coalesce(sum(r.due_minor) FILTER (WHERE r.due_at <= $1 - interval '60 days'
+                                         AND r.due_at > $1 - interval '90 days'), 0)::bigint AS days_90_minor,
+       coalesce(sum(r.due_minor) FILTER (WHERE r.due_at <= $1 - interval '90 days'), 0)::bigint AS older_minor,
+       sum(r.due_minor)::bigint AS total_minor
+FROM receivable r JOIN invoice i USING (invoice_id) JOIN tenant t ON t.tenant_id = r.payer_tenant_id
+WHERE r.state IN ('finalised', 'past_due') AND r.due_minor > 0 AND ($2::uuid IS NULL OR r.payer_tenant_id = $2)
+GROUP BY t.wire_id, i.currency ORDER BY total_minor DESC, t.wire_id, i.currency;
+
+-- name: revenue
+-- Sums invoices without tax, credits taken off, by month and group. $1 `month`, `plan` or `tenant`, $2 ends after,
+-- $3 ends by, or null.
+SELECT to_char(i.period_end - interval '1 microsecond', 'YYYY-MM') AS month,
+       CASE $1 WHEN 'plan' THEN convert_from(i.document, 'UTF8')::jsonb #>> '{plan,name}' WHEN 'tenant' THEN t.wire_id
+         ELSE '' END AS name,
+       i.currency, sum(r.subtotal_minor - (r.credited_minor - r.credited_tax_minor))::bigint AS revenue_minor
+FROM invoice i JOIN receivable r USING (tenant_id, invoice_id) JOIN tenant t USING (tenant_id)
+WHERE r.state <> 'void' AND ($2::timestamptz IS NULL OR i.period_end > $2)
+  AND ($3::timestamptz IS NULL OR i.period_end <= $3)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- name: revenue_by_meter
+-- Sums lines as they were rated, by month and meter. $1 ends after, $2 ends by, or null.
+SELECT to_char(i.period_end - interval '1 microsecond', 'YYYY-MM') AS month, l.meter AS name, i.currency,
+       sum(l.amount_minor)::bigint AS revenue_minor
+FROM invoice_line l JOIN invoice i USING (tenant_id, invoice_id) JOIN receivable r USING (tenant_id, invoice_id)
+WHERE r.state <> 'void' AND ($1::timestamptz IS NULL OR i.period_end > $1)
+  AND ($2::timestamptz IS NULL OR i.period_end <= $2)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

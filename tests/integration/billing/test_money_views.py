@@ -1,0 +1,125 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""What was earned and what is owed, from invoices on a real Postgres, through gRPC and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+import pytest
+from billing_bench import BillingBench, catalogue, superuser, use
+from stripe_shop import act_on
+from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
+from tollkeeper_cli.main import main
+from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
+from tollkeeper_ledger.services.invoices import void_invoice
+from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
+from tollkeeper_ledger.store.money_views import read_receivables, read_revenue
+from tollkeeper_ledger.store.pool import transaction
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.config import Settings
+
+pytestmark = pytest.mark.asyncio
+
+HOUR = timedelta(hours=1)
+GRACE = timedelta(minutes=5)
+
+
+async def billed(bench: BillingBench, *, mode: str = "exclusive") -> list[Any]:
+    """Bill three tenants for an hour with usage and 19 % tax, and give their invoices by tenant."""
+    await bench.apply(catalogue(bench.start, "a", "b", "c"))
+    for row in await bench.rows("SELECT tenant_id FROM tenant"):
+        async with transaction(bench.billing) as conn:
+            profile = BillingProfile(taxes=(TaxRate(name="VAT", percent="19"),), tax_mode=mode)
+            await set_profile(conn, row["tenant_id"], profile, act=await act_on(conn))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    uses = [use(f"u{name}", bench.start, tenant=name, context_tokens=3_000_000) for name in ("a", "b", "c")]
+    await bench.send(log, *uses, watermark=bench.start + HOUR)
+    await bench.run()
+    rows = await bench.rows("SELECT invoice_id FROM invoice JOIN tenant USING (tenant_id) ORDER BY wire_id")
+    return [row["invoice_id"] for row in rows]
+
+
+async def test_revenue_leaves_out_what_was_voided_and_credited(bench: BillingBench) -> None:
+    """Three invoices of 25.00: one void, one credited by half; by month, plan, tenant, and by meter as rated."""
+    first, second, _ = await billed(bench)
+    async with transaction(bench.billing) as conn:
+        await void_invoice(conn, first, note="", reissue=False, act=await act_on(conn))
+        await credit_invoice(conn, second, amount_minor=1190, note="", refund=False, act=await act_on(conn))
+
+        async def by(group: str) -> list[tuple[str, int]]:
+            found = await read_revenue(conn, by=group, start=None, end=None)
+            return [(row["name"], row["revenue_minor"]) for row in found]
+
+        assert [("", 2500 - 1000 + 2500)] == await by("month")
+        assert [("hourly", 4000)] == await by("plan")
+        assert [("b", 1500), ("c", 2500)] == await by("tenant")
+        assert [("", 4000), ("context_tokens", 1000)] == await by("meter")
+        later = datetime(2200, 1, 1, tzinfo=UTC)
+        assert [] == await read_revenue(conn, by="month", start=later, end=None)
+
+
+async def test_what_is_owed_moves_through_the_ages(bench: BillingBench) -> None:
+    """29.75 each, due in 14 days: current, then up to 30, 60, 90 days and older; what is paid is not owed."""
+    first, second, third = await billed(bench)
+    async with transaction(bench.billing) as conn:
+        await pay_by_hand(conn, first, amount_minor=0, reference="x", act=await act_on(conn))
+        await pay_by_hand(conn, second, amount_minor=975, reference="y", act=await act_on(conn))
+    (row,) = await bench.rows("SELECT due_at FROM receivable WHERE invoice_id = $1", third)
+    ages = ("current_minor", "days_30_minor", "days_60_minor", "days_90_minor", "older_minor")
+    for age, days in zip(ages, (-1, 0, 30, 60, 90), strict=True):
+        async with transaction(bench.billing) as conn:
+            found = await read_receivables(conn, now=row["due_at"] + timedelta(days=days), only=None)
+        assert [("c", 2975), ("b", 2000)] == [(one["wire_id"], one[age]) for one in found]
+        assert [2975, 2000] == [one["total_minor"] for one in found]
+
+
+@pytest.mark.parametrize("mode", ["exclusive", "inclusive"])
+async def test_rows_of_an_invoice_cost_its_total(
+    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str], mode: str
+) -> None:
+    """Page by page every line and tax is a row; an invoice's rows cost its total; the command prints the same."""
+    invoices = await billed(bench, mode=mode)
+    async with superuser(bench.url) as conn:
+        totals = dict(await conn.fetch("SELECT number, total_minor FROM invoice"))
+    settings = ledger_settings.model_copy(update={"database_url": bench.url})
+    async with running(settings) as ledger:
+        address = f"127.0.0.1:{ledger.port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = reports_pb2_grpc.ReportServiceStub(channel)
+            request = reports_pb2.ExportFocusRequest(page_size=2)
+            rows: list[dict[str, str]] = []
+            while True:
+                page = await stub.ExportFocus(request)
+                rows += [dict(row.columns) for row in page.rows]
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            with pytest.raises(grpc.aio.AioRpcError, match="not known"):
+                await stub.GetRevenue(reports_pb2.GetRevenueRequest(by="colour"))
+        costs: dict[str, Decimal] = {}
+        for row in rows:
+            costs[row["InvoiceId"]] = costs.get(row["InvoiceId"], Decimal(0)) + Decimal(row["BilledCost"])
+        assert {number: Decimal(total) / 100 for number, total in totals.items()} == costs
+        assert {"Purchase", "Usage", "Tax"} == {row["ChargeCategory"] for row in rows}
+
+        async def cli(*words: str) -> str:
+            capfd.readouterr()
+            assert 0 == await asyncio.to_thread(main, ["--ledger", address, *words])
+            return capfd.readouterr().out
+
+        assert rows == list(csv.DictReader(io.StringIO(await cli("revenue", "focus"))))
+        owed = json.loads(await cli("revenue", "receivables", "-o", "json"))
+        assert len(invoices) == len(owed)
+        (earned,) = json.loads(await cli("revenue", "show", "--by", "plan", "-o", "json"))
+        assert "hourly" == earned["plan"]
