@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.segments import Segment
 
 pytestmark = pytest.mark.asyncio
+
+EXAMPLES = {
+    path.stem: path.read_text()
+    for path in sorted((Path(__file__).resolve().parents[3] / "examples" / "catalogues").glob("*.yaml"))
+}
 
 COUNTS = """
     SELECT (SELECT count(*) FROM seller) + (SELECT count(*) FROM meter) + (SELECT count(*) FROM plan_version)
@@ -165,3 +171,12 @@ async def queries_of(bench: BillingBench, used: list[tuple[uuid.UUID, int]]) -> 
         with conn.query_logger(lambda record: asked.append(record.query)):
             await ensure_segments(conn, used)
     return [query for query in asked if "billing_segment" in query or "subscription" in query]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+async def test_every_example_is_stored_and_then_unchanged(bench: BillingBench, name: str) -> None:
+    """Examples are applied to a real ledger, tenants' own prices included; once more, they change nothing."""
+    assert {change.action for change in await bench.apply(EXAMPLES[name])} == {"create"}
+    assert {change.action for change in await bench.apply(EXAMPLES[name])} == {"unchanged"}
+    plans = {row["name"] for row in await bench.rows("SELECT name FROM plan")}
+    assert ("messaging-enterprise@bank" in plans) == (name == "messaging")

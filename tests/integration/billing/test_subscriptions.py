@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from billing_bench import catalogue
+from billing_bench import catalogue, use
 from rpc_support import client_of, refused
 from tollkeeper.ledger.v1 import admin_pb2
+from tollkeeper_ledger.services import subscription_changes as changes
+from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenants import load_tenants
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from billing_bench import BillingBench
     from tollkeeper_ledger.config import Settings
 
@@ -107,6 +114,65 @@ async def test_limits_follow_when_the_time_comes(bench: BillingBench) -> None:
     async with transaction(bench.billing) as conn:
         (view,) = await load_tenants(conn, wire_ids=["try"])
     assert (view.state, view.plan) == ("active", "free")
+
+
+TWO = """
+version: 1
+seller: {{id: default, name: Example AI GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}}
+meters: [{{name: messages, unit: messages}}]
+plans:
+  - name: one
+    billing_interval: day
+    fees: [{{name: One, amount: "1.00"}}]
+    prices: [{{meter: messages, unit_price: "0.01"}}]
+  - name: two
+    billing_interval: day
+    fees: [{{name: Two, amount: "1.00"}}]
+    prices: [{{meter: messages, unit_price: "0.01"}}]
+tenants: [{{id: code, plan: one, subscription: {{start: "{start}"}}}}]
+"""
+
+
+async def test_changes_beside_appends_lose_nothing(bench: BillingBench) -> None:
+    """Plan, seats, pauses change while usage is appended, late and early: every unit is billed once, on one invoice."""
+    await bench.apply(TWO.format(start=bench.start.isoformat()))
+    log = await bench.new_log()
+    random = Random(7)
+    sent = 0
+
+    async def act(number: int, now: datetime) -> None:
+        async with transaction(bench.billing) as conn:
+            tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+            doing = Act(actor="test", request_id=f"r{number}", now=now)
+            if number % 4 == 1:
+                await changes.pause_subscription(conn, tenant_id, at="now", act=doing)
+            elif number % 4 == 2:
+                await changes.resume_subscription(conn, tenant_id, act=doing)
+            else:
+                plan = random.choice(["one", "two"])
+                await changes.change_subscription(
+                    conn, tenant_id, plan=plan, quantity=random.randint(1, 9), at="now", act=doing
+                )
+
+    for number in range(24):
+        now = bench.start + timedelta(minutes=50 * number)
+        await bench.set_now(now)
+        earliest = max(bench.start, now - timedelta(hours=3))
+        uses = [
+            use(f"{number}-{place}", earliest + (now - earliest) * random.random(), messages=random.randint(1, 50))
+            for place in range(20)
+        ]
+        sent += sum(units for one in uses for _, units in one.quantities)
+        await asyncio.gather(bench.send(log, *uses, watermark=earliest, tenants=("code",)), act(number, now))
+    end = bench.start + timedelta(days=1, hours=2)
+    await bench.set_now(end)
+    await bench.send(log, watermark=end, tenants=("code",))
+    await bench.run()
+    (document,) = await bench.documents("code")
+    billed = [line for line in document["lines"] if line["meter"] == "messages"]
+    assert sent == sum(line["quantity"] for line in billed)
+    assert sent == sum(line["amount_minor"] for line in billed)
+    assert document["record_count"] == 24 * 20
 
 
 WRONG = [
