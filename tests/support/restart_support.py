@@ -39,10 +39,23 @@ def yearly(name: str, amount: int) -> limits_pb2.LimitRule:
     )
 
 
+def seats(name: str, amount: int) -> limits_pb2.LimitRule:
+    """Describe a hard level for calls whose `case` is its name."""
+    return limits_pb2.LimitRule(
+        name=name,
+        meter=METER,
+        kind=decision_pb2.LIMIT_KIND_LEVEL,
+        amount=amount,
+        enforcement=decision_pb2.ENFORCEMENT_HARD,
+        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
+        match=[limits_pb2.AttributeMatch(attribute="case", exact=name)],
+    )
+
+
 class Caller:
     """Makes calls of one tenant and one case to one sidecar, and counts what was admitted."""
 
-    def __init__(self, platform: Platform, sidecar: AddedSidecar, case: str, *, meter: str = METER) -> None:
+    def __init__(self, platform: Platform, sidecar: AddedSidecar | Platform, case: str, *, meter: str = METER) -> None:
         self._platform, self._sidecar, self._case, self._meter = platform, sidecar, case, meter
         self.admitted = 0
 
@@ -75,8 +88,12 @@ class Caller:
         return answer
 
     async def begin(self) -> None:
-        """Spend one unit, as soon as the limit is in force here. Raises TimeoutError after a minute."""
+        """Wait until the limit is in force here, and spend one unit. Raises TimeoutError after a minute."""
         ends = time.monotonic() + PATIENCE_S
+        while self._case != (decision := (await self.call(1, quota_pb2.CHECK_MODE_PEEK)).decision).binding.name:
+            if time.monotonic() > ends:
+                raise TimeoutError(str(decision))
+            await asyncio.sleep(0.02)
         while not (decision := (await self.call(1)).decision).allowed:
             if time.monotonic() > ends:
                 raise TimeoutError(str(decision))

@@ -21,6 +21,7 @@ mod bell;
 pub mod clock;
 pub mod config;
 mod directory;
+mod ended;
 mod fingerprint;
 pub mod handlers;
 mod headers;

@@ -11,7 +11,7 @@ use quota_proto::{bridge::LoggedMark, decision::signed};
 use tokio::sync::mpsc;
 use usage_log::{Append, LogError, Recovered, UsageLog};
 
-use crate::hub::Hub;
+use crate::{ended, hub::Hub};
 
 /// Names one boot of this machine.
 pub(crate) type BootId = [u8; 16];
@@ -46,7 +46,7 @@ pub(crate) fn take_over(
     boot_id: Option<BootId>,
 ) -> Result<Vec<Kept>, LogError> {
     let mut last = None;
-    for mark in &recovered.marks {
+    for mark in windows(recovered) {
         last = Some(log.append(Append::Mark {
             key: mark.key,
             payload: &[],
@@ -59,10 +59,14 @@ pub(crate) fn take_over(
     let Some(boot_id) = boot_id.filter(|_| !recovered.moved) else {
         return Ok(Vec::new());
     };
-    let marks = recovered.marks.iter();
-    Ok(marks
+    Ok(windows(recovered)
         .filter_map(|mark| read(&mark.payload, boot_id))
         .collect())
+}
+
+fn windows(recovered: &Recovered) -> impl Iterator<Item = &usage_log::Kept> {
+    let marks = recovered.marks.iter();
+    marks.filter(|mark| mark.key != ended::KEY)
 }
 
 /// Writes marks in their order, and tells the engine what became of each.

@@ -29,6 +29,7 @@ use usage_log::{LogError, NewProducer, Recovered, UsageLog};
 use crate::{
     clock::BootClock,
     config::{Config, ConfigError},
+    ended,
     handlers::settled_elsewhere,
     hub::{Hub, HubParts, cold::Cold},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
@@ -130,6 +131,8 @@ impl DataPlane {
         let boot_id = marks::boot_id();
         // What can't be removed is not taken over: it stays counted as spent.
         let kept = marks::take_over(&log, &recovered, boot_id).unwrap_or_default();
+        let holder = Holder(Ids::new(Box::new(randomness)).sixteen()?);
+        let ended = ended::succeed(&log, &recovered, boot_id, holder);
         let snapshot_path = snapshot::path(&config.usage_log_dir);
         let found = snapshot::read(&snapshot_path, boot_id);
         let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
@@ -145,7 +148,7 @@ impl DataPlane {
             monotonic: Arc::new(BootClock),
             outbox: Arc::clone(&outbox),
             stats: Arc::clone(&stats),
-            holder: Holder(Ids::new(Box::new(randomness)).sixteen()?),
+            holder,
             producer: recovered.producer_id,
             expired: expired_sender,
             settled: settled_sender,
@@ -164,7 +167,7 @@ impl DataPlane {
             budget,
         ));
         restore(&service, &recovered);
-        let shipping = Shipping::of(shipper(&config, &log, &recovered, service.hub.holder()));
+        let shipping = Shipping::of(shipper(&config, &log, &recovered, holder).telling(ended));
         let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let work = Work {

@@ -50,8 +50,10 @@ use quota_proto::{
 };
 use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, UsageLog};
 
+use crate::ended::Ended;
 pub use drive::drive;
 use samples::Samples;
+
 pub use types::{ShipCommand, ShipFigures, ShipReply};
 
 /// Version of log and batch formats.
@@ -133,6 +135,7 @@ pub struct Shipper {
     tenants_new: Vec<String>,
     draining: bool,
     closed_at: Option<u64>,
+    ended: Ended,
     figures: ShipFigures,
 }
 
@@ -159,8 +162,15 @@ impl Shipper {
             tenants_new: Vec::new(),
             draining: false,
             closed_at: None,
+            ended: Ended::default(),
             figures: ShipFigures::default(),
         }
+    }
+
+    /// Has the ledger told which processes have ended, when the producer is opened.
+    #[must_use]
+    pub fn telling(self, ended: Ended) -> Self {
+        Self { ended, ..self }
     }
 
     /// Gives the next command, if one is due; no further one before its reply.
@@ -242,6 +252,7 @@ impl Shipper {
                 self.tenants_new
                     .extend(std::mem::take(&mut self.tenants_told));
                 self.closed_at = None;
+                self.ended.forget();
                 self.not_before_us = now_us;
             }
             Err(error) => {
@@ -312,8 +323,8 @@ impl Shipper {
             incarnation,
             holder: self.holder.to_vec(),
             format: FORMAT,
-            ended_holders: Vec::new(),
-            ended_seq: 0,
+            ended_holders: self.ended.holders.iter().map(|one| one.to_vec()).collect(),
+            ended_seq: self.ended.seq,
         };
         self.state = State::Waiting(Sent::Open);
         ShipCommand::Open(request.encode_to_vec())
@@ -395,6 +406,7 @@ impl Shipper {
     fn position(&mut self, sent: &Sent, bytes: &[u8]) -> Result<Position, String> {
         let (seq, h, safe_seq) = if *sent == Sent::Open {
             let answer = OpenProducerResponse::decode(bytes).map_err(|error| error.to_string())?;
+            self.ended.told(&self.log);
             (answer.committed_seq, answer.h, answer.safe_seq)
         } else {
             let answer = AppendUsageResponse::decode(bytes).map_err(|error| error.to_string())?;
