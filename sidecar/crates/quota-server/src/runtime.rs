@@ -134,7 +134,6 @@ impl DataPlane {
         let holder = Holder(Ids::new(Box::new(randomness)).sixteen()?);
         let ended = ended::succeed(&log, &recovered, boot_id, holder);
         let snapshot_path = snapshot::path(&config.usage_log_dir);
-        let found = snapshot::read(&snapshot_path, boot_id);
         let listeners = Listeners::bind(config.listen, config.socket.as_deref())?;
         let addresses = addresses(&listeners, &config);
         let outbox = Arc::new(Outbox::new()?);
@@ -153,18 +152,17 @@ impl DataPlane {
             expired: expired_sender,
             settled: settled_sender,
             marks: marks_sender,
-            cold: Cold::new(found),
+            cold: Cold::new(snapshot::read(&snapshot_path, boot_id)),
         }));
         for kept in kept {
             hub.adopt(kept);
         }
-        let budget = Duration::from_micros(config.ledger_budget_us);
         let service = Arc::new(Service::new(
             hub,
             Arc::new(log.clone()),
             stats,
             Box::new(randomness),
-            budget,
+            Duration::from_micros(config.ledger_budget_us),
         ));
         restore(&service, &recovered);
         let shipping = Shipping::of(shipper(&config, &log, &recovered, holder).telling(ended));
