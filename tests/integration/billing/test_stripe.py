@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
-INVOICES = int(os.environ.get("STRIPE_INVOICES", "200"))
+INVOICES = int(os.environ.get("STRIPE_INVOICES", "100"))
 
 
 @pytest_asyncio.fixture
