@@ -42,6 +42,8 @@ async def until_seen(platform: Platform, tenant: str, limit: str, *, hidden: boo
 
 async def test_sidecars_warm_and_begin_anew_at_an_operators_word(platform: Platform, run: Run) -> None:
     """Every live sidecar is counted; what it leased goes back, what was used stays counted; warming leases again."""
+    # The sidecar follows the tenant before its limits change.
+    assert decided(run, "quota", "enforce", "tokens=1", "--tenant", "ops")[0] == 0
     await platform.set_limit("ops", window("op-cache", 1_000))
     await until_seen(platform, "ops", "op-cache", hidden=False)
     assert decided(run, "quota", "enforce", "op-tokens=10", "--tenant", "ops")[0] == 0
@@ -87,6 +89,7 @@ def figures(state: decision_pb2.LimitState) -> tuple[Any, ...]:
 
 async def test_a_parents_figures_are_hidden_from_children_until_shared(platform: Platform, run: Run) -> None:
     """Decision, headers, quota and explanation tell a child that the limit counts and denies, and no figure of it."""
+    assert decided(run, "quota", "enforce", "tokens=1", "--tenant", "child")[0] == 0
     await platform.set_limit("family", window("op-house", 50))
     await until_seen(platform, "child", "op-house", hidden=True)
     admitted = await ask(platform, "child", cost=20)
