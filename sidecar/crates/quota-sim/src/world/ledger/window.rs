@@ -218,6 +218,7 @@ impl Window {
         if let Some(generation) = self.generations.last_mut()
             && is_lost
             && ask.generation_seen == generation.number
+            && generation.is_live()
         {
             generation.is_lost = true;
             // What it had wanted is lost with it.
