@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -132,6 +133,21 @@ def test_postgres_where_its_account_cannot_go(directory: Path, monkeypatch: pyte
     finally:
         server.remove()
     assert not places._stand_in_path(place.resolve()).exists()
+
+
+def test_data_never_outlives_its_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started again the data is there; after its directory was removed by hand, a new one of that name is empty."""
+    monkeypatch.setattr(places, "is_reachable_by_others", lambda _path: False)
+    place = directory / "run" / ("deep" * 25) / "postgres"
+    account = places.server_account()
+    home = places.server_home(place, account)
+    (home / "data").mkdir()
+    assert (places.server_home(place, account) / "data").is_dir()
+    shutil.rmtree(directory / "run")
+    try:
+        assert not (places.server_home(place, account) / "data").exists()
+    finally:
+        places.remove_home(place)
 
 
 def test_stand_in_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

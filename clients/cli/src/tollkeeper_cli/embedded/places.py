@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import stat
 import tempfile
@@ -16,6 +17,8 @@ from tollkeeper_cli.embedded.process import Account, ProcessError, end_leftover
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the final NUL; names below a directory take up to 24.
 _DIRECTORY_LENGTH_MAX = 78
 _UNPRIVILEGED_USER = "nobody"
+# Beside a directory and in its stand-in stands the same name, so that data never outlives the directory it belongs to.
+_NOTE = ".stand-in"
 
 
 def server_account() -> Account:
@@ -58,7 +61,7 @@ def server_home(wanted: Path, account: Account) -> Path:
         home = wanted
     else:
         owners = {os.geteuid()} | ({account.uid} if account.uid >= 0 else set())
-        home = _stand_in(wanted, owners)
+        home = _lasting_stand_in(wanted, owners)
     if account.uid >= 0:
         os.chown(home, account.uid, account.gid)
     return home
@@ -68,9 +71,7 @@ def remove_home(wanted: Path) -> None:
     """End a server that was left in a directory; remove the directory with everything in it, and its stand-in."""
     for path in (wanted, _stand_in_path(wanted.resolve())):
         if path.exists():
-            for pid_path in path.glob("*.pid.json"):
-                end_leftover(pid_path)
-            shutil.rmtree(path)
+            _remove_with_server(path)
 
 
 def remove_stand_in(wanted: Path) -> None:
@@ -107,6 +108,28 @@ def _stand_in_path(wanted: Path) -> Path:
     """Name the stand-in of a directory: the same name for the same directory and user."""
     digest = hashlib.sha256(f"{os.geteuid()}:{wanted}".encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"tollkeeper-{digest}"
+
+
+def _lasting_stand_in(wanted: Path, owners: set[int]) -> Path:
+    """Make the stand-in of a directory for data; one whose directory was removed since is made anew, and empty."""
+    path = _stand_in(wanted, owners)
+    notes = wanted.parent / f".{wanted.name}{_NOTE}", path / _NOTE
+    known, here = (note.read_text("utf-8") if note.exists() else "" for note in notes)
+    if known and known == here:
+        return path
+    _remove_with_server(path)
+    path = _stand_in(wanted, owners)
+    name = secrets.token_hex(16)
+    for note in notes:
+        note.write_text(name, "utf-8")
+    return path
+
+
+def _remove_with_server(path: Path) -> None:
+    """End a server that was left in a directory; remove the directory with everything in it."""
+    for pid_path in path.glob("*.pid.json"):
+        end_leftover(pid_path)
+    shutil.rmtree(path)
 
 
 def _stand_in(wanted: Path, owners: set[int]) -> Path:
