@@ -159,7 +159,7 @@ class _Directory:
         alignment = Alignment.ROLLING if line["rolling"] else Alignment.CALENDAR
         window = WindowRule(WindowUnit.MINUTE, alignment=alignment)
         rule = LimitRule(line["limit"], "m", LimitKind.WINDOW, line["amount"], window=window)
-        if line["is"] == "bucket":
+        if line.get("is") == "bucket":  # Traces kept as finds are older than the field.
             rule = LimitRule(line["limit"], "m", LimitKind.TOKEN_BUCKET, line["amount"])
         limit = EffectiveLimit(rule, Source.PLAN, line["amount_version"])
         known = self.views[wire_id].limits if wire_id in self.views else ()
