@@ -29,7 +29,7 @@ test: install ## Run everything that must pass
 	@$(MAKE) --no-print-directory test-rust test-python
 	@echo "make test: Rust and Python tests passed"
 
-CI_PARTS := install gen-check lint types test-rust test-python sim-replay sim
+CI_PARTS := install gen-check lint types test sim-replay sim
 
 .PHONY: ci
 ci: ## What continuous integration runs: generated code, lint, types, all tests, simulation; prints each part's time
