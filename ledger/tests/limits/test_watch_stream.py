@@ -2,7 +2,49 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import TYPE_CHECKING, cast
+
+from tollkeeper_ledger.rpc.watch_messages import event_to_message
 from tollkeeper_ledger.services.watch import UNKNOWN_FOLLOWED_MAX, CacheOrder, Stream, Unknown
+from tollkeeper_ledger.store.clock import ClockReading
+from tollkeeper_ledger.store.tenants import TenantView
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.services.clock import LedgerClock
+
+
+class _StandingClock:
+    """A clock that stands still."""
+
+    def reading(self) -> ClockReading:
+        """Give the same moment each time."""
+        return ClockReading(now_us=1, speed_milli=1000, version=1)
+
+
+async def test_a_heartbeat_names_no_change_that_still_waits() -> None:
+    """A stream that breaks after a heartbeat resumes at its change: all up to that was sent before it."""
+    stream = Stream()
+    view = TenantView(
+        tenant_id=uuid.UUID(int=1),
+        wire_id="acme",
+        state="active",
+        parent="",
+        plan="",
+        features=(),
+        limits=(),
+        schedule=None,
+        change=6,
+    )
+    stream.beat(5)
+    (beat,) = await stream.next()
+    # The change comes while the heartbeat is on its way to the network.
+    stream.put_tenant(view)
+    message = event_to_message(beat, cast("LedgerClock", _StandingClock()))
+    assert message.heartbeat.change == 5
+    stream.beat(6)
+    tenant, beat = [event_to_message(event, cast("LedgerClock", _StandingClock())) for event in await stream.next()]
+    assert (tenant.tenant.change, beat.heartbeat.change) == (6, 6)
 
 
 async def test_made_up_names_take_bounded_memory_and_end_no_stream() -> None:

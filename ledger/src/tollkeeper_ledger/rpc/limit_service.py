@@ -169,7 +169,7 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
             )
             while events := await stream.next():
                 for event in events:
-                    yield event_to_message(event, self._resources.clock, self._limits.tenants.change)
+                    yield event_to_message(event, self._resources.clock)
         finally:
             self._limits.hub.close(stream)
             self._limits.settlements.leave(stream)

@@ -54,10 +54,10 @@ def _clock(reading: ClockReading) -> limits_pb2.ClockState:
     return limits_pb2.ClockState(now_us=reading.now_us, speed_milli=reading.speed_milli, version=reading.version)
 
 
-def event_to_message(event: Event, clock: LedgerClock, change: int) -> limits_pb2.WatchLimitsResponse:  # noqa: C901, PLR0911 - one per kind
+def event_to_message(event: Event, clock: LedgerClock) -> limits_pb2.WatchLimitsResponse:  # noqa: C901, PLR0911 - one per kind
     """Give an event as a message; times are read now, so that they are true when it is sent."""
     match event:
-        case Beat():
+        case Beat(change=change):
             beat = limits_pb2.Heartbeat(now_us=clock.reading().now_us, change=change)
             return limits_pb2.WatchLimitsResponse(heartbeat=beat)
         case Witnessed(timeline=timeline, value=value):

@@ -77,6 +77,9 @@ class Clock:
 class Beat:
     """The connection is alive; the time is read when this is sent."""
 
+    change: int
+    """Every change up to this one was queued before: a stream that resumes here has missed nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settlements:
@@ -106,7 +109,6 @@ class CacheOrder:
 
 Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed | CacheOrder
 
-_BEAT = Beat()
 _CLOCK = Clock()
 
 
@@ -187,11 +189,11 @@ class Stream:
         if done is not None and not done.done():
             done.set_result(keys)
 
-    def beat(self) -> None:
-        """Queue a heartbeat unless the last one still waits."""
+    def beat(self, change: int) -> None:
+        """Queue a heartbeat unless the last one still waits; all up to this change has been queued."""
         if not self._beating:
             self._beating = True
-            self.put(_BEAT)
+            self.put(Beat(change))
 
     def end(self) -> None:
         """End the stream; what waits is not sent."""
@@ -293,7 +295,7 @@ class WatchHub:
             due = max(due + HEARTBEAT_S, loop.time())
             await asyncio.sleep(due - loop.time())
             for stream in self._streams:
-                stream.beat()
+                stream.beat(self._tenants.change)
 
     def show_witness(self, timeline: int, value: bytes) -> None:
         """Send the newest witness to every stream."""
