@@ -63,6 +63,8 @@ pub struct Audit {
     spans: BTreeMap<WindowId, Span>,
     pools: BTreeMap<(WindowId, u64), PoolTally>,
     returning: BTreeMap<(Holder, WindowId, u64, bool), u64>,
+    /// What a generation took back of a holder.
+    taken_back: BTreeMap<(Holder, WindowId, u64), u64>,
     /// What holders reported as used, not compared yet.
     reported: Vec<(Holder, WindowId, u64)>,
     /// Open reservations.
@@ -226,6 +228,7 @@ impl Audit {
         let Some(pool) = self.pools.get_mut(&(window, generation)) else {
             return self.break_rule("I2", format!("generation {generation} was never opened"));
         };
+        *(self.taken_back.entry((holder, window, generation))).or_default() += returned;
         pool.out += give;
         let sane = pool.out.checked_sub(returned);
         pool.out = sane.unwrap_or(0);
@@ -261,6 +264,11 @@ impl Audit {
             .returning
             .insert((holder, window, generation, is_to_pool), returned_cum)
             .unwrap_or(0);
+        // What a pool definitely refused goes to the ledger instead: its figure falls, but not below what it took.
+        let taken = self.taken_back.get(&(holder, window, generation));
+        if is_to_pool && returned_cum >= taken.copied().unwrap_or(0) {
+            return;
+        }
         let Some(more) = returned_cum.checked_sub(before) else {
             return self.break_rule(
                 "I5",

@@ -393,8 +393,8 @@ impl Run {
             return 0;
         };
         let bounds = Some((window.start_us, window.end_us));
-        // While the ledger doesn't reach Redis, a pool may call itself final that isn't.
-        if !self.world.is_line_up {
+        // While the ledger doesn't reach Redis, a pool may call itself final that isn't, and until it is told again.
+        if !self.world.is_line_up || !self.world.is_redis_up {
             return 0;
         }
         if self.flushed_us == bounds || self.world.ledger.is_stopped(window.id) {
