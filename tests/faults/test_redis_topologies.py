@@ -40,8 +40,11 @@ AMOUNT = 2_000
 LARGE, SMALL = (1, 5, 20, 40), (1, 1, 2)
 """Units of a call: small ones while Redis is at fault, so that there is demand left when pools serve again."""
 
+PACE_S = 0.02
+"""Between two calls of one caller while Redis is at fault: the ledger leases meanwhile, and would give all out."""
+
 CALLERS_PER_SIDECAR = 3
-BACK_WITHIN_S = 10.0
+BACK_WITHIN_S = 30.0
 EXHAUSTED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
 
 
@@ -87,6 +90,8 @@ class Load:
     async def _call(self, index: int) -> None:
         stub = quota_pb2_grpc.QuotaServiceStub(self._channels[index])
         while rest := [user for user in USERS if user not in self.proved[index]]:
+            if self.units is SMALL:
+                await asyncio.sleep(PACE_S)
             user, units = self._chance.choice(rest), self._chance.choice(self.units)
             request = quota_pb2.CheckQuotaRequest(
                 tenant="acme",
