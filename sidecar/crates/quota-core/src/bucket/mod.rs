@@ -20,6 +20,7 @@ use crate::{
     bucket::{demand::Demand, token::Tokens, window::Window},
     hash::key_hash,
     id::KeyHash,
+    links::Links,
     proof::Sent,
     request::Units,
     slab::{Key, Slab},
@@ -139,6 +140,11 @@ impl Bucket {
             early_at_us: i64::MIN,
             lacking_elsewhere: 0,
         }
+    }
+
+    /// Whether asking the ledger about this bucket is of no use now: it is known to be down, or has just refused.
+    pub(crate) const fn is_ledger_away(&self, links: &Links, now: Now) -> bool {
+        links.ledger.is_down(now.real_us) || now.real_us < self.refused_until_us
     }
 
     /// Real µs that the window of this name is still on.

@@ -58,13 +58,11 @@ impl Engine {
     /// Tells the ledger of a lost pool to which units are to go back, before they do: while it takes the pool for alive, it
     /// takes nothing back that came from there.
     fn tell_of_returns(&mut self, now: Now, key: Key, id: WindowId) {
-        let is_down = self.links.ledger.is_down(now.real_us);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
         // Whoever waits sends an ask soon, and that tells it.
-        let is_busy =
-            is_down || now.real_us < bucket.refused_until_us || !bucket.waiters.is_empty();
+        let is_busy = bucket.is_ledger_away(&self.links, now) || !bucket.waiters.is_empty();
         let Some(window) = bucket
             .window_mut(id)
             .filter(|window| window.is_fault_untold && window.flight.is_none() && !is_busy)

@@ -74,7 +74,7 @@ fn plan_window(limit: &Limit, bucket: &Bucket, links: &Links, now: Now) -> Plan 
     {
         return Plan::Wait(Budget::Ledger);
     }
-    let is_ledger_away = links.ledger.is_down(now.real_us) || now.real_us < bucket.refused_until_us;
+    let is_ledger_away = bucket.is_ledger_away(links, now);
     let Some(window) = bucket.current.as_ref() else {
         let is_opening_early = bucket.opening.is_some_and(|opening| opening.is_flying);
         return if is_opening_early {

@@ -1,10 +1,7 @@
 //! Asking a pool, and what it answers.
 
 use crate::{
-    bucket::{
-        Bucket,
-        window::{Flight, Pool, Window},
-    },
+    bucket::window::{Flight, Pool, Window},
     effect::{FunctionCall, PoolFault},
     engine::Engine,
     event::{FailureKind, FunctionReply},
@@ -165,8 +162,10 @@ impl Engine {
                 bucket.ahead_steps = 0;
             }
         }
-        if window_use_moved(bucket, id, used_before) {
-            self.reporter.moved.push(key);
+        // Values are used when their unit comes.
+        let used = bucket.window_mut(id).map_or(0, |window| window.own_use());
+        if counts_values && used > used_before {
+            self.mark_moved(key);
         }
         self.after_grant(now, key, id, ask.need == 0);
     }
@@ -204,14 +203,6 @@ impl Engine {
         }
         self.go_on_returning(now, key);
     }
-}
-
-/// Whether an answer itself was use that is yet to be reported: values are counted when their unit comes.
-fn window_use_moved(bucket: &mut Bucket, id: WindowId, used_before: Units) -> bool {
-    let used = bucket.window_mut(id).map_or(0, |window| window.own_use());
-    let has_moved = bucket.counts_values && used > used_before && !bucket.has_moved;
-    bucket.has_moved |= has_moved;
-    has_moved
 }
 
 /// What one of several holders may have ahead: so little that all together strand next to nothing when the pool ends.

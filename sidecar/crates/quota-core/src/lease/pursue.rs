@@ -138,8 +138,7 @@ impl Engine {
             .as_ref()
             .and_then(|window| window.pool.as_ref());
         pool.is_some_and(|pool| pool.is_short_of(size.all))
-            && !self.links.ledger.is_down(now.real_us)
-            && now.real_us >= bucket.refused_until_us
+            && !bucket.is_ledger_away(&self.links, now)
     }
 
     /// Lets all who wait at a bucket wait as long as the ledger may take.

@@ -146,16 +146,13 @@ impl Engine {
         let Some(early_us) = self.early_at(now, key) else {
             return;
         };
-        let is_ledger_down = self.links.ledger.is_down(now.real_us);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
         let is_idle = now.real_us.saturating_sub(bucket.used_us) > LATELY_US;
-        let is_refused = now.real_us < bucket.refused_until_us;
         if early_us > now.ledger_us
             || is_idle
-            || is_refused
-            || is_ledger_down
+            || bucket.is_ledger_away(&self.links, now)
             || bucket.opening.is_some_and(|opening| opening.is_flying)
         {
             return;
