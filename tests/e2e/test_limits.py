@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tollkeeper.ledger.v1 import limits_pb2
+from limit_rules import yearly
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 if TYPE_CHECKING:
@@ -26,27 +26,6 @@ TIMELESS = [
     if not any(isinstance(step, list) and step[0] > 0 for step in case["steps"]) and case.get("kind") != "token_bucket"
 ]
 IN_FORCE_WITHIN_S = 1.0
-
-
-def window(name: str, amount: int, *, key: str = "", match: str = "") -> limits_pb2.LimitRule:
-    """Describe a hard limit on requests per year; with `match` only for calls whose attribute `case` is that."""
-    rule = limits_pb2.LimitRule(
-        name=name,
-        meter="requests",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-    )
-    if key:
-        rule.key.append(key)
-    if match:
-        rule.match.append(limits_pb2.AttributeMatch(attribute="case", exact=match))
-    return rule
 
 
 async def ask(
@@ -100,7 +79,7 @@ async def test_known_answers_over_the_wire(platform: Platform, case: dict[str, A
     names = [f"{case['id']}-{number}" for number in range(len(amounts))]
     async with platform.channel() as channel:
         for name, amount in zip(names, amounts, strict=True):
-            await platform.set_limit("tables", window(name, amount, match=case["id"]))
+            await platform.set_limit("tables", yearly(name, amount, case=case["id"]))
             await until_in_force(channel, "tables", name, amount)
         for step in case["steps"]:
             if isinstance(step, dict):
@@ -117,7 +96,7 @@ async def test_a_denied_call_burns_nothing(platform: Platform) -> None:
     """Denied by one limit, a call leaves every other limit as it was, however often it is repeated."""
     async with platform.channel() as channel:
         for name, amount in (("wide", 10), ("narrow", 3)):
-            await platform.set_limit("tables", window(name, amount, match="burn"))
+            await platform.set_limit("tables", yearly(name, amount, case="burn"))
             await until_in_force(channel, "tables", name, amount)
         for _ in range(3):
             assert (await ask(channel, "tables", 1, case="burn")).allowed
@@ -131,7 +110,7 @@ async def test_a_change_is_in_force_within_a_second(platform: Platform) -> None:
     """A changed limit reaches the sidecar within 1 s (the median of seven changes; noise may delay one)."""
     delays = []
     async with platform.channel() as channel:
-        await platform.set_limit("tables", window("live", 1_000, match="live"))
+        await platform.set_limit("tables", yearly("live", 1_000, case="live"))
         await until_in_force(channel, "tables", "live", 1_000)
         for amount in range(1, 8):
             await platform.set_amount("tables", "live", amount)
@@ -159,7 +138,7 @@ async def test_a_plan_change_is_in_force_within_a_second(platform: Platform, mor
 async def test_sidecars_share_a_limit_exactly(platform: Platform, amount: int, more_sidecars: list[str]) -> None:
     """Three sidecars that are asked for twice a limit admit no more than it between them, then deny by proof."""
     name = f"share-{amount}"
-    await platform.set_limit("shared", window(name, amount, match=name))
+    await platform.set_limit("shared", yearly(name, amount, case=name))
     targets = [platform.target, *more_sidecars]
     reasons: set[int] = set()
     numbers = itertools.count()

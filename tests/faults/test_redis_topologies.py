@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from limit_rules import yearly
 from limits_support import quickest
 from platform_support import Platform
 from redis_support import RedisCluster, redis_cluster, redis_sentinels, until
-from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 from tollkeeper_cli.stack import Servers
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import grpc.aio
     from redis_support import RedisProcess
+    from tollkeeper.ledger.v1 import limits_pb2
 
 CATALOGUE = """
 version: 1
@@ -50,20 +51,7 @@ EXHAUSTED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
 
 def rule(case: str) -> limits_pb2.LimitRule:
     """Describe a hard limit per user and year for one part of the test."""
-    return limits_pb2.LimitRule(
-        name=case,
-        meter="requests",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=AMOUNT,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_STANDBY,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        key=["user"],
-        match=[limits_pb2.AttributeMatch(attribute="case", exact=case)],
-    )
+    return yearly(case, AMOUNT, policy=decision_pb2.FAILURE_POLICY_STANDBY, key=["user"], case=case)
 
 
 class Load:

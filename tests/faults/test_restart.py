@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from limit_rules import yearly
 from platform_support import AddedSidecar, Platform
-from restart_support import UNREACHABLE, Caller, has_snapshot_of, seats, until, yearly
+from restart_support import UNREACHABLE, Caller, has_snapshot_of, seats, until
 from tollkeeper.quota.v1 import quota_pb2
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def test_a_cold_start_admits_what_was_kept_and_not_one_more(
     It ends its reservation; with both back exactly the rest is admitted, and never more than the limit.
     """
     name, amount = "cold", 20_000
-    await platform.set_limit("shared", yearly(name, amount))
+    await platform.set_limit("shared", yearly(name, amount, case=name))
     caller = Caller(platform, sidecar, name)
     await caller.begin()
     await until(lambda: has_snapshot_of(sidecar, name), "a snapshot that knows the limit")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from limit_rules import yearly
 from platform_support import CALL_TIMEOUT_S, Platform
 from tollkeeper.ledger.v1 import limits_pb2, usage_pb2_grpc
-from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc, usage_pb2
+from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,20 +40,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
 def limit() -> limits_pb2.LimitRule:
     """Describe a hard limit on requests per year for each case."""
-    return limits_pb2.LimitRule(
-        name="elsewhere",
-        meter="requests",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=AMOUNT,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        key=["case"],
-        match=[limits_pb2.AttributeMatch(attribute="case", any=True)],
-    )
+    return yearly("elsewhere", AMOUNT, key=["case"], case="*")
 
 
 async def check(channel: grpc.aio.Channel, case: str, units: int, **more: Any) -> quota_pb2.CheckQuotaResponse:

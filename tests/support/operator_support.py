@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tollkeeper.ledger.v1 import limits_pb2
-from tollkeeper.quota.v1 import decision_pb2
+from limit_rules import yearly
+
+if TYPE_CHECKING:
+    from tollkeeper.ledger.v1 import limits_pb2
 
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 """Runs the command line: exit code, standard output, standard error."""
@@ -16,21 +18,7 @@ Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
 def window(name: str, amount: int, *, match: str = "") -> limits_pb2.LimitRule:
     """Describe a hard limit per year; with `match` only for calls whose attribute `model` is that."""
-    rule = limits_pb2.LimitRule(
-        name=name,
-        meter="op-tokens",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-    )
-    if match:
-        rule.match.add(attribute="model", exact=match)
-    return rule
+    return yearly(name, amount, meter="op-tokens", **({"model": match} if match else {}))
 
 
 def rows(run: Run, *words: str) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 import grpc
+from limit_rules import yearly
 from tcp_proxy import PARTITION, REPLIES_LOST
-from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
@@ -44,20 +44,7 @@ async def fresh_limit(
 ) -> str:
     """Give the tenant one more yearly limit of requests and return its name, the value of attribute `cell`."""
     name = f"trial-{next(_numbers)}"
-    rule = limits_pb2.LimitRule(
-        name=name,
-        meter="requests",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=policy,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        match=[limits_pb2.AttributeMatch(attribute="cell", exact=name)],
-    )
-    await fleet.set_limit(TENANT, rule)
+    await fleet.set_limit(TENANT, yearly(name, amount, policy=policy, cell=name))
     return name
 
 

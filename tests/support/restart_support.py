@@ -22,23 +22,6 @@ UNREACHABLE = decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE
 EXHAUSTED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
 
 
-def yearly(name: str, amount: int) -> limits_pb2.LimitRule:
-    """Describe a hard limit of a year, so that no window ends within a test, for calls whose `case` is its name."""
-    return limits_pb2.LimitRule(
-        name=name,
-        meter=METER,
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        match=[limits_pb2.AttributeMatch(attribute="case", exact=name)],
-    )
-
-
 def seats(name: str, amount: int) -> limits_pb2.LimitRule:
     """Describe a hard level for calls whose `case` is its name."""
     return limits_pb2.LimitRule(

@@ -5,30 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tollkeeper.ledger.v1 import limits_pb2
+from limit_rules import yearly
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 if TYPE_CHECKING:
     import grpc
+    from tollkeeper.ledger.v1 import limits_pb2
 
 EXHAUSTED = decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED
 
 
 def rule(name: str, amount: int) -> limits_pb2.LimitRule:
     """Describe a hard limit on distinct users per year, for calls whose attribute `case` is its name."""
-    return limits_pb2.LimitRule(
-        name=name,
-        meter="active-users",
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=amount,
-        enforcement=decision_pb2.ENFORCEMENT_HARD,
-        failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
-        window_unit=limits_pb2.WINDOW_UNIT_YEAR,
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-        match=[limits_pb2.AttributeMatch(attribute="case", exact=name)],
-    )
+    return yearly(name, amount, meter="active-users", case=name)
 
 
 async def bring(channel: grpc.aio.Channel, tenant: str, units: int = 1, **attributes: str) -> decision_pb2.Decision:
