@@ -13,8 +13,8 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import structlog
-from tollkeeper_ledger.domain.allotment import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.limits import EffectiveLimit, LimitKind, LimitRule, Source
+from tollkeeper_ledger.domain.window_state import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.windows import Alignment, Span, WindowRule, WindowUnit
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards

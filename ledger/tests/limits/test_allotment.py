@@ -7,7 +7,8 @@ import copy
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tollkeeper_ledger.domain.allotment import (
+from tollkeeper_ledger.domain.allotment import decide, follow_amount, new_window, notice_due, return_lease, return_lost
+from tollkeeper_ledger.domain.window_state import (
     Ask,
     Denied,
     Generation,
@@ -17,12 +18,6 @@ from tollkeeper_ledger.domain.allotment import (
     PoolFault,
     Refused,
     WindowState,
-    decide,
-    follow_amount,
-    new_window,
-    notice_due,
-    return_lease,
-    return_lost,
 )
 
 HOLDERS = [bytes([number]) * 16 for number in range(4)]

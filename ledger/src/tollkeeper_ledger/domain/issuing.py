@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.allotment import Refused
+from tollkeeper_ledger.domain.window_state import Refused
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.windows import Span

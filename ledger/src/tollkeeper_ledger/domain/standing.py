@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.windows import Span, end_day_of
 
 if TYPE_CHECKING:
-    from tollkeeper_ledger.domain.allotment import Holder, WindowState
+    from tollkeeper_ledger.domain.window_state import Holder, WindowState
 
 STANDING = Span(0, (datetime(9999, 12, 31, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
 """The window of every level and of all units in flight."""

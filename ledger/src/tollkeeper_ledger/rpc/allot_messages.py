@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from tollkeeper.ledger.v1 import limits_pb2
 
-from tollkeeper_ledger.domain.allotment import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.standing import LEASE_MS
+from tollkeeper_ledger.domain.window_state import Ask, Denied, Leased, Pooled, PoolFault, Refused
 from tollkeeper_ledger.services.entries import Entry, FromBucket, FromWindow
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.allotment import Pooled
 from tollkeeper_ledger.domain.errors import OverloadedError
+from tollkeeper_ledger.domain.window_state import Pooled
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow

@@ -6,21 +6,12 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.allotment import (
-    STANDING_KINDS,
-    Denied,
-    Pooled,
-    PoolFault,
-    Refused,
-    decide,
-    follow_amount,
-    new_window,
-    notice_due,
-)
+from tollkeeper_ledger.domain.allotment import STANDING_KINDS, decide, follow_amount, new_window, notice_due
 from tollkeeper_ledger.domain.cursor import Place
 from tollkeeper_ledger.domain.issuing import AHEAD_US_MAX, NO_WITNESS, Issuing, slack_us
 from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
 from tollkeeper_ledger.domain.standing import STANDING, STANDING_DAY
+from tollkeeper_ledger.domain.window_state import Denied, Pooled, PoolFault, Refused
 from tollkeeper_ledger.domain.windows import Alignment, Span, end_day_of
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
 from tollkeeper_ledger.services.fairness import in_turns
@@ -47,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.allotment import Ask
     from tollkeeper_ledger.domain.cursor import Cursor
     from tollkeeper_ledger.domain.limits import EffectiveLimit
+    from tollkeeper_ledger.domain.window_state import Ask
     from tollkeeper_ledger.services.allot_buckets import BucketShards
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.services.entries import Entry, Result

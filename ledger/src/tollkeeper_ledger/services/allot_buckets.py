@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.allotment import GENERATION_BITS, PoolFault
+from tollkeeper_ledger.domain.window_state import GENERATION_BITS, PoolFault
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.pool_functions import bucket_keys, bucket_speed_call, open_bucket_call, shard_of
 from tollkeeper_ledger.store.queries import sql

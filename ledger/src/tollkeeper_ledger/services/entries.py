@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.allotment import Answer, Ask, Refused
+from tollkeeper_ledger.domain.window_state import Answer, Ask, Refused
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.store.limits import WindowRow

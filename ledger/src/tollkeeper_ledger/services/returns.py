@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.allotment import (
-    Generation,
-    Holder,
-    notice_due,
-    return_lease,
-    return_lost,
-)
+from tollkeeper_ledger.domain.allotment import notice_due, return_lease, return_lost
+from tollkeeper_ledger.domain.window_state import Generation, Holder
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
-from tollkeeper_ledger.services.standing import renew_leases, standing_use
+from tollkeeper_ledger.store import standing
 from tollkeeper_ledger.store.limits import (
     days_of,
     lock_windows,
@@ -126,9 +121,10 @@ class ReturnService:
                 days_of(windows),
                 [entry.given_back_cum for entry in moved],
             )
-            leases = await renew_leases(conn, holder, moved)
+            timed = [(entry.window_id, entry.lease_epoch, entry.in_flight) for entry in moved if entry.lease_epoch]
+            leases = await standing.renew(conn, holder, timed)
             found = await conn.fetch(sql("limits.read_use"), list(latest), days_of(windows))
-            stored = await standing_use(conn, latest)
+            stored = await standing.read_standing_use(conn, latest)
         as_of_us = self._clock.reading().now_us
         uses = {
             row["window_id"]: Use(

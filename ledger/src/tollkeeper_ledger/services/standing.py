@@ -1,4 +1,4 @@
-"""Levels and units in flight: renewals, reclaims, what ended processes held, and levels that an operator sets."""
+"""Levels and units in flight: what is reclaimed, and what ended processes held."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from tollkeeper_ledger.store.limits import lock_windows, read_leases, write_wind
 from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.services.returns import Consumption
     from tollkeeper_ledger.store.limits import WindowRow
     from tollkeeper_ledger.store.pool import Connection, Pool
     from tollkeeper_ledger.store.standing import TimedLease
@@ -31,17 +30,6 @@ STEP_S_MAX = 2.0
 """A look counts for at most so long: after a pause of this process holders can renew before they lose anything."""
 
 _ENDED_PER_TURN = 100
-
-
-async def renew_leases(conn: Connection, holder: bytes, entries: Sequence[Consumption]) -> dict[bytes, int]:
-    """Renew what a report names; gives the holder's leases of units in flight as they are now, by window."""
-    asked = [(entry.window_id, entry.lease_epoch, entry.in_flight) for entry in entries if entry.lease_epoch]
-    return await store.renew(conn, holder, asked) if asked else {}
-
-
-async def standing_use(conn: Connection, window_ids: Collection[bytes]) -> dict[bytes, int]:
-    """Give what is stored or in flight of those windows that have no end."""
-    return await store.read_standing_use(conn, window_ids)
 
 
 @dataclass(slots=True)

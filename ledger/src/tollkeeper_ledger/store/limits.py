@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from tollkeeper_ledger.domain.allotment import Generation, Holder, Leased, WindowState, new_window
+from tollkeeper_ledger.domain.allotment import new_window
 from tollkeeper_ledger.domain.cursor import Cursor, Place
+from tollkeeper_ledger.domain.window_state import Generation, Holder, Leased, WindowState
 from tollkeeper_ledger.domain.windows import Span
 from tollkeeper_ledger.store.queries import sql
 

@@ -27,6 +27,8 @@ class TimedLease:
 
 async def renew(conn: Connection, holder: bytes, asked: Sequence[tuple[bytes, int, int]]) -> dict[bytes, int]:
     """Renew leases, pairs of window and lease with the units in flight; gives the leases that the holder has now."""
+    if not asked:
+        return {}
     windows = [window_id for window_id, _, _ in asked]
     epochs = [epoch for _, epoch, _ in asked]
     await conn.execute(
