@@ -21,6 +21,7 @@ from tollkeeper_cli.commands import (
     invoices,
     listings,
     money_views,
+    overage,
     payments,
     processes,
     quota,
@@ -46,7 +47,7 @@ def build_app() -> typer.Typer:
     app.callback()(_choose_servers)
     modules = (
         processes, demo, replay, catalogue, quota, cache,
-        rate, usage, listings, subscriptions, grants, invoices, money_views, payments,
+        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments,
     )  # fmt: skip
     for module in modules:
         module.register(app)

@@ -16,6 +16,7 @@ from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.not_built import not_built
+from tollkeeper_ledger.rpc.overage_reports import OverageReports
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.invoices import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BillingService(billing_pb2_grpc.BillingServiceServicer):
+class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
     """Serve finance."""
 
     def __init__(self, resources: Resources) -> None:
@@ -272,8 +273,6 @@ class BillingService(billing_pb2_grpc.BillingServiceServicer):
                     before_minor=one.before_minor,
                     after_minor=one.after_minor,
                 )
-
-    GetOverage = not_built("BillingService/GetOverage")
 
     async def _find(self, name: str) -> StoredInvoice:
         return await need_invoice(self._pool, name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +13,36 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.focus import focus_rows
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.services.recurring import recurring_revenue
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.money_views import read_receivables, read_revenue
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     import grpc.aio
 
+    from tollkeeper_ledger.services.recurring import RecurringRow
     from tollkeeper_ledger.services.resources import Resources
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
 GROUPS = ("month", "plan", "meter", "tenant")
+
+
+def _recurring(row: RecurringRow) -> reports_pb2.RecurringRow:
+    found = row.movements
+    sums = {field.name: getattr(found, field.name) for field in fields(found)}
+    return reports_pb2.RecurringRow(
+        month=row.month,
+        plan=row.plan,
+        currency=row.currency,
+        per_tenant_minor=found.per_tenant_minor,
+        tenant_churn_bp=found.churned_tenants_share,
+        revenue_churn_bp=found.lost_share,
+        **sums,
+    )
 
 
 class MoneyReports:
@@ -61,6 +78,23 @@ class MoneyReports:
                 for row in rows
             ],
         )
+
+    async def GetRecurringRevenue(
+        self, request: reports_pb2.GetRecurringRevenueRequest, context: Context
+    ) -> reports_pb2.GetRecurringRevenueResponse:
+        """Sum what subscriptions are worth a month, and how that moved."""
+        async with (
+            connection(self._money_pool) as conn,
+            conn.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            rows = await recurring_revenue(
+                conn,
+                first=getattr(request, "from"),
+                last=request.to,
+                by_plan=request.by_plan,
+                now=await ledger_now(conn),
+            )
+        return reports_pb2.GetRecurringRevenueResponse(rows=map(_recurring, rows))
 
     async def GetReceivables(
         self, request: reports_pb2.GetReceivablesRequest, context: Context

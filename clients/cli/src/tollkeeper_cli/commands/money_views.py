@@ -12,6 +12,9 @@ from tollkeeper_cli.commands.common import OutputOption, TenantOption, moment, p
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to
 from tollkeeper_cli.output import Cell, Output, money, show
 
+_MOVED = ("opening", "new", "returned", "expansion", "moved", "contraction", "churned", "closing", "per_tenant")
+_TENANTS = ("opening_tenants", "new_tenants", "returned_tenants", "churned_tenants", "closing_tenants")
+_SHARES = {"tenant_churn": "tenant_churn_bp", "revenue_churn": "revenue_churn_bp"}
 _AGES = ("current", "days_30", "days_60", "days_90", "older", "total")
 
 
@@ -28,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="What was earned, and what is owed.")
     group.command("show")(revenue)
+    group.command("recurring")(recurring)
     group.command("receivables")(receivables)
     group.command("focus")(focus)
     app.add_typer(group, name="revenue")
@@ -61,6 +65,43 @@ def revenue(
     names = ("month",) if by is Group.MONTH else ("month", by.value)
     columns = (*names, "revenue", "currency", "revenue_minor")
     show(rows, columns, output, title="Revenue", brief=(*names, "revenue"))
+
+
+def recurring(
+    context: typer.Context,
+    *,
+    by_plan: Annotated[bool, typer.Option("--by-plan", help="By plan as well.")] = False,
+    start: Annotated[str, typer.Option("--from", help="First month, 2026-01; without it, a year's.")] = "",
+    end: Annotated[str, typer.Option("--to", help="Last month; without it, the running one.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show recurring revenue a month (MRR), what moved it, revenue per tenant (ARPU) and churn, by month and currency.
+
+    A subscription is worth its flat fees or its minimum commitment, whichever is more, normalised to a month, before
+    coupons, credit and tax; in trials and pauses nothing.
+    """
+    request = reports_pb2.GetRecurringRevenueRequest(**{"from": start}, to=end, by_plan=by_plan)
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = reports_pb2_grpc.ReportServiceStub(channel).GetRecurringRevenue(request, timeout=CALL_TIMEOUT_S)
+    keys = ("month", "plan", "currency") if by_plan else ("month", "currency")
+    minors = tuple(f"{name}_minor" for name in _MOVED)
+    brief = (*keys[:-1], "closing", "per_tenant", "new", "expansion", "contraction", "churned")
+    columns = (*keys, *_MOVED, *minors, *_TENANTS, *_SHARES, *_SHARES.values())
+    show([_recurring_row(one) for one in answer.rows], columns, output, title="Recurring", brief=brief)
+
+
+def _recurring_row(one: reports_pb2.RecurringRow) -> dict[str, Cell]:
+    row: dict[str, Cell] = {"month": one.month, "plan": one.plan, "currency": one.currency}
+    for name in _MOVED:
+        amount_minor: int = getattr(one, f"{name}_minor")
+        is_there = name != "per_tenant" or one.closing_tenants > 0
+        row[name] = money(amount_minor, one.currency) if is_there else ""
+        row[f"{name}_minor"] = amount_minor if is_there else None
+    for name, share in _SHARES.items():
+        hundredths: int = getattr(one, share)
+        row[name] = f"{hundredths // 100}.{hundredths % 100:02d} %" if one.opening_tenants else ""
+        row[share] = hundredths if one.opening_tenants else None
+    return row | {name: getattr(one, name) for name in _TENANTS}
 
 
 def receivables(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:

@@ -1085,13 +1085,34 @@ class GetOverageResponse(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
+    PROJECTED_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     amount_minor: _builtins.int
-    """Minor units so far."""
+    """Minor units so far, before coupons, credit and tax."""
     currency: _builtins.str
     """ISO 4217."""
+    projected_amount_minor: _builtins.int
+    """What it will cost where each plan's usage goes on at the pace that it has had."""
+    plan: _builtins.str
+    """Plan in force at its end."""
     @_builtins.property
     def units(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Units above what is included, per meter."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the running period."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """Its end."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OverageLine]:
+        """Per price, in order of the invoice's lines; prices under which nothing is or will be over are left out."""
 
     def __init__(
         self,
@@ -1099,14 +1120,122 @@ class GetOverageResponse(_message.Message):
         units: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         amount_minor: _builtins.int = ...,
         currency: _builtins.str = ...,
+        projected_amount_minor: _builtins.int = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        plan: _builtins.str = ...,
+        lines: _abc.Iterable[Global___OverageLine] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "lines", b"lines", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "projected_amount_minor", b"projected_amount_minor", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOverageResponse: _TypeAlias = GetOverageResponse  # noqa: Y015
+
+@_typing.final
+class OverageLine(_message.Message):
+    """What is over under one price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    CHARGED_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    PROJECTED_QUANTITY_FIELD_NUMBER: _builtins.int
+    PROJECTED_CHARGED_FIELD_NUMBER: _builtins.int
+    PROJECTED_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    description: _builtins.str
+    """As on the invoice."""
+    meter: _builtins.str
+    """Meter."""
+    unit: _builtins.str
+    """Unit."""
+    quantity: _builtins.int
+    """Units used so far."""
+    charged: _builtins.int
+    """Of these, what is not included."""
+    amount_minor: _builtins.int
+    """Minor units so far."""
+    projected_quantity: _builtins.int
+    """Units at the period's end."""
+    projected_charged: _builtins.int
+    """Of these, what is not included."""
+    projected_amount_minor: _builtins.int
+    """Minor units at the period's end."""
+    def __init__(
+        self,
+        *,
+        description: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        charged: _builtins.int = ...,
+        amount_minor: _builtins.int = ...,
+        projected_quantity: _builtins.int = ...,
+        projected_charged: _builtins.int = ...,
+        projected_amount_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "meter", b"meter", "projected_amount_minor", b"projected_amount_minor", "projected_charged", b"projected_charged", "projected_quantity", b"projected_quantity", "quantity", b"quantity", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverageLine: _TypeAlias = OverageLine  # noqa: Y015
+
+@_typing.final
+class ReportOverageRequest(_message.Message):
+    """Asks who is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOverageRequest: _TypeAlias = ReportOverageRequest  # noqa: Y015
+
+@_typing.final
+class ReportOverageResponse(_message.Message):
+    """One tenant that is over or will be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    OVERAGE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id."""
+    problem: _builtins.str
+    """Why it can't; empty where it can."""
+    @_builtins.property
+    def overage(self) -> Global___GetOverageResponse:
+        """Absent where the usage can't be rated."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        overage: Global___GetOverageResponse | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overage", b"overage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overage", b"overage", "problem", b"problem", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportOverageResponse: _TypeAlias = ReportOverageResponse  # noqa: Y015
 
 @_typing.final
 class SimulatePlansRequest(_message.Message):

@@ -110,6 +110,11 @@ class BillingServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageResponse.FromString,
                 _registered_method=True)
+        self.ReportOverage = channel.unary_stream(
+                '/tollkeeper.ledger.v1.BillingService/ReportOverage',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageResponse.FromString,
+                _registered_method=True)
 
 
 class BillingServiceServicer:
@@ -215,7 +220,14 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOverage(self, request, context):
-        """Reports overage now and projected. Not served yet: UNIMPLEMENTED.
+        """Tells what a tenant uses beyond what its plan includes, now and projected to the period's end. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportOverage(self, request, context):
+        """The same of every tenant that is over or will be, in order of wire id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,6 +310,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.GetOverage,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageResponse.SerializeToString,
+            ),
+            'ReportOverage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReportOverage,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -706,6 +723,33 @@ class BillingService:
             '/tollkeeper.ledger.v1.BillingService/GetOverage',
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetOverageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportOverage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/ReportOverage',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ReportOverageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,7 +65,9 @@ class BillingServiceStub:
     SimulatePlans: _grpc.UnaryStreamMultiCallable[_billing_pb2.SimulatePlansRequest, _billing_pb2.SimulatePlansResponse]
     """Prices a closed month's real usage under other plans. Stores nothing."""
     GetOverage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]
-    """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
+    """Tells what a tenant uses beyond what its plan includes, now and projected to the period's end. Stores nothing."""
+    ReportOverage: _grpc.UnaryStreamMultiCallable[_billing_pb2.ReportOverageRequest, _billing_pb2.ReportOverageResponse]
+    """The same of every tenant that is over or will be, in order of wire id."""
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
@@ -101,7 +103,9 @@ class BillingServiceAsyncStub(BillingServiceStub):
     SimulatePlans: _aio.UnaryStreamMultiCallable[_billing_pb2.SimulatePlansRequest, _billing_pb2.SimulatePlansResponse]  # type: ignore[assignment]
     """Prices a closed month's real usage under other plans. Stores nothing."""
     GetOverage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetOverageRequest, _billing_pb2.GetOverageResponse]  # type: ignore[assignment]
-    """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
+    """Tells what a tenant uses beyond what its plan includes, now and projected to the period's end. Stores nothing."""
+    ReportOverage: _aio.UnaryStreamMultiCallable[_billing_pb2.ReportOverageRequest, _billing_pb2.ReportOverageResponse]  # type: ignore[assignment]
+    """The same of every tenant that is over or will be, in order of wire id."""
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves finance."""
@@ -224,6 +228,14 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.GetOverageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetOverageResponse, _abc.Awaitable[_billing_pb2.GetOverageResponse]]:
-        """Reports overage now and projected. Not served yet: UNIMPLEMENTED."""
+        """Tells what a tenant uses beyond what its plan includes, now and projected to the period's end. Stores nothing."""
+
+    @_abc_1.abstractmethod
+    def ReportOverage(
+        self,
+        request: _billing_pb2.ReportOverageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_billing_pb2.ReportOverageResponse], _abc.AsyncIterator[_billing_pb2.ReportOverageResponse]]:
+        """The same of every tenant that is over or will be, in order of wire id."""
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -731,6 +731,165 @@ class GetRevenueResponse(_message.Message):
 Global___GetRevenueResponse: _TypeAlias = GetRevenueResponse  # noqa: Y015
 
 @_typing.final
+class GetRecurringRevenueRequest(_message.Message):
+    """Asks for recurring revenue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    BY_PLAN_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """Last month; empty = the running one."""
+    by_plan: _builtins.bool
+    """By plan as well."""
+    def __init__(
+        self,
+        *,
+        to: _builtins.str = ...,
+        by_plan: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_plan", b"by_plan", "from", b"from", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecurringRevenueRequest: _TypeAlias = GetRecurringRevenueRequest  # noqa: Y015
+
+@_typing.final
+class RecurringRow(_message.Message):
+    """Recurring revenue of one month, currency and plan, in minor units a month before coupons, credit and tax. A
+    subscription is worth its flat fees or its minimum commitment, whichever is more; in trials and pauses nothing.
+    opening + new + returned + expansion + moved - contraction - churned = closing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONTH_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    OPENING_MINOR_FIELD_NUMBER: _builtins.int
+    NEW_MINOR_FIELD_NUMBER: _builtins.int
+    RETURNED_MINOR_FIELD_NUMBER: _builtins.int
+    EXPANSION_MINOR_FIELD_NUMBER: _builtins.int
+    MOVED_MINOR_FIELD_NUMBER: _builtins.int
+    CONTRACTION_MINOR_FIELD_NUMBER: _builtins.int
+    CHURNED_MINOR_FIELD_NUMBER: _builtins.int
+    CLOSING_MINOR_FIELD_NUMBER: _builtins.int
+    OPENING_TENANTS_FIELD_NUMBER: _builtins.int
+    CHURNED_TENANTS_FIELD_NUMBER: _builtins.int
+    CLOSING_TENANTS_FIELD_NUMBER: _builtins.int
+    PER_TENANT_MINOR_FIELD_NUMBER: _builtins.int
+    TENANT_CHURN_BP_FIELD_NUMBER: _builtins.int
+    REVENUE_CHURN_BP_FIELD_NUMBER: _builtins.int
+    NEW_TENANTS_FIELD_NUMBER: _builtins.int
+    RETURNED_TENANTS_FIELD_NUMBER: _builtins.int
+    month: _builtins.str
+    """Month in UTC, `2026-10`."""
+    plan: _builtins.str
+    """Plan; empty where all are summed."""
+    currency: _builtins.str
+    """ISO 4217."""
+    opening_minor: _builtins.int
+    """At the end of the month before."""
+    new_minor: _builtins.int
+    """Of tenants that never paid in this currency before."""
+    returned_minor: _builtins.int
+    """Of tenants that did, and did not at the end of the month before."""
+    expansion_minor: _builtins.int
+    """More from those that paid already."""
+    moved_minor: _builtins.int
+    """What tenants brought along from another plan, less what they took to another one."""
+    contraction_minor: _builtins.int
+    """Less from those that still pay."""
+    churned_minor: _builtins.int
+    """Of tenants that no longer pay."""
+    closing_minor: _builtins.int
+    """At the end of the month; of the running one, now."""
+    opening_tenants: _builtins.int
+    """Tenants that paid at the end of the month before."""
+    churned_tenants: _builtins.int
+    """Of these, those that no longer pay."""
+    closing_tenants: _builtins.int
+    """Tenants that pay at the end of the month."""
+    per_tenant_minor: _builtins.int
+    """closing_minor per closing tenant, rounded half up; absent without tenants."""
+    tenant_churn_bp: _builtins.int
+    """churned_tenants in ten-thousandths of opening_tenants; absent where there were none."""
+    revenue_churn_bp: _builtins.int
+    """churned and contracted revenue in ten-thousandths of the opening one; absent where there was none."""
+    new_tenants: _builtins.int
+    """Tenants that are new."""
+    returned_tenants: _builtins.int
+    """Tenants that returned."""
+    def __init__(
+        self,
+        *,
+        month: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        opening_minor: _builtins.int = ...,
+        new_minor: _builtins.int = ...,
+        returned_minor: _builtins.int = ...,
+        expansion_minor: _builtins.int = ...,
+        moved_minor: _builtins.int = ...,
+        contraction_minor: _builtins.int = ...,
+        churned_minor: _builtins.int = ...,
+        closing_minor: _builtins.int = ...,
+        opening_tenants: _builtins.int = ...,
+        churned_tenants: _builtins.int = ...,
+        closing_tenants: _builtins.int = ...,
+        per_tenant_minor: _builtins.int | None = ...,
+        tenant_churn_bp: _builtins.int | None = ...,
+        revenue_churn_bp: _builtins.int | None = ...,
+        new_tenants: _builtins.int = ...,
+        returned_tenants: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_per_tenant_minor", b"_per_tenant_minor", "_revenue_churn_bp", b"_revenue_churn_bp", "_tenant_churn_bp", b"_tenant_churn_bp", "per_tenant_minor", b"per_tenant_minor", "revenue_churn_bp", b"revenue_churn_bp", "tenant_churn_bp", b"tenant_churn_bp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_per_tenant_minor", b"_per_tenant_minor", "_revenue_churn_bp", b"_revenue_churn_bp", "_tenant_churn_bp", b"_tenant_churn_bp", "churned_minor", b"churned_minor", "churned_tenants", b"churned_tenants", "closing_minor", b"closing_minor", "closing_tenants", b"closing_tenants", "contraction_minor", b"contraction_minor", "currency", b"currency", "expansion_minor", b"expansion_minor", "month", b"month", "moved_minor", b"moved_minor", "new_minor", b"new_minor", "new_tenants", b"new_tenants", "opening_minor", b"opening_minor", "opening_tenants", b"opening_tenants", "per_tenant_minor", b"per_tenant_minor", "plan", b"plan", "returned_minor", b"returned_minor", "returned_tenants", b"returned_tenants", "revenue_churn_bp", b"revenue_churn_bp", "tenant_churn_bp", b"tenant_churn_bp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__per_tenant_minor: _TypeAlias = _typing.Literal["per_tenant_minor"]  # noqa: Y015
+    _WhichOneofArgType__per_tenant_minor: _TypeAlias = _typing.Literal["_per_tenant_minor", b"_per_tenant_minor"]  # noqa: Y015
+    _WhichOneofReturnType__revenue_churn_bp: _TypeAlias = _typing.Literal["revenue_churn_bp"]  # noqa: Y015
+    _WhichOneofArgType__revenue_churn_bp: _TypeAlias = _typing.Literal["_revenue_churn_bp", b"_revenue_churn_bp"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_churn_bp: _TypeAlias = _typing.Literal["tenant_churn_bp"]  # noqa: Y015
+    _WhichOneofArgType__tenant_churn_bp: _TypeAlias = _typing.Literal["_tenant_churn_bp", b"_tenant_churn_bp"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_tenant_minor) -> _WhichOneofReturnType__per_tenant_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revenue_churn_bp) -> _WhichOneofReturnType__revenue_churn_bp | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_churn_bp) -> _WhichOneofReturnType__tenant_churn_bp | None: ...
+
+Global___RecurringRow: _TypeAlias = RecurringRow  # noqa: Y015
+
+@_typing.final
+class GetRecurringRevenueResponse(_message.Message):
+    """Recurring revenue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecurringRow]:
+        """In order of month, currency and plan."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___RecurringRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecurringRevenueResponse: _TypeAlias = GetRecurringRevenueResponse  # noqa: Y015
+
+@_typing.final
 class GetReceivablesRequest(_message.Message):
     """Asks what is owed."""
 

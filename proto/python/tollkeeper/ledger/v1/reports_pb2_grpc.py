@@ -65,6 +65,11 @@ class ReportServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
                 _registered_method=True)
+        self.GetRecurringRevenue = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/GetRecurringRevenue',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueResponse.FromString,
+                _registered_method=True)
         self.GetReceivables = channel.unary_unary(
                 '/tollkeeper.ledger.v1.ReportService/GetReceivables',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetReceivablesRequest.SerializeToString,
@@ -143,6 +148,13 @@ class ReportServiceServicer:
 
     def GetRevenue(self, request, context):
         """Sums what was invoiced by month, and by plan, meter or tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecurringRevenue(self, request, context):
+        """Sums what subscriptions are worth a month, and how that moved from month to month.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,6 +241,11 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.GetRevenue,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.SerializeToString,
+            ),
+            'GetRecurringRevenue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecurringRevenue,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueResponse.SerializeToString,
             ),
             'GetReceivables': grpc.unary_unary_rpc_method_handler(
                     servicer.GetReceivables,
@@ -429,6 +446,33 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/GetRevenue',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecurringRevenue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/GetRecurringRevenue',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class ReportServiceStub:
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]
     """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetRecurringRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRecurringRevenueRequest, _reports_pb2.GetRecurringRevenueResponse]
+    """Sums what subscriptions are worth a month, and how that moved from month to month."""
     GetReceivables: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]
     """Sums what payers owe, by age."""
     ExportFocus: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]
@@ -77,6 +79,8 @@ class ReportServiceAsyncStub(ReportServiceStub):
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]  # type: ignore[assignment]
     """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetRecurringRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRecurringRevenueRequest, _reports_pb2.GetRecurringRevenueResponse]  # type: ignore[assignment]
+    """Sums what subscriptions are worth a month, and how that moved from month to month."""
     GetReceivables: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]  # type: ignore[assignment]
     """Sums what payers owe, by age."""
     ExportFocus: _aio.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]  # type: ignore[assignment]
@@ -142,6 +146,14 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.GetRevenueResponse, _abc.Awaitable[_reports_pb2.GetRevenueResponse]]:
         """Sums what was invoiced by month, and by plan, meter or tenant."""
+
+    @_abc_1.abstractmethod
+    def GetRecurringRevenue(
+        self,
+        request: _reports_pb2.GetRecurringRevenueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.GetRecurringRevenueResponse, _abc.Awaitable[_reports_pb2.GetRecurringRevenueResponse]]:
+        """Sums what subscriptions are worth a month, and how that moved from month to month."""
 
     @_abc_1.abstractmethod
     def GetReceivables(
