@@ -208,11 +208,9 @@ fn a_restart_goes_on_with_what_was_kept() {
     assert!(admitted <= 5_000, "{admitted} of 5,000");
 }
 
-/// Not promised, and written down so that it is not forgotten: in a split a sidecar on the old master's side reports a
-/// generation that lives on the new one as lost. Units that come back then stay with the ledger, and whoever that pool had
-/// denied is not told of them before the window ends.
+/// In a split a sidecar on the old master's side reports a generation that lives on the new one as lost. Units that come
+/// back then stay with the ledger: whoever that pool had denied asks the ledger once it has given notice.
 #[test]
-#[ignore = "not promised: the other side of a split reports a live generation as lost"]
 fn after_a_split_nobody_is_denied_what_is_there() {
     let mut world = world_of(3, 300);
     for node in [0, 1, 2] {

@@ -115,6 +115,8 @@ pub(crate) struct Window {
     pub(crate) extend: bool,
     /// The pool refused before its channel was confirmed: ask again once it is.
     pub(crate) await_channel: bool,
+    /// The ledger gave notice and has not been asked since: it may have units of which the pool knows nothing.
+    pub(crate) is_noticed: bool,
     /// What is under way.
     pub(crate) flight: Option<Flight>,
     /// Proof of exhaustion.
@@ -170,6 +172,7 @@ impl Window {
             is_fault_untold: false,
             extend: false,
             await_channel: false,
+            is_noticed: false,
             flight: None,
             proof: None,
             smallest_first: false,

@@ -219,7 +219,7 @@ impl Engine {
             } => {
                 let keys = [pool_key, holders_key, values_key, channel];
                 let pool = Pool::of_ledger(generation, allotted_cum, last, keys);
-                self.on_pool(now, key, window, request_seq, pool);
+                self.on_pool(now, key, window, request_seq, &ask, pool);
             }
             AllotAnswer::Denied { window, left: _ } => {
                 self.on_denied(now, key, window, request_seq, &ask);
@@ -297,12 +297,15 @@ impl Engine {
         key: Key,
         info: WindowInfo,
         request_seq: u64,
+        ask: &Sent,
     ) -> Option<&mut Window> {
         let id = info.id;
         let bucket = self.buckets.get_mut(key)?;
+        let was_noticed = ask.notices != bucket.notices;
         if let Some(window) = bucket.window_mut(id) {
             window.update(info);
             window.is_fault_untold = false;
+            window.is_noticed &= was_noticed;
         } else if info.end_us <= now.ledger_us {
             return None;
         } else if info.start_us > now.ledger_us {
@@ -333,7 +336,7 @@ impl Engine {
     ) {
         let (allotted, amount) = (info.allotted, info.amount.unwrap_or(Units::MAX));
         let apart = self.buckets.get(key).map_or(0, |bucket| bucket.apart);
-        let Some(window) = self.enter(now, key, info, request_seq) else {
+        let Some(window) = self.enter(now, key, info, request_seq, ask) else {
             return;
         };
         if window.fault.take().is_some() {
@@ -359,10 +362,18 @@ impl Engine {
         self.keeps_due.push(key);
     }
 
-    fn on_pool(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, pool: Pool) {
+    fn on_pool(
+        &mut self,
+        now: Now,
+        key: Key,
+        info: WindowInfo,
+        request_seq: u64,
+        ask: &Sent,
+        pool: Pool,
+    ) {
         let id = info.id;
         let is_next = info.start_us > now.ledger_us;
-        let Some(window) = self.enter(now, key, info, request_seq) else {
+        let Some(window) = self.enter(now, key, info, request_seq, ask) else {
             return;
         };
         window.fault = None;
@@ -394,7 +405,7 @@ impl Engine {
     fn on_denied(&mut self, now: Now, key: Key, info: WindowInfo, request_seq: u64, ask: &Sent) {
         let notices = self.buckets.get(key).map_or(0, |bucket| bucket.notices);
         let is_watched = self.links.watch_epoch().is_some();
-        let Some(window) = self.enter(now, key, info, request_seq) else {
+        let Some(window) = self.enter(now, key, info, request_seq, ask) else {
             return;
         };
         window.extend = false;
@@ -421,7 +432,8 @@ impl Engine {
         }
     }
 
-    /// Takes in a notice of the ledger.
+    /// Takes in a notice of the ledger: units may be there of which a pool knows nothing, because it was reported as lost.
+    /// What that pool refuses proves nothing before the ledger has been asked.
     pub(crate) fn on_units_notice(&mut self, tenant: &str, limit: &str, key_hash: KeyHash) {
         let Some(limit) = self
             .catalog
@@ -437,7 +449,17 @@ impl Engine {
                 .is_some_and(|bucket| bucket.key_hash == key_hash)
             {
                 self.on_notice(key);
+                self.ask_before_proof(key);
             }
+        }
+    }
+
+    fn ask_before_proof(&mut self, key: Key) {
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return;
+        };
+        for window in bucket.current.iter_mut().chain(bucket.next.as_deref_mut()) {
+            window.is_noticed = window.pool.is_some();
         }
     }
 

@@ -276,12 +276,13 @@ fn take_grant(
     }
     window.low_mark = 0;
     let is_final = grant.is_final || mutant::is(Mutant::ProofFromPoolNotFinal);
-    if !is_final && (grant.free < ask.need || !is_plenty) {
+    let is_short = grant.free < ask.need;
+    if !is_final && (is_short || !is_plenty) || window.is_noticed && is_short {
         window.extend = true;
         window.proof = None;
         return;
     }
-    if ask.need == 0 || grant.free >= ask.need || !is_final {
+    if !is_short || !is_final {
         return;
     }
     window.smallest_first = true;

@@ -161,7 +161,8 @@ pub(crate) fn take_values(
             }
             'D' => {
                 is_denied = true;
-                let proof = Proof::by_pool(ask, notices).filter(|_| grant.is_final);
+                let is_final = grant.is_final && !window.is_noticed;
+                let proof = Proof::by_pool(ask, notices).filter(|_| is_final);
                 if mutant::is(Mutant::DeniedValueCounts) {
                     window.values.set(value, Told::Counted);
                 } else if let Some(proof) = proof {
@@ -176,7 +177,7 @@ pub(crate) fn take_values(
             _ => {}
         }
     }
-    if is_denied && !grant.is_final {
+    if is_denied && (!grant.is_final || window.is_noticed) {
         window.extend = true;
     } else if is_denied {
         // Without the channel nobody would say when it ends: follow it, then ask again.

@@ -42,10 +42,6 @@ struct Run {
     serial: u64,
     checks: u64,
     window_us: Option<(i64, i64)>,
-    /// Bounds of the window in which Redis was last flushed or split. With the pool it forgot who was denied for lack of
-    /// units, and a sidecar on the other side of a split may report a generation as lost that denies here: nobody is told
-    /// when units come back to the ledger. Not promised before the window ends.
-    flushed_us: Option<(i64, i64)>,
     is_told: bool,
     template: CheckRequest,
 }
@@ -126,7 +122,6 @@ impl Run {
             serial: 0,
             checks: 0,
             window_us: None,
-            flushed_us: None,
             is_told: false,
             template: request("t", "m", 1),
         }
@@ -190,10 +185,6 @@ impl Run {
             }
             outcome.faults[place] += 1;
             faults::strike(&mut self.world, fault, self.schedule.amount);
-            if matches!(fault, Fault::Flush | Fault::Split) {
-                let window = self.world.window_now();
-                self.flushed_us = window.map(|window| (window.start_us, window.end_us));
-            }
             if matches!(fault, Fault::Raise | Fault::Lower) {
                 let (now, amount) = (self.world.now(), self.world.amount("t", "limit"));
                 if let Some(tokens) = &mut self.audit.tokens {
@@ -384,20 +375,14 @@ impl Run {
 
     /// Units that somebody could get now of the first limit, from the ledger or from its pool.
     fn units_there(&self) -> u64 {
-        // Who is led astray in a split is told by a pool that nobody extends: not promised.
-        let Some(window) = self
-            .world
-            .window_now()
-            .filter(|_| !self.world.redis.is_split)
-        else {
+        let Some(window) = self.world.window_now() else {
             return 0;
         };
-        let bounds = Some((window.start_us, window.end_us));
         // While the ledger doesn't reach Redis, a pool may call itself final that isn't, and until it is told again.
         if !self.world.is_line_up || !self.world.is_redis_up {
             return 0;
         }
-        if self.flushed_us == bounds || self.world.ledger.is_stopped(window.id) {
+        if self.world.ledger.is_stopped(window.id) {
             return 0;
         }
         let is_served = window.generation().is_some_and(Generation::is_live);
