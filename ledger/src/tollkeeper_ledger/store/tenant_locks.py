@@ -2,6 +2,10 @@
 
 Both end with the transaction. Postgres queues them fairly, so a close waits for running appends and later appends wait
 for the close. Taken after producers and ids, before windows, rollups and the chain head.
+
+Postgres has room for a few thousand locks in all. An append of many tenants shares the locks of stripes of tenants
+instead of one each, and a close takes its tenant's stripe alone as well: only an append of many tenants waits for the
+close of a tenant that is not in it.
 """
 
 from __future__ import annotations
@@ -16,18 +20,36 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.store.pool import Connection
 
+TENANTS_EACH_MAX = 256
+"""Tenants that one transaction shares by a lock each; more are shared by their stripes."""
+
+_STRIPE_SHIFT = 58
+
 
 def tenant_lock_key(tenant_id: UUID) -> int:
     """Give the advisory lock's key of a tenant: its id's first 8 bytes. Tenant ids are random, so keys hardly meet."""
     return int.from_bytes(tenant_id.bytes[:8], "big", signed=True)
 
 
+def stripe_of(key: int) -> int:
+    """Give the stripe of a tenant's key, one of 64 from -32 on: in order of the keys, so that both orders are one."""
+    return key >> _STRIPE_SHIFT
+
+
 async def share_tenants(conn: Connection, tenant_ids: Iterable[UUID]) -> None:
     """Take the tenants' locks shared, in key order, until the transaction ends. For appends."""
     keys = sorted({tenant_lock_key(tenant_id) for tenant_id in tenant_ids})
-    await conn.execute(sql("segments.share_tenants"), keys)
+    if len(keys) <= TENANTS_EACH_MAX:
+        await conn.execute(sql("segments.share_tenants"), keys)
+    else:
+        await conn.execute(sql("segments.share_stripes"), sorted({stripe_of(key) for key in keys}))
 
 
 async def lock_tenant(conn: Connection, tenant_id: UUID) -> None:
-    """Take the tenant's lock alone until the transaction ends. For a close and for a move to another plan version."""
-    await conn.execute(sql("segments.lock_tenant"), tenant_lock_key(tenant_id))
+    """Take the tenant's lock alone until the transaction ends. For a close and for a move to another plan version.
+
+    Whoever takes several takes them in the order of `tenant_lock_key`.
+    """
+    key = tenant_lock_key(tenant_id)
+    await conn.execute(sql("segments.lock_stripe"), stripe_of(key))
+    await conn.execute(sql("segments.lock_tenant"), key)

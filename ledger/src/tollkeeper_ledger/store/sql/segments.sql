@@ -2,6 +2,15 @@
 -- Takes tenants' locks shared, in the order given. $1 keys, ascending.
 SELECT pg_advisory_xact_lock_shared(key) FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) ORDER BY place;
 
+-- name: share_stripes
+-- Takes stripes of tenants shared, in the order given. $1 stripes, ascending.
+SELECT pg_advisory_xact_lock_shared(1953456993, stripe)
+FROM unnest($1::integer[]) WITH ORDINALITY AS wanted (stripe, place) ORDER BY place;
+
+-- name: lock_stripe
+-- Takes a tenant's stripe alone. $1 stripe.
+SELECT pg_advisory_xact_lock(1953456993, $1::integer);
+
 -- name: lock_tenant
 -- Takes a tenant's lock alone. $1 key.
 SELECT pg_advisory_xact_lock($1::bigint);
