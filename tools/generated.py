@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from google.api import annotations_pb2
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_TREE = ROOT / "proto" / "python" / "tollkeeper"
 RUST_TREE = ROOT / "sidecar" / "crates" / "quota-proto" / "src" / "gen"
@@ -18,9 +20,10 @@ def generate(out: Path) -> tuple[Path, Path]:
     """Generate both trees below `out` and return (Python tree, Rust tree)."""
     python_out, rust_out = out / "python", out / "rust"
     python_out.mkdir()
+    google_root = Path(annotations_pb2.__file__).resolve().parents[2]
     subprocess.run([sys.executable, ROOT / "proto" / "generate.py", python_out], check=True)
     subprocess.run(
-        ["cargo", "run", "--quiet", "--locked", "--package", "proto-gen", "--", ROOT / "proto", rust_out],
+        ["cargo", "run", "--quiet", "--locked", "--package", "proto-gen", "--", ROOT / "proto", google_root, rust_out],
         check=True,
         cwd=ROOT / "sidecar",
     )

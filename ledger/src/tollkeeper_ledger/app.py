@@ -19,7 +19,8 @@ import structlog
 from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.payments.smtp import SmtpServer
-from tollkeeper_ledger.rpc.server import start_server
+from tollkeeper_ledger.rpc.registry import described_services
+from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
@@ -34,7 +35,8 @@ from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
 from tollkeeper_ledger.store.pool import open_pool, open_pools
 from tollkeeper_ledger.store.redis_servers import open_redis
-from tollkeeper_ledger.web.health import HealthServer
+from tollkeeper_ledger.web.app import http_app
+from tollkeeper_ledger.web.listener import listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -133,7 +135,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         limits = await open_limits(resources)
         server, port = await start_server(resources, limits)
         provider = resources.provider
-        http = await HealthServer(resources, events=provider.events if provider is not None else None).start()
+        channel = channel_to(settings.ledger_listen, port)
+        http = await listen(http_app(resources, channel, described_services()), settings.ledger_http, log)
         loops = [
             tasks.create_task(resources.listener.run()),
             *(tasks.create_task(loop) for loop in limits.loops()),
@@ -147,9 +150,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             *(tasks.create_task(loop) for loop in _mailing(resources)),
         ]
         try:
-            yield Running(resources=resources, port=port, http_port=http.sockets[0].getsockname()[1])
+            yield Running(resources=resources, port=port, http_port=http.port)
         finally:
-            http.close()
+            await http.stop(_STOP_GRACE_S)
+            await channel.close()
             limits.hub.close_all()
             await server.stop(_STOP_GRACE_S)
             for loop in loops:

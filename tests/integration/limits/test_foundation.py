@@ -23,7 +23,7 @@ async def test_a_started_ledger_answers_health_on_both_protocols(ledger_settings
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         reader, writer = await asyncio.open_connection("127.0.0.1", ledger.http_port)
-        writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: ledger\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         writer.close()
 

@@ -27,6 +27,7 @@ from tollkeeper_ledger.rpc.usage_service import UsageService, add_usage_service
 
 if TYPE_CHECKING:
     import grpc.aio
+    from google.protobuf.descriptor import ServiceDescriptor
 
     from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
@@ -40,7 +41,12 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentService(resources), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
     add_usage_service(server, UsageService(resources, limits))
-    descriptors = [
+    return [service.full_name for service in described_services()]
+
+
+def described_services() -> list[ServiceDescriptor]:
+    """Give the descriptors of every service."""
+    files = [
         admin_pb2.DESCRIPTOR,
         billing_pb2.DESCRIPTOR,
         limits_pb2.DESCRIPTOR,
@@ -48,4 +54,4 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
         reports_pb2.DESCRIPTOR,
         usage_pb2.DESCRIPTOR,
     ]
-    return [service.full_name for file in descriptors for service in file.services_by_name.values()]
+    return [service for file in files for service in file.services_by_name.values()]

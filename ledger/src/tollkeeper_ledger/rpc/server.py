@@ -48,3 +48,11 @@ async def start_server(resources: Resources, limits: Limits) -> tuple[grpc.aio.S
     for name in ["", *names]:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     return server, port
+
+
+def channel_to(listen: str, port: int) -> grpc.aio.Channel:
+    """Open a channel to the server that listens on `listen` and got this port: for calls of this process to itself."""
+    host = listen.rpartition(":")[0]
+    near = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - not bound to here
+    sizes = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
+    return grpc.aio.insecure_channel(f"{near}:{port}", options=[(name, MESSAGE_BYTES_MAX) for name in sizes])

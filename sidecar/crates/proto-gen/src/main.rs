@@ -1,5 +1,6 @@
-//! Writes the committed Rust code of the proto packages: `proto-gen PROTO_ROOT OUT_DIR`.
+//! Writes the committed Rust code of the proto packages: `proto-gen PROTO_ROOT GOOGLE_ROOT OUT_DIR`.
 //!
+//! `GOOGLE_ROOT` holds `google/api/*.proto`, which annotate services; no code is made of those.
 //! Uses protox, so that no `protoc` is needed. The file descriptor set goes beside the code, for reflection.
 
 use std::{env, error::Error, fs, path::PathBuf};
@@ -20,12 +21,17 @@ const SOURCES: [&str; 9] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1).map(PathBuf::from);
-    let (Some(root), Some(out)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: proto-gen PROTO_ROOT OUT_DIR".into());
+    let (Some(root), Some(google), Some(out)) =
+        (arguments.next(), arguments.next(), arguments.next())
+    else {
+        return Err("usage: proto-gen PROTO_ROOT GOOGLE_ROOT OUT_DIR".into());
     };
     fs::create_dir_all(&out)?;
-    let descriptors = protox::compile(SOURCES, [&root])?;
+    let mut descriptors = protox::compile(SOURCES, [&root, &google])?;
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    descriptors
+        .file
+        .retain(|file| file.package() != "google.api");
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)
