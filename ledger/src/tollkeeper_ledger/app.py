@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from tollkeeper_ledger.commands import archiver_of, move_month, rebuild
 from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.payments.smtp import SmtpServer
@@ -28,7 +29,6 @@ from tollkeeper_ledger.services.provider import open_provider
 from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
-from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
 from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.listener import Listener
@@ -40,6 +40,7 @@ from tollkeeper_ledger.web.listener import listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from datetime import date
 
     from structlog.typing import FilteringBoundLogger
 
@@ -170,24 +171,6 @@ def _signing(resources: Resources, limits: Limits) -> list[Coroutine[Any, Any, N
     return [every(_SIGN_EVERY_S, signer.tick, log=resources.log)]
 
 
-async def rebuild(settings: Settings, *, check_only: bool) -> int:
-    """Compare rollups with their records, and make those anew that differ; give how many rows differed."""
-    pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=2)
-    count = hours = 0
-    try:
-        async for hour in rebuild_rollups(pool, check_only=check_only):
-            hours += 1
-            count += len(hour.findings)
-            for finding in hour.findings:
-                sys.stdout.write(f"{finding.table}: {finding.row} {finding.problem}\n")
-    finally:
-        pool.terminate()
-    sys.stdout.write(
-        f"{hours} hours, {count} rows differed{'' if check_only or not count else ' and were made anew'}\n"
-    )
-    return count
-
-
 async def run_jobs(settings: Settings) -> None:
     """Do what is done by the clock until SIGTERM or SIGINT. Any number of such processes may run."""
     from tollkeeper_ledger.jobs.runner import running_jobs  # noqa: PLC0415 - slow to load, and `serve` needs none of it
@@ -196,7 +179,7 @@ async def run_jobs(settings: Settings) -> None:
     stop = _stop_by_signals()
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
     try:
-        async with running_jobs(pool, log):
+        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log)):
             log.info("jobs run")
             await stop.wait()
     finally:
@@ -223,10 +206,17 @@ async def serve(settings: Settings) -> None:
         await stop.wait()
 
 
+def _month(text: str) -> date:
+    return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+
+
 def main() -> None:
     """Run `tollkeeper-ledger` with serve, jobs, migrate or rebuild-rollups."""
     parser = argparse.ArgumentParser(prog="tollkeeper-ledger", description="Tollkeeper's ledger.")
-    parser.add_argument("command", choices=["serve", "jobs", "migrate", "rebuild-rollups"])
+    parser.add_argument(
+        "command", choices=["serve", "jobs", "migrate", "rebuild-rollups", "archive-month", "restore-month"]
+    )
+    parser.add_argument("--month", type=_month, help="archive-month, restore-month: YYYY-MM")
     parser.add_argument(
         "--check", action="store_true", help="rebuild-rollups: only compare; exit code 1 on a difference"
     )
@@ -241,6 +231,14 @@ def main() -> None:
     elif command == "rebuild-rollups":
         differed = asyncio.run(rebuild(settings, check_only=arguments.check))
         sys.exit(1 if differed and arguments.check else 0)
+    elif command in ("archive-month", "restore-month"):
+        if arguments.month is None:
+            parser.error("--month YYYY-MM is needed")
+        try:
+            log = open_log(settings.log_level)
+            sys.stdout.write(asyncio.run(move_month(settings, log, command, arguments.month)) + "\n")
+        except ConfigurationError as error:
+            sys.exit(f"tollkeeper-ledger: {error}")
     else:
         try:
             asyncio.run(run_jobs(settings) if command == "jobs" else serve(settings))

@@ -33,6 +33,13 @@ class Settings(BaseSettings):
         description="Directory outside of Postgres, of this ledger alone, for the key that signs roots of the usage"
         " chain each minute, and for the signed roots. Without it nothing is signed.",
     )
+    archive_dir: Path | None = Field(
+        default=None,
+        description="Directory for months of raw records that `ledger jobs` takes out of Postgres; none: they stay.",
+    )
+    archive_after_months: int = Field(
+        default=13, ge=4, le=1200, description="Whole months that raw records stay in Postgres after their own."
+    )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
     pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")

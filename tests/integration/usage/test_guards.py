@@ -28,13 +28,14 @@ USAGE_TABLES = """
     FROM pg_class c
     WHERE c.relnamespace = 'tollkeeper'::regnamespace AND c.relkind IN ('r', 'p')
       AND c.relname ~ '^(producer|usage)' ORDER BY 1"""
-APPEND_ONLY = ("usage_record", "usage_id", "usage_chain", "usage_quarantine", "usage_root")
+APPEND_ONLY = ("usage_record", "usage_id", "usage_chain", "usage_quarantine", "usage_root", "usage_archive")
 CHANGES = {
     "usage_record": "seq = seq",
     "usage_id": "seq = seq",
     "usage_chain": "stored = stored",
     "usage_quarantine": "reason = reason",
     "usage_root": "signature = signature",
+    "usage_archive": "records = records",
 }
 
 

@@ -86,10 +86,11 @@ def check_link(stream: int, position: int, *, stored: int, previous: bytes, body
     return "" if found == hashed else "its hash does not follow from it and the link before"
 
 
-def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: int) -> Iterator[Finding]:
+def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: int, away: int = 0) -> Iterator[Finding]:
     """Give what is wrong with a batch's records, in sequence order; `body` is what its link says.
 
-    Where no single row can be named but the batch is not what was chained, the link's batch is.
+    Where no single row can be named but the batch is not what was chained, the link's batch is. `away` records of it
+    are in files of archived months: the others are checked one by one and counted.
     """
     wrong = False
     rows: list[bytes] = []
@@ -109,6 +110,11 @@ def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: in
             wrong = True
             yield Finding("usage_id", record.name, "names another batch, number or content than its record")
     if wrong:
+        return
+    if away:
+        if len(records) + away != body.stored:
+            problem = f"holds {len(records)} records and {away} archived ones, not the {body.stored} that were chained"
+            yield Finding("usage_record", f"batch {body.batch_id}", problem)
         return
     if rows_digest(rows) != body.rows_digest or merkle_root_by_tenant(hashes) != body.merkle_root:
         problem = f"holds {len(records)} records, not the {body.stored} that were chained, or others"

@@ -16,33 +16,41 @@ if TYPE_CHECKING:
     from pgqueuer.models import Schedule
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.services.usage_archive import Archiver
     from tollkeeper_ledger.store.pool import Pool
 
     Duty = Callable[[], Awaitable[object]]
 
-SCHEDULES = {"make_months": "17 * * * *", "expire_ids": "*/10 * * * *"}
+SCHEDULES = {"make_months": "17 * * * *", "expire_ids": "*/10 * * * *", "archive_months": "41 * * * *"}
 """When each duty is done, as cron has it, in UTC."""
 
 
-def duties_of(upkeep: Upkeep) -> dict[str, Duty]:
-    """Give every duty by name."""
-    return {"make_months": upkeep.make_months, "expire_ids": upkeep.expire_ids}
+def duties_of(upkeep: Upkeep, archiver: Archiver | None) -> dict[str, Duty]:
+    """Give every duty by name; nothing is archived without an archiver."""
+    duties: dict[str, Duty] = {"make_months": upkeep.make_months, "expire_ids": upkeep.expire_ids}
+    if archiver is not None:
+        duties["archive_months"] = archiver.archive_due
+    return duties
 
 
 @asynccontextmanager
 async def running_jobs(
-    pool: Pool, log: FilteringBoundLogger, *, schedules: Mapping[str, str] = SCHEDULES
+    pool: Pool,
+    log: FilteringBoundLogger,
+    *,
+    archiver: Archiver | None = None,
+    schedules: Mapping[str, str] = SCHEDULES,
 ) -> AsyncIterator[None]:
     """Do every duty once, then by the clock until the block ends; one under way is finished first.
 
     A duty that fails is logged and done again at its next time.
     """
-    duties = duties_of(Upkeep(pool, log))
-    for name in schedules:
-        await duties[name]()
+    duties = {name: duty for name, duty in duties_of(Upkeep(pool, log), archiver).items() if name in schedules}
+    for duty in duties.values():
+        await duty()
     runner = PgQueuer.from_asyncpg_pool(pool)
-    for name, expression in schedules.items():
-        _schedule(runner, name, expression, duties[name], log)
+    for name, duty in duties.items():
+        _schedule(runner, name, schedules[name], duty, log)
     task = asyncio.create_task(runner.run())
     try:
         yield

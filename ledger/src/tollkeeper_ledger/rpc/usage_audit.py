@@ -44,7 +44,8 @@ class UsageAudits:
             connection(self._resources.pools.billing) as conn,
             conn.transaction(isolation="repeatable_read", readonly=True),
         ):
-            async for found in verify_usage(conn, outside=outside):
+            archive = self._resources.settings.archive_dir
+            async for found in verify_usage(conn, outside=outside, archive=archive):
                 if isinstance(found, Finding):
                     message = _progress(last)
                     message.finding.table, message.finding.row = found.table, found.row
@@ -88,7 +89,11 @@ class UsageAudits:
 
 def _progress(checked: Checked) -> reports_pb2.VerifyUsageResponse:
     return reports_pb2.VerifyUsageResponse(
-        links=checked.links, records=checked.records, hours=checked.hours, roots=checked.roots
+        links=checked.links,
+        records=checked.records,
+        hours=checked.hours,
+        roots=checked.roots,
+        archived=checked.archived,
     )
 
 

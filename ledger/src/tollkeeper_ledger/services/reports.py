@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.usage import SEQ_MAX
+from tollkeeper_ledger.domain.usage_archive import need_records
 from tollkeeper_ledger.domain.usage_producer import state_now
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.services.usage_query import BEGINNING, END
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.pool import tenant_transaction, transaction
+from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -62,12 +64,15 @@ async def list_records(
     """Give a tenant's stored records in (event time, id) order, in pages of 1,000.
 
     Each page is a transaction of its own, so a slow reader holds nothing; records stored meanwhile behind the reader's
-    place are not shown. Raises UnknownNameError for the tenant.
+    place are not shown. Raises UnknownNameError for the tenant; PreconditionError where raw records of the span are
+    archived.
     """
     tenant_id = await need_tenant(pools.billing, tenant)
     place = (start or BEGINNING, "")
     names: dict[int, str] = {}
     producers: dict[int, UUID] = {}
+    async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
+        need_records(await archived_between(conn, start or BEGINNING, end or END))
     while True:
         async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
             rows = await store.records_after(conn, tenant_id, end=end or END, after=place, count_max=RECORDS_PAGE)

@@ -10,7 +10,9 @@ from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_lin
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.services.archive_file import file_digest
 from tollkeeper_ledger.services.usage_roots import is_signed
+from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_audit as store
 from tollkeeper_ledger.store import usage_roots as roots
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
@@ -19,6 +21,7 @@ from tollkeeper_ledger.store.verifying import read_links
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from pathlib import Path
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
@@ -37,15 +40,20 @@ class Checked:
     records: int = 0
     hours: int = 0
     roots: int = 0
+    archived: int = 0
+    """Records that are in files of archived months: counted, and the files compared where their directory is known."""
 
 
 Found: TypeAlias = "Finding | Checked"
 
 
-async def verify_usage(conn: Connection, *, outside: Sequence[SignedRoot] = ()) -> AsyncIterator[Found]:
+async def verify_usage(
+    conn: Connection, *, outside: Sequence[SignedRoot] = (), archive: Path | None = None
+) -> AsyncIterator[Found]:
     """Recompute every link, record, id and rollup; give what is wrong in order, and how far it is in between.
 
     `outside`: roots that are kept outside of Postgres. Whoever can rewrite all of the chain can't rewrite those.
+    `archive`: directory with the files of archived months; without it they are taken at Postgres' word.
 
     `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment. A row that
     was changed is named by itself; of rows that are gone the batch is named. Reads everything that is stored.
@@ -66,6 +74,8 @@ async def verify_usage(conn: Connection, *, outside: Sequence[SignedRoot] = ()) 
         yield Finding("producer", producer_id.hex, "stands elsewhere than its last link says")
     async for root_found in _roots(conn, outside, checked):
         yield root_found
+    async for file_found in _archives(conn, archive, checked):
+        yield file_found
     tenants = await store.tenant_names(conn)
     facts = {one.meter_id: one for one in meters.values()}
     for hour in await store.read_hours(conn):
@@ -103,6 +113,25 @@ async def _roots(conn: Connection, outside: Sequence[SignedRoot], checked: Check
     yield checked
 
 
+async def _archives(conn: Connection, directory: Path | None, checked: Checked) -> AsyncIterator[Found]:
+    """Compare the files of archived months with what was written; a month that was brought back is checked by rows."""
+    for month, away in (await archives.read_archives(conn)).values():
+        if not away:
+            continue
+        checked.archived += month.records
+        if directory is None:
+            continue
+        try:
+            found = await asyncio.to_thread(file_digest, directory / month.file)
+        except OSError as error:
+            yield Finding("usage_archive", f"month {month.month:%Y-%m}", f"its file can't be read: {error}")
+            continue
+        if found != month.file_digest:
+            problem = f"its file {month.file} is not the one that was written"
+            yield Finding("usage_archive", f"month {month.month:%Y-%m}", problem)
+    yield checked
+
+
 async def _stream(
     conn: Connection, stream: store.StreamState, names: Mapping[int, str], checked: Checked, *, now_us: int
 ) -> AsyncIterator[Found]:
@@ -111,14 +140,21 @@ async def _stream(
     async for link in read_links(conn, stream.stream, last=stream.last or 0):
         page.append(link)
         if len(page) == _LINKS_AT_ONCE or link.position == stream.last:
-            rows = await store.batch_rows(conn, [one.body.batch_id for one in page], names)
+            batches = [one.body.batch_id for one in page]
+            rows = await store.batch_rows(conn, batches, names)
+            away = await archives.archived_counts(conn, batches)
             for one in page:
                 position += 1
                 records = rows.get(one.body.batch_id, [])
-                for finding in _link(
-                    one, stream=stream.stream, position=position, previous=previous, records=records, now_us=now_us
-                ):
-                    yield finding
+                problem = check_link(
+                    stream.stream, position, stored=one.position, previous=previous, body=one.body, hashed=one.hash
+                )
+                if problem:
+                    yield Finding("usage_chain", f"stream {stream.stream}, position {one.position}", problem)
+                gone = away.get(one.body.batch_id, 0)
+                for finding in check_batch(one.body, records, now_us=now_us, away=gone):
+                    if not problem or not finding.row.startswith("batch "):
+                        yield finding
                 previous, position = one.hash, one.position
                 checked.links += 1
                 checked.records += len(records)
@@ -127,17 +163,6 @@ async def _stream(
     expected = (stream.last, previous, stream.stored, stream.refused)
     if expected != (stream.position, stream.hash, stream.stored_total, stream.quarantined_total):
         yield Finding("usage_chain_head", f"stream {stream.stream}", "is not what the links of its stream come to")
-
-
-def _link(
-    link: StoredLink, *, stream: int, position: int, previous: bytes, records: Sequence[Any], now_us: int
-) -> Iterator[Finding]:
-    problem = check_link(stream, position, stored=link.position, previous=previous, body=link.body, hashed=link.hash)
-    if problem:
-        yield Finding("usage_chain", f"stream {stream}, position {link.position}", problem)
-    for finding in check_batch(link.body, records, now_us=now_us):
-        if not problem or not finding.row.startswith("batch "):
-            yield finding
 
 
 def compare_rollups(

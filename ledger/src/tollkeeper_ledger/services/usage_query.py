@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
+from tollkeeper_ledger.domain.usage_archive import need_records
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges, too_many
 from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, Figure, Steps, areas, group_of, last_units
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
@@ -17,6 +18,7 @@ from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
 from tollkeeper_ledger.store.pool import tenant_transaction
+from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -251,6 +253,7 @@ class _Answer:
         gauges = meter_ids & self._of(Aggregation.TIME_WEIGHTED)
         start_us = to_us(max(self._span.start, BEGINNING))
         span = replace(self._span, meter_ids=sorted(meter_ids), start=from_us(start_us - start_us % QUARTER_US))
+        need_records(await archived_between(self._conn, span.start, span.end))
         voids = await store.void_ids(self._conn, span)
         place, count = (span.start, ""), 0
         while True:

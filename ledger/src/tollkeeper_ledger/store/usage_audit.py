@@ -100,7 +100,7 @@ async def tenant_names(conn: Connection) -> dict[UUID, str]:
 
 
 async def read_hours(conn: Connection) -> list[datetime]:
-    """Give the hours of UTC that records or rollups are of."""
+    """Give the hours of UTC that records or rollups are of, without those of archived months."""
     return [row["hour"] for row in await conn.fetch(sql("audit.hours"), timeout=LONG_READ_S)]
 
 

@@ -275,6 +275,7 @@ pub const fn code_of(reason: ErrorReason) -> i32 {
         | ErrorReason::PeriodClosed
         | ErrorReason::PeriodOpen
         | ErrorReason::InvoiceState
+        | ErrorReason::UsageArchived
         | ErrorReason::ProviderRefused
         | ErrorReason::RestoreUnconfirmed
         | ErrorReason::ClockUnconfirmed

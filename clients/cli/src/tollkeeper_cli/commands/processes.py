@@ -37,6 +37,8 @@ def register(app: typer.Typer) -> None:
     group.command("serve")(ledger_serve)
     group.command("jobs")(ledger_jobs)
     group.command("migrate")(ledger_migrate)
+    group.command("archive-month")(ledger_archive)
+    group.command("restore-month")(ledger_restore)
     group.command("rebuild-rollups")(ledger_rebuild)
     ledger_state.register(group)
     app.add_typer(group, name="ledger")
@@ -84,6 +86,19 @@ def ledger_rebuild(
 ) -> None:
     """Compare all rollups with their records, and make those anew that differ."""
     _become("tollkeeper_ledger", "rebuild-rollups", *(["--check"] if check else []))
+
+
+Month = Annotated[str, typer.Argument(help="YYYY-MM, UTC.")]
+
+
+def ledger_archive(month: Month) -> None:
+    """Take a month's raw records out of Postgres, into a file; `ledger jobs` does so by itself."""
+    _become("tollkeeper_ledger", "archive-month", "--month", month)
+
+
+def ledger_restore(month: Month) -> None:
+    """Put the raw records of an archived month into Postgres again."""
+    _become("tollkeeper_ledger", "restore-month", "--month", month)
 
 
 def stay_up(stack: Stack) -> None:

@@ -31,8 +31,9 @@ def verify(context: typer.Context, *, output: OutputOption = Output.TABLE) -> No
     if rows or output is not Output.TABLE:
         show(rows, _COLUMNS, output, title="Rows that are not what was committed")
     verdict = f"{len(rows):,} wrong rows" if rows else "all as committed"
+    archived = f" and {last.archived:,} archived ones" if last.archived else ""
     console.print(
-        f"{last.links:,} links, {last.records:,} records, {last.hours:,} hours of rollups,"
+        f"{last.links:,} links, {last.records:,} records{archived}, {last.hours:,} hours of rollups,"
         f" {last.roots:,} signed roots: {verdict}",
         soft_wrap=True,
     )

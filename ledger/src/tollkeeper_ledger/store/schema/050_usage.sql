@@ -202,7 +202,8 @@ CREATE TABLE usage_root (
 );
 
 CALL secure_tenant_table('producer_tenant', 'tollkeeper_ingest', 'tollkeeper_billing');
-CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing');
+-- The owner too: it counts the records of a month before they leave for a file.
+CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billing', 'tollkeeper_owner');
 -- The owner too: it deletes ids that have expired, of all tenants.
 CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing', 'tollkeeper_owner');
 CALL secure_tenant_table('settlement', 'tollkeeper_ingest');

@@ -41,11 +41,12 @@ WHERE p.committed_seq <> coalesce(last.last_seq, 0) OR p.h <> coalesce(last.h, s
 ORDER BY p.producer_id LIMIT $1;
 
 -- name: hours
--- Gives the hours of UTC that records or rollups are of.
+-- Gives the hours of UTC that records or rollups are of, without those of archived months.
 SELECT DISTINCT date_trunc('hour', at, 'UTC') AS hour
 FROM (SELECT DISTINCT date_trunc('hour', event_time, 'UTC') AS at FROM usage_record
       UNION SELECT minute FROM usage_rollup_minute UNION SELECT quarter FROM usage_rollup_quarter
       UNION SELECT quarter FROM usage_rollup_state UNION SELECT quarter FROM usage_rollup_value) AS found
+WHERE date_trunc('month', at AT TIME ZONE 'UTC')::date NOT IN (SELECT month FROM usage_archive WHERE is_archived(month))
 ORDER BY 1;
 
 -- name: tenant_names
@@ -106,3 +107,53 @@ SELECT link.*, before.hash AS previous_hash
 FROM usage_id known JOIN usage_chain link USING (batch_id)
 LEFT JOIN usage_chain before ON before.stream = link.stream AND before.position = link.position - 1
 WHERE known.tenant_id = $1 AND known.id = $2;
+
+-- name: usage_months
+-- Gives the first days of the months that have a partition of records.
+SELECT to_date(right(relname, 6), 'YYYYMM') AS month FROM pg_class
+WHERE relnamespace = 'tollkeeper'::regnamespace AND relname ~ '^usage_record_[0-9]{6}$';
+
+-- name: archives
+-- Gives every month that was archived, in order, and whether its records are in the file only.
+SELECT month, records, rows_digest, file, file_digest, is_archived(month) AS away FROM usage_archive ORDER BY month;
+
+-- name: archived_counts
+-- Gives how many records of batches are in files only. $1 batches.
+SELECT batch_id, sum(records)::bigint AS records FROM usage_archive_batch
+WHERE batch_id = ANY ($1::bigint[]) AND is_archived(month) GROUP BY batch_id;
+
+-- name: batches_of_month
+-- Gives the batches that have records of a span. $1 from, $2 to.
+SELECT DISTINCT batch_id FROM usage_record WHERE event_time >= $1 AND event_time < $2 ORDER BY batch_id;
+
+-- name: links_of_batches
+-- Gives the links of batches. $1 batches.
+SELECT * FROM usage_chain WHERE batch_id = ANY ($1::bigint[]) ORDER BY batch_id;
+
+-- name: open_periods
+-- Gives the ends of billed periods that are still open and have records of a span. $1 from, $2 to.
+SELECT DISTINCT b.period_end FROM billing_segment b
+WHERE b.state = 'open' AND b.subscription_id IS NOT NULL
+  AND EXISTS (SELECT FROM usage_record r WHERE r.tenant_id = b.tenant_id AND r.segment_id = b.segment_id
+              AND r.event_time >= $1 AND r.event_time < $2)
+ORDER BY b.period_end LIMIT 1;
+
+-- name: archive_month
+-- Drops a month's records, which are in a file; false where they are gone already. $1 month, $2 records, $3 their
+-- digest, $4 file, $5 its digest, $6 batches, $7 records of each.
+SELECT archive_usage_month($1, $2, $3, $4, $5, $6::bigint[], $7::integer[]);
+
+-- name: put_record
+-- Stores a record of a month that is brought back, as it was. $1 tenant id, $2 segment id, $3 event time, $4 received,
+-- $5 batch, $6 sequence number, $7 flags, $8 id, $9 meter ids, $10 units, $11 attributes, $12 check.
+INSERT INTO usage_record (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units,
+                          attributes, row_check)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::integer[], $10::bigint[], $11, $12);
+
+-- name: archives_between
+-- Gives the months of a span whose records are in files only. $1 from, $2 to.
+SELECT archived_months($1, $2) AS month;
+
+-- name: claim_month
+-- Takes a lock until the transaction ends, or says that another has it. $1 what for.
+SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));

@@ -1352,6 +1352,7 @@ class VerifyUsageResponse(_message.Message):
     ROOTS_FIELD_NUMBER: _builtins.int
     FINDING_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    ARCHIVED_FIELD_NUMBER: _builtins.int
     links: _builtins.int
     """Links of the chain checked so far."""
     records: _builtins.int
@@ -1362,6 +1363,8 @@ class VerifyUsageResponse(_message.Message):
     """Signed roots compared with the chain so far."""
     done: _builtins.bool
     """Everything was checked."""
+    archived: _builtins.int
+    """Records of archived months: they are in files, which are compared where the ledger knows their directory."""
     @_builtins.property
     def finding(self) -> Global___AuditFinding:
         """A wrong row."""
@@ -1375,10 +1378,11 @@ class VerifyUsageResponse(_message.Message):
         roots: _builtins.int = ...,
         finding: Global___AuditFinding | None = ...,
         done: _builtins.bool = ...,
+        archived: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finding", b"finding", "hours", b"hours", "links", b"links", "records", b"records", "roots", b"roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "done", b"done", "finding", b"finding", "hours", b"hours", "links", b"links", "records", b"records", "roots", b"roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

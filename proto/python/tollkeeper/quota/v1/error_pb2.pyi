@@ -104,6 +104,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The invoice's state, or what was paid and credited on it, does not allow this. FAILED_PRECONDITION."""
     ERROR_REASON_PROVIDER_REFUSED: _ErrorReason.ValueType  # 55
     """The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION."""
+    ERROR_REASON_USAGE_ARCHIVED: _ErrorReason.ValueType  # 58
+    """Raw records of the span are in files of archived months; metadata names the months. FAILED_PRECONDITION."""
     ERROR_REASON_EMBEDDED_ONLY: _ErrorReason.ValueType  # 60
     """Served only in the embedded setup. FAILED_PRECONDITION."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 61
@@ -200,6 +202,8 @@ ERROR_REASON_INVOICE_STATE: ErrorReason.ValueType  # 54
 """The invoice's state, or what was paid and credited on it, does not allow this. FAILED_PRECONDITION."""
 ERROR_REASON_PROVIDER_REFUSED: ErrorReason.ValueType  # 55
 """The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION."""
+ERROR_REASON_USAGE_ARCHIVED: ErrorReason.ValueType  # 58
+"""Raw records of the span are in files of archived months; metadata names the months. FAILED_PRECONDITION."""
 ERROR_REASON_EMBEDDED_ONLY: ErrorReason.ValueType  # 60
 """Served only in the embedded setup. FAILED_PRECONDITION."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 61

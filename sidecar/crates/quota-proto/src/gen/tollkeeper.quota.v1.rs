@@ -1527,6 +1527,8 @@ pub enum ErrorReason {
     InvoiceState = 54,
     /// The payment provider refused, or can't be reached; the message says what it answered. FAILED_PRECONDITION.
     ProviderRefused = 55,
+    /// Raw records of the span are in files of archived months; metadata names the months. FAILED_PRECONDITION.
+    UsageArchived = 58,
     /// Served only in the embedded setup. FAILED_PRECONDITION.
     EmbeddedOnly = 60,
     /// Not built yet. UNIMPLEMENTED.
@@ -1584,6 +1586,7 @@ impl ErrorReason {
             Self::PeriodOpen => "ERROR_REASON_PERIOD_OPEN",
             Self::InvoiceState => "ERROR_REASON_INVOICE_STATE",
             Self::ProviderRefused => "ERROR_REASON_PROVIDER_REFUSED",
+            Self::UsageArchived => "ERROR_REASON_USAGE_ARCHIVED",
             Self::EmbeddedOnly => "ERROR_REASON_EMBEDDED_ONLY",
             Self::NotImplemented => "ERROR_REASON_NOT_IMPLEMENTED",
             Self::PermissionDenied => "ERROR_REASON_PERMISSION_DENIED",
@@ -1634,6 +1637,7 @@ impl ErrorReason {
             "ERROR_REASON_PERIOD_OPEN" => Some(Self::PeriodOpen),
             "ERROR_REASON_INVOICE_STATE" => Some(Self::InvoiceState),
             "ERROR_REASON_PROVIDER_REFUSED" => Some(Self::ProviderRefused),
+            "ERROR_REASON_USAGE_ARCHIVED" => Some(Self::UsageArchived),
             "ERROR_REASON_EMBEDDED_ONLY" => Some(Self::EmbeddedOnly),
             "ERROR_REASON_NOT_IMPLEMENTED" => Some(Self::NotImplemented),
             "ERROR_REASON_PERMISSION_DENIED" => Some(Self::PermissionDenied),

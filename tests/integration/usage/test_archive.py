@@ -1,0 +1,300 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""Months of raw records that leave Postgres for a file, on a real Postgres: checked, complete, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+import structlog
+from rollup_support import add_kinds
+from tollkeeper_ledger.config import Settings
+from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.usage import DAY_US
+from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months
+from tollkeeper_ledger.domain.usage_audit import Finding, hashes_of
+from tollkeeper_ledger.domain.windows import add_months
+from tollkeeper_ledger.jobs.upkeep import Upkeep
+from tollkeeper_ledger.services.archive_file import read_month_file
+from tollkeeper_ledger.services.reports import list_records
+from tollkeeper_ledger.services.usage_archive import Archiver, span_of_month
+from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
+from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
+from tollkeeper_ledger.store.clock import from_us, set_clock, to_us
+from tollkeeper_ledger.store.pool import open_pools
+from usage_bench import TENANTS, open_bench, superuser
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+    from typing import Any
+
+    from tollkeeper_ledger.domain.usage_audit import AuditedRecord
+    from usage_bench import Bench
+
+pytestmark = pytest.mark.asyncio
+LOG = structlog.get_logger()
+KEPT = 13
+RECORDS = "SELECT * FROM usage_record ORDER BY batch_id, seq"
+
+
+@pytest.fixture
+async def old(new_database: Callable[[], str]) -> AsyncIterator[Bench]:
+    """Give a ledger that holds records of two months, in batches that straddle both, 15 months later."""
+    async with open_bench(await asyncio.to_thread(new_database)) as bench:
+        await add_kinds(bench)
+        _, second = months_of(bench)
+        turn_us = to_us(span_of_month(second)[0])
+        async with bench.pool.acquire() as conn:
+            await set_clock(conn, now=from_us(turn_us + 2 * DAY_US), speed_milli=0)
+        for number in range(3):
+            log = await bench.new_log()
+            for batch in range(4):
+                first = len(log.entries)
+                log.record(
+                    *[
+                        bench.use(
+                            f"{number}-{batch}-{at}",
+                            tenant=TENANTS[at % 2],
+                            event_us=turn_us + (at - 5) * DAY_US // 4,
+                            received_us=turn_us + 2 * DAY_US - 1,
+                            quantities=(("requests", at + 1), ("k_sum", 7 * at)),
+                            attributes=(("zone", "é" * at),) if at else (),
+                        )
+                        for at in range(10)
+                    ]
+                )
+                outcome = await bench.ingest.append(log.cut(first))
+                assert (10, 0) == (outcome.stored, outcome.quarantined)
+        async with bench.pool.acquire() as conn:
+            later = datetime(*add_months(second, 15).timetuple()[:2], 2, tzinfo=UTC)
+            await set_clock(conn, now=later, speed_milli=0)
+        await Upkeep(bench.pool, LOG).expire_ids()
+        yield bench
+
+
+def months_of(bench: Bench) -> tuple[date, date]:
+    """Give the first days of the two months that have records: that of now and the next."""
+    first = from_us(bench.now_us).date().replace(day=1)
+    return first, add_months(first, 1)
+
+
+def files_in(directory: Path) -> list[str]:
+    """Give the names of what stands in a directory."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def archiver(bench: Bench, directory: Path) -> Archiver:
+    """Give what archives that ledger's months."""
+    return Archiver(bench.pool, directory, months_kept=KEPT, log=LOG)
+
+
+async def found_by_audit(bench: Bench, directory: Path | None = None) -> tuple[list[Finding], Checked]:
+    """Give what the audit of everything finds, and how much it checked."""
+    checked, findings = Checked(), []
+    async with superuser(bench.url) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        await conn.set_type_codec("jsonb", encoder=str, decoder=json.loads, schema="pg_catalog")
+        async for found in verify_usage(conn, archive=directory):
+            if isinstance(found, Finding):
+                findings.append(found)
+            else:
+                checked = found
+    return findings, checked
+
+
+async def rollups(bench: Bench) -> list[Any]:
+    """Give every sum per quarter of an hour."""
+    return await bench.rows("SELECT * FROM usage_rollup_quarter ORDER BY tenant_id, meter_id, quarter, segment_id")
+
+
+async def test_a_month_is_due_when_so_many_whole_months_follow_it() -> None:
+    """With 13 months kept, July of last year is due from September on."""
+    months = [date(2025, 8, 1), date(2025, 7, 1), date(2026, 8, 1)]
+    assert [] == due_months(months, today=date(2026, 8, 31), kept=KEPT)
+    assert [date(2025, 7, 1)] == due_months(months, today=date(2026, 9, 1), kept=KEPT)
+    assert [date(2025, 7, 1), date(2025, 8, 1)] == due_months(months, today=date(2026, 10, 1), kept=KEPT)
+
+
+async def test_a_month_leaves_and_everything_still_adds_up(old: Bench, tmp_path: Path) -> None:
+    """Records of a due month are in the file alone; the audit counts them, rollups stay as they are, even rebuilt."""
+    before, sums = await old.rows(RECORDS), await rollups(old)
+    first, second = months_of(old)
+    archived = await archiver(old, tmp_path).archive_due()
+    assert [first, second] == [one.month for one in archived]
+    assert 0 == len(await old.rows(RECORDS))
+    assert len(before) == sum(one.records for one in archived)
+    findings, checked = await found_by_audit(old, tmp_path)
+    assert ([], len(before)) == (findings, checked.archived)
+    assert [] == [hour async for hour in rebuild_rollups(old.pool, check_only=False) if hour.findings]
+    assert sums == await rollups(old)
+    assert [] == await archiver(old, tmp_path).archive_due()
+
+
+async def test_a_batch_may_be_here_and_away(old: Bench, tmp_path: Path) -> None:
+    """Where one month of a batch is archived, what stays of it is checked row by row, and all of it is counted."""
+    first, _ = months_of(old)
+    assert await archiver(old, tmp_path).archive(first) is not None
+    assert ([], 60) == ((await found_by_audit(old))[0], (await found_by_audit(old))[1].archived)
+    async with superuser(old.url) as conn:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("DELETE FROM usage_record WHERE id = '1-1-7'")
+    (finding, *_), _ = await found_by_audit(old)
+    assert "archived ones" in finding.problem
+
+
+async def test_a_month_comes_back_as_it_was(old: Bench, tmp_path: Path) -> None:
+    """Every field of every record is back; the audit checks it in full; it stays until it is archived by a command."""
+    before = await old.rows(RECORDS)
+    work = archiver(old, tmp_path)
+    earlier = await work.archive_due()
+    for month in months_of(old):
+        assert 60 == await work.bring_back(month)
+    assert before == await old.rows(RECORDS)
+    findings, checked = await found_by_audit(old, tmp_path)
+    assert ([], 0, len(before)) == (findings, checked.archived, checked.records)
+    assert [] == await work.archive_due()
+    with pytest.raises(ArchiveError, match="is not archived"):
+        await work.bring_back(months_of(old)[0])
+    again = [await work.archive(month) for month in months_of(old)]
+    assert [one.rows_digest for one in earlier] == [one.rows_digest for one in again if one is not None]
+    assert ([], len(before)) == ((await found_by_audit(old, tmp_path))[0], (await found_by_audit(old))[1].archived)
+
+
+async def found_records(bench: Bench, directory: Path, month: date) -> dict[str, AuditedRecord]:
+    """Archive a month, bring it back, and give its records as the file has them, by id."""
+    archived = await archiver(bench, directory).archive(month)
+    assert archived is not None
+    await archiver(bench, directory).bring_back(month)
+    return {record.id: record for record in read_month_file(directory / archived.file)}
+
+
+async def test_the_file_says_everything_by_name(old: Bench, tmp_path: Path) -> None:
+    """The file holds each record with its tenant and meters by name, and the hash that the chain is made of."""
+    records = await found_records(old, tmp_path, months_of(old)[0])
+    assert 60 == len(records)
+    one = records["2-3-4"]
+    assert ("acme", [("requests", 5), ("k_sum", 28)]) == (one.tenant, sorted(one.quantities, reverse=True))
+    assert {"zone": "éééé"} == one.attributes
+    assert one.row_check == int.from_bytes(hashes_of(one)[1][:8], "little", signed=True)
+
+
+async def test_a_file_that_was_changed_or_lost_is_named(old: Bench, tmp_path: Path) -> None:
+    """One flipped bit of an archive's file, or no file, is a finding; nothing of it comes back."""
+    first, _ = months_of(old)
+    work = archiver(old, tmp_path)
+    archived = await work.archive(first)
+    assert archived is not None
+    path = tmp_path / archived.file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    ((finding,), _) = await found_by_audit(old, tmp_path)
+    assert ("usage_archive", f"month {first:%Y-%m}") == (finding.table, finding.row)
+    with pytest.raises(ArchiveError, match="is not the file"):
+        await work.bring_back(first)
+    path.unlink()
+    ((finding,), _) = await found_by_audit(old, tmp_path)
+    assert "can't be read" in finding.problem
+    with pytest.raises(ArchiveError):
+        await work.bring_back(first)
+
+
+async def test_what_is_not_as_committed_stays(old: Bench, tmp_path: Path) -> None:
+    """A month with a changed record is not archived, so that nobody launders it; the other month is."""
+    first, second = months_of(old)
+    async with superuser(old.url) as conn:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("UPDATE usage_record SET units[1] = 9 WHERE event_time >= $1", span_of_month(second)[0])
+    # Batches straddle both months: the changed records are in every batch, so neither may go.
+    assert [] == await archiver(old, tmp_path).archive_due()
+    with pytest.raises(ArchiveError, match="not those that were committed"):
+        await archiver(old, tmp_path).archive(first)
+    assert [] == files_in(tmp_path)
+
+
+async def test_a_month_stays_while_its_ids_are_kept(old: Bench, tmp_path: Path) -> None:
+    """Whoever could still send a record again finds it: ids expire first."""
+    first, _ = months_of(old)
+    async with superuser(old.url) as conn:
+        rows = await conn.fetch("SELECT * FROM usage_record WHERE id = '0-0-0'")
+        one = (await found_records(old, tmp_path, first))[rows[0]["id"]]
+        await conn.execute(
+            "INSERT INTO usage_id VALUES ($1, '0-0-0', $2, $3, $4)",
+            rows[0]["tenant_id"],
+            hashes_of(one)[0],
+            rows[0]["batch_id"],
+            rows[0]["seq"],
+        )
+    with pytest.raises(ArchiveError, match="ids have not expired"):
+        await archiver(old, tmp_path).archive(first)
+
+
+async def test_an_unbilled_period_keeps_its_records(old: Bench, tmp_path: Path) -> None:
+    """Records stay until every period that bills them is closed."""
+    async with superuser(old.url) as conn:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("UPDATE billing_segment SET subscription_id = $1, plan_version_id = $1", uuid.uuid4())
+        assert [] == await archiver(old, tmp_path).archive_due()
+        with pytest.raises(ArchiveError, match="is not billed yet"):
+            await archiver(old, tmp_path).archive(months_of(old)[0])
+        await conn.execute("UPDATE billing_segment SET state = 'closed', closed_at = now()")
+    assert 2 == len(await archiver(old, tmp_path).archive_due())
+
+
+async def test_a_long_reader_delays_and_loses_nothing(old: Bench, tmp_path: Path) -> None:
+    """While somebody reads the records a month stays, appends are not held up, and the next turn takes it."""
+    work = archiver(old, tmp_path)
+    before = await old.rows(RECORDS)
+    async with superuser(old.url) as conn:
+        async with conn.transaction():
+            await conn.fetch(RECORDS)
+            assert [] == await work.archive_due()
+        assert before == await old.rows(RECORDS)
+    assert 2 == len(await work.archive_due())
+    assert ([], len(before)) == ((await found_by_audit(old, tmp_path))[0], (await found_by_audit(old))[1].archived)
+
+
+async def test_several_archivers_archive_once(old: Bench, tmp_path: Path) -> None:
+    """Of two at once one archives a month; what stands in the directory is what Postgres has the digest of."""
+    done = await asyncio.gather(*[archiver(old, tmp_path).archive_due() for _ in range(2)])
+    assert sorted(months_of(old)) == sorted(one.month for each in done for one in each)
+    assert [] == (await found_by_audit(old, tmp_path))[0]
+    assert 2 == len(files_in(tmp_path))
+
+
+async def test_postgres_refuses_what_does_not_fit(old: Bench, tmp_path: Path) -> None:
+    """The function drops no month to which records may come, and none that has other records than the file."""
+    first, second = months_of(old)
+    for month, records in ((first, 59), (add_months(second, 14), 1)):
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            async with old.pool.acquire() as conn:
+                await conn.fetchval(
+                    "SELECT archive_usage_month($1, $2, $3, 'f', $3, '{1}', '{1}')", month, records, bytes(32)
+                )
+    work = archiver(old, tmp_path)
+    archived = await work.archive(first)
+    assert isinstance(archived, ArchivedMonth)
+    await work.bring_back(first)
+    with pytest.raises(asyncpg.InvalidParameterValueError):
+        async with old.pool.acquire() as conn:
+            await conn.fetchval("SELECT archive_usage_month($1, 60, $2, 'f', $2, '{1}', '{1}')", first, bytes(32))
+    assert 120 == len(await old.rows(RECORDS))
+
+
+async def test_listing_archived_records_is_refused_by_name(old: Bench, tmp_path: Path) -> None:
+    """A list that would leave out archived records is refused, with the months; other spans are served."""
+    first, second = months_of(old)
+    await archiver(old, tmp_path).archive(first)
+    settings = Settings(database_url=old.url, redis_url="redis://127.0.0.1:1")
+    async with open_pools(settings) as pools:
+        with pytest.raises(PreconditionError) as refused:
+            _ = [page async for page in list_records(pools, tenant="acme", start=None, end=None)]
+        assert ("USAGE_ARCHIVED", f"{first:%Y-%m}") == (refused.value.reason, refused.value.metadata["months"])
+        start = span_of_month(second)[0]
+        pages = [page async for page in list_records(pools, tenant="acme", start=start, end=None)]
+        assert 24 == sum(len(page) for page in pages)
