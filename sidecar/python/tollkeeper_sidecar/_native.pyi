@@ -68,9 +68,9 @@ class DataPlane:
         ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
         ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``,
         ``shipping`` (``batches``, ``duplicates``, ``conflicts``, ``quarantined``, ``fenced``, ``forked``, ``rewinds``,
-        ``lost``, ``refused_seq``, ``last_error``), ``snapshot`` (``start``: USED, NOT_NEEDED, or why there was none to
-        start from; ``written``, ``failures``), ``bad_messages`` and ``last_bad_message`` (of the ledger or the
-        control plane).
+        ``lost``, ``answers_lost``, ``skipped``, ``refused_seq``, ``last_error``), ``snapshot`` (``start``: USED,
+        NOT_NEEDED, or why there was none to start from; ``written``, ``failures``), ``bad_messages`` and
+        ``last_bad_message`` (of the ledger or the control plane).
         """
 
     def begin_drain(self) -> None:

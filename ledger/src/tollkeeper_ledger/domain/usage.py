@@ -109,6 +109,8 @@ class Hole:
     first_seq: int
     last_seq: int
     reason: str
+    content_hash: bytes = b""
+    """32 bytes where one intact entry is skipped: what stands for it in h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ class AppendOutcome:
     conflicts: int = 0
     quarantined: int = 0
     trimmed: int = 0
+    verdicts: Sequence[Verdict] = ()
+    """Of the records that are not stored under their number, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,19 @@ class Problem:
 
     reason: str
     field: str
+
+
+CONFLICT = Problem("CONFLICT", "id")
+"""Another record has the id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Say why a record is not stored under its number."""
+
+    seq: int
+    problem: Problem | None
+    """None: the same record is stored already, under another number."""
 
 
 def malformed(field: str, problem: str, *, value: object = None, bound: str = "") -> InvalidFieldError:

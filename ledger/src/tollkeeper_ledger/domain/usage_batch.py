@@ -171,6 +171,8 @@ def _check_holes(append: UsageAppend) -> None:
     for hole in append.holes:
         if len(hole.reason.encode()) > usage.HOLE_REASON_BYTES_MAX:
             raise malformed("holes.reason", "is too long", bound=f"{usage.HOLE_REASON_BYTES_MAX} bytes")
+        if hole.content_hash and (len(hole.content_hash) != usage.HASH_BYTES or hole.first_seq != hole.last_seq):
+            raise malformed("holes.content_hash", "must be that of one entry", bound=f"{usage.HASH_BYTES} bytes")
 
 
 def _levels(columns: UsageColumns) -> dict[int, list[LevelChange]]:
@@ -335,7 +337,7 @@ def _number(append: UsageAppend, hashes: Sequence[bytes]) -> tuple[Sequence[int]
         entries += hashes[len(seqs) : len(seqs) + count]
         seqs += range(free, hole.first_seq)
         ends += [*range(free, hole.first_seq), hole.last_seq]
-        entries.append(hole_hash(hole.first_seq, hole.last_seq))
+        entries.append(hole.content_hash or hole_hash(hole.first_seq, hole.last_seq))
         free = hole.last_seq + 1
     rest = range(free, free + len(hashes) - len(seqs))
     if rest and rest[-1] > usage.SEQ_MAX:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.usage import FLAG_VOID, Problem
+from tollkeeper_ledger.domain.usage import FLAG_VOID, Problem, Verdict
 from tollkeeper_ledger.domain.usage_rules import time_problem, times_fit
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 NOBODY = UUID(int=0)
 """Stands for the tenant of a record whose tenant is unknown."""
 
-CONFLICT = Problem("CONFLICT", "id")
 _TENANT_UNKNOWN = Problem("TENANT_UNKNOWN", "tenant")
 _METER_UNKNOWN = Problem("METER_UNKNOWN", "quantities.meter")
 
@@ -53,6 +52,12 @@ def judge(
         elif problem := time_problem(records.event_us[place], records.received_us[place], now_us):
             problems[place] = problem
     return problems
+
+
+def verdicts_of(batch: UsageBatch, refused: Mapping[int, Problem], taken: Mapping[int, bool]) -> list[Verdict]:
+    """Give what is to be said of records by their places: refused ones, and those whose id their like has."""
+    said: dict[int, Problem | None] = {place: None for place, same in taken.items() if same}
+    return [Verdict(batch.records.seqs[place], problem) for place, problem in sorted({**said, **refused}.items())]
 
 
 def describe_records(batch: UsageBatch, places: Iterable[int]) -> dict[int, bytes]:

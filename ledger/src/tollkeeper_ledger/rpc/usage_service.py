@@ -12,9 +12,19 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from tollkeeper.ledger.v1 import usage_pb2, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2
+from tollkeeper.quota.v1 import usage_pb2 as quota_usage_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.usage import Hole, LevelChange, LevelName, UsageAppend, UsageColumns, malformed
+from tollkeeper_ledger.domain.usage import (
+    CONFLICT,
+    Hole,
+    LevelChange,
+    LevelName,
+    UsageAppend,
+    UsageColumns,
+    Verdict,
+    malformed,
+)
 from tollkeeper_ledger.domain.usage_producer import check_format
 from tollkeeper_ledger.rpc.acting import act_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
@@ -124,6 +134,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             conflicts=outcome.conflicts,
             quarantined=outcome.quarantined,
             trimmed=outcome.trimmed,
+            verdicts=map(_verdict, outcome.verdicts),
         )
 
 
@@ -176,7 +187,7 @@ def append_from_message(request: usage_pb2.AppendUsageRequest) -> UsageAppend:
             home=list(records.home),
             level_changes=_level_changes(records),
         ),
-        holes=[Hole(first_seq=hole.first_seq, last_seq=hole.last_seq, reason=hole.reason) for hole in request.holes],
+        holes=[Hole(hole.first_seq, hole.last_seq, hole.reason, hole.content_hash) for hole in request.holes],
         watermark_us=request.watermark_us,
         tenants_served=list(request.tenants_served),
         closing=request.closing,
@@ -195,6 +206,20 @@ def _level_changes(records: usage_pb2.UsageColumns) -> list[LevelChange]:
         ]
     except IndexError:
         raise malformed("records.level_changes", "points outside its dictionary") from None
+
+
+def _verdict(verdict: Verdict) -> usage_pb2.RecordVerdict:
+    problem = verdict.problem
+    if problem is None:
+        return usage_pb2.RecordVerdict(seq=verdict.seq, outcome=quota_usage_pb2.RECORD_OUTCOME_DUPLICATE)
+    if problem == CONFLICT:
+        return usage_pb2.RecordVerdict(seq=verdict.seq, outcome=quota_usage_pb2.RECORD_OUTCOME_CONFLICT)
+    return usage_pb2.RecordVerdict(
+        seq=verdict.seq,
+        outcome=quota_usage_pb2.RECORD_OUTCOME_INVALID,
+        reason=problem.reason,
+        field=problem.field,
+    )
 
 
 def _producer_id(raw: bytes) -> UUID:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
-from tollkeeper_ledger.domain.usage import AppendOutcome
+from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, row_check, row_hash, rows_digest
-from tollkeeper_ledger.domain.usage_judgement import CONFLICT, NOBODY, describe_records, judge
+from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
+from tollkeeper_ledger.services.usage_verdicts import earlier_verdicts
 from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.usage import Problem, ProducerPosition
+    from tollkeeper_ledger.domain.usage import Problem, ProducerPosition, Verdict
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
     from tollkeeper_ledger.domain.usage_producer import Producer
     from tollkeeper_ledger.services.usage_rollups import BatchRollups
@@ -71,6 +72,9 @@ class _Names:
     def tenant(self, wire_id: str) -> UUID:
         return self.tenant_ids.get(wire_id, NOBODY)
 
+    def tenants(self, batch: UsageBatch) -> list[UUID]:
+        return [self.tenant(wire_id) for wire_id in batch.tenants]
+
 
 async def append_batch(
     conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position
@@ -84,12 +88,13 @@ async def append_batch(
     if producer is None:
         raise unknown(source.producer_id)
     placement = place(producer, batch)
+    served = [wire_id for wire_id in dict.fromkeys([*batch.tenants, *source.tenants_served]) if wire_id]
+    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters))
+    earlier = await earlier_verdicts(conn, batch, count=placement.skip, tenant_ids=names.tenants(batch))
     if placement.behind:
         await see_producer(conn, source.producer_id)
         at = await position(conn, source.producer_id, committed_seq=producer.committed_seq, h=producer.h, now=now)
-        return AppendOutcome(position=at, trimmed=placement.skip)
-    served = [wire_id for wire_id in dict.fromkeys([*batch.tenants, *source.tenants_served]) if wire_id]
-    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters))
+        return AppendOutcome(position=at, trimmed=placement.skip, verdicts=tuple(earlier))
     done = _Done()
     if batch.last_seq > producer.committed_seq:
         done = await _commit_entries(conn, batch, producer, skip=placement.skip, names=names, now=now, stream=stream)
@@ -112,6 +117,7 @@ async def append_batch(
         conflicts=done.conflicts,
         quarantined=done.quarantined,
         trimmed=placement.skip,
+        verdicts=(*earlier, *done.verdicts),
     )
 
 
@@ -121,6 +127,7 @@ class _Done:
     duplicates: int = 0
     conflicts: int = 0
     quarantined: int = 0
+    verdicts: Sequence[Verdict] = ()
 
 
 async def _commit_entries(
@@ -169,7 +176,13 @@ async def _commit_entries(
         committed_us=to_us(now),
     )
     await add_link(conn, body, stream=stream)
-    return _Done(stored=body.stored, duplicates=body.duplicates, conflicts=body.conflicts, quarantined=body.quarantined)
+    return _Done(
+        stored=body.stored,
+        duplicates=body.duplicates,
+        conflicts=body.conflicts,
+        quarantined=body.quarantined,
+        verdicts=verdicts_of(batch, refused, taken),
+    )
 
 
 async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, names: _Names, now: datetime) -> None:
@@ -207,7 +220,7 @@ async def _claim(
     records = batch.records.take(places)
     claim = IdClaim(
         batch_id=batch_id,
-        tenant_ids=[names.tenant(wire_id) for wire_id in batch.tenants],
+        tenant_ids=names.tenants(batch),
         tenant=records.tenant,
         ids=records.ids,
         seqs=records.seqs,
@@ -218,7 +231,7 @@ async def _claim(
 
 async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> bytes:
     """Store records and what is derived of them; give the digest of the rows."""
-    tenant_ids = [names.tenant(wire_id) for wire_id in batch.tenants]
+    tenant_ids = names.tenants(batch)
     await share_tenants(conn, [tenant_ids[at] for at in sorted(set(records.tenant))])
     segments = await _stamp(conn, records, tenant_ids)
     # A shape that only refused records have may hold unknown meters: nobody points at it.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.usage import Problem
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage import Hole
+    from tollkeeper_ledger.domain.usage_batch import Records
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -154,12 +156,38 @@ async def add_quarantine(
 
 async def audit_holes(conn: Connection, holes: Sequence[Hole], *, producer_id: UUID, now: datetime) -> None:
     """Note in the audit log that sequence numbers were taken by damage."""
-    said = [
-        json.dumps({"first_seq": hole.first_seq, "last_seq": hole.last_seq, "reason": hole.reason.replace("\0", "?")})
-        for hole in holes
-    ]
+    said = [json.dumps(_said(hole)) for hole in holes]
     subjects = [f"producer/{producer_id.hex}/{hole.first_seq}" for hole in holes]
     await conn.execute(sql("usage.audit_holes"), now, f"producer/{producer_id.hex}", subjects, said)
+
+
+def _said(hole: Hole) -> dict[str, object]:
+    told: dict[str, object] = {
+        "first_seq": hole.first_seq,
+        "last_seq": hole.last_seq,
+        "reason": hole.reason.replace("\0", "?"),
+    }
+    return {**told, "content_hash": hole.content_hash.hex()} if hole.content_hash else told
+
+
+async def find_quarantined(
+    conn: Connection, producer_id: UUID, *, tenant_ids: Sequence[UUID], first_seq: int, last_seq: int
+) -> dict[int, Problem]:
+    """Give why records of a producer were refused, by number, both ends included."""
+    rows = await conn.fetch(sql("usage.quarantined"), producer_id, tenant_ids, first_seq, last_seq)
+    return {row["seq"]: Problem(row["reason"], row["field"]) for row in rows}
+
+
+async def find_taken(
+    conn: Connection, producer_id: UUID, *, tenant_ids: Sequence[UUID], records: Records
+) -> Sequence[int]:
+    """Give the numbers of those committed records of a producer whose id is kept for another record."""
+    text, separator = _joined(records.ids)
+    tenant = _literal([place + 1 for place in records.tenant])
+    rows = await conn.fetch(
+        sql("usage.taken_elsewhere"), tenant_ids, tenant, text, separator, _literal(records.seqs), producer_id
+    )
+    return [row["seq"] for row in rows]
 
 
 async def make_month(conn: Connection, month: date) -> None:

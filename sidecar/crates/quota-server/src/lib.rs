@@ -45,6 +45,7 @@ mod snapshot;
 mod stats;
 mod token;
 pub mod transport;
+mod verdicts;
 
 pub use outbox::Outbox;
 pub use runtime::{BadAnswers, DataPlane, StartError};

@@ -165,7 +165,7 @@ impl DataPlane {
             Duration::from_micros(config.ledger_budget_us),
         ));
         restore(&service, &recovered);
-        let shipping = Shipping::of(shipper(&config, &log, &recovered, holder).telling(ended));
+        let shipping = Shipping::of(shipper(&config, &log, &recovered, &service).telling(ended));
         let (answers_sender, answers) = mpsc::channel(ANSWERS_WAITING);
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let work = Work {
@@ -275,6 +275,8 @@ impl DataPlane {
                 "forked": shipped.forked,
                 "rewinds": shipped.rewinds,
                 "lost": shipped.lost,
+                "answers_lost": shipped.answers_lost,
+                "skipped": shipped.skipped,
                 "refused_seq": shipped.refused_seq,
                 "last_error": shipped.last_error,
             }),
@@ -360,9 +362,10 @@ fn open_log(
     Ok(UsageLog::open(layout, Arc::new(payload_hash))?)
 }
 
-fn shipper(config: &Config, log: &UsageLog, recovered: &Recovered, holder: Holder) -> Shipper {
+fn shipper(config: &Config, log: &UsageLog, recovered: &Recovered, service: &Service) -> Shipper {
     let interval_us = config.ship_interval_ms.saturating_mul(1_000);
-    Shipper::new(log.clone(), recovered, holder.0, interval_us)
+    let holder = service.hub.holder().0;
+    Shipper::new(log.clone(), recovered, holder, interval_us).hearing(service.verdicts.clone())
 }
 
 fn new_producer(randomness: &mut SystemRandomness) -> io::Result<NewProducer> {

@@ -24,6 +24,7 @@ use crate::{
     replay::Replay,
     reservations::Reservations,
     stats::Stats,
+    verdicts::Verdicts,
 };
 
 /// From this fill on only what ends reservations is written.
@@ -36,6 +37,7 @@ pub struct Service {
     pub(crate) stats: Arc<Stats>,
     pub(crate) replay: Mutex<Replay>,
     pub(crate) recent: Mutex<Recent>,
+    pub(crate) verdicts: Verdicts,
     pub(crate) reservations: Mutex<Reservations>,
     ids: Mutex<Ids>,
     ledger_budget: Duration,
@@ -56,6 +58,7 @@ impl Service {
             stats,
             replay: Mutex::default(),
             recent: Mutex::default(),
+            verdicts: Verdicts::default(),
             reservations: Mutex::default(),
             ids: Mutex::new(Ids::new(randomness)),
             ledger_budget,

@@ -11,9 +11,12 @@ mod support;
 use std::time::Duration;
 
 use prost_types::Timestamp;
-use quota_proto::quota::{
-    Acknowledgement, CheckQuotaRequest, Quantity, RecordOutcome, RecordResult, RecordUsageRequest,
-    RecordUsageResponse, UsageRecord,
+use quota_proto::{
+    ledger::RecordVerdict,
+    quota::{
+        Acknowledgement, CheckQuotaRequest, Quantity, RecordOutcome, RecordResult,
+        RecordUsageRequest, RecordUsageResponse, UsageRecord,
+    },
 };
 use support::{
     Plane, Script,
@@ -89,6 +92,47 @@ async fn each_record_has_its_own_result() {
     assert_eq!(
         vec![Duplicate],
         outcomes(&recorded(&plane, vec![record("a", 1)]).await)
+    );
+}
+
+/// Who waits for the ledger hears of each record that it refused, with reason and field, and so does who repeats it.
+#[tokio::test]
+async fn a_quarantined_record_is_no_success() {
+    use RecordOutcome::{Duplicate, Invalid, Recorded};
+    let folder = tempdir().unwrap();
+    let refused = RecordVerdict {
+        outcome: RecordOutcome::Invalid.into(),
+        reason: "TOO_LATE".into(),
+        field: "event_time_us".into(),
+        ..Default::default()
+    };
+    let script = Script {
+        verdicts: [("late".to_owned(), refused)].into(),
+        ..Script::with_amount(10)
+    };
+    let plane = Plane::start(&folder, script).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let request = RecordUsageRequest {
+            records: vec![record("fine", 1), record("late", 1)],
+            acknowledgement: Acknowledgement::Ledger.into(),
+        };
+        let answer: RecordUsageResponse = plane.client.call("RecordUsage", request).await.unwrap();
+        let late = answer.results[1].clone();
+        assert_eq!(
+            ("TOO_LATE", "records[1].event_time_us"),
+            (&*late.reason, &*late.field),
+            "{late:?}"
+        );
+        seen.push(outcomes(&answer.results));
+    }
+    assert_eq!(
+        vec![vec![Recorded, Invalid], vec![Duplicate, Invalid]],
+        seen
+    );
+    assert_eq!(
+        vec![Invalid],
+        outcomes(&recorded(&plane, vec![record("late", 1)]).await)
     );
 }
 

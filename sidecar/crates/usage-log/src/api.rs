@@ -98,6 +98,14 @@ pub struct Position {
     pub(crate) usage: u64,
 }
 
+impl Position {
+    /// Returns how many usage records this process had appended up to this entry: a usage record's own number.
+    #[must_use]
+    pub fn record_number(self) -> u64 {
+        self.usage
+    }
+}
+
 /// Something that outlives its segment: an open reservation or a mark.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {

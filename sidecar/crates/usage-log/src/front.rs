@@ -241,6 +241,14 @@ impl Front {
         state.committed_waiters.insert((position.usage, id), notify);
     }
 
+    /// Tells the number in this process of the record that has a sequence number.
+    pub(crate) fn record_number(&self, seq: u64) -> Option<u64> {
+        let number = i64::try_from(seq)
+            .ok()?
+            .checked_sub(self.state.lock().base)?;
+        u64::try_from(number).ok().filter(|number| *number > 0)
+    }
+
     /// Notes what the ledger has and calls back who waits for it.
     pub(crate) fn set_committed(&self, committed: Committed) {
         let mut state = self.state.lock();

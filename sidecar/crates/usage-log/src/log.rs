@@ -126,6 +126,13 @@ impl UsageLog {
         self.shared.front.on_committed(position, notify);
     }
 
+    /// Tells which usage record of this process has a sequence number now, as [`Position::record_number`]; none where
+    /// another process appended it.
+    #[must_use]
+    pub fn record_number(&self, seq: u64) -> Option<u64> {
+        self.shared.front.record_number(seq)
+    }
+
     /// Reads durable entries from a sequence number on: at most so many, and until their payloads reach so many bytes
     /// (at least one entry).
     ///

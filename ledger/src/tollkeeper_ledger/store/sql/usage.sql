@@ -77,6 +77,22 @@ JOIN usage_id known ON known.tenant_id = ($1::uuid[])[record.tenant] AND known.i
 WHERE known.batch_id <> $7::bigint OR known.seq <> record.seq
 ORDER BY place;
 
+-- name: quarantined
+-- Gives why a producer's records were refused. $1 producer id, $2 tenant ids, $3 first and $4 last seq.
+SELECT seq, reason, field FROM usage_quarantine
+WHERE tenant_id = ANY ($2::uuid[]) AND producer_id = $1 AND seq BETWEEN $3 AND $4;
+
+-- name: taken_elsewhere
+-- Gives which of a producer's committed records have an id that is kept for another record. $1 tenant ids, $2 per
+-- record its place in $1, $3 ids, $4 separator, $5 seqs, $6 producer id.
+SELECT record.seq
+FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+  AS record (tenant, id, seq)
+JOIN usage_id known ON known.tenant_id = ($1::uuid[])[record.tenant] AND known.id = record.id
+JOIN usage_chain link ON link.batch_id = known.batch_id
+WHERE known.seq <> record.seq OR link.producer_id <> $6::uuid
+ORDER BY record.seq;
+
 -- name: add_records
 -- Stores records. $1 tenant ids, $2 segment ids, $3 flags, $4 per record its place in $1 to $3; $5 meter ids of each
 -- shape as array literals, $6 per record its place in $5; $7 ids, $8 separator, $9 seqs, $10 event times and

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from tollkeeper.quota.v1 import quota_pb2 as tollkeeper_dot_quota_dot_v1_dot_quota__pb2
+from tollkeeper.quota.v1 import usage_pb2 as tollkeeper_dot_quota_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollkeeper/ledger/v1/usage.proto\x12\x14tollkeeper.ledger.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollkeeper/quota/v1/quota.proto\"Q\n\x10VoidUsageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\":\n\x11VoidUsageResponse\x12\x0e\n\x06voided\x18\x01 \x01(\r\x12\x15\n\rvoided_before\x18\x02 \x01(\r\"\x89\x01\n\x13OpenProducerRequest\x12\x13\n\x0bproducer_id\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\r\x12\x15\n\rended_holders\x18\x05 \x03(\x0c\x12\x11\n\tended_seq\x18\x06 \x01(\x04\"J\n\x14OpenProducerResponse\x12\x15\n\rcommitted_seq\x18\x01 \x01(\x04\x12\t\n\x01h\x18\x02 \x01(\x0c\x12\x10\n\x08safe_seq\x18\x03 \x01(\x04\"\x97\x02\n\x12\x41ppendUsageRequest\x12\x13\n\x0bproducer_id\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r\x12\x11\n\tfirst_seq\x18\x04 \x01(\x04\x12\x10\n\x08h_before\x18\x05 \x01(\x0c\x12\x33\n\x07records\x18\x06 \x01(\x0b\x32\".tollkeeper.ledger.v1.UsageColumns\x12.\n\x05holes\x18\x07 \x03(\x0b\x32\x1f.tollkeeper.ledger.v1.UsageHole\x12\x14\n\x0cwatermark_us\x18\x08 \x01(\x03\x12\x16\n\x0etenants_served\x18\t \x03(\t\x12\x0f\n\x07\x63losing\x18\n \x01(\x08\"@\n\tUsageHole\x12\x11\n\tfirst_seq\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xde\x03\n\x0cUsageColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x0e\n\x06meters\x18\x02 \x03(\t\x12\x17\n\x0f\x61ttribute_names\x18\x03 \x03(\t\x12\x18\n\x10\x61ttribute_values\x18\x04 \x03(\t\x12\x0b\n\x03ids\x18\x05 \x03(\t\x12\x0e\n\x06tenant\x18\x06 \x03(\r\x12\x15\n\revent_time_us\x18\x07 \x03(\x12\x12\x13\n\x0breceived_us\x18\x08 \x03(\x12\x12\r\n\x05\x66lags\x18\t \x03(\r\x12\x16\n\x0equantity_count\x18\n \x03(\r\x12\x17\n\x0f\x61ttribute_count\x18\x0b \x03(\r\x12\r\n\x05meter\x18\x0c \x03(\r\x12\r\n\x05units\x18\r \x03(\x03\x12\x16\n\x0e\x61ttribute_name\x18\x0e \x03(\r\x12\x17\n\x0f\x61ttribute_value\x18\x0f \x03(\r\x12\r\n\x05homes\x18\x10 \x03(\x0c\x12\x0c\n\x04home\x18\x11 \x03(\r\x12\x34\n\x0blevel_names\x18\x12 \x03(\x0b\x32\x1f.tollkeeper.ledger.v1.LevelName\x12\x15\n\rlevel_holders\x18\x13 \x03(\x0c\x12\x38\n\rlevel_changes\x18\x14 \x03(\x0b\x32!.tollkeeper.ledger.v1.LevelChange\"<\n\tLevelName\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x10\n\x08key_hash\x18\x03 \x01(\x0c\"Y\n\x0bLevelChange\x12\x0e\n\x06record\x18\x01 \x01(\r\x12\r\n\x05level\x18\x02 \x01(\r\x12\x0e\n\x06holder\x18\x03 \x01(\r\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x0c\n\x04over\x18\x05 \x01(\x03\"\xa6\x01\n\x13\x41ppendUsageResponse\x12\x15\n\rcommitted_seq\x18\x01 \x01(\x04\x12\t\n\x01h\x18\x02 \x01(\x0c\x12\x10\n\x08safe_seq\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\r\x12\x12\n\nduplicates\x18\x05 \x01(\r\x12\x11\n\tconflicts\x18\x06 \x01(\r\x12\x13\n\x0bquarantined\x18\x07 \x01(\r\x12\x0f\n\x07trimmed\x18\x08 \x01(\r*\xc0\x01\n\nRecordFlag\x12\x1b\n\x17RECORD_FLAG_UNSPECIFIED\x10\x00\x12\x19\n\x15RECORD_FLAG_SYSTEM_ID\x10\x01\x12\x16\n\x12RECORD_FLAG_EXCESS\x10\x02\x12\x17\n\x13RECORD_FLAG_EXPIRED\x10\x04\x12\x19\n\x15RECORD_FLAG_UNCOVERED\x10\x08\x12\x18\n\x14RECORD_FLAG_DECREASE\x10\x10\x12\x14\n\x10RECORD_FLAG_VOID\x10 2\x9a\x05\n\x0cUsageService\x12\x65\n\x0cOpenProducer\x12).tollkeeper.ledger.v1.OpenProducerRequest\x1a*.tollkeeper.ledger.v1.OpenProducerResponse\x12\x62\n\x0b\x41ppendUsage\x12(.tollkeeper.ledger.v1.AppendUsageRequest\x1a).tollkeeper.ledger.v1.AppendUsageResponse\x12\x96\x01\n\x11SettleReservation\x12-.tollkeeper.quota.v1.SettleReservationRequest\x1a..tollkeeper.quota.v1.SettleReservationResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/reservations:settle:\x01*\x12\x9a\x01\n\x12ReleaseReservation\x12..tollkeeper.quota.v1.ReleaseReservationRequest\x1a/.tollkeeper.quota.v1.ReleaseReservationResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/reservations:release:\x01*\x12\x88\x01\n\tVoidUsage\x12&.tollkeeper.ledger.v1.VoidUsageRequest\x1a\'.tollkeeper.ledger.v1.VoidUsageResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/tenants/{tenant}/usage:void:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollkeeper/ledger/v1/usage.proto\x12\x14tollkeeper.ledger.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ftollkeeper/quota/v1/quota.proto\x1a\x1ftollkeeper/quota/v1/usage.proto\"Q\n\x10VoidUsageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0b\n\x03ids\x18\x03 \x03(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\":\n\x11VoidUsageResponse\x12\x0e\n\x06voided\x18\x01 \x01(\r\x12\x15\n\rvoided_before\x18\x02 \x01(\r\"\x89\x01\n\x13OpenProducerRequest\x12\x13\n\x0bproducer_id\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06holder\x18\x03 \x01(\x0c\x12\x0e\n\x06\x66ormat\x18\x04 \x01(\r\x12\x15\n\rended_holders\x18\x05 \x03(\x0c\x12\x11\n\tended_seq\x18\x06 \x01(\x04\"J\n\x14OpenProducerResponse\x12\x15\n\rcommitted_seq\x18\x01 \x01(\x04\x12\t\n\x01h\x18\x02 \x01(\x0c\x12\x10\n\x08safe_seq\x18\x03 \x01(\x04\"\x97\x02\n\x12\x41ppendUsageRequest\x12\x13\n\x0bproducer_id\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r\x12\x11\n\tfirst_seq\x18\x04 \x01(\x04\x12\x10\n\x08h_before\x18\x05 \x01(\x0c\x12\x33\n\x07records\x18\x06 \x01(\x0b\x32\".tollkeeper.ledger.v1.UsageColumns\x12.\n\x05holes\x18\x07 \x03(\x0b\x32\x1f.tollkeeper.ledger.v1.UsageHole\x12\x14\n\x0cwatermark_us\x18\x08 \x01(\x03\x12\x16\n\x0etenants_served\x18\t \x03(\t\x12\x0f\n\x07\x63losing\x18\n \x01(\x08\"V\n\tUsageHole\x12\x11\n\tfirst_seq\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_hash\x18\x04 \x01(\x0c\"\xde\x03\n\x0cUsageColumns\x12\x0f\n\x07tenants\x18\x01 \x03(\t\x12\x0e\n\x06meters\x18\x02 \x03(\t\x12\x17\n\x0f\x61ttribute_names\x18\x03 \x03(\t\x12\x18\n\x10\x61ttribute_values\x18\x04 \x03(\t\x12\x0b\n\x03ids\x18\x05 \x03(\t\x12\x0e\n\x06tenant\x18\x06 \x03(\r\x12\x15\n\revent_time_us\x18\x07 \x03(\x12\x12\x13\n\x0breceived_us\x18\x08 \x03(\x12\x12\r\n\x05\x66lags\x18\t \x03(\r\x12\x16\n\x0equantity_count\x18\n \x03(\r\x12\x17\n\x0f\x61ttribute_count\x18\x0b \x03(\r\x12\r\n\x05meter\x18\x0c \x03(\r\x12\r\n\x05units\x18\r \x03(\x03\x12\x16\n\x0e\x61ttribute_name\x18\x0e \x03(\r\x12\x17\n\x0f\x61ttribute_value\x18\x0f \x03(\r\x12\r\n\x05homes\x18\x10 \x03(\x0c\x12\x0c\n\x04home\x18\x11 \x03(\r\x12\x34\n\x0blevel_names\x18\x12 \x03(\x0b\x32\x1f.tollkeeper.ledger.v1.LevelName\x12\x15\n\rlevel_holders\x18\x13 \x03(\x0c\x12\x38\n\rlevel_changes\x18\x14 \x03(\x0b\x32!.tollkeeper.ledger.v1.LevelChange\"<\n\tLevelName\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\x12\x10\n\x08key_hash\x18\x03 \x01(\x0c\"Y\n\x0bLevelChange\x12\x0e\n\x06record\x18\x01 \x01(\r\x12\r\n\x05level\x18\x02 \x01(\r\x12\x0e\n\x06holder\x18\x03 \x01(\r\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x0c\n\x04over\x18\x05 \x01(\x03\"\xdd\x01\n\x13\x41ppendUsageResponse\x12\x15\n\rcommitted_seq\x18\x01 \x01(\x04\x12\t\n\x01h\x18\x02 \x01(\x0c\x12\x10\n\x08safe_seq\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\r\x12\x12\n\nduplicates\x18\x05 \x01(\r\x12\x11\n\tconflicts\x18\x06 \x01(\r\x12\x13\n\x0bquarantined\x18\x07 \x01(\r\x12\x0f\n\x07trimmed\x18\x08 \x01(\r\x12\x35\n\x08verdicts\x18\t \x03(\x0b\x32#.tollkeeper.ledger.v1.RecordVerdict\"p\n\rRecordVerdict\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x33\n\x07outcome\x18\x02 \x01(\x0e\x32\".tollkeeper.quota.v1.RecordOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t*\xc0\x01\n\nRecordFlag\x12\x1b\n\x17RECORD_FLAG_UNSPECIFIED\x10\x00\x12\x19\n\x15RECORD_FLAG_SYSTEM_ID\x10\x01\x12\x16\n\x12RECORD_FLAG_EXCESS\x10\x02\x12\x17\n\x13RECORD_FLAG_EXPIRED\x10\x04\x12\x19\n\x15RECORD_FLAG_UNCOVERED\x10\x08\x12\x18\n\x14RECORD_FLAG_DECREASE\x10\x10\x12\x14\n\x10RECORD_FLAG_VOID\x10 2\x9a\x05\n\x0cUsageService\x12\x65\n\x0cOpenProducer\x12).tollkeeper.ledger.v1.OpenProducerRequest\x1a*.tollkeeper.ledger.v1.OpenProducerResponse\x12\x62\n\x0b\x41ppendUsage\x12(.tollkeeper.ledger.v1.AppendUsageRequest\x1a).tollkeeper.ledger.v1.AppendUsageResponse\x12\x96\x01\n\x11SettleReservation\x12-.tollkeeper.quota.v1.SettleReservationRequest\x1a..tollkeeper.quota.v1.SettleReservationResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/reservations:settle:\x01*\x12\x9a\x01\n\x12ReleaseReservation\x12..tollkeeper.quota.v1.ReleaseReservationRequest\x1a/.tollkeeper.quota.v1.ReleaseReservationResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/reservations:release:\x01*\x12\x88\x01\n\tVoidUsage\x12&.tollkeeper.ledger.v1.VoidUsageRequest\x1a\'.tollkeeper.ledger.v1.VoidUsageResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/tenants/{tenant}/usage:void:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,28 +40,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGESERVICE'].methods_by_name['ReleaseReservation']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/reservations:release:\001*'
   _globals['_USAGESERVICE'].methods_by_name['VoidUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['VoidUsage']._serialized_options = b'\202\323\344\223\002$\"\037/v1/tenants/{tenant}/usage:void:\001*'
-  _globals['_RECORDFLAG']._serialized_start=1632
-  _globals['_RECORDFLAG']._serialized_end=1824
-  _globals['_VOIDUSAGEREQUEST']._serialized_start=121
-  _globals['_VOIDUSAGEREQUEST']._serialized_end=202
-  _globals['_VOIDUSAGERESPONSE']._serialized_start=204
-  _globals['_VOIDUSAGERESPONSE']._serialized_end=262
-  _globals['_OPENPRODUCERREQUEST']._serialized_start=265
-  _globals['_OPENPRODUCERREQUEST']._serialized_end=402
-  _globals['_OPENPRODUCERRESPONSE']._serialized_start=404
-  _globals['_OPENPRODUCERRESPONSE']._serialized_end=478
-  _globals['_APPENDUSAGEREQUEST']._serialized_start=481
-  _globals['_APPENDUSAGEREQUEST']._serialized_end=760
-  _globals['_USAGEHOLE']._serialized_start=762
-  _globals['_USAGEHOLE']._serialized_end=826
-  _globals['_USAGECOLUMNS']._serialized_start=829
-  _globals['_USAGECOLUMNS']._serialized_end=1307
-  _globals['_LEVELNAME']._serialized_start=1309
-  _globals['_LEVELNAME']._serialized_end=1369
-  _globals['_LEVELCHANGE']._serialized_start=1371
-  _globals['_LEVELCHANGE']._serialized_end=1460
-  _globals['_APPENDUSAGERESPONSE']._serialized_start=1463
-  _globals['_APPENDUSAGERESPONSE']._serialized_end=1629
-  _globals['_USAGESERVICE']._serialized_start=1827
-  _globals['_USAGESERVICE']._serialized_end=2493
+  _globals['_RECORDFLAG']._serialized_start=1856
+  _globals['_RECORDFLAG']._serialized_end=2048
+  _globals['_VOIDUSAGEREQUEST']._serialized_start=154
+  _globals['_VOIDUSAGEREQUEST']._serialized_end=235
+  _globals['_VOIDUSAGERESPONSE']._serialized_start=237
+  _globals['_VOIDUSAGERESPONSE']._serialized_end=295
+  _globals['_OPENPRODUCERREQUEST']._serialized_start=298
+  _globals['_OPENPRODUCERREQUEST']._serialized_end=435
+  _globals['_OPENPRODUCERRESPONSE']._serialized_start=437
+  _globals['_OPENPRODUCERRESPONSE']._serialized_end=511
+  _globals['_APPENDUSAGEREQUEST']._serialized_start=514
+  _globals['_APPENDUSAGEREQUEST']._serialized_end=793
+  _globals['_USAGEHOLE']._serialized_start=795
+  _globals['_USAGEHOLE']._serialized_end=881
+  _globals['_USAGECOLUMNS']._serialized_start=884
+  _globals['_USAGECOLUMNS']._serialized_end=1362
+  _globals['_LEVELNAME']._serialized_start=1364
+  _globals['_LEVELNAME']._serialized_end=1424
+  _globals['_LEVELCHANGE']._serialized_start=1426
+  _globals['_LEVELCHANGE']._serialized_end=1515
+  _globals['_APPENDUSAGERESPONSE']._serialized_start=1518
+  _globals['_APPENDUSAGERESPONSE']._serialized_end=1739
+  _globals['_RECORDVERDICT']._serialized_start=1741
+  _globals['_RECORDVERDICT']._serialized_end=1853
+  _globals['_USAGESERVICE']._serialized_start=2051
+  _globals['_USAGESERVICE']._serialized_end=2717
 # @@protoc_insertion_point(module_scope)

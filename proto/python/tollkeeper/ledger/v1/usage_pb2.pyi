@@ -11,7 +11,7 @@ then its bytes; an integer is 8 bytes little-endian; a count is u32 little-endia
   1 as u32 then event time in microseconds (integer) - or 0 as u32 alone where the system made the id.
 Chain: h(0) = SHA-256(producer id), h(n) = SHA-256(h(n-1), content hash of entry n).
 An entry that is a hole has the content hash SHA-256("tollkeeper.hole.v1", first, last) over its 8-byte numbers and
-counts once for the whole hole.
+counts once for the whole hole, unless it says the content hash of the one entry that it stands for.
 """
 
 from collections import abc as _abc
@@ -19,6 +19,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollkeeper.quota.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -281,22 +282,28 @@ class UsageHole(_message.Message):
     FIRST_SEQ_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
     first_seq: _builtins.int
     """First sequence number."""
     last_seq: _builtins.int
     """Last sequence number."""
     reason: _builtins.str
     """Why: for example `CRC`."""
+    content_hash: _builtins.bytes
+    """32 bytes where the entry is intact but the ledger can't take it as a record: its content hash, which stands for it
+    in h, so that no history forks over it. first_seq = last_seq then.
+    """
     def __init__(
         self,
         *,
         first_seq: _builtins.int = ...,
         last_seq: _builtins.int = ...,
         reason: _builtins.str = ...,
+        content_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_seq", b"first_seq", "last_seq", b"last_seq", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "first_seq", b"first_seq", "last_seq", b"last_seq", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -524,6 +531,7 @@ class AppendUsageResponse(_message.Message):
     CONFLICTS_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
     TRIMMED_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     committed_seq: _builtins.int
     """Last sequence number committed."""
     h: _builtins.bytes
@@ -540,6 +548,12 @@ class AppendUsageResponse(_message.Message):
     """Records quarantined for another reason."""
     trimmed: _builtins.int
     """Records of this batch that an earlier batch had committed already."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVerdict]:
+        """What was decided of those records of this batch that are not stored under their number, by number ascending: by this
+        append, or by the earlier one that committed them. A committed record that is not named here is stored.
+        """
+
     def __init__(
         self,
         *,
@@ -551,11 +565,46 @@ class AppendUsageResponse(_message.Message):
         conflicts: _builtins.int = ...,
         quarantined: _builtins.int = ...,
         trimmed: _builtins.int = ...,
+        verdicts: _abc.Iterable[Global___RecordVerdict] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_seq", b"committed_seq", "conflicts", b"conflicts", "duplicates", b"duplicates", "h", b"h", "quarantined", b"quarantined", "safe_seq", b"safe_seq", "stored", b"stored", "trimmed", b"trimmed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_seq", b"committed_seq", "conflicts", b"conflicts", "duplicates", b"duplicates", "h", b"h", "quarantined", b"quarantined", "safe_seq", b"safe_seq", "stored", b"stored", "trimmed", b"trimmed", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendUsageResponse: _TypeAlias = AppendUsageResponse  # noqa: Y015
+
+@_typing.final
+class RecordVerdict(_message.Message):
+    """Why a record is not stored under its number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """Sequence number."""
+    outcome: _usage_pb2.RecordOutcome.ValueType
+    """DUPLICATE, CONFLICT, or INVALID where another rule sent it to quarantine."""
+    reason: _builtins.str
+    """INVALID only: stable reason, for example `TOO_LATE`."""
+    field: _builtins.str
+    """INVALID only: path of the offending field within the record; empty for the whole record."""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        outcome: _usage_pb2.RecordOutcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "outcome", b"outcome", "reason", b"reason", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordVerdict: _TypeAlias = RecordVerdict  # noqa: Y015

@@ -11,7 +11,7 @@ then its bytes; an integer is 8 bytes little-endian; a count is u32 little-endia
   1 as u32 then event time in microseconds (integer) - or 0 as u32 alone where the system made the id.
 Chain: h(0) = SHA-256(producer id), h(n) = SHA-256(h(n-1), content hash of entry n).
 An entry that is a hole has the content hash SHA-256("tollkeeper.hole.v1", first, last) over its 8-byte numbers and
-counts once for the whole hole.
+counts once for the whole hole, unless it says the content hash of the one entry that it stands for.
 """
 
 from collections import abc as _abc

@@ -31,7 +31,7 @@ class _AcknowledgementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ackno
     ACKNOWLEDGEMENT_LOCAL: _Acknowledgement.ValueType  # 1
     """Synced to the usage log on this node: survives the death of the process, not the loss of the volume."""
     ACKNOWLEDGEMENT_LEDGER: _Acknowledgement.ValueType  # 2
-    """Committed in the ledger's database."""
+    """Judged by the ledger and, where the result is RECORDED or DUPLICATE, committed in its database."""
 
 class Acknowledgement(_Acknowledgement, metaclass=_AcknowledgementEnumTypeWrapper):
     """Where a record must be before it is acknowledged."""
@@ -41,7 +41,7 @@ ACKNOWLEDGEMENT_UNSPECIFIED: Acknowledgement.ValueType  # 0
 ACKNOWLEDGEMENT_LOCAL: Acknowledgement.ValueType  # 1
 """Synced to the usage log on this node: survives the death of the process, not the loss of the volume."""
 ACKNOWLEDGEMENT_LEDGER: Acknowledgement.ValueType  # 2
-"""Committed in the ledger's database."""
+"""Judged by the ledger and, where the result is RECORDED or DUPLICATE, committed in its database."""
 Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 class _RecordOutcome:
@@ -62,7 +62,9 @@ class _RecordOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordO
     """The record breaks a rule; field, message and remedy say which."""
 
 class RecordOutcome(_RecordOutcome, metaclass=_RecordOutcomeEnumTypeWrapper):
-    """What became of one record."""
+    """What became of one record. After LOCAL only this sidecar's own records are known here; after LEDGER it is the ledger's
+    verdict, whoever recorded the id first.
+    """
 
 RECORD_OUTCOME_UNSPECIFIED: RecordOutcome.ValueType  # 0
 """Never sent."""
@@ -212,7 +214,9 @@ class RecordResult(_message.Message):
     id: _builtins.str
     """The id it is known by, made by the sidecar where the caller gave none."""
     reason: _builtins.str
-    """INVALID only: stable reason, a name of ErrorReason without its prefix."""
+    """INVALID only: stable reason, a name of ErrorReason without its prefix, or of the ledger's quarantine: TOO_LATE,
+    TOO_EARLY, DEDUP_EXPIRED, UNSTORABLE.
+    """
     field: _builtins.str
     """INVALID only: path of the offending field, for example `records[3].quantities[0].units`."""
     message: _builtins.str

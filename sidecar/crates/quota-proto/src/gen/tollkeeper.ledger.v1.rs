@@ -1474,6 +1474,10 @@ pub struct UsageHole {
     /// Why: for example `CRC`.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// 32 bytes where the entry is intact but the ledger can't take it as a record: its content hash, which stands for it
+    /// in h, so that no history forks over it. first_seq = last_seq then.
+    #[prost(bytes = "vec", tag = "4")]
+    pub content_hash: ::prost::alloc::vec::Vec<u8>,
 }
 /// Records as columns: dictionaries, then one value per record, quantity or attribute.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1573,7 +1577,7 @@ pub struct LevelChange {
     pub over: i64,
 }
 /// What was committed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppendUsageResponse {
     /// Last sequence number committed.
     #[prost(uint64, tag = "1")]
@@ -1599,6 +1603,26 @@ pub struct AppendUsageResponse {
     /// Records of this batch that an earlier batch had committed already.
     #[prost(uint32, tag = "8")]
     pub trimmed: u32,
+    /// What was decided of those records of this batch that are not stored under their number, by number ascending: by this
+    /// append, or by the earlier one that committed them. A committed record that is not named here is stored.
+    #[prost(message, repeated, tag = "9")]
+    pub verdicts: ::prost::alloc::vec::Vec<RecordVerdict>,
+}
+/// Why a record is not stored under its number.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordVerdict {
+    /// Sequence number.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// DUPLICATE, CONFLICT, or INVALID where another rule sent it to quarantine.
+    #[prost(enumeration = "super::super::quota::v1::RecordOutcome", tag = "2")]
+    pub outcome: i32,
+    /// INVALID only: stable reason, for example `TOO_LATE`.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// INVALID only: path of the offending field within the record; empty for the whole record.
+    #[prost(string, tag = "4")]
+    pub field: ::prost::alloc::string::String,
 }
 /// Bits of UsageColumns.flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

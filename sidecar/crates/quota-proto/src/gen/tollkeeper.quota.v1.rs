@@ -354,7 +354,8 @@ pub struct RecordResult {
     /// The id it is known by, made by the sidecar where the caller gave none.
     #[prost(string, tag = "2")]
     pub id: ::prost::alloc::string::String,
-    /// INVALID only: stable reason, a name of ErrorReason without its prefix.
+    /// INVALID only: stable reason, a name of ErrorReason without its prefix, or of the ledger's quarantine: TOO_LATE,
+    /// TOO_EARLY, DEDUP_EXPIRED, UNSTORABLE.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
     /// INVALID only: path of the offending field, for example `records\[3\].quantities\[0\].units`.
@@ -379,7 +380,7 @@ pub enum Acknowledgement {
     Unspecified = 0,
     /// Synced to the usage log on this node: survives the death of the process, not the loss of the volume.
     Local = 1,
-    /// Committed in the ledger's database.
+    /// Judged by the ledger and, where the result is RECORDED or DUPLICATE, committed in its database.
     Ledger = 2,
 }
 impl Acknowledgement {
@@ -404,7 +405,8 @@ impl Acknowledgement {
         }
     }
 }
-/// What became of one record.
+/// What became of one record. After LOCAL only this sidecar's own records are known here; after LEDGER it is the ledger's
+/// verdict, whoever recorded the id first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RecordOutcome {

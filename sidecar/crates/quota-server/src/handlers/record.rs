@@ -77,7 +77,7 @@ async fn record_all(
     // Read only now: between the receive time and the append nothing may be waited for, or a watermark could overtake.
     let now = service.hub.now()?;
     let mut appended = Appended::default();
-    let results = append_all(service, parsed, &known, now, &mut appended);
+    let results = append_all(service, parsed, &known, now, to_ledger, &mut appended);
     let outcome = match (&results, appended.last) {
         (Ok(_), Some(last)) => acknowledged(service, last, to_ledger, deadline).await,
         _ => Ok(()),
@@ -96,8 +96,48 @@ async fn record_all(
         }
     };
     service.stats.recorded(appended.count);
-    Ok(RecordUsageResponse { results })
+    let judged = results
+        .into_iter()
+        .enumerate()
+        .map(|(index, (result, position))| judged(service, index, result, position));
+    Ok(RecordUsageResponse {
+        results: judged.collect(),
+    })
 }
+
+/// Tells what the ledger said of a record where it was not stored; what was only meant to be is no result.
+fn judged(
+    service: &Service,
+    index: usize,
+    result: RecordResult,
+    position: Option<Position>,
+) -> RecordResult {
+    let verdict = position.and_then(|position| service.verdicts.on(position.record_number()));
+    let Some(verdict) = verdict else {
+        return result;
+    };
+    let mut told = RecordResult {
+        outcome: verdict.outcome.into(),
+        id: result.id,
+        ..RecordResult::default()
+    };
+    if verdict.outcome == RecordOutcome::Invalid {
+        let path = format!("records[{index}]");
+        told.field = match &*verdict.field {
+            "" => path,
+            field => format!("{path}.{field}"),
+        };
+        told.message = format!(
+            "{} was refused by the ledger as {}; it is kept in quarantine",
+            told.field, verdict.reason
+        );
+        told.reason = verdict.reason.into();
+    }
+    told
+}
+
+/// The result of a record, and where in the log the record stands that it is about.
+type Placed = (RecordResult, Option<Position>);
 
 async fn acknowledged(
     service: &Service,
@@ -150,8 +190,9 @@ fn append_all(
     parsed: Vec<FieldResult<ParsedRecord>>,
     known: &Known,
     now: Now,
+    to_ledger: bool,
     appended: &mut Appended,
-) -> Answer<Vec<RecordResult>> {
+) -> Answer<Vec<Placed>> {
     let mut results = Vec::with_capacity(parsed.len());
     for (index, record) in parsed.into_iter().enumerate() {
         let path = format!("records[{index}]");
@@ -164,11 +205,11 @@ fn append_all(
                 .map_err(Refusal::from)
                 .and_then(|record| checked(service, record, known, now.ledger_us))
             {
-                Ok(record) => append(service, record, now, appended)?,
+                Ok(record) => append(service, record, now, to_ledger, appended)?,
                 Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => {
                     return Err(refusal);
                 }
-                Err(refusal) => invalid(id, &path, &refusal),
+                Err(refusal) => (invalid(id, &path, &refusal), None),
             },
         );
     }
@@ -221,8 +262,9 @@ fn append(
     service: &Service,
     mut record: ParsedRecord,
     now: Now,
+    to_ledger: bool,
     appended: &mut Appended,
-) -> Answer<RecordResult> {
+) -> Answer<Placed> {
     let named = !record.id.is_empty();
     if !named {
         record.id = service.record_id(now)?;
@@ -258,10 +300,13 @@ fn append(
     match seen {
         Some(Seen::Same(position)) => {
             appended.reach(position);
-            return Ok(result(RecordOutcome::Duplicate, logged.id));
+            return Ok((result(RecordOutcome::Duplicate, logged.id), Some(position)));
         }
-        Some(Seen::Other) => return Ok(result(RecordOutcome::Conflict, logged.id)),
-        Some(Seen::New(_)) | None => {}
+        Some(Seen::Other) if !to_ledger => {
+            return Ok((result(RecordOutcome::Conflict, logged.id), None));
+        }
+        // The ledger may have refused what was seen here first: who waits for it hears its word.
+        Some(Seen::Other | Seen::New(_)) | None => {}
     }
     let position = service.journal.append(Append::Usage {
         payload: &logged.encode_to_vec(),
@@ -274,7 +319,7 @@ fn append(
         recent.remember(key, content_hash, position);
         appended.fresh.push(key);
     }
-    Ok(result(RecordOutcome::Recorded, logged.id))
+    Ok((result(RecordOutcome::Recorded, logged.id), Some(position)))
 }
 
 fn invalid(id: String, path: &str, refusal: &Refusal) -> RecordResult {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, hash::Hash};
 use prost::Message as _;
 use quota_proto::{
     bridge::LoggedUsage,
+    content::content_hash,
     ledger::{LevelChange, LevelName, UsageColumns, UsageHole},
 };
 use usage_log::{Batch, EntryBody};
@@ -33,6 +34,7 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
                 first_seq: hole.first_seq,
                 last_seq: hole.last_seq,
                 reason: hole.reason.clone().into_owned(),
+                content_hash: Vec::new(),
             }),
         }
     }
@@ -59,6 +61,30 @@ pub(super) fn encode(batch: &Batch) -> Result<(UsageColumns, Vec<UsageHole>), Ba
     columns.level_names = levels.words;
     columns.level_holders = holders.words;
     Ok((columns, holes))
+}
+
+/// Encodes a batch of one entry that the ledger can't take: as its content hash, which stands for it in h.
+pub(super) fn skip(
+    batch: &Batch,
+    reason: &str,
+) -> Result<(UsageColumns, Vec<UsageHole>), BadEntry> {
+    let Some(entry) = batch.entries.first() else {
+        return encode(batch);
+    };
+    let EntryBody::Usage(payload) = &entry.body else {
+        return encode(batch);
+    };
+    let record = LoggedUsage::decode(payload.as_slice()).map_err(|cause| BadEntry {
+        seq: entry.seq,
+        cause,
+    })?;
+    let hole = UsageHole {
+        first_seq: entry.seq,
+        last_seq: entry.seq,
+        reason: reason.to_owned(),
+        content_hash: content_hash(&record).to_vec(),
+    };
+    Ok((UsageColumns::default(), vec![hole]))
 }
 
 #[derive(Default)]

@@ -8,8 +8,9 @@ use quota_proto::{
     content::content_hash,
     ledger::{
         AppendUsageRequest, AppendUsageResponse, LevelChange, OpenProducerRequest,
-        OpenProducerResponse, UsageColumns,
+        OpenProducerResponse, RecordVerdict, UsageColumns,
     },
+    quota::RecordOutcome,
 };
 use usage_log::{Hash, chain_next, chain_start, hole_hash};
 
@@ -38,8 +39,10 @@ pub(super) struct Ledger {
     pub(super) largest_bytes: usize,
     /// `safe_seq` that it tells, at most what is committed.
     pub(super) safe_seq: u64,
-    /// Refuses batches that hold this id.
-    pub(super) poison: Option<String>,
+    /// Refuses batches that hold this id, with this reason.
+    pub(super) poison: Option<(String, &'static str)>,
+    /// Why records are not stored under their number, by producer and number.
+    pub(super) verdicts: BTreeMap<(Vec<u8>, u64), RecordOutcome>,
 }
 
 type Answered = Result<Vec<u8>, Failure>;
@@ -104,9 +107,10 @@ impl Ledger {
         let records = rows(request.records.as_ref().unwrap());
         if records
             .iter()
-            .any(|record| Some(&record.id) == self.poison.as_ref())
+            .any(|record| self.poison.as_ref().is_some_and(|(id, _)| *id == record.id))
         {
-            return Err(refused("FIELD_INVALID", &[]));
+            let reason = self.poison.as_ref().map_or("", |(_, reason)| reason);
+            return Err(refused(reason, &[]));
         }
         let next = producer.committed_seq + 1;
         if request.first_seq > next {
@@ -125,6 +129,18 @@ impl Ledger {
             committed_seq: producer.committed_seq,
             h: producer.h.to_vec(),
             safe_seq: self.safe_seq.min(producer.committed_seq),
+            trimmed: entries.iter().filter(|entry| entry.1 <= known).count() as u32,
+            verdicts: entries
+                .iter()
+                .filter_map(|entry| {
+                    let key = (request.producer_id.clone(), entry.0);
+                    self.verdicts.get(&key).map(|outcome| RecordVerdict {
+                        seq: entry.0,
+                        outcome: (*outcome).into(),
+                        ..RecordVerdict::default()
+                    })
+                })
+                .collect(),
             ..AppendUsageResponse::default()
         };
         self.producers.insert(request.producer_id.clone(), producer);
@@ -144,7 +160,7 @@ impl Ledger {
         for (first, last, record) in entries {
             let content = record
                 .as_ref()
-                .map_or_else(|| hole_hash(*first, *last), content_hash);
+                .map_or_else(|| hole_content(request, *first, *last), content_hash);
             h = chain_next(&h, &content);
             agrees |= *last == known && h == producer.h;
             if *first > known {
@@ -156,7 +172,12 @@ impl Ledger {
         }
         for (first, last, record) in fresh {
             match record {
-                Some(record) => self.store(record),
+                Some(record) => {
+                    if let Some(outcome) = self.store(record) {
+                        self.verdicts
+                            .insert((request.producer_id.clone(), first), outcome);
+                    }
+                }
                 None => self.holes.push((first, last)),
             }
         }
@@ -169,16 +190,29 @@ impl Ledger {
         Ok(())
     }
 
-    fn store(&mut self, record: &LoggedUsage) {
+    fn store(&mut self, record: &LoggedUsage) -> Option<RecordOutcome> {
         match self.records.get(&record.id) {
             None => {
                 self.order.push(record.id.clone());
                 self.records.insert(record.id.clone(), record.clone());
+                None
             }
-            Some(other) if content_hash(other) == content_hash(record) => {}
-            Some(_) => self.conflicts.push(record.id.clone()),
+            Some(other) if content_hash(other) == content_hash(record) => {
+                Some(RecordOutcome::Duplicate)
+            }
+            Some(_) => {
+                self.conflicts.push(record.id.clone());
+                Some(RecordOutcome::Conflict)
+            }
         }
     }
+}
+
+/// What stands for a hole in h: the one entry that it skips, or its numbers.
+fn hole_content(request: &AppendUsageRequest, first: u64, last: u64) -> Hash {
+    let hole = request.holes.iter().find(|hole| hole.first_seq == first);
+    hole.and_then(|hole| hole.content_hash[..].try_into().ok())
+        .unwrap_or_else(|| hole_hash(first, last))
 }
 
 /// Puts records and holes in the order of their numbers: (first, last, record).

@@ -9,6 +9,7 @@
 //!    └─ Renew ◀─┴─ FENCED, FORKED                new producer, everything not safe is appended to it again
 //! ```
 
+mod answer;
 mod columns;
 mod drive;
 #[cfg(test)]
@@ -46,11 +47,11 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 use quota_proto::{
     bridge::{Failure, FailureKind},
-    ledger::{AppendUsageRequest, AppendUsageResponse, OpenProducerRequest, OpenProducerResponse},
+    ledger::{AppendUsageRequest, OpenProducerRequest, RecordVerdict},
 };
 use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, UsageLog};
 
-use crate::ended::Ended;
+use crate::{ended::Ended, verdicts::Verdicts};
 pub use drive::drive;
 use samples::Samples;
 
@@ -110,6 +111,8 @@ struct Position {
     seq: u64,
     h: Hash,
     safe_seq: u64,
+    /// What became of every record up to here is known; at most `seq`.
+    told_seq: u64,
 }
 
 /// Decides what goes to the ledger. Not thread-safe; one owner drives it.
@@ -136,7 +139,18 @@ pub struct Shipper {
     draining: bool,
     closed_at: Option<u64>,
     ended: Ended,
+    /// An entry that the ledger refuses even alone: it goes as its digest.
+    skip: Option<Refused>,
+    verdicts: Verdicts,
+    /// Of the answer that is being compared.
+    verdicts_heard: Vec<RecordVerdict>,
     figures: ShipFigures,
+}
+
+/// An entry that the ledger can't take as a record, and why.
+struct Refused {
+    seq: u64,
+    reason: String,
 }
 
 impl Shipper {
@@ -163,6 +177,9 @@ impl Shipper {
             draining: false,
             closed_at: None,
             ended: Ended::default(),
+            skip: None,
+            verdicts: Verdicts::default(),
+            verdicts_heard: Vec::new(),
             figures: ShipFigures::default(),
         }
     }
@@ -171,6 +188,12 @@ impl Shipper {
     #[must_use]
     pub fn telling(self, ended: Ended) -> Self {
         Self { ended, ..self }
+    }
+
+    /// Hands the ledger's verdicts on single records to whoever waits for them.
+    #[must_use]
+    pub(crate) fn hearing(self, verdicts: Verdicts) -> Self {
+        Self { verdicts, ..self }
     }
 
     /// Gives the next command, if one is due; no further one before its reply.
@@ -252,6 +275,7 @@ impl Shipper {
                 self.tenants_new
                     .extend(std::mem::take(&mut self.tenants_told));
                 self.closed_at = None;
+                self.skip = None;
                 self.ended.forget();
                 self.not_before_us = now_us;
             }
@@ -348,7 +372,12 @@ impl Shipper {
                 EntryBody::Usage(_) => entry.seq,
                 EntryBody::Hole(hole) => hole.last_seq,
             });
-        let (records, holes) = match columns::encode(&batch) {
+        let skip = self.skip.as_ref().filter(|skip| skip.seq == self.next_seq);
+        let encoded = match skip {
+            Some(skip) => columns::skip(&batch, &skip.reason),
+            None => columns::encode(&batch),
+        };
+        let (records, holes) = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
                 // The log hashed every one of these payloads by decoding it: only a broken build gets here.
@@ -402,48 +431,6 @@ impl Shipper {
         }
     }
 
-    /// Reads where the ledger stands from its answer, and counts what it says.
-    fn position(&mut self, sent: &Sent, bytes: &[u8]) -> Result<Position, String> {
-        let (seq, h, safe_seq) = if *sent == Sent::Open {
-            let answer = OpenProducerResponse::decode(bytes).map_err(|error| error.to_string())?;
-            self.ended.told(&self.log);
-            (answer.committed_seq, answer.h, answer.safe_seq)
-        } else {
-            let answer = AppendUsageResponse::decode(bytes).map_err(|error| error.to_string())?;
-            self.count(&answer);
-            (answer.committed_seq, answer.h, answer.safe_seq)
-        };
-        let h = Hash::try_from(h.as_ref()).map_err(|_| format!("h has {} bytes", h.len()))?;
-        if let Sent::Append {
-            last_seq,
-            told,
-            closing,
-            watermark_us,
-            ..
-        } = sent
-        {
-            let committed = seq >= *last_seq;
-            if committed {
-                self.tenants_told.extend(self.tenants_new.drain(..*told));
-                self.watermark_us = *watermark_us;
-                self.closed_at = closing.then_some(*last_seq);
-                self.records_max = RECORDS_MAX;
-                self.figures.refused_seq = 0;
-            }
-        }
-        Ok(Position { seq, h, safe_seq })
-    }
-
-    fn count(&mut self, answer: &AppendUsageResponse) {
-        let figures = &mut self.figures;
-        figures.batches = figures.batches.saturating_add(1);
-        figures.duplicates = figures.duplicates.saturating_add(answer.duplicates.into());
-        figures.conflicts = figures.conflicts.saturating_add(answer.conflicts.into());
-        figures.quarantined = figures
-            .quarantined
-            .saturating_add(answer.quarantined.into());
-    }
-
     /// Compares the ledger's position with the log, and goes on from it.
     fn compare(&mut self, position: Position, now_us: u64) {
         match self.log.h_at(position.seq) {
@@ -451,7 +438,20 @@ impl Shipper {
                 if position.seq < self.agreed {
                     self.figures.rewinds = self.figures.rewinds.saturating_add(1);
                 }
-                self.agree(position, now_us);
+                let told = match self.log.h_at(position.told_seq) {
+                    Ok(h) => Position {
+                        seq: position.told_seq,
+                        h,
+                        ..position
+                    },
+                    Err(error @ LogError::Scanning { .. }) => {
+                        return self.on_log_error(error, position.told_seq, now_us);
+                    }
+                    // Gone from this log: nobody waits for it.
+                    Err(_) => position,
+                };
+                self.note_verdicts();
+                self.agree(told, now_us);
                 (self.state, self.failures, self.not_before_us) = (State::Ready, 0, now_us);
                 self.figures.last_error.clear();
             }
@@ -507,6 +507,7 @@ impl Shipper {
 
     /// Everything that a restored ledger might lack is appended again; ids tell what it has.
     fn renew(&mut self, now_us: u64, why: &str) {
+        self.verdicts_heard.clear();
         self.state = State::Renewing(self.safe_seq.min(self.agreed).saturating_add(1));
         self.not_before_us = now_us;
         why.clone_into(&mut self.figures.last_error);
@@ -534,7 +535,7 @@ impl Shipper {
             },
             _ => {
                 if let (true, Sent::Append { records, .. }) = (refused, sent) {
-                    self.halve(*records);
+                    self.halve(*records, &failure.reason);
                 }
                 self.back_off(now_us, failure.message.clone());
             }
@@ -549,11 +550,24 @@ impl Shipper {
         self.not_before_us = now_us;
     }
 
-    /// A batch that is refused as a whole is cut in half, down to the entry that the ledger can't take.
-    fn halve(&mut self, records: usize) {
+    /// A batch that is refused as a whole is cut in half, down to the entry that the ledger can't take: that one goes as
+    /// its digest, so that no later one is held up.
+    fn halve(&mut self, records: usize, reason: &str) {
         if records <= 1 {
-            // TODO(#5): skip it with a digest in an audited hole, so that later entries are not held up.
             self.figures.refused_seq = self.next_seq;
+            // Any other refusal is not about this entry and says nothing of the next one.
+            if reason == "BATCH_MALFORMED"
+                && self
+                    .skip
+                    .as_ref()
+                    .is_none_or(|skip| skip.seq != self.next_seq)
+            {
+                self.figures.skipped = self.figures.skipped.saturating_add(1);
+                self.skip = Some(Refused {
+                    seq: self.next_seq,
+                    reason: format!("REFUSED {reason}"),
+                });
+            }
         }
         self.records_max = (records / 2).max(1);
     }

@@ -47,6 +47,10 @@ pub struct ShipFigures {
     pub rewinds: u64,
     /// Entries that the ledger lost and this log has no more.
     pub lost: u64,
+    /// Batches that had been committed before, by one whose answer was lost.
+    pub answers_lost: u64,
+    /// Entries that the ledger refused even alone and that went as their digest.
+    pub skipped: u64,
     /// First entry of a batch that the ledger refuses even alone; 0 = none.
     pub refused_seq: u64,
     /// What went wrong last; empty after a success.

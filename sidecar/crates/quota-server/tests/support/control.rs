@@ -14,9 +14,11 @@ use parking_lot::Mutex;
 use prost::Message;
 use quota_proto::{
     bridge::{
-        Answer, AnswerBatch, Command, CommandBatch, Failure, FailureKind, RedisReplies, RedisReply,
-        answer::Result as Outcome, command::Action,
+        Answer, AnswerBatch, Command, CommandBatch, Failure, FailureKind, LoggedAttribute,
+        LoggedQuantity, LoggedUsage, RedisReplies, RedisReply, answer::Result as Outcome,
+        command::Action,
     },
+    content::content_hash,
     ledger::{
         self, AllotAnswer, AllotDenied, AllotEntry, AllotRequest, AllotResponse,
         AppendUsageRequest, AppendUsageResponse, ClockState, Heartbeat, LedgerLease, LimitRule,
@@ -58,6 +60,8 @@ pub struct Script {
     pub committed: (u64, Vec<u8>),
     /// Homes named with records, in order.
     pub homes: Vec<Vec<u8>>,
+    /// What the ledger says of these ids, which it does not store.
+    pub verdicts: HashMap<String, ledger::RecordVerdict>,
     /// Outcomes that the sidecar says it has taken in.
     pub acknowledged: Vec<Vec<u8>>,
     /// Clock versions that the sidecar says are in force.
@@ -434,35 +438,28 @@ fn opened(script: &mut Script, request: &OpenProducerRequest) -> OpenProducerRes
 
 /// Commits a batch as the ledger does, trusting the sidecar's h: the chain has its own tests.
 fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageResponse {
-    use quota_proto::{
-        bridge::{LoggedAttribute, LoggedQuantity, LoggedUsage},
-        content::content_hash,
-    };
     use sha2::Digest as _;
     let columns = request.records.clone().unwrap_or_default();
     let (mut quantity, mut attribute, mut event_time_us, mut stored) = (0, 0, 0_i64, 0);
+    let mut verdicts = Vec::new();
     for (index, id) in columns.ids.iter().enumerate() {
         let seq = request.first_seq + index as u64;
         event_time_us += columns.event_time_us[index];
-        let quantities: Vec<LoggedQuantity> = (0..columns.quantity_count[index] as usize)
-            .map(|at| LoggedQuantity {
-                meter: columns.meters[columns.meter[quantity + at] as usize].clone(),
-                units: columns.units[quantity + at],
-            })
+        let quantities: Vec<LoggedQuantity> = (quantity..)
+            .take(columns.quantity_count[index] as usize)
+            .map(|at| logged_quantity(&columns, at))
             .collect();
         quantity += quantities.len();
-        let attributes: Vec<LoggedAttribute> = (0..columns.attribute_count[index] as usize)
-            .map(|at| LoggedAttribute {
-                name: columns.attribute_names[columns.attribute_name[attribute + at] as usize]
-                    .clone(),
-                value: columns.attribute_values[columns.attribute_value[attribute + at] as usize]
-                    .clone(),
-            })
+        let attributes: Vec<LoggedAttribute> = (attribute..)
+            .take(columns.attribute_count[index] as usize)
+            .map(|at| logged_attribute(&columns, at))
             .collect();
         attribute += attributes.len();
         if seq <= script.committed.0 {
             continue;
         }
+        let verdict = script.verdicts.get(id).cloned();
+        verdicts.extend(verdict.map(|known| ledger::RecordVerdict { seq, ..known }));
         let tenant = columns.tenants[columns.tenant[index] as usize].clone();
         let flags = columns.flags[index];
         let record = LoggedUsage {
@@ -500,6 +497,21 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
         h: script.committed.1.clone(),
         safe_seq: script.committed.0,
         stored,
+        verdicts,
         ..Default::default()
+    }
+}
+
+fn logged_quantity(columns: &ledger::UsageColumns, at: usize) -> LoggedQuantity {
+    LoggedQuantity {
+        meter: columns.meters[columns.meter[at] as usize].clone(),
+        units: columns.units[at],
+    }
+}
+
+fn logged_attribute(columns: &ledger::UsageColumns, at: usize) -> LoggedAttribute {
+    LoggedAttribute {
+        name: columns.attribute_names[columns.attribute_name[at] as usize].clone(),
+        value: columns.attribute_values[columns.attribute_value[at] as usize].clone(),
     }
 }

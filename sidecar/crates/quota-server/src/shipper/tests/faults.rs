@@ -142,22 +142,45 @@ fn ledger_lost_more_than_the_log_has() {
     );
 }
 
-/// A batch that is refused for what is in it is cut down to the bad entry; all before it arrive, and it is named.
+/// A batch that can't be read is cut down to the bad entry, which goes as its digest; all others arrive, later ones at
+/// once, and the history stays one.
 #[test]
-fn refused_batch_is_bisected() {
+fn unreadable_entry_is_skipped() {
     let mut world = World::new();
     world.settle();
-    world.ledger.poison = Some("id-700".into());
+    world.ledger.poison = Some(("id-700".into(), "BATCH_MALFORMED"));
+    world.write(1_000);
+    world.settle();
+    assert_eq!(
+        (999, vec![(701, 701)]),
+        (world.ledger.records.len(), world.ledger.holes.clone())
+    );
+    world.write(100);
+    world.restart();
+    world.settle();
+    let figures = world.shipper.figures(0);
+    assert_eq!((0, 0), (figures.refused_seq, figures.forked));
+    assert_eq!(1_099, world.ledger.records.len());
+}
+
+/// A batch that is refused for another reason is named by its first entry and kept: nothing is skipped over it.
+#[test]
+fn other_refusals_skip_nothing() {
+    let mut world = World::new();
+    world.settle();
+    world.ledger.poison = Some(("id-700".into(), "PERMISSION_DENIED"));
     world.write(1_000);
     for _ in 0..2_000 {
         world.turn(Fate::Works);
         world.pass(50_000);
     }
+    let figures = world.shipper.figures(0);
     assert_eq!(
-        (700, 701),
+        (700, 701, 0),
         (
             world.ledger.records.len(),
-            world.shipper.figures(0).refused_seq
+            figures.refused_seq,
+            figures.skipped
         )
     );
     world.ledger.poison = None;

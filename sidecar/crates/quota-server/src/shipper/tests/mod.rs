@@ -2,6 +2,7 @@
 
 mod faults;
 mod pace;
+mod verdicts;
 
 use std::{path::Path, sync::Arc};
 
