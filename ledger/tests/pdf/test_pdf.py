@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
+from tollkeeper_ledger.domain.catalogue.logo import logo_fault
 from tollkeeper_ledger.services.pdf.render import render_pdf, render_png
 from tollkeeper_ledger.services.pdf.texts import invoice_texts
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
@@ -255,3 +256,37 @@ def test_taxes_and_coupons_stand_above_the_total() -> None:
         ["VAT 19\N{NO-BREAK SPACE}% ($9.00)", "$1.71"],
         ["VAT 7\N{NO-BREAK SPACE}% ($1.00)", "$0.07"],
     ]
+
+
+LOGO = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 30"><defs><linearGradient id="g">'
+    '<stop stop-color="#0b5d5e"/></linearGradient></defs><rect width="30" height="30" rx="6" fill="url(#g)"/></svg>'
+)
+
+
+def test_a_logo_stands_on_the_invoice() -> None:
+    """The seller's logo changes the page, and gives the same bytes every time."""
+    canonical = canonical_json(document(line()))
+    with_logo = [render_pdf(canonical, digest=bytes(32), logo=LOGO) for _ in range(2)]
+    assert with_logo[0] == with_logo[1]
+    assert with_logo[0] != render_pdf(canonical, digest=bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("svg", "fault"),
+    [
+        (LOGO, ""),
+        (LOGO.replace("url(#g)", "url(http://x.example/#g)"), "outside"),
+        (LOGO.replace("<defs>", '<image href="file:///etc/passwd"/><defs>'), "image"),
+        (LOGO.replace("<defs>", '<use href="other.svg#x"/><defs>'), "outside"),
+        (LOGO.replace("<rect ", '<rect onload="x()" '), "outside"),
+        (LOGO.replace("<defs>", "<script/><defs>"), "script"),
+        ('<!DOCTYPE svg [<!ENTITY a "b">]>' + LOGO, "declarations"),
+        (LOGO[:-1], "XML"),
+        ("<html/>", "not an SVG"),
+        (LOGO.replace("rx", " " * 20_000 + "rx"), "too long"),
+    ],
+)
+def test_a_logo_draws_itself(svg: str, fault: str) -> None:
+    """A logo is a small SVG without scripts, entities and references to outside; else it is refused with a reason."""
+    assert (fault in logo_fault(svg)) if fault else logo_fault(svg) == ""

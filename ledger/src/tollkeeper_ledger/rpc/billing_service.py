@@ -34,6 +34,7 @@ from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.services.what_if import what_if
 from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
+from tollkeeper_ledger.store.logos import logo_of
 from tollkeeper_ledger.store.money import find_credit_note, read_payments
 from tollkeeper_ledger.store.pool import connection, transaction
 
@@ -122,12 +123,14 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         async with transaction(self._pool) as conn:
             credit_note = await find_credit_note(conn, request.invoice)
         if credit_note is not None:
-            document, digest = credit_note
-            pdf = await asyncio.to_thread(render_pdf, document, digest=digest, paper=request.paper)
-            return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{request.invoice}.pdf")
-        stored = await self._find(request.invoice)
-        pdf = await asyncio.to_thread(render_pdf, stored.document, digest=stored.digest, paper=request.paper)
-        return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{stored.read()['number']}.pdf")
+            (document, digest), number = credit_note, request.invoice
+        else:
+            stored = await self._find(request.invoice)
+            document, digest, number = stored.document, stored.digest, stored.read()["number"]
+        async with transaction(self._pool) as conn:
+            logo = await logo_of(conn, document)
+        pdf = await asyncio.to_thread(render_pdf, document, digest=digest, paper=request.paper, logo=logo)
+        return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{number}.pdf")
 
     async def VoidInvoice(
         self, request: billing_pb2.VoidInvoiceRequest, context: Context

@@ -13,6 +13,7 @@ from tollkeeper_ledger.payments.smtp import NotSentError, UnknownError
 from tollkeeper_ledger.services.pdf.mail_texts import mail_texts
 from tollkeeper_ledger.services.pdf.render import render_pdf
 from tollkeeper_ledger.store import mails
+from tollkeeper_ledger.store.logos import logo_of
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ class Mailer:
             content = await mails.read_content(
                 conn, mail.invoice_id, credit_note=mail.stage if mail.kind == "credit_note" else ""
             )
-        await self._send(mail, number, content)
+            logo = await logo_of(conn, content["document"])
+        message = await asyncio.to_thread(make_message, mail, content, sender=self.sender, logo=logo)
+        await self._send(mail, number, message)
         return True
 
-    async def _send(self, mail: Mail, number: int, content: Row) -> None:
-        message = await asyncio.to_thread(make_message, mail, content, sender=self.sender)
+    async def _send(self, mail: Mail, number: int, message: EmailMessage) -> None:
 
         async def hand_over() -> None:
             async with transaction(self.pool) as conn:
@@ -95,7 +97,7 @@ class Mailer:
             await mails.set_state(conn, mail, state, next_at=self.now() + wait)
 
 
-def make_message(mail: Mail, content: Row, *, sender: str) -> EmailMessage:
+def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMessage:
     """Give a mail with its PDF: the same bytes on every try but for the boundary, under one Message-ID."""
     texts = mail_texts(
         mail.kind,
@@ -112,6 +114,6 @@ def make_message(mail: Mail, content: Row, *, sender: str) -> EmailMessage:
     message["Message-ID"] = f"<{mail.mail_id}@{address.rpartition('@')[2] or 'localhost'}>"
     message["Date"] = texts.date
     message.set_content(texts.body)
-    pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper)
+    pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo)
     message.add_attachment(pdf, maintype="application", subtype="pdf", filename=f"{texts.number}.pdf")
     return message

@@ -9,6 +9,7 @@ from tollkeeper_ledger.domain.closing import ProducerState
 from tollkeeper_ledger.domain.invoice import Parties, PlanReference
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.store.logos import logo_digest
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ async def read_parties(conn: Connection, tenant_id: UUID) -> Parties:
             "tax_note": row["tax_note"],
             "payment_note": row["payment_note"],
             "invoice_prefix": row["invoice_prefix"],
+            **({"logo": logo_digest(row["logo"]).hex()} if row["logo"] else {}),
         },
         tenant={
             "id": row["wire_id"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.store.logos import keep_logo
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ async def put_seller(conn: Connection, seller: Seller) -> None:
         seller.invoice_prefix,
         seller.currency,
         seller.time_zone,
+        seller.logo,
     )
+    if seller.logo:
+        await keep_logo(conn, seller.logo)
 
 
 async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:

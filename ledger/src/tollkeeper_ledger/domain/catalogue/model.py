@@ -38,6 +38,8 @@ class Seller:
     invoice_prefix: str
     currency: str
     time_zone: str
+    logo: str = ""
+    """SVG; empty: the name alone stands on invoices."""
 
 
 @dataclass(frozen=True, slots=True)

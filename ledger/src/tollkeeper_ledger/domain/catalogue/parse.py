@@ -7,6 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, TypeVar
 
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
+from tollkeeper_ledger.domain.catalogue.logo import LOGO_BYTES_MAX, logo_fault
 from tollkeeper_ledger.domain.catalogue.model import (
     FORMAT_VERSION,
     Catalogue,
@@ -32,7 +33,7 @@ _ROOT_FIELDS = frozenset({"version", "seller", "meters", "features", "plans", "t
 _ROOT_ALIASES = {"customers": "tenants", "tiers": "plans"}
 _SELLER_FIELDS = frozenset({
     "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
-    "time_zone",
+    "time_zone", "logo",
 })  # fmt: skip
 _METER_FIELDS = frozenset({
     "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise",
@@ -135,7 +136,18 @@ def _read_seller(fields: Fields) -> Seller | None:
         invoice_prefix=prefix,
         currency=_read_currency(inner, default=""),
         time_zone=inner.time_zone("time_zone", default="UTC"),
+        logo=_read_logo(inner),
     )
+
+
+def _read_logo(fields: Fields) -> str:
+    svg = fields.block("logo")
+    fault = logo_fault(svg) if svg else ""
+    if fault:
+        bound = f"an SVG of up to {LOGO_BYTES_MAX} bytes that refers to nothing outside of itself"
+        fields.fault("logo", fault, value=svg[:64], bound=bound)
+        return ""
+    return svg
 
 
 def _read_currency(fields: Fields, *, default: str) -> str:

@@ -129,6 +129,11 @@ class Fields:
             self.fault(name, "is empty", remedy="give it a value")
         return self._safe_text(name, node.text, length_max) or default
 
+    def block(self, name: str) -> str:
+        """Read text for machines, of many lines; whoever asked for it judges what stands in it."""
+        node = self._scalar(name, required=False)
+        return "" if node is None else node.text.strip()
+
     def _safe_text(self, name: str, text: str, length_max: int) -> str:
         if len(text) > length_max:
             self.fault(name, "is too long", value=text, bound=f"up to {length_max} characters")

@@ -19,24 +19,24 @@ PAPERS = {"a4": "a4", "letter": "us-letter"}
 """Names of papers as callers and typst have them."""
 
 
-def render_pdf(document: bytes, *, digest: bytes, paper: str = "") -> bytes:
+def render_pdf(document: bytes, *, digest: bytes, paper: str = "", logo: str = "") -> bytes:
     """Give the PDF of an invoice's canonical bytes: the same bytes every time. Takes time: run in a thread.
 
-    `paper`: one of PAPERS; empty: the payer's.
+    `paper`: one of PAPERS; empty: the payer's. `logo`: the SVG that the document names.
 
     Raises KeyError for a paper that is not in PAPERS.
     """
-    pdf: bytes = _compile(document, digest=digest, paper=paper, extra={})
+    pdf: bytes = _compile(document, digest=digest, paper=paper, logo=logo, extra={})
     return pdf
 
 
-def render_png(document: bytes, *, digest: bytes, paper: str = "", ppi: int = 110) -> list[bytes]:
+def render_png(document: bytes, *, digest: bytes, paper: str = "", logo: str = "", ppi: int = 110) -> list[bytes]:
     """Give the pages as PNG, for previews and for looking at."""
-    pages = _compile(document, digest=digest, paper=paper, extra={"format": "png", "ppi": ppi})
+    pages = _compile(document, digest=digest, paper=paper, logo=logo, extra={"format": "png", "ppi": ppi})
     return [pages] if isinstance(pages, bytes) else list(pages)
 
 
-def _compile(document: bytes, *, digest: bytes, paper: str, extra: dict[str, Any]) -> Any:
+def _compile(document: bytes, *, digest: bytes, paper: str, logo: str, extra: dict[str, Any]) -> Any:
     read = json.loads(document)
     texts = invoice_texts(read, digest=digest.hex(), paper=PAPERS[paper or read["billing"]["paper"]])
     finalised_at = datetime.fromisoformat(read["finalised_at"] or read["period"]["start"])
@@ -46,7 +46,7 @@ def _compile(document: bytes, *, digest: bytes, paper: str, extra: dict[str, Any
             root=str(folder),
             font_paths=[str(folder / "fonts")],
             ignore_system_fonts=True,
-            sys_inputs={"invoice": json.dumps(texts)},
+            sys_inputs={"invoice": json.dumps(texts), "logo": logo},
             timestamp=to_us(finalised_at) // 1_000_000,
             **extra,
         )

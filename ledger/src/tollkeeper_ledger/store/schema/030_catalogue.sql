@@ -12,8 +12,20 @@ CREATE TABLE seller (
   payment_note text NOT NULL,
   invoice_prefix text NOT NULL,
   currency text NOT NULL,
-  time_zone text NOT NULL
+  time_zone text NOT NULL,
+  -- SVG; empty: none.
+  logo text NOT NULL DEFAULT ''
 );
+
+-- Every logo that invoices may name, by SHA-256 over its text.
+CREATE TABLE seller_logo (
+  digest bytea PRIMARY KEY CONSTRAINT seller_logo_digest_length CHECK (octet_length(digest) = 32),
+  svg text NOT NULL CONSTRAINT seller_logo_digest CHECK (sha256(convert_to(svg, 'UTF8')) = digest)
+);
+CREATE TRIGGER seller_logo_append_only BEFORE UPDATE OR DELETE ON seller_logo
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER seller_logo_no_truncate BEFORE TRUNCATE ON seller_logo
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 CREATE TABLE meter (
   meter_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -225,6 +237,7 @@ CREATE TABLE limit_state (
 GRANT SELECT ON seller, meter, feature, plan, plan_version
   TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT INSERT, UPDATE ON seller, meter TO tollkeeper_billing;
+GRANT SELECT, INSERT ON seller_logo TO tollkeeper_billing;
 GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
 
 GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit_override, limit_state,

@@ -174,7 +174,7 @@ SELECT stream, position, hash FROM usage_chain_head ORDER BY stream;
 -- name: parties
 -- Gives seller, tenant and payer of a tenant. $1 tenant id.
 SELECT s.seller_id, s.name AS seller_name, s.address AS seller_address, s.tax_id AS seller_tax_id, s.email, s.website,
-       s.tax_note, s.payment_note, s.invoice_prefix, t.wire_id, t.display_name, t.address, t.tax_id,
+       s.tax_note, s.payment_note, s.invoice_prefix, s.logo, t.wire_id, t.display_name, t.address, t.tax_id,
        coalesce(p.tenant_id, t.tenant_id) AS payer_id, coalesce(p.wire_id, t.wire_id) AS payer_wire_id,
        coalesce(p.display_name, t.display_name) AS payer_name, coalesce(p.address, t.address) AS payer_address,
        coalesce(p.tax_id, t.tax_id) AS payer_tax_id

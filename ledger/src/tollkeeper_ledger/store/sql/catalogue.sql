@@ -6,7 +6,8 @@ SELECT pg_advisory_xact_lock(7205759403792796);
 
 -- name: sellers
 -- Reads every seller.
-SELECT seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency, time_zone
+SELECT seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency, time_zone,
+       logo
 FROM seller ORDER BY seller_id;
 
 -- name: meters
@@ -53,12 +54,13 @@ ORDER BY t.wire_id;
 -- name: put_seller
 -- Adds or replaces a seller. Columns of seller in order.
 INSERT INTO seller (seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency,
-                    time_zone)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                    time_zone, logo)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT (seller_id) DO UPDATE SET
   name = excluded.name, address = excluded.address, tax_id = excluded.tax_id, email = excluded.email,
   website = excluded.website, tax_note = excluded.tax_note, payment_note = excluded.payment_note,
-  invoice_prefix = excluded.invoice_prefix, currency = excluded.currency, time_zone = excluded.time_zone;
+  invoice_prefix = excluded.invoice_prefix, currency = excluded.currency, time_zone = excluded.time_zone,
+  logo = excluded.logo;
 
 -- name: put_meter
 -- Adds a meter, or changes its attributes. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
@@ -198,3 +200,11 @@ FROM unnest($5::uuid[], $6::text[], $7::jsonb[], $8::jsonb[]) AS added (tenant_i
 -- name: override
 -- Reads an override. $1 tenant id, $2 limit name.
 SELECT rule FROM limit_override WHERE tenant_id = $1 AND name = $2;
+
+-- name: keep_logo
+-- Keeps a logo. $1 digest, $2 SVG.
+INSERT INTO seller_logo (digest, svg) VALUES ($1, $2) ON CONFLICT DO NOTHING;
+
+-- name: logo
+-- Gives a logo. $1 digest.
+SELECT svg FROM seller_logo WHERE digest = $1;
