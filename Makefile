@@ -7,8 +7,8 @@ UV_VERSION := 0.13.8
 UV := .uv/bin/uv
 RUN := .venv/bin
 ARGS ?=
-PY_CODE := ledger sidecar/python sidecar/tests clients examples tests tools proto/generate.py
-MYPY_CODE := ledger/src sidecar/python clients/python/src clients/cli/src tools proto/generate.py
+PY_CODE := ledger sidecar/python sidecar/tests clients examples tests tools bench proto/generate.py
+MYPY_CODE := ledger/src sidecar/python clients/python/src clients/cli/src tools bench proto/generate.py
 export MATURIN_NO_INSTALL_RUST = 1
 export UV_PYTHON_DOWNLOADS = never
 
@@ -128,3 +128,9 @@ faults: install ## Run every fault on real processes with large loads, at most 2
 .PHONY: tamper
 tamper: install ## Change single stored fields of usage at random, 10,000 times: the audit finds and names each
 	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py
+
+ONLY ?=
+
+.PHONY: bench
+bench: install ## Measure beside floors: bench/report.json and a table (ONLY="name ..." for some, ARGS=--quick to try)
+	@$(RUN)/python -m bench $(ONLY) $(ARGS)

@@ -1,0 +1,251 @@
+"""Calls of one sidecar: checks, records, GetQuota; beside its health check, or nghttpd."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
+from tollkeeper_cli.stack import is_free
+
+from bench.cases.catalogue import METERS, declare
+from bench.frame import Bench, Goal, Sample
+from bench.load import grpc_body, h2load, has_h2load, in_flight, paced
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    import grpc.aio
+
+    from bench.frame import Effort
+    from bench.stage import Stage
+
+_PLAN = "bench-calls"
+_TENANT = "bench-calls"
+_HEALTH = "/grpc.health.v1.Health/Check"
+_CHECK, _QUOTA = "/tollkeeper.quota.v1.QuotaService/CheckQuota", "/tollkeeper.quota.v1.QuotaService/GetQuota"
+_RECORD = "/tollkeeper.quota.v1.QuotaService/RecordUsage"
+_AT_ONCE = 32
+_TIMEOUT_S = 60.0
+_RECORDS_A_CALL = 100
+_SINGLE_PER_S = 2_000
+_LIMITS = 20
+_OF_NGHTTPD = 0.85
+_QUIET_S = 2.5
+"""A batch leaves the sidecar each second: silence of this length means that all of them have."""
+_HUGE = 9_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """One sidecar's channel, with calls of bytes: nothing is encoded while time is taken."""
+
+    stage: Stage
+    channel: grpc.aio.Channel
+
+    def unary(self, method: str, message: Any) -> Callable[[int], Awaitable[object]]:
+        """Give a function that makes the call."""
+        call: Any = self.channel.unary_unary(method)
+        body: bytes = message if isinstance(message, bytes) else message.SerializeToString()
+        return lambda _number: call(body, timeout=_TIMEOUT_S)
+
+    async def sample(self, call: Callable[[int], Awaitable[object]], *, calls: int, of_each: int = 1) -> Sample:
+        """Make calls, 32 at once, and measure the sidecar."""
+        with self.stage.spending("sidecar") as spent:
+            taken = await in_flight(call, count=calls, at_once=_AT_ONCE)
+        return Sample(count=calls * of_each, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+    async def paced(self, call: Callable[[int], Awaitable[object]], *, calls: int) -> Sample:
+        """Make calls at 2,000 a second and measure the sidecar."""
+        with self.stage.spending("sidecar") as spent:
+            taken = await paced(call, count=calls, per_s=_SINGLE_PER_S)
+        return Sample(count=calls, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+    async def one_by_one(self, call: Callable[[int], Awaitable[object]], *, calls: int) -> Sample:
+        """Make calls one after the other and measure the sidecar."""
+        with self.stage.spending("sidecar") as spent:
+            taken = await in_flight(call, count=calls, at_once=1)
+        return Sample(count=calls, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+
+@asynccontextmanager
+async def _open(stage: Stage) -> AsyncIterator[_Calls]:
+    """Declare a tenant of twenty limits and wait until the sidecar has units of each."""
+    limits = [
+        f"{{name: l{at}, meter: {METERS[0]}, kind: window, amount: {_HUGE},"
+        f" window: {{unit: {('hour', 'day', 'week', 'month')[at % 4]}, count: 1}}}}"
+        for at in range(_LIMITS)
+    ]
+    one = f"{{name: one, meter: {METERS[1]}, kind: window, amount: {_HUGE}, window: {{unit: day, count: 1}}}}"
+    await declare(stage, _PLAN, [_TENANT], limits=[*limits, one])
+    async with stage.sidecar() as channel:
+        stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        async with asyncio.timeout(_TIMEOUT_S):
+            for meter in METERS:
+                while not (await stub.CheckQuota(_check(meter), timeout=_TIMEOUT_S)).decision.allowed:
+                    pass
+        yield _Calls(stage, channel)
+
+
+def _check(meter: str) -> quota_pb2.CheckQuotaRequest:
+    return quota_pb2.CheckQuotaRequest(tenant=_TENANT, costs=[quota_pb2.Cost(meter=meter, units=1)])
+
+
+@asynccontextmanager
+async def open_check(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Have a limit that never runs out, leased; with h2load where it is there."""
+    async with _open(stage) as calls:
+        message = _check(METERS[1])
+        if has_h2load():
+            async with _beside_nghttpd(stage, message.SerializeToString(), effort) as bench:
+                yield bench
+            return
+        count = effort.of(10_000, quick=500)
+
+        async def ours() -> Sample:
+            return await calls.sample(calls.unary(_CHECK, message), calls=count)
+
+        async def floor() -> Sample:
+            return await calls.sample(calls.unary(_HEALTH, b""), calls=count)
+
+        yield Bench(
+            unit="checks",
+            ours=ours,
+            floor=floor,
+            floor_is="the sidecar's health check, same client; with h2load and nghttpd installed, nghttpd",
+            goals=(),
+        )
+
+
+@asynccontextmanager
+async def _beside_nghttpd(stage: Stage, message: bytes, effort: Effort) -> AsyncIterator[Bench]:
+    """Serve one static answer by nghttpd on the sidecar's core, and send both the same requests."""
+    folder = stage.stack.directory / "nghttpd"
+    folder.mkdir(exist_ok=True)
+    (folder / "index.html").write_bytes(bytes(64))
+    body = grpc_body(message, folder / "body")
+    port = next(port for port in range(18_600, 19_600) if is_free("127.0.0.1", port))
+    core = ["taskset", "-c", str(stage.cores[0])] if len(stage.cores) > 1 and shutil.which("taskset") else []
+    words = [*core, "nghttpd", "--no-tls", "-d", str(folder), str(port)]
+    child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL)
+    count = effort.of(200_000, quick=5_000)
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            while is_free("127.0.0.1", port):  # noqa: ASYNC110 - another process has no event for it
+                await asyncio.sleep(0.01)
+
+        async def send(url: str) -> Sample:
+            with stage.spending("sidecar") as spent:
+                seconds = await h2load(url, count=count, body=body)
+            return Sample(count=count, wall_s=seconds, cpu_s=spent.cpu_s)
+
+        async def ours() -> Sample:
+            return await send(f"http://{stage.stack.addresses.sidecar_listen}{_CHECK}")
+
+        async def floor() -> Sample:
+            sample = await send(f"http://127.0.0.1:{port}/index.html")
+            return Sample(count=sample.count, wall_s=sample.wall_s, cpu_s=0.0)
+
+        yield Bench(
+            unit="checks",
+            ours=ours,
+            floor=floor,
+            floor_is="nghttpd, a static answer, same requests by h2load: 8 connections of 16 streams",
+            goals=(Goal("ratio.per_s", _OF_NGHTTPD),),
+        )
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+@asynccontextmanager
+async def open_record(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Have calls of 100 records without ids, acknowledged when synced to the log."""
+    async with _open(stage) as calls:
+        message = usage_pb2.RecordUsageRequest(records=[_record() for _ in range(_RECORDS_A_CALL)])
+        count = effort.of(500, quick=20)
+
+        async def ours() -> Sample:
+            sample = await calls.sample(calls.unary(_RECORD, message), calls=count, of_each=_RECORDS_A_CALL)
+            await _shipped(stage)
+            return sample
+
+        async def floor() -> Sample:
+            return await calls.sample(calls.unary(_HEALTH, b""), calls=count, of_each=_RECORDS_A_CALL)
+
+        yield Bench(
+            unit="records",
+            ours=ours,
+            floor=floor,
+            floor_is="the sidecar's health check, counted as a hundred, same client",
+            goals=(Goal("ours.per_s", 500_000),),
+        )
+
+
+@asynccontextmanager
+async def open_record_single(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Have calls of one record at 2,000 a second."""
+    async with _open(stage) as calls:
+        message = usage_pb2.RecordUsageRequest(records=[_record()])
+        count = effort.of(6_000, quick=500)
+
+        async def ours() -> Sample:
+            sample = await calls.paced(calls.unary(_RECORD, message), calls=count)
+            await _shipped(stage)
+            return sample
+
+        async def floor() -> Sample:
+            return await calls.paced(calls.unary(_HEALTH, b""), calls=count)
+
+        yield Bench(
+            unit="records",
+            ours=ours,
+            floor=floor,
+            floor_is="the sidecar's health check at the same 2,000 a second",
+            goals=(Goal("ours.p99_ms", 3, is_at_least=False),),
+        )
+
+
+def _record() -> usage_pb2.UsageRecord:
+    quantities = [usage_pb2.Quantity(meter=meter, units=7) for meter in METERS]
+    return usage_pb2.UsageRecord(tenant=_TENANT, quantities=quantities, attributes={"model": "small"})
+
+
+async def _shipped(stage: Stage) -> None:
+    """Wait until nothing more arrives in the ledger, so that shipping disturbs nobody else's figures."""
+    stored, seen_at = -1, time.monotonic()
+    async with stage.owner() as conn, asyncio.timeout(_TIMEOUT_S * 5):
+        while True:
+            now = await conn.fetchval("SELECT coalesce(sum(stored_total), 0) FROM usage_chain_head")
+            if now != stored:
+                stored, seen_at = now, time.monotonic()
+            elif time.monotonic() - seen_at > _QUIET_S:
+                return
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def open_get_quota(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Have a tenant of 21 limits, all in use."""
+    async with AsyncExitStack() as opened:
+        calls = await opened.enter_async_context(_open(stage))
+        message = quota_pb2.GetQuotaRequest(tenant=_TENANT)
+        count = effort.of(2_000, quick=200)
+
+        async def ours() -> Sample:
+            return await calls.one_by_one(calls.unary(_QUOTA, message), calls=count)
+
+        async def floor() -> Sample:
+            return await calls.one_by_one(calls.unary(_HEALTH, b""), calls=count)
+
+        yield Bench(
+            unit="calls",
+            ours=ours,
+            floor=floor,
+            floor_is="the sidecar's health check, one call after the other",
+            goals=(Goal("ours.p99_ms", 5, is_at_least=False),),
+        )

@@ -1,0 +1,133 @@
+"""What a bench is, and how benches are run: interleaved, each beside its floor, medians of the repeats."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from bench.stage import Stage
+
+_PERCENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one side did in one repeat."""
+
+    count: int
+    """Units of work done."""
+    wall_s: float
+    cpu_s: float
+    """User and system time of the processes that are measured, together."""
+    latencies_ms: Sequence[float] = ()
+    """Of single calls, where these were timed."""
+
+    def figures(self) -> dict[str, float]:
+        """Give what is compared: work per second, CPU time per unit, and the latencies' p50 and p99."""
+        found = {"per_s": self.count / self.wall_s, "cpu_us": self.cpu_s * 1e6 / self.count}
+        if len(self.latencies_ms) > 1:
+            found["p50_ms"] = statistics.median(self.latencies_ms)
+            found["p99_ms"] = statistics.quantiles(self.latencies_ms, n=_PERCENT)[-1]
+        return found
+
+
+Side: TypeAlias = "Callable[[], Awaitable[Sample]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on one figure: `ours.NAME`, or `ratio.NAME`, which is ours divided by the floor's of the same repeat."""
+
+    figure: str
+    bound: float
+    is_at_least: bool = True
+
+    def is_met(self, value: float) -> bool:
+        """Tell whether a value keeps the bound."""
+        return value >= self.bound if self.is_at_least else value <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One thing that is measured, ready to run."""
+
+    unit: str
+    ours: Side
+    floor: Side | None
+    floor_is: str
+    """What the floor does; where there is none, what is missing for it."""
+    goals: tuple[Goal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure."""
+
+    is_quick: bool
+
+    def of(self, full: int, *, quick: int) -> int:
+        """Choose an amount of work."""
+        return quick if self.is_quick else full
+
+    @property
+    def repeats(self) -> int:
+        """Give how often each side is sampled."""
+        return self.of(3, quick=1)
+
+
+Opener: TypeAlias = "Callable[[Stage, Effort], AbstractAsyncContextManager[Bench]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A bench's medians."""
+
+    bench: Bench
+    ours: Mapping[str, float]
+    floor: Mapping[str, float]
+    ratio: Mapping[str, float]
+
+    def value(self, figure: str) -> float | None:
+        """Give a figure by the name that goals use; None where it was not measured."""
+        side, _, name = figure.partition(".")
+        found: Mapping[str, float] = getattr(self, side)
+        return found.get(name)
+
+
+async def run_interleaved(benches: Mapping[str, Bench], *, repeats: int, say: Callable[[str], None]) -> list[Outcome]:
+    """Sample every side of every bench once per repeat, ours and the floor in turns, and give the medians."""
+    samples: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {name: [] for name in benches}
+    for repeat in range(repeats):
+        for name, bench in benches.items():
+            say(f"{repeat + 1}/{repeats} {name}")
+            # Whoever comes first may find colder caches: they take turns.
+            if repeat % 2 and bench.floor is not None:
+                floor = (await bench.floor()).figures()
+                ours = (await bench.ours()).figures()
+            else:
+                ours = (await bench.ours()).figures()
+                floor = {} if bench.floor is None else (await bench.floor()).figures()
+            samples[name].append((ours, floor))
+    return [_outcome(bench, samples[name]) for name, bench in benches.items()]
+
+
+def _outcome(bench: Bench, pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Outcome:
+    ratios = [
+        {name: ours[name] / floor[name] for name in ours.keys() & floor.keys() if floor[name]} for ours, floor in pairs
+    ]
+    return Outcome(
+        bench=bench,
+        ours=_medians([ours for ours, _ in pairs]),
+        floor=_medians([floor for _, floor in pairs]),
+        ratio=_medians(ratios),
+    )
+
+
+def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    common = set.intersection(*(set(each) for each in found))
+    return {name: statistics.median(each[name] for each in found) for name in sorted(common)}
