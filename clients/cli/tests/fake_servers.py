@@ -162,7 +162,7 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
         if self.audits == 1:
             finding = reports_pb2.AuditFinding(table="usage_record", row="tenant code, id 'x'", problem="changed")
             yield reports_pb2.VerifyUsageResponse(links=1, finding=finding)
-        yield reports_pb2.VerifyUsageResponse(links=2, records=3, hours=4, roots=5, done=True)
+        yield reports_pb2.VerifyUsageResponse(links=2, records=3, hours=4, periods=6, roots=5, done=True)
 
     def ProveUsage(self, request: Any, context: Any) -> Any:
         """Give a proof of nothing."""

@@ -187,7 +187,10 @@ def test_an_audit_that_finds_something_is_exit_1(tollkeeper: Tollkeeper, capsys:
     assert [(row["table"], row["row"]) for row in json.loads(captured.out)] == [("usage_record", "tenant code, id 'x'")]
     assert "1 wrong rows" in captured.err
     assert tollkeeper("audit", "verify") == 0
-    assert "2 links, 3 records, 4 hours of rollups, 5 signed roots: all as committed" in capsys.readouterr().err
+    assert (
+        "2 links, 3 records, 4 hours of rollups, 6 closed periods, 5 signed roots: all as committed"
+        in capsys.readouterr().err
+    )
     assert tollkeeper("usage", "prove", "x", "--tenant", "code") == 1
     assert "not proved: the content hash is not the record's" in capsys.readouterr().err
 

@@ -94,6 +94,7 @@ def _progress(checked: Checked) -> reports_pb2.VerifyUsageResponse:
         hours=checked.hours,
         roots=checked.roots,
         archived=checked.archived,
+        periods=checked.periods,
     )
 
 

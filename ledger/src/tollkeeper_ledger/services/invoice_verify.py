@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
@@ -16,36 +14,23 @@ from tollkeeper_ledger.domain.invoice import (
     digests_named,
     document_to_bytes,
     make_document,
-    usage_to_json,
 )
-from tollkeeper_ledger.domain.period_facts import period_from_json
 from tollkeeper_ledger.domain.usage_archive import away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
-from tollkeeper_ledger.services.billing_facts import read_plans_of
-from tollkeeper_ledger.services.period_usage import read_period_usage
+from tollkeeper_ledger.services.closed_usage import Check, check_usage, span_of, used_again
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import verifying
 from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
-from tollkeeper_ledger.store.billing_segments import read_schedules
-from tollkeeper_ledger.store.billing_usage import read_unique_meters
 from tollkeeper_ledger.store.money import invoice_accounts
 from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from tollkeeper_ledger.store.billing_invoices import StoredInputs
     from tollkeeper_ledger.store.pool import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: whether it holds, and what was compared or the first row that is wrong."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 async def verify_invoice(conn: Connection, invoice_id: UUID) -> list[Check]:
@@ -59,23 +44,11 @@ async def verify_invoice(conn: Connection, invoice_id: UUID) -> list[Check]:
     inputs = json.loads(stored.inputs)
     return [
         await _chain(conn, inputs, stored),
-        await _usage(conn, inputs, stored),
+        await check_usage(conn, inputs, stored.tenant_id),
         await _charges(conn, stored, invoice_id),
         await _total(conn, stored, invoice_id),
         await _journal(conn, stored, invoice_id),
     ]
-
-
-def span_of(inputs: dict[str, Any], tenant_id: UUID) -> verifying.RecordSpan:
-    """Name the raw records that inputs were summed from."""
-    segments = [*inputs["segments"], *(late["segment"] for late in inputs["late"])]
-    periods = [inputs["period"], *(late["period"] for late in inputs["late"])]
-    return verifying.RecordSpan(
-        tenant_id=tenant_id,
-        segments=tuple(UUID(segment["segment_id"]) for segment in segments),
-        first=min(datetime.fromisoformat(period["start"]) for period in periods),
-        end=max(datetime.fromisoformat(period["end"]) for period in periods),
-    )
 
 
 async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
@@ -106,44 +79,6 @@ async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs)
             "chain", ok=False, detail=f"{len(batches) - roots} batches of usage stand in no link before the cut"
         )
     return Check("chain", ok=True, detail=f"{links} links, {away_text(away) if away else f'{roots} batches of usage'}")
-
-
-async def _usage(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
-    """Sum the raw records again, count distinct values again, and compare them with the inputs."""
-    span = span_of(inputs, stored.tenant_id)
-    if away := await archived_between(conn, span.first, span.end):
-        return Check("usage", ok=True, detail=f"{away_text(away)}, so they were not summed again")
-    summed = await verifying.read_record_sums(conn, span)
-    again = await _used_again(conn, inputs, stored)
-    segments = [*again["segments"], *(late["segment"] for late in again["late"])]
-    uniques = await read_unique_meters(conn, {total["meter"] for one in segments for total in one["totals"]})
-    for segment in segments:
-        for total in segment["totals"]:
-            if total["meter"] in uniques:
-                summed[segment["segment_id"], total["meter"]] = total["units"]
-    billed: dict[tuple[str, str], int] = {}
-    for segment in [*inputs["segments"], *(late["segment"] for late in inputs["late"])]:
-        for total in segment["totals"]:
-            key = (segment["segment_id"], total["meter"])
-            billed[key] = billed.get(key, 0) + total["units"]
-    for key in sorted(billed.keys() | summed.keys()):
-        if billed.get(key, 0) != summed.get(key, 0):
-            segment_id, meter = key
-            figures = f"billed {billed.get(key, 0)}, the records sum to {summed.get(key, 0)}"
-            detail = f"segment {segment_id}, {meter}: {figures}"
-            return Check("usage", ok=False, detail=detail)
-    return Check("usage", ok=True, detail=f"{inputs['record_count']} records, {len(billed)} sums")
-
-
-async def _used_again(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> dict[str, Any]:
-    """Read the usage of an invoice's period again as its close did."""
-    schedules = await read_schedules(conn, [stored.tenant_id])
-    schedule = next((one for one in schedules if str(one.subscription_id) == inputs["subscription_id"]), None)
-    # The opening of a subscription bills ahead: it has no usage.
-    if schedule is None or not inputs["facts"]["stretches"]:
-        return usage_to_json((), ())
-    found = await read_plans_of(conn, schedule)
-    return usage_to_json(*await read_period_usage(conn, found, period_from_json(inputs["period"])))
 
 
 async def _made_again(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> tuple[dict[str, Any], str]:
@@ -229,11 +164,11 @@ async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records:
     if from_records:
         span = span_of(json.loads(stored.inputs), stored.tenant_id)
         need_records(await archived_between(conn, span.first, span.end))
-        usage = await _usage(conn, json.loads(stored.inputs), stored)
+        usage = await check_usage(conn, json.loads(stored.inputs), stored.tenant_id)
         if not usage.ok:
             raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
         inputs = json.loads(stored.inputs)
-        again = canonical_json(inputs | await _used_again(conn, inputs, stored))
+        again = canonical_json(inputs | await used_again(conn, inputs, stored.tenant_id))
         stored = replace(stored, inputs=again)
     made, problem = await _made_again(conn, stored, invoice_id)
     if problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,9 @@ from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.archive_file import file_digest
+from tollkeeper_ledger.services.closed_usage import check_usage
 from tollkeeper_ledger.services.usage_roots import is_signed
+from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_audit as store
 from tollkeeper_ledger.store import usage_roots as roots
@@ -25,11 +28,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
-    from tollkeeper_ledger.domain.usage_rollup import Rollups
+    from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Rollups
     from tollkeeper_ledger.store.pool import Connection
     from tollkeeper_ledger.store.verifying import StoredLink
 
 _LINKS_AT_ONCE = 200
+_PERIODS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Checked:
     links: int = 0
     records: int = 0
     hours: int = 0
+    periods: int = 0
     roots: int = 0
     archived: int = 0
     """Records that are in files of archived months: counted, and the files compared where their directory is known."""
@@ -66,17 +71,34 @@ async def verify_usage(
     for stream in await store.read_streams(conn):
         async for found in _stream(conn, stream, names, checked, now_us=now_us):
             yield found
-    for row in await store.unchained_records(conn):
-        yield Finding("usage_record", row, "stands in no batch of the chain")
-    for row in await store.lone_ids(conn):
-        yield Finding("usage_id", row, "has no record")
-    for producer_id in await store.misplaced_producers(conn):
-        yield Finding("producer", producer_id.hex, "stands elsewhere than its last link says")
-    async for root_found in _roots(conn, outside, checked):
-        yield root_found
-    async for file_found in _archives(conn, archive, checked):
-        yield file_found
+    for finding in await _strays(conn):
+        yield finding
+    parts = (
+        _roots(conn, outside, checked),
+        _archives(conn, archive, checked),
+        _rollups(conn, meters, checked),
+        _periods(conn, checked),
+    )
+    for part in parts:
+        async for part_found in part:
+            yield part_found
+
+
+async def _strays(conn: Connection) -> list[Finding]:
+    """Find what stands in no batch of the chain, or not where the chain says."""
+    records, ids = await store.unchained_records(conn), await store.lone_ids(conn)
+    producers = await store.misplaced_producers(conn)
+    return [
+        *(Finding("usage_record", row, "stands in no batch of the chain") for row in records),
+        *(Finding("usage_id", row, "has no record") for row in ids),
+        *(Finding("producer", one.hex, "stands elsewhere than its last link says") for one in producers),
+    ]
+
+
+async def _rollups(conn: Connection, meters: Mapping[str, MeterFacts], checked: Checked) -> AsyncIterator[Found]:
+    """Derive every hour's rollups from its records again."""
     tenants = await store.tenant_names(conn)
+    names = {facts.meter_id: name for name, facts in meters.items()}
     facts = {one.meter_id: one for one in meters.values()}
     for hour in await store.read_hours(conn):
         kept = await store.rollups_of_hour(conn, hour)
@@ -85,6 +107,20 @@ async def verify_usage(
         for finding in compare_rollups(kept, derived, tenants=tenants, names=names):
             yield finding
         checked.hours += 1
+        yield checked
+
+
+async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
+    """Sum what every closed period was billed for again, from the records of its segments."""
+    after: closes.CloseKey | None = None
+    while page := await closes.read_closes_after(conn, after, count_max=_PERIODS_AT_ONCE):
+        for one in page:
+            told = await check_usage(conn, json.loads(one.inputs), one.key.tenant_id)
+            if not told.ok:
+                row = f"tenant {one.tenant}, period from {one.key.period_start.isoformat()}"
+                yield Finding("billing_close", row, told.detail)
+            checked.periods += 1
+        after = page[-1].key
         yield checked
 
 

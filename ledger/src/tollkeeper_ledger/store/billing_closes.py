@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +253,18 @@ class StoredClose:
 
 async def read_closes_between(conn: Connection, first: datetime, last: datetime) -> list[StoredClose]:
     """Read the closes of periods that begin in a span, in order of wire id."""
-    rows = await conn.fetch(sql("billing.closes_between"), first, last)
-    return [
-        StoredClose(
-            key=CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]),
-            tenant=row["wire_id"],
-            inputs=row["inputs"],
-        )
-        for row in rows
-    ]
+    return [_close(row) for row in await conn.fetch(sql("billing.closes_between"), first, last)]
+
+
+async def read_closes_after(conn: Connection, after: CloseKey | None, *, count_max: int) -> list[StoredClose]:
+    """Read a page of all closes, in order of their keys."""
+    place = (None, None, None) if after is None else (after.tenant_id, after.subscription_id, after.period_start)
+    return [_close(row) for row in await conn.fetch(sql("billing.closes_after"), *place, count_max)]
+
+
+def _close(row: Row) -> StoredClose:
+    return StoredClose(
+        key=CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]),
+        tenant=row["wire_id"],
+        inputs=row["inputs"],
+    )

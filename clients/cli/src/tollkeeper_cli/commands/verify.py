@@ -34,7 +34,7 @@ def verify(context: typer.Context, *, output: OutputOption = Output.TABLE) -> No
     archived = f" and {last.archived:,} archived ones" if last.archived else ""
     console.print(
         f"{last.links:,} links, {last.records:,} records{archived}, {last.hours:,} hours of rollups,"
-        f" {last.roots:,} signed roots: {verdict}",
+        f" {last.periods:,} closed periods, {last.roots:,} signed roots: {verdict}",
         soft_wrap=True,
     )
     if rows or not last.done:

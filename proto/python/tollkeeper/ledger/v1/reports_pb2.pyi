@@ -1353,6 +1353,7 @@ class VerifyUsageResponse(_message.Message):
     FINDING_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     ARCHIVED_FIELD_NUMBER: _builtins.int
+    PERIODS_FIELD_NUMBER: _builtins.int
     links: _builtins.int
     """Links of the chain checked so far."""
     records: _builtins.int
@@ -1365,6 +1366,8 @@ class VerifyUsageResponse(_message.Message):
     """Everything was checked."""
     archived: _builtins.int
     """Records of archived months: they are in files, which are compared where the ledger knows their directory."""
+    periods: _builtins.int
+    """Closed periods whose sums were made again from the records."""
     @_builtins.property
     def finding(self) -> Global___AuditFinding:
         """A wrong row."""
@@ -1379,10 +1382,11 @@ class VerifyUsageResponse(_message.Message):
         finding: Global___AuditFinding | None = ...,
         done: _builtins.bool = ...,
         archived: _builtins.int = ...,
+        periods: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "done", b"done", "finding", b"finding", "hours", b"hours", "links", b"links", "records", b"records", "roots", b"roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "done", b"done", "finding", b"finding", "hours", b"hours", "links", b"links", "periods", b"periods", "records", b"records", "roots", b"roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
