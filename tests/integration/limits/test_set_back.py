@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import asyncpg
 import grpc.aio
 import pytest
-from limits_support import Serving, apply_catalogue, kind, new_key, wait_until
-from redis.asyncio import Redis
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
-from tollkeeper_ledger.app import running
+from limits_support import apply_catalogue, kind, new_key, wait_until
+from set_back_support import confirm, flush, serving_on, state_of
+from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
 from tollkeeper_ledger.domain.issuing import Issuing
-from tollkeeper_ledger.services import allot_batch
+from tollkeeper_ledger.services import allot_batch, returns
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.store import witnesses
-from tollkeeper_ledger.store.limits import successor
+from tollkeeper_ledger.store.limits import lock_windows, successor
 from tollkeeper_ledger.store.witnesses import commit_witness
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
-    from tollkeeper_cli.embedded import EmbeddedPostgres
+    from limits_support import Serving
+    from set_back_support import History
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.domain.issuing import Witness
     from tollkeeper_ledger.store.limits import WindowRow
@@ -38,68 +36,13 @@ if TYPE_CHECKING:
 LIMIT, AMOUNT = "large", 16_000
 
 
-class History:
-    """A database, a backup of it, and the way back."""
-
-    def __init__(self, server_url: str, url: str) -> None:
-        self._server_url = server_url
-        self._name = url.partition("?")[0].rpartition("/")[2]
-
-    async def back_up(self) -> None:
-        """Copy the database as it is. Nobody may be connected."""
-        await self._run(f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
-
-    async def set_back(self) -> None:
-        """Put the copy in the database's place, whoever is connected."""
-        await self._run(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
-        await self._run(f"DROP DATABASE {self._name} WITH (FORCE)")
-        await self._run(f"CREATE DATABASE {self._name} TEMPLATE {self._name}_backup")
-
-    async def _run(self, statement: str) -> None:
-        conn = await asyncpg.connect(self._server_url)
-        try:
-            await conn.execute(statement)
-        finally:
-            await conn.close()
-
-
-@pytest.fixture
-def settings(ledger_settings: Settings, new_database: Callable[[], str]) -> Settings:
-    """Configure a ledger on a database of this test's own."""
-    return ledger_settings.model_copy(update={"database_url": new_database()})
-
-
-@pytest.fixture
-def history(settings: Settings, postgres: EmbeddedPostgres) -> History:
-    """Give the way back of this test's database."""
-    return History(postgres.url, settings.database_url)
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Serving]:
-    """Serve a ledger on what is in the database."""
-    async with (
-        running(settings) as ledger,
-        grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel,
-    ):
-        yield Serving(ledger=ledger, channel=channel)
-
-
 async def prepare(settings: Settings, history: History, key: bytes) -> int:
     """Declare tenants, lease a little, and copy the database; gives the units that the copy knows of."""
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await apply_catalogue(served.channel)
         given = (await served.sidecar().ask(LIMIT, key, need=100, want=100)).lease.give
     await history.back_up()
     return int(given)
-
-
-async def flush(settings: Settings) -> None:
-    """Lose everything that Redis has."""
-    client = Redis.from_url(settings.redis_url)
-    await client.flushall()
-    await client.function_flush()
-    await client.aclose()
 
 
 async def take_all(served: Serving, key: bytes) -> int:
@@ -113,25 +56,13 @@ async def take_all(served: Serving, key: bytes) -> int:
         taken += answer.lease.give
 
 
-async def state_of(channel: grpc.aio.Channel) -> admin_pb2.GetLedgerStateResponse:
-    """Ask where the ledger stands."""
-    return await admin_pb2_grpc.AdminServiceStub(channel).GetLedgerState(admin_pb2.GetLedgerStateRequest())
-
-
-async def confirm(channel: grpc.aio.Channel) -> admin_pb2.ConfirmRestoreResponse:
-    """Let issuing go on."""
-    return await admin_pb2_grpc.AdminServiceStub(channel).ConfirmRestore(
-        admin_pb2.ConfirmRestoreRequest(request_id=secrets.token_hex(8), note="backup of noon")
-    )
-
-
 async def test_a_ledger_that_lives_through_a_set_back_issues_nothing_from_it(
     settings: Settings, history: History
 ) -> None:
     """The ledger's own last witness is missing: no transaction issues, and no unit is given twice."""
     key = new_key()
     before = await prepare(settings, history, key)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         lost = await take_all(served, key)
         assert lost > AMOUNT - before - 1000, "the limit was used up after the copy"
         await history.set_back()
@@ -156,10 +87,10 @@ async def test_redis_tells_a_ledger_that_was_started_after_the_set_back(settings
     """What Redis kept is compared before the first call is served."""
     key = new_key()
     await prepare(settings, history, key)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await take_all(served, key)
     await history.set_back()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         answer = await served.sidecar().ask(LIMIT, key, need=1, want=1)
         assert answer.refused.reason == "RESTORE_UNCONFIRMED"
 
@@ -168,7 +99,7 @@ async def test_a_sidecar_tells_where_redis_was_lost_as_well(settings: Settings, 
     """Redis is lost at the same time: the witness that came with a sidecar's units is shown at its next hello."""
     key = new_key()
     before = await prepare(settings, history, key)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         sidecar = served.sidecar()
         request = limits_pb2.AllotRequest(
             holder=sidecar.holder, entries=[sidecar.entry(LIMIT, key, need=1, want=1000, ledger_only=True)]
@@ -177,11 +108,44 @@ async def test_a_sidecar_tells_where_redis_was_lost_as_well(settings: Settings, 
         lost = await take_all(served, key)
     await history.set_back()
     await flush(settings)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await hello(served, seen)
         again = await take_all(served, key)
         assert again == 0, f"{before} + {lost} + {again} of {AMOUNT}"
         assert (await state_of(served.channel)).timeline == seen.timeline + 1
+
+
+async def test_a_return_is_credited_only_by_a_postgres_that_did_not_go_back(
+    settings: Settings, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call after a set-back is a return of what the lost branch gave: noticed before anything is credited."""
+
+    async def never(_restores: Restores) -> None:
+        """Nothing tells but the transaction itself."""
+
+    monkeypatch.setattr(Restores, "tick", never)
+    key = new_key()
+    async with serving_on(settings) as served:
+        await apply_catalogue(served.channel)
+        holder = (sidecar := served.sidecar()).holder
+        window_id = (await sidecar.ask(LIMIT, key, need=100, want=100)).window.window_id
+    await history.back_up()
+    async with serving_on(settings) as served:
+        later = type(sidecar)(channel=served.channel, ledger=served.ledger, holder=holder)
+        await later.ask(LIMIT, key, need=900, want=900, ledger_only=True, request_seq=2)
+        await history.set_back()
+
+        async def answered() -> bool:
+            try:
+                known.append(await later.give_back(window_id, 100))
+            except grpc.aio.AioRpcError:
+                return False  # the connections are gone; the ledger takes new ones
+            return True
+
+        known: list[int] = []
+        await wait_until(answered)
+        assert known == [0]
+        assert (await state_of(served.channel)).timeline == 2
 
 
 async def hello(served: Serving, seen: limits_pb2.Witness) -> limits_pb2.WatchWelcome:
@@ -204,10 +168,10 @@ async def hello(served: Serving, seen: limits_pb2.Witness) -> limits_pb2.WatchWe
 async def test_windows_that_began_after_a_set_back_are_issued_from(settings: Settings, history: History) -> None:
     """Only windows that may have been open are frozen: what begins later is nobody's yet."""
     key = new_key()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await apply_catalogue(served.channel)
     await history.back_up()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await served.sidecar().ask(LIMIT, key)
         await history.set_back()
         await wait_until(lambda: is_frozen(served))
@@ -239,10 +203,10 @@ async def test_a_confirmed_restore_issues_what_postgres_knows_to_be_left(setting
     """Issuing goes on in a new timeline from amount - allotted; a repeat of the confirmation changes nothing."""
     key = new_key()
     before = await prepare(settings, history, key)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await take_all(served, key)
     await history.set_back()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         first, second = await confirm(served.channel), await confirm(served.channel)
         assert [first.was_frozen, second.was_frozen] == [True, False]
         answer = await served.sidecar().ask(LIMIT, key, need=1, want=1, ledger_only=True)
@@ -256,11 +220,11 @@ async def test_a_generation_of_the_new_timeline_is_above_every_lost_one(settings
     """Pools of the lost branch can't be mistaken for later ones, although their numbers were forgotten."""
     key = new_key()
     await prepare(settings, history, key)
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         lost = await served.sidecar().ask(LIMIT, key)
         assert kind(lost) == "pool"
     await history.set_back()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await confirm(served.channel)
         asked = [await served.sidecar().ask(LIMIT, key) for _ in range(2)]
         found = [answer.pool.generation for answer in asked if kind(answer) == "pool"]
@@ -271,17 +235,17 @@ async def test_a_generation_of_the_new_timeline_is_above_every_lost_one(settings
 async def test_units_of_a_lost_branch_never_come_back_as_credit(settings: Settings, history: History) -> None:
     """A holder returns what the restored Postgres never gave: the limit gets nothing for it."""
     key = new_key()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await apply_catalogue(served.channel)
         sidecar = served.sidecar()
         first = await sidecar.ask(LIMIT, key, need=100, want=100)
     await history.back_up()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         later = type(sidecar)(channel=served.channel, ledger=served.ledger, holder=sidecar.holder)
         second = await later.ask(LIMIT, key, need=900, want=900, ledger_only=True, request_seq=2)
         assert second.lease.granted_cum == 1000
     await history.set_back()
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         later = type(sidecar)(channel=served.channel, ledger=served.ledger, holder=sidecar.holder)
         assert await later.give_back(first.window.window_id, 100) == 0
         await confirm(served.channel)
@@ -291,7 +255,7 @@ async def test_units_of_a_lost_branch_never_come_back_as_credit(settings: Settin
 
 async def test_another_installations_witness_changes_nothing(settings: Settings) -> None:
     """A sidecar that comes from elsewhere, or lies, can't stop issuing here."""
-    async with serving(settings) as served:
+    async with serving_on(settings) as served:
         await apply_catalogue(served.channel)
         for value in (secrets.token_bytes(28), b"", b"x", bytes(28)):
             await hello(served, limits_pb2.Witness(timeline=9, value=value))
@@ -321,6 +285,13 @@ async def _issued_unseen(restores: Restores, conn: Connection) -> tuple[Witness,
 
 def _nothing_out(before: WindowRow, window_id: bytes, *, timeline: int, allotted: int, rounds: int = 0) -> WindowRow:
     return successor(before, window_id, timeline=timeline, allotted=0 * allotted, rounds=rounds)
+
+
+async def _of_this_timeline(conn: Connection, window_ids: Collection[bytes]) -> dict[bytes, WindowRow]:
+    rows = await lock_windows(conn, window_ids)
+    for row in rows.values():
+        row.state.timeline += 1
+    return rows
 
 
 async def _old_timeline(conn: Connection, *, value: bytes, newest: Witness) -> Committing:
@@ -359,9 +330,9 @@ MUTANTS = {
     ),
     "lost-branch-credited": Mutant(
         "Units that only the lost branch gave come back as credit.",
-        Restores,
-        "timeline",
-        0,
+        returns,
+        "lock_windows",
+        _of_this_timeline,
         test_units_of_a_lost_branch_never_come_back_as_credit,
     ),
     "timeline-kept": Mutant(

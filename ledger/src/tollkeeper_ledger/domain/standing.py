@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.window_state import Holder
 from tollkeeper_ledger.domain.windows import Span, end_day_of
 
 if TYPE_CHECKING:
-    from tollkeeper_ledger.domain.window_state import Holder, WindowState
+    from tollkeeper_ledger.domain.window_state import WindowState
 
 STANDING = Span(0, (datetime(9999, 12, 31, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1))
 """The window of every level and of all units in flight."""
@@ -55,21 +56,38 @@ def begin_lease(holder: Holder) -> None:
     holder.lease_epoch = max(1, holder.lease_epoch)
 
 
-def rise(window: WindowState, holder: Holder | None, change: Rise) -> None:
+def inherit_flights(window: WindowState, *, heir: bytes) -> None:
+    """Put what is out of a window that takes another's place under a lease that nobody renews.
+
+    Those who hold it know the other window only: what they have in flight is reclaimed with this lease.
+    """
+    if window.allotted:
+        window.holders[heir] = Holder(granted_cum=window.allotted, lease_epoch=1, changed=True)
+
+
+def rise(window: WindowState, holder: Holder | None, change: Rise, *, is_set_back: bool = False) -> None:
     """Take in a recorded rise. The units leave the holder's lease; those of a lease that came back are taken anew.
 
-    That may pass the amount: they are stored in the world, so the ceiling follows.
+    So are those of leases that a Postgres that was set back (`is_set_back`) does not know. That may pass the amount:
+    they are stored in the world, so the ceiling follows.
     """
     leased = change.units - change.over
     window.stored += change.units
     window.stored_over += change.over
     window.changed = True
     if holder is None or holder.ended:
-        window.allotted += leased
-        window.ceiling = max(window.ceiling, window.allotted)
+        _take_anew(window, leased)
         return
+    known = max(0, holder.granted_cum - holder.returned_cum - holder.recorded)
     holder.recorded += leased
     holder.changed = True
+    if is_set_back:
+        _take_anew(window, max(0, leased - known))
+
+
+def _take_anew(window: WindowState, units: int) -> None:
+    window.allotted += units
+    window.ceiling = max(window.ceiling, window.allotted)
 
 
 def may_fall(window: WindowState, units: int) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from google.protobuf import timestamp_pb2
 
     from tollkeeper_ledger.domain.catalogue.known import Change
+    from tollkeeper_ledger.domain.issuing import Issuing
     from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
     from tollkeeper_ledger.store.pool import Connection
@@ -241,15 +242,13 @@ class AdminService(AdminWindows, AdminSubscriptions, admin_pb2_grpc.AdminService
         tenant_id = await need_tenant(self._pools.billing, request.tenant)
         asked = LevelAsked(limit=request.limit, key=tuple(request.key), units=request.units, reason=request.reason)
 
-        async def work() -> admin_pb2.SetLevelResponse:
-            act = await act_of(conn, request, context)
-            done = await set_level_to(conn, tenant_id, asked, act, random_bytes=secrets.token_bytes)
+        async def work(conn: Connection, act: overrides.Act, issuing: Issuing) -> admin_pb2.SetLevelResponse:
+            done = await set_level_to(conn, tenant_id, asked, act, issuing, random_bytes=secrets.token_bytes)
             return admin_pb2.SetLevelResponse(
                 before_units=done.before, units=done.after, leased_units=done.leased, amount=done.amount
             )
 
-        async with transaction(self._pools.ingest) as conn:
-            return await answer_once(conn, request, admin_pb2.SetLevelResponse, work)
+        return await self._issued(request, context, admin_pb2.SetLevelResponse, work)
 
     async def SetClock(self, request: admin_pb2.SetClockRequest, context: Context) -> admin_pb2.SetClockResponse:
         """Set the scaled clock. No answer is kept: a clock never goes back, so a repeat changes nothing."""

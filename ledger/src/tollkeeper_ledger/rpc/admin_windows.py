@@ -13,7 +13,6 @@ from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import Answer, answer_once
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.services.resets import STATES_MAX, ResetAsked, check_note, reset_all_expired, reset_limit
-from tollkeeper_ledger.services.restores import SetBackError
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -149,11 +148,7 @@ class AdminWindows:
 
                 return await answer_once(conn, request, answer_type, once), witness
 
-        try:
-            answer, witness = await attempt()
-        except SetBackError:
-            await self._limits.restores.notice()
-            answer, witness = await attempt()
+        answer, witness = await self._limits.restores.noticed(attempt)
         self._limits.restores.committed(witness)
         return answer
 

@@ -13,7 +13,6 @@ from tollkeeper_ledger.domain.window_state import Pooled
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow
-from tollkeeper_ledger.services.restores import SetBackError
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.retry import retried
 
@@ -127,11 +126,7 @@ class AllotService:
             self._restores.committed(batch.witness)
             return outcome
 
-        try:
-            return await retried(attempt, log=self._resources.log)
-        except SetBackError:
-            await self._restores.notice()
-        return await retried(attempt, log=self._resources.log)
+        return await self._restores.noticed(lambda: retried(attempt, log=self._resources.log))
 
     async def _publish(self, calls: list[_Waiting], results: list[Result], redis_calls: list[Call]) -> None:
         """Tell Redis, in commit order, then answer what had to wait for it. An unknown outcome is not repeated here."""

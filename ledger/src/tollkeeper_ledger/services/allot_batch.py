@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain import standing
 from tollkeeper_ledger.domain.allotment import STANDING_KINDS, decide, follow_amount, new_window, notice_due
 from tollkeeper_ledger.domain.cursor import Place
 from tollkeeper_ledger.domain.issuing import AHEAD_US_MAX, NO_WITNESS, Issuing, slack_us
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 BEHIND_US_MAX = 3_600_000_000
 KEY_HASH_BYTES = 16
+HOLDER_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -271,9 +273,10 @@ class AllotBatch:
             self._results[target.index] = refused
             return place
         renewed = cursor.replace(place.window_id, self._name(place.span))
-        self._rows[renewed.window_id] = successor(
-            row, renewed.window_id, timeline=self._issuing.timeline, allotted=row.state.allotted
-        )
+        after = successor(row, renewed.window_id, timeline=self._issuing.timeline, allotted=row.state.allotted)
+        if target.limit.rule.kind is LimitKind.CONCURRENCY:
+            standing.inherit_flights(after.state, heir=self._context.random_bytes(HOLDER_BYTES))
+        self._rows[renewed.window_id] = after
         return renewed
 
     async def _ensure_day(self, conn: Connection, day: int) -> None:

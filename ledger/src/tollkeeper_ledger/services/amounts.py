@@ -172,13 +172,17 @@ class AmountFollower:
 
         Postgres may not know all that left that one.
         """
+        await self._functions.call(await self._restores.noticed(lambda: self._credit_once(pool, unspent)))
+
+    async def _credit_once(self, pool: ClosingPool, unspent: int) -> list[Call]:
         async with transaction(self._pool) as conn:
+            _, issuing = await self._restores.issue(conn)
             rows = await lock_windows(conn, [pool.window_id])
             for row in rows.values():
                 credited = await close_generation(conn, pool, unspent=unspent)
-                if row.state.timeline >= self._restores.timeline:
+                if row.state.timeline >= issuing.timeline:
                     row.state.put_back(credited)
                 noticed = [row.identity] if notice_due(row.state) else []
                 await write_windows(conn, [row])
                 await announce_units(conn, noticed)
-        await self._functions.call([call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)])
+        return [call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)]

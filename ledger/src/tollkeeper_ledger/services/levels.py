@@ -14,7 +14,6 @@ from tollkeeper_ledger.domain.standing import STANDING, STANDING_DAY, leased, se
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.overrides import effective_limit
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
-from tollkeeper_ledger.store.installation import read_installation
 from tollkeeper_ledger.store.limits import (
     DAY_BYTES,
     Proposal,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.issuing import Issuing
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.pool import Connection
 
@@ -61,17 +61,22 @@ async def set_level_to(
     tenant_id: UUID,
     asked: LevelAsked,
     act: Act,
+    issuing: Issuing,
     *,
     random_bytes: Callable[[int], bytes],
 ) -> LevelSet:
-    """Set what is stored, and audit who did it and why; `conn` is in a transaction of role `ingest`.
+    """Set what is stored, and audit who did it and why; `conn` is in a transaction of role `ingest` that may issue.
 
     Records that are committed later count on top, and so do the units that holders have leased. Raises
-    InvalidFieldError, UnknownNameError, PreconditionError: the limit is unlimited.
+    InvalidFieldError, UnknownNameError, PreconditionError: the limit is unlimited, or Postgres was set back and nobody
+    has confirmed it, so that nobody knows what is leased.
     """
     await _check(conn, tenant_id, asked)
     await conn.execute(sql("limits.ensure_day"), STANDING_DAY)
-    row = await _locked(conn, tenant_id, asked, random_bytes=random_bytes)
+    row = await _locked(conn, tenant_id, asked, timeline=issuing.timeline, random_bytes=random_bytes)
+    refused = issuing.refuses_window(row.span, timeline=row.state.timeline)
+    if refused is not None:
+        raise PreconditionError(refused.message, reason=refused.reason)
     amounts = await amounts_in_force(conn, {(tenant_id, asked.limit)})
     amount, version = amounts.get((tenant_id, asked.limit), (UNLIMITED, 0))
     if amount == UNLIMITED:
@@ -121,6 +126,7 @@ async def _locked(
     tenant_id: UUID,
     asked: LevelAsked,
     *,
+    timeline: int,
     random_bytes: Callable[[int], bytes],
 ) -> WindowRow:
     identity = (tenant_id, asked.limit, key_hash(asked.key))
@@ -128,7 +134,6 @@ async def _locked(
     cursors = await lock_cursors(conn, [Proposal(identity, tuple(asked.key), Place(name, STANDING))])
     place = cursors[identity].newer
     if place.window_id == name:
-        timeline = (await read_installation(conn)).timeline
         state = new_window(amount=0, amount_version=0, timeline=timeline, generation_n=0)
         return WindowRow(identity=identity, window_id=name, span=STANDING, state=state, is_new=True)
     rows = await lock_windows(conn, [place.window_id])

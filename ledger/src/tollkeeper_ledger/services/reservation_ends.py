@@ -15,14 +15,13 @@ from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, EARLINESS_MAX_US, FLA
 from tollkeeper_ledger.services.usage import own_producer_id
 from tollkeeper_ledger.store.clock import ledger_now, to_us
 from tollkeeper_ledger.store.settlements import find_end
-from tollkeeper_ledger.store.usage_attempts import attempted
 from tollkeeper_ledger.store.usage_batches import find_tenants
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.settlement import Actual, Reservation
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.services.usage import UsageIngest
-    from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.pool import Connection
     from tollkeeper_ledger.store.settlements import EndRecord
 
 
@@ -41,8 +40,7 @@ class Ended:
 class ReservationEnds:
     """Settle and release by token. Any number of calls at once; the first that commits stands."""
 
-    def __init__(self, pool: Pool, ingest: UsageIngest, tenants: TenantDirectory, *, installation_id: bytes) -> None:
-        self._pool = pool
+    def __init__(self, ingest: UsageIngest, tenants: TenantDirectory, *, installation_id: bytes) -> None:
         self._ingest = ingest
         self._tenants = tenants
         self._producer_id = own_producer_id(installation_id)
@@ -77,7 +75,7 @@ class ReservationEnds:
                     raise LedgerError("the record of the end was refused", reason="INTERNAL")
                 return _told(reservation, actual, stored, repeated=outcome.stored == 0)
 
-        return await attempted(self._pool, commit)
+        return await self._ingest.attempted(commit)
 
     def _attributes(self, reservation: Reservation, actual: Actual | None) -> list[tuple[str, str]]:
         """Give the record's attributes: declared ones of the settlement, and those of the reservation.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tollkeeper_ledger.domain.issuing import (
     NO_WITNESS,
@@ -21,7 +21,7 @@ from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.pool_functions import show_witness_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool_functions import PoolFunctions
 
 _TICKS_PER_FORGETTING = 60
+
+Result = TypeVar("Result")
 
 
 class SetBackError(Exception):
@@ -85,6 +87,14 @@ class Restores:
             raise SetBackError(f"Postgres lacks witness {self._newest.number} of timeline {self._newest.timeline}")
         return found.witness, found.issuing
 
+    async def noticed(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Await a transaction that begins with `issue`, and anew in the next timeline where Postgres went back."""
+        try:
+            return await attempt()
+        except SetBackError:
+            await self.notice()
+        return await attempt()
+
     def committed(self, witness: Witness) -> None:
         """Note a witness whose transaction has committed."""
         self._newest = max(self._newest, witness)
@@ -114,11 +124,7 @@ class Restores:
                 await witnesses.forget_witnesses(conn)
 
     async def _commit(self) -> Witness:
-        try:
-            return await self._commit_once()
-        except SetBackError:
-            await self.notice()
-        return await self._commit_once()
+        return await self.noticed(self._commit_once)
 
     async def _commit_once(self) -> Witness:
         async with transaction(self._pool) as conn:

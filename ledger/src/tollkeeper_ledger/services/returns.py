@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.store.limits import WindowRow
     from tollkeeper_ledger.store.pool import Connection, Pool
-    from tollkeeper_ledger.store.pool_functions import PoolFunctions
+    from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,18 @@ class ReturnService:
 
         Cumulative: a repeat changes nothing. Unknown windows and live generations take nothing: the figure stays. Nor
         do windows of an earlier timeline, of which Postgres may not know all that left them.
-        Who was denied for lack of these units hears of them at commit.
+        Who was denied for lack of these units hears of them at commit. A Postgres that went back is noticed first.
         """
+        known, calls = await self._restores.noticed(lambda: self._give_back(holder, entries))
+        # Pools that were final and are no longer.
+        await self._functions.call(calls)
+        return known
+
+    async def _give_back(self, holder: bytes, entries: Sequence[Return]) -> tuple[list[int], list[Call]]:
         async with transaction(self._pool) as conn:
+            _, issuing = await self._restores.issue(conn)
             locked = await lock_windows(conn, {entry.window_id for entry in entries})
-            rows = {key: row for key, row in locked.items() if row.state.timeline >= self._restores.timeline}
+            rows = {key: row for key, row in locked.items() if row.state.timeline >= issuing.timeline}
             leases = await read_leases(
                 conn, rows, [(entry.window_id, holder) for entry in entries if entry.generation == 0]
             )
@@ -100,9 +107,7 @@ class ReturnService:
             await write_windows(conn, rows.values())
             await lost.write(conn)
             await announce_units(conn, noticed)
-        # Pools that were final and are no longer.
-        await self._functions.call([call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)])
-        return known
+        return known, [call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)]
 
     async def report(self, holder: bytes, entries: Sequence[Consumption]) -> list[Use | None]:
         """Store what a holder consumed, never lowering it; gives what the fleet consumed, None for unknown windows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from tollkeeper_ledger.domain.usage import (
@@ -39,15 +39,18 @@ from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_producers import add_producer, announce_producer, lock_producer, safe_seq
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import date, datetime
 
     from tollkeeper_ledger.domain.usage import AppendOutcome, UsageColumns
+    from tollkeeper_ledger.domain.usage_batch import UsageBatch
+    from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 SAFE_AFTER = timedelta(hours=24)
 """Age from which a commit counts as safe from a restore, where nobody has said better."""
 
+Answer = TypeVar("Answer")
 
 OWN_HOLDER = b"ledger"
 """Holder of the ledger's own producer."""
@@ -59,10 +62,14 @@ def own_producer_id(installation_id: bytes) -> UUID:
 
 
 class UsageIngest:
-    """Serve producers on the pool of role `ingest`. Any number of calls at once; those of one producer queue."""
+    """Serve producers on the pool of role `ingest`. Any number of calls at once; those of one producer queue.
 
-    def __init__(self, pool: Pool, *, embedded: bool, stream: int = 0) -> None:
+    `restores`: looks, before levels change, whether Postgres was set back; None where nothing is ever leased from it.
+    """
+
+    def __init__(self, pool: Pool, *, embedded: bool, stream: int = 0, restores: Restores | None = None) -> None:
         self._pool = pool
+        self._restores = restores
         self._embedded = embedded
         self._stream = stream
         self._months: set[date] = set()
@@ -120,16 +127,39 @@ class UsageIngest:
             await self.need_months(conn, batch.records.event_us, now)
             # TODO(#5): merge all waiting batches into this transaction: producers in id order, then one pass over all.
             async with conn.transaction():
-                return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
+                return await self._append_batch(conn, batch, now)
 
-        return await attempted(self._pool, commit)
+        return await self.attempted(commit)
+
+    async def attempted(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Await `work`, which appends in a transaction of its own, anew where Postgres broke it off or was set back.
+
+        Raises LedgerError LEDGER_UNREACHABLE where Postgres stays away.
+        """
+        restores = self._restores
+        if restores is None:
+            return await attempted(self._pool, work)
+
+        async def noticed(conn: Connection) -> Answer:
+            return await restores.noticed(lambda: work(conn))
+
+        return await attempted(self._pool, noticed)
+
+    async def _append_batch(self, conn: Connection, batch: UsageBatch, now: datetime) -> AppendOutcome:
+        """Append in the caller's transaction. Raises SetBackError, for `attempted`."""
+        timeline = 0
+        if batch.levels and self._restores is not None:
+            _, issuing = await self._restores.issue(conn)
+            timeline = issuing.timeline
+        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position, timeline=timeline)
 
     async def append_own(
         self, conn: Connection, producer_id: UUID, columns: UsageColumns, *, now: datetime
     ) -> AppendOutcome:
         """Commit records of the ledger's own, as a producer's batch, in the caller's transaction.
 
-        Needs `need_months` before it. The producer is closed after each batch, so no period waits for it.
+        Needs `need_months` before it, and `attempted` around it where records may change levels. The producer is closed
+        after each batch, so no period waits for it.
         """
         fresh = Producer(producer_id, 1, OWN_HOLDER, committed_seq=0, h=h_start(producer_id.bytes))
         await add_producer(conn, fresh, version=FORMAT, now=now)
@@ -147,9 +177,7 @@ class UsageIngest:
             tenants_served=(),
             closing=True,
         )
-        return await append_batch(
-            conn, read_batch(append, own=True), now=now, stream=self._stream, position=self._position
-        )
+        return await self._append_batch(conn, read_batch(append, own=True), now)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

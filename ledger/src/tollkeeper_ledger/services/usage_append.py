@@ -68,6 +68,8 @@ class Position(Protocol):
 class _Names:
     tenant_ids: Mapping[str, UUID]
     meters: Mapping[str, MeterFacts]
+    timeline: int
+    """Postgres' timeline, as looked up for batches that change levels; else 0."""
 
     def tenant(self, wire_id: str) -> UUID:
         return self.tenant_ids.get(wire_id, NOBODY)
@@ -77,10 +79,11 @@ class _Names:
 
 
 async def append_batch(
-    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position
+    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position, timeline: int = 0
 ) -> AppendOutcome:
     """Commit what of the batch is new; the caller's transaction ends right after.
 
+    `timeline`: how often Postgres was set back, and 1; for batches that change levels.
     Raises PreconditionError as `domain.usage_producer.place` says; nothing is stored then.
     """
     source = batch.source
@@ -89,7 +92,7 @@ async def append_batch(
         raise unknown(source.producer_id)
     placement = place(producer, batch)
     served = [wire_id for wire_id in dict.fromkeys([*batch.tenants, *source.tenants_served]) if wire_id]
-    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters))
+    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters), timeline)
     earlier = await earlier_verdicts(conn, batch, count=placement.skip, tenant_ids=names.tenants(batch))
     if placement.behind:
         await see_producer(conn, source.producer_id)
@@ -208,7 +211,7 @@ async def _change_levels(
     """Put what new records change of levels in force; gives those that can't be. Tenants are locked before windows."""
     records = batch.records.take(places)
     await share_tenants(conn, sorted({names.tenant(batch.tenants[at]) for at in records.tenant}))
-    return await change_levels(conn, batch, places)
+    return await change_levels(conn, batch, places, timeline=names.timeline)
 
 
 async def _claim(

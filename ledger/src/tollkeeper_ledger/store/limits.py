@@ -62,6 +62,7 @@ def successor(before: WindowRow, window_id: bytes, *, timeline: int, allotted: i
     )
     state.allotted = allotted
     state.ceiling = max(state.amount, allotted)
+    state.stored, state.stored_over = before.state.stored, before.state.stored_over
     return WindowRow(
         identity=before.identity,
         window_id=window_id,

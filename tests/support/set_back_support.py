@@ -1,0 +1,74 @@
+"""Databases that are really set back, and ledgers that serve what is in them."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+import grpc.aio
+from limits_support import Serving
+from redis.asyncio import Redis
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from tollkeeper_ledger.app import running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tollkeeper_ledger.config import Settings
+
+
+class History:
+    """A database, a backup of it, and the way back."""
+
+    def __init__(self, server_url: str, url: str) -> None:
+        self._server_url = server_url
+        self._name = url.partition("?")[0].rpartition("/")[2]
+
+    async def back_up(self) -> None:
+        """Copy the database as it is. Nobody may be connected."""
+        await self._run(f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
+
+    async def set_back(self) -> None:
+        """Put the copy in the database's place, whoever is connected."""
+        await self._run(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
+        await self._run(f"DROP DATABASE {self._name} WITH (FORCE)")
+        await self._run(f"CREATE DATABASE {self._name} TEMPLATE {self._name}_backup")
+
+    async def _run(self, statement: str) -> None:
+        conn = await asyncpg.connect(self._server_url)
+        try:
+            await conn.execute(statement)
+        finally:
+            await conn.close()
+
+
+@asynccontextmanager
+async def serving_on(settings: Settings) -> AsyncIterator[Serving]:
+    """Serve a ledger on what is in the database."""
+    async with (
+        running(settings) as ledger,
+        grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel,
+    ):
+        yield Serving(ledger=ledger, channel=channel)
+
+
+async def flush(settings: Settings) -> None:
+    """Lose everything that Redis has."""
+    client = Redis.from_url(settings.redis_url)
+    await client.flushall()
+    await client.function_flush()
+    await client.aclose()
+
+
+async def state_of(channel: grpc.aio.Channel) -> admin_pb2.GetLedgerStateResponse:
+    """Ask where the ledger stands."""
+    return await admin_pb2_grpc.AdminServiceStub(channel).GetLedgerState(admin_pb2.GetLedgerStateRequest())
+
+
+async def confirm(channel: grpc.aio.Channel) -> admin_pb2.ConfirmRestoreResponse:
+    """Let issuing go on."""
+    return await admin_pb2_grpc.AdminServiceStub(channel).ConfirmRestore(
+        admin_pb2.ConfirmRestoreRequest(request_id=secrets.token_hex(8), note="backup of noon")
+    )
