@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -53,3 +54,20 @@ def test_table_shows_hostile_text_as_text(capsys: pytest.CaptureFixture[str]) ->
 def test_money_follows_its_currency(minor: int, currency: str, expected: str) -> None:
     """Digits after the point are the currency's own."""
     assert money(minor, currency) == expected
+
+
+@pytest.mark.parametrize("columns", [20, 60, 200])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_nothing_is_cut_off(
+    columns: int, *, is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However narrow the terminal, every name and figure is printed whole; a file has no width."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    row = {f"column_{n}": f"2,599.0{n} USD" for n in range(6)}
+    show([row, row], tuple(row), Output.TABLE)
+    words = capsys.readouterr().out.split()
+    assert [words.count(f"2,599.0{n}") for n in range(6)] == [2] * 6
+    show([], tuple(row), Output.TABLE, title="Rows")
+    assert capsys.readouterr().out == "Rows: none\n"

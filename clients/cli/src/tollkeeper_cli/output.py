@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ _MINOR_DIGITS = {
 _MINOR_DIGITS_DEFAULT = 2
 # Texts up to a time's length stand whole in a table, longer ones are folded.
 _WHOLE_CHARS_MAX = 20
+# A table in a pipe or a file is as wide as its rows.
+_FILE_WIDTH = 10_000
 
 
 class Output(StrEnum):
@@ -139,7 +142,10 @@ def _plain(value: Cell) -> str:
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
-    """Print a table; numbers stand right, names and numbers whole; columns with nothing in any row are left out."""
+    """Print a table; numbers stand right, names and numbers whole; columns with nothing in any row are left out.
+
+    Nothing is ever cut off: where a terminal is too narrow each row is a block of lines, and a file has no width.
+    """
     table = Table(
         title=title or None,
         title_justify="left",
@@ -161,7 +167,25 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Non
         )
     for row in rows:
         table.add_row(*(_escape(_plain(row.get(column))) for column in shown))
-    Console().print(table)
+    wide = Console(width=_FILE_WIDTH)
+    console = Console() if sys.stdout.isatty() else wide
+    if not rows:
+        console.print(f"[italic]{_escape(title)}[/]: none" if title else "none")
+    elif Measurement.get(wide, wide.options, table).minimum > console.width:
+        _print_blocks(console, rows, shown, title)
+    else:
+        console.print(table)
+
+
+def _print_blocks(console: Console, rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
+    if title:
+        console.print(_escape(title), style="italic")
+    widest = max(len(column) for column in columns)
+    for row in rows:
+        console.print()
+        for column in columns:
+            told = _escape(_plain(row.get(column)))
+            console.print(f"[bold]{column.replace('_', ' '):{widest}}[/]  {told}", soft_wrap=True, highlight=False)
 
 
 def _escape(text: str) -> str:
