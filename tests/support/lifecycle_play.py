@@ -146,9 +146,14 @@ async def _act(
             )
             await changes.create_subscription(conn, tenant_id, tenant, asked, act)
         case "change":
-            await changes.change_subscription(
-                conn, tenant_id, plan=event.get("plan", ""), quantity=event.get("seats"), at=when, act=act
+            asked_change = changes.ChangeAsked(
+                plan=event.get("plan", ""),
+                quantity=event.get("seats"),
+                anchor=event.get("anchor", ""),
+                time_zone=event.get("zone", ""),
+                at=when,
             )
+            await changes.change_subscription(conn, tenant_id, asked_change, act=act)
         case "pause":
             await changes.pause_subscription(conn, tenant_id, at=when, act=act)
         case "resume":

@@ -78,7 +78,7 @@ async def test_what_subscriptions_are_worth_and_what_is_over(
     """
     await bench.set_now(at(1, 10))
     await bench.apply(CATALOGUE)
-    await act(bench, at(2, 10), "climbs", changes.change_subscription, plan="pro", quantity=None, at=changes.NOW)
+    await act(bench, at(2, 10), "climbs", changes.change_subscription, asked=changes.ChangeAsked(plan="pro"))
     await act(bench, at(2, 12), "leaves", changes.cancel_subscription, at=changes.NOW)
     await act(bench, at(3, 5), "rests", changes.pause_subscription, at=changes.NOW)
     await act(bench, at(4, 5), "rests", changes.resume_subscription)

@@ -234,7 +234,7 @@ WRONG = [
     ("VoidInvoice", billing_pb2.VoidInvoiceRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.NOT_FOUND, "INVOICE_UNKNOWN", ""),
     ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_OUT_OF_RANGE", "amount_minor"),
     ("ListPayments", billing_pb2.ListPaymentsRequest(page_token="x"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", "page_token"),
-    ("GetOverage", billing_pb2.GetOverageRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/GetOverage"),
+    ("GetOverage", billing_pb2.GetOverageRequest(), INVALID, "FIELD_REQUIRED", "tenant"),
 ]  # fmt: skip
 
 

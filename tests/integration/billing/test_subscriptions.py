@@ -19,6 +19,7 @@ from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenants import load_tenants
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from billing_bench import BillingBench
@@ -66,6 +67,13 @@ async def test_a_subscription_is_lived_through(settings: Settings) -> None:
         assert not (await admin.ResumeSubscription(keep)).subscription.HasField("ends_at")
         stop = admin_pb2.CancelSubscriptionRequest(request_id="8", tenant="bare")
         assert (await admin.CancelSubscription(stop)).subscription.state == "cancelled"
+        zone = admin_pb2.ChangeSubscriptionRequest(
+            request_id="10", tenant="code", plan="daily", anchor="2031-01-31", time_zone="Africa/Abidjan"
+        )
+        counted = (await admin.ChangeSubscription(zone)).subscription
+        assert (counted.time_zone, counted.anchor, counted.interval) == (
+            "Africa/Abidjan", "2031-01-31T00:00:00", "1 day",
+        )  # fmt: skip
         again = admin_pb2.CreateSubscriptionRequest(request_id="9", tenant="bare", plan="team", trial_days=7)
         assert (await admin.CreateSubscription(again)).subscription.state == "trialing"
 
@@ -129,12 +137,36 @@ plans:
     billing_interval: day
     fees: [{{name: Two, amount: "1.00"}}]
     prices: [{{meter: messages, unit_price: "0.01"}}]
+  - name: three
+    billing_interval: {{unit: hour, count: 7}}
+    fees: [{{name: Three, amount: "1.00"}}]
+    prices: [{{meter: messages, unit_price: "0.01"}}]
 tenants: [{{id: code, plan: one, subscription: {{start: "{start}"}}}}]
 """
 
 
-async def test_changes_beside_appends_lose_nothing(bench: BillingBench) -> None:
-    """Plan, seats, pauses change while usage is appended, late and early: every unit is billed once, on one invoice."""
+def plan_and_seats(random: Random) -> changes.ChangeAsked:
+    """Change the plan and the seats."""
+    return changes.ChangeAsked(plan=random.choice(["one", "two"]), quantity=random.randint(1, 9))
+
+
+def periods_too(random: Random) -> changes.ChangeAsked:
+    """Change the plan and with it the interval, the anchor or the time zone, now or with the next period."""
+    return random.choice([
+        changes.ChangeAsked(plan=random.choice(["one", "two", "three"]), at=random.choice(["now", "period_end"])),
+        changes.ChangeAsked(plan=random.choice(["one", "three"]), anchor=random.choice(["start", "calendar"])),
+        changes.ChangeAsked(plan="two", time_zone=random.choice(["America/New_York", "Asia/Tokyo", "UTC"])),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [plan_and_seats, periods_too])
+async def test_changes_beside_appends_lose_nothing(
+    bench: BillingBench, asked: Callable[[Random], changes.ChangeAsked]
+) -> None:
+    """Plan, seats, pauses, or interval, anchor and zone as well change while usage is appended, late and early.
+
+    Every unit is billed once, and where periods stay as they are, on one invoice.
+    """
     await bench.apply(TWO.format(start=bench.start.isoformat()))
     log = await bench.new_log()
     random = Random(7)
@@ -149,10 +181,7 @@ async def test_changes_beside_appends_lose_nothing(bench: BillingBench) -> None:
             elif number % 4 == 2:
                 await changes.resume_subscription(conn, tenant_id, act=doing)
             else:
-                plan = random.choice(["one", "two"])
-                await changes.change_subscription(
-                    conn, tenant_id, plan=plan, quantity=random.randint(1, 9), at="now", act=doing
-                )
+                await changes.change_subscription(conn, tenant_id, asked(random), act=doing)
 
     for number in range(24):
         now = bench.start + timedelta(minutes=50 * number)
@@ -164,15 +193,19 @@ async def test_changes_beside_appends_lose_nothing(bench: BillingBench) -> None:
         ]
         sent += sum(units for one in uses for _, units in one.quantities)
         await asyncio.gather(bench.send(log, *uses, watermark=earliest, tenants=("code",)), act(number, now))
-    end = bench.start + timedelta(days=1, hours=2)
+    end = bench.start + timedelta(days=3 if asked is periods_too else 1, hours=2)
     await bench.set_now(end)
+    await changes.follow_due_phases(bench.billing)
     await bench.send(log, watermark=end, tenants=("code",))
     await bench.run()
-    (document,) = await bench.documents("code")
-    billed = [line for line in document["lines"] if line["meter"] == "messages"]
+    documents = await bench.documents("code")
+    assert asked is periods_too or len(documents) == 1
+    billed = [line for document in documents for line in document["lines"] if line["meter"] == "messages"]
     assert sent == sum(line["quantity"] for line in billed)
     assert sent == sum(line["amount_minor"] for line in billed)
-    assert document["record_count"] == 24 * 20
+    assert sum(document["record_count"] for document in documents) == 24 * 20
+    ends = [document["period"]["end"] for document in documents]
+    assert [document["period"]["start"] for document in documents][1:] == ends[:-1]
 
 
 WRONG = [
@@ -232,9 +265,15 @@ WRONG = [
     ),
     (
         "ChangeSubscription",
-        admin_pb2.ChangeSubscriptionRequest(request_id="j", tenant="code", plan="daily"),
+        admin_pb2.ChangeSubscriptionRequest(request_id="j", tenant="code", time_zone="Mars"),
         "FIELD_INVALID",
-        "plan",
+        "time_zone",
+    ),
+    (
+        "ChangeSubscription",
+        admin_pb2.ChangeSubscriptionRequest(request_id="ja", tenant="code", anchor="2031-02-30"),
+        "FIELD_INVALID",
+        "anchor",
     ),
     (
         "ChangeSubscription",

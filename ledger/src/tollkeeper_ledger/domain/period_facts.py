@@ -112,6 +112,7 @@ def _ahead_to_json(ahead: Ahead) -> Json:
         "quantity": ahead.quantity,
         "span": period_to_json(ahead.span),
         "whole": period_to_json(ahead.whole),
+        **({"time_zone": ahead.time_zone} if ahead.time_zone else {}),
     }
 
 
@@ -124,4 +125,5 @@ def ahead_from_json(ahead: Json | None) -> Ahead | None:
         quantity=ahead["quantity"],
         span=period_from_json(ahead["span"]),
         whole=period_from_json(ahead["whole"]),
+        time_zone=ahead.get("time_zone", ""),
     )

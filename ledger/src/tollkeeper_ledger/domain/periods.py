@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from calendar import monthrange
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -133,6 +133,22 @@ def periods_from(schedule: Schedule, instant: datetime) -> Iterator[Period]:
         if end > start:
             yield Period(start=start, end=end)
         start = end
+
+
+def same_date_from(instant: datetime, zone: str, other: str) -> datetime:
+    """Give the first instant from then on at which two zones have the same date: a midnight of the one behind.
+
+    Raises ValueError where they never have: they lie a day or more apart.
+    """
+    zones = ZoneInfo(zone), ZoneInfo(other)
+    dates = [instant.astimezone(one).date() for one in zones]
+    if dates[0] == dates[1]:
+        return instant
+    behind = zones[dates.index(min(dates))]
+    midnight = datetime.combine(min(dates) + timedelta(days=1), time(), tzinfo=behind).astimezone(UTC)
+    if midnight.astimezone(zones[0]).date() != midnight.astimezone(zones[1]).date():
+        raise ValueError(f"{zone} and {other} never have the same date")
+    return midnight
 
 
 def _index_at(schedule: Schedule, instant: datetime) -> int:

@@ -35,7 +35,9 @@ class SubscriptionSchedule:
 
     tenant_id: UUID
     subscription_id: UUID
-    schedule: Schedule
+    eras: tuple[Schedule, ...]
+    """What periods are counted by, in time order, each from its own start on; the first begins with the subscription.
+    A period is cut where another era begins."""
     ended_at: datetime | None
     """Also where the end is still to come."""
     billed_until: datetime
@@ -43,6 +45,15 @@ class SubscriptionSchedule:
     """In time order; the first begins with the subscription."""
     has_late: bool = False
     """Whether late usage waits for an invoice."""
+
+    @property
+    def started_at(self) -> datetime:
+        """When the subscription begins."""
+        return self.eras[0].started_at
+
+    def era_at(self, instant: datetime) -> Schedule:
+        """Give what periods are counted by at an instant; the first one before all of them."""
+        return next((era for era in reversed(self.eras) if era.started_at <= instant), self.eras[0])
 
     @property
     def is_open(self) -> bool:
@@ -69,13 +80,16 @@ class SubscriptionSchedule:
             if self.has_late:
                 yield self._after_the_end()
             return
-        for period in periods_from(self.schedule, self.billed_until):
-            if self.ended_at is None or period.end < self.ended_at:
-                yield period
-                continue
-            if period.start < self.ended_at:
-                yield Period(start=period.start, end=self.ended_at)
-            return
+        for place, era in enumerate(self.eras):
+            until = self._until(place)
+            if until is None or until > self.billed_until:
+                yield from _cut(periods_from(era, self.billed_until), until)
+
+    def _until(self, place: int) -> datetime | None:
+        """Give where an era stops: where the next begins, or with the subscription."""
+        following = self.eras[place + 1].started_at if place + 1 < len(self.eras) else None
+        ends = [end for end in (following, self.ended_at) if end is not None]
+        return min(ends, default=None)
 
     def late_period(self) -> Period:
         """Give the earliest period that is not closed: late usage is billed with it."""
@@ -88,14 +102,15 @@ class SubscriptionSchedule:
         """Give the period that holds an instant, cut at the end; None outside the subscription."""
         if self.ended_at is not None and instant >= self.ended_at:
             return None
-        period = period_at(self.schedule, instant)
-        if period is None or self.ended_at is None:
+        era = self.era_at(instant)
+        period, until = period_at(era, instant), self._until(self.eras.index(era))
+        if period is None or until is None:
             return period
-        return Period(start=period.start, end=min(period.end, self.ended_at))
+        return Period(start=period.start, end=min(period.end, until))
 
     def whole_period(self, instant: datetime) -> Period:
         """Give the span between two boundaries that holds an instant, also beyond start and end."""
-        return boundary_period(self.schedule, instant)
+        return boundary_period(self.era_at(instant), instant)
 
     def stretches(self, period: Period) -> list[tuple[Period, Phase]]:
         """Cut a period where a phase begins."""
@@ -109,3 +124,14 @@ class SubscriptionSchedule:
         if period is None:
             return None
         return next(span for span, _ in self.stretches(period) if instant < span.end)
+
+
+def _cut(periods: Iterator[Period], until: datetime | None) -> Iterator[Period]:
+    """Give periods up to an instant, the last one cut there."""
+    for period in periods:
+        if until is None or period.end < until:
+            yield period
+            continue
+        if period.start < until:
+            yield Period(start=period.start, end=until)
+        return

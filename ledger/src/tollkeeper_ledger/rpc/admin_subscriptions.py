@@ -70,6 +70,9 @@ def _subscription(view: SubscriptionView) -> admin_pb2.Subscription:
         state=view.state,
         started_at=timestamp(view.started_at),
         quantity=view.quantity,
+        anchor=view.counted.anchor.isoformat(),
+        time_zone=view.counted.time_zone,
+        interval=f"{view.counted.interval.count} {view.counted.interval.unit.value}",
     )
     if view.running is not None:
         message.period_start.CopyFrom(timestamp(view.running.start))
@@ -124,15 +127,20 @@ class AdminSubscriptions:
     async def ChangeSubscription(
         self, request: admin_pb2.ChangeSubscriptionRequest, context: Context
     ) -> admin_pb2.ChangeSubscriptionResponse:
-        """Move a subscription to another plan or number of seats."""
-        quantity = _quantity(request.quantity) if request.HasField("quantity") else None
-        if not request.plan and quantity is None:
-            raise InvalidFieldError("plan", "is missing", reason="FIELD_REQUIRED", remedy="give a plan or a quantity")
+        """Move a subscription to another plan, number of seats, anchor or time zone."""
+        asked = changes.ChangeAsked(
+            plan=request.plan,
+            quantity=_quantity(request.quantity) if request.HasField("quantity") else None,
+            anchor=_anchor(request.anchor),
+            time_zone=_time_zone(request.time_zone),
+            at=request.at or changes.NOW,
+        )
+        if asked == changes.ChangeAsked(at=asked.at):
+            remedy = "give a plan, a quantity, an anchor or a time zone"
+            raise InvalidFieldError("plan", "is missing", reason="FIELD_REQUIRED", remedy=remedy)
 
         async def work(conn: Connection, tenant_id: UUID, act: Act) -> admin_pb2.ChangeSubscriptionResponse:
-            await changes.change_subscription(
-                conn, tenant_id, plan=request.plan, quantity=quantity, at=request.at or changes.NOW, act=act
-            )
+            await changes.change_subscription(conn, tenant_id, asked, act=act)
             return admin_pb2.ChangeSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
 
         return await self._once(request, admin_pb2.ChangeSubscriptionResponse, work, context)
@@ -276,19 +284,23 @@ async def _newest(conn: Connection, tenant: str, now: datetime) -> admin_pb2.Sub
 def _asked(request: admin_pb2.CreateSubscriptionRequest) -> changes.SubscriptionAsked:
     if not request.plan:
         raise InvalidFieldError("plan", "is missing", reason="FIELD_REQUIRED", remedy="name a plan")
-    if request.time_zone and not is_time_zone(request.time_zone):
-        raise InvalidFieldError("time_zone", "is not a time zone", value=request.time_zone, bound="IANA names")
     if request.trial_days > TRIAL_DAYS_MAX:
         raise _out_of_range("trial_days", request.trial_days, f"0 to {TRIAL_DAYS_MAX}")
     return changes.SubscriptionAsked(
         plan=request.plan,
         start=_instant("start", request.start) if request.HasField("start") else None,
         anchor=_anchor(request.anchor),
-        time_zone=request.time_zone,
+        time_zone=_time_zone(request.time_zone),
         currency=request.currency,
         quantity=_quantity(request.quantity) if request.HasField("quantity") else 1,
         trial_days=request.trial_days if request.HasField("trial_days") else None,
     )
+
+
+def _time_zone(name: str) -> str:
+    if name and not is_time_zone(name):
+        raise InvalidFieldError("time_zone", "is not a time zone", value=ascii(name[:64]), bound="IANA names")
+    return name
 
 
 def _anchor(text: str) -> str:

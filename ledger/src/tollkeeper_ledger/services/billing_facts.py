@@ -51,20 +51,26 @@ class PeriodPlans:
         """Whether usage at an instant is free."""
         return self.schedule.phase_at(instant).state == "trialing"
 
-    def ahead_of(self, period: Period) -> Ahead | None:
-        """Give what is billed before a period begins; None where its plan has no fee in advance or isn't active."""
+    def ahead_of(self, period: Period, *, after: Period | None = None) -> Ahead | None:
+        """Give what is billed before a period begins; None where its plan has no fee in advance or isn't active.
+
+        `after` is the period that it is billed with, which may be counted in another time zone.
+        """
         phase = self.schedule.phase_at(period.start)
         found = self.plans[phase.plan_version_id]
         has_advance = any(fee["timing"] == "advance" for fee in json.loads(found.definition)["fees"])
         if phase.state != "active" or not has_advance:
             return None
         whole = self.schedule.whole_period(period.start)
-        return Ahead(plan=found.plan.digest, quantity=phase.quantity, span=period, whole=whole)
+        zone = self.schedule.era_at(period.start).time_zone
+        if after is None or self.schedule.era_at(after.start).time_zone == zone:
+            zone = ""
+        return Ahead(plan=found.plan.digest, quantity=phase.quantity, span=period, whole=whole, time_zone=zone)
 
     def opening(self, *, now: datetime) -> Period | None:
         """Give the first period where its fees in advance are due and no period is closed yet."""
         schedule = self.schedule
-        started_at = schedule.schedule.started_at
+        started_at = schedule.started_at
         if schedule.billed_until != started_at or now < started_at:
             return None
         first = schedule.period_at(started_at)
@@ -80,7 +86,7 @@ async def opening_facts(conn: Connection, found: PeriodPlans, first: Period) -> 
     """Give the facts of a subscription's opening: the first fees in advance and nothing else."""
     schedule = found.schedule
     return PeriodFacts(
-        time_zone=schedule.schedule.time_zone,
+        time_zone=schedule.era_at(first.start).time_zone,
         period=first,
         whole=schedule.whole_period(first.start),
         stretches=(),
@@ -96,7 +102,7 @@ async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> 
     schedule = found.schedule
     following = schedule.period_at(period.end)
     return PeriodFacts(
-        time_zone=schedule.schedule.time_zone,
+        time_zone=schedule.era_at(period.start).time_zone,
         period=period,
         whole=schedule.whole_period(period.start),
         stretches=tuple(
@@ -109,7 +115,7 @@ async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> 
             for span, phase in schedule.stretches(period)
         ),
         ahead=await _billed_ahead(conn, found, period),
-        advance=None if following is None else found.ahead_of(following),
+        advance=None if following is None else found.ahead_of(following, after=period),
         coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
         grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
     )

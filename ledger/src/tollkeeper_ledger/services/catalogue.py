@@ -25,6 +25,7 @@ from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
 from tollkeeper_ledger.store.catalogue import find_tenant_ids, read_known
 from tollkeeper_ledger.store.changes import record_changes
+from tollkeeper_ledger.store.subscriptions import drop_eras
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
@@ -197,12 +198,17 @@ async def _change_subscription(conn: Connection, tenant_id: UUID, change: Change
     await lock_tenant(conn, tenant_id)
     schedules = await read_schedules(conn, [tenant_id])
     schedule = next(one for one in schedules if one.subscription_id == change.subscription_id)
-    running = period_at(schedule.schedule, now)
+    counted = schedule.era_at(now)
+    running = period_at(counted, now)
     ends = [
-        schedule.schedule.started_at,
-        running.end if running is not None else schedule.schedule.started_at,
-        await writes.last_segment_end(conn, tenant_id, change.subscription_id) or schedule.schedule.started_at,
+        schedule.started_at,
+        running.end if running is not None else schedule.started_at,
+        await writes.last_segment_end(conn, tenant_id, change.subscription_id) or schedule.started_at,
     ]
     prices_from = change.prices_from or max(ends)
+    # A move by the catalogue keeps the interval: another one that is scheduled is taken back.
+    await drop_eras(
+        conn, schedule, [one for one in schedule.eras if one.started_at > now and one.interval != counted.interval]
+    )
     await cut_segments(conn, tenant_id, change.subscription_id, at=prices_from)
     await writes.move_subscription(conn, tenant_id, change.subscription_id, plan=change.plan, prices_from=prices_from)

@@ -220,7 +220,7 @@ async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts
     return CloseInputs(
         parties=parties,
         subscription_id=str(schedule.subscription_id),
-        time_zone=schedule.schedule.time_zone,
+        time_zone=schedule.era_at(facts.period.start).time_zone,
         period=facts.period,
         plan=plan.plan,
         facts=facts,

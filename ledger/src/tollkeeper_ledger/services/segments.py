@@ -193,7 +193,7 @@ def _unbilled_month(at_us: int, schedules: Sequence[SubscriptionSchedule]) -> Pe
     month = period_at(Schedule(anchor=first, time_zone="UTC", interval=_MONTH, started_at=from_us(0)), at) or Period(
         start=from_us(at_us), end=from_us(0)
     )
-    edges = [edge for s in schedules for edge in (s.schedule.started_at, s.ended_at) if edge is not None]
+    edges = [edge for s in schedules for edge in (s.started_at, s.ended_at) if edge is not None]
     return Period(
         start=max([month.start, *(edge for edge in edges if edge <= at)]),
         end=min([month.end, *(edge for edge in edges if edge > at)]),
@@ -226,6 +226,6 @@ async def _add_late(
 
 def _subscription_of(base: StoredSegment, schedules: Sequence[SubscriptionSchedule]) -> SubscriptionSchedule:
     for subscription in reversed(schedules):
-        if subscription.schedule.started_at <= base.period_start:
+        if subscription.started_at <= base.period_start:
             return subscription
     raise RuntimeError(f"closed segment {base.segment_id} lies before every subscription of its tenant")

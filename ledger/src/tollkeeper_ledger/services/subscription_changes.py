@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription
 from tollkeeper_ledger.domain.catalogue.subscribing import anchor_of, target_from, trial_end_of
 from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.periods import Schedule, same_date_from
 from tollkeeper_ledger.domain.phases import CANCELLED, Phase
 from tollkeeper_ledger.store import subscriptions as store
 from tollkeeper_ledger.store.billing_closes import read_definitions
 from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
-from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit, add_subscriptions
+from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit, add_subscriptions, last_segment_end
 from tollkeeper_ledger.store.changes import record_changes
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.domain.periods import Interval
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -107,44 +109,106 @@ async def _plan_in(conn: Connection, name: str, currency: str) -> store.PlanVers
     return found
 
 
-async def change_subscription(
-    conn: Connection, tenant_id: UUID, *, plan: str, quantity: int | None, at: str, act: Act
-) -> None:
-    """Move a subscription to a plan's newest version, to a number of seats, or both.
+@dataclass(frozen=True, slots=True)
+class ChangeAsked:
+    """What changes about a subscription; what is left out is None or empty, and stays."""
 
-    Raises UnknownNameError: no running subscription, no such plan; InvalidFieldError: the plan has another interval or
-    currency.
+    plan: str = ""
+    """Moves to its newest version, and to its billing interval."""
+    quantity: int | None = None
+    """Seats."""
+    anchor: str = ""
+    """What periods are counted from: `start` = when the change is in force, `calendar`, or a date."""
+    time_zone: str = ""
+    at: str = NOW
+
+
+async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAsked, *, act: Act) -> None:
+    """Move a subscription to a plan's newest version, a number of seats, another anchor or time zone.
+
+    Where interval, anchor or zone change, the running period ends there and the next one goes up to the new count's
+    next boundary; both are shares of whole periods. A change of the zone waits until both zones have the same date, so
+    that no day is billed twice or to nobody. Raises UnknownNameError: no running subscription, no such plan;
+    InvalidFieldError: another interval is scheduled and no plan is named.
     """
-    schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
+    schedule, instant = await _begin(conn, tenant_id, at=asked.at, act=act)
+    before = schedule.era_at(instant)
+    if asked.time_zone:
+        try:
+            instant = same_date_from(instant, before.time_zone, asked.time_zone)
+        except ValueError as error:
+            raise InvalidFieldError("time_zone", f"can't follow: {error}", value=asked.time_zone) from error
     phase = schedule.phase_at(instant)
-    plan_version_id = phase.plan_version_id
-    if plan:
-        plan_version_id = await _target(conn, schedule, phase, plan)
-    asked = replace(
+    plan_version_id, interval = phase.plan_version_id, before.interval
+    if asked.plan:
+        plan_version_id, interval = await _target(conn, phase, asked.plan)
+    era = _era_of(asked, before, interval, instant)
+    if era is not None:
+        instant = await _free_of_usage(conn, schedule, era.started_at, asked, act)
+        era = _era_of(asked, before, interval, instant)
+    await _drop_later(conn, schedule, asked, era, interval=interval, after=instant)
+    phase = replace(
         phase,
         starts_at=instant,
         plan_version_id=plan_version_id,
-        quantity=phase.quantity if quantity is None else quantity,
+        quantity=phase.quantity if asked.quantity is None else asked.quantity,
     )
     await store.change_later_phases(
-        conn, schedule, after=instant, plan_version_id=plan_version_id if plan else None, quantity=quantity
+        conn, schedule, after=instant, plan_version_id=plan_version_id if asked.plan else None, quantity=asked.quantity
     )
-    await _put(conn, schedule, asked, "ChangeSubscription", act)
+    await _put(conn, schedule, phase, "ChangeSubscription", act, era=era)
 
 
-async def _target(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, plan: str) -> UUID:
+def _era_of(asked: ChangeAsked, before: Schedule, interval: Interval, instant: datetime) -> Schedule | None:
+    """Give what periods are counted by from the change on; None where that stays.
+
+    Another interval is counted from the change where no anchor is named; another zone from the same wall clock time.
+    """
+    zone = asked.time_zone or before.time_zone
+    anchor = before.anchor
+    if asked.anchor or interval != before.interval:
+        anchor = anchor_of(asked.anchor, instant, interval, zone)
+    era = Schedule(anchor=anchor, time_zone=zone, interval=interval, started_at=instant)
+    return None if replace(era, started_at=before.started_at) == before else era
+
+
+async def _free_of_usage(
+    conn: Connection, schedule: SubscriptionSchedule, instant: datetime, asked: ChangeAsked, act: Act
+) -> datetime:
+    """Give when periods may be counted anew: not at a start that was billed ahead, nor before usage of a later one."""
+    if instant == schedule.started_at and act.now >= instant:
+        return instant + _TICK
+    last_end = await last_segment_end(conn, schedule.tenant_id, schedule.subscription_id)
+    return instant if asked.at == NOW or last_end is None else max(instant, last_end)
+
+
+async def _drop_later(
+    conn: Connection,
+    schedule: SubscriptionSchedule,
+    asked: ChangeAsked,
+    era: Schedule | None,
+    *,
+    interval: Interval,
+    after: datetime,
+) -> None:
+    """Take back scheduled counts of periods that this change replaces."""
+    later = [one for one in schedule.eras if one.started_at > after]
+    others = [one for one in later if one.interval != interval]
+    if era is not None and others and not asked.plan:
+        raise InvalidFieldError(
+            "anchor" if asked.anchor else "time_zone",
+            f"can't change: another billing interval is scheduled for {others[0].started_at.isoformat()}",
+            remedy="name the plan as well",
+        )
+    await store.drop_eras(conn, schedule, later if era is not None else others if asked.plan else [])
+
+
+async def _target(conn: Connection, phase: Phase, plan: str) -> tuple[UUID, Interval]:
     """Find the plan's newest version in the subscription's currency."""
     running = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
     currency = json.loads(running.definition)["currency"]
     found = await _plan_in(conn, plan, currency)
-    if target_from(found.version, found.definition).interval != schedule.schedule.interval:
-        raise InvalidFieldError(
-            "plan",
-            "has another billing interval than the running subscription",
-            value=plan,
-            remedy="cancel the subscription and begin another",
-        )
-    return found.plan_version_id
+    return found.plan_version_id, target_from(found.version, found.definition).interval
 
 
 async def pause_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
@@ -178,8 +242,9 @@ async def resume_subscription(conn: Connection, tenant_id: UUID, *, act: Act) ->
 async def cancel_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
     """End a subscription now or with the running period. Raises UnknownNameError."""
     schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
-    instant = max(instant, schedule.schedule.started_at + _TICK)
+    instant = max(instant, schedule.started_at + _TICK)
     phase = schedule.phase_at(instant)
+    await store.drop_eras(conn, schedule, [one for one in schedule.eras[1:] if one.started_at >= instant])
     await store.change_later_phases(conn, schedule, after=instant, state=CANCELLED)
     await _put(conn, schedule, replace(phase, starts_at=instant, state=CANCELLED), "CancelSubscription", act)
 
@@ -205,7 +270,7 @@ async def _begin(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> tup
         raise InvalidFieldError("at", "is not known", value=at, bound=f"{NOW}, {PERIOD_END}")
     await lock_tenant(conn, tenant_id)
     schedule = await live_subscription(conn, tenant_id, now=act.now)
-    instant = max(act.now, schedule.schedule.started_at)
+    instant = max(act.now, schedule.started_at)
     running = schedule.period_at(instant)
     return schedule, running.end if at == PERIOD_END and running is not None else instant
 
@@ -215,19 +280,32 @@ def _need_state(phase: Phase, state: str) -> None:
         raise InvalidFieldError("tenant", f"its subscription is {phase.state}, not {state}", value=phase.state)
 
 
-async def _put(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, action: str, act: Act) -> None:
+async def _put(
+    conn: Connection,
+    schedule: SubscriptionSchedule,
+    phase: Phase,
+    action: str,
+    act: Act,
+    *,
+    era: Schedule | None = None,
+) -> None:
     """Put a phase, cut what is open there, and let limits follow where its time has come."""
     before = schedule.phase_at(phase.starts_at)
-    is_due = phase.starts_at <= max(act.now, schedule.schedule.started_at + _TICK)
+    is_due = phase.starts_at <= max(act.now, schedule.started_at + _TICK)
     await cut_segments(conn, schedule.tenant_id, schedule.subscription_id, at=phase.starts_at)
-    await store.put_phase(conn, schedule, phase, applied=is_due)
+    await store.put_phase(conn, schedule, phase, applied=is_due, era=era)
+    counted = schedule.era_at(phase.starts_at)
     if is_due:
-        await store.follow_phase(conn, schedule, phase, now=phase.starts_at)
-    await _announce(conn, schedule.tenant_id, action, act, before=_shown(before), after=_shown(phase))
+        await store.follow_phase(conn, schedule, phase, era or counted, now=phase.starts_at)
+    shown = _shown(before, counted), _shown(phase, era or counted)
+    await _announce(conn, schedule.tenant_id, action, act, before=shown[0], after=shown[1])
 
 
-def _shown(phase: Phase) -> JsonObject:
+def _shown(phase: Phase, era: Schedule) -> JsonObject:
     return {
+        "anchor": era.anchor.isoformat(),
+        "time_zone": era.time_zone,
+        "interval": f"{era.interval.count} {era.interval.unit.value}",
         "from": phase.starts_at.isoformat(),
         "plan_version_id": str(phase.plan_version_id),
         "state": phase.state,
@@ -252,7 +330,7 @@ async def follow_due_phases(pool: Pool) -> int:
             await lock_tenant(conn, tenant_id)
             now = await ledger_now(conn)
             for schedule in await read_schedules(conn, [tenant_id]):
-                if schedule.schedule.started_at <= now:
-                    await store.follow_phase(conn, schedule, schedule.phase_at(now), now=now)
+                if schedule.started_at <= now:
+                    await store.follow_phase(conn, schedule, schedule.phase_at(now), schedule.era_at(now), now=now)
             await record_changes(conn, [tenant_id])
     return len(due)

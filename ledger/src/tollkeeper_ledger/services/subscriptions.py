@@ -6,13 +6,14 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule, period_at
+from tollkeeper_ledger.domain.periods import period_at
+from tollkeeper_ledger.store.billing_segments import schedule_from
 from tollkeeper_ledger.store.catalogue import read_subscriptions
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.domain.periods import Period, Schedule
     from tollkeeper_ledger.store.pool import Connection
 
 FIRST = ("", str(uuid.UUID(int=0)))
@@ -34,6 +35,8 @@ class SubscriptionView:
     quantity: int
     """Seats."""
     ends_at: datetime | None
+    counted: Schedule
+    """What its periods are counted by now."""
 
 
 async def list_subscriptions(
@@ -50,17 +53,11 @@ async def list_subscriptions(
             plan_version=row["version"],
             state=row["state"],
             started_at=row["started_at"],
-            running=period_at(
-                Schedule(
-                    anchor=row["anchor"],
-                    time_zone=row["time_zone"],
-                    interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
-                    started_at=row["started_at"],
-                ),
-                now,
-            ),
+            running=period_at(counted, now),
             quantity=row["quantity"],
             ends_at=row["ends_at"],
+            counted=counted,
         )
         for row in rows
+        for counted in [schedule_from(row, started_at=row["period_from"])]
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
 from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -67,20 +67,32 @@ async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[S
         )
         phases.setdefault(row["subscription_id"], []).append(phase)
     firsts = {row["subscription_id"]: row for row in reversed(rows)}
-    return [_schedule(firsts[subscription_id], tuple(of_it)) for subscription_id, of_it in phases.items()]
+    eras: dict[UUID, list[Schedule]] = {}
+    for row in rows:
+        if row["anchor"] is not None:
+            eras.setdefault(row["subscription_id"], []).append(schedule_from(row, started_at=row["starts_at"]))
+    return [
+        _schedule(firsts[subscription_id], tuple(eras[subscription_id]), tuple(of_it))
+        for subscription_id, of_it in phases.items()
+    ]
 
 
-def _schedule(row: asyncpg.Record, phases: tuple[Phase, ...]) -> SubscriptionSchedule:
+def schedule_from(row: asyncpg.Record | Mapping[str, Any], *, started_at: datetime) -> Schedule:
+    """Give what periods are counted by from a time on."""
+    return Schedule(
+        anchor=row["anchor"],
+        time_zone=row["time_zone"],
+        interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
+        started_at=started_at,
+    )
+
+
+def _schedule(row: asyncpg.Record, eras: tuple[Schedule, ...], phases: tuple[Phase, ...]) -> SubscriptionSchedule:
     cancelled = next((phase.starts_at for phase in phases if phase.state == "cancelled"), None)
     return SubscriptionSchedule(
         tenant_id=row["tenant_id"],
         subscription_id=row["subscription_id"],
-        schedule=Schedule(
-            anchor=row["anchor"],
-            time_zone=row["time_zone"],
-            interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
-            started_at=row["started_at"],
-        ),
+        eras=eras,
         ended_at=row["ended_at"] or cancelled,
         billed_until=row["billed_until"],
         phases=phases,

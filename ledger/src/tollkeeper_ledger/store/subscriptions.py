@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.periods import Schedule
     from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
     from tollkeeper_ledger.store.pool import Connection
 
@@ -25,8 +26,10 @@ class PlanVersion:
     definition: bytes
 
 
-async def put_phase(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, *, applied: bool) -> None:
-    """Add a phase, or change the one that begins then."""
+async def put_phase(
+    conn: Connection, schedule: SubscriptionSchedule, phase: Phase, *, applied: bool, era: Schedule | None = None
+) -> None:
+    """Add a phase, or change the one that begins then; `era` is what periods are counted by from it on."""
     await conn.execute(
         sql("subscriptions.put_phase"),
         schedule.tenant_id,
@@ -36,7 +39,19 @@ async def put_phase(conn: Connection, schedule: SubscriptionSchedule, phase: Pha
         phase.state,
         phase.quantity,
         applied,
+        *((None,) * 4 if era is None else _counted_by(era)),
     )
+
+
+def _counted_by(era: Schedule) -> tuple[datetime, str, str, int]:
+    return era.anchor, era.time_zone, era.interval.unit.value, era.interval.count
+
+
+async def drop_eras(conn: Connection, schedule: SubscriptionSchedule, eras: Sequence[Schedule]) -> None:
+    """Let periods go on as before where these were to begin."""
+    if eras:
+        starts = [era.started_at for era in eras]
+        await conn.execute(sql("subscriptions.drop_eras"), schedule.tenant_id, schedule.subscription_id, starts)
 
 
 async def change_later_phases(
@@ -72,8 +87,10 @@ async def revoke_end(conn: Connection, schedule: SubscriptionSchedule, going_on:
     )
 
 
-async def follow_phase(conn: Connection, schedule: SubscriptionSchedule, phase: Phase, *, now: datetime) -> None:
-    """Let limits, features and state follow a phase, and note that they do."""
+async def follow_phase(
+    conn: Connection, schedule: SubscriptionSchedule, phase: Phase, era: Schedule, *, now: datetime
+) -> None:
+    """Let limits, features, state and periods follow a phase, and note that they do."""
     is_over = phase.state == "cancelled"
     await conn.execute(
         sql("subscriptions.follow_phase"),
@@ -83,6 +100,8 @@ async def follow_phase(conn: Connection, schedule: SubscriptionSchedule, phase: 
         phase.state,
         phase.quantity,
         phase.starts_at if is_over else None,
+        *_counted_by(era),
+        era.started_at,
     )
     await conn.execute(sql("subscriptions.mark_applied"), schedule.tenant_id, schedule.subscription_id, now)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.limits import EffectiveLimit, resolve
-from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
+from tollkeeper_ledger.store.billing_segments import schedule_from
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from tollkeeper_ledger.domain.periods import Schedule
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -104,12 +105,7 @@ def _view(row: asyncpg.Record, definitions: dict[UUID, dict[str, Any]]) -> Tenan
 def _schedule(row: asyncpg.Record) -> Schedule | None:
     if row["anchor"] is None:
         return None
-    return Schedule(
-        anchor=row["anchor"],
-        time_zone=row["time_zone"],
-        interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
-        started_at=row["started_at"],
-    )
+    return schedule_from(row, started_at=row["started_at"])
 
 
 async def load_meters(conn: Connection) -> tuple[MeterView, ...]:

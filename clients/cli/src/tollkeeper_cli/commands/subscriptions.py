@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at", "started_at",
-    "subscription_id",
+    "interval", "anchor", "time_zone", "subscription_id",
 )  # fmt: skip
 _BRIEF = ("tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at")
 _TIMES = ("period_start", "period_end", "ends_at", "started_at")
@@ -123,14 +123,22 @@ def change(
     tenant: TenantOption = "",
     plan: PlanOption = "",
     seats: Annotated[int | None, typer.Option(min=0, help="Seats.")] = None,
+    anchor: Annotated[str, typer.Option(help="start, calendar, or a date: what periods are counted from.")] = "",
+    time_zone: Annotated[str, typer.Option(help="IANA name: the zone of its periods.")] = "",
     at: WhenOption = When.NOW,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Move a subscription to a plan's newest version, or to another number of seats."""
-    if not plan and seats is None:
-        raise UsageError("what changes? Give --plan NAME or --seats COUNT")
+    """Move a subscription to a plan's newest version and interval, another number of seats, anchor or time zone."""
+    if not plan and seats is None and not anchor and not time_zone:
+        raise UsageError("what changes? Give --plan NAME, --seats COUNT, --anchor DATE or --time-zone NAME")
     request = admin_pb2.ChangeSubscriptionRequest(
-        request_id=new_request_id(), tenant=require_tenant(tenant), plan=plan, at=at.value, quantity=seats
+        request_id=new_request_id(),
+        tenant=require_tenant(tenant),
+        plan=plan,
+        at=at.value,
+        quantity=seats,
+        anchor=anchor,
+        time_zone=time_zone,
     )
     _call(context, lambda stub: stub.ChangeSubscription(request, timeout=CALL_TIMEOUT_S), output)
 

@@ -117,7 +117,7 @@ def _existing_subscription(
             "plan",
             "has another billing interval or currency than the running subscription",
             value=tenant.plan,
-            remedy="moves between intervals and currencies are not served yet",
+            remedy="`tollkeeper subscription change` moves between intervals; currencies stay",
         )
     prices_from = tenant.subscription.prices_from
     if moves and prices_from is not None:

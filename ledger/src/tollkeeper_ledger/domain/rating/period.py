@@ -73,6 +73,8 @@ class Ahead:
     span: Period
     whole: Period
     """The whole period between two boundaries; `span` is shorter where the subscription begins within it."""
+    time_zone: str = ""
+    """Zone of its days; empty: that of the period whose facts these are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,9 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
     for digest in digests:
         lines.extend(_commitment(facts, digest, plans[digest], [*fees[digest], *used[digest]], currency))
     if facts.advance is not None:
-        lines.extend(_fees_ahead(facts.advance, plans[facts.advance.plan], facts.time_zone, currency))
+        lines.extend(
+            _fees_ahead(facts.advance, plans[facts.advance.plan], facts.advance.time_zone or facts.time_zone, currency)
+        )
     lines = with_coupons(facts.coupons, lines, currency)
     paid, credit_used = pay_with_credit(facts.grants, lines, facts.period, currency)
     return RatedPeriod(
@@ -208,6 +212,8 @@ def _arrears(facts: PeriodFacts, digest: str, plan: PriceJson, currency: Currenc
 
 def _fees_ahead(ahead: Ahead, plan: PriceJson, time_zone: str, currency: Currency) -> list[Charge]:
     share = _share_of(ahead.span, ahead.whole, plan, ahead.quantity, time_zone)
+    if not share.part:
+        return []
     return [fee_line(fee, share, currency, words="in advance") for fee in _fees(plan, "advance")]
 
 

@@ -285,7 +285,8 @@ CREATE TABLE subscription (
     CONSTRAINT subscription_state_known CHECK (state IN ('trialing', 'active', 'past_due', 'paused', 'cancelled')),
   started_at timestamptz NOT NULL,
   ended_at timestamptz CONSTRAINT subscription_ends_after_start CHECK (ended_at > started_at),
-  -- Wall clock time in time_zone that periods are counted from.
+  -- Wall clock time in time_zone that periods are counted from. Anchor, zone and interval follow subscription_phase as
+  -- well; period_from is when they came into force.
   anchor timestamp NOT NULL,
   time_zone text NOT NULL,
   interval_unit text NOT NULL
@@ -297,6 +298,7 @@ CREATE TABLE subscription (
   limits jsonb NOT NULL,
   -- End of the last closed period.
   billed_until timestamptz NOT NULL,
+  period_from timestamptz NOT NULL,
   CONSTRAINT subscription_of_tenant_unique UNIQUE (tenant_id, subscription_id)
 );
 CREATE UNIQUE INDEX subscription_one_live_per_tenant ON subscription (tenant_id) WHERE ended_at IS NULL;
@@ -313,6 +315,14 @@ CREATE TABLE subscription_phase (
   quantity bigint NOT NULL DEFAULT 1 CONSTRAINT subscription_phase_quantity_not_negative CHECK (quantity >= 0),
   -- False: limits, features and state follow when its time comes.
   applied boolean NOT NULL DEFAULT true,
+  -- What periods are counted by from here on, set as a whole; null = as before. The first phase has it.
+  anchor timestamp,
+  time_zone text,
+  interval_unit text
+    CONSTRAINT subscription_phase_unit_known CHECK (interval_unit IN ('hour', 'day', 'week', 'month', 'year')),
+  interval_count integer CONSTRAINT subscription_phase_count_positive CHECK (interval_count > 0),
+  CONSTRAINT subscription_phase_periods
+    CHECK (num_nulls(anchor, time_zone, interval_unit, interval_count) IN (0, 4)),
   PRIMARY KEY (tenant_id, subscription_id, starts_at),
   CONSTRAINT subscription_phase_subscription FOREIGN KEY (tenant_id, subscription_id)
     REFERENCES subscription (tenant_id, subscription_id)

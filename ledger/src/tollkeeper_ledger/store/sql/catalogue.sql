@@ -105,18 +105,19 @@ WHERE wire_id = $1;
 -- $7 interval unit, $8 interval count, $9 own limits, $10 quantity, $11 end of the trial or null.
 WITH added AS (
   INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor, time_zone,
-                            interval_unit, interval_count, limits, billed_until, quantity)
+                            interval_unit, interval_count, limits, billed_until, quantity, period_from)
   SELECT $1, t.tenant_id, v.plan_version_id, CASE WHEN $11::timestamptz IS NULL THEN 'active' ELSE 'trialing' END,
-         $4, $5, $6, $7, $8, $9, $4, $10
+         $4, $5, $6, $7, $8, $9, $4, $10, $4
   FROM tenant t, plan p JOIN plan_version v USING (plan_id)
   WHERE t.wire_id = $2 AND p.name = $3
   ORDER BY v.version DESC LIMIT 1
   RETURNING tenant_id, subscription_id, started_at, plan_version_id, state, quantity
 )
-INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied)
-SELECT tenant_id, subscription_id, started_at, plan_version_id, state, quantity, true FROM added
+INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied,
+                                anchor, time_zone, interval_unit, interval_count)
+SELECT tenant_id, subscription_id, started_at, plan_version_id, state, quantity, true, $5, $6, $7, $8 FROM added
 UNION ALL
-SELECT tenant_id, subscription_id, $11, plan_version_id, 'active', quantity, false FROM added
+SELECT tenant_id, subscription_id, $11, plan_version_id, 'active', quantity, false, null, null, null, null FROM added
 WHERE $11::timestamptz IS NOT NULL;
 
 -- name: set_subscription_limits
@@ -172,7 +173,7 @@ WHERE tenant_id = $1 RETURNING before.state;
 -- name: subscriptions
 -- Lists subscriptions in order of wire id and start. $1 after this wire id, $2 and this subscription id, $3 at most so
 -- many, $4 only this wire id or null.
-SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.anchor, s.time_zone, s.interval_unit,
+SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.period_from, s.anchor, s.time_zone, s.interval_unit,
        s.interval_count, p.name AS plan, v.version, s.quantity,
        coalesce(s.ended_at, (SELECT min(e.starts_at) FROM subscription_phase e WHERE e.tenant_id = s.tenant_id
                              AND e.subscription_id = s.subscription_id AND e.state = 'cancelled')) AS ends_at

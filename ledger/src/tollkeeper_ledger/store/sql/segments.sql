@@ -24,8 +24,8 @@ WHERE tenant_id = ANY ($1::uuid[]) AND subscription_id IS NOT NULL AND late_for 
 
 -- name: schedules
 -- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
-SELECT s.tenant_id, s.subscription_id, s.started_at, s.ended_at, s.anchor, s.time_zone, s.interval_unit,
-       s.interval_count, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity,
+SELECT s.tenant_id, s.subscription_id, s.ended_at, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity,
+       p.anchor, p.time_zone, p.interval_unit, p.interval_count,
        EXISTS (SELECT FROM billing_segment b WHERE b.tenant_id = s.tenant_id AND b.subscription_id = s.subscription_id
                AND b.late_for IS NOT NULL AND b.state = 'open') AS has_late
 FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)

@@ -1,13 +1,24 @@
 -- Subscriptions over time.
 
 -- name: put_phase
--- Adds a phase, or changes the one that begins then. $1 tenant id, $2 subscription id, $3 start, $4 plan version,
--- $5 state, $6 quantity, $7 whether limits and state follow it already.
-INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+-- Adds a phase, or changes the one that begins then; what periods are counted by stays where it is null. $1 tenant id,
+-- $2 subscription id, $3 start, $4 plan version, $5 state, $6 quantity, $7 whether limits and state follow it already,
+-- $8 anchor, $9 time zone, $10 interval unit, $11 interval count, or nulls.
+INSERT INTO subscription_phase AS p (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity, applied,
+                                     anchor, time_zone, interval_unit, interval_count)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET
   plan_version_id = excluded.plan_version_id, state = excluded.state, quantity = excluded.quantity,
-  applied = excluded.applied;
+  applied = excluded.applied, anchor = coalesce(excluded.anchor, p.anchor),
+  time_zone = coalesce(excluded.time_zone, p.time_zone),
+  interval_unit = coalesce(excluded.interval_unit, p.interval_unit),
+  interval_count = coalesce(excluded.interval_count, p.interval_count);
+
+-- name: drop_eras
+-- Lets periods go on as before where another count of them was to begin. $1 tenant id, $2 subscription id, $3 starts of
+-- phases.
+UPDATE subscription_phase SET anchor = null, time_zone = null, interval_unit = null, interval_count = null
+WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at = ANY ($3::timestamptz[]);
 
 -- name: change_later_phases
 -- Changes phases after one; nulls leave as it is, and an end stays an end unless the state is `cancelled`. $1 tenant id,
@@ -25,8 +36,10 @@ WHERE tenant_id = $1 AND subscription_id = $2 AND state = 'cancelled';
 
 -- name: follow_phase
 -- Lets a subscription's limits, features and state follow a phase; what is overdue stays overdue. $1 tenant id,
--- $2 subscription id, $3 plan version, $4 state, $5 quantity, $6 end or null.
-UPDATE subscription SET plan_version_id = $3, quantity = $5, ended_at = $6,
+-- $2 subscription id, $3 plan version, $4 state, $5 quantity, $6 end or null, $7 anchor, $8 time zone, $9 interval unit,
+-- $10 interval count, $11 since when.
+UPDATE subscription SET plan_version_id = $3, quantity = $5, ended_at = $6, anchor = $7, time_zone = $8,
+  interval_unit = $9, interval_count = $10, period_from = $11,
   state = CASE WHEN state = 'past_due' AND $4 = 'active' THEN state ELSE $4 END
 WHERE tenant_id = $1 AND subscription_id = $2;
 

@@ -617,6 +617,9 @@ class Subscription(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     ENDS_AT_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """Internal id, a UUID in text."""
     tenant: _builtins.str
@@ -629,6 +632,12 @@ class Subscription(_message.Message):
     """`trialing`, `active`, `past_due`, `paused` or `cancelled`."""
     quantity: _builtins.int
     """Seats."""
+    anchor: _builtins.str
+    """Wall clock time that periods are counted from, `2026-01-31T00:00:00`."""
+    time_zone: _builtins.str
+    """Its IANA time zone."""
+    interval: _builtins.str
+    """Length of a period, `1 month`."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the running period."""
@@ -658,10 +667,13 @@ class Subscription(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         quantity: _builtins.int = ...,
         ends_at: _timestamp_pb2.Timestamp | None = ...,
+        anchor: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        interval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "period_end", b"period_end", "period_start", b"period_start", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "ends_at", b"ends_at", "interval", b"interval", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -823,6 +835,8 @@ class ChangeSubscriptionRequest(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
@@ -833,6 +847,12 @@ class ChangeSubscriptionRequest(_message.Message):
     """`now` (default) or `period_end`."""
     quantity: _builtins.int
     """Seats; absent = as it is."""
+    anchor: _builtins.str
+    """What periods are counted from: `start` = when the change is in force, `calendar`, or a date like 2026-01-31; empty =
+    as it is, and from the change where the plan has another interval.
+    """
+    time_zone: _builtins.str
+    """IANA time zone of periods; empty = as it is. Waits until both zones have the same date."""
     def __init__(
         self,
         *,
@@ -841,10 +861,12 @@ class ChangeSubscriptionRequest(_message.Message):
         plan: _builtins.str = ...,
         at: _builtins.str = ...,
         quantity: _builtins.int | None = ...,
+        anchor: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "at", b"at", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "anchor", b"anchor", "at", b"at", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
     _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
