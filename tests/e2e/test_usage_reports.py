@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -100,3 +101,17 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
     code, out, err = run("audit", "verify", "-o", "json")
     assert (code, json.loads(out)) == (0, []), err
     assert "all as committed" in " ".join(err.split())
+
+
+def test_usage_is_recorded_from_the_command_line_once_per_id(run: Run) -> None:
+    """A repeat is a duplicate, other content a conflict (1), a broken rule a usage error (2); an id is made if none."""
+    at = datetime.now(UTC).isoformat()
+    words = ["usage", "record", "requests=2", "--tenant", "ops", "-a", "user=ann", "--id", "typed-1", "--at", at]
+    assert run(*words)[:2] == (0, "recorded typed-1\n")
+    assert run(*words)[:2] == (0, "duplicate typed-1\n")
+    assert run(*[word.replace("=2", "=3") for word in words])[:2] == (1, "conflict typed-1\n")
+    code, _, told = run("usage", "record", "nothing=1", "--tenant", "ops")
+    assert (code, "quantities[0].meter" in told) == (2, True)
+    assert run("usage", "record", "requests=1", "--tenant", "ops", "--id", "typed-2")[0] == 2
+    assert run("usage", "record", "requests=1", "--tenant", "ops")[0] == 0
+    assert "typed-1" in run("usage", "list", "--tenant", "ops", "-o", "csv")[1]

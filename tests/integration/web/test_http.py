@@ -82,6 +82,8 @@ async def test_every_call_is_answered_as_over_grpc(ledger_settings: Settings, *,
         grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel,
     ):
         for binding in BINDINGS:
+            if binding.template.text == "/v1/usage":  # has forms of its own
+                continue
             path, fields = asked(binding)
             has_id = "request_id" in binding.method.input_type.fields_by_name
             content = {"request_id": binding.method.name} if with_request_id and has_id and binding.body else {}

@@ -12,7 +12,8 @@ from tollkeeper.quota.v1 import decision_pb2, quota_pb2, usage_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.reservation_token import invalid_token, signed_content
 from tollkeeper_ledger.domain.settlement import Actual, Reservation
-from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, NAME_BYTES_MAX, QUANTITIES_MAX, UNITS_MAX, LevelName
+from tollkeeper_ledger.domain.usage import LevelName
+from tollkeeper_ledger.rpc.usage_fields import checked_attributes, checked_quantities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,35 +51,10 @@ def reservation_of(token: str, keys: Mapping[int, bytes]) -> Reservation:
 
 def actual_of(request: quota_pb2.SettleReservationRequest) -> Actual:
     """Read what was used. Raises InvalidFieldError with field, bound and remedy."""
-    if len(request.quantities) > QUANTITIES_MAX:
-        raise _too_many("quantities", len(request.quantities), QUANTITIES_MAX)
-    if len(request.attributes) > ATTRIBUTES_MAX:
-        raise _too_many("attributes", len(request.attributes), ATTRIBUTES_MAX)
-    seen: set[str] = set()
-    for index, quantity in enumerate(request.quantities):
-        field = f"quantities[{index}]"
-        _check_text(f"{field}.meter", quantity.meter)
-        if quantity.meter in seen:
-            raise InvalidFieldError(
-                f"{field}.meter", "stands twice", reason="FIELD_REPEATED", value=quantity.meter, bound="named once"
-            )
-        seen.add(quantity.meter)
-        if not 0 <= quantity.units <= UNITS_MAX:
-            raise InvalidFieldError(
-                f"{field}.units",
-                "is out of range",
-                reason="FIELD_OUT_OF_RANGE",
-                value=quantity.units,
-                bound=f"0 to {UNITS_MAX}",
-                remedy="send a whole number of the meter's unit within the bound",
-            )
-    for name, value in request.attributes.items():
-        _check_text("attributes.key", name)
-        _check_text("attributes", value, empty=True)
     event_us = request.event_time.ToMicroseconds() if request.HasField("event_time") else None
     return Actual(
-        quantities=tuple((quantity.meter, quantity.units) for quantity in request.quantities),
-        attributes=tuple(request.attributes.items()),
+        quantities=checked_quantities(request.quantities),
+        attributes=checked_attributes(request.attributes),
         event_us=event_us,
     )
 
@@ -96,23 +72,4 @@ def settled_message(ended: Ended) -> quota_pb2.SettleReservationResponse:
         record_id=ended.record_id,
         expired=ended.expired,
         repeated_call=ended.repeated,
-    )
-
-
-def _check_text(field: str, text: str, *, empty: bool = False) -> None:
-    if not text and not empty:
-        raise InvalidFieldError(field, "is empty", reason="FIELD_REQUIRED", bound="1 to 128 bytes")
-    if len(text.encode()) > NAME_BYTES_MAX:
-        raise InvalidFieldError(
-            field, "is too long", reason="FIELD_TOO_LONG", value=text, bound="at most 128 bytes", remedy="shorten it"
-        )
-    if not text.isprintable():
-        raise InvalidFieldError(
-            field, "has characters that can't be shown", bound="free of control characters", remedy="leave them out"
-        )
-
-
-def _too_many(field: str, count: int, bound: int) -> InvalidFieldError:
-    return InvalidFieldError(
-        field, "has too many entries", reason="FIELD_TOO_LONG", value=count, bound=f"at most {bound}"
     )

@@ -28,10 +28,12 @@ from tollkeeper_ledger.domain.usage import (
 from tollkeeper_ledger.domain.usage_producer import check_format
 from tollkeeper_ledger.rpc.acting import act_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
+from tollkeeper_ledger.rpc.record_messages import results_message, uses_of
 from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of, reservation_of, settled_message
 from tollkeeper_ledger.services.reservation_ends import ReservationEnds
 from tollkeeper_ledger.services.resets import check_note
 from tollkeeper_ledger.services.usage import UsageIngest, own_producer_id
+from tollkeeper_ledger.services.usage_input import UsageInput, input_producer_id
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.pool import transaction
@@ -54,6 +56,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self._producer_id = own_producer_id(limits.installation.installation_id)
         self._ingest = UsageIngest(pool, embedded=resources.settings.embedded, restores=limits.restores)
         self._keys = {key.key_id: key.secret for key in limits.installation.token_keys}
+        self._input = UsageInput(
+            self._ingest,
+            limits.tenants,
+            resources.clock,
+            producer_id=input_producer_id(limits.installation.installation_id, "calls"),
+        )
         self._ends = ReservationEnds(self._ingest, limits.tenants, installation_id=limits.installation.installation_id)
 
     async def OpenProducer(
@@ -77,6 +85,13 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.AppendUsageResponse:
         """Commit a contiguous run of a producer's log, in one transaction."""
         return await self._append(append_from_message(request))
+
+    async def RecordUsage(
+        self, request: quota_usage_pb2.RecordUsageRequest, context: Context
+    ) -> quota_usage_pb2.RecordUsageResponse:
+        """Commit records that come to the ledger itself; each gets its own result."""
+        uses = await asyncio.to_thread(uses_of, request)
+        return results_message(request, await self._input.record(uses))
 
     async def SettleReservation(
         self, request: quota_pb2.SettleReservationRequest, context: Context

@@ -22,6 +22,7 @@ from tollkeeper_ledger.domain.usage import (
     UsageAppend,
 )
 from tollkeeper_ledger.domain.usage_batch import read_batch
+from tollkeeper_ledger.domain.usage_columns import columns_of
 from tollkeeper_ledger.domain.usage_hash import h_start
 from tollkeeper_ledger.domain.usage_producer import (
     Producer,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.usage import AppendOutcome, UsageColumns
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
+    from tollkeeper_ledger.domain.usage_columns import Use
     from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.store.pool import Connection, Pool
 
@@ -161,23 +163,43 @@ class UsageIngest:
         Needs `need_months` before it, and `attempted` around it where records may change levels. The producer is closed
         after each batch, so no period waits for it.
         """
+        known = await self._lock_own(conn, producer_id, now)
+        return await self._append_own(conn, known, columns, now=now, own=True)
+
+    async def append_input(self, conn: Connection, producer_id: UUID, uses: Sequence[Use]) -> AppendOutcome:
+        """Commit records that callers sent to the ledger itself, in the caller's transaction, as `append_own` does.
+
+        They count as received now.
+        """
+        known = await self._lock_own(conn, producer_id, await ledger_now(conn))
+        # Read under the lock, so that what is committed later was received later: the watermark is true.
+        now = await ledger_now(conn)
+        columns = columns_of(uses, received_us=to_us(now))
+        return await self._append_own(conn, known, columns, now=now, own=False)
+
+    async def _lock_own(self, conn: Connection, producer_id: UUID, now: datetime) -> Producer:
         fresh = Producer(producer_id, 1, OWN_HOLDER, committed_seq=0, h=h_start(producer_id.bytes))
         await add_producer(conn, fresh, version=FORMAT, now=now)
         known = await lock_producer(conn, producer_id)
         if known is None:
             raise unknown(producer_id)
+        return known
+
+    async def _append_own(
+        self, conn: Connection, known: Producer, columns: UsageColumns, *, now: datetime, own: bool
+    ) -> AppendOutcome:
         append = UsageAppend(
-            producer_id=producer_id,
+            producer_id=known.producer_id,
             incarnation=known.incarnation,
             first_seq=known.committed_seq + 1,
             h_before=known.h,
             columns=columns,
             holes=(),
-            watermark_us=0,
+            watermark_us=0 if own else to_us(now),
             tenants_served=(),
             closing=True,
         )
-        return await self._append_batch(conn, read_batch(append, own=True), now)
+        return await self._append_batch(conn, await asyncio.to_thread(read_batch, append, own=own), now)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

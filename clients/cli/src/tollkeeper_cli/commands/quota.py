@@ -12,6 +12,7 @@ from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 from tollkeeper_cli.commands import quota_windows
 from tollkeeper_cli.commands.common import (
+    AttributesOption,
     NoteOption,
     OutputOption,
     TenantOption,
@@ -39,7 +40,6 @@ _DECISION_COLUMNS = ("allowed", "reason", "limit", "subject", "remaining", "rese
 _SOFT = (decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED, decision_pb2.DECISION_REASON_UNCOVERED)
 
 CostsArgument = Annotated[list[str], typer.Argument(metavar="METER=UNITS...", help="What the call would use.")]
-AttributesOption = Annotated[list[str] | None, typer.Option("-a", "--attribute", metavar="NAME=VALUE")]
 FeaturesOption = Annotated[list[str] | None, typer.Option("--feature", help="A feature that the plan must have.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit 1 when a soft limit is exceeded, too.")]
 

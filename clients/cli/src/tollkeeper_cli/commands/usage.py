@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollkeeper.quota.v1 import usage_pb2 as quota_usage_pb2
 
 from tollkeeper_cli.commands.common import (
+    AttributesOption,
     NoteOption,
     OutputOption,
     TenantOption,
     moment,
     new_request_id,
+    pairs,
     require_tenant,
     targets_of,
+    whole_number,
 )
 from tollkeeper_cli.commands.verify import prove
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
@@ -74,6 +78,7 @@ def register(app: typer.Typer) -> None:
     group.command("trend")(trend)
     group.command("list")(list_records)
     group.command("export")(export)
+    group.command("record")(record)
     group.command("void")(void)
     group.command("prove")(prove)
     app.add_typer(group, name="usage")
@@ -146,6 +151,46 @@ def trend(
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).GetUsageTrend(request, timeout=CALL_TIMEOUT_S)
     _show(answer.buckets, output, file, title=f"Trend of {request.tenant}")
+
+
+def record(
+    context: typer.Context,
+    quantities: Annotated[list[str], typer.Argument(help="What was used, as METER=UNITS.")],
+    *,
+    tenant: TenantOption = "",
+    record_id: Annotated[str, typer.Option("--id", help="Idempotency id; a repeat is the same record.")] = "",
+    at: Annotated[str, typer.Option(help="When it was used, RFC 3339; now where --id is not given.")] = "",
+    attribute: AttributesOption = None,
+) -> None:
+    """Record usage at the ledger itself, once per id. Exits 1 on a conflict, 2 on a record that breaks a rule."""
+    if bool(record_id) != bool(at):
+        raise UsageError("--id and --at go together, so that a repeat is the same record")
+    use = quota_usage_pb2.UsageRecord(
+        id=record_id or f"cli-{new_request_id()}",
+        tenant=require_tenant(tenant),
+        quantities=[
+            quota_usage_pb2.Quantity(meter=meter, units=whole_number(units, what=f"the units of {meter}"))
+            for meter, units in pairs(quantities, what="quantity").items()
+        ],
+        attributes=pairs(attribute or [], what="attribute"),
+    )
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        if at:
+            use.event_time.CopyFrom(moment(at, what="--at"))
+        else:
+            clock = admin_pb2_grpc.AdminServiceStub(channel).GetClock(
+                admin_pb2.GetClockRequest(), timeout=CALL_TIMEOUT_S
+            )
+            use.event_time.CopyFrom(clock.now)
+        request = quota_usage_pb2.RecordUsageRequest(records=[use])
+        answer = usage_pb2_grpc.UsageServiceStub(channel).RecordUsage(request, timeout=CALL_TIMEOUT_S)
+    result = answer.results[0]
+    if result.outcome == quota_usage_pb2.RECORD_OUTCOME_INVALID:
+        raise UsageError(result.message)
+    outcome = quota_usage_pb2.RecordOutcome.Name(result.outcome).removeprefix("RECORD_OUTCOME_").lower()
+    typer.echo(f"{outcome} {result.id}")
+    if result.outcome == quota_usage_pb2.RECORD_OUTCOME_CONFLICT:
+        raise typer.Exit(1)
 
 
 def void(

@@ -32,7 +32,7 @@ BODY_BYTES_MAX = 1024 * 1024
 _CALL_SECONDS_MAX = 60.0
 _STREAM_SECONDS_MAX = 600.0
 _PASSED_ON = ("authorization", "tollkeeper-actor", "traceparent", "tracestate")
-_JSON = "application/json"
+JSON = "application/json"
 _SAFE = ("GET", "DELETE")
 """Verbs without a body, which no form sends or which change nothing."""
 
@@ -71,9 +71,9 @@ class Transcoder:
         return refused(404, "NOT_FOUND", "there is nothing at this path; see /openapi.json")
 
     async def _call(self, binding: Binding, path: Mapping[str, str], request: Request) -> Response:
-        if request.method not in _SAFE and media_type_of(request) != _JSON:
+        if request.method not in _SAFE and media_type_of(request) != JSON:
             # Also keeps other sites' forms out: a browser asks before it sends this type, and is not allowed.
-            return refused(415, "INVALID_ARGUMENT", f"send it with Content-Type: {_JSON}")
+            return refused(415, "INVALID_ARGUMENT", f"send it with Content-Type: {JSON}")
         try:
             body = await self._bodies.read(request, BODY_BYTES_MAX)
             message = request_of(binding, path=path, query=request.query_params.multi_items(), body=body)
@@ -88,16 +88,19 @@ class Transcoder:
         """Make the call and give its answer as HTTP."""
         if binding.method.server_streaming:
             return await self._stream(binding, message, metadata)
+        try:
+            return JSONResponse(json_of(await self.made(binding, message, metadata)))
+        except grpc.RpcError as error:
+            return _response(answer_of(error))
+
+    async def made(self, binding: Binding, message: Message, metadata: Metadata) -> Message:
+        """Make a call that has one answer, and give it. Raises grpc.RpcError."""
         call = self._channel.unary_unary(
             binding.full_method,
             request_serializer=_serialized,
             response_deserializer=response_class(binding.method).FromString,
         )
-        try:
-            answer = await call(message, timeout=_CALL_SECONDS_MAX, metadata=metadata)
-        except grpc.RpcError as error:
-            return _response(answer_of(error))
-        return JSONResponse(json_of(answer))
+        return await call(message, timeout=_CALL_SECONDS_MAX, metadata=metadata)
 
     async def _stream(self, binding: Binding, message: Message, metadata: Metadata) -> Response:
         """Answer with one JSON object per line; an error after the first line is the last line."""

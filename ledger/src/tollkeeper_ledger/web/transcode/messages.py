@@ -84,13 +84,18 @@ def _body_fields(binding: Binding, body: bytes) -> Json:
         if body.strip():
             raise RequestError("this call takes no body")
         return {}
-    try:
-        parsed = json.loads(body or b"{}", parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body isn't JSON: {error}") from None
+    parsed = parsed_json(body or b"{}")
     if not isinstance(parsed, dict) and binding.body == ALL_FIELDS:
         raise RequestError("the body must be a JSON object")
     return parsed if binding.body == ALL_FIELDS else {binding.body: parsed}
+
+
+def parsed_json(body: bytes) -> Any:
+    """Give a body's JSON. Raises RequestError."""
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body isn't JSON: {error}") from None
 
 
 def _refuse_constant(name: str) -> float:

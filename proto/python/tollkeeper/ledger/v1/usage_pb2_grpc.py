@@ -5,6 +5,7 @@ import warnings
 
 from tollkeeper.ledger.v1 import usage_pb2 as tollkeeper_dot_ledger_dot_v1_dot_usage__pb2
 from tollkeeper.quota.v1 import quota_pb2 as tollkeeper_dot_quota_dot_v1_dot_quota__pb2
+from tollkeeper.quota.v1 import usage_pb2 as tollkeeper_dot_quota_dot_v1_dot_usage__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -46,6 +47,11 @@ class UsageServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.FromString,
                 _registered_method=True)
+        self.RecordUsage = channel.unary_unary(
+                '/tollkeeper.ledger.v1.UsageService/RecordUsage',
+                request_serializer=tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageResponse.FromString,
+                _registered_method=True)
         self.SettleReservation = channel.unary_unary(
                 '/tollkeeper.ledger.v1.UsageService/SettleReservation',
                 request_serializer=tollkeeper_dot_quota_dot_v1_dot_quota__pb2.SettleReservationRequest.SerializeToString,
@@ -76,6 +82,15 @@ class UsageServiceServicer:
 
     def AppendUsage(self, request, context):
         """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordUsage(self, request, context):
+        """Commits up to 1,000 records that come without a sidecar; each gets its own result, and is answered when it is
+        committed. Every record brings id and event_time, so that sending it again is the same record. A conflict is
+        quarantined; an invalid record is not kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +131,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.AppendUsage,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.SerializeToString,
+            ),
+            'RecordUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordUsage,
+                    request_deserializer=tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageRequest.FromString,
+                    response_serializer=tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageResponse.SerializeToString,
             ),
             'SettleReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.SettleReservation,
@@ -188,6 +208,33 @@ class UsageService:
             '/tollkeeper.ledger.v1.UsageService/AppendUsage',
             tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_usage__pb2.AppendUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.UsageService/RecordUsage',
+            tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageRequest.SerializeToString,
+            tollkeeper_dot_quota_dot_v1_dot_usage__pb2.RecordUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from tollkeeper.ledger.v1 import usage_pb2 as _usage_pb2
 from tollkeeper.quota.v1 import quota_pb2 as _quota_pb2
+from tollkeeper.quota.v1 import usage_pb2 as _usage_pb2_1
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -49,6 +50,11 @@ class UsageServiceStub:
     """Announces a producer's process; fences every older incarnation."""
     AppendUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.AppendUsageRequest, _usage_pb2.AppendUsageResponse]
     """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+    RecordUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2_1.RecordUsageRequest, _usage_pb2_1.RecordUsageResponse]
+    """Commits up to 1,000 records that come without a sidecar; each gets its own result, and is answered when it is
+    committed. Every record brings id and event_time, so that sending it again is the same record. A conflict is
+    quarantined; an invalid record is not kept.
+    """
     SettleReservation: _grpc.UnaryUnaryMultiCallable[_quota_pb2.SettleReservationRequest, _quota_pb2.SettleReservationResponse]
     """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
     refunds, its home refunds when it hears of it. Idempotent.
@@ -69,6 +75,11 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """Announces a producer's process; fences every older incarnation."""
     AppendUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.AppendUsageRequest, _usage_pb2.AppendUsageResponse]  # type: ignore[assignment]
     """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+    RecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2_1.RecordUsageRequest, _usage_pb2_1.RecordUsageResponse]  # type: ignore[assignment]
+    """Commits up to 1,000 records that come without a sidecar; each gets its own result, and is answered when it is
+    committed. Every record brings id and event_time, so that sending it again is the same record. A conflict is
+    quarantined; an invalid record is not kept.
+    """
     SettleReservation: _aio.UnaryUnaryMultiCallable[_quota_pb2.SettleReservationRequest, _quota_pb2.SettleReservationResponse]  # type: ignore[assignment]
     """Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
     refunds, its home refunds when it hears of it. Idempotent.
@@ -98,6 +109,17 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.AppendUsageResponse, _abc.Awaitable[_usage_pb2.AppendUsageResponse]]:
         """Commits a contiguous run of a producer's log: deduplicated, rolled up and chained in one transaction."""
+
+    @_abc_1.abstractmethod
+    def RecordUsage(
+        self,
+        request: _usage_pb2_1.RecordUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2_1.RecordUsageResponse, _abc.Awaitable[_usage_pb2_1.RecordUsageResponse]]:
+        """Commits up to 1,000 records that come without a sidecar; each gets its own result, and is answered when it is
+        committed. Every record brings id and event_time, so that sending it again is the same record. A conflict is
+        quarantined; an invalid record is not kept.
+        """
 
     @_abc_1.abstractmethod
     def SettleReservation(

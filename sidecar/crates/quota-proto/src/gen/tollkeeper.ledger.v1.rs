@@ -1702,6 +1702,16 @@ pub mod usage_service_server {
             tonic::Response<super::AppendUsageResponse>,
             tonic::Status,
         >;
+        /// Commits up to 1,000 records that come without a sidecar; each gets its own result, and is answered when it is
+        /// committed. Every record brings id and event_time, so that sending it again is the same record. A conflict is
+        /// quarantined; an invalid record is not kept.
+        async fn record_usage(
+            &self,
+            request: tonic::Request<super::super::super::quota::v1::RecordUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::super::super::quota::v1::RecordUsageResponse>,
+            tonic::Status,
+        >;
         /// Ends a reservation at the actual quantities where no sidecar can be had: commits its usage record at once. What it
         /// refunds, its home refunds when it hears of it. Idempotent.
         async fn settle_reservation(
@@ -1885,6 +1895,54 @@ pub mod usage_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AppendUsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tollkeeper.ledger.v1.UsageService/RecordUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecordUsageSvc<T: UsageService>(pub Arc<T>);
+                    impl<
+                        T: UsageService,
+                    > tonic::server::UnaryService<
+                        super::super::super::quota::v1::RecordUsageRequest,
+                    > for RecordUsageSvc<T> {
+                        type Response = super::super::super::quota::v1::RecordUsageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                super::super::super::quota::v1::RecordUsageRequest,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UsageService>::record_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecordUsageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

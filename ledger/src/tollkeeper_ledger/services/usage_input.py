@@ -1,0 +1,203 @@
+"""Commit usage that comes to the ledger itself: over HTTP, gRPC, OTLP or a topic, not through a sidecar's log.
+
+Each way in is a producer, with numbers without gaps and a hash over its history, and its records go the way of all
+others. It keeps no log: who sends is answered when the record is committed, and sends again until then. The receive
+time is read under the producer's lock, so its watermark is exact: whatever is committed later was received later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, replace
+from enum import Enum
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError
+from tollkeeper_ledger.domain.usage import CONFLICT, EARLINESS_MAX_US, LATENESS_MAX_US
+from tollkeeper_ledger.store.clock import ledger_now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tollkeeper_ledger.domain.usage import AppendOutcome, Problem
+    from tollkeeper_ledger.domain.usage_columns import Use
+    from tollkeeper_ledger.services.clock import LedgerClock
+    from tollkeeper_ledger.services.tenant_directory import TenantDirectory
+    from tollkeeper_ledger.services.usage import UsageIngest
+    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.tenants import MeterView
+
+COMMIT_RECORDS_MAX = 5_000
+"""Records of one transaction."""
+WAITING_RECORDS_MAX = 50_000
+_RETRY_AFTER_MS = 1_000
+
+
+class Fate(Enum):
+    """What became of a record."""
+
+    RECORDED = "recorded"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one record; `error` says why it is INVALID, its field below the record."""
+
+    fate: Fate
+    error: LedgerError | None = None
+
+
+_RECORDED = Result(Fate.RECORDED)
+
+
+def input_producer_id(installation_id: bytes, name: str) -> UUID:
+    """Give the producer of a way in; every replica has the same."""
+    return UUID(bytes=sha256(b"tollkeeper.ledger.input.v1" + installation_id + name.encode()).digest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    uses: Sequence[Use]
+    done: asyncio.Future[list[Result]]
+
+
+class UsageInput:
+    """Take records in. Any number of calls at once: those that wait for one transaction share the next one.
+
+    A cancelled call may have committed; sending again under the same ids tells.
+    """
+
+    def __init__(self, ingest: UsageIngest, tenants: TenantDirectory, clock: LedgerClock, *, producer_id: UUID) -> None:
+        self._ingest = ingest
+        self._tenants = tenants
+        self._clock = clock
+        self._producer_id = producer_id
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._writer: asyncio.Task[None] | None = None
+
+    async def record(self, uses: Sequence[Use | LedgerError]) -> list[Result]:
+        """Commit records, and say of each what became of it; an error in the place of a record is its verdict.
+
+        Raises OverloadedError LEDGER_FULL with a time to retry; LedgerError LEDGER_UNREACHABLE where Postgres stays
+        away. Nothing is known of the call's records then: repeat it.
+        """
+        checked = await self._checked(uses)
+        fit = [use for use in checked if not isinstance(use, LedgerError)]
+        verdicts = iter(await self._commit(fit) if fit else ())
+        return [Result(Fate.INVALID, one) if isinstance(one, LedgerError) else next(verdicts) for one in checked]
+
+    async def _checked(self, uses: Sequence[Use | LedgerError]) -> list[Use | LedgerError]:
+        """Put an error in the place of each record that catalogue or clock refuse, and drop what isn't kept."""
+        plain = [use for use in uses if not isinstance(use, LedgerError)]
+        tenants = await self._tenants.get({use.tenant for use in plain})
+        meters = {meter.name: meter for meter in self._tenants.meters}
+        if any(meter not in meters for use in plain for meter, _ in use.quantities):
+            # It may have been declared a moment ago.
+            await self._tenants.catch_up()
+            meters = {meter.name: meter for meter in self._tenants.meters}
+        now_us = self._clock.reading().now_us
+        return [
+            use if isinstance(use, LedgerError) else _kept(use, use.tenant in tenants, meters, now_us) for use in uses
+        ]
+
+    async def _commit(self, uses: Sequence[Use]) -> list[Result]:
+        if self._waiting + len(uses) > WAITING_RECORDS_MAX:
+            raise OverloadedError("too many records wait to be committed", retry_after_ms=_RETRY_AFTER_MS)
+        job = _Job(uses, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._waiting += len(uses)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        return await job.done
+
+    async def _write(self) -> None:
+        """Commit until nothing waits."""
+        while self._jobs:
+            jobs = [self._jobs.popleft()]
+            count = len(jobs[0].uses)
+            while self._jobs and count + len(self._jobs[0].uses) <= COMMIT_RECORDS_MAX:
+                jobs.append(self._jobs.popleft())
+                count += len(jobs[-1].uses)
+            try:
+                await self._write_together(jobs)
+            finally:
+                self._waiting -= count
+                for job in jobs:
+                    job.done.cancel()  # nothing, where it was answered
+
+    async def _write_together(self, jobs: Sequence[_Job]) -> None:
+        try:
+            verdicts = iter(await self._append([use for job in jobs for use in job.uses]))
+        except Exception as error:  # noqa: BLE001 - each job is told its own
+            if len(jobs) == 1 or isinstance(error, LedgerError):
+                for job in jobs:
+                    _tell(job, error)
+                return
+            # One call's poison is no other's.
+            for job in jobs:
+                await self._write_together([job])
+            return
+        for job in jobs:
+            told = [next(verdicts) for _ in job.uses]
+            if not job.done.done():
+                job.done.set_result(told)
+
+    async def _append(self, uses: Sequence[Use]) -> list[Result]:
+        async def commit(conn: Connection) -> AppendOutcome:
+            await self._ingest.need_months(conn, [use.event_us for use in uses], await ledger_now(conn))
+            async with conn.transaction():
+                return await self._ingest.append_input(conn, self._producer_id, uses)
+
+        outcome = await self._ingest.attempted(commit)
+        first_seq = outcome.position.committed_seq - len(uses) + 1
+        said = {one.seq - first_seq: _verdict(one.problem) for one in outcome.verdicts}
+        return [said.get(place, _RECORDED) for place in range(len(uses))]
+
+
+def _tell(job: _Job, error: Exception) -> None:
+    if not job.done.done():
+        job.done.set_exception(error)
+
+
+def _kept(use: Use, known: bool, meters: Mapping[str, MeterView], now_us: int) -> Use | LedgerError:  # noqa: FBT001
+    """Give the record as it is stored, or why it isn't. Only declared attributes are kept, none to be pseudonymised."""
+    if not known:
+        return _unknown("tenant", "TENANT_UNKNOWN", use.tenant)
+    for place, (meter, _) in enumerate(use.quantities):
+        if meter not in meters:
+            return _unknown(f"quantities[{place}].meter", "METER_UNKNOWN", meter)
+    if not now_us - LATENESS_MAX_US <= use.event_us <= now_us + EARLINESS_MAX_US:
+        return InvalidFieldError(
+            "event_time",
+            "is too late or too far ahead",
+            reason="FIELD_OUT_OF_RANGE",
+            value=f"{use.event_us} us",
+            bound="35 days back to 5 minutes ahead",
+            remedy="send it in time, and set the caller's clock",
+        )
+    used = [meters[meter] for meter, _ in use.quantities]
+    plain = {name for meter in used for name in meter.attributes if name not in meter.pseudonymised}
+    return replace(use, attributes=sorted((pair for pair in use.attributes if pair[0] in plain), key=_in_bytes))
+
+
+def _unknown(field: str, reason: str, name: str) -> InvalidFieldError:
+    return InvalidFieldError(field, "does not exist", reason=reason, value=name, remedy="declare it in the catalogue")
+
+
+def _in_bytes(pair: tuple[str, str]) -> bytes:
+    return pair[0].encode()
+
+
+def _verdict(problem: Problem | None) -> Result:
+    if problem is None:
+        return Result(Fate.DUPLICATE)
+    if problem == CONFLICT:
+        return Result(Fate.CONFLICT)
+    return Result(Fate.INVALID, InvalidFieldError(problem.field, "was refused", reason=problem.reason))

@@ -1,0 +1,36 @@
+"""Give tests of HTTP a ledger of their module's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest_asyncio
+from tollkeeper_ledger.app import running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tollkeeper_ledger.config import Settings
+
+METERED = """
+version: 1
+seller: {id: default, name: Example GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}
+meters:
+  - {name: requests, unit: requests, aggregation: sum, attributes: [path, who], pseudonymise: [who]}
+  - {name: bytes, unit: bytes, aggregation: sum}
+plans:
+  - {name: free, currency: USD, billing_interval: {unit: month, count: 1}}
+tenants: [{id: acme, name: Acme, plan: free}, {id: other, name: Other, plan: free}]
+"""
+
+
+@pytest_asyncio.fixture
+async def http(ledger_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a ledger with meters and tenants."""
+    async with running(ledger_settings) as ledger:
+        base = f"http://127.0.0.1:{ledger.http_port}"
+        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
+            applied = await client.post("/v1/catalogue:apply", json={"request_id": "metered", "yaml": METERED})
+            assert applied.status_code == 200, applied.text
+            yield client

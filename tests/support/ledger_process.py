@@ -1,0 +1,44 @@
+"""A ledger as a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tollkeeper_ledger.config import Settings
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def process(settings: Settings, port: int, *, http_port: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a ledger process until the block ends, which kills it."""
+    environment = {
+        **os.environ,
+        "TOLLKEEPER_DATABASE_URL": settings.database_url,
+        "TOLLKEEPER_REDIS_URL": settings.redis_url,
+        "TOLLKEEPER_LEDGER_LISTEN": f"127.0.0.1:{port}",
+        "TOLLKEEPER_LEDGER_HTTP": f"127.0.0.1:{http_port}",
+        "TOLLKEEPER_LOG_LEVEL": "WARNING",
+    }
+    running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tollkeeper_ledger", "serve", env=environment)
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.send_signal(signal.SIGKILL)
+        await running.wait()
