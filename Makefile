@@ -125,6 +125,12 @@ stripe-faults: install ## Collect 10,000 invoices from a provider that fails 30 
 faults: install ## Run every fault on real processes with large loads, at most 20 minutes (LONG=1 goes on until stopped)
 	@while FAULTS=long $(RUN)/pytest -q -p no:cacheprovider tests/faults; do test -n "$(LONG)" || exit 0; done; exit 1
 
+KILLS ?= 2000
+
+.PHONY: kills
+kills: install ## Kill sidecar, ledger and Postgres KILLS=2000 times while records flow: acknowledged = stored = billable
+	@KILLS=$(KILLS) $(RUN)/pytest -q -p no:cacheprovider tests/faults/test_kills.py
+
 .PHONY: tamper
 tamper: install ## Change single stored fields of usage at random, 10,000 times: the audit finds and names each
 	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from tollkeeper_sidecar import metrics
 from tollkeeper_sidecar.health import REQUEST_BYTES_MAX, HealthServer
 
@@ -15,10 +18,12 @@ if TYPE_CHECKING:
 
     from .conftest import FakePlane  # noqa: TID252 - test folders are not packages on the path
 
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 STATS = {
     "ready": True, "draining": False, "watch_up": True, "redis_alive": False, "checks": 7, "admitted": 5,
     "denied": {"QUOTA_EXHAUSTED": 1, "RATE_LIMITED": 1}, "errors": {}, "waiting": 0, "reservations_open": 2,
-    "records": 3, "log": {"fill_percent": 1, "unshipped_records": 4, "lag_ms": 1500},
+    "records": 3, "log": {"fill_percent": 1, "unshipped_records": 4, "lag_ms": 1500, "full_in_ms": 90_500},
+    "shipping": {"answers_lost": 2, "refused_seq": 0},
     "latency_us": {"count": 7, "p50": 2, "p99": 8, "buckets": [0, 1, 2, 3, 1]},
     "commands": {"outstanding": 1, "late_answers": 0},
 }  # fmt: skip
@@ -92,6 +97,8 @@ def test_metrics_are_prometheus_text() -> None:
     assert "tollkeeper_sidecar_ready 1" in lines
     assert "tollkeeper_sidecar_redis_alive 0" in lines
     assert "tollkeeper_sidecar_log_lag_seconds 1.5" in lines
+    assert "tollkeeper_sidecar_log_full_in_seconds 90.5" in lines
+    assert "tollkeeper_sidecar_ship_answers_lost_total 2" in lines
     assert 'tollkeeper_sidecar_denied_total{reason="QUOTA_EXHAUSTED"} 1' in lines
     buckets = [line for line in lines if "_bucket" in line]
     assert buckets == [
@@ -106,8 +113,27 @@ def test_metrics_are_prometheus_text() -> None:
     assert {name.removesuffix("_bucket").removesuffix("_count") for name in shown} <= named
 
 
+def test_alarm_rules_name_metrics_that_are_there() -> None:
+    """The rules that operators are told to copy read as YAML and ask only for metrics that a sidecar has; lag alarms.
+
+    At 60 s it is an alarm, at 10 min a page.
+    """
+    told = OPERATING.read_text().partition("<!-- begin alarm rules -->\n```yaml\n")[2].partition("```")[0]
+    rules = yaml.safe_load(told)["groups"][0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"tollkeeper_sidecar_(\w+)", rule["expr"])}
+    assert asked - {*metrics.GAUGES, *metrics.COUNTERS} == set()
+    lag = {rule["labels"]["severity"]: rule["expr"] for rule in rules if "log_lag" in rule["expr"]}
+    assert lag == {name: f"tollkeeper_sidecar_log_lag_seconds > {s}" for name, s in (("alarm", 60), ("page", 600))}
+    # Figures of a data plane, by the names that it uses, fill every metric that the rules ask for.
+    log = dict.fromkeys(("lag_ms", "full_in_ms", "fill_percent", "io_errors"), 1)
+    shipping = dict.fromkeys(("lost", "forked", "skipped", "quarantined", "conflicts", "refused_seq"), 1)
+    shown = metrics.render({"log": log, "shipping": shipping})
+    assert {name for name in asked if f"tollkeeper_sidecar_{name} " in shown} == asked
+
+
 def test_missing_figures_are_left_out() -> None:
     """A figure that nobody knows is absent, never 0."""
+    assert metrics.render({"log": {"full_in_ms": None}}) == "\n"
     assert metrics.render({"ready": False}).splitlines()[-1] == "tollkeeper_sidecar_ready 0"
 
 

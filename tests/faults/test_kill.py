@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from platform_support import CALL_TIMEOUT_S, Platform
-from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, reports_pb2, reports_pb2_grpc
+from platform_support import Platform
 from tollkeeper_cli.replay.driver import Driver, Reserved, Settled
 from tollkeeper_cli.replay.model import MICROSECONDS, ReplayRequest
 from tollkeeper_cli.replay.pace import RunningPace
@@ -107,35 +106,6 @@ async def kill_at_random(platform: Platform, calls: Watched, chance: random.Rand
     return killed
 
 
-async def billable(platform: Platform, tenant: str) -> dict[str, int]:
-    """Return a tenant's units per meter as an invoice would see them."""
-    async with platform.ledger() as channel:
-        preview = await billing_pb2_grpc.BillingServiceStub(channel).PreviewInvoice(
-            billing_pb2.PreviewInvoiceRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
-        )
-    return {line.meter: line.quantity for line in preview.invoice.lines if line.meter}
-
-
-async def rolled_up(platform: Platform, tenant: str) -> dict[str, int]:
-    """Return a tenant's units per meter as reports see them."""
-    async with platform.ledger() as channel:
-        answer = await reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(
-            reports_pb2.QueryUsageRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
-        )
-    return {bucket.meter: int(bucket.sum) for bucket in answer.buckets}
-
-
-async def until_stored(platform: Platform, tenant: str, count: int) -> list[reports_pb2.StoredRecord]:
-    """Wait until so many records of a tenant are stored, at most 60 s, and return them."""
-    records: list[reports_pb2.StoredRecord] = []
-    for _ in range(120):
-        records = await platform.stored(tenant)
-        if len(records) >= count:
-            break
-        await asyncio.sleep(0.5)
-    return records
-
-
 async def test_ten_kills_lose_nothing_and_bill_nothing_twice(platform: Platform, report: Callable[[str], None]) -> None:
     """After ten kill -9 under load every acknowledged settlement is stored once, rolled up once, and billed once."""
     chance = random.Random(SEED)
@@ -155,7 +125,7 @@ async def test_ten_kills_lose_nothing_and_bill_nothing_twice(platform: Platform,
     assert {reason for _, _, reason in tally.denials()} <= {"AUTHORITY_UNREACHABLE"}, "no limit was near its amount"
     assert tally.admitted > REQUESTS // 10, "a slow machine is away for longer, yet not for ever"
     for tenant, counts in tally.tenants.items():
-        records = await until_stored(platform, tenant, len(counts.record_ids))
+        records = await platform.until_stored(tenant, len(counts.record_ids))
         stored = Counter(record.id for record in records)
         assert sorted(counts.record_ids) == sorted(set(counts.record_ids)), "one outcome per reservation"
         assert set(counts.record_ids) - set(stored) == set(), "acknowledged, but not stored"
@@ -167,8 +137,8 @@ async def test_ten_kills_lose_nothing_and_bill_nothing_twice(platform: Platform,
         for record in records:
             raw.update(dict(record.units))
         assert dict(counts.units) == dict(raw)
-        assert dict(raw) == await rolled_up(platform, tenant)
-        assert raw["tokens"] == (await billable(platform, tenant))["tokens"]
+        assert dict(raw) == await platform.rolled_up(tenant)
+        assert raw["tokens"] == (await platform.billable(tenant))["tokens"]
     report(
         f"kill -9: {dict(killed)}; {tally.admitted} records acknowledged = stored = billable; "
         f"{tally.denied} denied while an authority was away; {tally.retries} calls "

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
+from tollkeeper.ledger.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    billing_pb2,
+    billing_pb2_grpc,
+    limits_pb2,
+    reports_pb2,
+    reports_pb2_grpc,
+)
 from tollkeeper_cli.embedded.process import Child, ChildSpec
 from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Servers, Stack, is_serving
 
@@ -165,6 +175,29 @@ class Platform:
             ):
                 records.extend(page.records)
         return records
+
+    async def until_stored(self, tenant: str, count: int) -> list[reports_pb2.StoredRecord]:
+        """Wait until so many records of a tenant are stored, at most 2 min, and return them."""
+        give_up_s = time.monotonic() + 120
+        while len(records := await self.stored(tenant)) < count and time.monotonic() < give_up_s:  # noqa: ASYNC110 - asks
+            await asyncio.sleep(0.5)
+        return records
+
+    async def billable(self, tenant: str) -> dict[str, int]:
+        """Return a tenant's units per meter as an invoice would see them."""
+        async with self.ledger() as channel:
+            preview = await billing_pb2_grpc.BillingServiceStub(channel).PreviewInvoice(
+                billing_pb2.PreviewInvoiceRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
+            )
+        return {line.meter: line.quantity for line in preview.invoice.lines if line.meter}
+
+    async def rolled_up(self, tenant: str) -> dict[str, int]:
+        """Return a tenant's units per meter as reports see them."""
+        async with self.ledger() as channel:
+            answer = await reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(
+                reports_pb2.QueryUsageRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
+            )
+        return {bucket.meter: int(bucket.sum) for bucket in answer.buckets}
 
     async def stored_ids(self, tenant: str) -> list[str]:
         """Return the id of every stored record of a tenant."""

@@ -65,8 +65,9 @@ class DataPlane:
         Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
         reason), ``errors`` (object by reason), ``waiting``, ``keys``, ``keys_resting``, ``keys_refused``,
         ``uncovered_units``, ``reservations_open``, ``records``, ``log`` (``fill_percent``, ``unshipped_records``,
-        ``lag_ms``, ``io_errors``), ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts),
-        ``commands`` (``outstanding``, ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``,
+        ``lag_ms``, ``full_in_ms`` (null while it doesn't grow), ``used_bytes``, ``capacity_bytes``, ``io_errors``),
+        ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts), ``commands`` (``outstanding``,
+        ``late_answers``), ``producer_id``, ``holder`` (hex), ``ledger_time_us``,
         ``shipping`` (``batches``, ``duplicates``, ``conflicts``, ``quarantined``, ``fenced``, ``forked``, ``rewinds``,
         ``lost``, ``answers_lost``, ``skipped``, ``refused_seq``, ``last_error``), ``snapshot`` (``start``: USED,
         NOT_NEEDED, or why there was none to start from; ``written``, ``failures``), ``bad_messages`` and

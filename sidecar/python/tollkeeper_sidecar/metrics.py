@@ -19,12 +19,27 @@ GAUGES: Final = {
     "log_fill_percent": "How full the usage log is.",
     "log_unshipped_records": "Usage records that the ledger has not yet acknowledged.",
     "log_lag_seconds": "Age of the oldest usage record that the ledger has not yet acknowledged.",
+    "log_full_in_seconds": "Time until the usage log is full if it fills as in the last minute; absent if it doesn't.",
+    "log_used_bytes": "Bytes of the usage log in use.",
+    "log_capacity_bytes": "Bytes that the usage log may use.",
+    "log_refused_seq": "Sequence number that the ledger refuses even alone and that holds up the rest; 0 = none.",
     "commands_outstanding": "Commands of the data plane that await their answer.",
 }
 COUNTERS: Final = {
     "checks_total": "Checks decided.",
     "admitted_total": "Checks admitted.",
     "records_total": "Usage records made durable.",
+    "log_io_errors_total": "Failed writes and syncs of the usage log: an alarm while it rises.",
+    "ship_batches_total": "Batches that the ledger answered.",
+    "ship_answers_lost_total": "Batches that had been committed before, by one whose answer was lost.",
+    "ship_duplicates_total": "Records that the ledger had already, with the same content.",
+    "ship_conflicts_total": "Records whose id the ledger has with other content; they are in quarantine.",
+    "ship_quarantined_total": "Records in the ledger's quarantine for another reason: an alarm while it rises.",
+    "ship_skipped_total": "Entries that the ledger can't read and that went as a digest: an alarm while it rises.",
+    "ship_lost_total": "Entries that the ledger lost and this log has no more: an alarm above 0.",
+    "ship_fenced_total": "Times that another process had this producer.",
+    "ship_forked_total": "Times that the ledger had another history of this producer: an alarm while it rises.",
+    "ship_rewinds_total": "Times that the ledger went back, as after a restore.",
     "keys_refused_total": "Calls that found no room for their key: an alarm while it rises.",
     "uncovered_units_total": "Units that a limit admitted because no authority answered: an alarm while it rises.",
     "late_answers_total": "Answers to commands that were no longer awaited.",
@@ -59,7 +74,8 @@ def _lines(stats: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
-    log, commands = stats.get("log", {}), stats.get("commands", {})
+    log, commands, shipping = stats.get("log", {}), stats.get("commands", {}), stats.get("shipping", {})
+    shipped = ("batches", "answers_lost", "duplicates", "conflicts", "quarantined", "skipped", "lost")
     named = {
         **{
             name: stats.get(name)
@@ -68,7 +84,13 @@ def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
         "reservations_open": stats.get("reservations_open"),
         "log_fill_percent": log.get("fill_percent"),
         "log_unshipped_records": log.get("unshipped_records"),
-        "log_lag_seconds": log["lag_ms"] / 1000 if "lag_ms" in log else None,
+        "log_lag_seconds": _seconds(log.get("lag_ms")),
+        "log_full_in_seconds": _seconds(log.get("full_in_ms")),
+        "log_used_bytes": log.get("used_bytes"),
+        "log_capacity_bytes": log.get("capacity_bytes"),
+        "log_refused_seq": shipping.get("refused_seq"),
+        "log_io_errors_total": log.get("io_errors"),
+        **{f"ship_{name}_total": shipping.get(name) for name in (*shipped, "fenced", "forked", "rewinds")},
         "commands_outstanding": commands.get("outstanding"),
         "checks_total": stats.get("checks"),
         "admitted_total": stats.get("admitted"),
@@ -79,6 +101,10 @@ def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
         "bad_messages_total": stats.get("bad_messages"),
     }
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _seconds(value_ms: int | None) -> float | None:
+    return None if value_ms is None else value_ms / 1000
 
 
 def _latency(buckets: list[int] | tuple[int, ...]) -> Iterator[str]:

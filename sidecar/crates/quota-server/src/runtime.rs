@@ -261,6 +261,9 @@ impl DataPlane {
                 "fill_percent": fill_percent(&log),
                 "unshipped_records": shipped.unshipped,
                 "lag_ms": shipped.lag_us / 1_000,
+                "full_in_ms": shipped.full_in_us.map(|full_in_us| full_in_us / 1_000),
+                "used_bytes": log.used_bytes,
+                "capacity_bytes": log.capacity_bytes,
                 "io_errors": log.io_errors,
             }),
         );

@@ -12,6 +12,7 @@
 mod answer;
 mod columns;
 mod drive;
+mod filling;
 #[cfg(test)]
 #[allow(
     clippy::arithmetic_side_effects,
@@ -53,6 +54,7 @@ use usage_log::{Batch, Committed, EntryBody, Hash, LogError, Recovered, Stats, U
 
 use crate::{ended::Ended, verdicts::Verdicts};
 pub use drive::drive;
+use filling::Filling;
 use samples::Samples;
 
 pub use types::{ShipCommand, ShipFigures, ShipReply};
@@ -69,8 +71,8 @@ const BYTES_DUE: u64 = 512 << 10;
 const IDLE_US: u64 = 10_000_000;
 /// Longest real time between looks at the log.
 const LOOK_US: u64 = 50_000;
-/// First and longest wait after a failure.
-const RETRY_US: (u64, u64) = (100_000, 5_000_000);
+/// First and longest wait after a failure. Usage is in the ledger again within 2 s of its coming back.
+const RETRY_US: (u64, u64) = (100_000, 1_000_000);
 /// Wait when the log is looking for entries.
 const SCAN_US: u64 = 5_000;
 /// How long an open or a batch may take.
@@ -133,6 +135,7 @@ pub struct Shipper {
     last_sent_us: Option<u64>,
     records_max: usize,
     samples: Samples,
+    filling: Filling,
     watermark_us: i64,
     tenants_told: BTreeSet<String>,
     tenants_new: Vec<String>,
@@ -171,6 +174,7 @@ impl Shipper {
             last_sent_us: None,
             records_max: RECORDS_MAX,
             samples: Samples::default(),
+            filling: Filling::default(),
             watermark_us: 0,
             tenants_told: BTreeSet::new(),
             tenants_new: Vec::new(),
@@ -204,6 +208,7 @@ impl Shipper {
         let stats = self.log.stats();
         self.samples
             .note(now_us, now_ledger_us, stats.appended_seq, self.next_seq);
+        self.filling.note(now_us, stats.used_bytes);
         if now_us < self.not_before_us {
             return None;
         }
@@ -314,6 +319,9 @@ impl Shipper {
         ShipFigures {
             unshipped: stats.appended_seq.saturating_sub(self.agreed),
             lag_us: self.samples.age_us(self.agreed.saturating_add(1), now_us),
+            full_in_us: self
+                .filling
+                .full_in_us(now_us, stats.used_bytes, stats.capacity_bytes),
             ..self.figures.clone()
         }
     }

@@ -31,6 +31,8 @@ pub struct ShipFigures {
     pub unshipped: u64,
     /// Real time since the first of them was seen.
     pub lag_us: u64,
+    /// Real time until the log is full if it goes on filling as in the last minute; none while it doesn't grow.
+    pub full_in_us: Option<u64>,
     /// Batches committed.
     pub batches: u64,
     /// Records that the ledger said it had already, with the same content.
