@@ -33,6 +33,7 @@ from tollkeeper_ledger.domain.usage_producer import (
     unknown,
 )
 from tollkeeper_ledger.services.usage_append import append_batch
+from tollkeeper_ledger.services.usage_bisect import commit_around
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.usage_attempts import attempted
@@ -42,6 +43,8 @@ from tollkeeper_ledger.store.usage_producers import add_producer, announce_produ
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import date, datetime
+
+    from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.domain.usage import AppendOutcome, UsageColumns
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
@@ -69,8 +72,17 @@ class UsageIngest:
     `restores`: looks, before levels change, whether Postgres was set back; None where nothing is ever leased from it.
     """
 
-    def __init__(self, pool: Pool, *, embedded: bool, stream: int = 0, restores: Restores | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        embedded: bool,
+        stream: int = 0,
+        restores: Restores | None = None,
+        log: FilteringBoundLogger | None = None,
+    ) -> None:
         self._pool = pool
+        self._log = log
         self._restores = restores
         self._embedded = embedded
         self._stream = stream
@@ -117,6 +129,9 @@ class UsageIngest:
     async def append(self, append: UsageAppend) -> AppendOutcome:
         """Commit a batch, deduplicated, rolled up and chained, in one transaction. Idempotent, however it is cut.
 
+        Where the database refuses a record, whatever it is, that one goes to quarantine as UNSTORABLE and all others of
+        the batch are committed, in as many transactions as it takes to find it.
+
         A cancelled call may have committed; the producer sends again and is told. Raises InvalidFieldError for a batch
         that can't be read; PreconditionError PRODUCER_FENCED, PRODUCER_FORKED, PRODUCER_GAP, PRODUCER_UNKNOWN;
         LedgerError LEDGER_UNREACHABLE where Postgres stays away.
@@ -124,6 +139,9 @@ class UsageIngest:
         # In a thread, so that a large batch doesn't hold up heartbeats of this process.
         batch = await asyncio.to_thread(read_batch, append)
 
+        return await commit_around(self._commit, batch, log=self._log)
+
+    async def _commit(self, batch: UsageBatch) -> AppendOutcome:
         async def commit(conn: Connection) -> AppendOutcome:
             now = await ledger_now(conn)
             await self.need_months(conn, batch.records.event_us, now)

@@ -1,0 +1,79 @@
+"""Commit a batch around the record that the database refuses, whatever it is: that one goes to quarantine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.usage import AppendOutcome, Problem
+from tollkeeper_ledger.store.usage_attempts import REFUSALS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.domain.usage_batch import UsageBatch
+
+UNSTORABLE = Problem("UNSTORABLE", "")
+"""Nothing that a rule of ours names is wrong with the record, and yet it can't be stored."""
+
+
+async def commit_around(
+    commit: Callable[[UsageBatch], Awaitable[AppendOutcome]],
+    batch: UsageBatch,
+    *,
+    first: int = 0,
+    log: FilteringBoundLogger | None = None,
+) -> AppendOutcome:
+    """Commit a batch; where it is refused, in halves, down to the entries that can't be stored.
+
+    `commit` is one transaction; entries before `first` are committed already. Takes about twice the work of the batch
+    and 2·log2 of its entries in transactions for each bad record; what is committed stays so if the caller gives up.
+    """
+    try:
+        return await commit(batch)
+    except REFUSALS:
+        last = len(batch.entry_ends)
+        if last - first > 1:
+            middle = (first + last) // 2
+            one = await commit_around(commit, _prefix(batch, middle), first=first, log=log)
+            return _together(one, await commit_around(commit, batch, first=middle, log=log))
+        place = bisect_left(batch.records.seqs, batch.entry_ends[first]) if first < last else len(batch.records)
+        if place >= len(batch.records) or place in batch.problems:
+            raise
+        if log is not None:
+            seq, producer = batch.records.seqs[place], batch.source.producer_id.hex
+            log.exception("a record can't be stored and goes to quarantine", producer=producer, seq=seq)
+        return await commit(replace(batch, problems={**batch.problems, place: UNSTORABLE}))
+
+
+def _prefix(batch: UsageBatch, entries: int) -> UsageBatch:
+    """Give the batch up to, not with, an entry. Columns as they came stay whole: places in them stay true."""
+    last_seq = batch.entry_ends[entries - 1]
+    count = bisect_left(batch.records.seqs, last_seq + 1)
+    holes = [hole for hole in batch.source.holes if hole.last_seq <= last_seq]
+    return replace(
+        batch,
+        source=replace(batch.source, holes=holes, watermark_us=0, closing=False),
+        last_seq=last_seq,
+        records=batch.records.take(range(count)),
+        problems={place: problem for place, problem in batch.problems.items() if place < count},
+        entry_ends=batch.entry_ends[:entries],
+        entry_h=batch.entry_h[:entries],
+        levels={place: changes for place, changes in batch.levels.items() if place < count},
+    )
+
+
+def _together(one: AppendOutcome, other: AppendOutcome) -> AppendOutcome:
+    """Give the outcome of a batch whose first part was committed by itself; the second says all verdicts again."""
+    return AppendOutcome(
+        position=other.position,
+        stored=one.stored + other.stored,
+        duplicates=one.duplicates + other.duplicates,
+        conflicts=one.conflicts + other.conflicts,
+        quarantined=one.quarantined + other.quarantined,
+        trimmed=one.trimmed,
+        verdicts=other.verdicts,
+    )
