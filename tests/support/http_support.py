@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     import httpx
 
 
+METERED = """
+version: 1
+seller: {id: default, name: Example GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}
+meters:
+  - {name: requests, unit: requests, aggregation: sum, attributes: [path, who], pseudonymise: [who]}
+  - {name: bytes, unit: bytes, aggregation: sum}
+plans:
+  - {name: free, currency: USD, billing_interval: {unit: month, count: 1}}
+tenants: [{id: acme, name: Acme, plan: free}, {id: other, name: Other, plan: free}]
+"""
+"""A catalogue with two meters and two tenants."""
+
+
 async def stored(http: httpx.AsyncClient, tenant: str = "acme") -> dict[str, dict[str, Any]]:
     """Give a tenant's stored records by id."""
     answer = await http.get(f"/v1/tenants/{tenant}/usage/records")

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from tollkeeper_ledger.config import Settings
 
@@ -25,17 +25,27 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def process(settings: Settings, port: int, *, http_port: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    settings: Settings,
+    port: int,
+    *,
+    http_port: int = 0,
+    environment: Mapping[str, str] | None = None,
+    stderr: int | None = None,
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a ledger process until the block ends, which kills it."""
-    environment = {
+    own = {
         **os.environ,
         "TOLLKEEPER_DATABASE_URL": settings.database_url,
         "TOLLKEEPER_REDIS_URL": settings.redis_url,
         "TOLLKEEPER_LEDGER_LISTEN": f"127.0.0.1:{port}",
         "TOLLKEEPER_LEDGER_HTTP": f"127.0.0.1:{http_port}",
         "TOLLKEEPER_LOG_LEVEL": "WARNING",
+        **(environment or {}),
     }
-    running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tollkeeper_ledger", "serve", env=environment)
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tollkeeper_ledger", "serve", env=own, stderr=stderr
+    )
     try:
         yield running
     finally:

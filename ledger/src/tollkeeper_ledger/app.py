@@ -240,7 +240,10 @@ def main() -> None:
         except ConfigurationError as error:
             sys.exit(f"tollkeeper-ledger: {error}")
     else:
+        problems: list[str] = []
         try:
             asyncio.run(run_jobs(settings) if command == "jobs" else serve(settings))
-        except ConfigurationError as error:
-            sys.exit(f"tollkeeper-ledger: {error}")
+        except* ConfigurationError as found:
+            problems = [str(error) for error in found.exceptions]
+        if problems:
+            sys.exit(f"tollkeeper-ledger: {'; '.join(problems)}")

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     archive_after_months: int = Field(
         default=13, ge=4, le=1200, description="Whole months that raw records stay in Postgres after their own."
     )
+    otlp_mapping: Path | None = Field(
+        default=None,
+        description="TOML file that says which OTLP metrics are usage of which meters; without it none are taken.",
+    )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
     pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")

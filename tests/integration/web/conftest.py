@@ -6,23 +6,13 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest_asyncio
+from http_support import METERED
 from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tollkeeper_ledger.config import Settings
-
-METERED = """
-version: 1
-seller: {id: default, name: Example GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}
-meters:
-  - {name: requests, unit: requests, aggregation: sum, attributes: [path, who], pseudonymise: [who]}
-  - {name: bytes, unit: bytes, aggregation: sum}
-plans:
-  - {name: free, currency: USD, billing_interval: {unit: month, count: 1}}
-tenants: [{id: acme, name: Acme, plan: free}, {id: other, name: Other, plan: free}]
-"""
 
 
 @pytest_asyncio.fixture

@@ -21,9 +21,13 @@ from tollkeeper.ledger.v1 import (
 from tollkeeper_ledger.rpc.admin_service import AdminService
 from tollkeeper_ledger.rpc.billing_service import BillingService
 from tollkeeper_ledger.rpc.limit_service import LimitService
+from tollkeeper_ledger.rpc.otlp_service import SERVICE as OTLP_SERVICE
+from tollkeeper_ledger.rpc.otlp_service import MetricsService, read_rules
 from tollkeeper_ledger.rpc.payment_service import PaymentService
 from tollkeeper_ledger.rpc.report_service import ReportService
 from tollkeeper_ledger.rpc.usage_service import UsageService, add_usage_service
+from tollkeeper_ledger.services.usage import UsageIngest
+from tollkeeper_ledger.services.usage_input import UsageInput, input_producer_id
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -40,8 +44,23 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentService(resources), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
-    add_usage_service(server, UsageService(resources, limits))
-    return [service.full_name for service in described_services()]
+    add_usage_service(server, UsageService(resources, limits, usage_input(resources, limits, "calls")))
+    names = [service.full_name for service in described_services()]
+    mapping = resources.settings.otlp_mapping
+    if mapping is not None:
+        MetricsService(usage_input(resources, limits, "otlp"), read_rules(mapping)).add_to(server)
+        names.append(OTLP_SERVICE)
+    return names
+
+
+def usage_input(resources: Resources, limits: Limits, name: str) -> UsageInput:
+    """Give a way in for usage, a producer of its own."""
+    return UsageInput(
+        UsageIngest(resources.pools.ingest, embedded=resources.settings.embedded, restores=limits.restores),
+        limits.tenants,
+        resources.clock,
+        producer_id=input_producer_id(limits.installation.installation_id, name),
+    )
 
 
 def described_services() -> list[ServiceDescriptor]:

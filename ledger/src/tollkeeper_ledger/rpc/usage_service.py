@@ -33,7 +33,6 @@ from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of,
 from tollkeeper_ledger.services.reservation_ends import ReservationEnds
 from tollkeeper_ledger.services.resets import check_note
 from tollkeeper_ledger.services.usage import UsageIngest, own_producer_id
-from tollkeeper_ledger.services.usage_input import UsageInput, input_producer_id
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.pool import transaction
@@ -42,6 +41,7 @@ from tollkeeper_ledger.store.usage_batches import find_tenants
 if TYPE_CHECKING:
     from tollkeeper_ledger.services.limits import Limits
     from tollkeeper_ledger.services.resources import Resources
+    from tollkeeper_ledger.services.usage_input import UsageInput
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,19 +51,14 @@ _ID_BYTES = 16
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
     """Serve producers."""
 
-    def __init__(self, resources: Resources, limits: Limits) -> None:
+    def __init__(self, resources: Resources, limits: Limits, usage: UsageInput) -> None:
         pool = self._pool = resources.pools.ingest
         self._producer_id = own_producer_id(limits.installation.installation_id)
         self._ingest = UsageIngest(
             pool, embedded=resources.settings.embedded, restores=limits.restores, log=resources.log
         )
         self._keys = {key.key_id: key.secret for key in limits.installation.token_keys}
-        self._input = UsageInput(
-            self._ingest,
-            limits.tenants,
-            resources.clock,
-            producer_id=input_producer_id(limits.installation.installation_id, "calls"),
-        )
+        self._input = usage
         self._ends = ReservationEnds(self._ingest, limits.tenants, installation_id=limits.installation.installation_id)
 
     async def OpenProducer(

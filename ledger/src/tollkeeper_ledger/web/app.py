@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tollkeeper_ledger.web import usage
+from tollkeeper_ledger.web import metrics, usage
 from tollkeeper_ledger.web.body import Bodies
 from tollkeeper_ledger.web.health import Health
 from tollkeeper_ledger.web.transcode.app import Transcoder
@@ -40,6 +40,7 @@ def http_app(resources: Resources, channel: grpc.aio.Channel, services: Sequence
             Route(PATH, webhooks.answer, methods=["POST"]),
             Route("/openapi.json", Document(transcoder).answer, methods=["GET"]),
             Route(usage.PATH, usage.UsageEndpoint(transcoder, bodies).answer, methods=["POST"]),
+            Route(metrics.PATH, metrics.MetricsEndpoint(channel, bodies).answer, methods=["POST"]),
             transcoder.route,
         ]
     )
