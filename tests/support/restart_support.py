@@ -39,7 +39,7 @@ class Caller:
     """Makes calls of one tenant and one case to one sidecar, and counts what was admitted."""
 
     def __init__(self, platform: Platform, sidecar: AddedSidecar | Platform, case: str, *, meter: str = METER) -> None:
-        self._platform, self._sidecar, self._case, self._meter = platform, sidecar, case, meter
+        self._platform, self._sidecar, self.case, self._meter = platform, sidecar, case, meter
         self.admitted = 0
 
     async def call(self, units: int, mode: quota_pb2.CheckMode.ValueType = 0) -> quota_pb2.CheckQuotaResponse:
@@ -61,7 +61,7 @@ class Caller:
         request = quota_pb2.CheckQuotaRequest(
             tenant="shared",
             costs=[quota_pb2.Cost(meter=self._meter, units=units)],
-            attributes={"case": self._case},
+            attributes={"case": self.case},
             mode=mode,
             request_id=self._platform.request_id() if mode == quota_pb2.CHECK_MODE_RESERVE else "",
         )
@@ -73,7 +73,7 @@ class Caller:
     async def begin(self) -> None:
         """Wait until the limit is in force here, and spend one unit. Raises TimeoutError after a minute."""
         ends = time.monotonic() + PATIENCE_S
-        while self._case != (decision := (await self.call(1, quota_pb2.CHECK_MODE_PEEK)).decision).binding.name:
+        while self.case != (decision := (await self.call(1, quota_pb2.CHECK_MODE_PEEK)).decision).binding.name:
             if time.monotonic() > ends:
                 raise TimeoutError(str(decision))
             await asyncio.sleep(0.02)

@@ -7,7 +7,14 @@ import copy
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tollkeeper_ledger.domain.allotment import decide, follow_amount, new_window, notice_due, return_lease, return_lost
+from tollkeeper_ledger.domain.allotment import (
+    decide,
+    follow_amount,
+    new_window,
+    notice_due,
+    return_lease,
+    return_pooled,
+)
 from tollkeeper_ledger.domain.window_state import (
     Ask,
     Denied,
@@ -126,7 +133,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     @precondition(lambda self: self.pools)
     @rule(data=st.data(), holder=st.integers(0, 3), returned_cum=st.integers(0, 300))
     def returns_units_of_a_pool(self, data: st.DataObject, holder: int, returned_cum: int) -> None:
-        """Return units of a generation: of an ended one at most what went in comes back, of a live one none."""
+        """Return units of a generation, ended or not: at most what went in comes back."""
         number = data.draw(st.sampled_from(sorted(self.pools)))
         generation = self.pools[number]
         current = self.window.generation
@@ -134,12 +141,9 @@ class AnyInterleaving(RuleBasedStateMachine):
             generation.lost = True
         key = (number, HOLDERS[holder])
         before = self.lost_returns.get(key, 0)
-        was_live = generation.live
-        back = return_lost(self.window, generation, before_cum=before, returned_cum=returned_cum)
+        back = return_pooled(self.window, generation, before_cum=before, returned_cum=returned_cum)
         assert back >= 0
-        assert not (was_live and back)
-        if not was_live:
-            self.lost_returns[key] = max(before, returned_cum)
+        self.lost_returns[key] = max(before, returned_cum)
 
     @rule(amount=st.sampled_from([0, 1, 30, 100, 250]))
     def changes_the_amount(self, amount: int) -> None:
@@ -152,8 +156,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     @rule()
     def hears_of_units(self) -> None:
         """Hear of units exactly when what was denied is there, or a pool was lost; once."""
-        wanted = self.window.wanted
-        assert notice_due(self.window) == (self.window.pool_lost or 0 < wanted <= self.window.left)
+        expected = self.window.pool_lost or 0 < self.window.wanted <= self.window.left
+        assert expected == notice_due(self.window)
         assert not notice_due(self.window)
 
     @invariant()
@@ -277,7 +281,7 @@ def test_what_a_lost_pool_refused_counts_for_nothing() -> None:
     assert not notice_due(window)
     generation = window.generation
     assert generation is not None
-    assert return_lost(window, generation, before_cum=0, returned_cum=40) == 40
+    assert return_pooled(window, generation, before_cum=0, returned_cum=40) == 40
     assert notice_due(window)
 
 

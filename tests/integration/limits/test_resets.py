@@ -124,6 +124,27 @@ async def test_a_lowered_limit_tells_what_is_outstanding_and_since_when_not(serv
     await set_amount(serving.channel, "acme", "large", 16_000)
 
 
+async def test_a_living_pools_units_come_back_in_a_dead_holders_name_once(serving: Serving) -> None:
+    """What a restarted sidecar took over goes back beside its pool; closing that credits what it had never granted."""
+    await set_amount(serving.channel, "acme", "large", 16_000)
+    dead, key = serving.sidecar(), new_key()
+    await dead.ask("large", key)
+    pool = (answer := await dead.ask("large", key)).pool
+    assert (await dead.grant(pool, request_seq=1, need=300))[:2] == ["OK", "300"]
+    window, out = answer.window.window_id, (await dead.ask("large", key)).window.allotted
+    told = [await dead.give_back(window, cum, generation=pool.generation) for cum in (120, 120, 50, 200)]
+    assert told == [120, 120, 120, 200]
+    await set_amount(serving.channel, "acme", "large", 400)
+
+    async def closed() -> bool:
+        return any(state.allotted == out - 200 - (pool.allotted_cum - 300) for state in await states(serving, "large"))
+
+    await wait_until(closed)
+    assert await dead.give_back(window, 200, generation=pool.generation) == 200
+    assert await closed()
+    await set_amount(serving.channel, "acme", "large", 16_000)
+
+
 async def test_a_limit_flipped_100_times_gives_at_most_the_highest(serving: Serving) -> None:
     """Raised and lowered under asks of several holders: units out never exceed the highest amount in force."""
     key, seeded = new_key(), random.Random(7)

@@ -227,13 +227,12 @@ def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> i
     return returned
 
 
-def return_lost(window: WindowState, generation: Generation, *, before_cum: int, returned_cum: int) -> int:
-    """Take back units of an ended generation, of which this holder had reported `before_cum`; gives how many came back.
+def return_pooled(window: WindowState, generation: Generation, *, before_cum: int, returned_cum: int) -> int:
+    """Take back units of a generation, of which this holder had reported `before_cum` here; gives how many came back.
 
-    Capped by what went into the generation less what already came back. A live generation takes its own returns.
+    Capped by what went into the generation less what already came back. A pool that lives on goes on counting them as
+    granted, so its rest, once it is closed, is what else it had: no unit comes back twice.
     """
-    if generation.live:
-        return 0
     returned = min(returned_cum - before_cum, generation.allotted_cum - generation.credited)
     if returned <= 0:
         return 0

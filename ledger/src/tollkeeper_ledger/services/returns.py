@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.allotment import notice_due, return_lease, return_lost
+from tollkeeper_ledger.domain.allotment import notice_due, return_lease, return_pooled
 from tollkeeper_ledger.domain.window_state import Generation, Holder
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
@@ -78,8 +78,8 @@ class ReturnService:
     async def give_back(self, holder: bytes, entries: Sequence[Return]) -> list[int]:
         """Take units back; gives the returned_cum that the ledger now has for each entry.
 
-        Cumulative: a repeat changes nothing. Unknown windows and live generations take nothing: the figure stays. Nor
-        do windows of an earlier timeline, of which Postgres may not know all that left them.
+        Cumulative: a repeat changes nothing. Unknown windows take nothing: the figure stays. Nor do windows of an
+        earlier timeline, of which Postgres may not know all that left them.
         Who was denied for lack of these units hears of them at commit. A Postgres that went back is noticed first.
         """
         known, calls = await self._restores.noticed(lambda: self._give_back(holder, entries))
@@ -97,15 +97,15 @@ class ReturnService:
             )
             for (window_id, name), lease in leases.items():
                 rows[window_id].state.holders[name] = lease
-            lost = _LostGenerations(rows, holder)
-            await lost.read(conn, [entry for entry in entries if entry.generation != 0])
+            pools = _Generations(rows, holder)
+            await pools.read(conn, [entry for entry in entries if entry.generation != 0])
             known = [
-                lost.take(entry) if entry.generation else _take_lease(rows.get(entry.window_id), holder, entry)
+                pools.take(entry) if entry.generation else _take_lease(rows.get(entry.window_id), holder, entry)
                 for entry in entries
             ]
             noticed = [row.identity for row in rows.values() if notice_due(row.state)]
             await write_windows(conn, rows.values())
-            await lost.write(conn)
+            await pools.write(conn)
             await announce_units(conn, noticed)
         return known, [call for row in rows.values() for call in calls_for(row, expire_at_unix_s=0)]
 
@@ -153,8 +153,8 @@ def _take_lease(row: WindowRow | None, holder: bytes, entry: Return) -> int:
     return lease.returned_cum
 
 
-class _LostGenerations:
-    """Generations that ended, with what one holder gave back of each."""
+class _Generations:
+    """Generations of pools, with what one holder gave back of each to the ledger."""
 
     def __init__(self, rows: dict[bytes, WindowRow], holder: bytes) -> None:
         self._rows = rows
@@ -192,10 +192,10 @@ class _LostGenerations:
         """Credit one entry; gives the returned_cum known afterwards."""
         key = (entry.window_id, entry.generation)
         generation = self._generations.get(key)
-        if generation is None or generation.live:
-            return self._returned.get(key, 0)
+        if generation is None:
+            return 0
         before = self._returned[key]
-        return_lost(self._rows[entry.window_id].state, generation, before_cum=before, returned_cum=entry.returned_cum)
+        return_pooled(self._rows[entry.window_id].state, generation, before_cum=before, returned_cum=entry.returned_cum)
         self._returned[key] = max(before, entry.returned_cum)
         return self._returned[key]
 

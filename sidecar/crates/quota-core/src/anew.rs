@@ -1,18 +1,16 @@
 //! Beginning anew: the ledger belongs to another installation than before.
 
-use crate::{effect::Effect, engine::Engine, hash::Map, time::Now};
+use crate::{effect::Effect, engine::Engine, time::Now};
 
 impl Engine {
     /// Forgets every unit, window, limit and tenant: they are another installation's, and nobody here may spend them.
     /// Reservations stay, so that they end; what they hold is nobody's. Answers that are on their way find nothing.
     pub fn begin_anew(&mut self, now: Now) {
-        let adoptable =
-            std::mem::replace(&mut self.adoptable, Map::with_hasher(self.hasher.clone()));
-        for kept in adoptable.into_values() {
+        for window in self.unclaimed.forget() {
             let id = self.outbox.mark();
             self.outbox.tell(Effect::Keep {
                 id,
-                window: kept.window,
+                window,
                 kept: None,
             });
         }

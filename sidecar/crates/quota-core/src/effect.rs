@@ -67,6 +67,21 @@ pub struct Kept {
     pub round: u32,
     /// Units.
     pub units: Units,
+    /// Where they came from, oldest first; units beyond these are spent, never returned.
+    pub parts: Box<[KeptPart]>,
+}
+
+/// Units that are kept of one source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeptPart {
+    /// The process that they were leased to.
+    pub holder: Holder,
+    /// 0 = the ledger, else the pool's generation.
+    pub generation: u64,
+    /// Units.
+    pub units: Units,
+    /// All that was given back of this source to the ledger, in that process' name, by then.
+    pub returned_cum: Units,
 }
 
 /// What to ask of whom.

@@ -12,8 +12,8 @@ use crate::{
     effect::{Effect, Kept},
     event::Event,
     hash::{Map, hex, keyed},
-    id::{Holder, KeyHash, ReservationId},
-    lease::{keeping::Marking, plan::Budget},
+    id::{Holder, ReservationId},
+    lease::{keeping::Marking, plan::Budget, unclaimed::Unclaimed},
     links::Links,
     outbox::Outbox,
     report::Reporter,
@@ -93,8 +93,8 @@ pub struct Engine {
     pub(crate) keeps_due: Vec<Key>,
     /// Marks on their way to the disk.
     pub(crate) markings: Map<u64, Marking>,
-    /// What a dead process of this volume kept, by tenant, limit and key.
-    pub(crate) adoptable: Map<(Arc<str>, Arc<str>, KeyHash), Kept>,
+    /// What a dead process of this volume kept and nobody has asked for yet.
+    pub(crate) unclaimed: Unclaimed,
 }
 
 /// How much the engine keeps, and what should alarm somebody.
@@ -139,7 +139,7 @@ impl Engine {
             uncovered_units: 0,
             keeps_due: Vec::new(),
             markings: Map::with_hasher(hasher.clone()),
-            adoptable: Map::with_hasher(hasher),
+            unclaimed: Unclaimed::new(hasher),
         }
     }
 
@@ -194,7 +194,7 @@ impl Engine {
     /// Takes over units that a dead process of this volume kept. Only after their mark is removed for good, and only on
     /// the boot, volume and directory that it was made on: else they are spent twice.
     pub fn adopt(&mut self, kept: Kept) {
-        self.adopt_kept(kept);
+        self.unclaimed.add(kept);
     }
 
     /// Ends a reservation at `actual` (zero units of every meter = release). Call after its record is durable.
@@ -226,6 +226,7 @@ impl Engine {
             self.reconsider(now, key, true);
         }
         self.expire_reservations(now);
+        self.return_unclaimed(now);
         self.report(now, false);
         self.work_off(now);
     }
@@ -241,6 +242,7 @@ impl Engine {
             self.waiting.next_due_us(),
             self.timers.next_due_us(),
             self.reporter.next_due_us(),
+            self.unclaimed.next_due_us(),
         ];
         for other in others.into_iter().flatten() {
             due_us = due_us.min(other);
@@ -317,6 +319,7 @@ impl Engine {
                 self.mark_moved(key);
             }
         }
+        self.drain_unclaimed(now);
         self.report(now, true);
         self.work_off(now);
     }

@@ -216,6 +216,7 @@ impl Engine {
         key_hash: Option<KeyHash>,
         units: crate::Units,
     ) {
+        self.recall_unclaimed(now, tenant, limit, key_hash);
         let Some(index) = self.catalog.limit_named(tenant, limit) else {
             return;
         };

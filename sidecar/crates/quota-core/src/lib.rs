@@ -37,7 +37,8 @@ mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{
-    AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, PoolFault, UseCum, UseReport,
+    AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, KeptPart, PoolFault, UseCum,
+    UseReport,
 };
 pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{

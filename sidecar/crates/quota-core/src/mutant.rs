@@ -130,6 +130,8 @@ mutants! {
     CloneAdopted,
     /// Marks stay after their units are taken over: the next start takes them again.
     MarksTakenTwice,
+    /// What a dead process kept is returned and spent as well.
+    HeirReturnsAndSpends,
     // Ledger.
     /// The ledger tells a reservation's home once how it ended, heard or not.
     OutcomeToldOnce,

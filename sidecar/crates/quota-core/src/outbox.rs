@@ -48,10 +48,12 @@ pub(crate) enum CallOrigin {
 /// What is returned to the ledger.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Return {
-    /// Bucket.
-    pub(crate) bucket: Key,
+    /// Bucket; `None` = nobody has asked for the key since a restart.
+    pub(crate) bucket: Option<Key>,
     /// Window.
     pub(crate) window: WindowId,
+    /// In whose name; `None` = this process.
+    pub(crate) from: Option<Holder>,
     /// Source.
     pub(crate) generation: u64,
     /// All that was returned of it.
@@ -279,13 +281,17 @@ impl Outbox {
                 Outstanding::Allot(origins),
             );
         }
-        while !self.returns.is_empty() {
-            let count = self.returns.len().min(ENTRIES_MAX);
-            let sent: Vec<Return> = self.returns.drain(..count).collect();
+        while let Some(from) = self.returns.first().map(|entry| entry.from) {
+            let returns = std::mem::take(&mut self.returns);
+            let is_first = |entry: &Return| entry.from == from;
+            let (mut sent, mut later): (Vec<Return>, _) = returns.into_iter().partition(is_first);
+            later.extend(sent.split_off(sent.len().min(ENTRIES_MAX)));
+            self.returns = later;
             let entries = sent
                 .iter()
                 .map(|entry| (entry.window, entry.generation, entry.returned_cum))
                 .collect();
+            let holder = from.unwrap_or(holder);
             self.command(
                 SLOW_TIMEOUT_MS,
                 Command::ReturnUnits { holder, entries },

@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use prost::{Message as _, bytes::Bytes};
-use quota_core::{Holder, Kept, KeyHash, Marked, WindowId};
-use quota_proto::{bridge::LoggedMark, decision::signed};
+use quota_core::{Holder, Kept, KeptPart, KeyHash, Marked, WindowId};
+use quota_proto::{
+    bridge::{LoggedMark, LoggedSource},
+    decision::signed,
+};
 use tokio::sync::mpsc;
 use usage_log::{Append, LogError, Recovered, UsageLog};
 
@@ -117,9 +120,33 @@ fn logged(kept: &Kept, holder: Holder, boot_id: BootId) -> Vec<u8> {
         round: kept.round,
         kept: signed(kept.units),
         boot_id: Bytes::copy_from_slice(&boot_id),
+        sources: kept.parts.iter().map(logged_part).collect(),
         ..LoggedMark::default()
     }
     .encode_to_vec()
+}
+
+fn logged_part(part: &KeptPart) -> LoggedSource {
+    LoggedSource {
+        holder: Bytes::copy_from_slice(&part.holder.0),
+        generation: part.generation,
+        units: signed(part.units),
+        returned_cum: signed(part.returned_cum),
+    }
+}
+
+fn read_part(logged: &LoggedSource, holder: Holder) -> Option<KeptPart> {
+    let holder = if logged.holder.is_empty() {
+        holder
+    } else {
+        Holder(logged.holder.as_ref().try_into().ok()?)
+    };
+    Some(KeptPart {
+        holder,
+        generation: logged.generation,
+        units: u64::try_from(logged.units).ok()?,
+        returned_cum: u64::try_from(logged.returned_cum).ok()?,
+    })
 }
 
 /// Reads a mark; `None` where it is none, or was made on another boot.
@@ -128,6 +155,9 @@ fn read(payload: &[u8], boot_id: BootId) -> Option<Kept> {
     if *logged.boot_id != boot_id {
         return None;
     }
+    let holder = Holder(logged.holder.as_ref().try_into().ok()?);
+    let sources = logged.sources.iter();
+    let parts: Option<Box<[KeptPart]>> = sources.map(|one| read_part(one, holder)).collect();
     Some(Kept {
         tenant: logged.tenant.into(),
         limit: logged.limit.into(),
@@ -138,6 +168,7 @@ fn read(payload: &[u8], boot_id: BootId) -> Option<Kept> {
         end_us: logged.window_end_us,
         round: logged.round,
         units: u64::try_from(logged.kept).ok()?,
+        parts: parts?,
     })
 }
 
@@ -156,6 +187,12 @@ mod tests {
             end_us: 4,
             round: 5,
             units: 6,
+            parts: Box::new([KeptPart {
+                holder: Holder([7; 16]),
+                generation: 8,
+                units: 5,
+                returned_cum: 9,
+            }]),
         }
     }
 

@@ -581,7 +581,7 @@ CREATE TABLE ended_holder (
 );
 CREATE INDEX ended_holder_open ON ended_holder (producer_id) WHERE NOT done;
 
--- What holders gave back of generations that had ended.
+-- What was given back of generations to the ledger, in the name of which holder.
 CREATE TABLE lost_return (
   tenant_id uuid NOT NULL,
   window_id bytea NOT NULL,

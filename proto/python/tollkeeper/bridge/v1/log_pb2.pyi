@@ -401,7 +401,7 @@ class LoggedSource(_message.Message):
     units: _builtins.int
     """Units."""
     returned_cum: _builtins.int
-    """All that this process gave back of this source to the ledger by then."""
+    """All that was given back of this source to the ledger in that process' name by then."""
     def __init__(
         self,
         *,

@@ -1707,7 +1707,7 @@ class ReturnUnitsRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     holder: _builtins.bytes
-    """The holder."""
+    """The holder, or the process before it on this volume whose units it took over."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReturnEntry]:
         """What is given back."""
@@ -1728,7 +1728,9 @@ Global___ReturnUnitsRequest: _TypeAlias = ReturnUnitsRequest  # noqa: Y015
 
 @_typing.final
 class ReturnEntry(_message.Message):
-    """Units of one window that the ledger leased, or of a lost generation."""
+    """Units of one window that the ledger leased, or of a generation of its pool: one that is lost, or one whose units were
+    leased to a process that ended and was restarted.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1738,9 +1740,9 @@ class ReturnEntry(_message.Message):
     window_id: _builtins.bytes
     """The window."""
     generation: _builtins.int
-    """0 = leased by the ledger; else the lost generation that they came from."""
+    """0 = leased by the ledger; else the generation that they came from."""
     returned_cum: _builtins.int
-    """All units that this holder gave back of this source so far."""
+    """All units of this source that were given back to the ledger in this holder's name so far."""
     def __init__(
         self,
         *,

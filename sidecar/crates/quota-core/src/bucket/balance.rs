@@ -3,65 +3,12 @@
 //! I3: the sum over sources of granted − returned = consumed − given back + held + kept + free + standby, at every moment.
 
 use crate::{
-    effect::UseCum,
+    bucket::source::Source,
+    effect::{KeptPart, UseCum},
+    id::Holder,
     mutant::{self, Mutant},
     request::Units,
 };
-
-/// Generation of the units that a dead process of this volume kept: spent here, returned nowhere.
-pub(crate) const RESUMED: u64 = u64::MAX;
-
-/// Where leased units came from: the ledger (generation 0) or one generation of a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
-    /// 0 = the ledger.
-    pub(crate) generation: u64,
-    /// Cumulative grants as the source counts them.
-    pub(crate) seen: Units,
-    /// Of these, the units that were credited here.
-    pub(crate) granted: Units,
-    /// Units of it that are known to be consumed; grows, never shrinks.
-    pub(crate) consumed: Units,
-    /// Of these, units that their callers gave back; grows, never shrinks.
-    pub(crate) given_back: Units,
-    /// Cumulative returns through the pool.
-    pub(crate) returned_pool: Units,
-    /// The part of them that the pool has confirmed.
-    pub(crate) told_pool: Units,
-    /// Cumulative returns through the ledger.
-    pub(crate) returned_ledger: Units,
-    /// The part of them that the ledger has confirmed.
-    pub(crate) told_ledger: Units,
-}
-
-impl Source {
-    const fn new(generation: u64) -> Self {
-        Self {
-            generation,
-            seen: 0,
-            granted: 0,
-            consumed: 0,
-            given_back: 0,
-            returned_pool: 0,
-            told_pool: 0,
-            returned_ledger: 0,
-            told_ledger: 0,
-        }
-    }
-
-    /// Units of it that are still here and not consumed.
-    pub(crate) const fn rest(&self) -> Units {
-        self.granted
-            .saturating_sub(self.returned_pool)
-            .saturating_sub(self.returned_ledger)
-            .saturating_sub(self.spent())
-    }
-
-    /// Units of it that are consumed and were not given back.
-    pub(crate) const fn spent(&self) -> Units {
-        self.consumed.saturating_sub(self.given_back)
-    }
-}
 
 /// Units of one window in this process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -130,18 +77,69 @@ impl Balance {
         self.consumed = self.consumed.saturating_add(units);
     }
 
-    /// Sets free units aside.
+    /// Sets free units aside, those of the newest sources first. What is kept of any source only grows by this.
     pub(crate) fn keep(&mut self, units: Units) {
-        let units = units.min(self.free);
-        self.free = self.free.saturating_sub(units);
-        self.kept = self.kept.saturating_add(units);
+        self.attribute();
+        let mut rest = units.min(self.free);
+        for source in self.sources.iter_mut().rev() {
+            let part = rest.min(source.spare());
+            rest = rest.saturating_sub(part);
+            source.kept = source.kept.saturating_add(part);
+            self.free = self.free.saturating_sub(part);
+            self.kept = self.kept.saturating_add(part);
+        }
     }
 
-    /// Frees what is kept above `left`.
-    pub(crate) fn release(&mut self, left: Units) {
-        let units = self.kept.saturating_sub(left);
-        self.kept = self.kept.saturating_sub(units);
-        self.free = self.free.saturating_add(units);
+    /// What is kept of each source.
+    pub(crate) fn kept_parts(&self) -> Box<[Units]> {
+        self.sources.iter().map(|source| source.kept).collect()
+    }
+
+    /// What is left kept of each source when only so many units are, oldest sources freed first.
+    pub(crate) fn lower_parts(&self, units: Units) -> Box<[Units]> {
+        let mut freed = self.kept.saturating_sub(units);
+        let lower = |source: &Source| {
+            let part = freed.min(source.kept);
+            freed = freed.saturating_sub(part);
+            source.kept.saturating_sub(part)
+        };
+        self.sources.iter().map(lower).collect()
+    }
+
+    /// Frees what is kept of each source above its part in `left`.
+    pub(crate) fn release(&mut self, left: &[Units]) {
+        for (place, source) in self.sources.iter_mut().enumerate() {
+            let part = left.get(place).copied().unwrap_or(0);
+            let units = source.kept.saturating_sub(part);
+            source.kept = source.kept.saturating_sub(units);
+            self.kept = self.kept.saturating_sub(units);
+            self.free = self.free.saturating_add(units);
+        }
+        self.pay();
+    }
+
+    /// Of which sources so many units of each are, for a mark; `own` = this process.
+    pub(crate) fn parts_kept(&self, parts: &[Units], own: Holder) -> Box<[KeptPart]> {
+        let parts = self
+            .sources
+            .iter()
+            .zip(parts)
+            .filter(|(_, units)| **units > 0);
+        parts
+            .filter(|(source, _)| source.is_returnable())
+            .map(|(source, units)| KeptPart {
+                holder: source.from.unwrap_or(own),
+                generation: source.generation,
+                units: *units,
+                returned_cum: source.returned_ledger,
+            })
+            .collect()
+    }
+
+    /// Takes in units that a dead process kept: they are spent here, and go back to the ledger in its name.
+    pub(crate) fn inherit(&mut self, part: &KeptPart) {
+        self.sources.push(Source::inherited(part));
+        self.free = self.free.saturating_add(part.units);
         self.pay();
     }
 
@@ -215,14 +213,19 @@ impl Balance {
         self.consumed = self.consumed.saturating_add(paid);
     }
 
-    /// The source of a generation, made where it is new.
+    /// The source of a generation that this process leased from, made where it is new.
     pub(crate) fn source(&mut self, generation: u64) -> &mut Source {
+        self.source_of(None, generation)
+    }
+
+    /// The source of a generation that this process, or a dead one, leased from; made where it is new.
+    pub(crate) fn source_of(&mut self, from: Option<Holder>, generation: u64) -> &mut Source {
         let found = self
             .sources
             .iter()
-            .position(|source| source.generation == generation);
+            .position(|source| source.from == from && source.generation == generation);
         let index = found.unwrap_or_else(|| {
-            self.sources.push(Source::new(generation));
+            self.sources.push(Source::new(from, generation));
             self.sources.len().saturating_sub(1)
         });
         &mut self.sources[index]
@@ -281,7 +284,7 @@ impl Balance {
             .fold(0, |sum: Units, source| sum.saturating_add(source.consumed));
         let mut rest = self.consumed.saturating_sub(known);
         for source in &mut self.sources {
-            let part = rest.min(source.rest());
+            let part = rest.min(source.spare());
             source.consumed = source.consumed.saturating_add(part);
             rest = rest.saturating_sub(part);
         }
@@ -295,15 +298,15 @@ impl Balance {
         let mut rest = self.free.saturating_sub(keep);
         let mut to_pool: Units = 0;
         for source in self.sources.iter_mut().rev() {
-            let part = rest.min(source.rest());
-            if part == 0 || source.generation == RESUMED {
+            let part = rest.min(source.spare());
+            if part == 0 || !source.is_returnable() {
                 continue;
             }
             rest = rest.saturating_sub(part);
             if !mutant::is(Mutant::ReturnNotLowered) {
                 self.free = self.free.saturating_sub(part);
             }
-            if source.generation != 0 && Some(source.generation) == pool {
+            if source.is_pools(pool) {
                 source.returned_pool = source.returned_pool.saturating_add(part);
                 to_pool = to_pool.saturating_add(part);
             } else {
@@ -355,7 +358,10 @@ impl Balance {
             .saturating_add(self.kept)
             .saturating_add(self.free)
             .saturating_add(self.standby);
-        lent == here && (self.debt == 0 || self.free == 0)
+        let kept = self.sources.iter().map(|source| source.kept);
+        lent == here
+            && kept.fold(0, Units::saturating_add) == self.kept
+            && (self.debt == 0 || self.free == 0)
     }
 }
 
@@ -379,6 +385,9 @@ mod tests {
         CallUp(Units),
         Unspend(Units),
         Exceed(Units),
+        Keep(Units),
+        Release(Units),
+        Inherit(u8, u64, Units),
     }
 
     fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -395,6 +404,10 @@ mod tests {
             (0_u64..20).prop_map(Move::CallUp),
             (0_u64..30).prop_map(Move::Unspend),
             (0_u64..10).prop_map(Move::Exceed),
+            (0_u64..30).prop_map(Move::Keep),
+            (0_u64..30).prop_map(Move::Release),
+            (1_u8..3, 0_u64..4, 0_u64..30)
+                .prop_map(|(from, source, units)| Move::Inherit(from, source, units)),
         ];
         proptest::collection::vec(one, 0..60)
     }
@@ -415,6 +428,14 @@ mod tests {
             Move::CallUp(units) => drop(balance.call_up(units)),
             Move::Unspend(units) => drop(balance.unspend(units)),
             Move::Exceed(units) => balance.exceed(units),
+            Move::Keep(units) => balance.keep(units),
+            Move::Release(left) => balance.release(&balance.lower_parts(left)),
+            Move::Inherit(from, generation, units) => balance.inherit(&KeptPart {
+                holder: Holder([from; 16]),
+                generation,
+                units,
+                returned_cum: 7,
+            }),
         }
     }
 
@@ -439,7 +460,8 @@ mod tests {
                     prop_assert!(new.returned_pool >= old.returned_pool);
                     prop_assert!(new.returned_ledger >= old.returned_ledger);
                     prop_assert!(new.given_back >= old.given_back && new.given_back <= new.consumed);
-                    prop_assert!(new.spent() + new.returned_pool + new.returned_ledger <= new.granted);
+                    let gone = new.spent() + new.returned_pool + new.returned_ledger;
+                    prop_assert!(gone + new.kept <= new.granted);
                 }
             }
         }

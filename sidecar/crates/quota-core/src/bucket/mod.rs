@@ -3,6 +3,7 @@
 pub(crate) mod balance;
 pub(crate) mod demand;
 pub(crate) mod shard;
+pub(crate) mod source;
 pub(crate) mod token;
 pub(crate) mod values;
 pub(crate) mod window;

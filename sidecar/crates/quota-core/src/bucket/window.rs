@@ -109,7 +109,7 @@ pub(crate) struct Window {
     pub(crate) pool: Option<Pool>,
     /// What went wrong at the pool and is to be told to the ledger.
     pub(crate) fault: Option<PoolFault>,
-    /// The ledger has not heard of it yet, and takes nothing back of that pool's life before.
+    /// The ledger has not heard of it yet: it hears before units of that pool go back there.
     pub(crate) is_fault_untold: bool,
     /// The pool could not serve: the ledger is to extend it.
     pub(crate) extend: bool,
@@ -139,6 +139,8 @@ pub(crate) struct Window {
     pub(crate) keep_low: Units,
     /// A mark is on its way to the disk.
     pub(crate) is_marking: bool,
+    /// Units of it went back to the ledger since a mark said how many had.
+    pub(crate) is_mark_behind: bool,
     /// Concurrency: the lease that its units belong to; 0 = none.
     pub(crate) lease_epoch: u64,
     /// Concurrency: real time until which the lease may be used.
@@ -184,6 +186,7 @@ impl Window {
             returning: false,
             keep_low: 0,
             is_marking: false,
+            is_mark_behind: false,
             lease_epoch: 0,
             valid_until_us: 0,
             valid_for_us: 0,

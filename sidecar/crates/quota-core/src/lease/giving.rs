@@ -21,6 +21,10 @@ impl Engine {
                 pool.free = pool.free.saturating_add(to_pool);
             }
             window.low_mark = 0;
+            if window.balance.kept > 0 {
+                window.is_mark_behind = true;
+                self.keeps_due.push(key);
+            }
         }
         self.keep_sound(key);
         self.go_on_returning(now, key);
@@ -55,8 +59,7 @@ impl Engine {
         }
     }
 
-    /// Tells the ledger of a lost pool to which units are to go back, before they do: while it takes the pool for alive, it
-    /// takes nothing back that came from there.
+    /// Tells the ledger of a lost pool before units of it go back: whoever that pool refused hears of them then.
     fn tell_of_returns(&mut self, now: Now, key: Key, id: WindowId) {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
@@ -70,9 +73,11 @@ impl Engine {
             return;
         };
         let lost = window.pool.as_ref().map(|pool| pool.generation);
-        let is_due = window.balance.sources.iter().any(|source| {
-            Some(source.generation) == lost && source.told_ledger < source.returned_ledger
-        });
+        let is_due = window
+            .balance
+            .sources
+            .iter()
+            .any(|source| source.is_pools(lost) && source.told_ledger < source.returned_ledger);
         if is_due {
             self.tell_fault(now, key, id);
         }
@@ -98,7 +103,7 @@ impl Engine {
             .balance
             .sources
             .iter()
-            .find(|source| source.generation == generation);
+            .find(|source| source.is_pools(Some(generation)));
         if source.is_some_and(|source| source.told_pool < source.returned_pool) {
             self.call_pool(now, key, id, 0, 0);
         }
@@ -122,12 +127,13 @@ impl Engine {
             .filter(|_| window.is_fault_untold)
             .map(|pool| pool.generation);
         for source in &window.balance.sources {
-            if source.told_ledger < source.returned_ledger && Some(source.generation) != untold {
+            if source.told_ledger < source.returned_ledger && !source.is_pools(untold) {
                 window.returning = true;
                 let returned_cum = source.returned_ledger;
                 self.outbox.give_back(Return {
-                    bucket: key,
+                    bucket: Some(key),
                     window: id,
+                    from: source.from,
                     generation: source.generation,
                     returned_cum,
                 });
@@ -144,7 +150,11 @@ impl Engine {
     ) {
         let told = result.unwrap_or_default();
         for (place, entry) in entries.iter().enumerate() {
-            let Some(bucket) = self.buckets.get_mut(entry.bucket) else {
+            let Some(key) = entry.bucket else {
+                self.unclaimed.on_returned(entry, told.get(place).is_some());
+                continue;
+            };
+            let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };
             let Some(window) = bucket.window_mut(entry.window) else {
@@ -153,7 +163,7 @@ impl Engine {
             window.returning = false;
             if told.get(place).is_some() {
                 // What it did not take it never will: a cumulative return is taken whole or lost.
-                let source = window.balance.source(entry.generation);
+                let source = window.balance.source_of(entry.from, entry.generation);
                 let confirmed = entry.returned_cum.saturating_sub(source.told_ledger);
                 source.told_ledger = source.told_ledger.max(entry.returned_cum);
                 window.info.allotted = window.info.allotted.saturating_sub(confirmed);
@@ -163,8 +173,8 @@ impl Engine {
             }
         }
         if !told.is_empty() {
-            for entry in entries {
-                self.go_on_returning(now, entry.bucket);
+            for key in entries.iter().filter_map(|entry| entry.bucket) {
+                self.go_on_returning(now, key);
             }
         }
     }

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use crate::{
-    bucket::{Bucket, balance::RESUMED, window::Window},
+    bucket::{Bucket, source::UNNAMED, window::Window},
     effect::{Effect, Kept},
     engine::Engine,
     event::{Marked, WindowInfo},
-    id::{KeyHash, WindowId},
+    id::WindowId,
     limit::{Enforcement, LimitKind, LimitRule},
     mutant::{self, Mutant},
     request::Units,
@@ -27,13 +27,14 @@ const BLOCK_MIN: Units = 16;
 const BLOCK_SHARE: Units = 8;
 
 /// A mark on its way to the disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Marking {
     bucket: Key,
     window: WindowId,
-    units: Units,
-    /// What was kept before.
-    before: Units,
+    /// What it keeps of each source.
+    parts: Box<[Units]>,
+    /// What was kept of each before.
+    before: Box<[Units]>,
     /// What it frees goes back to where it came from.
     returns: bool,
 }
@@ -71,9 +72,11 @@ impl Engine {
         };
         let is_due = target > kept.saturating_add(total / BLOCK_SHARE)
             || (kept > 0 && (target == 0 || free < block / 2));
+        let id = window.info.id;
         if is_due {
-            let id = window.info.id;
             self.mark(key, id, target, returns);
+        } else if kept > 0 && window.is_mark_behind {
+            self.mark(key, id, kept, returns);
         }
         if let Some(window) = self
             .buckets
@@ -110,7 +113,10 @@ impl Engine {
     /// Writes a mark. A higher one binds from now on, a lower one once it is durable; one is under way at a time.
     fn mark(&mut self, key: Key, id: WindowId, units: Units, returns: bool) {
         let Self {
-            catalog, buckets, ..
+            catalog,
+            buckets,
+            holder,
+            ..
         } = self;
         let Some(bucket) = buckets.get_mut(key) else {
             return;
@@ -122,12 +128,14 @@ impl Engine {
         let Some(window) = bucket.window_mut(id).filter(|window| !window.is_marking) else {
             return;
         };
-        let before = window.balance.kept;
-        window.balance.keep(units.saturating_sub(before));
+        let before = window.balance.kept_parts();
+        let more = units.saturating_sub(window.balance.kept);
+        window.balance.keep(more);
+        let parts = window.balance.lower_parts(units);
         if mutant::is(Mutant::MarkAfterUse) {
-            window.balance.release(units);
+            window.balance.release(&parts);
         }
-        window.is_marking = true;
+        (window.is_marking, window.is_mark_behind) = (true, false);
         let kept = (units > 0).then(|| {
             Box::new(Kept {
                 tenant: Arc::clone(&limit.tenant_name),
@@ -139,12 +147,13 @@ impl Engine {
                 end_us: window.info.end_us,
                 round: window.info.round,
                 units,
+                parts: window.balance.parts_kept(&parts, *holder),
             })
         });
         let marking = Marking {
             bucket: key,
             window: id,
-            units,
+            parts,
             before,
             returns,
         };
@@ -171,8 +180,8 @@ impl Engine {
         };
         window.is_marking = false;
         match outcome {
-            Marked::Durable => window.balance.release(marking.units),
-            Marked::NotWritten => window.balance.release(marking.before),
+            Marked::Durable => window.balance.release(&marking.parts),
+            Marked::NotWritten => window.balance.release(&marking.before),
             Marked::Unknown => {}
         }
         if marking.returns && outcome == Marked::Durable {
@@ -200,44 +209,28 @@ impl Engine {
         }
     }
 
-    /// Takes over what a dead process of this volume kept. Its mark must be gone for good before this is called.
-    pub(crate) fn adopt_kept(&mut self, kept: Kept) {
-        self.adoptable.insert(
-            (
-                Arc::clone(&kept.tenant),
-                Arc::clone(&kept.limit),
-                kept.key_hash,
-            ),
-            kept,
-        );
-    }
-
     /// Gives a bucket that is new what was taken over for it, where that window is still open.
     pub(crate) fn resume(&mut self, now: Now, key: Key) {
-        if self.adoptable.is_empty() {
-            return;
-        }
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
         let Some(limit) = self.catalog.limit(bucket.limit) else {
             return;
         };
-        let name: (Arc<str>, Arc<str>, KeyHash) = (
-            Arc::clone(&limit.tenant_name),
-            Arc::clone(&limit.rule.name),
-            bucket.key_hash,
-        );
+        let rule = &limit.rule;
+        let claimed = self
+            .unclaimed
+            .claim(&limit.tenant_name, &rule.name, bucket.key_hash);
         let is_counted = is_counted(&limit.rule);
         let amount = limit.rule.amount;
-        let Some(kept) = self.adoptable.remove(&name) else {
-            return;
-        };
+        let Some(kept) = claimed else { return };
         let is_open = (kept.start_us..kept.end_us).contains(&now.ledger_us);
         if is_counted && is_open && bucket.current.is_none() {
             enter(bucket, &kept, amount, limit.rule.amount_version);
             self.watch_end(now, key);
             self.keeps_due.push(key);
+        } else {
+            self.unclaimed.give_up(&kept);
         }
     }
 }
@@ -253,7 +246,14 @@ fn enter(bucket: &mut Bucket, kept: &Kept, amount: Option<Units>, amount_version
         // Nobody knows before the ledger is asked: nothing is promised beyond what is here.
         allotted: amount.unwrap_or(0),
     });
-    window.balance.credit(RESUMED, kept.units, kept.units);
+    let named = kept.parts.iter().map(|part| part.units);
+    let unnamed = kept
+        .units
+        .saturating_sub(named.fold(0, Units::saturating_add));
+    window.balance.credit(UNNAMED, unnamed, unnamed);
+    for part in &kept.parts {
+        window.balance.inherit(part);
+    }
     window.low_mark = kept.units / 2;
     bucket.current = Some(window);
 }

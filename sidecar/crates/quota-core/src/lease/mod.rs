@@ -10,4 +10,5 @@ pub(crate) mod shard;
 pub(crate) mod standing;
 pub(crate) mod tokens;
 pub(crate) mod turn;
+pub(crate) mod unclaimed;
 pub(crate) mod values;

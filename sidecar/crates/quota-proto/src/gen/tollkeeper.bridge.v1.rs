@@ -415,7 +415,7 @@ pub struct LoggedSource {
     /// Units.
     #[prost(int64, tag = "3")]
     pub units: i64,
-    /// All that this process gave back of this source to the ledger by then.
+    /// All that was given back of this source to the ledger in that process' name by then.
     #[prost(int64, tag = "4")]
     pub returned_cum: i64,
 }

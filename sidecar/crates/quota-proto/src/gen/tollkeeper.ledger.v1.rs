@@ -719,23 +719,24 @@ pub struct BucketShard {
 /// Gives units back to the ledger.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReturnUnitsRequest {
-    /// The holder.
+    /// The holder, or the process before it on this volume whose units it took over.
     #[prost(bytes = "vec", tag = "1")]
     pub holder: ::prost::alloc::vec::Vec<u8>,
     /// What is given back.
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<ReturnEntry>,
 }
-/// Units of one window that the ledger leased, or of a lost generation.
+/// Units of one window that the ledger leased, or of a generation of its pool: one that is lost, or one whose units were
+/// leased to a process that ended and was restarted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReturnEntry {
     /// The window.
     #[prost(bytes = "vec", tag = "1")]
     pub window_id: ::prost::alloc::vec::Vec<u8>,
-    /// 0 = leased by the ledger; else the lost generation that they came from.
+    /// 0 = leased by the ledger; else the generation that they came from.
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    /// All units that this holder gave back of this source so far.
+    /// All units of this source that were given back to the ledger in this holder's name so far.
     #[prost(int64, tag = "3")]
     pub returned_cum: i64,
 }

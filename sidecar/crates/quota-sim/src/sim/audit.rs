@@ -62,7 +62,8 @@ pub struct Audit {
     tallies: BTreeMap<Span, Tally>,
     spans: BTreeMap<WindowId, Span>,
     pools: BTreeMap<(WindowId, u64), PoolTally>,
-    returning: BTreeMap<(Holder, WindowId, u64, bool), u64>,
+    /// (who, in whose name, window, generation, to the pool) → what was said to be back.
+    returning: BTreeMap<(Holder, Holder, WindowId, u64, bool), u64>,
     /// What a generation took back of a holder.
     taken_back: BTreeMap<(Holder, WindowId, u64), u64>,
     /// What holders reported as used, not compared yet.
@@ -252,6 +253,7 @@ impl Audit {
     fn give_back(&mut self, fact: &Fact, world: &World) {
         let Fact::Returning {
             holder,
+            from,
             window,
             generation,
             is_to_pool,
@@ -262,7 +264,7 @@ impl Audit {
         };
         let before = self
             .returning
-            .insert((holder, window, generation, is_to_pool), returned_cum)
+            .insert((holder, from, window, generation, is_to_pool), returned_cum)
             .unwrap_or(0);
         // What a pool definitely refused goes to the ledger instead: its figure falls, but not below what it took.
         let taken = self.taken_back.get(&(holder, window, generation));
@@ -284,17 +286,23 @@ impl Audit {
         }
     }
 
-    /// I3: what a process keeps for the next one it neither used nor gave back, and it does neither from then on.
+    /// I3: what a process keeps for the next one it neither used nor gave back, and it does neither from then on. What
+    /// the next one returns in its name it counts from what went back before.
     fn adopt(&mut self, fact: &Fact, world: &World) {
         let Fact::Adopted {
             window,
             from,
             holder,
-            units,
+            part,
         } = *fact
         else {
             return;
         };
+        let units = part.units;
+        self.returning.insert(
+            (holder, part.holder, window, part.generation, false),
+            part.returned_cum,
+        );
         let Some(tally) = self.tally(window, world) else {
             return;
         };

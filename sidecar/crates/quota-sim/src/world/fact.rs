@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use quota_core::{Holder, WindowId};
+use quota_core::{Holder, KeptPart, WindowId};
 
 /// What was done by all, in order.
 pub type Log = Rc<RefCell<Vec<Fact>>>;
@@ -72,6 +72,8 @@ pub enum Fact {
     Returning {
         /// Who.
         holder: Holder,
+        /// In whose name.
+        from: Holder,
         /// The window.
         window: WindowId,
         /// The source; 0 = the ledger.
@@ -89,8 +91,8 @@ pub enum Fact {
         from: Holder,
         /// Whose they are.
         holder: Holder,
-        /// How many.
-        units: u64,
+        /// Where they came from, and how many.
+        part: KeptPart,
     },
     /// A holder reported what it used.
     Used {

@@ -33,12 +33,13 @@ impl World {
             let holder = self.nodes[node].holder;
             for (from, kept) in disk.restart(&mut self.rng) {
                 if let Some(facts) = &self.ledger.facts {
-                    facts.borrow_mut().push(Fact::Adopted {
+                    let adopted = kept.parts.iter().map(|part| Fact::Adopted {
                         window: kept.window,
                         from,
                         holder,
-                        units: kept.units,
+                        part: *part,
                     });
+                    facts.borrow_mut().extend(adopted);
                 }
                 self.nodes[node].engine.adopt(kept);
             }

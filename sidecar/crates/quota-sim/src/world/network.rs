@@ -133,10 +133,14 @@ impl World {
         };
         let mut facts = facts.borrow_mut();
         match command {
-            Command::ReturnUnits { entries, .. } => {
+            Command::ReturnUnits {
+                holder: from,
+                entries,
+            } => {
                 facts.extend(entries.iter().map(|(window, generation, returned_cum)| {
                     Fact::Returning {
                         holder,
+                        from: *from,
                         window: *window,
                         generation: *generation,
                         is_to_pool: false,
@@ -158,6 +162,7 @@ impl World {
                 facts.extend(grants.map(|call| {
                     Fact::Returning {
                         holder,
+                        from: holder,
                         window: window_of(&call.keys[0]),
                         generation: call.arguments[0].parse().expect("a number"),
                         is_to_pool: true,

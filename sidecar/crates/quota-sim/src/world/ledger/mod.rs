@@ -435,7 +435,7 @@ impl Ledger {
             (units, window.leases[&holder].returned_cum)
         } else {
             let units = window
-                .return_lost(holder, generation, returned_cum)
+                .return_pooled(holder, generation, returned_cum)
                 .unwrap_or(0);
             let known = window.lost_returns.get(&(holder, generation));
             (units, known.copied().unwrap_or(0))

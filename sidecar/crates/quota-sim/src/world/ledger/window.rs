@@ -34,7 +34,7 @@ pub struct Generation {
     pub number: u64,
     /// Units that went into it.
     pub allotted_cum: u64,
-    /// Units that came back after it had ended.
+    /// Units of it that came back here.
     pub credited: u64,
     /// A holder reported it as lost.
     pub is_lost: bool,
@@ -94,7 +94,7 @@ pub struct Window {
     pub generations: Vec<Generation>,
     /// What holders got from the ledger.
     pub leases: BTreeMap<Holder, Lease>,
-    /// (holder, generation) → what it gave back of an ended one.
+    /// (holder, generation) → what was given back of it here in its name.
     pub lost_returns: BTreeMap<(Holder, u64), u64>,
     /// Cumulative use (within, beyond the limit) by holder.
     pub consumed: BTreeMap<Holder, (u64, u64)>,
@@ -355,23 +355,15 @@ impl Window {
         units
     }
 
-    /// Takes back units of an ended generation; answers how many came back, or `None` where it takes none.
-    pub(super) fn return_lost(
+    /// Takes back units of a generation; answers how many came back, or `None` where it knows none of that number.
+    pub(super) fn return_pooled(
         &mut self,
         holder: Holder,
         number: u64,
         returned_cum: u64,
     ) -> Option<u64> {
-        let newest = self.generations.len().checked_sub(1)?;
-        let place = self
-            .generations
-            .iter()
-            .position(|generation| generation.number == number)?;
-        let generation = &mut self.generations[place];
-        // Not the newest: whatever its row says, nothing goes into it any more.
-        if place == newest && generation.is_live() {
-            return None;
-        }
+        let mut generations = self.generations.iter_mut();
+        let generation = generations.find(|generation| generation.number == number)?;
         let before = self.lost_returns.entry((holder, number)).or_default();
         let units = returned_cum
             .saturating_sub(*before)
