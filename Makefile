@@ -131,6 +131,11 @@ KILLS ?= 2000
 kills: install ## Kill sidecar, ledger and Postgres KILLS=2000 times while records flow: acknowledged = stored = billable
 	@KILLS=$(KILLS) $(RUN)/pytest -q -p no:cacheprovider tests/faults/test_kills.py
 
+.PHONY: kafka
+kafka: install ## Take usage in from a real Kafka broker, with readers killed (needs Java 17 and Maven)
+	@mvn -q -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka/lib
+	@KAFKA_LIB=$(CURDIR)/.kafka/lib $(RUN)/pytest -q -p no:cacheprovider tests/kafka
+
 .PHONY: tamper
 tamper: install ## Change single stored fields of usage at random, 10,000 times: the audit finds and names each
 	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py

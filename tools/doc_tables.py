@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.config import Settings as LedgerSettings
+from tollkeeper_ledger.kafka.config import KafkaSettings
 from tollkeeper_sidecar.config import Settings as SidecarSettings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def rendered(page: str) -> str:
     tables = {
         "ledger settings": settings_table(LedgerSettings),
         "sidecar settings": settings_table(SidecarSettings),
+        "kafka settings": settings_table(KafkaSettings),
         "error reasons": reasons_table(),
     }
     for name, table in tables.items():

@@ -176,7 +176,7 @@ async def run_jobs(settings: Settings) -> None:
     from tollkeeper_ledger.jobs.runner import running_jobs  # noqa: PLC0415 - slow to load, and `serve` needs none of it
 
     log = open_log(settings.log_level)
-    stop = _stop_by_signals()
+    stop = stop_by_signals()
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
     try:
         async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log)):
@@ -186,7 +186,8 @@ async def run_jobs(settings: Settings) -> None:
         pool.terminate()
 
 
-def _stop_by_signals() -> asyncio.Event:
+def stop_by_signals() -> asyncio.Event:
+    """Give what is set when SIGTERM or SIGINT comes."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -198,7 +199,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Migrates first in an embedded setup."""
     if settings.embedded:
         await migrate(settings.database_url)
-    stop = _stop_by_signals()
+    stop = stop_by_signals()
     async with running(settings) as ledger:
         ledger.resources.log.info(
             "ledger serves", grpc=settings.ledger_listen, port=ledger.port, http_port=ledger.http_port

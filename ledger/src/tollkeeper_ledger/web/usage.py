@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 from starlette.responses import JSONResponse, Response
 
 from tollkeeper_ledger.web.body import BodyError
-from tollkeeper_ledger.web.cloud_events import BATCHED, STRUCTURED, event_of_headers, is_binary, record_of
+from tollkeeper_ledger.web.cloud_events import BATCHED, STRUCTURED, event_of_headers, is_binary
+from tollkeeper_ledger.web.records import read_record
 from tollkeeper_ledger.web.transcode.app import JSON, media_type_of, metadata_of, refused
 from tollkeeper_ledger.web.transcode.errors import answer_of, body_of, refusal
 from tollkeeper_ledger.web.transcode.messages import RequestError, json_of, parsed_json
@@ -91,15 +91,10 @@ class UsageEndpoint:
         request = GetMessageClass(self._binding.method.input_type)()
         problems: dict[int, RequestError] = {}
         for place, item in enumerate(sent.items):
-            record = request.records.add()  # type: ignore[attr-defined]
             try:
-                json_format.ParseDict(record_of(item) if sent.is_event else item, record)
+                read_record(item, request.records.add(), is_event=sent.is_event)  # type: ignore[attr-defined]
             except RequestError as error:
                 problems[place] = error
-            except (json_format.ParseError, AttributeError, TypeError, ValueError) as error:
-                problems[place] = RequestError(f"is no record: {error}")
-            if place in problems:
-                record.Clear()
         return sent, request, problems
 
 

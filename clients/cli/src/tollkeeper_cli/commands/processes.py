@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="The central ledger.")
     group.command("serve")(ledger_serve)
     group.command("jobs")(ledger_jobs)
+    group.command("kafka")(ledger_kafka)
     group.command("migrate")(ledger_migrate)
     group.command("archive-month")(ledger_archive)
     group.command("restore-month")(ledger_restore)
@@ -74,6 +75,11 @@ def ledger_serve() -> None:
 def ledger_jobs() -> None:
     """Become the runner of what is done by the clock; any number may run."""
     _become("tollkeeper_ledger", "jobs")
+
+
+def ledger_kafka() -> None:
+    """Become a reader of usage from topics of a Kafka cluster; any number may run."""
+    _become("tollkeeper_ledger.kafka")
 
 
 def ledger_migrate() -> None:

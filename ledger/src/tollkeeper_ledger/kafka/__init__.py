@@ -1,0 +1,1 @@
+"""Take usage in from topics of a Kafka cluster."""
