@@ -141,13 +141,18 @@ async def test_a_total_that_differs_is_discarded_and_named(shop: Shop) -> None:
         ("mark", ("past_due", "active")),
         ("suspend", ("past_due", "suspended")),
         ("uncollectible", ("uncollectible", "active")),
+        ("fallback", ("past_due", "active")),
     ],
 )
 async def test_dunning_tries_on_its_days_and_then_does_its_policy(
     shop: Shop, policy: str, expected: tuple[str, str]
 ) -> None:
-    """A declined card is tried on days 1, 3, 5, 7 after the first failure, then the policy; late money undoes all."""
-    profile = BillingProfile(provider="stripe", dunning_policy=policy)
+    """A declined card is tried on days 1, 3, 5, 7 after the first failure, then the policy; late money undoes all.
+
+    Who was moved to the fallback plan stays there until somebody moves it.
+    """
+    fallback = "free" if policy == "fallback" else ""
+    profile = BillingProfile(provider="stripe", dunning_policy=policy, fallback_plan=fallback)
     await shop.bill(1, "code", profile=profile)
     await shop.work()
     (customer,) = shop.fake.all("customers")
@@ -165,6 +170,11 @@ async def test_dunning_tries_on_its_days_and_then_does_its_policy(
     assert [0, 1, 3, 5, 7] == tries
     (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")
     assert expected == ((await shop.standing())[0][0], tenant["state"])
+    (plan,) = await shop.bench.rows(
+        "SELECT p.name, s.state FROM subscription s "
+        "JOIN plan_version USING (plan_version_id) JOIN plan p USING (plan_id)"
+    )
+    assert (fallback or "hourly", "active") == tuple(plan)
     shop.fake.pay_on_page(shop.fake.all("invoices")[0]["id"])
     await shop.hear()
     (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")

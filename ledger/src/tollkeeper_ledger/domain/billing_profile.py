@@ -18,7 +18,7 @@ LOCALES = ("en", "de", "fr")
 PAPERS = ("a4", "letter")
 PROVIDERS = ("manual", "stripe")
 TAX_MODES = ("exclusive", "inclusive", "reverse_charge")
-DUNNING_POLICIES = ("mark", "suspend", "uncollectible")
+DUNNING_POLICIES = ("mark", "suspend", "uncollectible", "fallback")
 DUE_DAYS_MAX = 365
 DUNNING_DAYS_DEFAULT = (1, 3, 5, 7)
 _EMAIL_CHARS_MAX = 254
@@ -54,6 +54,8 @@ class BillingProfile:
     review: bool = False
     dunning_days: tuple[int, ...] = DUNNING_DAYS_DEFAULT
     dunning_policy: str = "mark"
+    fallback_plan: str = ""
+    """The plan that the policy `fallback` moves to."""
 
     def frozen(self) -> Json:
         """Give what goes into an invoice's inputs."""
@@ -92,6 +94,10 @@ def check_profile(profile: BillingProfile) -> None:
     ):
         if value not in known:
             raise InvalidFieldError(f"profile.{field}", "is not known", value=ascii(value), bound=", ".join(known))
+    if profile.dunning_policy == "fallback" and not profile.fallback_plan:
+        raise InvalidFieldError(
+            "profile.fallback_plan", "is missing", reason="FIELD_REQUIRED", remedy="name the plan to move to"
+        )
     if profile.email:
         check_email(profile.email)
     if profile.due_days > DUE_DAYS_MAX:

@@ -54,6 +54,7 @@ def _profile_to_message(tenant: str, profile: BillingProfile, *, method: str = "
         review=profile.review,
         dunning_days=profile.dunning_days,
         dunning_policy=profile.dunning_policy,
+        fallback_plan=profile.fallback_plan,
         method=method,
     )
 
@@ -71,6 +72,7 @@ def _profile_from_message(message: payments_pb2.BillingProfile) -> BillingProfil
         review=message.review,
         dunning_days=tuple(message.dunning_days) or defaults.dunning_days,
         dunning_policy=message.dunning_policy or defaults.dunning_policy,
+        fallback_plan=message.fallback_plan,
     )
 
 

@@ -24,6 +24,7 @@ from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.provider_jobs import Attempt
+from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,6 +200,8 @@ class Collector:
     async def _declined(self, job: Job, reply: Reply) -> None:
         async with transaction(self.pool) as conn:
             billed = await need_billed(conn, job.invoice_id)
+            # A move to the fallback plan needs the tenant alone; tenants are locked before accounts.
+            await lock_tenant(conn, billed.tenant_id)
             await money.lock_account(conn, billed.account)
             now = await jobs.lock_job(conn, job.job_id)
             row = await jobs.read_work(conn, job.job_id)

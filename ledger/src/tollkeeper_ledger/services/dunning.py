@@ -7,9 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed
+from tollkeeper_ledger.services.subscription_changes import ChangeAsked, change_subscription
 from tollkeeper_ledger.services.tenants import set_tenant_state
 from tollkeeper_ledger.store import provider_jobs as jobs
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Row
     from tollkeeper_ledger.store.provider_jobs import Job
 
@@ -44,9 +47,22 @@ async def payment_failed(
     if row["dunning_policy"] == "suspend":
         await _set_state(conn, job.tenant_id, "suspended", now=ledger_time)
         facts["suspended"] = "yes"
+    elif row["dunning_policy"] == "fallback":
+        not_moved = await _fall_back(conn, billed, row, ledger_time)
+        after = replace(after, error=f"{problem}; {not_moved}" if not_moved else problem)
     elif row["dunning_policy"] == "uncollectible":
         await change_receivable(conn, billed, owed.write_off, subject=billed.number, now=ledger_time)
     await jobs.save_job(conn, replace(after, state="waiting", facts=facts))
+
+
+async def _fall_back(conn: Connection, billed: Billed, row: Row, now: datetime) -> str:
+    """Move the invoice's tenant to the fallback plan at once; give why that can't be, empty where it is done."""
+    act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}", now=now)
+    try:
+        await change_subscription(conn, billed.tenant_id, ChangeAsked(plan=row["fallback_plan"]), act=act)
+    except (UnknownNameError, InvalidFieldError) as error:
+        return f"not moved to {row['fallback_plan']}: {error}"
+    return ""
 
 
 async def lift_suspension(conn: Connection, tenant_id: UUID, *, now: datetime) -> None:

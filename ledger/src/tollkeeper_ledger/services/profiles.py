@@ -6,11 +6,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.billing_profile import check_profile
-from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.money import Currency
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.billing_profiles import put_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
+from tollkeeper_ledger.store.subscriptions import read_newest_plan
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -24,8 +25,10 @@ AMOUNT_MINOR_MAX = 10**15
 
 
 async def set_profile(conn: Connection, payer_id: UUID, profile: BillingProfile, *, act: Act) -> None:
-    """Set a payer's profile as a whole. Raises InvalidFieldError."""
+    """Set a payer's profile as a whole. Raises InvalidFieldError; UnknownNameError: no such fallback plan."""
     check_profile(profile)
+    if profile.fallback_plan and await read_newest_plan(conn, profile.fallback_plan) is None:
+        raise UnknownNameError("plan", profile.fallback_plan, remedy="declare it in the catalogue")
     await put_profile(conn, payer_id, profile, now=act.now)
     entry = AuditEntry(subject="billing_profile", tenant_id=payer_id, before=None, after=profile.frozen())
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action="SetBillingProfile", request_id=act.request_id)

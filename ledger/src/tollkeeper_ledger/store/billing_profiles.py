@@ -30,6 +30,7 @@ async def read_profile(conn: Connection, payer_id: UUID) -> BillingProfile:
         review=row["review"],
         dunning_days=tuple(row["dunning_days"]),
         dunning_policy=row["dunning_policy"],
+        fallback_plan=row["fallback_plan"],
     )
 
 
@@ -48,5 +49,6 @@ async def put_profile(conn: Connection, payer_id: UUID, profile: BillingProfile,
         profile.review,
         list(profile.dunning_days),
         profile.dunning_policy,
+        profile.fallback_plan,
         now,
     )

@@ -71,7 +71,8 @@ def set_profile(
     tax: Annotated[list[str] | None, typer.Option(help="NAME=PERCENT; again for more.")] = None,
     tax_mode: Annotated[str | None, typer.Option(help="exclusive, inclusive or reverse_charge.")] = None,
     review: Annotated[bool | None, typer.Option(help="Invoices wait as drafts.")] = None,
-    dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend or uncollectible.")] = None,
+    dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend, uncollectible or fallback.")] = None,
+    fallback_plan: Annotated[str | None, typer.Option(help="The plan that fallback moves to.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change how a payer is billed, from the next invoice on. What is not named stays."""
@@ -86,6 +87,7 @@ def set_profile(
         "tax_mode": tax_mode,
         "review": review,
         "dunning_policy": dunning_policy,
+        "fallback_plan": fallback_plan,
     }
     for field, value in given.items():
         if value is not None:
@@ -270,6 +272,7 @@ def _show_profile(shown: payments_pb2.BillingProfile, output: Output) -> None:
         "review": shown.review,
         "dunning_days": [str(day) for day in shown.dunning_days],
         "dunning_policy": shown.dunning_policy,
+        "fallback_plan": shown.fallback_plan,
         "method": shown.method,
     }
     show([row], tuple(row), output, title="Billing profile")

@@ -19,7 +19,10 @@ CREATE TABLE billing_profile (
   -- Days after a failed payment on which it is tried again; then the policy.
   dunning_days integer[] NOT NULL DEFAULT '{1,3,5,7}',
   dunning_policy text NOT NULL DEFAULT 'mark'
-    CONSTRAINT billing_profile_policy_known CHECK (dunning_policy IN ('mark', 'suspend', 'uncollectible')),
+    CONSTRAINT billing_profile_policy_known CHECK (dunning_policy IN ('mark', 'suspend', 'uncollectible', 'fallback')),
+  -- The plan that `fallback` moves to.
+  fallback_plan text NOT NULL DEFAULT '',
+  CONSTRAINT billing_profile_fallback CHECK (dunning_policy <> 'fallback' OR fallback_plan <> ''),
   set_at timestamptz NOT NULL
 );
 

@@ -24,6 +24,7 @@ SELECT j.*, i.number, i.issue, i.currency, p.wire_id, p.display_name, coalesce(f
        r.due_minor, r.subtotal_minor, r.tax_minor, r.balance_minor, i.document,
        coalesce(a.customer, '') AS customer, coalesce(a.method, '') AS method,
        coalesce(f.dunning_days, '{1,3,5,7}') AS dunning_days, coalesce(f.dunning_policy, 'mark') AS dunning_policy,
+       coalesce(f.fallback_plan, '') AS fallback_plan,
        c.facts AS collected, c.step AS collect_step, c.state AS collect_state
 FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
 JOIN tenant p ON p.tenant_id = j.tenant_id

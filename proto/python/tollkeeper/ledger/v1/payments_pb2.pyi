@@ -73,6 +73,7 @@ class BillingProfile(_message.Message):
     DUNNING_DAYS_FIELD_NUMBER: _builtins.int
     DUNNING_POLICY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    FALLBACK_PLAN_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the payer."""
     email: _builtins.str
@@ -90,9 +91,13 @@ class BillingProfile(_message.Message):
     review: _builtins.bool
     """Invoices wait as drafts until somebody finalises them."""
     dunning_policy: _builtins.str
-    """What happens then: `mark` (default), `suspend` or `uncollectible`."""
+    """What happens then: `mark` (default), `suspend`, `uncollectible`, or `fallback`: the invoice's tenant is moved to
+    fallback_plan at once.
+    """
     method: _builtins.str
     """Brand and last digits of the card at the provider; empty = none. Not set by the caller."""
+    fallback_plan: _builtins.str
+    """The plan that `fallback` moves to."""
     @_builtins.property
     def taxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaxRate]:
         """Taxes; the first that names a line's meter, or names none, applies."""
@@ -116,10 +121,11 @@ class BillingProfile(_message.Message):
         dunning_days: _abc.Iterable[_builtins.int] | None = ...,
         dunning_policy: _builtins.str = ...,
         method: _builtins.str = ...,
+        fallback_plan: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_days", b"due_days", "dunning_days", b"dunning_days", "dunning_policy", b"dunning_policy", "email", b"email", "locale", b"locale", "method", b"method", "paper", b"paper", "provider", b"provider", "review", b"review", "tax_mode", b"tax_mode", "taxes", b"taxes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_days", b"due_days", "dunning_days", b"dunning_days", "dunning_policy", b"dunning_policy", "email", b"email", "fallback_plan", b"fallback_plan", "locale", b"locale", "method", b"method", "paper", b"paper", "provider", b"provider", "review", b"review", "tax_mode", b"tax_mode", "taxes", b"taxes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
