@@ -20,7 +20,9 @@ from tollkeeper_ledger.domain.usage_hash import (
     hole_hash,
     merkle_root,
     row_check,
+    row_checks,
     row_hash,
+    row_hashes,
     rows_digest,
 )
 from tollkeeper_ledger.domain.usage_proof import merkle_path
@@ -128,6 +130,38 @@ def test_a_rows_hash_depends_on_everything_that_is_stored() -> None:
     rows |= {row_hash(b"c" * 32, **fields), row_hash(b"d" * 32, **fields)}
     assert len(fields) + 2 == len(rows) == len({row_check(row) for row in rows})
     assert rows_digest(sorted(rows)) != rows_digest(sorted(rows, reverse=True))
+
+
+@given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.text(max_size=20), st.integers(0, 2**62))))
+def test_rows_hashed_together_are_the_rows_hashed_one_by_one(rows: list[tuple[bytes, str, int]]) -> None:
+    """A batch's hashes and checks are those of its rows."""
+    numbers = [number for _, _, number in rows]
+    segments = [UUID(int=number) for number in numbers]
+    found = row_hashes(
+        [content for content, _, _ in rows],
+        record_ids=[name for _, name, _ in rows],
+        batch_id=7,
+        seqs=numbers,
+        events_us=[-number for number in numbers],
+        received_us=[number // 2 for number in numbers],
+        flags=[number % 64 for number in numbers],
+        segment_ids=[segment.bytes for segment in segments],
+    )
+    expected = [
+        row_hash(
+            content,
+            record_id=name,
+            batch_id=7,
+            seq=number,
+            event_us=-number,
+            received_us=number // 2,
+            flags=number % 64,
+            segment_id=segment.bytes,
+        )
+        for (content, name, number), segment in zip(rows, segments, strict=True)
+    ]
+    assert expected == found
+    assert tuple(row_check(one) for one in expected) == row_checks(found)
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=70, unique=True), st.data())

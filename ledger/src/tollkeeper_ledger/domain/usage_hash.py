@@ -132,6 +132,38 @@ def row_hash(
     return sha256(_ROW_HEAD + content_hash + string_bytes(record_id) + numbers + segment_id).digest()
 
 
+def row_hashes(
+    content_hashes: Iterable[bytes],
+    *,
+    record_ids: Iterable[str],
+    batch_id: int,
+    seqs: Iterable[int],
+    events_us: Iterable[int],
+    received_us: Iterable[int],
+    flags: Iterable[int],
+    segment_ids: Iterable[bytes],
+) -> list[bytes]:
+    """Give `row_hash` of every row of a batch, in one pass."""
+    numbers, length, head = _ROW_NUMBERS.pack, _LENGTH.pack, _ROW_HEAD
+    rows = zip(content_hashes, record_ids, seqs, events_us, received_us, flags, segment_ids, strict=True)
+    return [
+        sha256(
+            head
+            + content
+            + length(len(name := record_id.encode()))
+            + name
+            + numbers(batch_id, seq, event_us, at_us, bits)
+            + segment_id
+        ).digest()
+        for content, record_id, seq, event_us, at_us, bits, segment_id in rows
+    ]
+
+
+def row_checks(hashed: Sequence[bytes]) -> tuple[int, ...]:
+    """Give `row_check` of every row."""
+    return struct.unpack("<" + "q24x" * len(hashed), b"".join(hashed))
+
+
 def row_check(hashed: bytes) -> int:
     """Give what a row carries of its own hash: the first 8 bytes as a signed integer."""
     return int.from_bytes(hashed[:8], "little", signed=True)
@@ -145,3 +177,4 @@ def rows_digest(hashed: Iterable[bytes]) -> bytes:
 _ROW_TAG = b"tollkeeper.row.v1"
 _ROW_HEAD = len(_ROW_TAG).to_bytes(4, "little") + _ROW_TAG
 _ROW_NUMBERS = struct.Struct("<qqqqq")
+_LENGTH = struct.Struct("<I")

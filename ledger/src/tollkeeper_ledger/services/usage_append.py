@@ -15,7 +15,7 @@ from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
-from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, row_check, row_hash, rows_digest
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, row_checks, row_hashes, rows_digest
 from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
@@ -23,6 +23,7 @@ from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
 from tollkeeper_ledger.services.usage_verdicts import earlier_verdicts
+from tollkeeper_ledger.store.billing_segments import segments_of_span
 from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
@@ -264,7 +265,16 @@ def _rows_and_rollups(
         parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
         for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
     ]
-    hashed = _row_hashes(records, batch_id, segments)
+    hashed = row_hashes(
+        records.hashes,
+        record_ids=records.ids,
+        batch_id=batch_id,
+        seqs=records.seqs,
+        events_us=records.event_us,
+        received_us=records.received_us,
+        flags=records.flags,
+        segment_ids=[segment.bytes for segment in segments],
+    )
     rows = NewRecords(
         batch_id=batch_id,
         parts=list(parts),
@@ -277,45 +287,34 @@ def _rows_and_rollups(
         received_us=records.received_us,
         units=records.units,
         attributes=records.attributes,
-        checks=[row_check(one) for one in hashed],
+        checks=row_checks(hashed),
     )
     rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
     return rows, rollups, rows_digest(hashed)
 
 
-def _row_hashes(records: Records, batch_id: int, segments: Sequence[UUID]) -> list[bytes]:
-    return [
-        row_hash(
-            content,
-            record_id=record_id,
-            batch_id=batch_id,
-            seq=seq,
-            event_us=event_us,
-            received_us=received_us,
-            flags=flags,
-            segment_id=segment.bytes,
-        )
-        for content, record_id, seq, event_us, received_us, flags, segment in zip(
-            records.hashes,
-            records.ids,
-            records.seqs,
-            records.event_us,
-            records.received_us,
-            records.flags,
-            segments,
-            strict=True,
-        )
-    ]
-
-
 async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:
     """Give each record's segment: by tenant where one segment holds the whole batch, else by event time."""
+    span = from_us(min(records.event_us)), from_us(max(records.event_us))
+    used = sorted(set(records.tenant))
+    open_ones = await segments_of_span(conn, [tenant_ids[tenant] for tenant in used], first=span[0], last=span[1])
+    known = {tenant: open_ones[tenant_ids[tenant]] for tenant in used if tenant_ids[tenant] in open_ones}
+    if len(known) == len(used):
+        return [known[tenant] for tenant in records.tenant]
+    return await _stamp_others(conn, records, tenant_ids, known)
+
+
+async def _stamp_others(
+    conn: Connection, records: Records, tenant_ids: Sequence[UUID], known: Mapping[int, UUID]
+) -> list[UUID]:
+    """Give each record's segment; `known` has those of tenants that one open segment is enough for."""
     times: dict[int, list[int]] = {}
     for tenant, at in zip(records.tenant, records.event_us, strict=True):
-        times.setdefault(tenant, []).append(at)
+        if tenant not in known:
+            times.setdefault(tenant, []).append(at)
     ends = [(tenant_ids[tenant], edge) for tenant, found in times.items() for edge in (min(found), max(found))]
     edges = await ensure_segments(conn, ends)
-    whole: dict[int, UUID] = {}
+    whole = dict(known)
     for tenant, first, last in zip(times, edges[0::2], edges[1::2], strict=True):
         if first.segment_id == last.segment_id:
             whole[tenant] = first.segment_id

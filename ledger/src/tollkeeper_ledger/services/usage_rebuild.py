@@ -73,8 +73,7 @@ async def _renew(conn: Connection, hour: datetime, meters: dict[int, MeterFacts]
     records = [one for one in await audit.records_of_hour(conn, hour, meters.keys()) if one.tenant_id in tenants]
     derived = await asyncio.to_thread(roll_up, records, meters)
     await store.drop_hour(conn, tenants, hour, hour + audit.HOUR)
-    await store.add_minutes(conn, derived.minutes)
-    await store.add_quarters(conn, derived.quarters)
+    await store.add_sums(conn, derived.minutes, derived.quarters)
     await store.add_values(conn, derived.values)
     await store.lock_states(conn, list(derived.states))
     await store.write_states(conn, dict(derived.states))

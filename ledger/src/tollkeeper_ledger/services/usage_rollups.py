@@ -95,8 +95,7 @@ def _tracked_records(
 
 async def add_rollups(conn: Connection, added: BatchRollups) -> None:
     """Add a batch's sums, values and states; its records are stored already. Locks them in key order."""
-    await store.add_minutes(conn, added.minutes)
-    await store.add_quarters(conn, added.quarters)
+    await store.add_sums(conn, added.minutes, added.quarters)
     if added.values:
         await store.add_values(conn, added.values)
     await _merge(conn, added)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
 from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class NewSegment:
 
 async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[SubscriptionSchedule]:
     """Read the subscriptions of these tenants, ended ones as well, in order of their start."""
-    rows = await conn.fetch(sql("segments.schedules"), tenant_ids)
+    rows = await conn.fetch(sql("segments.schedules"), array_literal(tenant_ids))
     phases: dict[UUID, list[Phase]] = {}
     for row in rows:
         phase = Phase(
@@ -104,7 +105,7 @@ async def segments_between(
     conn: Connection, tenant_ids: Sequence[UUID], *, first: datetime, last: datetime
 ) -> list[StoredSegment]:
     """Read billed segments, no late ones, of periods that overlap `first` to `last`, both inclusive."""
-    rows = await conn.fetch(sql("segments.segments_between"), tenant_ids, first, last)
+    rows = await conn.fetch(sql("segments.segments_between"), array_literal(tenant_ids), first, last)
     return [
         StoredSegment(
             tenant_id=row["tenant_id"],
@@ -117,6 +118,18 @@ async def segments_between(
         )
         for row in rows
     ]
+
+
+async def segments_of_span(
+    conn: Connection, tenant_ids: Sequence[UUID], *, first: datetime, last: datetime
+) -> dict[UUID, UUID]:
+    """Give the segments of those tenants for which one, billed and open, is all that overlaps a span and holds it."""
+    rows = await conn.fetch(sql("segments.segments_between"), array_literal(tenant_ids), first, last)
+    found: dict[UUID, UUID | None] = {}
+    for tenant_id, segment_id, period_start, period_end, state in rows:
+        is_all = tenant_id not in found and state == "open" and period_start <= first and last < period_end
+        found[tenant_id] = segment_id if is_all else None
+    return {tenant_id: segment_id for tenant_id, segment_id in found.items() if segment_id is not None}
 
 
 async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list[StoredSegment]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ async def add_settlements(conn: Connection, settlements: Sequence[NewSettlement]
         [one.tenant_id for one in settlements],
         [one.reservation_id for one in settlements],
         [one.home for one in settlements],
-        [_literal(one.meter_ids) for one in settlements],
-        [_literal(one.units) for one in settlements],
+        [array_literal(one.meter_ids) for one in settlements],
+        [array_literal(one.units) for one in settlements],
         now,
     )
     homes = sorted({one.home.hex for one in settlements})
@@ -84,7 +85,3 @@ async def find_end(conn: Connection, tenant_id: UUID, record_id: str) -> EndReco
     if row is None:
         return None
     return EndRecord(flags=row["flags"], units=dict(zip(row["meters"], row["units"], strict=True)))
-
-
-def _literal(numbers: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"

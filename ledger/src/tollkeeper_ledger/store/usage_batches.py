@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.usage import Problem
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -92,11 +93,11 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
     """
     text, separator = _joined(claim.ids)
     arguments = (
-        claim.tenant_ids,
-        _literal([place + 1 for place in claim.tenant]),
+        array_literal(claim.tenant_ids),
+        array_literal([place + 1 for place in claim.tenant]),
         text,
         separator,
-        _literal(claim.seqs),
+        array_literal(claim.seqs),
         b"".join(claim.hashes),
         claim.batch_id,
     )
@@ -118,21 +119,21 @@ def _record_arguments(records: NewRecords) -> tuple[object, ...]:
     forms = ["{" + ",".join(["%d"] * len(shape)) + "}" for shape in records.shapes]
     units = [forms[shape] % amounts for shape, amounts in zip(records.shape, records.units, strict=True)]
     return (
-        [tenant_id for tenant_id, _, _ in records.parts],
-        [segment_id for _, segment_id, _ in records.parts],
-        [flags for _, _, flags in records.parts],
-        _literal([place + 1 for place in records.part]),
-        [_literal(shape) for shape in records.shapes],
-        _literal([place + 1 for place in records.shape]),
+        array_literal(tenant_id for tenant_id, _, _ in records.parts),
+        array_literal(segment_id for _, segment_id, _ in records.parts),
+        array_literal(flags for _, _, flags in records.parts),
+        array_literal([place + 1 for place in records.part]),
+        [array_literal(shape) for shape in records.shapes],
+        array_literal([place + 1 for place in records.shape]),
         text,
         separator,
-        _literal(records.seqs),
-        _literal(records.event_us),
-        _literal(records.received_us),
+        array_literal(records.seqs),
+        array_literal(records.event_us),
+        array_literal(records.received_us),
         "\n".join(units),
         "\n".join(records.attributes),
         records.batch_id,
-        _literal(records.checks),
+        array_literal(records.checks),
     )
 
 
@@ -183,9 +184,14 @@ async def find_taken(
 ) -> Sequence[int]:
     """Give the numbers of those committed records of a producer whose id is kept for another record."""
     text, separator = _joined(records.ids)
-    tenant = _literal([place + 1 for place in records.tenant])
     rows = await conn.fetch(
-        sql("usage.taken_elsewhere"), tenant_ids, tenant, text, separator, _literal(records.seqs), producer_id
+        sql("usage.taken_elsewhere"),
+        array_literal(tenant_ids),
+        array_literal([place + 1 for place in records.tenant]),
+        text,
+        separator,
+        array_literal(records.seqs),
+        producer_id,
     )
     return [row["seq"] for row in rows]
 
@@ -193,10 +199,6 @@ async def find_taken(
 async def make_month(conn: Connection, month: date) -> None:
     """Make the partitions of the month that starts on this day; nothing happens where they are there."""
     await conn.execute(sql("usage.make_month"), month)
-
-
-def _literal(numbers: Iterable[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _joined(texts: Sequence[str]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.usage_producer import Producer
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -63,4 +64,4 @@ async def safe_seq(conn: Connection, producer_id: UUID, *, before: datetime) -> 
 
 async def serve_tenants(conn: Connection, producer_id: UUID, tenant_ids: Iterable[UUID]) -> None:
     """Note tenants that a producer serves. Idempotent."""
-    await conn.execute(sql("usage.serve_tenants"), producer_id, sorted(set(tenant_ids)))
+    await conn.execute(sql("usage.serve_tenants"), producer_id, array_literal(sorted(set(tenant_ids))))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord
 from tollkeeper_ledger.store.clock import from_us, to_us
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -45,25 +46,32 @@ def meter_facts(row: Row) -> MeterFacts:
     )
 
 
-async def add_minutes(conn: Connection, sums: Mapping[RollupKey, RollupSum]) -> None:
-    """Add to the sums per minute, locking them in the order given. Their months must exist."""
-    await conn.execute(sql("usage.add_minutes"), *await asyncio.to_thread(_sum_columns, sums))
+async def add_sums(
+    conn: Connection, minutes: Mapping[RollupKey, RollupSum], quarters: Mapping[RollupKey, RollupSum]
+) -> None:
+    """Add to the sums per minute and per quarter of an hour, locking either in the order given. Months must exist."""
+    await conn.execute(sql("usage.add_sums"), *await asyncio.to_thread(_sum_arguments, minutes, quarters))
 
 
-async def add_quarters(conn: Connection, sums: Mapping[RollupKey, RollupSum]) -> None:
-    """Add to the sums per quarter of an hour, likewise."""
-    await conn.execute(sql("usage.add_quarters"), *await asyncio.to_thread(_sum_columns, sums))
-
-
-def _sum_columns(sums: Mapping[RollupKey, RollupSum]) -> tuple[object, ...]:
+def _sum_arguments(minutes: Mapping[RollupKey, RollupSum], quarters: Mapping[RollupKey, RollupSum]) -> tuple[str, ...]:
+    pairs: dict[tuple[UUID, UUID], int] = {}
+    columns = [*_sum_columns(minutes, pairs), *_sum_columns(quarters, pairs)]
     return (
-        [key.tenant_id for key in sums],
-        [key.segment_id for key in sums],
-        [key.meter_id for key in sums],
-        [key.dims for key in sums],
-        [key.start_us for key in sums],
-        "{" + ",".join(str(total.units) for total in sums.values()) + "}",
-        [total.records for total in sums.values()],
+        array_literal(tenant_id for tenant_id, _ in pairs),
+        array_literal(segment_id for _, segment_id in pairs),
+        *columns,
+    )
+
+
+def _sum_columns(sums: Mapping[RollupKey, RollupSum], pairs: dict[tuple[UUID, UUID], int]) -> tuple[str, ...]:
+    """Give sums as columns; tenants and segments by their place in `pairs`, which grows: ids are long and repeat."""
+    return (
+        array_literal([pairs.setdefault(key[:2], len(pairs) + 1) for key in sums]),
+        array_literal([key.meter_id for key in sums]),
+        "\n".join([key.dims for key in sums]),
+        array_literal([key.start_us for key in sums]),
+        array_literal([total.units for total in sums.values()]),
+        array_literal([total.records for total in sums.values()]),
     )
 
 

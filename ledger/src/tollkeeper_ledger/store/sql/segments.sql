@@ -16,20 +16,21 @@ SELECT pg_advisory_xact_lock(1953456993, $1::integer);
 SELECT pg_advisory_xact_lock($1::bigint);
 
 -- name: segments_between
--- Gives billed segments, but no late ones, that overlap a span. $1 tenant ids, $2 from, $3 to, inclusive.
+-- Gives billed segments, but no late ones, that overlap a span. $1 tenant ids as an array literal, $2 from, $3 to, inclusive.
 SELECT tenant_id, segment_id, period_start, period_end, state
 FROM billing_segment
-WHERE tenant_id = ANY ($1::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
+WHERE tenant_id = ANY ($1::text::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
   AND period_end > $2 AND period_start <= $3;
 
 -- name: schedules
--- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
+-- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids as an
+-- array literal.
 SELECT s.tenant_id, s.subscription_id, s.ended_at, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity,
        p.anchor, p.time_zone, p.interval_unit, p.interval_count,
        EXISTS (SELECT FROM billing_segment b WHERE b.tenant_id = s.tenant_id AND b.subscription_id = s.subscription_id
                AND b.late_for IS NOT NULL AND b.state = 'open') AS has_late
 FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)
-WHERE s.tenant_id = ANY ($1::uuid[])
+WHERE s.tenant_id = ANY ($1::text::uuid[])
 ORDER BY s.tenant_id, s.started_at, s.subscription_id, p.starts_at;
 
 -- name: add_segments

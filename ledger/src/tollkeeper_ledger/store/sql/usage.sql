@@ -1,5 +1,6 @@
 -- Usage: producers, records, ids, rollups, the chain. Columns of a batch come joined as one text each, because a text
 -- costs a twentieth of an array to send: `$n::text::bigint[]` is an array literal, string_to_table splits at $separator.
+-- Array literals that rows point into are read once, in a subquery that OFFSET 0 keeps whole, not once a row.
 
 -- name: find_producer
 -- Locks a producer. $1 producer id.
@@ -37,7 +38,9 @@ WHERE producer_id = $1 AND committed_at <= $2 ORDER BY committed_at DESC, last_s
 -- name: serve_tenants
 -- Notes tenants that a producer serves. $1 producer id, $2 tenant ids.
 INSERT INTO producer_tenant (tenant_id, producer_id)
-SELECT tenant_id, $1::uuid FROM unnest($2::uuid[]) AS served (tenant_id)
+SELECT tenant_id, $1::uuid FROM unnest($2::text::uuid[]) AS served (tenant_id)
+WHERE NOT EXISTS (SELECT FROM producer_tenant known
+                  WHERE known.tenant_id = served.tenant_id AND known.producer_id = $1::uuid)
 ORDER BY tenant_id
 ON CONFLICT (tenant_id, producer_id) DO NOTHING;
 
@@ -61,8 +64,8 @@ SELECT nextval('usage_batch_number');
 -- Claims ids that nobody has; in id order, so that two batches with the same ids wait instead of deadlocking.
 -- $1 tenant ids, $2 per record its place in $1, $3 ids, $4 separator, $5 seqs, $6 content hashes, $7 batch.
 INSERT INTO usage_id (tenant_id, id, content_hash, batch_id, seq)
-SELECT ($1::uuid[])[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32), $7::bigint, seq
-FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+SELECT tenant_ids[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32), $7::bigint, seq
+FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named, ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
   WITH ORDINALITY AS record (tenant, id, seq, place)
 ORDER BY tenant_id, id COLLATE "C", seq
 ON CONFLICT (tenant_id, id) DO NOTHING;
@@ -71,9 +74,10 @@ ON CONFLICT (tenant_id, id) DO NOTHING;
 -- Gives the records whose id another record has, and whether that has the same content. Arguments as claim_ids.
 SELECT place::integer - 1 AS place,
        known.content_hash = substr($6::bytea, (place::integer - 1) * 32 + 1, 32) AS same
-FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named
+CROSS JOIN ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
   WITH ORDINALITY AS record (tenant, id, seq, place)
-JOIN usage_id known ON known.tenant_id = ($1::uuid[])[record.tenant] AND known.id = record.id
+JOIN usage_id known ON known.tenant_id = tenant_ids[record.tenant] AND known.id = record.id
 WHERE known.batch_id <> $7::bigint OR known.seq <> record.seq
 ORDER BY place;
 
@@ -86,9 +90,10 @@ WHERE tenant_id = ANY ($2::uuid[]) AND producer_id = $1 AND seq BETWEEN $3 AND $
 -- Gives which of a producer's committed records have an id that is kept for another record. $1 tenant ids, $2 per
 -- record its place in $1, $3 ids, $4 separator, $5 seqs, $6 producer id.
 SELECT record.seq
-FROM ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named
+CROSS JOIN ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
   AS record (tenant, id, seq)
-JOIN usage_id known ON known.tenant_id = ($1::uuid[])[record.tenant] AND known.id = record.id
+JOIN usage_id known ON known.tenant_id = tenant_ids[record.tenant] AND known.id = record.id
 JOIN usage_chain link ON link.batch_id = known.batch_id
 WHERE known.seq <> record.seq OR link.producer_id <> $6::uuid
 ORDER BY record.seq;
@@ -100,38 +105,42 @@ ORDER BY record.seq;
 -- $15 checks of the rows.
 INSERT INTO usage_record
   (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units, attributes, row_check)
-SELECT ($1::uuid[])[part], ($2::uuid[])[part],
+SELECT tenant_ids[part], segment_ids[part],
        timestamptz 'epoch' + interval '1 microsecond' * event_us,
        timestamptz 'epoch' + interval '1 microsecond' * received_us,
-       $14::bigint, seq, ($3::smallint[])[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb,
+       $14::bigint, seq, part_flags[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb,
        row_check
-FROM ROWS FROM (
+FROM (SELECT $1::text::uuid[] AS tenant_ids, $2::text::uuid[] AS segment_ids, $3::text::smallint[] AS part_flags
+      OFFSET 0) AS named,
+ROWS FROM (
   unnest($4::text::integer[]), unnest($6::text::integer[]), string_to_table($7::text, $8::text),
   unnest($9::text::bigint[]), unnest($10::text::bigint[]), unnest($11::text::bigint[]),
   string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'), unnest($15::text::bigint[]))
   AS record (part, shape, id, seq, event_us, received_us, units, attributes, row_check);
 
--- name: add_minutes
--- Adds to sums per minute, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions, $5 starts in
--- microseconds, $6 units, $7 records.
-INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, dims, minute, units, records)
-SELECT tenant_id, segment_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
-FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::text[]), unnest($5::bigint[]),
-                unnest($6::text::numeric[]), unnest($7::bigint[]))
-  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, dims, start_us, units, records, place)
-ORDER BY place
-ON CONFLICT (tenant_id, segment_id, meter_id, dims, minute)
-DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
-
--- name: add_quarters
--- Adds to sums per quarter of an hour, in the order given. $1 tenant ids, $2 segment ids, $3 meter ids, $4 dimensions, $5 starts in
--- microseconds, $6 units, $7 records.
+-- name: add_sums
+-- Adds to sums per quarter of an hour and per minute, either in the order given. $1 tenant ids, $2 segment ids; of
+-- minutes $3 places in $1 and $2, $4 meter ids, $5 dimensions in lines, $6 starts in microseconds, $7 units, $8 records;
+-- $9 to $14 the same of quarters.
+WITH named AS MATERIALIZED (SELECT $1::text::uuid[] AS tenant_ids, $2::text::uuid[] AS segment_ids),
+minutes AS (
+  INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, dims, minute, units, records)
+  SELECT tenant_ids[pair], segment_ids[pair], meter_id, dims,
+         timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
+  FROM named, ROWS FROM (
+    unnest($3::text::integer[]), unnest($4::text::integer[]), string_to_table($5::text, E'\n'),
+    unnest($6::text::bigint[]), unnest($7::text::numeric[]), unnest($8::text::bigint[]))
+    AS added (pair, meter_id, dims, start_us, units, records)
+  ON CONFLICT (tenant_id, segment_id, meter_id, dims, minute)
+  DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records
+)
 INSERT INTO usage_rollup_quarter AS stored (tenant_id, segment_id, meter_id, dims, quarter, units, records)
-SELECT tenant_id, segment_id, meter_id, dims, timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
-FROM ROWS FROM (unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::integer[]), unnest($4::text[]), unnest($5::bigint[]),
-                unnest($6::text::numeric[]), unnest($7::bigint[]))
-  WITH ORDINALITY AS added (tenant_id, segment_id, meter_id, dims, start_us, units, records, place)
-ORDER BY place
+SELECT tenant_ids[pair], segment_ids[pair], meter_id, dims,
+       timestamptz 'epoch' + interval '1 microsecond' * start_us, units, records
+FROM named, ROWS FROM (
+  unnest($9::text::integer[]), unnest($10::text::integer[]), string_to_table($11::text, E'\n'),
+  unnest($12::text::bigint[]), unnest($13::text::numeric[]), unnest($14::text::bigint[]))
+  AS added (pair, meter_id, dims, start_us, units, records)
 ON CONFLICT (tenant_id, meter_id, quarter, segment_id, dims)
 DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
 
