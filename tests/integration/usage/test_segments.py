@@ -31,8 +31,8 @@ async def subscribe(bench: Bench, tenant: str, start: datetime) -> None:
         await conn.execute("INSERT INTO plan_version VALUES ($1, $2, 1, '{}', $3, $4)", version, plan, bytes(32), start)
         await conn.execute(
             "INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor,"
-            " time_zone, interval_unit, interval_count, limits, billed_until)"
-            " VALUES ($1, $2, $3, 'active', $4, $5, 'UTC', 'hour', 1, '[]', $4)",
+            " time_zone, interval_unit, interval_count, limits, billed_until, period_from)"
+            " VALUES ($1, $2, $3, 'active', $4, $5, 'UTC', 'hour', 1, '[]', $4, $4)",
             subscription,
             bench.tenants[tenant],
             version,
@@ -40,11 +40,13 @@ async def subscribe(bench: Bench, tenant: str, start: datetime) -> None:
             start.replace(tzinfo=None),
         )
         await conn.execute(
-            "INSERT INTO subscription_phase VALUES ($1, $2, $3, $4)",
+            "INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, anchor, time_zone,"
+            " interval_unit, interval_count) VALUES ($1, $2, $3, $4, $5, 'UTC', 'hour', 1)",
             bench.tenants[tenant],
             subscription,
             start,
             version,
+            start.replace(tzinfo=None),
         )
 
 
