@@ -125,6 +125,12 @@ stripe-faults: install ## Collect 10,000 invoices from a provider that fails 30 
 faults: install ## Run every fault on real processes with large loads, at most 20 minutes (LONG=1 goes on until stopped)
 	@while FAULTS=long $(RUN)/pytest -q -p no:cacheprovider tests/faults; do test -n "$(LONG)" || exit 0; done; exit 1
 
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: tools ## Feed the usage log's reader whatever a disk can hold for SECONDS=60; what fails is kept and replayed by tests
+	@cd sidecar && FUZZ_SECONDS=$(SECONDS) cargo test --quiet --locked --profile sim --package usage-log --lib -- fuzz:: --nocapture
+
 KILLS ?= 2000
 
 .PHONY: kills

@@ -313,8 +313,12 @@ fn settle(
             fold.uncommitted,
             &fold.h,
         );
-        file.write_at(&commit, offset)?;
-        offset = offset.saturating_add(wide(commit.len()));
+        let end = offset.saturating_add(wide(commit.len()));
+        // Without room for it the next segment's header says that these records stand.
+        if end <= directory.segment_bytes() {
+            file.write_at(&commit, offset)?;
+            offset = end;
+        }
     }
     write_again(file.as_ref(), tail.last_group, narrow(offset))?;
     file.sync()?;

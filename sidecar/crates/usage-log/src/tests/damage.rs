@@ -73,7 +73,12 @@ fn is_stored(name: &str, at: usize) -> bool {
     }
 }
 
-fn check_loss(records: &[Vec<u8>], found: &[(u64, EntryBody)], recovered: &Recovered, place: &str) {
+pub(super) fn check_loss(
+    records: &[Vec<u8>],
+    found: &[(u64, EntryBody)],
+    recovered: &Recovered,
+    place: &str,
+) {
     let found = payloads(found);
     assert_eq!(records.len(), found.len(), "{place}: {recovered:?}");
     let lost: Vec<u64> = (1..)

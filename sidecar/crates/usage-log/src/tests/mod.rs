@@ -12,6 +12,8 @@ mod crash;
 mod damage;
 mod disk;
 mod full;
+mod fuzz;
+mod larger;
 mod memory;
 mod model;
 mod mutants;
