@@ -27,6 +27,7 @@ from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
 from tollkeeper_ledger.services.provider import open_provider
 from tollkeeper_ledger.services.receivables import mark_all_past_due
+from tollkeeper_ledger.services.reconciling import Nightly
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
 from tollkeeper_ledger.services.usage_roots import RootSigner
@@ -178,11 +179,17 @@ async def run_jobs(settings: Settings) -> None:
     log = open_log(settings.log_level)
     stop = stop_by_signals()
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
+    billing = await open_pool(settings.database_url, role="tollkeeper_billing", size=_JOB_CONNECTIONS)
+    provider = open_provider(settings, billing, now=_now, log=log)
+    nightly = None if provider is None else Nightly(billing, provider.stripe, _now, log)
     try:
-        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log)):
+        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log), nightly=nightly):
             log.info("jobs run")
             await stop.wait()
     finally:
+        if provider is not None:
+            await provider.stripe.aclose()
+        billing.terminate()
         pool.terminate()
 
 

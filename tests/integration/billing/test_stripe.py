@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import uuid
 from collections import Counter
@@ -11,18 +13,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+import structlog
 from stripe_shop import Shop, act_on, open_shop
+from tollkeeper_cli.main import main
+from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.billing_profile import BillingProfile
 from tollkeeper_ledger.payments.signature import UntrustedError
+from tollkeeper_ledger.payments.stripe_http import StripeHttp
 from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
-from tollkeeper_ledger.services.reconciling import reconcile
+from tollkeeper_ledger.services.reconciling import Nightly, reconcile
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from billing_bench import BillingBench
+    from tollkeeper_ledger.config import Settings
 
 pytestmark = pytest.mark.asyncio
 
@@ -260,3 +267,35 @@ async def test_reconciliation_names_every_difference(shop: Shop) -> None:
         compared,
         Counter(one.invoice for one in found),
     )
+
+
+async def test_every_night_is_compared_once_and_kept(
+    shop: Shop, ledger_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two runners compare once; a night that failed is kept and tried again; the command names what differs, exit 1."""
+    shop.clock.at = shop.bench.start
+    await shop.bill(2, "code")
+    await shop.work()
+    now = [shop.bench.start + timedelta(hours=8)]
+    nightly = Nightly(shop.bench.billing, shop.stripe, lambda: now[0], structlog.wrap_logger(structlog.ReturnLogger()))
+    assert [False, True] == sorted(await asyncio.gather(nightly.reconcile(), nightly.reconcile()))
+    lost = next(name for name, one in shop.fake.objects["invoices"].items() if one["number"] == "TK-000001")
+    del shop.fake.objects["invoices"][lost]
+    now[0] += timedelta(hours=1)
+    assert not await nightly.reconcile()
+    now[0] += timedelta(hours=23)
+    assert await nightly.reconcile()
+    now[0] += timedelta(hours=24)
+    nowhere = StripeHttp.connect("http://127.0.0.1:1", api_key="none")
+    away = Nightly(shop.bench.billing, nowhere, lambda: now[0], structlog.wrap_logger(structlog.ReturnLogger()))
+    assert [True, True] == [await away.reconcile(), await away.reconcile()]
+    await nowhere.aclose()
+    async with running(ledger_settings.model_copy(update={"database_url": shop.bench.url})) as ledger:
+        code = await asyncio.to_thread(
+            main, ["--ledger", f"127.0.0.1:{ledger.port}", "payment", "reconciliations", "-o", "json"]
+        )
+    rows = json.loads(capfd.readouterr().out)
+    assert 1 == code
+    assert [("", 0), ("", 0), ("TK-000001", 2), ("", 2)] == [(row["invoice"], row["compared"]) for row in rows]
+    assert [True, True, True, False] == [bool(row["problem"]) for row in rows]
+    assert rows[2]["problem"].startswith("not at the provider")

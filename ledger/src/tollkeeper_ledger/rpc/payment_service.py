@@ -27,6 +27,7 @@ from tollkeeper_ledger.store.mails import read_mails
 from tollkeeper_ledger.store.money import read_accounts, read_journal
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.provider_jobs import read_account, read_jobs
+from tollkeeper_ledger.store.reconciliations import read_reconciliations
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -282,6 +283,26 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         return payments_pb2.ReconcileResponse(
             compared=compared,
             differences=[payments_pb2.ProviderDifference(invoice=one.invoice, problem=one.problem) for one in found],
+        )
+
+    async def ListReconciliations(
+        self, request: payments_pb2.ListReconciliationsRequest, context: Context
+    ) -> payments_pb2.ListReconciliationsResponse:
+        """List what nightly comparisons found."""
+        async with transaction(self._pool) as conn:
+            rows = await read_reconciliations(conn, count_max=page_size(request.page_size))
+        return payments_pb2.ListReconciliationsResponse(
+            reconciliations=[
+                payments_pb2.Reconciliation(
+                    provider=row["provider"],
+                    at=timestamp(row["at"]),
+                    since=timestamp(row["since"]),
+                    compared=row["compared"],
+                    differences=[payments_pb2.ProviderDifference(**one) for one in row["differences"]],
+                    problem=row["problem"],
+                )
+                for row in rows
+            ]
         )
 
     def _provider(self) -> Provider:

@@ -211,6 +211,6 @@ async def read_jobs(conn: Connection, *, count_max: int) -> list[Row]:
     return await conn.fetch(sql("providers.jobs"), count_max)
 
 
-async def read_collected(conn: Connection, *, provider: str, since: datetime) -> list[Row]:
-    """Read the invoices that are collected at a provider."""
-    return await conn.fetch(sql("providers.collected"), provider, since)
+async def read_collected(conn: Connection, *, provider: str, since: datetime, before: datetime) -> list[Row]:
+    """Read the invoices that are collected at a provider, finalised in a span."""
+    return await conn.fetch(sql("providers.collected"), provider, since, before)

@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     group.command("jobs")(jobs)
     group.command("mails")(mails)
     group.command("reconcile")(reconcile)
+    group.command("reconciliations")(reconciliations)
     app.add_typer(group, name="payment")
 
 
@@ -256,6 +257,27 @@ def reconcile(
     rows: list[dict[str, Cell]] = [{"invoice": one.invoice, "problem": one.problem} for one in answer.differences]
     show(rows, ("invoice", "problem"), output, title=f"Compared {answer.compared} invoices")
     if answer.differences:
+        raise typer.Exit(1)
+
+
+def reconciliations(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List what the nightly comparisons found, newest first; exit code 1 where the newest found a difference."""
+    answer = call_payments(context, "ListReconciliations", payments_pb2.ListReconciliationsRequest())
+    rows: list[dict[str, Cell]] = [
+        {
+            "at": to_text(one.at),
+            "provider": one.provider,
+            "since": to_text(one.since),
+            "compared": one.compared,
+            "invoice": difference.invoice,
+            "problem": difference.problem,
+        }
+        for one in answer.reconciliations
+        for difference in one.differences or [payments_pb2.ProviderDifference(problem=one.problem)]
+    ]
+    show(rows, ("at", "provider", "since", "compared", "invoice", "problem"), output, title="Nightly comparisons")
+    newest = answer.reconciliations[:1]
+    if any(one.differences or one.problem for one in newest):
         raise typer.Exit(1)
 
 

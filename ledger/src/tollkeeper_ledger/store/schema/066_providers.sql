@@ -70,6 +70,21 @@ CREATE TABLE provider_event (
   PRIMARY KEY (provider, event_id)
 );
 
+-- What nightly comparisons with a provider found. Of no tenant.
+CREATE TABLE reconciliation (
+  reconciliation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  provider text NOT NULL,
+  at timestamptz NOT NULL,
+  -- Invoices finalised from then on were compared.
+  since timestamptz NOT NULL,
+  compared bigint NOT NULL,
+  -- [{invoice, problem}]
+  differences jsonb NOT NULL,
+  -- Why nothing could be compared, or `under way`; empty where it was.
+  problem text NOT NULL
+);
+
+GRANT SELECT, INSERT, UPDATE ON reconciliation TO tollkeeper_billing;
 GRANT SELECT, INSERT, UPDATE ON provider_account, provider_job, provider_request TO tollkeeper_billing;
 GRANT SELECT, INSERT ON provider_event TO tollkeeper_billing;
 CALL secure_tenant_table('provider_account', 'tollkeeper_billing');

@@ -101,9 +101,37 @@ FROM provider_job j JOIN tenant t USING (tenant_id) JOIN invoice i USING (invoic
 ORDER BY array_position(ARRAY['failed', 'ready', 'waiting', 'done'], j.state), j.next_at, j.job_id LIMIT $1;
 
 -- name: collected
--- Gives the invoices that are collected at a provider, with what became of them. $1 provider, $2 finalised since.
+-- Gives the invoices that are collected at a provider, with what became of them. $1 provider, $2 finalised since, $3 and
+-- before.
 SELECT i.invoice_id, i.number, j.facts ->> 'invoice' AS object_id, j.amount_minor, j.step, j.state AS job_state,
        r.state, r.due_minor, (SELECT coalesce(sum(p.amount_minor), 0) FROM payment p
                               WHERE p.invoice_id = i.invoice_id AND p.provider = j.provider)::bigint AS paid_minor
 FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
-WHERE j.kind = 'collect' AND j.provider = $1 AND i.finalised_at >= $2 ORDER BY i.number;
+WHERE j.kind = 'collect' AND j.provider = $1 AND i.finalised_at >= $2 AND i.finalised_at < $3 ORDER BY i.number;
+
+-- name: known_invoices
+-- Gives which of these are invoices of ours. $1 ids in text.
+SELECT invoice_id::text AS invoice_id FROM invoice WHERE invoice_id::text = ANY ($1::text[]);
+
+-- name: begin_reconciliation
+-- Lets one nightly comparison at a time go on, until the transaction ends. $1 provider.
+SELECT pg_advisory_xact_lock(hashtext('reconciliation/' || $1));
+
+-- name: add_reconciliation
+-- Begins a comparison and gives its id; nothing where one was done within 20 hours, or began within one. $1 provider,
+-- $2 time, $3 since.
+INSERT INTO reconciliation (provider, at, since, compared, differences, problem)
+SELECT $1, $2, $3, 0, '[]', 'under way'
+WHERE NOT EXISTS (SELECT FROM reconciliation WHERE provider = $1
+                  AND at > $2::timestamptz - CASE problem WHEN '' THEN interval '20 hours' WHEN 'under way' THEN interval '1 hour'
+                                ELSE interval '0' END)
+RETURNING reconciliation_id;
+
+-- name: end_reconciliation
+-- Keeps what a comparison found. $1 id, $2 how many, $3 differences, $4 problem.
+UPDATE reconciliation SET compared = $2, differences = $3, problem = $4 WHERE reconciliation_id = $1;
+
+-- name: reconciliations
+-- Gives what comparisons found, newest first. $1 at most so many.
+SELECT provider, at, since, compared, differences, problem FROM reconciliation
+ORDER BY reconciliation_id DESC LIMIT $1;

@@ -90,6 +90,11 @@ class PaymentServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
+        self.ListReconciliations = channel.unary_unary(
+                '/tollkeeper.ledger.v1.PaymentService/ListReconciliations',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsResponse.FromString,
+                _registered_method=True)
         self.SendInvoice = channel.unary_unary(
                 '/tollkeeper.ledger.v1.PaymentService/SendInvoice',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.SendInvoiceRequest.SerializeToString,
@@ -183,6 +188,13 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReconciliations(self, request, context):
+        """Lists what the nightly comparisons found, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendInvoice(self, request, context):
         """Sends an invoice by mail again, to the payer's address as it is now.
         """
@@ -254,6 +266,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListReconciliations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconciliations,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsResponse.SerializeToString,
             ),
             'SendInvoice': grpc.unary_unary_rpc_method_handler(
                     servicer.SendInvoice,
@@ -564,6 +581,33 @@ class PaymentService:
             '/tollkeeper.ledger.v1.PaymentService/Reconcile',
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconciliations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.PaymentService/ListReconciliations',
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class PaymentServiceStub:
     """Lists what is being done at the providers, failures first."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]
     """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+    ListReconciliations: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListReconciliationsRequest, _payments_pb2.ListReconciliationsResponse]
+    """Lists what the nightly comparisons found, newest first."""
     SendInvoice: _grpc.UnaryUnaryMultiCallable[_payments_pb2.SendInvoiceRequest, _payments_pb2.SendInvoiceResponse]
     """Sends an invoice by mail again, to the payer's address as it is now."""
     ListMails: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListMailsRequest, _payments_pb2.ListMailsResponse]
@@ -90,6 +92,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Lists what is being done at the providers, failures first."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+    ListReconciliations: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListReconciliationsRequest, _payments_pb2.ListReconciliationsResponse]  # type: ignore[assignment]
+    """Lists what the nightly comparisons found, newest first."""
     SendInvoice: _aio.UnaryUnaryMultiCallable[_payments_pb2.SendInvoiceRequest, _payments_pb2.SendInvoiceResponse]  # type: ignore[assignment]
     """Sends an invoice by mail again, to the payer's address as it is now."""
     ListMails: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListMailsRequest, _payments_pb2.ListMailsResponse]  # type: ignore[assignment]
@@ -185,6 +189,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ReconcileResponse, _abc.Awaitable[_payments_pb2.ReconcileResponse]]:
         """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+
+    @_abc_1.abstractmethod
+    def ListReconciliations(
+        self,
+        request: _payments_pb2.ListReconciliationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListReconciliationsResponse, _abc.Awaitable[_payments_pb2.ListReconciliationsResponse]]:
+        """Lists what the nightly comparisons found, newest first."""
 
     @_abc_1.abstractmethod
     def SendInvoice(
