@@ -14,9 +14,10 @@ import pytest
 from limit_rules import yearly
 from limits_support import quickest
 from platform_support import Platform
-from redis_support import RedisCluster, redis_cluster, redis_sentinels, until
+from redis_support import AWAY, RedisCluster, redis_cluster, redis_sentinels
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 from tollkeeper_cli.stack import Servers
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -111,7 +112,7 @@ class Trial:
             load = Load(case, [first, second, third], self._chance)
             await self._until_known(case, [first, second, third])
             running = asyncio.create_task(load.run())
-            await until(lambda: reached(load, 0.3))
+            await wait_until(lambda: reached(load, 0.3), away=AWAY)
             load.units = SMALL
             before, began = load.admitted.total(), time.monotonic()
             await fault()
@@ -139,7 +140,7 @@ class Trial:
             answers = [await quota_pb2_grpc.QuotaServiceStub(channel).GetQuota(request) for channel in channels]
             return all(any(limit.name == case for limit in answer.limits) for answer in answers)
 
-        await until(known)
+        await wait_until(known, away=AWAY)
 
 
 async def reached(load: Load, share: float) -> bool:
@@ -198,7 +199,7 @@ async def move_pools(cluster: RedisCluster) -> None:
                         return True
         return False
 
-    await until(moved_pools_serve)
+    await wait_until(moved_pools_serve, away=AWAY)
 
 
 async def fail_over(cluster: RedisCluster, how: str) -> None:
@@ -210,7 +211,7 @@ async def fail_over(cluster: RedisCluster, how: str) -> None:
     async def has_taken_over() -> bool:
         return (await replica.info("replication"))["role"] == "master" and await serves_pools(replica)
 
-    await until(has_taken_over)
+    await wait_until(has_taken_over, away=AWAY)
     assert (await old.info("replication"))["role"] in {"slave", "master"}
 
 
@@ -219,7 +220,7 @@ async def kill_primary(cluster: RedisCluster) -> None:
     name, victim = next(iter((await cluster.owners()).items()))
     replica = await cluster.replica_of(name)
     victim.send(signal.SIGKILL)
-    await until(lambda: serves_pools(replica))
+    await wait_until(lambda: serves_pools(replica), away=AWAY)
 
 
 async def flush_functions(cluster: RedisCluster) -> None:
@@ -233,7 +234,7 @@ async def flush_functions(cluster: RedisCluster) -> None:
         for primary in primaries:
             await primary.ask("FUNCTION", "FLUSH", "SYNC")
         began = time.monotonic()
-        await until(have_functions)
+        await wait_until(have_functions, away=AWAY)
         return time.monotonic() - began
 
     assert await quickest(flushed, bound_s=2.0) <= 2.0
@@ -271,7 +272,7 @@ async def test_sentinels_fail_over_without_overshoot(
                 new = await setup.master()
                 return new is not old and await serves_pools(new)
 
-            await until(other_serves)
+            await wait_until(other_serves, away=AWAY)
 
         async def killed() -> None:
             old = await setup.master()
@@ -281,7 +282,7 @@ async def test_sentinels_fail_over_without_overshoot(
                 new = await setup.master()
                 return new is not old and await serves_pools(new)
 
-            await until(other_serves)
+            await wait_until(other_serves, away=AWAY)
 
         await trial.run("failover-by-sentinel", asked)
 
@@ -289,5 +290,5 @@ async def test_sentinels_fail_over_without_overshoot(
             views = [await setup.replica(sentinel) for sentinel in setup.sentinels]
             return all(view["flags"] == "slave" and view["master-link-status"] == "ok" for view in views)
 
-        await until(follows_again)
+        await wait_until(follows_again, away=AWAY)
         await trial.run("master-killed", killed)

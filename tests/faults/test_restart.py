@@ -13,8 +13,9 @@ import grpc
 import pytest
 from limit_rules import yearly
 from platform_support import AddedSidecar, Platform
-from restart_support import UNREACHABLE, Caller, has_snapshot_of, seats, until
+from restart_support import UNREACHABLE, Caller, has_snapshot_of, seats
 from tollkeeper.quota.v1 import quota_pb2
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ async def test_a_cold_start_admits_what_was_kept_and_not_one_more(
     await platform.set_limit("shared", yearly(name, amount, case=name))
     caller = Caller(platform, sidecar, name)
     await caller.begin()
-    await until(lambda: has_snapshot_of(sidecar, name), "a snapshot that knows the limit")
+    await wait_until(lambda: asyncio.to_thread(has_snapshot_of, sidecar, name), "a snapshot that knows the limit")
     await caller.spend(10, 400)
     held = (await caller.call(10, RESERVE)).reservation.token
     # Waits for the disk, and with it for every mark before it. Units that lay idle for 2 s would be returned, not kept.
@@ -151,7 +152,11 @@ async def test_what_a_killed_sidecar_held_of_levels_comes_back(
     await asyncio.to_thread(sidecar.kill)
     held = await leased(platform, name) - dead.admitted
     await asyncio.to_thread(sidecar.start)
-    await until(lambda: asyncio.run(leased(platform, name)) == 0, "the end of what the killed sidecar held")
+
+    async def is_over() -> bool:
+        return await leased(platform, name) == 0
+
+    await wait_until(is_over, "the end of what the killed sidecar held")
     await other.begin()
     await other.exhaust()
     report(f"levels: {held} of {amount} seats came back from a killed sidecar")

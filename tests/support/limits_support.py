@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 from dataclasses import dataclass, field
@@ -152,13 +151,6 @@ class Sidecar:
         finally:
             await client.aclose()
         return [str(element) for element in reply]
-
-
-async def wait_until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 60) -> None:
-    """Wait for a condition that nobody announces. Raises TimeoutError when it never comes."""
-    async with asyncio.timeout(seconds_max):
-        while not await true_now():  # noqa: ASYNC110 - neither Redis nor another process has an event for it
-            await asyncio.sleep(0.01)
 
 
 async def quickest(trial: Callable[[], Awaitable[float]], *, bound_s: float, trials_max: int = 7) -> float:

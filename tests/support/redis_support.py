@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import signal
@@ -19,10 +18,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from tollkeeper_cli.embedded import places
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
+AWAY = (RedisError, OSError)
+"""What a call of a Redis that does not answer just now ends with."""
 NODE_TIMEOUT_MS = 800
 SLOTS = 16384
 _BUS_OFFSET = 10_000
@@ -96,16 +98,6 @@ class RedisProcess:
         async with self.client() as client:
             found: dict[str, Any] = await client.info(section)
         return found
-
-
-async def until(true_now: Callable[[], Awaitable[object]], *, seconds_max: float = 60) -> None:
-    """Wait for a condition of processes that announce nothing; a Redis that does not answer makes it false."""
-    async with asyncio.timeout(seconds_max):
-        while True:
-            with contextlib.suppress(RedisError, OSError):
-                if await true_now():
-                    return
-            await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +190,7 @@ async def redis_cluster(primaries: int = 3) -> AsyncIterator[RedisCluster]:
             seen = [len((await node.ask("CLUSTER", "NODES")).splitlines()) for node in nodes]
             return all(count == len(nodes) for count in seen) and await cluster.is_whole()
 
-        await until(all_met)
+        await wait_until(all_met, away=AWAY)
         for primary, replica in zip(nodes[:primaries], nodes[primaries:], strict=True):
             await replica.ask("CLUSTER", "REPLICATE", (await primary.ask("CLUSTER", "MYID")).decode())
 
@@ -206,7 +198,7 @@ async def redis_cluster(primaries: int = 3) -> AsyncIterator[RedisCluster]:
             infos = [await replica.info("replication") for replica in nodes[primaries:]]
             return all(info.get("master_link_status") == "up" for info in infos)
 
-        await until(all_follow)
+        await wait_until(all_follow, away=AWAY)
         yield cluster
     finally:
         _stop_all(nodes, home)
@@ -266,7 +258,7 @@ async def redis_sentinels() -> AsyncIterator[SentinelSetup]:
                     return False
             return (await servers[1].info("replication")).get("master_link_status") == "up"
 
-        await until(all_know)
+        await wait_until(all_know, away=AWAY)
         yield setup
     finally:
         _stop_all([*servers, *sentinels], home)
@@ -276,7 +268,7 @@ async def _start_all(processes: Sequence[RedisProcess]) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        await until(lambda process=process: process.ask("PING"))
+        await wait_until(lambda process=process: process.ask("PING"), away=AWAY)
 
 
 def _stop_all(processes: Sequence[RedisProcess], home: Path) -> None:

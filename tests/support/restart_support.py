@@ -11,8 +11,6 @@ from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from platform_support import AddedSidecar, Platform
 
 PATIENCE_S = 60.0
@@ -124,12 +122,3 @@ def has_snapshot_of(sidecar: AddedSidecar, name: str) -> bool:
     """Tell whether a sidecar's snapshot speaks of this limit."""
     path = sidecar.log_folder / "snapshot"
     return path.is_file() and name.encode() in path.read_bytes()
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition. Raises TimeoutError, naming it, after a minute."""
-    ends = time.monotonic() + PATIENCE_S
-    while not await asyncio.to_thread(condition):
-        if time.monotonic() > ends:
-            raise TimeoutError(what)
-        await asyncio.sleep(0.05)

@@ -7,10 +7,11 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from limits_support import Sidecar, kind, new_key, wait_until
+from limits_support import Sidecar, kind, new_key
 from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper_ledger.app import running
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from limits_support import Serving

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from limits_support import Sidecar, apply_catalogue, kind, new_key, quickest, wait_until
+from limits_support import Sidecar, apply_catalogue, kind, new_key, quickest
 from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper_cli.embedded import EmbeddedValkey
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.config import ConfigurationError
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from limits_support import kind, new_key, set_amount, wait_until
+from limits_support import kind, new_key, set_amount
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from limits_support import Serving, Sidecar

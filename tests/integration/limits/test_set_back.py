@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from limits_support import apply_catalogue, kind, new_key, wait_until
+from limits_support import apply_catalogue, kind, new_key
 from set_back_support import confirm, flush, serving_on, state_of
 from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
 from tollkeeper_ledger.domain.issuing import Issuing
@@ -21,6 +21,7 @@ from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.limits import lock_windows, successor
 from tollkeeper_ledger.store.witnesses import commit_witness
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc.aio
-from limits_support import Sidecar, apply_catalogue, wait_until
+from limits_support import Sidecar, apply_catalogue
 from set_back_support import confirm, serving_on, state_of
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.domain.keys import key_hash
@@ -18,6 +18,7 @@ from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.installation import read_installation
 from tollkeeper_ledger.store.pool_functions import PoolFunctions
 from usage_support import Log, Use
+from waiting import wait_until
 
 if TYPE_CHECKING:
     import pytest

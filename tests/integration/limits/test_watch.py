@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-from limits_support import apply_catalogue, new_key, quickest, set_amount, wait_until
+from limits_support import apply_catalogue, new_key, quickest, set_amount
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, limits_pb2_grpc
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

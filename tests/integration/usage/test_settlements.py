@@ -14,11 +14,11 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
-from limits_support import wait_until
 from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2, usage_pb2
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage import FLAG_EXCESS, FLAG_EXPIRED, FLAG_SYSTEM_ID
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import structlog
-from limits_support import wait_until
 from tollkeeper_ledger.domain.usage import DAY_US
 from tollkeeper_ledger.jobs.runner import running_jobs
 from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
 from tollkeeper_ledger.store.clock import from_us, set_clock
 from usage_bench import open_bench, superuser
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
