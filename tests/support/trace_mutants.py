@@ -177,14 +177,38 @@ VALUES: Final = (
     Mutant(
         "value-marked-again",
         "A value that has its unit would take another one.",
-        "    if before == '1' then\n",
-        "    if before == '2' then\n",
+        "    elseif before and before ~= '0' then\n",
+        "    elseif before == '2' then\n",
     ),
     Mutant(
         "repeat-tells-others",
         "A repeated answer would call a value counted that has no unit.",
-        "known[i] == '1' and 'K' or '?'",
+        "mark == '1' and 'K' or '?'",
         "'K'",
+    ),
+    Mutant(
+        "others-marks-taken-back",
+        "A value that another sidecar was told of would lose the unit that its admission rests on.",
+        "      if before ~= '1' then now[value] = '1' end\n",
+        "",
+    ),
+    Mutant(
+        "lost-history-believed",
+        "A value would keep a unit that was taken back in what a failover lost, and somebody else has.",
+        "not (made_in and tonumber(made_in) < since) and mark",
+        "mark",
+    ),
+    Mutant(
+        "settled-marks-taken-back",
+        "A value on which a call was admitted would count again after a failover.",
+        "then marks[settled[i]] = '1' end",
+        "then marks[settled[i]] = nil end",
+    ),
+    Mutant(
+        "unit-back-mark-stays",
+        "A value would be told to have a unit that somebody else has.",
+        "  if #gone > 0 then redis.call('HDEL', keys[3], unpack(gone)) end\n",
+        "",
     ),
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from limit_rules import yearly
+from platform_support import CALL_TIMEOUT_S
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
+from waiting import wait_until
 
 if TYPE_CHECKING:
     import grpc
@@ -29,20 +30,32 @@ async def bring(channel: grpc.aio.Channel, tenant: str, units: int = 1, **attrib
         detail=quota_pb2.DETAIL_ALL,
     )
     stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        decision = (await stub.CheckQuota(request, timeout=10)).decision
-        if decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE:
-            return decision
-    raise AssertionError("no authority for ten seconds")
+    decision = decision_pb2.Decision()
+
+    async def is_decided() -> bool:
+        decision.CopyFrom((await stub.CheckQuota(request, timeout=CALL_TIMEOUT_S)).decision)
+        return decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE
+
+    await wait_until(is_decided, "an authority")
+    return decision
 
 
-async def until_in_force(channel: grpc.aio.Channel, tenant: str, name: str) -> None:
-    """Wait until the sidecar has the limit."""
+async def until_admitted(channel: grpc.aio.Channel, tenant: str, **attributes: str) -> None:
+    """Bring a value until it is admitted."""
+
+    async def is_admitted() -> bool:
+        return (await bring(channel, tenant, **attributes)).allowed
+
+    await wait_until(is_admitted, f"room for {attributes}")
+
+
+async def until_in_force(channel: grpc.aio.Channel, tenant: str, name: str, **attributes: str) -> None:
+    """Wait until the sidecar has the limit; `attributes`: of its calls, where they are not a case of its name."""
     stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    give_up = time.monotonic() + 10
-    while time.monotonic() < give_up:
-        answer = await stub.GetQuota(quota_pb2.GetQuotaRequest(tenant=tenant, attributes={"case": name}), timeout=5)
-        if any(limit.name == name for limit in answer.limits):
-            return
-    raise AssertionError(f"{name} is not in force")
+    request = quota_pb2.GetQuotaRequest(tenant=tenant, attributes=attributes or {"case": name})
+
+    async def is_there() -> bool:
+        answer = await stub.GetQuota(request, timeout=CALL_TIMEOUT_S)
+        return any(limit.name == name for limit in answer.limits)
+
+    await wait_until(is_there, f"{name} to be in force")

@@ -72,6 +72,18 @@ class Functions:
             generation, holder, seq, returned, consumed, 0, witness, 1, CHANNEL, beyond, *values,
         )  # fmt: skip
 
+    def unmark(
+        self, generation: int, seq: int, *marks: tuple[int, str], holder: str = HOLDERS[0],
+        returned: int = 0, consumed: int = 0,
+    ) -> list[str]:  # fmt: skip
+        """Take marks back: the request that set each, and its value."""
+        flat = [part for mark in marks for part in mark]
+        return self.call(
+            "values_return",
+            [POOL, HOLDERS_KEY, VALUES_KEY],
+            generation, holder, seq, returned, consumed, 0, 0, 1, CHANNEL, *flat,
+        )  # fmt: skip
+
 
 def start_server(**options: str) -> ValkeyServer:
     """Start a Valkey on a free port."""

@@ -50,8 +50,13 @@ class Model:
     pool: Pool | None = None
     fenced: bool = False
     notices: list[str] = field(default_factory=list)
-    values: dict[str, bool] = field(default_factory=dict)
-    """Values seen; those with a unit are True."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Values seen: 0 = beyond the limit, 1 = with a unit, else with a unit that only who marked it was told of."""
+
+    since: int = 0
+    """The first generation of the history in which the marks are: own marks of older ones count for nothing."""
+    set_is_foreign: bool = True
+    """The marks are of another history, or there were none yet."""
 
     def _refusal(self, generation: int) -> list[str] | None:
         if self.pool is None:
@@ -157,20 +162,41 @@ class Model:
         )
         return ["OK", *map(str, figures)]
 
+    def lose_set(self) -> None:
+        """Lose every mark."""
+        self.values.clear()
+        self.set_is_foreign = True
+
+    def _now(self, value: str, generation: int) -> str | None:
+        mark = self.values.get(value)
+        is_own = mark is not None and ":" in mark
+        since = generation if self.set_is_foreign else self.since
+        return None if is_own and int(mark.split(":")[1]) < since else mark  # type: ignore[union-attr]
+
+    def _write(self, generation: int, marks: dict[str, str]) -> None:
+        if marks and self.set_is_foreign:
+            self.since, self.set_is_foreign = generation, False
+        self.values.update(marks)
+
     def grant_values(
-        self, generation: int, name: str, seq: int, values: list[str], *, beyond: bool, returned: int, consumed: int
-    ) -> list[str]:
+        self, generation: int, name: str, seq: int, values: list[str], settled: list[str], *,
+        beyond: bool, returned: int, consumed: int,
+    ) -> list[str]:  # fmt: skip
         """Grant a unit to each value that has none, as long as there are any."""
         refusal = self._refusal(generation)
         if refusal:
             return refusal
         assert self.pool is not None
         pool, holder = self.pool, self.pool.holders.get(name, Holder())
+        own, marks = f"{seq}:{generation}:{name}", dict[str, str]()
         if name in pool.holders and seq == holder.seq:
             reply = self.grant(
                 generation, name, seq, 0, 0, returned=returned, consumed=consumed, witness=0, count=1
             )  # fmt: skip
-            return [*reply, "".join("K" if self.values.get(value) else "?" for value in values)]
+            said = {own: "N", "1": "K"}
+            letters = "".join(said.get(self._now(value, generation) or "", "?") for value in values)
+            self._write(generation, self._settle(generation, name, settled, marks))
+            return [*reply, letters]
         if pool.closed:
             return ["ERR", "CLOSED"]
         if seq != holder.seq + 1:
@@ -180,7 +206,7 @@ class Model:
         pool.returned += returned - holder.returned
         was_short = pool.short
         granted_before = pool.granted
-        letters = "".join(self._mark(pool, value, beyond=beyond) for value in values)
+        letters = "".join(self._mark(pool, value, own, marks, beyond=beyond) for value in values)
         give = pool.granted - granted_before
         holder.seq, holder.returned, holder.last_give = seq, returned, give
         holder.granted += give
@@ -188,22 +214,56 @@ class Model:
         pool.holders[name] = holder
         self._tell_short(pool, was_short=was_short)
         self._tell(pool)
-        if letters.strip("K"):
+        if letters.strip("KN"):
             pool.wanted.append(1)
+        self._write(generation, self._settle(generation, name, settled, marks))
         figures = (give, holder.granted, pool.seq, pool.free, int(pool.final), pool.total, len(pool.holders))
         return ["OK", *map(str, figures), letters]
 
-    def _mark(self, pool: Pool, value: str, *, beyond: bool) -> str:
-        if not self.values.get(value) and pool.free > 0:
-            self.values[value] = True
-            pool.granted += 1
-        if self.values.get(value):
+    def _settle(self, generation: int, name: str, settled: list[str], marks: dict[str, str]) -> dict[str, str]:
+        mine = f":{generation}:{name}"
+        return marks | {value: "1" for value in settled if self.values.get(value, "").endswith(mine)}
+
+    def _mark(self, pool: Pool, value: str, own: str, marks: dict[str, str], *, beyond: bool) -> str:
+        before = marks.get(value) or self._now(value, pool.generation)
+        if before == own:
+            return "N"
+        if before not in {None, "0"}:
+            if before != "1":
+                marks[value] = "1"
             return "K"
+        if pool.free > 0:
+            marks[value] = own
+            pool.granted += 1
+            return "N"
         if not (beyond and pool.final):
             return "D"
-        letter = "o" if value in self.values else "O"
-        self.values[value] = False
-        return letter
+        if before == "0":
+            return "o"
+        marks[value] = "0"
+        return "O"
+
+    def return_values(
+        self, generation: int, name: str, seq: int, marks: dict[str, int], *, returned: int, consumed: int
+    ) -> list[str]:
+        """Take marks back that nobody else was told of: each with its unit."""
+        refusal = ["ERR", "RANGE"] if len(marks) > consumed else self._refusal(generation)
+        if refusal:
+            return refusal
+        assert self.pool is not None
+        holder = self.pool.holders.get(name, Holder())
+        again = name in self.pool.holders and seq == holder.seq
+        if again or self.pool.closed or seq != holder.seq + 1 or (
+            returned < holder.returned or consumed + returned > holder.granted
+        ):  # fmt: skip
+            reply = self.grant(generation, name, seq, 0, 0, returned=returned, consumed=consumed, witness=0, count=1)
+            return [*reply, str(holder.returned)] if reply[0] == "OK" else reply
+        gone = [value for value, mark in marks.items() if self._now(value, generation) == f"{mark}:{generation}:{name}"]
+        for value in gone:
+            del self.values[value]
+        returned, consumed = returned + len(gone), consumed - len(gone)
+        reply = self.grant(generation, name, seq, 0, 0, returned=returned, consumed=consumed, witness=0, count=1)
+        return [*reply, str(returned)]
 
     @staticmethod
     def _give(pool: Pool, need: int, want: int, holders: int) -> int:

@@ -157,6 +157,7 @@ impl Engine {
                     deadline_us: now.real_us.saturating_add(self.config.redis_budget_us),
                     queues: Vec::new(),
                     lent: Vec::new(),
+                    brought: Vec::new(),
                 };
                 let key = self.waiting.insert(waiter);
                 self.enlist(now, key, &outcome);
@@ -169,8 +170,9 @@ impl Engine {
 
     /// Forgets a waiting check whose caller went away; its units are not taken. No effect if it was decided.
     pub fn cancel(&mut self, ticket: Ticket) {
-        if let Some(key) = self.waiting.by_ticket(ticket) {
-            self.waiting.remove(key);
+        let key = self.waiting.by_ticket(ticket);
+        if let Some(waiter) = key.and_then(|key| self.waiting.remove(key)) {
+            self.withdraw_values(&waiter.request, &waiter.brought);
         }
     }
 
@@ -391,6 +393,9 @@ impl Engine {
                         // A value is marked last, when every other limit has its units.
                         continue;
                     }
+                    if counts_values && !waiter.brought.contains(&bucket) {
+                        waiter.brought.push(bucket);
+                    }
                     if let Some(first) = turn
                         && self.catalog.is_token_bucket(charge.limit)
                     {
@@ -472,6 +477,9 @@ impl Engine {
                 if !is_taken && !waiter.lent.is_empty() {
                     self.return_lent(now, &waiter.lent);
                 }
+                if !is_taken {
+                    self.withdraw_values(&waiter.request, &waiter.brought);
+                }
                 self.outbox.tell(Effect::Decide {
                     ticket: waiter.ticket,
                     decision,
@@ -509,6 +517,10 @@ impl Engine {
                 state.queues.retain(|bucket| *bucket != key);
                 self.reconsider(now, waiter, false);
             }
+        }
+        let current = (self.buckets.get(key)).and_then(|bucket| bucket.current.as_ref());
+        if let Some(id) = current.map(|window| window.info.id) {
+            self.take_marks_back(now, key, id);
         }
         if self.is_draining
             && self

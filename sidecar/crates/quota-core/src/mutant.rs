@@ -72,6 +72,12 @@ mutants! {
     DeniedValueCounts,
     /// A repeated answer, which says nothing of other values than it marked, is taken for a mark of theirs.
     RepeatMarksOthers,
+    /// A mark that another sidecar was told of is taken back: two values are admitted on one unit.
+    OthersMarkTakenBack,
+    /// A mark that a failover brought back is believed, though it may have been taken back in what was lost.
+    LostMarksBelieved,
+    /// A mark on which an admitted call counts is taken back: the same.
+    CountedMarkTakenBack,
     /// A mark is lowered before it is durable: what a restart takes over is spent already.
     MarkAfterUse,
     /// A settlement is carried out each time that it is told.

@@ -26,6 +26,8 @@ pub(crate) struct Waiter {
     pub(crate) queues: Vec<Key>,
     /// Token buckets from which units were asked for it.
     pub(crate) lent: Vec<Key>,
+    /// Buckets that were asked for a unit of its value.
+    pub(crate) brought: Vec<Key>,
 }
 
 /// All checks that wait.

@@ -26,6 +26,7 @@ const WINDOW_US: i64 = 60_000_000;
 fn world(seed: u64, rules: Vec<LimitRule>) -> World {
     let mut world = World::new(seed, NODES);
     world.count_values("users", "user");
+    world.count_values("devices", "device");
     let plan = Plan {
         length_us: WINDOW_US,
         is_rolling: false,
@@ -84,6 +85,165 @@ fn answers_are_those_of_a_set() {
     }
 }
 
+/// A call that brings a value and costs requests as well.
+fn visit(name: u64, requests: u64) -> CheckRequest {
+    let mut check = user(name);
+    check.costs.push(Cost {
+        meter: "requests".into(),
+        units: requests,
+    });
+    check
+}
+
+/// Values that the limits `users` and `visitors` count, once everything has arrived.
+fn counted(world: &mut World) -> (u64, u64) {
+    let mut limits = Vec::new();
+    for _ in 0..2 {
+        world.run_for(3_000_000);
+        // Who looks is told what is known, and asks for what the others used since.
+        let now = world.now_of(0);
+        limits = world.nodes[0].engine.quota(now, "t", &[]).unwrap();
+        world.carry(0);
+    }
+    let used = |name: &str| {
+        let limit = limits.iter().find(|limit| &*limit.name == name);
+        limit.unwrap().used
+    };
+    (used("users"), used("visitors"))
+}
+
+/// A call that one limit denies is counted by none: not the value by another limit on values, wherever the call is made
+/// and however often. (A sidecar that is told of a value at the moment at which another takes its mark back leaves it
+/// counted.)
+#[test]
+fn what_one_limit_denies_no_other_counts() {
+    for (users, visitors) in [(2, 5), (5, 2)] {
+        let rules = vec![
+            window_rule("users", "users", users),
+            window_rule("visitors", "users", visitors),
+            window_rule("requests", "requests", 100),
+        ];
+        let mut world = world(11, rules);
+        for name in 0..9 {
+            for node in 0..NODES {
+                let expected = if name < 2 {
+                    Reason::Allowed
+                } else {
+                    Reason::QuotaExhausted
+                };
+                assert_eq!(expected, world.decide(node, &visit(name, 1)).reason);
+                world.run_for(5_000);
+            }
+        }
+        assert_eq!((2, 2), counted(&mut world));
+    }
+}
+
+/// While nothing is lost, a call that brings two values is admitted where both limits have room, and else leaves each as it
+/// was: two sets say the same, through every order of calls at three sidecars.
+#[test]
+fn several_limits_are_taken_from_all_or_none() {
+    for seed in 0..40 {
+        let amounts = [[3, 6], [8, 4], [20, 20], [1, 2]][(seed % 4) as usize];
+        let rules = vec![
+            window_rule("users", "users", amounts[0]),
+            window_rule("visitors", "devices", amounts[1]),
+        ];
+        let mut world = world(seed, rules);
+        let mut seen = [BTreeSet::new(), BTreeSet::new()];
+        for turn in 0..120 {
+            let node = node_of(&mut world);
+            let names = [world.rng.below(12), world.rng.below(12)];
+            let mut check = user(names[0]);
+            let device = names[1].to_string();
+            check.attributes.insert(0, ("device".into(), device.into()));
+            check.costs.push(Cost {
+                meter: "devices".into(),
+                units: 1,
+            });
+            let fits = (0..2).all(|place| {
+                seen[place].contains(&names[place]) || (seen[place].len() as u64) < amounts[place]
+            });
+            let expected = if fits {
+                Reason::Allowed
+            } else {
+                Reason::QuotaExhausted
+            };
+            let decision = world.decide(node, &check);
+            assert_eq!(expected, decision.reason, "seed {seed}, turn {turn}");
+            if fits {
+                for (set, name) in seen.iter_mut().zip(names) {
+                    set.insert(name);
+                }
+            }
+            // What comes back is on its way for a moment.
+            world.run_for(5_000);
+        }
+        let count = |place: usize| seen[place].len() as u64;
+        assert_eq!((count(0), count(1)), counted(&mut world), "seed {seed}");
+    }
+}
+
+/// A value whose caller went away before its unit came is not counted.
+#[test]
+fn who_goes_away_leaves_no_mark() {
+    let rules = vec![
+        window_rule("users", "users", 2),
+        window_rule("visitors", "users", 3),
+    ];
+    let mut world = world(12, rules);
+    assert_eq!(Reason::Allowed, world.decide(0, &user(1)).reason);
+    for name in 2..9 {
+        let ticket = world.check(0, &user(name));
+        world.nodes[0].engine.cancel(ticket);
+        world.run_for(5_000);
+    }
+    assert_eq!(Reason::Allowed, world.decide(1, &user(9)).reason);
+    assert_eq!((2, 2), counted(&mut world));
+}
+
+/// Runs one schedule with several limits in each call, every loss that there is, and the same values at all sidecars at
+/// once; answers what was admitted beyond the limits.
+fn overshoot_of_several(seed: u64) -> u64 {
+    let amount = [1, 2, 8][(seed % 3) as usize];
+    let rules = vec![
+        window_rule("users", "users", amount + seed % 2),
+        window_rule("visitors", "users", amount + 1 - seed % 2),
+        window_rule("requests", "requests", 6 * amount),
+    ];
+    let mut world = world(seed, rules);
+    world.verdicts = Some(Vec::new());
+    let is_lossy = seed % 4 > 0;
+    world.weather = Weather {
+        delay_max_us: 3_000,
+        loss: if is_lossy { 30 } else { 0 },
+        repeat: 30,
+        late: if is_lossy { 30 } else { 0 },
+    };
+    for _ in 0..300 {
+        let name = world.rng.below(amount * 2 + 2);
+        for _ in 0..=world.rng.below(3) {
+            let (node, cost) = (node_of(&mut world), world.rng.below(4));
+            world.check(node, &visit(name, cost));
+        }
+        if is_lossy && world.rng.chance(30) {
+            trouble(&mut world);
+        }
+        let pause_us = world.rng.below(8_000);
+        world.run_for(pause_us);
+    }
+    world.run_for(1_000_000);
+    most_values(&mut world).saturating_sub(amount)
+}
+
+/// Whatever is lost while marks are taken back, no window admits more distinct values than the smallest of its limits.
+#[test]
+fn what_is_taken_back_is_never_admitted_on() {
+    for seed in 0..200 {
+        assert_eq!(0, overshoot_of_several(seed), "seed {seed}");
+    }
+}
+
 /// Runs one schedule with every loss that there is; answers what was admitted beyond the limit.
 fn overshoot(seed: u64) -> u64 {
     let amount = [1, 5, 40][(seed % 3) as usize];
@@ -106,6 +266,11 @@ fn overshoot(seed: u64) -> u64 {
         world.run_for(pause_us);
     }
     world.run_for(1_000_000);
+    most_values(&mut world).saturating_sub(amount)
+}
+
+/// The most distinct values that a window admitted.
+fn most_values(world: &mut World) -> u64 {
     let kept = world.verdicts.take().unwrap();
     let admitted = kept
         .iter()
@@ -116,12 +281,8 @@ fn overshoot(seed: u64) -> u64 {
         let value = verdict.request.attributes[0].1.clone();
         by_window.entry(window).or_default().insert(value);
     }
-    let most = by_window
-        .values()
-        .map(|set| set.len() as u64)
-        .max()
-        .unwrap_or(0);
-    most.saturating_sub(amount)
+    let counts = by_window.values().map(|set| set.len() as u64);
+    counts.max().unwrap_or(0)
 }
 
 fn trouble(world: &mut World) {
@@ -318,9 +479,15 @@ fn reservations_leave_the_value_counted() {
 #[test]
 fn mutants_of_values_are_found() {
     use quota_core::mutant::{self, Mutant};
-    for broken in [Mutant::DeniedValueCounts, Mutant::RepeatMarksOthers] {
+    for broken in [
+        Mutant::DeniedValueCounts,
+        Mutant::RepeatMarksOthers,
+        Mutant::OthersMarkTakenBack,
+        Mutant::LostMarksBelieved,
+        Mutant::CountedMarkTakenBack,
+    ] {
         mutant::set(Some(broken));
-        let found = (0..400).find(|seed| overshoot(*seed) > 0);
+        let found = (0..400).find(|seed| overshoot(*seed) > 0 || overshoot_of_several(*seed) > 0);
         mutant::set(None);
         println!("{broken:?}: seed {found:?}");
         assert!(found.is_some(), "{broken:?} is not found");

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-FUNCTION_LIBRARY_VERSION: Final = "5"
+FUNCTION_LIBRARY_VERSION: Final = "6"
 """The version that `tollkeeper.lua` says of itself; raise both with every change of behaviour."""
 
 

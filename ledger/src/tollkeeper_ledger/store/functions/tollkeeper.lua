@@ -7,7 +7,7 @@
 -- Notices are published before anything is written, so that a refused publish leaves nothing half done.
 -- All keys and the channel of one call share a hash tag.
 
-local VERSION = '5'
+local VERSION = '6'
 local UNITS_MAX = 9007199254740991 -- 2^53 - 1: Lua numbers are doubles, whole numbers up to here are exact
 local VALUES_MAX = 64 -- values in one call
 local EXPIRE_MARGIN_S = 3600
@@ -83,7 +83,10 @@ end
 -- Pools --------------------------------------------------------------------------------------------------------------
 -- pool: generation fence total granted returned seq final closed wanted amount_version expire_at
 -- holders: one field per holder, request_seq:granted_cum:returned_cum:last_give:consumed_cum:over_cum
--- values: one field per distinct value of a unique meter: 1 = it has a unit, 0 = it was seen beyond the limit.
+-- values: one field per distinct value of a unique meter: 1 = it has a unit, 0 = it was seen beyond the limit,
+--   request_seq:generation:holder = it has the unit that this holder got by this request, and nobody else was told so:
+--   the holder may take it back as long as that stands there. `fence` is the history in which the marks were written last,
+--   `since` the first generation in it: an own mark of an older one may have been taken back in a suffix that was lost.
 -- free = total - granted + returned. wanted = the smallest need refused since the last notice, 0 = none.
 
 -- Opens one generation with what is in it; nil where it is open, or a later one is: then the number of that.
@@ -244,7 +247,7 @@ local function seat_of(keys, generation, name, ask, witness_seq)
   local stored, refusal = live(keys[1], generation,
     'total', 'granted', 'returned', 'seq', 'final', 'closed', 'wanted', 'expire_at')
   if not stored then return nil, refusal end
-  local pool = {total = tonumber(stored[3]), granted = tonumber(stored[4]), returned = tonumber(stored[5]),
+  local pool = {fence = stored[2], total = tonumber(stored[3]), granted = tonumber(stored[4]), returned = tonumber(stored[5]),
     seq = tonumber(stored[6]), final = stored[7], closed = stored[8] == '1', wanted = tonumber(stored[9]),
     expire_at = stored[10]}
   if pool.seq < witness_seq then return nil, {'ERR', 'ROLLBACK', text_of(pool.seq)} end
@@ -278,71 +281,160 @@ local function lease_grant(keys, args)
   return grant_now(keys, args[2], pool, holder, ask, args[11])
 end
 
--- What each value is told: K = it has a unit, D = there is none for it, O and o = it has none and is beyond the limit, now
--- or since before. Answers these letters, the units that it takes, whether any was refused, and the marks to set.
-local function judge_values(values, known, free, is_beyond_noted)
-  local letters, marks, now, give, is_refused = {}, {}, {}, 0, false
+-- What stands at a value of which only the holder that marked it was told.
+local function own_mark(request_seq, generation, holder)
+  return text_of(request_seq) .. ':' .. text_of(generation) .. ':' .. holder
+end
+
+-- Reads what stands at values: nil where nothing does that counts. Second, what is to be written with the next marks.
+local function read_marks(values_key, values, pool, generation)
+  local stored = redis.call('HMGET', values_key, 'fence', 'since', unpack(values))
+  local since, head = tonumber(stored[2] or '0'), {}
+  if stored[1] ~= pool.fence then
+    since, head = generation, {'fence', pool.fence, 'since', text_of(generation)}
+  end
+  local known = {}
+  for i = 1, #values do
+    local mark = stored[i + 2]
+    local made_in = mark and string.match(mark, ':(%d+):')
+    known[i] = mark and not (made_in and tonumber(made_in) < since) and mark or false
+  end
+  return known, head
+end
+
+-- What each value is told: N = it has a unit by this request, K = it had one, D = there is none for it, O and o = it has
+-- none and is beyond the limit, now or since before. Answers these letters, the units that it takes, whether any was
+-- refused, and the marks to set. Whoever is told K may count on it, so the mark is nobody's own any more.
+local function judge_values(values, known, free, is_beyond_noted, own)
+  local letters, now, give, is_refused = {}, {}, 0, false
   for i, value in ipairs(values) do
     local before = now[value] or known[i]
-    if before == '1' then
+    if before == own then
+      letters[i] = 'N'
+    elseif before and before ~= '0' then
       letters[i] = 'K'
+      if before ~= '1' then now[value] = '1' end
     elseif give < free then
-      letters[i], give, now[value] = 'K', give + 1, '1'
+      letters[i], give, now[value] = 'N', give + 1, own
     else
       is_refused = true
       letters[i] = is_beyond_noted and (before == '0' and 'o' or 'O') or 'D'
       if letters[i] == 'O' then now[value] = '0' end
     end
   end
-  for value, mark in pairs(now) do
-    marks[#marks + 1] = value
-    marks[#marks + 1] = mark
+  return table.concat(letters), give, is_refused, now
+end
+
+-- What a repeat may say of values: ? where the request that it repeats told nothing of them.
+local function judge_values_again(known, own)
+  local letters = {}
+  for i, mark in ipairs(known) do letters[i] = mark == own and 'N' or mark == '1' and 'K' or '?' end
+  return table.concat(letters)
+end
+
+-- Reads values and, marked by =, those on whose own marks admitted calls count; nil where one is no value.
+local function read_values(args, first)
+  local values, settled = {}, {}
+  for i = first, #args do
+    local sign, value = string.match(args[i], '^(=?)(.*)$')
+    if not holder_name(value) then return nil end
+    local list = sign == '=' and settled or values
+    list[#list + 1] = value
   end
-  return table.concat(letters), give, is_refused, marks
+  if #values < 1 or #values > VALUES_MAX or #settled > VALUES_MAX then return nil end
+  return values, settled
 end
 
 -- values_grant  KEYS pool holders values
 -- ARGV generation holder_hex request_seq returned_cum consumed_cum over_cum witness_seq holder_count channel
---      notes_beyond value_hex...
+--      notes_beyond value_hex... =value_hex...
 -- A unit for each value that has none in this window yet, in their order, as long as there are any: the value is marked and
 -- its unit granted at once, so that there are never more values with a unit than units granted. Repeats as lease_grant
 -- does: a repeat marks nothing and says ? of a value that has no unit. With notes_beyond a final pool marks those beyond
--- it, so that each counts once. Answers as lease_grant, with one letter per value after it.
+-- it, so that each counts once. After = stand values that this holder marked before and on which it admitted calls: their
+-- marks are not its own any more. Answers as lease_grant, with one letter per value after it.
 local function values_grant(keys, args)
   local generation, witness_seq, notes_beyond = units(args[1]), units(args[7]), flag(args[10])
   local ask = {request_seq = units(args[3]), need = 1, want = 0, returned_cum = units(args[4]),
     consumed_cum = units(args[5]), over_cum = units(args[6]), holder_count = units(args[8])}
-  local count = #args - 10
+  local values, settled = read_values(args, 11)
   if not (generation and holder_name(args[2]) and ask.request_seq and ask.request_seq > 0 and ask.returned_cum
-      and ask.consumed_cum and ask.over_cum and witness_seq and ask.holder_count and notes_beyond and count >= 1
-      and count <= VALUES_MAX) then
+      and ask.consumed_cum and ask.over_cum and witness_seq and ask.holder_count and notes_beyond and values) then
     return {'ERR', 'RANGE'}
-  end
-  local values = {}
-  for i = 1, count do
-    values[i] = args[10 + i]
-    if not holder_name(values[i]) then return {'ERR', 'RANGE'} end
   end
   local pool, holder = seat_of(keys, generation, args[2], ask, witness_seq)
   if not pool then return holder end
-  local known = redis.call('HMGET', keys[3], unpack(values))
+  local known, head = read_marks(keys[3], values, pool, generation)
+  local own = own_mark(ask.request_seq, generation, args[2])
   local reply, letters, marks
   if holder.is_repeat then
-    letters = {}
-    for i = 1, count do letters[i] = known[i] == '1' and 'K' or '?' end
-    letters, marks = table.concat(letters), {}
+    letters, marks = judge_values_again(known, own), {}
     reply = grant_again(keys, pool, holder, 0, args[9])
   else
     local free = pool.total - pool.granted + pool.returned + ask.returned_cum - holder.returned
-    letters, ask.give, ask.is_refused, marks = judge_values(values, known, free, notes_beyond == 1 and pool.final == '1')
+    local notes = notes_beyond == 1 and pool.final == '1'
+    letters, ask.give, ask.is_refused, marks = judge_values(values, known, free, notes, own)
+    if not ask.is_refused then ask.need = 0 end
     reply = grant_now(keys, args[2], pool, holder, ask, args[9])
   end
   if reply[1] ~= 'OK' then return reply end
-  if #marks > 0 then
-    redis.call('HSET', keys[3], unpack(marks))
+  local ending = ':' .. text_of(generation) .. ':' .. args[2]
+  for i, mark in ipairs(#settled > 0 and redis.call('HMGET', keys[3], unpack(settled)) or {}) do
+    if mark and string.sub(mark, -#ending) == ending then marks[settled[i]] = '1' end
+  end
+  for value, mark in pairs(marks) do
+    head[#head + 1] = value
+    head[#head + 1] = mark
+  end
+  if next(marks) then
+    redis.call('HSET', keys[3], unpack(head))
     redis.call('EXPIREAT', keys[3], pool.expire_at)
   end
   reply[#reply + 1] = letters
+  return reply
+end
+
+-- values_return  KEYS pool holders values
+-- ARGV generation holder_hex request_seq returned_cum consumed_cum over_cum witness_seq holder_count channel
+--      (mark_seq value_hex)...
+-- Takes marks back that this holder set by its request mark_seq of this generation and that no call came to count on: the
+-- mark goes and its unit is free again, in one step. One that somebody else was told of stays, and so does its unit.
+-- consumed_cum counts the units in question; each that comes back moves from it to the holder's cumulative return.
+-- Repeats as lease_grant does. Answers as lease_grant, with the holder's cumulative return after it: what that is above
+-- the first request's returned_cum came back.
+local function values_return(keys, args)
+  local generation, witness_seq = units(args[1]), units(args[7])
+  local ask = {request_seq = units(args[3]), need = 0, want = 0, give = 0, returned_cum = units(args[4]),
+    consumed_cum = units(args[5]), over_cum = units(args[6]), holder_count = units(args[8])}
+  local count = (#args - 9) / 2
+  if not (generation and holder_name(args[2]) and ask.request_seq and ask.request_seq > 0 and ask.returned_cum
+      and ask.consumed_cum and ask.over_cum and witness_seq and ask.holder_count and count >= 1 and count % 1 == 0
+      and count <= VALUES_MAX and count <= ask.consumed_cum) then
+    return {'ERR', 'RANGE'}
+  end
+  local values, own, seen = {}, {}, {}
+  for i = 1, count do
+    local mark_seq, value = units(args[8 + 2 * i]), args[9 + 2 * i]
+    if not (mark_seq and holder_name(value)) or seen[value] then return {'ERR', 'RANGE'} end
+    values[i], own[i], seen[value] = value, own_mark(mark_seq, generation, args[2]), true
+  end
+  local pool, holder = seat_of(keys, generation, args[2], ask, witness_seq)
+  if not pool then return holder end
+  local reply
+  if holder.is_repeat then
+    reply = grant_again(keys, pool, holder, 0, args[9])
+    reply[#reply + 1] = text_of(holder.returned)
+    return reply
+  end
+  local gone = {}
+  for i, mark in ipairs((read_marks(keys[3], values, pool, generation))) do
+    if mark == own[i] then gone[#gone + 1] = values[i] end
+  end
+  ask.returned_cum, ask.consumed_cum = ask.returned_cum + #gone, ask.consumed_cum - #gone
+  reply = grant_now(keys, args[2], pool, holder, ask, args[9])
+  if reply[1] ~= 'OK' then return reply end
+  if #gone > 0 then redis.call('HDEL', keys[3], unpack(gone)) end
+  reply[#reply + 1] = text_of(ask.returned_cum)
   return reply
 end
 
@@ -370,5 +462,6 @@ redis.register_function('pool_extend', pool_extend)
 redis.register_function('pool_close', pool_close)
 redis.register_function('lease_grant', lease_grant)
 redis.register_function('values_grant', values_grant)
+redis.register_function('values_return', values_return)
 redis.register_function('witness_show', witness_show)
 redis.register_function{function_name = 'tollkeeper_version', callback = tollkeeper_version, flags = {'no-writes'}}

@@ -290,6 +290,19 @@ impl Balance {
         }
     }
 
+    /// Books units of a pool's generation that were spent here as returned to it, because it took them back. Answers how
+    /// many: never more than are spent.
+    pub(crate) fn take_back(&mut self, generation: u64, units: Units) -> Units {
+        self.attribute();
+        let source = self.source(generation);
+        let units = units.min(source.spent());
+        source.given_back = source.given_back.saturating_add(units);
+        source.returned_pool = source.returned_pool.saturating_add(units);
+        source.told_pool = source.told_pool.saturating_add(units);
+        self.given_back = self.given_back.saturating_add(units);
+        units
+    }
+
     /// Lowers the balance to `keep` and books the difference as returned, newest source first. Units of `pool` (the
     /// generation that serves now) go back to it, all others to the ledger. Answers what left for the pool.
     pub(crate) fn give_back(&mut self, keep: Units, pool: Option<u64>) -> Units {
@@ -384,6 +397,7 @@ mod tests {
         KeepApart(Units, Units),
         CallUp(Units),
         Unspend(Units),
+        TakeBack(u64, Units),
         Exceed(Units),
         Keep(Units),
         Release(Units),
@@ -403,6 +417,7 @@ mod tests {
             (0_u64..20, 0_u64..20).prop_map(|(units, spare)| Move::KeepApart(units, spare)),
             (0_u64..20).prop_map(Move::CallUp),
             (0_u64..30).prop_map(Move::Unspend),
+            (0_u64..4, 0_u64..9).prop_map(|(source, units)| Move::TakeBack(source, units)),
             (0_u64..10).prop_map(Move::Exceed),
             (0_u64..30).prop_map(Move::Keep),
             (0_u64..30).prop_map(Move::Release),
@@ -427,6 +442,7 @@ mod tests {
             Move::KeepApart(units, spare) => balance.keep_apart(units, spare),
             Move::CallUp(units) => drop(balance.call_up(units)),
             Move::Unspend(units) => drop(balance.unspend(units)),
+            Move::TakeBack(source, units) => drop(balance.take_back(source, units)),
             Move::Exceed(units) => balance.exceed(units),
             Move::Keep(units) => balance.keep(units),
             Move::Release(left) => balance.release(&balance.lower_parts(left)),

@@ -19,6 +19,11 @@ impl Engine {
     /// Takes the units of every charge; all verdicts let the call pass.
     pub(crate) fn commit(&mut self, now: Now, request: &CheckRequest) {
         let charges = std::mem::take(&mut self.charges);
+        if request.mode != Mode::Peek {
+            for key in charges.iter().filter_map(|charge| charge.bucket) {
+                self.settle_value(key, request);
+            }
+        }
         match request.mode {
             Mode::Peek => {}
             Mode::GiveBack => {

@@ -55,7 +55,9 @@ impl Engine {
         {
             self.tell_of_returns(now, key, id);
             self.return_to_ledger(now, key, id);
-            self.return_to_pool(now, key, id);
+            if !self.take_marks_back(now, key, id) {
+                self.return_to_pool(now, key, id);
+            }
         }
     }
 

@@ -341,6 +341,7 @@ impl Engine {
         };
         if window.fault.take().is_some() {
             window.pool = None;
+            window.values.lose_marks();
         }
         window.enter_lease(lease.epoch, lease.granted_cum, lease.give);
         window.valid_for_us = lease.valid_for_us;
@@ -390,6 +391,7 @@ impl Engine {
             }
             _ => {
                 window.pool = Some(pool);
+                window.values.lose_marks();
                 window.await_channel = false;
                 window.proof = None;
             }

@@ -116,6 +116,7 @@ impl Engine {
         generation: u64,
         reply: Reply,
     ) {
+        let wanted = self.values_wanted(now, key, id);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
@@ -136,10 +137,13 @@ impl Engine {
         } else {
             (reply, Box::default())
         };
+        let is_refused = matches!(reply, Ok(FunctionReply::Error(_)));
         let used_before = window.own_use();
         match read_grant(reply) {
             _ if is_late => {}
-            Ok(grant) if counts_values => take_values(window, &grant, &letters, &ask, notices),
+            Ok(grant) if counts_values => {
+                take_values(window, &grant, &letters, &ask, notices, &wanted);
+            }
             Ok(grant) => take_grant(window, &grant, &ask, returned_cum, notices, apart),
             Err(Trouble::Fault(fault)) => {
                 let is_unsure = window
@@ -153,18 +157,23 @@ impl Engine {
                 window.is_fault_untold = window.fault.is_some();
                 window.proof = None;
                 window.low_mark = 0;
+                window.values.lose_marks();
             }
             Err(Trouble::Silence(is_unsure)) => {
                 if let Some(pool) = window.pool.as_mut().filter(|_| is_unsure) {
                     pool.unsure = Some(ask);
                     pool.is_return_unsure = true;
                 }
+                if is_refused {
+                    // Of a library that does not know the function: nothing is asked in vain for ever.
+                    window.values.sent_back = None;
+                }
                 bucket.ahead_steps = 0;
             }
         }
         // Values are used when their unit comes.
         let used = bucket.window_mut(id).map_or(0, |window| window.own_use());
-        if counts_values && used > used_before {
+        if counts_values && used != used_before {
             self.mark_moved(key);
         }
         self.after_grant(now, key, id, ask.need == 0);

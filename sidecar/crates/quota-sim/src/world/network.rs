@@ -156,9 +156,12 @@ impl World {
                 }));
             }
             Command::Redis(calls) => {
-                let grants = calls
-                    .iter()
-                    .filter(|call| matches!(call.function, "lease_grant" | "values_grant"));
+                let grants = calls.iter().filter(|call| {
+                    matches!(
+                        call.function,
+                        "lease_grant" | "values_grant" | "values_return"
+                    )
+                });
                 facts.extend(grants.map(|call| {
                     Fact::Returning {
                         holder,

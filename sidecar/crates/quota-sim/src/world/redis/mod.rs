@@ -28,8 +28,8 @@ use super::fact::{Fact, Log};
 #[derive(Clone, Debug, Default)]
 pub struct Data {
     pools: BTreeMap<Arc<str>, Pool>,
-    /// Values by their key: true = it has a unit.
-    values: BTreeMap<Arc<str>, BTreeMap<String, bool>>,
+    /// Values by their key.
+    values: BTreeMap<Arc<str>, values::Values>,
     markers: BTreeMap<Arc<str>, Marker>,
     buckets: BTreeMap<Arc<str>, TokenBucket>,
 }
@@ -188,6 +188,7 @@ impl Redis {
             "pool_close" => self.pool_close(server, call),
             "lease_grant" => self.lease_grant(server, call),
             "values_grant" => self.values_grant(server, call),
+            "values_return" => self.values_return(server, call),
             "bucket_open" => self.bucket_open(server, call, real_us),
             "bucket_take" => self.bucket_take(server, call, real_us),
             "bucket_give" => self.bucket_give(server, call, real_us),
