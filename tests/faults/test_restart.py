@@ -118,7 +118,11 @@ async def returned_after_a_kill(platform: Platform, sidecar: AddedSidecar, dead:
     busy = asyncio.create_task(dead.spend(10, 10_000))
     await dead.call(1, RESERVE)
     goal = dead.admitted + 2_000
-    await until(lambda: dead.admitted >= goal or busy.done(), "calls that keep a sidecar busy")
+
+    async def is_busy_enough() -> bool:
+        return dead.admitted >= goal or busy.done()
+
+    await wait_until(is_busy_enough, "calls that keep a sidecar busy")
     # Waits for the disk, and with it for every mark before it. Units that lay idle for 2 s would be returned, not kept.
     await dead.call(1, RESERVE)
     await asyncio.to_thread(sidecar.kill)
