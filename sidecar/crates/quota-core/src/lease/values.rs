@@ -334,14 +334,13 @@ pub(crate) fn take_values(
                 is_denied = true;
                 let is_final = grant.is_final && !window.is_noticed;
                 let proof = Proof::by_pool(ask, notices).filter(|_| is_final);
-                if mutant::is(Mutant::DeniedValueCounts) {
-                    window.values.set(value, Told::Counted);
-                } else if let Some(proof) = proof {
-                    let told = Told::Denied {
-                        proof,
-                        notices,
-                        generation,
-                    };
+                let told = proof.map(|proof| Told::Denied {
+                    proof,
+                    notices,
+                    generation,
+                });
+                let broken = mutant::is(Mutant::DeniedValueCounts).then_some(Told::Counted);
+                if let Some(told) = broken.or(told) {
                     window.values.set(value, told);
                 }
             }

@@ -44,6 +44,16 @@ impl Values {
         })
     }
 
+    /// What a repeat may say of values.
+    fn told(&self, asked: &[String], own: Mark, place: (u64, u64)) -> String {
+        let letters = asked.iter().map(|value| match self.get(value, place) {
+            Some(mark) if mark == own => 'N',
+            Some(Mark::Counted) => 'K',
+            _ => '?',
+        });
+        letters.collect()
+    }
+
     fn write(&mut self, marks: BTreeMap<String, Mark>, (fence, generation): (u64, u64)) {
         if !marks.is_empty() && self.history.is_none_or(|(history, _)| history != fence) {
             self.history = Some((fence, generation));
@@ -85,13 +95,7 @@ impl Redis {
         let (asked, told) = all.split_at(all.partition_point(|value| !value.starts_with('=')));
         let settled = known.settle(told, generation, holder);
         if let Some(seat) = seat.filter(|seat| seat.seq == number(call, 2)) {
-            let own = Mark::Own(seat.seq, generation, holder);
-            let letters = asked.iter().map(|value| match known.get(value, place) {
-                Some(mark) if mark == own => 'N',
-                Some(Mark::Counted) => 'K',
-                _ => '?',
-            });
-            let letters = letters.collect();
+            let letters = known.told(asked, Mark::Own(seat.seq, generation, holder), place);
             known.write(settled, place);
             let is_due = !pool.is_closed && pool.next_wanted(0, seat.give);
             let reply = answer(pool, &seat, letters);
@@ -113,9 +117,7 @@ impl Redis {
         marks.extend(settled);
         known.write(marks, place);
         let is_refused = letters.chars().any(|letter| !matches!(letter, 'K' | 'N'));
-        seat.give = give;
-        seat.seq = number(call, 2);
-        seat.returned = number(call, 3);
+        (seat.seq, seat.returned, seat.give) = (number(call, 2), number(call, 3), give);
         (seat.consumed, seat.over) = (number(call, 4), number(call, 5));
         seat.granted += seat.give;
         pool.granted += seat.give;
