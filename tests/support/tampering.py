@@ -22,6 +22,7 @@ TABLES = (
     "usage_record",
     "usage_record",
     "usage_id",
+    "usage_quarantine",
     "usage_chain",
     "usage_chain_head",
     "usage_rollup_minute",

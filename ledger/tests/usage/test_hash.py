@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.usage_hash import (
     h_start,
     hole_hash,
     merkle_root,
+    refused_hash,
     row_check,
     row_checks,
     row_hash,
@@ -103,6 +104,7 @@ def test_a_link_depends_on_everything_it_says() -> None:
         "h": bytes(32),
         "merkle_root": b"m" * 32,
         "rows_digest": b"r" * 32,
+        "refused_digest": b"q" * 32,
         "stored": 6,
         "duplicates": 7,
         "conflicts": 8,
@@ -110,7 +112,7 @@ def test_a_link_depends_on_everything_it_says() -> None:
         "holes": 10,
         "committed_us": 11,
     }
-    hashes = {"h": b"x" * 32, "merkle_root": b"y" * 32, "rows_digest": b"z" * 32}
+    hashes = {"h": b"x" * 32, "merkle_root": b"y" * 32, "rows_digest": b"z" * 32, "refused_digest": b"w" * 32}
     others = {**dict.fromkeys(fields, 99), "producer_id": UUID(int=9), **hashes}
     digests = {BatchBody(**{**fields, name: others[name]}).digest() for name in fields}
     body = BatchBody(**fields).digest()
@@ -130,6 +132,17 @@ def test_a_rows_hash_depends_on_everything_that_is_stored() -> None:
     rows |= {row_hash(b"c" * 32, **fields), row_hash(b"d" * 32, **fields)}
     assert len(fields) + 2 == len(rows) == len({row_check(row) for row in rows})
     assert rows_digest(sorted(rows)) != rows_digest(sorted(rows, reverse=True))
+
+
+def test_a_refused_rows_hash_depends_on_everything_that_is_kept() -> None:
+    """No field of a quarantined record can change without its hash and its check changing."""
+    fields: dict[str, Any] = {"tenant_id": bytes(16), "producer_id": b"p" * 16, "batch_id": 1, "seq": 2, "at_us": 3}
+    fields |= {"reason": "R", "field": "f", "content_hash": b"c" * 32, "record": b"{}"}
+    others = {"tenant_id": b"t" * 16, "producer_id": b"o" * 16, "batch_id": 9, "seq": 9, "at_us": 9}
+    others |= {"reason": "Rf", "field": "", "content_hash": b"d" * 32, "record": b"[]"}
+    rows = {refused_hash(**{**fields, name: others[name]}) for name in fields} | {refused_hash(**fields)}
+    assert len(fields) + 1 == len(rows) == len({row_check(row) for row in rows})
+    assert refused_hash(**{**fields, "reason": "Rf", "field": ""}) != refused_hash(**fields)
 
 
 @given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.text(max_size=20), st.integers(0, 2**62))))

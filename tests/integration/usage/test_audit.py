@@ -94,6 +94,8 @@ def is_located(done: Tampering, found: list[Finding], names: dict[object, str]) 
     for row in (done.before, after):
         if done.table in ("usage_record", "usage_id"):
             words = [f"id {row['id']!r}"]
+        elif done.table == "usage_quarantine":
+            words = [f"producer {row['producer_id'].hex}, number {row['seq']}"]
         elif done.table == "usage_chain":
             words = [str(row["position"])]
         elif done.table == "usage_chain_head":

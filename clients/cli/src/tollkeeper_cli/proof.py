@@ -107,7 +107,7 @@ def _batch(link: reports_pb2.ChainLink) -> bytes:
     head = _string("tollkeeper.batch.v1") + struct.pack("<q", link.batch_id) + link.producer_id
     span = struct.pack("<qqq", link.incarnation, link.first_seq, link.last_seq)
     counts = struct.pack("<qqqqq", link.stored, link.duplicates, link.conflicts, link.quarantined, link.holes)
-    hashes = link.h + link.merkle_root + link.rows_digest
+    hashes = link.h + link.merkle_root + link.rows_digest + link.refused_digest
     return sha256(head + span + hashes + counts + struct.pack("<q", link.committed_us)).digest()
 
 

@@ -10,6 +10,7 @@ from tollkeeper_ledger.domain.usage_chain import link_hash
 from tollkeeper_ledger.domain.usage_hash import (
     content_hash,
     merkle_root_by_tenant,
+    refused_hash,
     row_check,
     row_hash,
     rows_digest,
@@ -56,6 +57,26 @@ class AuditedRecord(NamedTuple):
     def name(self) -> str:
         """Give its key."""
         return f"tenant {self.tenant}, id {self.id!r}"
+
+
+class RefusedRecord(NamedTuple):
+    """A record in quarantine as it is stored."""
+
+    tenant_id: UUID
+    producer_id: UUID
+    seq: int
+    batch_id: int
+    reason: str
+    field: str
+    content_hash: bytes
+    record: bytes
+    at_us: int
+    row_check: int
+
+    @property
+    def name(self) -> str:
+        """Give its key."""
+        return f"producer {self.producer_id.hex}, number {self.seq}"
 
 
 def hashes_of(record: AuditedRecord) -> tuple[bytes, bytes]:
@@ -119,3 +140,29 @@ def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: in
     if rows_digest(rows) != body.rows_digest or merkle_root_by_tenant(hashes) != body.merkle_root:
         problem = f"holds {len(records)} records, not the {body.stored} that were chained, or others"
         yield Finding("usage_record", f"batch {body.batch_id}", problem)
+
+
+def check_refused(body: BatchBody, refused: Sequence[RefusedRecord]) -> Iterator[Finding]:
+    """Give what is wrong with what of a batch went to quarantine, in sequence order."""
+    hashes = [
+        refused_hash(
+            tenant_id=one.tenant_id.bytes,
+            producer_id=one.producer_id.bytes,
+            batch_id=one.batch_id,
+            seq=one.seq,
+            at_us=one.at_us,
+            reason=one.reason,
+            field=one.field,
+            content_hash=one.content_hash,
+            record=one.record,
+        )
+        for one in refused
+    ]
+    wrong = [one for one, hashed in zip(refused, hashes, strict=True) if row_check(hashed) != one.row_check]
+    for one in wrong:
+        yield Finding("usage_quarantine", one.name, "its fields are not those that were committed")
+    if not wrong and rows_digest(hashes) != body.refused_digest:
+        told = (
+            f"has {len(refused)} records in quarantine, not the {body.conflicts + body.quarantined} that were chained"
+        )
+        yield Finding("usage_quarantine", f"batch {body.batch_id}", f"{told}, or others")

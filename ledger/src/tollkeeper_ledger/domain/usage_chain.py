@@ -29,6 +29,8 @@ class BatchBody:
     merkle_root: bytes
     rows_digest: bytes
     """Over everything that is stored of the batch's records."""
+    refused_digest: bytes
+    """Over everything that is kept of those that went to quarantine."""
     stored: int
     duplicates: int
     conflicts: int
@@ -42,9 +44,8 @@ class BatchBody:
         head = len(_BODY_TAG).to_bytes(4, "little") + _BODY_TAG + _integers(self.batch_id) + self.producer_id.bytes
         span = _integers(self.incarnation, self.first_seq, self.last_seq)
         counts = _integers(self.stored, self.duplicates, self.conflicts, self.quarantined, self.holes)
-        return sha256(
-            head + span + self.h + self.merkle_root + self.rows_digest + counts + _integers(self.committed_us)
-        ).digest()
+        hashes = self.h + self.merkle_root + self.rows_digest + self.refused_digest
+        return sha256(head + span + hashes + counts + _integers(self.committed_us)).digest()
 
 
 def _integers(*numbers: int) -> bytes:

@@ -164,17 +164,40 @@ def row_checks(hashed: Sequence[bytes]) -> tuple[int, ...]:
     return struct.unpack("<" + "q24x" * len(hashed), b"".join(hashed))
 
 
+def refused_hash(
+    *,
+    tenant_id: bytes,
+    producer_id: bytes,
+    batch_id: int,
+    seq: int,
+    at_us: int,
+    reason: str,
+    field: str,
+    content_hash: bytes,
+    record: bytes,
+) -> bytes:
+    """Give the hash over everything that is stored of a record in quarantine."""
+    numbers = _REFUSED_NUMBERS.pack(batch_id, seq, at_us)
+    why = string_bytes(reason) + string_bytes(field)
+    return sha256(
+        _REFUSED_HEAD + tenant_id + producer_id + numbers + why + content_hash + sha256(record).digest()
+    ).digest()
+
+
 def row_check(hashed: bytes) -> int:
     """Give what a row carries of its own hash: the first 8 bytes as a signed integer."""
     return int.from_bytes(hashed[:8], "little", signed=True)
 
 
 def rows_digest(hashed: Iterable[bytes]) -> bytes:
-    """Give the hash over the rows of a batch, in sequence order."""
+    """Give the hash over rows of a batch, stored or refused ones, in sequence order."""
     return sha256(b"".join(hashed)).digest()
 
 
 _ROW_TAG = b"tollkeeper.row.v1"
 _ROW_HEAD = len(_ROW_TAG).to_bytes(4, "little") + _ROW_TAG
 _ROW_NUMBERS = struct.Struct("<qqqqq")
+_REFUSED_TAG = b"tollkeeper.refused.v1"
+_REFUSED_HEAD = len(_REFUSED_TAG).to_bytes(4, "little") + _REFUSED_TAG
+_REFUSED_NUMBERS = struct.Struct("<qqq")
 _LENGTH = struct.Struct("<I")

@@ -116,6 +116,7 @@ def _link(proof: UsageProof) -> reports_pb2.ChainLink:
         h=body.h,
         merkle_root=body.merkle_root,
         rows_digest=body.rows_digest,
+        refused_digest=body.refused_digest,
         stored=body.stored,
         duplicates=body.duplicates,
         conflicts=body.conflicts,

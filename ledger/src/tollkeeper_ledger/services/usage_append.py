@@ -15,7 +15,14 @@ from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
-from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, row_checks, row_hashes, rows_digest
+from tollkeeper_ledger.domain.usage_hash import (
+    merkle_root_by_tenant,
+    refused_hash,
+    row_check,
+    row_checks,
+    row_hashes,
+    rows_digest,
+)
 from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
@@ -156,10 +163,9 @@ async def _commit_entries(
         rows = await _store(conn, batch, stored, batch_id, names)
         await _keep_outcomes(conn, batch, stored, names, now)
     refused = {**problems, **conflicts}
-    if refused:
-        await add_quarantine(
-            conn, _refused(batch, refused, names), producer_id=producer.producer_id, batch_id=batch_id, now=now
-        )
+    refused_rows, refused_digest = _refused(batch, refused, names, batch_id=batch_id, now=now)
+    if refused_rows:
+        await add_quarantine(conn, refused_rows, producer_id=producer.producer_id, batch_id=batch_id, now=now)
     holes = holes_after(batch.source.holes, producer.committed_seq)
     if holes:
         await audit_holes(conn, holes, producer_id=producer.producer_id, now=now)
@@ -172,6 +178,7 @@ async def _commit_entries(
         h=batch.entry_h[-1],
         merkle_root=await asyncio.to_thread(_merkle_root, batch, stored),
         rows_digest=rows,
+        refused_digest=refused_digest,
         stored=len(stored),
         duplicates=len(taken) - len(conflicts),
         conflicts=len(conflicts),
@@ -327,20 +334,39 @@ async def _stamp_others(
     ]
 
 
-def _refused(batch: UsageBatch, refused: Mapping[int, Problem], names: _Names) -> list[Refused]:
+def _refused(
+    batch: UsageBatch, refused: Mapping[int, Problem], names: _Names, *, batch_id: int, now: datetime
+) -> tuple[list[Refused], bytes]:
+    """Give the rows of what is refused, in sequence order, and their digest."""
     records = batch.records
-    described = describe_records(batch, refused)
-    return [
-        Refused(
-            tenant_id=names.tenant(batch.tenants[records.tenant[at]]),
+    described = describe_records(batch, refused) if refused else {}
+    rows, hashes = [], []
+    for at, problem in sorted(refused.items()):
+        tenant_id = names.tenant(batch.tenants[records.tenant[at]])
+        hashed = refused_hash(
+            tenant_id=tenant_id.bytes,
+            producer_id=batch.source.producer_id.bytes,
+            batch_id=batch_id,
             seq=records.seqs[at],
+            at_us=to_us(now),
             reason=problem.reason,
             field=problem.field,
             content_hash=records.hashes[at],
             record=described[at],
         )
-        for at, problem in sorted(refused.items())
-    ]
+        hashes.append(hashed)
+        rows.append(
+            Refused(
+                tenant_id=tenant_id,
+                seq=records.seqs[at],
+                reason=problem.reason,
+                field=problem.field,
+                content_hash=records.hashes[at],
+                record=described[at],
+                row_check=row_check(hashed),
+            )
+        )
+    return rows, rows_digest(hashes)
 
 
 def _merkle_root(batch: UsageBatch, stored: Records) -> bytes:

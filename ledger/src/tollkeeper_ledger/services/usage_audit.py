@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link
+from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link, check_refused
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_rollup import roll_up
@@ -87,9 +87,10 @@ async def verify_usage(
 async def _strays(conn: Connection) -> list[Finding]:
     """Find what stands in no batch of the chain, or not where the chain says."""
     records, ids = await store.unchained_records(conn), await store.lone_ids(conn)
-    producers = await store.misplaced_producers(conn)
+    refused, producers = await store.unchained_refused(conn), await store.misplaced_producers(conn)
     return [
         *(Finding("usage_record", row, "stands in no batch of the chain") for row in records),
+        *(Finding("usage_quarantine", row, "stands in no batch of the chain") for row in refused),
         *(Finding("usage_id", row, "has no record") for row in ids),
         *(Finding("producer", one.hex, "stands elsewhere than its last link says") for one in producers),
     ]
@@ -178,6 +179,7 @@ async def _stream(
         if len(page) == _LINKS_AT_ONCE or link.position == stream.last:
             batches = [one.body.batch_id for one in page]
             rows = await store.batch_rows(conn, batches, names)
+            refused = await store.batch_refused(conn, batches)
             away = await archives.archived_counts(conn, batches)
             for one in page:
                 position += 1
@@ -189,6 +191,9 @@ async def _stream(
                     yield Finding("usage_chain", f"stream {stream.stream}, position {one.position}", problem)
                 gone = away.get(one.body.batch_id, 0)
                 for finding in check_batch(one.body, records, now_us=now_us, away=gone):
+                    if not problem or not finding.row.startswith("batch "):
+                        yield finding
+                for finding in check_refused(one.body, refused.get(one.body.batch_id, [])):
                     if not problem or not finding.row.startswith("batch "):
                         yield finding
                 previous, position = one.hash, one.position

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.usage_audit import AuditedRecord
+from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord
 from tollkeeper_ledger.domain.usage_rollup import RollupKey, Rollups, RollupSum, StateKey, ValueKey
 from tollkeeper_ledger.store.clock import to_us
 from tollkeeper_ledger.store.queries import sql
@@ -75,6 +75,22 @@ async def batch_rows(
         )
         found.setdefault(record.batch_id, []).append(record)
     return found
+
+
+async def batch_refused(conn: Connection, batches: Sequence[int]) -> dict[int, list[RefusedRecord]]:
+    """Give what of batches went to quarantine, by batch, in sequence order."""
+    found: dict[int, list[RefusedRecord]] = {}
+    for row in await conn.fetch(sql("audit.batch_refused"), batches):
+        fields = dict(row)
+        at_us = to_us(fields.pop("quarantined_at"))
+        found.setdefault(row["batch_id"], []).append(RefusedRecord(**fields, at_us=at_us))
+    return found
+
+
+async def unchained_refused(conn: Connection) -> list[str]:
+    """Name quarantined records whose batch no link names."""
+    rows = await conn.fetch(sql("audit.unchained_refused"), FINDINGS_MAX, timeout=LONG_READ_S)
+    return [f"producer {row['producer_id'].hex}, number {row['seq']}" for row in rows]
 
 
 async def unchained_records(conn: Connection) -> list[str]:

@@ -71,6 +71,8 @@ class Refused:
     content_hash: bytes
     record: bytes
     """Canonical JSON."""
+    row_check: int
+    """What the row carries of its own hash."""
 
 
 async def find_tenants(conn: Connection, wire_ids: Iterable[str]) -> dict[str, UUID]:
@@ -152,6 +154,7 @@ async def add_quarantine(
         [one.field for one in refused],
         [one.content_hash for one in refused],
         [one.record for one in refused],
+        [one.row_check for one in refused],
     )
 
 

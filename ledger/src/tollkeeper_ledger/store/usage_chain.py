@@ -41,5 +41,6 @@ async def add_link(conn: Connection, body: BatchBody, *, stream: int) -> bytes:
         linked,
         from_us(body.committed_us),
         body.rows_digest,
+        body.refused_digest,
     )
     return linked

@@ -52,6 +52,7 @@ def link_of_row(row: Row) -> StoredLink:
         h=row["h"],
         merkle_root=row["merkle_root"],
         rows_digest=row["rows_digest"],
+        refused_digest=row["refused_digest"],
         stored=row["stored"],
         duplicates=row["duplicates"],
         conflicts=row["conflicts"],

@@ -79,8 +79,11 @@ CREATE TABLE usage_quarantine (
   -- The record as canonical JSON in UTF-8: bytes, because a refused record may hold what text can't.
   record bytea NOT NULL,
   quarantined_at timestamptz NOT NULL,
+  -- As in usage_record.
+  row_check bigint NOT NULL,
   PRIMARY KEY (tenant_id, producer_id, seq)
 );
+CREATE INDEX usage_quarantine_by_batch ON usage_quarantine USING brin (batch_id) WITH (pages_per_range = 16);
 
 -- How reservations ended whose records another producer than their home sent, until the home has taken it in. The home
 -- alone gives units back; without this it would never hear.
@@ -167,6 +170,8 @@ CREATE TABLE usage_chain (
   merkle_root bytea NOT NULL CONSTRAINT usage_chain_merkle_length CHECK (octet_length(merkle_root) = 32),
   -- Hash over the stored rows in sequence order, with what content hashes leave out.
   rows_digest bytea NOT NULL CONSTRAINT usage_chain_rows_length CHECK (octet_length(rows_digest) = 32),
+  -- The same over what went to quarantine.
+  refused_digest bytea NOT NULL CONSTRAINT usage_chain_refused_length CHECK (octet_length(refused_digest) = 32),
   stored integer NOT NULL,
   duplicates integer NOT NULL,
   conflicts integer NOT NULL,

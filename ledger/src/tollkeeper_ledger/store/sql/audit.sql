@@ -157,3 +157,13 @@ SELECT archived_months($1, $2) AS month;
 -- name: claim_month
 -- Takes a lock until the transaction ends, or says that another has it. $1 what for.
 SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
+
+-- name: batch_refused
+-- Gives what of batches went to quarantine, in sequence order. $1 batches.
+SELECT tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record, quarantined_at, row_check
+FROM usage_quarantine WHERE batch_id = ANY ($1::bigint[]) ORDER BY batch_id, seq, producer_id, tenant_id;
+
+-- name: unchained_refused
+-- Gives quarantined records whose batch no link names. $1 most.
+SELECT q.producer_id, q.seq FROM usage_quarantine q
+WHERE NOT EXISTS (SELECT FROM usage_chain c WHERE c.batch_id = q.batch_id) ORDER BY q.batch_id, q.seq LIMIT $1;

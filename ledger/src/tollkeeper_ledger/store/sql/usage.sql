@@ -220,12 +220,12 @@ DELETE FROM usage_rollup_value WHERE tenant_id = ANY ($1::uuid[]) AND quarter BE
 
 -- name: add_quarantine
 -- Keeps refused records. $1 producer id, $2 batch, $3 ledger time; columns $4 tenant ids, $5 seqs, $6 reasons,
--- $7 fields, $8 content hashes, $9 records.
+-- $7 fields, $8 content hashes, $9 records, $10 checks.
 INSERT INTO usage_quarantine
-  (tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record, quarantined_at)
-SELECT tenant_id, $1::uuid, seq, $2::bigint, reason, field, content_hash, record, $3::timestamptz
-FROM unnest($4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::bytea[])
-  AS refused (tenant_id, seq, reason, field, content_hash, record);
+  (tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record, quarantined_at, row_check)
+SELECT tenant_id, $1::uuid, seq, $2::bigint, reason, field, content_hash, record, $3::timestamptz, row_check
+FROM unnest($4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::bytea[], $10::bigint[])
+  AS refused (tenant_id, seq, reason, field, content_hash, record, row_check);
 
 -- name: audit_holes
 -- Notes holes in the audit log. $1 ledger time, $2 actor; columns $3 subjects, $4 what they say, as JSON.
@@ -246,7 +246,7 @@ SELECT position, hash FROM usage_chain_head WHERE stream = $1 FOR UPDATE;
 -- name: add_link
 -- Adds a link and moves the head to it. $1 stream, $2 position, $3 batch, $4 producer id, $5 incarnation, $6 first_seq,
 -- $7 last_seq, $8 h, $9 Merkle root, $10 stored, $11 duplicates, $12 conflicts, $13 quarantined, $14 holes, $15 hash,
--- $16 ledger time, $17 digest of the rows.
+-- $16 ledger time, $17 digest of the rows, $18 digest of what was refused.
 WITH head AS (
   UPDATE usage_chain_head
   SET position = $2, hash = $15, stored_total = stored_total + $10::integer,
@@ -255,8 +255,8 @@ WITH head AS (
 )
 INSERT INTO usage_chain
   (stream, position, batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, stored, duplicates,
-   conflicts, quarantined, holes, hash, committed_at, rows_digest)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+   conflicts, quarantined, holes, hash, committed_at, rows_digest, refused_digest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
 
 -- name: make_month
 -- Makes the partitions of a month. $1 its first day.

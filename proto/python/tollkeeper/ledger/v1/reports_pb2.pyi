@@ -1448,8 +1448,8 @@ Global___ProofStep: _TypeAlias = ProofStep  # noqa: Y015
 class ChainLink(_message.Message):
     """A link of the chain. Its hash = SHA-256("tollkeeper.link.v1", stream as u32, position as u64, previous_hash,
     SHA-256("tollkeeper.batch.v1", batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, rows_digest,
-    stored, duplicates, conflicts, quarantined, holes, committed_us)): tags with their length as u32 before them, numbers
-    as 8 bytes, all little-endian.
+    refused_digest, stored, duplicates, conflicts, quarantined, holes, committed_us)): tags with their length as u32
+    before them, numbers as 8 bytes, all little-endian.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1472,6 +1472,7 @@ class ChainLink(_message.Message):
     HOLES_FIELD_NUMBER: _builtins.int
     COMMITTED_US_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    REFUSED_DIGEST_FIELD_NUMBER: _builtins.int
     stream: _builtins.int
     """Stream."""
     position: _builtins.int
@@ -1508,6 +1509,8 @@ class ChainLink(_message.Message):
     """When it was committed, microseconds."""
     hash: _builtins.bytes
     """Its hash."""
+    refused_digest: _builtins.bytes
+    """Hash over the rows that went to quarantine."""
     def __init__(
         self,
         *,
@@ -1529,10 +1532,11 @@ class ChainLink(_message.Message):
         holes: _builtins.int = ...,
         committed_us: _builtins.int = ...,
         hash: _builtins.bytes = ...,
+        refused_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "committed_us", b"committed_us", "conflicts", b"conflicts", "duplicates", b"duplicates", "first_seq", b"first_seq", "h", b"h", "hash", b"hash", "holes", b"holes", "incarnation", b"incarnation", "last_seq", b"last_seq", "merkle_root", b"merkle_root", "position", b"position", "previous_hash", b"previous_hash", "producer_id", b"producer_id", "quarantined", b"quarantined", "rows_digest", b"rows_digest", "stored", b"stored", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "committed_us", b"committed_us", "conflicts", b"conflicts", "duplicates", b"duplicates", "first_seq", b"first_seq", "h", b"h", "hash", b"hash", "holes", b"holes", "incarnation", b"incarnation", "last_seq", b"last_seq", "merkle_root", b"merkle_root", "position", b"position", "previous_hash", b"previous_hash", "producer_id", b"producer_id", "quarantined", b"quarantined", "refused_digest", b"refused_digest", "rows_digest", b"rows_digest", "stored", b"stored", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
