@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.config import Settings
 
 
+_TRIES_MAX = 12
+"""Postgres itself waits 5 s for others to go."""
+
+
 class History:
     """A database, a backup of it, and the way back."""
 
@@ -27,8 +32,11 @@ class History:
         self._name = url.partition("?")[0].rpartition("/")[2]
 
     async def back_up(self) -> None:
-        """Copy the database as it is. Nobody may be connected."""
-        await self._run(f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
+        """Copy the database as it is. Nobody may be connected; of killed processes Postgres hears in a while."""
+        for _ in range(_TRIES_MAX):
+            with contextlib.suppress(asyncpg.ObjectInUseError):
+                return await self._run(f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
+        raise TimeoutError(f"somebody is connected to {self._name}")
 
     async def set_back(self) -> None:
         """Put the copy in the database's place, whoever is connected."""
