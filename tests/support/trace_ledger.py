@@ -6,6 +6,7 @@ and windows are kept; window ids are the real ledger's, matched at first sight.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.amounts import AmountFollower
 from tollkeeper_ledger.services.entries import Entry, FromBucket, FromWindow
+from tollkeeper_ledger.services.openings import Openings
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import Consumption, Return, ReturnService
 from tollkeeper_ledger.store.clock import ClockReading
@@ -202,6 +204,8 @@ class LedgerReplay:
             random_bytes=lambda count: uuid.uuid4().bytes[:count],
             restores=restores,
             functions=functions,
+            # The model knows no pauses: an hour goes by between any two looks.
+            openings=Openings(itertools.count(step=3600).__next__),
         )
         return _Desk(
             context,

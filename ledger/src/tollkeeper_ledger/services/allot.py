@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tollkeeper_ledger.domain.window_state import Pooled
 from tollkeeper_ledger.services.allot_batch import AllotBatch, BatchContext
 from tollkeeper_ledger.services.allot_buckets import BucketShards
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow
+from tollkeeper_ledger.services.openings import Openings
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.retry import retried
 
@@ -59,6 +61,7 @@ class AllotService:
             random_bytes=secrets.token_bytes,
             restores=restores,
             functions=functions,
+            openings=Openings(time.monotonic),
         )
         self._restores = restores
         restores.follow(set_back=self._context.days.clear)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.allot_buckets import BucketShards
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.services.entries import Entry, Result
+    from tollkeeper_ledger.services.openings import Openings
     from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.limits import Identity
@@ -67,6 +68,7 @@ class BatchContext:
     random_bytes: Callable[[int], bytes]
     restores: Restores
     functions: PoolFunctions
+    openings: Openings
     days: set[int] = field(default_factory=set)
     """Days whose partitions are known to be there."""
 
@@ -307,23 +309,28 @@ class AllotBatch:
         cursor = self._cursors[target.identity]
         follow_amount(row.state, amount=amount[0], amount_version=amount[1])
         row.state.generation_n = cursor.generation_n
-        answer = decide(
-            row.state,
-            self._as_seen_from_here(target.entry.ask, row),
-            kind=kind,
-            counts_values=self._context.tenants.counts_values(target.limit.rule.meter),
-        )
+        counts_values = self._context.tenants.counts_values(target.limit.rule.meter)
+        ask = self._as_seen_from_here(target.entry.ask, row, counts_values=counts_values)
+        answer = decide(row.state, ask, kind=kind, counts_values=counts_values)
         if kind in STANDING_KINDS and isinstance(answer, Denied):
             self._lacking.setdefault(target.identity, {})[target.entry.ask.holder] = max(1, target.entry.ask.need)
         if row.state.generation_n != cursor.generation_n:
             cursor.generation_n = row.state.generation_n
             cursor.changed = True
+            if row.state.ended and row.state.ended[-1].lost:
+                self._context.openings.note(row.window_id)
         if isinstance(answer, Refused):
             return answer
         return FromWindow(window=facts_of(row), answer=answer)
 
-    def _as_seen_from_here(self, ask: Ask, row: WindowRow) -> Ask:
-        """Say that the pool can't be reached where this is known here: the answer is then a lease, at once."""
+    def _as_seen_from_here(self, ask: Ask, row: WindowRow, *, counts_values: bool) -> Ask:
+        """Say that the pool can't be reached where this is known here: the answer is then a lease, at once.
+
+        So it is where the pool was opened just now for a lost one, and is lost as well. Distinct values need a pool all
+        the same.
+        """
+        if not counts_values and self._context.openings.are_paused(row.window_id, row.state.generation, ask):
+            return replace(ask, ledger_only=True)
         if self._redis_is_up or self._context.functions.serves(pool_keys(row.identity, row.window_id)):
             return ask
         return replace(ask, fault=PoolFault.UNREACHABLE)
