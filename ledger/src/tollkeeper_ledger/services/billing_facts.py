@@ -18,6 +18,7 @@ from tollkeeper_ledger.store.prepaid import (
     add_grant_entries,
     read_coupons,
     read_grants,
+    return_coupons,
     use_coupons,
 )
 
@@ -152,7 +153,7 @@ async def settle_reductions(
 
     The transaction has the tenant alone.
     """
-    if facts.coupons and any(line.amount_minor > 0 for line in rated.charges.lines):
+    if _uses_coupons(facts, rated):
         await use_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
     used = {use.grant_id: use.amount for use in rated.grants_used}
     entries: list[GrantEntry] = []
@@ -164,6 +165,28 @@ async def settle_reductions(
         # An opening closes no time, so nothing expires or comes again by it.
         if facts.stretches:
             entries.extend(_turn(grant, balance, facts.period))
+    await add_grant_entries(conn, tenant_id, entries, at=at, period_start=facts.period.start)
+
+
+def _uses_coupons(facts: PeriodFacts, rated: RatedPeriod) -> bool:
+    return bool(facts.coupons) and any(line.amount_minor > 0 for line in rated.charges.lines)
+
+
+async def return_reductions(
+    conn: Connection, facts: PeriodFacts, rated: RatedPeriod, tenant_id: UUID, *, at: datetime
+) -> None:
+    """Give back what a close used of coupons and grants: its invoice is void and nothing replaces it.
+
+    What comes back to a grant that is over expires with the next close. The transaction has the tenant alone.
+    """
+    if _uses_coupons(facts, rated):
+        await return_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
+    balances = {str(grant.grant_id): grant.balance for grant in await read_grants(conn, tenant_id)}
+    entries = [
+        GrantEntry(UUID(use.grant_id), "returned", use.amount, balances[use.grant_id] + use.amount)
+        for use in rated.grants_used
+        if use.amount
+    ]
     await add_grant_entries(conn, tenant_id, entries, at=at, period_start=facts.period.start)
 
 

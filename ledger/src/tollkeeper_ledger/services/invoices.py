@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     inputs_to_bytes,
     make_document,
+    rate_inputs,
     with_parties,
 )
+from tollkeeper_ledger.domain.period_facts import facts_from_json
+from tollkeeper_ledger.services.billing_facts import return_reductions
 from tollkeeper_ledger.services.invoices_close import (
     Closed,
     Held,
@@ -41,6 +45,7 @@ from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -190,17 +195,23 @@ async def void_invoice(
 ) -> StoredInvoice | None:
     """Void an invoice; give the one that replaces it where asked, of the same usage and prices.
 
-    The new one has seller's and payer's data and terms as they are now. Raises UnknownNameError; PreconditionError:
+    The new one has seller's and payer's data and terms as they are now, and uses the coupons and grants that the void
+    one used; where nothing replaces it, these get back what it used. Raises UnknownNameError; PreconditionError:
     something was paid or credited on it.
     """
     billed = await need_billed(conn, invoice_id)
+    # Grants move only while the tenant is locked; tenants are locked before numbers.
+    await lock_tenant(conn, billed.tenant_id)
     serial = await lock_numbers(conn, billed.account.seller_id)
     await void_receivable(conn, billed, note=note, act=act)
-    if not reissue:
-        return None
     stored = await read_stored_inputs(conn, invoice_id)
     if stored is None:
         raise UnknownNameError("invoice", str(invoice_id))
+    if not reissue:
+        definitions = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
+        facts, rated = facts_from_json(json.loads(stored.inputs)), rate_inputs(stored.inputs, definitions)
+        await return_reductions(conn, facts, rated, billed.tenant_id, at=act.now)
+        return None
     parties = await closes.read_parties(conn, billed.tenant_id)
     profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
     inputs = with_parties(stored.inputs, parties, profile.frozen())

@@ -42,7 +42,7 @@ class GrantEntry:
 
     grant_id: UUID
     kind: str
-    """`granted`, `used` or `expired`."""
+    """`granted`, `used`, `expired`, or `returned` by a void invoice."""
     amount: int
     """Below 0 where it leaves the grant."""
     balance: int
@@ -77,6 +77,11 @@ async def read_coupons(
 async def use_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
     """Count one invoice for these coupons."""
     await conn.execute(sql("billing.use_coupons"), tenant_id, coupon_ids)
+
+
+async def return_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
+    """Take one invoice, which became void, off these coupons' count; those without a count stay as they are."""
+    await conn.execute(sql("billing.return_coupons"), tenant_id, coupon_ids)
 
 
 async def add_coupon(

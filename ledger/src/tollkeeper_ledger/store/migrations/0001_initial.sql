@@ -374,10 +374,10 @@ CREATE TABLE prepaid_entry (
   entry_id bigint GENERATED ALWAYS AS IDENTITY,
   grant_id uuid NOT NULL,
   at timestamptz NOT NULL,
-  kind text NOT NULL CONSTRAINT prepaid_entry_kind_known CHECK (kind IN ('granted', 'used', 'expired')),
+  kind text NOT NULL CONSTRAINT prepaid_entry_kind_known CHECK (kind IN ('granted', 'used', 'expired', 'returned')),
   amount bigint NOT NULL,
   balance bigint NOT NULL CONSTRAINT prepaid_entry_balance_not_negative CHECK (balance >= 0),
-  -- The period whose close moved it; null for what an operator granted.
+  -- The period whose close moved it, or whose invoice became void; null for what an operator granted.
   period_start timestamptz,
   PRIMARY KEY (tenant_id, entry_id),
   CONSTRAINT prepaid_entry_grant FOREIGN KEY (tenant_id, grant_id) REFERENCES prepaid_grant (tenant_id, grant_id)

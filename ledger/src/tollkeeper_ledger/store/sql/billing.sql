@@ -129,6 +129,11 @@ ORDER BY created_at, coupon_id;
 UPDATE subscription_coupon SET periods_left = periods_left - 1
 WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
 
+-- name: return_coupons
+-- Takes an invoice that became void off coupons' count. $1 tenant id, $2 coupon ids.
+UPDATE subscription_coupon SET periods_left = periods_left + 1
+WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]);
+
 -- name: grants
 -- Gives a tenant's grants with their balances in the order in which they are used. $1 tenant id.
 SELECT g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,

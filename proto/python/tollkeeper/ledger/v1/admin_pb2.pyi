@@ -1491,7 +1491,7 @@ class GrantEntry(_message.Message):
     grant_id: _builtins.str
     """Grant."""
     kind: _builtins.str
-    """`granted`, `used` or `expired`."""
+    """`granted`, `used`, `expired`, or `returned` by a void invoice."""
     amount: _builtins.int
     """Below 0 where it leaves the grant."""
     balance: _builtins.int

@@ -1,0 +1,111 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""Void invoices give coupons' and grants' use back, once; what replaces one uses the same."""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from billing_bench import catalogue, use
+from stripe_shop import GRACE, HOUR, act_on
+from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
+from tollkeeper_ledger.services.invoices import void_invoice
+from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
+from tollkeeper_ledger.store.pool import connection, transaction
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from billing_bench import BillingBench
+    from usage_support import Log
+
+pytestmark = pytest.mark.asyncio
+
+MILLION = 1_000_000
+
+
+async def prepare(bench: BillingBench) -> tuple[UUID, Log]:
+    """Give a tenant two coupons of 10 %, one for two invoices, 10.00 of credit and 2 million tokens, and bill an hour.
+
+    5 million tokens, 1 of them included and 2 granted: 2 x 2.50 and 20.00 of fee, less a tenth and a tenth of the rest,
+    are 20.25; 10.00 of it are paid with credit.
+    """
+    await bench.apply(catalogue(bench.start, "code"))
+    async with transaction(bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        act = await act_on(conn)
+        for name, periods in (("once", 2), ("always", None)):
+            coupon = CouponAsked(name=name, percent=Decimal(10), amount_minor=None, periods=periods)
+            await add_coupon_to(conn, tenant_id, coupon, act, new_id=uuid.uuid4)
+        for meter, currency, amount in (("context_tokens", "", 2 * MILLION), ("", "USD", 1_000)):
+            grant = GrantAsked(
+                name=meter or "credit", meter=meter, currency=currency, amount=amount, priority=0, expires_at=None,
+                recurs=False, rollover_max=0,
+            )  # fmt: skip
+            await create_grant(conn, tenant_id, grant, act, new_id=uuid.uuid4)
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, use("a", bench.start, context_tokens=5 * MILLION), watermark=bench.start + HOUR)
+    await bench.run()
+    (row,) = await bench.rows("SELECT invoice_id FROM invoice")
+    invoice_id: UUID = row["invoice_id"]
+    return invoice_id, log
+
+
+async def standing(bench: BillingBench) -> dict[str, Any]:
+    """Give what is left of every coupon and grant; each grant's movements must add up to its balances."""
+    coupons = await bench.rows("SELECT name, periods_left FROM subscription_coupon")
+    entries = await bench.rows(
+        "SELECT name, e.amount, e.balance FROM prepaid_entry e JOIN prepaid_grant USING (grant_id) ORDER BY entry_id"
+    )
+    left: dict[str, Any] = {}
+    for entry in entries:
+        assert entry["balance"] == left.get(entry["name"], 0) + entry["amount"]
+        left[entry["name"]] = entry["balance"]
+    return {**left, **{coupon["name"]: coupon["periods_left"] for coupon in coupons}}
+
+
+async def void(bench: BillingBench, invoice_id: UUID, *, reissue: bool) -> UUID | None:
+    """Void an invoice; give what replaces it."""
+    async with transaction(bench.billing) as conn:
+        made = await void_invoice(conn, invoice_id, note="", reissue=reissue, act=await act_on(conn))
+    return None if made is None else made.invoice_id
+
+
+async def test_void_invoices_give_back_coupons_and_grants(bench: BillingBench) -> None:
+    """Used; issued again: used as before; that one void for good: all is back, once; the books are empty.
+
+    The next hour uses them anew. Every invoice verifies and is made again from raw records.
+    """
+    first, log = await prepare(bench)
+    (sums,) = await bench.rows("SELECT total_minor FROM invoice")
+    assert 1_025 == sums["total_minor"]
+    used = {"context_tokens": 0, "credit": 0, "once": 1, "always": None}
+    assert used == await standing(bench)
+    second = await void(bench, first, reissue=True)
+    assert second is not None
+    assert used == await standing(bench)
+    assert await void(bench, second, reissue=False) is None
+    back = {"context_tokens": 2 * MILLION, "credit": 1_000, "once": 2, "always": None}
+    assert back == await standing(bench)
+    with pytest.raises(PreconditionError, match="void already"):
+        await void(bench, second, reissue=False)
+    assert back == await standing(bench)
+    (books,) = await bench.rows(
+        "SELECT sum(CASE WHEN debit = 'revenue' THEN amount_minor WHEN credit = 'revenue' THEN -amount_minor END) "
+        "AS left FROM journal"
+    )
+    assert 0 == books["left"]
+    await bench.set_now(bench.start + 2 * HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + 2 * HOUR)
+    await bench.run()
+    assert {**back, "credit": 0, "once": 1} == await standing(bench)
+    for row in await bench.rows("SELECT invoice_id FROM invoice"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
+            made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
+            assert made.stored == made.document
