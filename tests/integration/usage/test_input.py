@@ -1,0 +1,62 @@
+"""Ways in of the ledger itself are producers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from http_support import METERED
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.usage_columns import Use
+from tollkeeper_ledger.rpc.registry import usage_input
+from tollkeeper_ledger.services.limits import open_limits
+from tollkeeper_ledger.services.usage_input import Fate, input_producer_id
+from tollkeeper_ledger.store.clock import to_us
+
+if TYPE_CHECKING:
+    from tollkeeper_ledger.app import Running
+    from tollkeeper_ledger.config import Settings
+
+PRODUCER = "SELECT state, watermark, committed_seq FROM producer WHERE producer_id = $1"
+RECEIVED = "SELECT max(received_at) FROM usage_record"
+
+
+def use(**changed: Any) -> Use:
+    """Give a record of now."""
+    fields = {
+        "tenant": "acme",
+        "id": f"i-{secrets.token_hex(8)}",
+        "event_us": to_us(datetime.now(UTC)),
+        "quantities": (("requests", 1),),
+        "attributes": (("path", "/a"), ("who", "ann")),
+    }
+    return Use(**{**fields, **changed})
+
+
+async def apply(ledger: Running) -> None:
+    """Declare tenants and meters."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        request = admin_pb2.ApplyCatalogueRequest(request_id="metered", yaml=METERED)
+        await admin_pb2_grpc.AdminServiceStub(channel).ApplyCatalogue(request)
+
+
+async def test_a_way_in_is_a_closed_producer_with_a_true_watermark(ledger_settings: Settings) -> None:
+    """No period waits for it; its watermark is when its last commit began, and no record was received later."""
+    async with running(ledger_settings) as ledger:
+        await apply(ledger)
+        limits = await open_limits(ledger.resources)
+        usage = usage_input(ledger.resources, limits, "test")
+        producer_id = input_producer_id(limits.installation.installation_id, "test")
+        before_us = to_us(datetime.now(UTC))
+        calls = [usage.record([use(), use(tenant="nobody"), use()]) for _ in range(20)]
+        for results in await asyncio.gather(*calls):
+            assert [one.fate for one in results] == [Fate.RECORDED, Fate.INVALID, Fate.RECORDED]
+        async with ledger.resources.pools.ingest.acquire() as conn:
+            row = await conn.fetchrow(PRODUCER, producer_id)
+            received = await conn.fetchval(RECEIVED)
+        assert (row["state"], row["committed_seq"]) == ("closed", 40)
+        assert before_us <= to_us(received) <= to_us(row["watermark"])
