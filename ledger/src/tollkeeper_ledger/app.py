@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -51,6 +52,7 @@ _STOP_GRACE_S = 2.0
 _SIGN_EVERY_S = 60.0
 _BILLING_TICK_S = 30.0
 _JOB_CONNECTIONS = 4
+_YOUNG_OBJECTS, _COLLECTIONS = 50_000, 20
 
 
 def open_log(level: str) -> FilteringBoundLogger:
@@ -202,12 +204,24 @@ def stop_by_signals() -> asyncio.Event:
     return stop
 
 
+def collect_rarely() -> None:
+    """Leave what there is at start out of garbage collection, and collect a seventieth as often.
+
+    A batch makes thousands of objects that live until its answer and then go by themselves: the usual 700 made a
+    collection of everything out of many batches, which cost a fifth of the time that openings of pools take.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, _COLLECTIONS, _COLLECTIONS)
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Migrates first in an embedded setup."""
     if settings.embedded:
         await migrate(settings.database_url)
     stop = stop_by_signals()
     async with running(settings) as ledger:
+        collect_rarely()
         ledger.resources.log.info(
             "ledger serves", grpc=settings.ledger_listen, port=ledger.port, http_port=ledger.http_port
         )
