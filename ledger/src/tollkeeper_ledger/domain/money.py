@@ -13,7 +13,7 @@ from decimal import (
     InvalidOperation,
     Overflow,
     getcontext,
-    localcontext,
+    setcontext,
 )
 from functools import wraps
 from types import MappingProxyType
@@ -38,10 +38,13 @@ def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Resu
     @wraps(function)
     def calculated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         current = getcontext()
-        if current.prec == EXACT.prec and current.rounding == EXACT.rounding:
+        if current is EXACT:
             return function(*args, **kwargs)
-        with localcontext(EXACT):
+        setcontext(EXACT)
+        try:
             return function(*args, **kwargs)
+        finally:
+            setcontext(current)
 
     return calculated
 
@@ -113,4 +116,7 @@ def round_minor(amount_minor: Decimal) -> int:
 
 def major(amount_minor: int, currency: Currency) -> str:
     """Write minor units as major units, for example 1234 of USD as 12.34."""
-    return f"{EXACT.scaleb(Decimal(amount_minor), -currency.digits):.{currency.digits}f}"
+    if not currency.digits:
+        return str(amount_minor)
+    whole, rest = divmod(abs(amount_minor), 10**currency.digits)
+    return f"{'-' if amount_minor < 0 else ''}{whole}.{rest:0{currency.digits}}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tollkeeper_ledger.domain.money import exact
+from tollkeeper_ledger.domain.money import EXACT, exact
 from tollkeeper_ledger.domain.rating.parts import ZERO
 
 _PERCENT = Decimal("0.01")
@@ -22,6 +22,9 @@ class Bounds:
     minimum: Decimal | None = None
     maximum: Decimal | None = None
     discount_percent: Decimal = ZERO
+
+
+UNBOUNDED = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,18 @@ class Bounded:
     @property
     def amount(self) -> Decimal:
         """Give what is billed now."""
-        return _net(self.gross, self.discount, self.true_up)
+        return EXACT.add(EXACT.subtract(self.gross, self.discount), self.true_up)
 
 
-@exact
-def _net(gross: Decimal, discount: Decimal, true_up: Decimal) -> Decimal:
-    return gross - discount + true_up
-
-
-@exact
 def bounded(gross: Decimal, bounds: Bounds, *, billed_before: Decimal, is_period_end: bool) -> Bounded:
     """Apply the bounds to what one run adds, given what earlier runs of the period billed after bounds."""
+    if bounds is UNBOUNDED:
+        return Bounded(gross=gross, discount=ZERO, true_up=ZERO)
+    return _bounded(gross, bounds, billed_before=billed_before, is_period_end=is_period_end)
+
+
+@exact
+def _bounded(gross: Decimal, bounds: Bounds, *, billed_before: Decimal, is_period_end: bool) -> Bounded:
     discount = gross * bounds.discount_percent * _PERCENT
     if bounds.maximum is not None:
         room = max(bounds.maximum - billed_before, ZERO)

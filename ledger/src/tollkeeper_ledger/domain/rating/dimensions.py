@@ -58,14 +58,16 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
         place = _place_of(prices, total)
         if place is None:
             continue
-        groups, key = found[place], _line_key(prices[place], dict(total.attributes))
+        groups, key = found[place], _line_key(prices[place], total)
         before = groups.get(key)
         groups[key] = total if before is None else added(before, total)
     lines: list[tuple[PriceJson, Attributes, Total]] = []
     for price, groups in zip(prices, found, strict=True):
-        unused = Total(meter=price["meter"], unit="", scale=0, units=0)
-        of_price = sorted(groups.items()) or [(tuple(sorted(price.get("match", {}).items())), unused)]
-        lines.extend((price, key, total) for key, total in of_price)
+        if groups:
+            lines.extend((price, key, total) for key, total in sorted(groups.items()))
+        else:
+            unused = Total(meter=price["meter"], unit="", scale=0, units=0)
+            lines.append((price, tuple(sorted(price.get("match", {}).items())), unused))
     return lines
 
 
@@ -75,21 +77,29 @@ def added(first: Total, second: Total) -> Total:
 
 
 def _place_of(prices: Sequence[PriceJson], total: Total) -> int | None:
-    values = dict(total.attributes)
     for place, price in enumerate(prices):
-        match = price.get("match", {})
-        if price["meter"] == total.meter and all(values.get(name, "") == value for name, value in match.items()):
-            return place
+        if price["meter"] == total.meter:
+            match = price.get("match")
+            if not match:
+                return place
+            values = dict(total.attributes)
+            if all(values.get(name, "") == value for name, value in match.items()):
+                return place
     return None
 
 
-def _line_key(price: PriceJson, values: dict[str, str]) -> Attributes:
-    names = {*price.get("match", {}), *price.get("group_by", ())}
+def _line_key(price: PriceJson, total: Total) -> Attributes:
+    names = {*price.get("match", ()), *price.get("group_by", ())}
+    if not names:
+        return ()
+    values = dict(total.attributes)
     return tuple((name, values.get(name, "")) for name in sorted(names))
 
 
 def with_dimensions(price: PriceJson, attributes: Attributes) -> str:
     """Name a line for people: its price, and the values that it is for where the price's name doesn't say them."""
+    if not attributes:
+        return str(price["description"] or price["meter"])
     shown = [
         f"{name} {value or '(none)'}"
         for name, value in attributes

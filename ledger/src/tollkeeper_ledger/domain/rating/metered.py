@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.rating.charges import PriceJson
 
 _SHOWN = Decimal("1e-15")
+_SHOWN_DIGITS = 15
 _AMOUNTS = ("unit_price", "price", "minimum", "amount", "multiplier", "rate_percent", "fixed_per_event",
             "per_event_min")  # fmt: skip
 _TIER_AMOUNTS = ("unit_price", "flat", "block_price", "price", "rate_percent")
@@ -56,14 +57,15 @@ def rate_price(
     priced = converted(Decimal(charged), conversion)
     if conversion is not None:
         steps.append(f"converted: {plain(priced)}")
-    if needs_events(price):
+    is_per_event = needs_events(price)
+    if is_per_event:
         values = [converted(Decimal(units), conversion) for units in values_of(events)]
         parts = parts_of_events(price, values)
     else:
         parts = MODELS_V1[price["model"]](price, priced)
     if conversion is not None:
         parts = tuple(replace(each, is_count=True) for each in parts)
-    steps.extend(_step(each, currency, needs_events(price)) for each in parts)
+    steps += [_step(each, currency, is_per_event) for each in parts]
     gross = total(parts)
     result = bounded(gross, bounds_of(price), billed_before=ZERO, is_period_end=True)
     if len(parts) > 1:
@@ -94,7 +96,9 @@ def is_price_free(price: PriceJson) -> bool:
 
 
 def _amount(amount: Decimal, currency: Currency) -> str:
-    return f"{plain(amount.quantize(_SHOWN))} {currency.code}"
+    if len(f"{amount:f}".partition(".")[2]) > _SHOWN_DIGITS:
+        amount = amount.quantize(_SHOWN)
+    return f"{plain(amount)} {currency.code}"
 
 
 def _step(each: Part, currency: Currency, is_per_event: bool) -> str:  # noqa: FBT001 - one caller

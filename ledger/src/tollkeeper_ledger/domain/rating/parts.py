@@ -30,17 +30,20 @@ class Part:
     """The quantity counts fees, packages or converted units; else it is in the meter's unit."""
 
 
-@exact
 def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_count: bool = False) -> Part:
     """Make a part whose amount is quantity times unit price, for each `per` units."""
-    amount = EXACT.divide(quantity * unit_price, Decimal(per)) if per != 1 else quantity * unit_price
+    amount = EXACT.multiply(quantity, unit_price)
+    if per != 1:
+        amount = EXACT.divide(amount, Decimal(per))
     return Part(name=name, quantity=quantity, unit_price=unit_price, amount=amount, per=per, is_count=is_count)
 
 
-@exact
 def total(parts: Iterable[Part]) -> Decimal:
     """Add the amounts up."""
-    return sum((each.amount for each in parts), ZERO)
+    amount = ZERO
+    for each in parts:
+        amount = EXACT.add(amount, each.amount)
+    return amount
 
 
 @exact

@@ -179,7 +179,7 @@ def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_
     count = length(whole.start, whole.end, by=by, time_zone=time_zone)
     if not count:
         by, count = BY_SECOND, length(whole.start, whole.end, by=BY_SECOND, time_zone=time_zone)
-    part = length(span.start, span.end, by=by, time_zone=time_zone)
+    part = count if span == whole else length(span.start, span.end, by=by, time_zone=time_zone)
     return Share(span.start, span.end, part=part, whole=count, by=by, quantity=quantity)
 
 
@@ -230,11 +230,12 @@ def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[C
                 lines.extend(fee_line(fee, share, currency, words="unused", is_credit=True) for fee in fees)
     for (digest, quantity), span in _runs(facts.stretches):
         plan = plans[digest]
-        if (digest, quantity) == key or (ahead is not None and proration_of(plan) == NEVER):
+        fees = _fees(plan, "advance")
+        if not fees or (digest, quantity) == key or (ahead is not None and proration_of(plan) == NEVER):
             continue
         share = _share(facts, span, plan, quantity)
         if share.part:
-            lines.extend(fee_line(fee, share, currency) for fee in _fees(plan, "advance"))
+            lines.extend(fee_line(fee, share, currency) for fee in fees)
     return lines
 
 

@@ -6,12 +6,13 @@ The one reader of price fields: plans and worked cases both come through here.
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import exact
 from tollkeeper_ledger.domain.rating.blocks import BlockTier, graduated_blocks, package
-from tollkeeper_ledger.domain.rating.bounds import Bounds
+from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, Bounds
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part
 from tollkeeper_ledger.domain.rating.percentage import Percentage, percentage_of_events
 from tollkeeper_ledger.domain.rating.quantity import Conversion
@@ -40,12 +41,21 @@ def conversion_of(price: PriceJson) -> Conversion | None:
     )
 
 
+@lru_cache(maxsize=4096, typed=True)
+def _decimal(term: str | int) -> Decimal:
+    """Read a term; plans have few, and every period reads them again."""
+    return Decimal(term)
+
+
 def _amount(price: PriceJson, name: str) -> Decimal | None:
-    return None if price.get(name) is None else Decimal(price[name])
+    term = price.get(name)
+    return None if term is None else _decimal(term)
 
 
 def bounds_of(price: PriceJson) -> Bounds:
     """Read discount, minimum and maximum."""
+    if "minimum" not in price and "maximum" not in price and "discount_percent" not in price:
+        return UNBOUNDED
     return Bounds(
         minimum=_amount(price, "minimum"),
         maximum=_amount(price, "maximum"),
@@ -79,7 +89,7 @@ def _tiers(price: PriceJson, unit: str = "unit_price", flat: str = "flat") -> tu
 
 
 def _per_unit(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return (part("", quantity, Decimal(price["unit_price"]), per=int(price["per"])),)
+    return (part("", quantity, _decimal(price["unit_price"]), per=int(price["per"])),)
 
 
 def _graduated(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
@@ -100,7 +110,7 @@ def _stair_step(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
 
 def _package(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
     free_units = _amount(price, "free_units") or ZERO
-    return package(quantity, size=Decimal(price["size"]), price=Decimal(price["price"]), free_units=free_units)
+    return package(quantity, size=_decimal(price["size"]), price=_decimal(price["price"]), free_units=free_units)
 
 
 def _blocks(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:

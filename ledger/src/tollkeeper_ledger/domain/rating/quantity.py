@@ -41,11 +41,13 @@ class Conversion:
             raise ValueError(f"no rounding {self.round!r}; there are none, {', '.join(_ROUNDINGS)}")
 
 
-@exact
 def converted(quantity: Decimal, conversion: Conversion | None) -> Decimal:
     """Convert, then round."""
-    if conversion is None:
-        return quantity
+    return quantity if conversion is None else _converted(quantity, conversion)
+
+
+@exact
+def _converted(quantity: Decimal, conversion: Conversion) -> Decimal:
     exact_quantity = EXACT.divide(quantity, conversion.factor) if conversion.divide else quantity * conversion.factor
     if conversion.round == "none":
         return exact_quantity
