@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from limits_support import wait_until
 from platform_support import Platform
 from set_back_support import History, state_of
 from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
 from tollkeeper_cli.stack import Servers
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
