@@ -91,6 +91,20 @@ class FakeStripe:
             self._event("customer.updated", self.objects["customers"][customer])
             return str(name)
 
+    def dispute(self, invoice: str, status: str, *, currency: str = "usd") -> str:
+        """Have an invoice's payer dispute its payment, or its bank go on with that; give the dispute's id."""
+        with self.lock:
+            paid = self.objects["invoices"][invoice]
+            name = f"du_{invoice}"
+            about = self.objects.setdefault("disputes", {}).setdefault(name, {
+                "id": name, "object": "dispute", "created": int(self.clock().timestamp()), "reason": "fraudulent",
+                "amount": paid["amount_paid"], "currency": currency, "payment_intent": paid["payment_intent"],
+                "evidence_details": {"due_by": int(self.clock().timestamp()) + 86_400},
+            })  # fmt: skip
+            about["status"] = status
+            self._event(f"charge.dispute.{'closed' if status in ('won', 'lost') else 'updated'}", about)
+            return name
+
     def signed(self, event: Json, *, secret: str = SECRET, at: datetime | None = None) -> tuple[str, bytes]:
         """Give an event's header and bytes."""
         body = json.dumps(event).encode()
@@ -227,6 +241,8 @@ class FakeStripe:
 
     def _paid(self, invoice: Json) -> Json:
         invoice.update(status="paid", amount_paid=invoice["amount_due"], payment_intent=f"pi_{invoice['id']}")
+        payment = {"id": invoice["payment_intent"], "object": "payment_intent", "invoice": invoice["id"]}
+        self.objects.setdefault("payment_intents", {})[payment["id"]] = payment
         self._event("invoice.paid", invoice)
         return invoice
 

@@ -23,6 +23,8 @@ class Account(StrEnum):
     CASH = "cash"
     BALANCE = "balance"
     BAD_DEBT = "bad_debt"
+    DISPUTED = "disputed"
+    """Money that a payer's bank holds back until a dispute is over."""
 
 
 class State(StrEnum):
@@ -184,6 +186,29 @@ def undo_refund(receivable: Receivable, amount_minor: int) -> Change:
     """Put a refund that failed back into the payer's balance."""
     now = replace(receivable, refunded_minor=receivable.refunded_minor - amount_minor)
     return Change(receivable=now, transfers=_moved("refund_failed", Account.CASH, Account.BALANCE, amount_minor))
+
+
+def dispute(receivable: Receivable, amount_minor: int) -> Change:
+    """Note that the payer's bank took a payment back until a dispute is over; the invoice stays as it is."""
+    _above_zero(amount_minor)
+    return Change(receivable, _moved("dispute", Account.DISPUTED, Account.CASH, amount_minor))
+
+
+def dispute_won(receivable: Receivable, amount_minor: int) -> Change:
+    """Book that the payer's bank gave it back."""
+    return Change(receivable, _moved("dispute_won", Account.CASH, Account.DISPUTED, amount_minor))
+
+
+def dispute_lost(receivable: Receivable, amount_minor: int) -> Change:
+    """Book that the payer has it back: what it paid of the invoice is due again, the rest is lost."""
+    taken = min(amount_minor, receivable.paid_minor)
+    transfers = (
+        *_moved("dispute_lost", Account.RECEIVABLE, Account.DISPUTED, taken),
+        *_moved("dispute_lost", Account.BAD_DEBT, Account.DISPUTED, amount_minor - taken),
+    )
+    now = replace(receivable, paid_minor=receivable.paid_minor - taken)
+    is_open_again = now.due_minor > 0 and now.state in (State.PAID, State.UNCOLLECTIBLE)
+    return Change(replace(now, state=State.PAST_DUE) if is_open_again else now, transfers)
 
 
 def void(receivable: Receivable) -> Change:

@@ -23,6 +23,7 @@ from tollkeeper_ledger.services.receivables import need_billed, pay_by_hand, wri
 from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_profiles import read_profile
+from tollkeeper_ledger.store.disputes import read_disputes
 from tollkeeper_ledger.store.mails import read_mails
 from tollkeeper_ledger.store.money import read_accounts, read_journal
 from tollkeeper_ledger.store.pool import transaction
@@ -283,6 +284,26 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         return payments_pb2.ReconcileResponse(
             compared=compared,
             differences=[payments_pb2.ProviderDifference(invoice=one.invoice, problem=one.problem) for one in found],
+        )
+
+    async def ListDisputes(
+        self, request: payments_pb2.ListDisputesRequest, context: Context
+    ) -> payments_pb2.ListDisputesResponse:
+        """List disputes, open ones first."""
+        async with transaction(self._pool) as conn:
+            rows = await read_disputes(conn, count_max=page_size(request.page_size))
+        names = ("dispute_id", "amount_minor", "currency", "reason", "status", "stage")
+        return payments_pb2.ListDisputesResponse(
+            disputes=[
+                payments_pb2.Dispute(
+                    tenant=row["wire_id"],
+                    invoice=row["number"],
+                    evidence_by=None if row["evidence_by"] is None else timestamp(row["evidence_by"]),
+                    opened_at=timestamp(row["opened_at"]),
+                    **{name: row[name] for name in names},
+                )
+                for row in rows
+            ]
         )
 
     async def ListReconciliations(

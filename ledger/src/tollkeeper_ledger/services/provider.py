@@ -40,7 +40,7 @@ def open_provider(
     account = settings.stripe_account
     secret = settings.stripe_webhook_secret
     events = (
-        Events(pool, stripe, secret.get_secret_value(), is_live=settings.stripe_live, account=account, now=now)
+        Events(pool, stripe, secret.get_secret_value(), is_live=settings.stripe_live, account=account, now=now, log=log)
         if secret is not None
         else None
     )

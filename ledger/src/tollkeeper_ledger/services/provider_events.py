@@ -10,6 +10,7 @@ from uuid import UUID
 
 from tollkeeper_ledger.payments.signature import UntrustedError, check_signature
 from tollkeeper_ledger.payments.wire import object_path
+from tollkeeper_ledger.services.disputes import dispute_said
 from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_said
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.pool import transaction
@@ -17,6 +18,8 @@ from tollkeeper_ledger.store.pool import transaction
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+
+    from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.payments.stripe_http import StripeHttp
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -27,6 +30,7 @@ _PLACES = {
     "customer": "customers",
     "checkout.session": "checkout/sessions",
     "refund": "refunds",
+    "dispute": "disputes",
 }
 
 
@@ -51,6 +55,8 @@ class Events:
     account: str
     """Events of other connected accounts are refused; empty = our own."""
     now: Callable[[], datetime]
+    log: FilteringBoundLogger | None = None
+    """Where disputes are told loudly."""
 
     async def receive(self, *, header: str, body: bytes) -> bool:
         """Take one event in; False where it was taken in before, or is about nothing of ours. Committed on return.
@@ -97,7 +103,17 @@ class Events:
             return await self._with_method(said)
         if event.object_kind == "customer":
             return await self._customer(event.object_id)
+        if event.object_kind == "dispute":
+            return await self._with_invoice(said)
         return said
+
+    async def _with_invoice(self, dispute: dict[str, Any]) -> dict[str, Any] | None:
+        """Find the provider's invoice that a disputed payment was for."""
+        payment = dispute.get("payment_intent")
+        if not isinstance(payment, str):
+            return None
+        paid = await self.stripe.read(object_path("payment_intents", payment))
+        return {**dispute, "invoice": str(paid.get("invoice") or "")}
 
     async def _with_method(self, session: dict[str, Any]) -> dict[str, Any] | None:
         """Charge the card that was just entered from now on, and read the customer."""
@@ -120,6 +136,11 @@ class Events:
             if job_id is not None:
                 row = await jobs.read_work(conn, job_id)
                 await apply_invoice(conn, row["invoice_id"], said, provider=PROVIDER)
+        elif event.object_kind == "dispute":
+            job_id = await jobs.job_of_object(conn, said["invoice"])
+            if job_id is not None:
+                row = await jobs.read_work(conn, job_id)
+                await dispute_said(conn, row["invoice_id"], said, provider=PROVIDER, now=self.now(), log=self.log)
         elif event.object_kind == "refund":
             mark = (said.get("metadata") or {}).get("tollkeeper_refund")
             if mark:

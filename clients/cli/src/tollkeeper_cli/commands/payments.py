@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
     group.command("mails")(mails)
     group.command("reconcile")(reconcile)
     group.command("reconciliations")(reconciliations)
+    group.command("disputes")(disputes)
     app.add_typer(group, name="payment")
 
 
@@ -257,6 +258,25 @@ def reconcile(
     rows: list[dict[str, Cell]] = [{"invoice": one.invoice, "problem": one.problem} for one in answer.differences]
     show(rows, ("invoice", "problem"), output, title=f"Compared {answer.compared} invoices")
     if answer.differences:
+        raise typer.Exit(1)
+
+
+def disputes(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List payments that payers had their banks take back, open ones first; exit code 1 where one is open."""
+    answer = call_payments(context, "ListDisputes", payments_pb2.ListDisputesRequest())
+    names = ("invoice", "tenant", "stage", "status", "reason", "amount_minor", "currency", "dispute_id")
+    rows: list[dict[str, Cell]] = [
+        {
+            **{name: getattr(one, name) for name in names},
+            "amount": money(one.amount_minor, one.currency),
+            "evidence_by": to_text(one.evidence_by),
+            "opened_at": to_text(one.opened_at),
+        }
+        for one in answer.disputes
+    ]
+    brief = ("invoice", "tenant", "stage", "amount", "reason", "evidence_by")
+    show(rows, (*names, "amount", "evidence_by", "opened_at"), output, title="Disputes", brief=brief)
+    if any(one.stage == "open" for one in answer.disputes):
         raise typer.Exit(1)
 
 

@@ -70,6 +70,30 @@ CREATE TABLE provider_event (
   PRIMARY KEY (provider, event_id)
 );
 
+-- Payments that payers had their banks take back.
+CREATE TABLE dispute (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  provider text NOT NULL,
+  -- The provider's id.
+  dispute_id text NOT NULL,
+  invoice_id uuid NOT NULL,
+  amount_minor bigint NOT NULL CONSTRAINT dispute_amount_positive CHECK (amount_minor > 0),
+  currency text NOT NULL,
+  reason text NOT NULL,
+  -- What the provider calls where it is.
+  status text NOT NULL,
+  -- Only forward: warned (no money moved), open (the bank has it), won or lost.
+  stage text NOT NULL CONSTRAINT dispute_stage_known CHECK (stage IN ('warned', 'open', 'won', 'lost')),
+  -- Until when evidence can be sent.
+  evidence_by timestamptz,
+  opened_at timestamptz NOT NULL,
+  changed_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, provider, dispute_id)
+);
+
+GRANT SELECT, INSERT, UPDATE ON dispute TO tollkeeper_billing;
+CALL secure_tenant_table('dispute', 'tollkeeper_billing');
+
 -- What nightly comparisons with a provider found. Of no tenant.
 CREATE TABLE reconciliation (
   reconciliation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

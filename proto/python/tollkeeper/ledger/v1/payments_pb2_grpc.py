@@ -90,6 +90,11 @@ class PaymentServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
+        self.ListDisputes = channel.unary_unary(
+                '/tollkeeper.ledger.v1.PaymentService/ListDisputes',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesResponse.FromString,
+                _registered_method=True)
         self.ListReconciliations = channel.unary_unary(
                 '/tollkeeper.ledger.v1.PaymentService/ListReconciliations',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListReconciliationsRequest.SerializeToString,
@@ -188,6 +193,13 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDisputes(self, request, context):
+        """Lists payments that payers had their banks take back, open ones first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListReconciliations(self, request, context):
         """Lists what the nightly comparisons found, newest first.
         """
@@ -266,6 +278,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListDisputes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDisputes,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesResponse.SerializeToString,
             ),
             'ListReconciliations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReconciliations,
@@ -581,6 +598,33 @@ class PaymentService:
             '/tollkeeper.ledger.v1.PaymentService/Reconcile',
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDisputes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.PaymentService/ListDisputes',
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListDisputesResponse.FromString,
             options,
             channel_credentials,
             insecure,

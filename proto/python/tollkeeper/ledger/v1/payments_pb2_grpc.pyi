@@ -58,6 +58,8 @@ class PaymentServiceStub:
     """Lists what is being done at the providers, failures first."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]
     """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+    ListDisputes: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListDisputesRequest, _payments_pb2.ListDisputesResponse]
+    """Lists payments that payers had their banks take back, open ones first."""
     ListReconciliations: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListReconciliationsRequest, _payments_pb2.ListReconciliationsResponse]
     """Lists what the nightly comparisons found, newest first."""
     SendInvoice: _grpc.UnaryUnaryMultiCallable[_payments_pb2.SendInvoiceRequest, _payments_pb2.SendInvoiceResponse]
@@ -92,6 +94,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Lists what is being done at the providers, failures first."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+    ListDisputes: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListDisputesRequest, _payments_pb2.ListDisputesResponse]  # type: ignore[assignment]
+    """Lists payments that payers had their banks take back, open ones first."""
     ListReconciliations: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListReconciliationsRequest, _payments_pb2.ListReconciliationsResponse]  # type: ignore[assignment]
     """Lists what the nightly comparisons found, newest first."""
     SendInvoice: _aio.UnaryUnaryMultiCallable[_payments_pb2.SendInvoiceRequest, _payments_pb2.SendInvoiceResponse]  # type: ignore[assignment]
@@ -189,6 +193,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ReconcileResponse, _abc.Awaitable[_payments_pb2.ReconcileResponse]]:
         """Compares invoices and payments with the provider's, in both directions, and names every difference."""
+
+    @_abc_1.abstractmethod
+    def ListDisputes(
+        self,
+        request: _payments_pb2.ListDisputesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListDisputesResponse, _abc.Awaitable[_payments_pb2.ListDisputesResponse]]:
+        """Lists payments that payers had their banks take back, open ones first."""
 
     @_abc_1.abstractmethod
     def ListReconciliations(

@@ -1,0 +1,81 @@
+"""Take in what the provider says of disputes, as it was read there; each only moves forward."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.services.receivables import change_receivable, need_billed
+from tollkeeper_ledger.store import money
+from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.disputes import Dispute, lock_dispute, put_dispute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from uuid import UUID
+
+    from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.domain.receivable import Change
+    from tollkeeper_ledger.store.pool import Connection
+
+_RANKS: Mapping[str, int] = MappingProxyType({"": 0, "warned": 1, "open": 2, "won": 3, "lost": 3})
+
+
+async def dispute_said(
+    conn: Connection,
+    invoice_id: UUID,
+    said: Mapping[str, Any],
+    *,
+    provider: str,
+    now: datetime,
+    log: FilteringBoundLogger | None,
+) -> None:
+    """Book what moved since the provider was last heard of a dispute, and say loudly that there is one.
+
+    A late or repeated answer changes nothing: a dispute goes from warned to open to won or lost, and what was missed on
+    the way is booked. Money in another currency than the invoice's is not booked, only told.
+    """
+    billed = await need_billed(conn, invoice_id)
+    await money.lock_account(conn, billed.account)
+    dispute_id = str(said["id"])
+    before = await lock_dispute(conn, provider, dispute_id)
+    stage, amount_minor = before or ("", int(said["amount"]))
+    reached = _stage_of(str(said.get("status", "")))
+    if str(said.get("currency", "")).upper() != billed.account.currency:
+        reached = "warned"
+    if _RANKS[reached] < _RANKS[stage] or (_RANKS[reached] == _RANKS[stage] and reached != stage):
+        return
+    steps: list[Callable[..., Change]] = []
+    if _RANKS[stage] < _RANKS["open"] <= _RANKS[reached]:
+        steps.append(owed.dispute)
+    if _RANKS[stage] < _RANKS[reached]:
+        steps.extend({"won": [owed.dispute_won], "lost": [owed.dispute_lost]}.get(reached, []))
+    ledger_time = await ledger_now(conn)
+    for step in steps:
+        booked = partial(step, amount_minor=amount_minor)
+        await change_receivable(conn, billed, booked, subject=dispute_id, now=ledger_time)
+    due = (said.get("evidence_details") or {}).get("due_by")
+    found = Dispute(
+        provider=provider,
+        dispute_id=dispute_id,
+        amount_minor=amount_minor,
+        currency=str(said.get("currency", "")).upper(),
+        reason=str(said.get("reason", "")),
+        status=str(said.get("status", "")),
+        stage=reached,
+        evidence_by=datetime.fromtimestamp(int(due), UTC) if due else None,
+    )
+    await put_dispute(conn, billed, found, now=now)
+    if log is not None and reached != stage:
+        log.error("payment disputed", invoice=billed.number, dispute=dispute_id, stage=reached, reason=found.reason)
+
+
+def _stage_of(status: str) -> str:
+    """Give the stage; of words that we don't know, no money is said to have moved."""
+    if status in ("needs_response", "under_review"):
+        return "open"
+    return status if status in ("won", "lost") else "warned"

@@ -1,0 +1,118 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""Payments that payers have their banks take back: heard of, booked, told; each only moves forward."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from stripe_shop import open_shop
+from tollkeeper_cli.main import main
+from tollkeeper_ledger.app import running
+from tollkeeper_ledger.services.invoice_verify import verify_invoice
+from tollkeeper_ledger.store.pool import connection
+
+if TYPE_CHECKING:
+    from billing_bench import BillingBench
+    from stripe_shop import Shop
+    from tollkeeper_ledger.config import Settings
+
+pytestmark = pytest.mark.asyncio
+
+
+async def paid(shop: Shop) -> str:
+    """Bill an hour's 23.80 and have it paid by card; give the provider's invoice."""
+    await shop.bill(1, "code")
+    await shop.work()
+    (said,) = shop.fake.all("invoices")
+    shop.fake.pay_on_page(said["id"])
+    await shop.hear()
+    assert [("paid", 0)] == await shop.standing()
+    return str(said["id"])
+
+
+async def accounts(bench: BillingBench) -> dict[str, int]:
+    """Give every account that holds something; all must sum to zero, and every invoice must verify."""
+    sums: dict[str, int] = {}
+    for row in await bench.rows("SELECT debit, credit, amount_minor FROM journal"):
+        sums[row["debit"]] = sums.get(row["debit"], 0) + row["amount_minor"]
+        sums[row["credit"]] = sums.get(row["credit"], 0) - row["amount_minor"]
+    assert 0 == sum(sums.values())
+    for row in await bench.rows("SELECT invoice_id FROM invoice"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
+    return {name: amount for name, amount in sums.items() if amount and name in ("cash", "disputed", "receivable")}
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "standing", "books"),
+    [
+        (["warning_needs_response"], "warned", ("paid", 0), {"cash": 2380}),
+        (["warning_needs_response", "warning_closed"], "warned", ("paid", 0), {"cash": 2380}),
+        (["needs_response", "under_review"], "open", ("paid", 0), {"disputed": 2380}),
+        (["needs_response", "won"], "won", ("paid", 0), {"cash": 2380}),
+        (["warning_needs_response", "needs_response", "lost"], "lost", ("past_due", 2380), {"receivable": 2380}),
+        (["lost"], "lost", ("past_due", 2380), {"receivable": 2380}),
+    ],
+)
+async def test_a_dispute_moves_money_as_far_as_the_bank_does(
+    bench: BillingBench, words: list[str], stage: str, standing: tuple[str, int], books: dict[str, int]
+) -> None:
+    """A warning moves nothing, an open one moves cash aside, a won one back, a lost one is due again.
+
+    Events are then heard again, twice over in any order: the books stay.
+    """
+    async with open_shop(bench) as shop:
+        invoice = await paid(shop)
+        for word in words:
+            shop.fake.dispute(invoice, word)
+            await shop.hear()
+        for seed in range(2):
+            Random(seed).shuffle(shop.fake.events)
+            for number, event in enumerate(shop.fake.events):
+                event["id"] = f"evt_again_{seed}_{number}"
+            await shop.hear()
+        (row,) = await bench.rows("SELECT stage, amount_minor FROM dispute")
+        assert (stage, 2380) == tuple(row)
+        assert [standing] == await shop.standing()
+        assert books == await accounts(bench)
+
+
+async def test_a_late_word_of_a_dispute_changes_nothing(bench: BillingBench) -> None:
+    """Over is over: what an older answer says is not booked; money in another currency is told, not booked."""
+    async with open_shop(bench) as shop:
+        invoice = await paid(shop)
+        for word in ("lost", "needs_response", "won", "warning_closed"):
+            shop.fake.dispute(invoice, word)
+            await shop.hear()
+        assert {"receivable": 2380} == await accounts(bench)
+        shop.fake.events.clear()
+        del shop.fake.objects["disputes"]
+        shop.fake.objects["invoices"][invoice]["amount_paid"] = 100
+        name = shop.fake.dispute(invoice, "lost", currency="eur")
+        shop.fake.objects["disputes"]["du_other"] = {**shop.fake.objects["disputes"].pop(name), "id": "du_other"}
+        shop.fake.events[-1]["data"]["object"]["id"] = "du_other"
+        await shop.hear()
+        assert {"receivable": 2380} == await accounts(bench)
+        rows = await bench.rows("SELECT stage, currency FROM dispute ORDER BY currency")
+        assert [("warned", "EUR"), ("lost", "USD")] == [tuple(row) for row in rows]
+
+
+async def test_disputes_are_listed_and_told(
+    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command names invoice, payer, stage and until when there is something to send; exit 1 while one is open."""
+    async with open_shop(bench) as shop:
+        shop.fake.dispute(await paid(shop), "needs_response")
+        await shop.hear()
+    async with running(ledger_settings.model_copy(update={"database_url": bench.url})) as ledger:
+        words = ["--ledger", f"127.0.0.1:{ledger.port}", "payment", "disputes", "-o", "json"]
+        assert 1 == await asyncio.to_thread(main, words)
+    (row,) = json.loads(capfd.readouterr().out)
+    assert ("TK-000001", "code", "open", "fraudulent", "23.80 USD", 2380) == tuple(
+        row[name] for name in ("invoice", "tenant", "stage", "reason", "amount", "amount_minor")
+    )
+    assert row["evidence_by"]
