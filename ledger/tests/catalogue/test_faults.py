@@ -84,6 +84,8 @@ TABLE = [
         "meters[0].value_attribute",
         "not declared",
     ),
+    ("version: 1\nmeters: [{name: a, unit: x, late_max_s: 3024001}]", 2, "meters[0].late_max_s", "out of range"),
+    ("version: 1\nmeters: [{name: a, unit: x, early_max_s: -1}]", 2, "meters[0].early_max_s", "out of range"),
     ("version: 1\nmeters: [{name: a, unit: x, value_attribute: u}]", 2, "meters[0].value_attribute", "unique only"),
     ("version: 1\nmeters: [{name: a, unit: x, pseudonymise: [u]}]", 2, "meters[0].pseudonymise", "not declared"),
     ("version: 1\nmeters: [{name: a, unit: x, attributes: [u, u]}]", 2, "meters[0].attributes", "same twice"),

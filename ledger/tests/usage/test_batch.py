@@ -11,13 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain import usage_rules
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US, UNITS_MAX, Hole, Problem
+from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US, UNITS_MAX, Hole, Problem, TimeSpan
+from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_judgement import describe_records, judge
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts
 from tollkeeper_ledger.domain.usage_rules import find_problems, time_problem, times_fit
 from usage_support import Log, Use, encode
 
 PRODUCER = UUID(int=7)
+REQUESTS = MeterFacts(meter_id=1, aggregation=Aggregation.SUM)
+SPANS = st.builds(
+    TimeSpan, st.integers(0, 35).map(lambda at: at * MINUTE_US), st.integers(0, 5).map(lambda at: at * MINUTE_US)
+)
 INT64 = st.integers(-(2**62), 2**62)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
 UNITS = st.integers(-(2**63), 2**63 - 1) | st.integers(0, UNITS_MAX)
@@ -231,11 +237,39 @@ def test_one_tenants_poison_is_no_others_problem() -> None:
         Use(id="also-fine", event_us=NOW, received_us=NOW),
     ]
     batch = read_batch(log_of([*uses]).cut())
-    known: dict[str, Any] = {"tenant_ids": {"acme": UUID(int=1)}, "meters": {"requests": 1}, "now_us": NOW}
+    known: dict[str, Any] = {"tenant_ids": {"acme": UUID(int=1)}, "meters": {"requests": REQUESTS}, "now_us": NOW}
     expected = {1: "TENANT_UNKNOWN", 2: "METER_UNKNOWN", 3: "TOO_LATE", 4: "FIELD_OUT_OF_RANGE"}
     for skip in range(len(uses)):
         found = {at: problem.reason for at, problem in judge(batch, skip=skip, **known).items()}
         assert {at: reason for at, reason in expected.items() if at >= skip} == found
+
+
+@given(st.data())
+def test_of_several_meters_the_strictest_says_how_late_and_early(data: st.DataObject) -> None:
+    """A record is refused exactly where its event lies outside of what one of its meters allows."""
+    spans = data.draw(st.fixed_dictionaries(dict.fromkeys("abc", SPANS)))
+    names = st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True)
+    drawn = data.draw(st.lists(st.tuples(names, st.integers(-40, 10)), min_size=1, max_size=8))
+    uses = [
+        Use(
+            id=f"u{place}",
+            event_us=NOW + offset * MINUTE_US,
+            received_us=NOW,
+            quantities=tuple((name, 1) for name in meters),
+        )
+        for place, (meters, offset) in enumerate(drawn)
+    ]
+    log = Log(producer_id=PRODUCER)
+    log.record(*uses)
+    facts = {name: replace(REQUESTS, span=span) for name, span in spans.items()}
+    found = judge(read_batch(log.cut()), skip=0, tenant_ids={"acme": UUID(int=1)}, meters=facts, now_us=NOW)
+    expected = {}
+    for place, (meters, offset) in enumerate(drawn):
+        if any(-offset * MINUTE_US > spans[name].late_us for name in meters):
+            expected[place] = "TOO_LATE"
+        elif any(offset * MINUTE_US > spans[name].early_us for name in meters):
+            expected[place] = "TOO_EARLY"
+    assert expected == {place: problem.reason for place, problem in found.items()}
 
 
 def test_a_refused_record_is_described_as_it_came() -> None:

@@ -55,6 +55,22 @@ CLOCK_AHEAD_MAX_US = DAY_US
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSpan:
+    """How far an event may lie from its receive time, before it and after it."""
+
+    late_us: int = LATENESS_MAX_US
+    early_us: int = EARLINESS_MAX_US
+
+    def and_of(self, other: TimeSpan) -> TimeSpan:
+        """Give what lies within both."""
+        return TimeSpan(min(self.late_us, other.late_us), min(self.early_us, other.early_us))
+
+
+WIDEST = TimeSpan()
+"""No meter may allow more."""
+
+
+@dataclass(frozen=True, slots=True)
 class LevelName:
     """Name one key of one limit of kind level: wire id of the limit's tenant, limit, key hash."""
 

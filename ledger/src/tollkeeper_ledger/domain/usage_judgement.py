@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from itertools import accumulate
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.usage import FLAG_VOID, Problem, Verdict
+from tollkeeper_ledger.domain.usage import FLAG_VOID, WIDEST, Problem, TimeSpan, Verdict
 from tollkeeper_ledger.domain.usage_rules import time_problem, times_fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
+    from tollkeeper_ledger.domain.usage_rollup import MeterFacts
 
 NOBODY = UUID(int=0)
 """Stands for the tenant of a record whose tenant is unknown."""
@@ -27,18 +29,24 @@ def judge(
     *,
     skip: int,
     tenant_ids: Mapping[str, UUID],
-    meters: Mapping[str, object],
+    meters: Mapping[str, MeterFacts],
     now_us: int,
 ) -> dict[int, Problem]:
-    """Give the first problem of each record from `skip` on that has one. One tenant's problem is no other's."""
+    """Give the first problem of each record from `skip` on that has one. One tenant's problem is no other's.
+
+    Of a record's meters the one that allows the least decides how late and how early it may be.
+    """
     records = batch.records
     problems = {place: problem for place, problem in batch.problems.items() if place >= skip}
     strangers = {at for at, tenant in enumerate(batch.tenants) if tenant not in tenant_ids}
     known = [meter in meters for meter in batch.meters]
     unknown = {at for at, shape in enumerate(batch.shapes) if not all(known[meter] for meter in shape)}
-    fit = skip >= len(records) or times_fit(records.event_us[skip:], records.received_us[skip:], now_us)
+    allowed = [meters[meter].span if meter in meters else WIDEST for meter in batch.meters]
+    least = reduce(TimeSpan.and_of, allowed, WIDEST)
+    fit = skip >= len(records) or times_fit(records.event_us[skip:], records.received_us[skip:], now_us, least)
     if fit and not strangers and not unknown:
         return problems
+    spans = [reduce(TimeSpan.and_of, [allowed[meter] for meter in shape], WIDEST) for shape in batch.shapes]
     for place in range(skip, len(records)):
         if place in problems:
             continue
@@ -49,8 +57,10 @@ def judge(
         elif records.flags[place] & FLAG_VOID:
             # As old as what it takes back, which the ledger holds.
             continue
-        elif problem := time_problem(records.event_us[place], records.received_us[place], now_us):
-            problems[place] = problem
+        else:
+            span = spans[records.shape[place]]
+            if problem := time_problem(records.event_us[place], records.received_us[place], now_us, span):
+                problems[place] = problem
     return problems
 
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, ID_BYTES_MAX, MINUTE_US, VOID_PREFIX
+from tollkeeper_ledger.domain.usage import (
+    FLAG_DECREASE,
+    FLAG_VOID,
+    ID_BYTES_MAX,
+    MINUTE_US,
+    VOID_PREFIX,
+    WIDEST,
+    TimeSpan,
+)
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ class MeterFacts:
     """Attributes that split its rollups."""
     value_attribute: str = ""
     """Aggregation unique: the attribute whose distinct values are counted."""
+    span: TimeSpan = WIDEST
+    """How far an event may lie from its receive time."""
 
     @property
     def is_tracked(self) -> bool:

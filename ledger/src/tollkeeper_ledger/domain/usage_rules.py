@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain import usage
-from tollkeeper_ledger.domain.usage import Problem, UsageColumns
+from tollkeeper_ledger.domain.usage import WIDEST, Problem, TimeSpan, UsageColumns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,27 +48,27 @@ def find_problems(columns: UsageColumns, *, own: bool = False) -> dict[int, Prob
     return problems
 
 
-def time_problem(event_us: int, received_us: int, now_us: int) -> Problem | None:
+def time_problem(event_us: int, received_us: int, now_us: int, span: TimeSpan = WIDEST) -> Problem | None:
     """Say what is wrong with a record's times. Lateness is judged at receive time, so an outage makes nothing late."""
     if now_us - received_us > usage.SHIPPING_MAX_US:
         return Problem("DEDUP_EXPIRED", "received_us")
     if received_us - now_us > usage.CLOCK_AHEAD_MAX_US:
         return Problem("FIELD_OUT_OF_RANGE", "received_us")
-    if received_us - event_us > usage.LATENESS_MAX_US:
+    if received_us - event_us > span.late_us:
         return Problem("TOO_LATE", "event_time_us")
-    if event_us - received_us > usage.EARLINESS_MAX_US:
+    if event_us - received_us > span.early_us:
         return Problem("TOO_EARLY", "event_time_us")
     return None
 
 
-def times_fit(event_us: Sequence[int], received_us: Sequence[int], now_us: int) -> bool:
+def times_fit(event_us: Sequence[int], received_us: Sequence[int], now_us: int, span: TimeSpan = WIDEST) -> bool:
     """Say whether no record has a problem with its times: one pass over a whole batch."""
     lags = [received - event for event, received in zip(event_us, received_us, strict=True)]
     return (
         now_us - min(received_us) <= usage.SHIPPING_MAX_US
         and max(received_us) - now_us <= usage.CLOCK_AHEAD_MAX_US
-        and max(lags) <= usage.LATENESS_MAX_US
-        and -min(lags) <= usage.EARLINESS_MAX_US
+        and max(lags) <= span.late_us
+        and -min(lags) <= span.early_us
     )
 
 

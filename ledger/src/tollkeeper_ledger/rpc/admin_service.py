@@ -163,6 +163,8 @@ class AdminService(AdminWindows, AdminSubscriptions, admin_pb2_grpc.AdminService
                 attributes=meter.attributes,
                 value_attribute=meter.value_attribute,
                 dimensions=meter.dimensions,
+                late_max_s=meter.late_max_s,
+                early_max_s=meter.early_max_s,
             )
             for meter in found[:size]
         ]

@@ -84,6 +84,8 @@ def event_to_message(event: Event, clock: LedgerClock) -> limits_pb2.WatchLimits
                             attributes=meter.attributes,
                             pseudonymised=meter.pseudonymised,
                             value_attribute=meter.value_attribute,
+                            late_max_s=meter.late_max_s,
+                            early_max_s=meter.early_max_s,
                         )
                         for meter in meters
                     ]

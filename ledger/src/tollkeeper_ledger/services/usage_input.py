@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError
-from tollkeeper_ledger.domain.usage import CONFLICT, EARLINESS_MAX_US, LATENESS_MAX_US
+from tollkeeper_ledger.domain.usage import CONFLICT
 from tollkeeper_ledger.store.clock import ledger_now
 
 if TYPE_CHECKING:
@@ -173,16 +173,17 @@ def _kept(use: Use, known: bool, meters: Mapping[str, MeterView], now_us: int) -
     for place, (meter, _) in enumerate(use.quantities):
         if meter not in meters:
             return _unknown(f"quantities[{place}].meter", "METER_UNKNOWN", meter)
-    if not now_us - LATENESS_MAX_US <= use.event_us <= now_us + EARLINESS_MAX_US:
+    used = [meters[meter] for meter, _ in use.quantities]
+    late_s, early_s = min(meter.late_max_s for meter in used), min(meter.early_max_s for meter in used)
+    if not now_us - late_s * 1_000_000 <= use.event_us <= now_us + early_s * 1_000_000:
         return InvalidFieldError(
             "event_time",
             "is too late or too far ahead",
             reason="FIELD_OUT_OF_RANGE",
             value=f"{use.event_us} us",
-            bound="35 days back to 5 minutes ahead",
+            bound=f"{late_s} s back to {early_s} s ahead",
             remedy="send it in time, and set the caller's clock",
         )
-    used = [meters[meter] for meter, _ in use.quantities]
     plain = {name for meter in used for name in meter.attributes if name not in meter.pseudonymised}
     return replace(use, attributes=sorted((pair for pair in use.attributes if pair[0] in plain), key=_in_bytes))
 

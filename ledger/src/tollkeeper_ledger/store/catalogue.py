@@ -95,6 +95,8 @@ async def read_meters(conn: Connection, *, after: str, count_max: int) -> list[M
             pseudonymised=tuple(row["pseudonymised"]),
             value_attribute=row["value_attribute"],
             dimensions=tuple(row["dimensions"]),
+            late_max_s=row["late_max_s"],
+            early_max_s=row["early_max_s"],
             line=0,
         )
         for row in rows

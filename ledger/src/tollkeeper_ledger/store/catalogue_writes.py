@@ -56,7 +56,7 @@ async def put_seller(conn: Connection, seller: Seller) -> None:
 
 
 async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
-    """Add a meter, or change its attributes."""
+    """Add a meter, or change its attributes and how late and early its records may be."""
     await conn.execute(
         sql("catalogue.put_meter"),
         seller_id,
@@ -68,6 +68,8 @@ async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
         meter.pseudonymised,
         meter.value_attribute,
         meter.dimensions,
+        meter.late_max_s,
+        meter.early_max_s,
     )
 
 

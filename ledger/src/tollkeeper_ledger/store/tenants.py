@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tollkeeper_ledger.domain.catalogue.model import EARLY_MAX_S, LATE_MAX_S
 from tollkeeper_ledger.domain.limits import EffectiveLimit, resolve
 from tollkeeper_ledger.store.billing_segments import schedule_from
 from tollkeeper_ledger.store.queries import sql
@@ -55,6 +56,8 @@ class MeterView:
     pseudonymised: tuple[str, ...]
     value_attribute: str = ""
     """Unique meters: the attribute whose distinct values are counted."""
+    late_max_s: int = LATE_MAX_S
+    early_max_s: int = EARLY_MAX_S
 
 
 async def load_tenants(
@@ -118,6 +121,8 @@ async def load_meters(conn: Connection) -> tuple[MeterView, ...]:
             attributes=tuple(row["attributes"]),
             pseudonymised=tuple(row["pseudonymised"]),
             value_attribute=row["value_attribute"],
+            late_max_s=row["late_max_s"],
+            early_max_s=row["early_max_s"],
         )
         for row in await conn.fetch(sql("tenants.meters"))
     )

@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tollkeeper_ledger.domain.usage import TimeSpan
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord
 from tollkeeper_ledger.store.clock import from_us, to_us
@@ -43,6 +44,7 @@ def meter_facts(row: Row) -> MeterFacts:
         aggregation=Aggregation(row["aggregation"]),
         dimensions=tuple(row["dimensions"]),
         value_attribute=row["value_attribute"],
+        span=TimeSpan(late_us=row["late_max_s"] * 1_000_000, early_us=row["early_max_s"] * 1_000_000),
     )
 
 

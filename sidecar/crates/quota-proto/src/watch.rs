@@ -7,19 +7,51 @@ use quota_core::{Event, Meter, TenantSnapshot, WindowId};
 
 use crate::{
     ledger::{
-        self, CacheOrder, ClockState, Heartbeat, Settlement, WatchWelcome, Witness,
+        self, CacheOrder, ClockState, Heartbeat, MeterInfo, Settlement, WatchWelcome, Witness,
         watch_limits_response::Message,
     },
     limits::{MessageError, key_hash, meter, sixteen, snapshot, units},
 };
+
+/// How long before its receive time an event may lie at most, µs.
+pub const LATE_MAX_US: i64 = 35 * 86_400_000_000;
+/// How long after its receive time an event may lie at most, µs.
+pub const EARLY_MAX_US: i64 = 300_000_000;
+
+/// What holds for records of one meter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordRules {
+    /// Attributes that must not be stored as they are.
+    pub hidden: Vec<String>,
+    /// How long before its receive time an event may lie, µs.
+    pub late_us: i64,
+    /// How long after it, µs.
+    pub early_us: i64,
+}
+
+impl RecordRules {
+    /// Reads them; what a ledger of an older version does not say, or says beyond the bounds, is the bound.
+    fn of(meter: &MeterInfo) -> Self {
+        let within = |told_s: Option<i64>, most_us: i64| {
+            told_s.map_or(most_us, |told_s| {
+                told_s.saturating_mul(1_000_000).clamp(0, most_us)
+            })
+        };
+        Self {
+            hidden: meter.pseudonymised.clone(),
+            late_us: within(meter.late_max_s, LATE_MAX_US),
+            early_us: within(meter.early_max_s, EARLY_MAX_US),
+        }
+    }
+}
 
 /// One message of the watch stream, parsed.
 #[derive(Clone, PartialEq, Debug)]
 pub enum WatchNews {
     /// The ledger introduced itself.
     Welcome(WatchWelcome),
-    /// All meters, with the attributes of each that must not be stored as they are.
-    Meters(Vec<Meter>, Vec<Vec<String>>),
+    /// All meters, with what holds for records of each.
+    Meters(Vec<Meter>, Vec<RecordRules>),
     /// A tenant, new or changed.
     Tenant(TenantSnapshot),
     /// No such tenant.
@@ -54,12 +86,8 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
         {
             Message::Welcome(welcome) => WatchNews::Welcome(welcome),
             Message::Meters(list) => {
-                let hidden = list
-                    .meters
-                    .iter()
-                    .map(|meter| meter.pseudonymised.clone())
-                    .collect();
-                WatchNews::Meters(list.meters.into_iter().map(meter).collect(), hidden)
+                let rules = list.meters.iter().map(RecordRules::of).collect();
+                WatchNews::Meters(list.meters.into_iter().map(meter).collect(), rules)
             }
             Message::Tenant(tenant) => WatchNews::Tenant(snapshot(tenant)?),
             Message::Unknown(unknown) => WatchNews::Unknown(unknown.tenant.into()),

@@ -9,6 +9,7 @@ use quota_proto::{
     bridge::{Snapshot, command::Action},
     command::watch_hello,
     ledger::{WatchHello, WatchWelcome},
+    watch::{EARLY_MAX_US, LATE_MAX_US, RecordRules},
 };
 
 use crate::token::TokenKeys;
@@ -30,6 +31,10 @@ pub(crate) struct TenantFacts {
 struct MeterFacts {
     /// Attributes that may be stored as they are.
     plain: Box<[Box<str>]>,
+    /// How long before its receive time an event may lie, µs.
+    late_us: i64,
+    /// How long after it, µs.
+    early_us: i64,
 }
 
 /// Tenants, meters and the state of the watch stream.
@@ -81,19 +86,24 @@ impl Directory {
         self.tenants.remove(tenant);
     }
 
-    /// Takes in the list of meters; `hidden` are each one's attributes that must not be stored as they are.
-    pub(crate) fn learn_meters(&mut self, meters: &[Meter], hidden: &[Vec<String>]) {
-        let facts = |(meter, hidden): (&Meter, &Vec<String>)| {
-            let open = |name: &str| !hidden.iter().any(|other| *other == name);
+    /// Takes in the list of meters, and what holds for records of each.
+    pub(crate) fn learn_meters(&mut self, meters: &[Meter], rules: &[RecordRules]) {
+        let facts = |(meter, rules): (&Meter, &RecordRules)| {
+            let open = |name: &str| !rules.hidden.iter().any(|other| *other == name);
             let plain = meter
                 .attributes
                 .iter()
                 .filter(|name| open(name))
                 .cloned()
                 .collect();
-            (Arc::clone(&meter.name), MeterFacts { plain })
+            let facts = MeterFacts {
+                plain,
+                late_us: rules.late_us,
+                early_us: rules.early_us,
+            };
+            (Arc::clone(&meter.name), facts)
         };
-        self.meters = Some(meters.iter().zip(hidden).map(facts).collect());
+        self.meters = Some(meters.iter().zip(rules).map(facts).collect());
     }
 
     /// Takes in the ledger's introduction.
@@ -170,6 +180,14 @@ impl Directory {
         self.meters
             .as_ref()
             .map(|meters| meters.contains_key(meter))
+    }
+
+    /// How long before and after its receive time an event with these meters may lie, µs: what all of them allow.
+    pub(crate) fn span<'m>(&self, meters: impl Iterator<Item = &'m str>) -> (i64, i64) {
+        let facts = meters.filter_map(|meter| self.meters.as_ref()?.get(meter));
+        facts.fold((LATE_MAX_US, EARLY_MAX_US), |(late_us, early_us), meter| {
+            (late_us.min(meter.late_us), early_us.min(meter.early_us))
+        })
     }
 
     /// Leaves those attributes that one of the meters declares; the rest is not to be stored.

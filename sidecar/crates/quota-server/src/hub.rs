@@ -356,8 +356,8 @@ impl Hub {
             return self.welcomed(welcome);
         }
         match parsed {
-            WatchNews::Meters(meters, hidden) => {
-                self.directory.lock().learn_meters(&meters, &hidden);
+            WatchNews::Meters(meters, rules) => {
+                self.directory.lock().learn_meters(&meters, &rules);
                 self.tell_engine(Event::Meters(meters));
                 self.news.notify_waiters();
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use quota_proto::{
-    ledger::RecordVerdict,
+    ledger::{RecordVerdict, watch_limits_response::Message as Told},
     quota::{
         Acknowledgement, CheckQuotaRequest, Quantity, RecordOutcome, RecordResult,
         RecordUsageRequest, RecordUsageResponse, UsageRecord,
@@ -133,6 +133,58 @@ async fn a_quarantined_record_is_no_success() {
     assert_eq!(
         vec![Invalid],
         outcomes(&recorded(&plane, vec![record("late", 1)]).await)
+    );
+}
+
+/// Each meter says how late and how early its records may be; of several the strictest counts, and 0 is 0.
+#[tokio::test]
+async fn each_meter_has_its_own_lateness() {
+    use RecordOutcome::{Invalid, Recorded};
+    let folder = tempdir().unwrap();
+    let plane = Plane::start(&folder, Script::with_amount(10)).await;
+    let mut meters = support::control::meters();
+    (meters.meters[0].late_max_s, meters.meters[0].early_max_s) = (Some(60), Some(0));
+    plane.control.tell(Told::Meters(meters));
+    let seconds = now_us() / 1_000_000;
+    let at = |name: &str, meters: &[&str], offset_s: i64| UsageRecord {
+        event_time: Some(Timestamp {
+            seconds: seconds + offset_s,
+            nanos: 0,
+        }),
+        quantities: meters
+            .iter()
+            .map(|meter| Quantity {
+                meter: (*meter).into(),
+                units: 1,
+            })
+            .collect(),
+        ..record(name, 1)
+    };
+    let late = at("late", &["tokens"], -600);
+    // News are taken in by and by: what was fine before them is refused after.
+    let mut refused = recorded(&plane, vec![late.clone()]).await;
+    while outcomes(&refused) != [Invalid] {
+        refused = recorded(&plane, vec![late.clone()]).await;
+    }
+    assert_eq!(
+        ("FIELD_OUT_OF_RANGE", "records[0].event_time"),
+        (&*refused[0].reason, &*refused[0].field)
+    );
+    assert!(
+        refused[0].message.contains("60 s back to 0 s ahead"),
+        "{refused:?}"
+    );
+    let records = vec![
+        at("other", &["requests"], -600),
+        at("both", &["requests", "tokens"], -600),
+        at("early", &["tokens"], 120),
+        at("ahead", &["requests"], 120),
+        at("fine", &["tokens"], -5),
+        at("long", &["requests"], -36 * 86_400),
+    ];
+    assert_eq!(
+        vec![Recorded, Invalid, Invalid, Recorded, Recorded, Invalid],
+        outcomes(&recorded(&plane, records).await)
     );
 }
 

@@ -197,8 +197,12 @@ def _differences(before: JsonObject, after: JsonObject) -> str:
     return ", ".join(f"{name}: {before.get(name)!r} -> {after[name]!r}" for name in names)[:500]
 
 
+_METER_KEPT = ("unit", "aggregation", "scale", "value_attribute", "dimensions")
+"""What of a meter never changes."""
+
+
 def _meter_json(meter: Meter) -> JsonObject:
-    names = ("unit", "aggregation", "scale", "attributes", "pseudonymised", "value_attribute", "dimensions")
+    names = (*_METER_KEPT, "attributes", "pseudonymised", "late_max_s", "early_max_s")
     return {name: _plain(getattr(meter, name)) for name in names}
 
 
@@ -209,7 +213,7 @@ def _meter_change(meter: Meter, seller: Seller, known: Known, faults: Faults) ->
     if before is None:
         return Change("create", "meter", meter.name, f"{meter.aggregation} of {meter.unit}", write=write, after=new)
     old = _meter_json(before)
-    for name in ("unit", "aggregation", "scale", "value_attribute", "dimensions"):
+    for name in _METER_KEPT:
         if old[name] != new[name]:
             faults.add(
                 meter.line,

@@ -42,6 +42,12 @@ class Seller:
     """SVG; empty: the name alone stands on invoices."""
 
 
+LATE_MAX_S = 35 * 86_400
+"""How long before its receive time an event may lie at most: ids are kept for so long and 14 days more."""
+EARLY_MAX_S = 300
+"""How long after its receive time an event may lie at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Meter:
     """What is counted."""
@@ -57,6 +63,10 @@ class Meter:
     """Aggregation `unique`: the attribute whose distinct values are counted; empty for all others."""
     dimensions: tuple[str, ...] = ()
     """Attributes that split its rollups."""
+    late_max_s: int = LATE_MAX_S
+    """How long before its receive time an event may lie."""
+    early_max_s: int = EARLY_MAX_S
+    """How long after its receive time an event may lie."""
 
 
 @dataclass(frozen=True, slots=True)

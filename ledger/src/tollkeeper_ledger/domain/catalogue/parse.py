@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
 from tollkeeper_ledger.domain.catalogue.logo import LOGO_BYTES_MAX, logo_fault
 from tollkeeper_ledger.domain.catalogue.model import (
+    EARLY_MAX_S,
     FORMAT_VERSION,
+    LATE_MAX_S,
     Catalogue,
     Fee,
     Meter,
@@ -36,7 +38,8 @@ _SELLER_FIELDS = frozenset({
     "time_zone", "logo",
 })  # fmt: skip
 _METER_FIELDS = frozenset({
-    "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise",
+    "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise", "late_max_s",
+    "early_max_s",
 })  # fmt: skip
 _PLAN_FIELDS = frozenset({
     "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
@@ -182,6 +185,8 @@ def _read_meter(fields: Fields) -> Meter:
         line=fields.line,
         value_attribute=_read_value_attribute(fields, aggregation, attributes),
         dimensions=tuple(sorted(dimensions)),
+        late_max_s=fields.whole("late_max_s", least=0, most=LATE_MAX_S, default=LATE_MAX_S),
+        early_max_s=fields.whole("early_max_s", least=0, most=EARLY_MAX_S, default=EARLY_MAX_S),
     )
 
 

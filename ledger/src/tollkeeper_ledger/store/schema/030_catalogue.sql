@@ -42,6 +42,10 @@ CREATE TABLE meter (
     CONSTRAINT meter_value_attribute_of_unique CHECK ((aggregation = 'unique') = (value_attribute <> '')),
   -- Attributes that split rollups. Like the aggregation they never change.
   dimensions text[] NOT NULL DEFAULT '{}',
+  -- How long before and after its receive time an event may lie. Ids are kept for the longest of all and 14 days more.
+  late_max_s integer NOT NULL DEFAULT 3024000
+    CONSTRAINT meter_late_max_range CHECK (late_max_s BETWEEN 0 AND 3024000),
+  early_max_s integer NOT NULL DEFAULT 300 CONSTRAINT meter_early_max_range CHECK (early_max_s BETWEEN 0 AND 300),
   -- One name space per installation: checks name a meter without its seller.
   CONSTRAINT meter_name_unique UNIQUE (name)
 );

@@ -13,7 +13,7 @@ FROM seller ORDER BY seller_id;
 -- name: meters
 -- Reads meters in name order. $1 after this name, $2 at most so many.
 SELECT meter_id, seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute,
-       dimensions
+       dimensions, late_max_s, early_max_s
 FROM meter WHERE name > $1 ORDER BY name LIMIT $2;
 
 -- name: features
@@ -63,12 +63,15 @@ ON CONFLICT (seller_id) DO UPDATE SET
   logo = excluded.logo;
 
 -- name: put_meter
--- Adds a meter, or changes its attributes. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
--- $7 pseudonymised attributes, $8 attribute whose values are counted, $9 dimensions.
-INSERT INTO meter (seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute, dimensions)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- Adds a meter, or changes what of it may change. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
+-- $7 pseudonymised attributes, $8 attribute whose values are counted, $9 dimensions, $10 and $11 how many seconds late
+-- and early its records may be.
+INSERT INTO meter (seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute, dimensions,
+                   late_max_s, early_max_s)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT ON CONSTRAINT meter_name_unique
-DO UPDATE SET attributes = excluded.attributes, pseudonymised = excluded.pseudonymised;
+DO UPDATE SET attributes = excluded.attributes, pseudonymised = excluded.pseudonymised,
+              late_max_s = excluded.late_max_s, early_max_s = excluded.early_max_s;
 
 -- name: add_feature
 -- Adds a feature. $1 seller, $2 name.

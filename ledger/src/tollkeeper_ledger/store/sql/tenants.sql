@@ -47,7 +47,7 @@ SELECT plan_version_id, definition FROM plan_version WHERE plan_version_id = ANY
 
 -- name: meters
 -- Reads every meter in name order.
-SELECT name, unit, scale, attributes, pseudonymised, value_attribute FROM meter ORDER BY name;
+SELECT name, unit, scale, attributes, pseudonymised, value_attribute, late_max_s, early_max_s FROM meter ORDER BY name;
 
 -- name: write_limit_states
 -- Writes effective amounts; the version rises where one of them changed. Pairwise: $1 tenant ids, $2 names,

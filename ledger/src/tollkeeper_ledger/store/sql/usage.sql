@@ -50,11 +50,12 @@ SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
 
 -- name: meters_named
 -- Gives meters that exist. $1 names.
-SELECT name, meter_id, aggregation, dimensions, value_attribute FROM meter WHERE name = ANY ($1::text[]);
+SELECT name, meter_id, aggregation, dimensions, value_attribute, late_max_s, early_max_s
+FROM meter WHERE name = ANY ($1::text[]);
 
 -- name: meters_all
 -- Gives every meter.
-SELECT name, meter_id, aggregation, dimensions, value_attribute FROM meter;
+SELECT name, meter_id, aggregation, dimensions, value_attribute, late_max_s, early_max_s FROM meter;
 
 -- name: next_batch
 -- Takes the number of a batch.

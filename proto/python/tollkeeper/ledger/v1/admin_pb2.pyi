@@ -368,6 +368,8 @@ class Meter(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VALUE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    LATE_MAX_S_FIELD_NUMBER: _builtins.int
+    EARLY_MAX_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
@@ -378,6 +380,10 @@ class Meter(_message.Message):
     """Decimal digits, 0 to 9."""
     value_attribute: _builtins.str
     """Aggregation `unique`: the attribute whose distinct values are counted."""
+    late_max_s: _builtins.int
+    """How long before its receive time an event may lie, 0 to 3,024,000 (35 days, the default)."""
+    early_max_s: _builtins.int
+    """How long after its receive time an event may lie, 0 to 300 (the default)."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Declared attributes."""
@@ -396,10 +402,12 @@ class Meter(_message.Message):
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         value_attribute: _builtins.str = ...,
         dimensions: _abc.Iterable[_builtins.str] | None = ...,
+        late_max_s: _builtins.int = ...,
+        early_max_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "dimensions", b"dimensions", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "dimensions", b"dimensions", "early_max_s", b"early_max_s", "late_max_s", b"late_max_s", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

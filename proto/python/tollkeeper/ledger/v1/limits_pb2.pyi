@@ -881,6 +881,8 @@ class MeterInfo(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PSEUDONYMISED_FIELD_NUMBER: _builtins.int
     VALUE_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    LATE_MAX_S_FIELD_NUMBER: _builtins.int
+    EARLY_MAX_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
@@ -889,6 +891,10 @@ class MeterInfo(_message.Message):
     """Decimal digits after the point that units stand for, 0 to 9."""
     value_attribute: _builtins.str
     """Unique meters: the attribute whose distinct values are counted; empty = the meter counts units."""
+    late_max_s: _builtins.int
+    """How long before its receive time an event may lie, 0 to 3,024,000 (35 days). Absent = 35 days."""
+    early_max_s: _builtins.int
+    """How long after its receive time an event may lie, 0 to 300. Absent = 300."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the attributes that records of this meter may carry."""
@@ -906,12 +912,21 @@ class MeterInfo(_message.Message):
         attributes: _abc.Iterable[_builtins.str] | None = ...,
         pseudonymised: _abc.Iterable[_builtins.str] | None = ...,
         value_attribute: _builtins.str = ...,
+        late_max_s: _builtins.int | None = ...,
+        early_max_s: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_early_max_s", b"_early_max_s", "_late_max_s", b"_late_max_s", "early_max_s", b"early_max_s", "late_max_s", b"late_max_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "name", b"name", "pseudonymised", b"pseudonymised", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_early_max_s", b"_early_max_s", "_late_max_s", b"_late_max_s", "attributes", b"attributes", "early_max_s", b"early_max_s", "late_max_s", b"late_max_s", "name", b"name", "pseudonymised", b"pseudonymised", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__early_max_s: _TypeAlias = _typing.Literal["early_max_s"]  # noqa: Y015
+    _WhichOneofArgType__early_max_s: _TypeAlias = _typing.Literal["_early_max_s", b"_early_max_s"]  # noqa: Y015
+    _WhichOneofReturnType__late_max_s: _TypeAlias = _typing.Literal["late_max_s"]  # noqa: Y015
+    _WhichOneofArgType__late_max_s: _TypeAlias = _typing.Literal["_late_max_s", b"_late_max_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_max_s) -> _WhichOneofReturnType__early_max_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late_max_s) -> _WhichOneofReturnType__late_max_s | None: ...
 
 Global___MeterInfo: _TypeAlias = MeterInfo  # noqa: Y015
 

@@ -339,6 +339,12 @@ pub struct MeterInfo {
     /// Unique meters: the attribute whose distinct values are counted; empty = the meter counts units.
     #[prost(string, tag = "6")]
     pub value_attribute: ::prost::alloc::string::String,
+    /// How long before its receive time an event may lie, 0 to 3,024,000 (35 days). Absent = 35 days.
+    #[prost(int64, optional, tag = "7")]
+    pub late_max_s: ::core::option::Option<i64>,
+    /// How long after its receive time an event may lie, 0 to 300. Absent = 300.
+    #[prost(int64, optional, tag = "8")]
+    pub early_max_s: ::core::option::Option<i64>,
 }
 /// A tenant whole: a later one replaces it.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -352,7 +352,7 @@ impl Plan {
             .collect();
         let attributes = merged(service, &quantities, added, &opened.attributes)?;
         let event_time_us = event_time_us
-            .map(|at| event_time(at, now_us))
+            .map(|at| event_time(service, &quantities, at, now_us))
             .transpose()?
             .unwrap_or(now_us);
         let recorded = if quantities.is_empty() {

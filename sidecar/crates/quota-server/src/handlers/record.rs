@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
-use quota_core::Now;
+use quota_core::{Cost, Now};
 use quota_proto::{
     FieldError, FieldResult,
     content::content_hash,
@@ -22,10 +22,6 @@ use crate::{
     service::Service,
 };
 
-/// How late a record may be, ledger µs.
-const LATE_US: i64 = 35 * 86_400_000_000;
-/// How far ahead a record may be, ledger µs.
-const AHEAD_US: i64 = 300_000_000;
 /// How long a call without a deadline waits for the ledger.
 const LEDGER_WAIT: Duration = Duration::from_secs(30);
 
@@ -236,15 +232,22 @@ fn checked(
     }
     record
         .event_time_us
-        .map(|at| event_time(at, now_us))
+        .map(|at| event_time(service, &record.quantities, at, now_us))
         .transpose()?;
     Ok(record)
 }
 
-/// Checks that an event time is neither too late nor too far ahead.
-pub(crate) fn event_time(at_us: i64, now_us: i64) -> Answer<i64> {
-    let least = now_us.saturating_sub(LATE_US);
-    let most = now_us.saturating_add(AHEAD_US);
+/// Checks that an event time is neither too late nor too far ahead for any of these meters.
+pub(crate) fn event_time(
+    service: &Service,
+    quantities: &[Cost],
+    at_us: i64,
+    now_us: i64,
+) -> Answer<i64> {
+    let meters = quantities.iter().map(|quantity| &*quantity.meter);
+    let (late_us, early_us) = service.hub.directory.lock().span(meters);
+    let least = now_us.saturating_sub(late_us);
+    let most = now_us.saturating_add(early_us);
     if (least..=most).contains(&at_us) {
         return Ok(at_us);
     }
@@ -252,7 +255,11 @@ pub(crate) fn event_time(at_us: i64, now_us: i64) -> Answer<i64> {
         ErrorReason::FieldOutOfRange,
         "event_time",
         format!("{at_us} us"),
-        format!("{least} to {most} us (35 days back to 5 minutes ahead)"),
+        format!(
+            "{least} to {most} us ({} s back to {} s ahead)",
+            late_us / 1_000_000,
+            early_us / 1_000_000
+        ),
         "send it in time, and set the caller's clock",
     )
     .into())

@@ -354,6 +354,8 @@ pub fn meters() -> MeterList {
         attributes: vec!["model".into(), "secret".into()],
         pseudonymised: vec!["secret".into()],
         value_attribute: String::new(),
+        late_max_s: None,
+        early_max_s: None,
     };
     MeterList {
         meters: vec![meter("tokens"), meter("requests")],
