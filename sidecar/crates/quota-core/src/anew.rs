@@ -1,18 +1,13 @@
 //! Beginning anew: the ledger belongs to another installation than before.
 
-use crate::{effect::Effect, engine::Engine, time::Now};
+use crate::{engine::Engine, time::Now};
 
 impl Engine {
     /// Forgets every unit, window, limit and tenant: they are another installation's, and nobody here may spend them.
     /// Reservations stay, so that they end; what they hold is nobody's. Answers that are on their way find nothing.
     pub fn begin_anew(&mut self, now: Now) {
         for window in self.unclaimed.forget() {
-            let id = self.outbox.mark();
-            self.outbox.tell(Effect::Keep {
-                id,
-                window,
-                kept: None,
-            });
+            self.remove_mark(window);
         }
         self.resting.forget();
         self.catalog.forget_all();

@@ -260,6 +260,9 @@ impl Engine {
                 _ => window.balance.exceed(excess),
             }
         }
+        if window.is_log_behind() {
+            self.keeps_due.push(key);
+        }
         self.keep_sound(key);
         self.mark_moved(key);
         self.stir(key);

@@ -46,7 +46,7 @@ pub enum Effect {
     Expired(ReservationId),
 }
 
-/// Units of a window that a process neither spends nor returns before the log says less.
+/// Units of a window that a process neither spends nor returns before the log says less, and what it owes there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {
     /// Wire id of the tenant whose limit it is.
@@ -69,6 +69,8 @@ pub struct Kept {
     pub units: Units,
     /// Where they came from, oldest first; units beyond these are spent, never returned.
     pub parts: Box<[KeptPart]>,
+    /// Units used above what was reserved and not paid yet.
+    pub debt: Units,
 }
 
 /// Units that are kept of one source.

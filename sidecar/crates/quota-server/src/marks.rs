@@ -39,7 +39,8 @@ pub(crate) fn boot_id() -> Option<BootId> {
     bytes.try_into().ok()
 }
 
-/// Removes every mark that was found, durably, and gives those that count here. Blocks; for the start.
+/// Removes every mark that was found, durably, but for what it says is owed, and gives those that count here: units on the
+/// boot that they were kept on, debts on any. Blocks; for the start.
 ///
 /// # Errors
 /// The log can't be written; nothing may be taken over then.
@@ -50,21 +51,33 @@ pub(crate) fn take_over(
 ) -> Result<Vec<Kept>, LogError> {
     let mut last = None;
     for mark in windows(recovered) {
+        let owed = Some(mark).filter(|_| !recovered.moved).and_then(owed);
         last = Some(log.append(Append::Mark {
             key: mark.key,
-            payload: &[],
+            payload: &owed.unwrap_or_default(),
         })?);
     }
     let Some(last) = last else {
         return Ok(Vec::new());
     };
     log.wait_durable(last)?;
-    let Some(boot_id) = boot_id.filter(|_| !recovered.moved) else {
+    if recovered.moved {
         return Ok(Vec::new());
-    };
+    }
     Ok(windows(recovered)
         .filter_map(|mark| read(&mark.payload, boot_id))
         .collect())
+}
+
+/// What is left of a mark when its units are taken over: what is owed.
+fn owed(mark: &usage_log::Kept) -> Option<Vec<u8>> {
+    let logged = LoggedMark::decode(&*mark.payload).ok()?;
+    let left = LoggedMark {
+        kept: 0,
+        sources: Vec::new(),
+        ..logged
+    };
+    (left.debt > 0).then(|| left.encode_to_vec())
 }
 
 fn windows(recovered: &Recovered) -> impl Iterator<Item = &usage_log::Kept> {
@@ -121,7 +134,7 @@ fn logged(kept: &Kept, holder: Holder, boot_id: BootId) -> Vec<u8> {
         kept: signed(kept.units),
         boot_id: Bytes::copy_from_slice(&boot_id),
         sources: kept.parts.iter().map(logged_part).collect(),
-        ..LoggedMark::default()
+        debt: signed(kept.debt),
     }
     .encode_to_vec()
 }
@@ -149,11 +162,14 @@ fn read_part(logged: &LoggedSource, holder: Holder) -> Option<KeptPart> {
     })
 }
 
-/// Reads a mark; `None` where it is none, or was made on another boot.
-fn read(payload: &[u8], boot_id: BootId) -> Option<Kept> {
-    let logged = LoggedMark::decode(payload).ok()?;
-    if *logged.boot_id != boot_id {
-        return None;
+/// Reads a mark; `None` where it is none, or was made on another boot and nothing is owed.
+fn read(payload: &[u8], boot_id: Option<BootId>) -> Option<Kept> {
+    let mut logged = LoggedMark::decode(payload).ok()?;
+    if boot_id.is_none_or(|boot_id| *logged.boot_id != boot_id) {
+        (logged.kept, logged.sources) = (0, Vec::new());
+        if logged.debt == 0 {
+            return None;
+        }
     }
     let holder = Holder(logged.holder.as_ref().try_into().ok()?);
     let sources = logged.sources.iter();
@@ -169,6 +185,7 @@ fn read(payload: &[u8], boot_id: BootId) -> Option<Kept> {
         round: logged.round,
         units: u64::try_from(logged.kept).ok()?,
         parts: parts?,
+        debt: u64::try_from(logged.debt).ok()?,
     })
 }
 
@@ -193,6 +210,7 @@ mod tests {
                 units: 5,
                 returned_cum: 9,
             }]),
+            debt: 0,
         }
     }
 
@@ -200,9 +218,26 @@ mod tests {
     #[test]
     fn marks_count_on_their_boot_only() {
         let payload = logged(&kept(), Holder([9; 16]), [7; 16]);
-        assert_eq!(Some(kept()), read(&payload, [7; 16]));
-        assert_eq!(None, read(&payload, [8; 16]));
-        assert_eq!(None, read(&[0xff], [7; 16]));
+        assert_eq!(Some(kept()), read(&payload, Some([7; 16])));
+        assert_eq!(None, read(&payload, Some([8; 16])));
+        assert_eq!(None, read(&payload, None));
+        assert_eq!(None, read(&[0xff], Some([7; 16])));
+    }
+
+    /// What is owed is owed on any boot; units are not there on another one.
+    #[test]
+    fn debts_count_on_any_boot() {
+        let owing = Kept { debt: 3, ..kept() };
+        let payload = logged(&owing, Holder([9; 16]), [7; 16]);
+        let elsewhere = Kept {
+            units: 0,
+            parts: Box::default(),
+            ..owing.clone()
+        };
+        assert_eq!(Some(owing), read(&payload, Some([7; 16])));
+        for boot_id in [None, Some([8; 16])] {
+            assert_eq!(Some(elsewhere.clone()), read(&payload, boot_id));
+        }
     }
 
     /// This machine names its boot, the same each time.

@@ -69,6 +69,33 @@ async fn a_restart_spends_what_was_kept() {
     );
 }
 
+/// What was used above a reservation and not paid is owed after a kill as well: the next process pays it first, out of what
+/// the ledger gives then, and admits only the rest.
+#[tokio::test]
+async fn what_is_owed_is_paid_after_a_kill() {
+    let folder = tempdir().unwrap();
+    let plane = Plane::start(&folder, script()).await;
+    let mut tokens = Vec::new();
+    for id in ["a", "b", "c"] {
+        tokens.push(plane.client.reserve(id, 10).await.unwrap());
+    }
+    let token = |place: usize| &tokens[place].reservation.as_ref().unwrap().token;
+    plane.client.settle(token(0), 15_000).await.unwrap();
+    // These wait for the log to which the mark went before.
+    for place in [1, 2] {
+        plane.client.release(token(place)).await.unwrap();
+    }
+    let mut script = plane.kill();
+    script.amount = 3 * LEASE;
+    let plane = Plane::start(&folder, script).await;
+    let admitted = spend(&plane, 10_000).await;
+    // 5,000 are owed, less the units of the reservations that were released.
+    assert!(
+        (2 * LEASE - 5_000..=2 * LEASE - 4_900).contains(&admitted),
+        "{admitted}"
+    );
+}
+
 /// A copied volume takes nothing over: its directory is another one.
 #[tokio::test]
 async fn a_copied_volume_spends_nothing() {

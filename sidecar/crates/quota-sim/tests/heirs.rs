@@ -8,7 +8,7 @@
     missing_docs
 )]
 
-use quota_core::EngineConfig;
+use quota_core::{Cost, EngineConfig, Mode, ReservationId};
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
@@ -157,6 +157,40 @@ fn what_was_kept_waits_for_the_ledger() {
     assert!(allotted(&world) < before);
     let lost = stranded(&mut world);
     assert!(lost <= BLOCK, "{lost} are lost");
+}
+
+/// What was used above a reservation, and is not paid when its process dies, is paid by the next one before anything else
+/// is admitted there, however often that is killed as well; once paid it is owed by nobody.
+#[test]
+fn what_is_owed_survives_restarts() {
+    for kills in 1..4 {
+        let mut world = world(6);
+        use_units(&mut world, 0, 100, 5_000);
+        let id = ReservationId([7; 16]);
+        let expires_us = world.now().ledger_us + 3_600_000_000;
+        let mut reserve = request("t", "m", 10);
+        reserve.mode = Mode::Reserve { id, expires_us };
+        assert!(world.decide(0, &reserve).reason.allowed());
+        (world.is_ledger_up, world.is_redis_up) = (false, false);
+        let used = Cost {
+            meter: "m".into(),
+            units: 20_010,
+        };
+        world.settle(id, &[used]);
+        for _ in 0..kills {
+            world.run_for(SECOND_US / 10);
+            world.crash(0);
+            assert_eq!(0, use_units(&mut world, 0, 3, 1_000), "it owes");
+        }
+        (world.is_ledger_up, world.is_redis_up) = (true, true);
+        world.run_for(5 * SECOND_US);
+        exhaust(&mut world, 0);
+        exhaust(&mut world, 1);
+        world.crash(0);
+        exhaust(&mut world, 0);
+        let left = AMOUNT - 20_000 - world.admitted.values().sum::<u64>();
+        assert!(left <= 5_000, "{left} of what was not owed are lost");
+    }
 }
 
 /// Lets a sidecar die four times, at moments that follow from `step`, with messages lost where that is odd; then both use

@@ -141,6 +141,8 @@ pub(crate) struct Window {
     pub(crate) is_marking: bool,
     /// Units of it went back to the ledger since a mark said how many had.
     pub(crate) is_mark_behind: bool,
+    /// What the log says is owed.
+    pub(crate) debt_marked: Units,
     /// Concurrency: the lease that its units belong to; 0 = none.
     pub(crate) lease_epoch: u64,
     /// Concurrency: real time until which the lease may be used.
@@ -187,6 +189,7 @@ impl Window {
             keep_low: 0,
             is_marking: false,
             is_mark_behind: false,
+            debt_marked: 0,
             lease_epoch: 0,
             valid_until_us: 0,
             valid_for_us: 0,
@@ -283,6 +286,12 @@ impl Window {
         };
         (self.lease_epoch, self.valid_until_us) = (0, 0);
         self.proof = None;
+    }
+
+    /// Whether the log says something of it that is to be brought up to date.
+    pub(crate) const fn is_log_behind(&self) -> bool {
+        let is_debt_behind = self.balance.debt != self.debt_marked;
+        is_debt_behind || (self.is_mark_behind && self.balance.kept > 0)
     }
 
     /// Takes in newer figures of the same window.

@@ -75,7 +75,7 @@ impl Engine {
         let id = window.info.id;
         if is_due {
             self.mark(key, id, target, returns);
-        } else if kept > 0 && window.is_mark_behind {
+        } else if is_counted && window.is_log_behind() {
             self.mark(key, id, kept, returns);
         }
         if let Some(window) = self
@@ -136,7 +136,9 @@ impl Engine {
             window.balance.release(&parts);
         }
         (window.is_marking, window.is_mark_behind) = (true, false);
-        let kept = (units > 0).then(|| {
+        let debt = window.balance.debt;
+        window.debt_marked = debt;
+        let kept = (units > 0 || debt > 0).then(|| {
             Box::new(Kept {
                 tenant: Arc::clone(&limit.tenant_name),
                 limit: Arc::clone(&limit.rule.name),
@@ -148,6 +150,7 @@ impl Engine {
                 round: window.info.round,
                 units,
                 parts: window.balance.parts_kept(&parts, *holder),
+                debt,
             })
         });
         let marking = Marking {
@@ -199,14 +202,19 @@ impl Engine {
 
     /// Removes the mark of a window that is let go.
     pub(crate) fn forget_mark(&mut self, window: &Window) {
-        if window.balance.kept > 0 || window.is_marking {
-            let id = self.outbox.mark();
-            self.outbox.tell(Effect::Keep {
-                id,
-                window: window.info.id,
-                kept: None,
-            });
+        if window.balance.kept > 0 || window.is_marking || window.debt_marked > 0 {
+            self.remove_mark(window.info.id);
         }
+    }
+
+    /// Removes the mark of a window of which nothing is kept or owed any more.
+    pub(crate) fn remove_mark(&mut self, window: WindowId) {
+        let id = self.outbox.mark();
+        self.outbox.tell(Effect::Keep {
+            id,
+            window,
+            kept: None,
+        });
     }
 
     /// Gives a bucket that is new what was taken over for it, where that window is still open.
@@ -231,6 +239,9 @@ impl Engine {
             self.keeps_due.push(key);
         } else {
             self.unclaimed.give_up(&kept);
+            if kept.debt > 0 {
+                self.remove_mark(kept.window);
+            }
         }
     }
 }
@@ -254,6 +265,9 @@ fn enter(bucket: &mut Bucket, kept: &Kept, amount: Option<Units>, amount_version
     for part in &kept.parts {
         window.balance.inherit(part);
     }
+    // What is owed is paid before anything else is admitted; the log says so already.
+    window.balance.owe(kept.debt);
+    window.debt_marked = kept.debt;
     window.low_mark = kept.units / 2;
     bucket.current = Some(window);
 }

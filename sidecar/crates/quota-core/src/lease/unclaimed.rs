@@ -101,15 +101,34 @@ impl Unclaimed {
 
     /// Gives up what waits for calls of some keys.
     fn give_up_of(&mut self, is_meant: impl Fn(&Name) -> bool) {
-        let names = self.kept.keys().filter(|name| is_meant(name));
+        let lent = self.kept.iter().filter(|(_, kept)| kept.units > 0);
+        let names = lent.map(|(name, _)| name).filter(|name| is_meant(name));
         for name in names.cloned().collect::<Vec<Name>>() {
-            if let Some(kept) = self.kept.remove(&name) {
-                self.give_up(&kept);
-                if mutant::is(Mutant::HeirReturnsAndSpends) {
-                    self.kept.insert(name, kept);
-                }
+            let Some(mut kept) = self.kept.remove(&name) else {
+                continue;
+            };
+            self.give_up(&kept);
+            if !mutant::is(Mutant::HeirReturnsAndSpends) {
+                (kept.units, kept.parts) = (0, Box::default());
+            }
+            // What is owed waits for calls until the window ends.
+            if kept.units > 0 || kept.debt > 0 {
+                self.kept.insert(name, kept);
             }
         }
+    }
+
+    /// Forgets windows that are over; gives those of which something is owed: their marks are there yet.
+    fn forget_ended(&mut self, now: Now) -> Vec<WindowId> {
+        let mut owing = Vec::new();
+        self.kept.retain(|_, kept| {
+            let is_on = kept.end_us > now.ledger_us;
+            if !is_on && kept.debt > 0 {
+                owing.push(kept.window);
+            }
+            is_on
+        });
+        owing
     }
 
     /// Forgets everything; gives the windows of which something was kept.
@@ -172,6 +191,10 @@ impl Engine {
             return;
         }
         unclaimed.look_us = now.real_us.saturating_add(LOOK_US);
+        for window in unclaimed.forget_ended(now) {
+            self.remove_mark(window);
+        }
+        let unclaimed = &mut self.unclaimed;
         let is_down = self.links.ledger.is_down(now.real_us);
         unclaimed.wait(now, self.links.watch_epoch().is_some() && !is_down);
         if is_down {

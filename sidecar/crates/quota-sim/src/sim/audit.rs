@@ -173,6 +173,7 @@ impl Audit {
             Fact::Granted { .. } => self.grant(fact, world),
             Fact::Returning { .. } => self.give_back(fact, world),
             Fact::Adopted { .. } => self.adopt(fact, world),
+            Fact::Owed { .. } => self.inherit_debt(fact, world),
             Fact::Used {
                 window,
                 holder,
@@ -317,6 +318,19 @@ impl Audit {
                 &from.0[..8]
             );
             self.break_rule("I3", detail);
+        }
+    }
+
+    /// What a dead process owed the next one pays before anything else.
+    fn inherit_debt(&mut self, fact: &Fact, world: &World) {
+        if let Fact::Owed {
+            window,
+            holder,
+            units,
+        } = *fact
+            && let Some(tally) = self.tally(window, world)
+        {
+            tally.shares.entry(holder).or_default().owed += units;
         }
     }
 

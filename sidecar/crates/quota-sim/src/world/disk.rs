@@ -46,14 +46,18 @@ impl Disk {
     }
 
     /// The process dies: of what was written any beginning is durable. Gives what the next one may take over and who kept
-    /// it; the marks are gone. A copy on another machine forfeits them.
+    /// it; the marks are gone, but for what they say is owed. A copy on another machine forfeits them.
     pub fn restart(&mut self, rng: &mut Rng) -> Vec<(Holder, Kept)> {
         self.settle_down(rng);
         let kept = self.durable.values().cloned().collect();
+        let is_copy = std::mem::take(&mut self.is_copy);
         if !mutant::is(Mutant::MarksTakenTwice) {
-            self.durable.clear();
+            self.durable.retain(|_, (_, kept)| {
+                (kept.units, kept.parts) = (0, Box::default());
+                kept.debt > 0 && !is_copy
+            });
         }
-        if std::mem::take(&mut self.is_copy) && !mutant::is(Mutant::CloneAdopted) {
+        if is_copy && !mutant::is(Mutant::CloneAdopted) {
             return Vec::new();
         }
         kept

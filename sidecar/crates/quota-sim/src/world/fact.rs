@@ -94,6 +94,15 @@ pub enum Fact {
         /// Where they came from, and how many.
         part: KeptPart,
     },
+    /// A process took over what a dead one of its volume owed.
+    Owed {
+        /// Of this window.
+        window: WindowId,
+        /// Who owes it now.
+        holder: Holder,
+        /// How many units.
+        units: u64,
+    },
     /// A holder reported what it used.
     Used {
         /// Of this window.

@@ -40,6 +40,11 @@ impl World {
                         part: *part,
                     });
                     facts.borrow_mut().extend(adopted);
+                    facts.borrow_mut().push(Fact::Owed {
+                        window: kept.window,
+                        holder,
+                        units: kept.debt,
+                    });
                 }
                 self.nodes[node].engine.adopt(kept);
             }
