@@ -15,6 +15,7 @@ import pytest
 from rollup_support import KINDS, add_kinds
 from tampering import tamper
 from tollkeeper_ledger.domain.usage_audit import Finding
+from tollkeeper_ledger.services import usage_rebuild
 from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
 from tollkeeper_ledger.services.usage_roots import KEY_FILE, ROOTS_FILE, RootSigner, read_roots_file
@@ -184,8 +185,11 @@ async def test_a_history_that_was_rewritten_as_a_whole_is_found(bench: Bench, tm
             await attempt.rollback()
 
 
-async def test_rollups_are_made_anew_from_the_records(new_database: Callable[[], str]) -> None:
+async def test_rollups_are_made_anew_from_the_records(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever was done to rollups, rebuilding names it and makes them what the records come to, beside appends."""
+    monkeypatch.setattr(usage_rebuild, "TENANTS_EACH_MAX", 1)  # Several transactions an hour, as with many tenants.
     url = await asyncio.to_thread(new_database)
     async with open_bench(url) as bench:
         await fill(bench)

@@ -11,11 +11,11 @@ from tollkeeper_ledger.services.usage_audit import compare_rollups
 from tollkeeper_ledger.store import usage_audit as audit
 from tollkeeper_ledger.store import usage_rollups as store
 from tollkeeper_ledger.store.pool import connection, transaction
-from tollkeeper_ledger.store.tenant_locks import lock_tenant, tenant_lock_key
+from tollkeeper_ledger.store.tenant_locks import TENANTS_EACH_MAX, lock_tenant, tenant_lock_key
 from tollkeeper_ledger.store.usage_rollups import all_meters
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -36,19 +36,32 @@ async def rebuild_rollups(pool: Pool, *, check_only: bool) -> AsyncIterator[Rebu
     """Compare every hour's rollups with its records, and make those anew that differ. Safe beside appends.
 
     Appends and closes of a tenant wait while one hour of its rollups is made anew. Idempotent; stopped at any moment
-    it leaves whole hours. Inputs of closed periods are frozen and stay as they are.
+    it leaves whole hours of whole tenants. Inputs of closed periods are frozen and stay as they are.
     """
     async with connection(pool) as conn:
         hours = await audit.read_hours(conn)
     for hour in hours:
         async with transaction(pool) as conn:
-            meters = {facts.meter_id: facts for facts in (await all_meters(conn)).values()}
-            findings, tenants = await _differences(conn, hour, meters)
-            if tenants and not check_only:
-                for tenant_id in sorted(tenants, key=tenant_lock_key):
-                    await lock_tenant(conn, tenant_id)
-                await _renew(conn, hour, meters, tenants)
+            findings, tenants = await _differences(conn, hour, await _meters(conn))
+        if not check_only:
+            # Each tenant is two locks, and Postgres has room for a few thousand.
+            ordered = sorted(tenants, key=tenant_lock_key)
+            for first in range(0, len(ordered), TENANTS_EACH_MAX):
+                await _renew_alone(pool, hour, ordered[first : first + TENANTS_EACH_MAX])
         yield RebuiltHour(hour=hour, findings=findings)
+
+
+async def _meters(conn: Connection) -> dict[int, MeterFacts]:
+    return {facts.meter_id: facts for facts in (await all_meters(conn)).values()}
+
+
+async def _renew_alone(pool: Pool, hour: datetime, tenants: Sequence[UUID]) -> None:
+    """Make an hour of these tenants anew while nobody appends to them; they are in the order of their locks."""
+    async with transaction(pool) as conn:
+        for tenant_id in tenants:
+            await lock_tenant(conn, tenant_id)
+        # Read under the locks: a meter that is declared by now may have records here.
+        await _renew(conn, hour, await _meters(conn), set(tenants))
 
 
 async def _differences(
