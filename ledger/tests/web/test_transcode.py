@@ -173,6 +173,8 @@ async def test_whole_numbers_are_exact(http: httpx.AsyncClient, units: int, expe
         ("PUT", "/v1/shops/s/items/1", b"{", 400),
         ("PUT", "/v1/shops/s/items/1", b"[]", 400),
         ("PUT", "/v1/shops/s/items/1", b'{"units": NaN}', 400),
+        ("PUT", "/v1/shops/s/items/1", b'{"units": 1, "units": 2}', 400),
+        ("PUT", "/v1/shops/s/items/1", b'{"inner": {"count": 1, "count": 2}}', 400),
         ("PUT", "/v1/shops/s/items/1", b'{"units": 1.5}', 400),
         ("PUT", "/v1/shops/s/items/1", b'{"id": "2"}', 400),
         ("PUT", "/v1/shops/s/items/1?units=1", b"{}", 400),

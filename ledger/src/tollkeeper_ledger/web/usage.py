@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 from starlette.responses import JSONResponse, Response
 
@@ -44,6 +45,8 @@ class Sent:
     items: Sequence[Any]
     is_list: bool
     is_event: bool
+    acknowledgement: Any = 0
+    """As it was asked for."""
 
 
 class UsageEndpoint:
@@ -89,6 +92,10 @@ class UsageEndpoint:
         if not 1 <= len(sent.items) <= RECORDS_MAX:
             raise RequestError(f"1 to {RECORDS_MAX:,} records, not {len(sent.items):,}", field="records")
         request = GetMessageClass(self._binding.method.input_type)()
+        try:
+            json_format.ParseDict({"acknowledgement": sent.acknowledgement}, request)
+        except json_format.ParseError as error:
+            raise RequestError(str(error), field="acknowledgement") from None
         problems: dict[int, RequestError] = {}
         for place, item in enumerate(sent.items):
             try:
@@ -114,7 +121,8 @@ def sent_of(kind: str, headers: Mapping[str, str], parsed: Any) -> Sent:
         return Sent([parsed], is_list=False, is_event=False)
     if not isinstance(parsed["records"], list) or not parsed.keys() <= {"records", "acknowledgement"}:
         raise RequestError("records must be a JSON array, beside acknowledgement at most", field="records")
-    return Sent(parsed["records"], is_list=True, is_event=False)
+    asked = parsed.get("acknowledgement", 0)
+    return Sent(parsed["records"], is_list=True, is_event=False, acknowledgement=asked)
 
 
 def _unread(place: int, problem: RequestError) -> dict[str, Any]:

@@ -93,9 +93,18 @@ def _body_fields(binding: Binding, body: bytes) -> Json:
 def parsed_json(body: bytes) -> Any:
     """Give a body's JSON. Raises RequestError."""
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        return json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_fields_once)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body isn't JSON: {error}") from None
+
+
+def _fields_once(pairs: list[tuple[str, Any]]) -> Json:
+    fields: Json = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"{name[:40]!r} stands twice")
+        fields[name] = value
+    return fields
 
 
 def _refuse_constant(name: str) -> float:
