@@ -11,17 +11,15 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from clock_support import set_clock
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from platform_support import CALL_TIMEOUT_S
 from quota_model import MINUTE_US, Limit, Match, Model, Said
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from google.protobuf.timestamp_pb2 import Timestamp
     from platform_support import Platform
 
 EXAMPLES = 25
@@ -166,19 +164,6 @@ def catalogue(name: str, declared: tuple[Limit, ...]) -> str:
             *tenants,
         ]
     )
-
-
-async def set_clock(platform: Platform, now_us: int | None) -> int:
-    """Stop the ledger's clock, at a time if one is given; return what it shows."""
-    request = admin_pb2.SetClockRequest(request_id=platform.request_id(), speed_milli=0)
-    if now_us is not None:
-        request.now.FromMicroseconds(now_us)
-    async with platform.ledger() as channel:
-        stub = admin_pb2_grpc.AdminServiceStub(channel)
-        await stub.SetClock(request, timeout=CALL_TIMEOUT_S)
-        answer = await stub.GetClock(admin_pb2.GetClockRequest(), timeout=CALL_TIMEOUT_S)
-    shown: Timestamp = answer.now
-    return int(shown.ToMicroseconds())
 
 
 async def decide(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from limit_rules import yearly
@@ -18,13 +16,6 @@ if TYPE_CHECKING:
     import grpc
     from platform_support import Platform
 
-TABLES = json.loads((Path(__file__).parents[1] / "data" / "quota_tables.json").read_text())
-# Steps that move time run against the pure core with a fake clock.
-TIMELESS = [
-    case
-    for case in TABLES["cases"]
-    if not any(isinstance(step, list) and step[0] > 0 for step in case["steps"]) and case.get("kind") != "token_bucket"
-]
 IN_FORCE_WITHIN_S = 1.0
 
 
@@ -61,35 +52,6 @@ async def until_in_force(channel: grpc.aio.Channel, tenant: str, name: str, amou
             return time.monotonic() - started
         await asyncio.sleep(0.005)
     raise AssertionError(f"{name} of {tenant} did not become {amount} in a minute")
-
-
-async def until_remaining(channel: grpc.aio.Channel, case: str, decision: decision_pb2.Decision, expected: int) -> None:
-    """Wait until the least that remains is as expected: units on their way back after a change are counted late."""
-    give_up = time.monotonic() + 60
-    while min(limit.remaining for limit in decision.limits) != expected:
-        assert time.monotonic() < give_up, f"{case}: {decision}, expected {expected} to remain"
-        await asyncio.sleep(0.01)
-        decision = await ask(channel, "tables", 0, peek=True, case=case)
-
-
-@pytest.mark.parametrize("case", TIMELESS, ids=[case["id"] for case in TIMELESS])
-async def test_known_answers_over_the_wire(platform: Platform, case: dict[str, Any]) -> None:
-    """A running sidecar gives the known answers of a widely used limiter: admitted, and what remains."""
-    amounts = [limit["amount"] for limit in case.get("limits", [case])]
-    names = [f"{case['id']}-{number}" for number in range(len(amounts))]
-    async with platform.channel() as channel:
-        for name, amount in zip(names, amounts, strict=True):
-            await platform.set_limit("tables", yearly(name, amount, case=case["id"]))
-            await until_in_force(channel, "tables", name, amount)
-        for step in case["steps"]:
-            if isinstance(step, dict):
-                await platform.set_amount("tables", names[0], step["amount"])
-                await until_in_force(channel, "tables", names[0], step["amount"])
-                continue
-            _, units, allowed, remaining = step
-            decision = await ask(channel, "tables", units, case=case["id"])
-            assert allowed == decision.allowed, f"{case['id']} at {step}"
-            await until_remaining(channel, case["id"], decision, remaining)
 
 
 async def test_a_denied_call_burns_nothing(platform: Platform) -> None:

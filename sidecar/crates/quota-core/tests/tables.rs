@@ -1,4 +1,5 @@
-//! Known answers of a widely used rate limiter's functional tests, run against the engine in a quiet world.
+//! Known answers of a widely used rate limiter's functional tests, run against the engine in a quiet world: every row of
+//! `tests/data/quota_tables.json`.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -14,164 +15,102 @@ use quota_sim::world::{
     ledger::{Plan, window_rule},
     request,
 };
+use serde_json::Value;
 
+const TABLES: &str = include_str!("../../../../tests/data/quota_tables.json");
 const DAY_US: i64 = 86_400_000_000;
 
-enum Step {
-    /// (milliseconds before it, cost, allowed, remaining after)
-    Check(u64, u64, bool, u64),
-    Amount(u64),
-}
-use Step::{Amount, Check};
-
-fn rolling(name: &str, amount: u64) -> (LimitRule, Plan) {
-    (
-        window_rule(name, "m", amount),
-        Plan {
-            length_us: DAY_US,
-            is_rolling: true,
-        },
-    )
+fn cases() -> Vec<Value> {
+    let tables: Value = serde_json::from_str(TABLES).unwrap();
+    tables["cases"].as_array().unwrap().clone()
 }
 
-fn tokens(amount: u64, burst: u64, refill_s: i64) -> (LimitRule, Plan) {
-    let mut rule = window_rule("limit", "m", amount);
-    rule.kind = LimitKind::TokenBucket {
-        refill_interval_us: refill_s * 1_000_000,
-        burst,
-    };
-    (
-        rule,
-        Plan {
-            length_us: DAY_US,
-            is_rolling: true,
-        },
-    )
-}
-
-fn run(limits: Vec<(LimitRule, Plan)>, steps: &[Step]) {
-    let mut world = World::new(1, 1);
-    world.declare("t", None, limits);
-    for (place, step) in steps.iter().enumerate() {
-        match *step {
-            Check(pause_ms, cost, allowed, remaining) => {
-                world.run_for(pause_ms * 1_000);
-                let decision = world.decide(0, &request("t", "m", cost));
-                let binding = decision.binding.clone().expect("a limit");
-                let got = (decision.reason.allowed(), binding.remaining);
-                assert_eq!(
-                    (allowed, Some(remaining)),
-                    got,
-                    "step {place}: {decision:?}"
-                );
-            }
-            Amount(amount) => world.set_amount("t", "limit", amount),
+/// A limit of a case: a window from first use, or a token bucket.
+fn limit_of(name: &str, limit: &Value) -> (LimitRule, Plan) {
+    let amount = limit["amount"].as_u64().unwrap();
+    let mut rule = window_rule(name, "m", amount);
+    match limit["kind"].as_str().unwrap() {
+        "window" => {}
+        "token_bucket" => {
+            rule.kind = LimitKind::TokenBucket {
+                refill_interval_us: limit["refill_seconds"].as_i64().unwrap() * 1_000_000,
+                burst: limit["burst"].as_u64().unwrap_or(amount),
+            };
         }
+        kind => panic!("{kind} is no kind"),
     }
+    let plan = Plan {
+        length_us: DAY_US,
+        is_rolling: true,
+    };
+    (rule, plan)
 }
 
-/// Exactly the amount is admitted.
-#[test]
-fn over_the_limit() {
-    run(
-        vec![rolling("limit", 2)],
-        &[
-            Check(0, 1, true, 1),
-            Check(0, 1, true, 0),
-            Check(0, 1, false, 0),
-        ],
-    );
+/// Seconds as the file writes them, with a decimal or none.
+fn microseconds(seconds: &str) -> u64 {
+    let (whole, rest) = seconds.split_once('.').unwrap_or((seconds, "0"));
+    format!("{whole}{rest:0<6}").parse().unwrap()
 }
 
-const MORE_THAN_AVAILABLE: [Step; 6] = [
-    Check(0, 1_000, true, 1_000),
-    Check(0, 1_500, false, 1_000),
-    Check(0, 500, true, 500),
-    Check(0, 400, true, 100),
-    Check(0, 100, true, 0),
-    Check(0, 1, false, 0),
-];
-
-/// A call that is too large takes nothing from smaller ones after it.
-#[test]
-fn more_than_available() {
-    run(vec![rolling("limit", 2_000)], &MORE_THAN_AVAILABLE);
+/// Runs the steps of a case, and answers how many there were.
+fn run(case: &Value) -> usize {
+    let alone = [case.clone()];
+    let limits = case["limits"].as_array().map_or(&alone[..], Vec::as_slice);
+    let limits = limits
+        .iter()
+        .enumerate()
+        .map(|(place, limit)| limit_of(&format!("limit-{place}"), limit));
+    let mut world = World::new(1, 1);
+    world.declare("t", None, limits.collect());
+    let steps = case["steps"].as_array().unwrap();
+    for (place, step) in steps.iter().enumerate() {
+        if let Some(amount) = step.get("amount") {
+            world.set_amount("t", "limit-0", amount.as_u64().unwrap());
+            continue;
+        }
+        world.run_for(microseconds(&step[0].to_string()));
+        let mut check = request("t", "m", step[1].as_u64().unwrap());
+        check.all_limits = true;
+        let decision = world.decide(0, &check);
+        let least = decision.limits.iter().filter_map(|limit| limit.remaining);
+        let got = (decision.reason.allowed(), least.min());
+        let expected = (step[2].as_bool().unwrap(), step[3].as_u64());
+        assert_eq!(expected, got, "{}, step {place}: {decision:?}", case["id"]);
+    }
+    steps.len()
 }
 
-/// The same for a token bucket that hardly refills.
+/// Every step of every case is answered as the table says: admitted, and what remains.
 #[test]
-fn more_than_available_rate() {
-    run(vec![tokens(2_000, 2_000, 86_400)], &MORE_THAN_AVAILABLE);
-}
-
-/// Ten tokens in thirty seconds come one in three seconds, to the fraction.
-#[test]
-fn rate_10_per_30s() {
-    let steps = [
-        Check(0, 1, true, 9),
-        Check(1_000, 1, true, 8),
-        Check(1_000, 1, true, 7),
-        Check(1_500, 0, true, 8),
-        Check(3_000, 0, true, 9),
-        Check(0, 9, true, 0),
-        Check(0, 1, false, 0),
-        Check(3_000, 0, true, 1),
-        Check(60_000, 0, true, 10),
-        Check(60_000, 10, true, 0),
-        Check(29_000, 9, true, 0),
-        Check(3_000, 1, true, 0),
-    ];
-    run(vec![tokens(10, 10, 30)], &steps);
-}
-
-/// A burst above the rate is there once.
-#[test]
-fn rate_10_per_30s_burst_20() {
-    let steps = [
-        Check(0, 1, true, 19),
-        Check(1_000, 1, true, 18),
-        Check(1_000, 1, true, 17),
-        Check(1_500, 0, true, 18),
-        Check(3_000, 0, true, 19),
-        Check(0, 19, true, 0),
-        Check(0, 1, false, 0),
-        Check(3_000, 0, true, 1),
-        Check(60_000, 0, true, 20),
-    ];
-    run(vec![tokens(10, 20, 30)], &steps);
+fn every_row_is_answered_as_the_table_says() {
+    let cases = cases();
+    let steps: usize = cases.iter().map(run).sum();
+    assert_eq!((7, 48), (cases.len(), steps));
 }
 
 /// What one limit denies costs the other nothing, however often it is tried.
 #[test]
 fn two_limits_all_or_nothing() {
+    let cases = cases();
+    let case = cases
+        .iter()
+        .find(|case| case["id"] == "two-limits-all-or-nothing");
+    let limits = case.unwrap()["limits"].as_array().unwrap();
     let mut world = World::new(1, 1);
-    world.declare("t", None, vec![rolling("a", 10), rolling("b", 3)]);
-    for (allowed, remaining) in [(true, 2), (true, 1), (true, 0), (false, 0), (false, 0)] {
+    let declared =
+        [("a", &limits[0]), ("b", &limits[1])].map(|(name, limit)| limit_of(name, limit));
+    world.declare("t", None, declared.to_vec());
+    for turn in 0..9_u64 {
         let mut check = request("t", "m", 1);
         check.all_limits = true;
         let decision = world.decide(0, &check);
         let binding = decision.binding.clone().expect("a limit");
-        assert_eq!(
-            (allowed, Some(remaining), "b"),
-            (decision.reason.allowed(), binding.remaining, &*binding.name)
+        let expected = (
+            turn < 3,
+            &*binding.name,
+            Some(9_u64.saturating_sub(turn).max(7)),
         );
-        if remaining == 0 {
-            assert_eq!(Some(7), decision.limits[0].remaining);
-        }
+        let got = (decision.reason.allowed(), "b", decision.limits[0].remaining);
+        assert_eq!(expected, got, "turn {turn}");
     }
-}
-
-/// Remaining = new amount − used, never below 0.
-#[test]
-fn raise_and_lower() {
-    let steps = [
-        Check(0, 1, true, 99),
-        Check(0, 1, true, 98),
-        Amount(10),
-        Check(0, 0, true, 8),
-        Check(0, 1, true, 7),
-        Amount(200),
-        Check(0, 1, true, 196),
-    ];
-    run(vec![rolling("limit", 100)], &steps);
 }
