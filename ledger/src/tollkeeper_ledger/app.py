@@ -23,6 +23,7 @@ from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.payments.smtp import SmtpServer
 from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
+from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
@@ -41,7 +42,7 @@ from tollkeeper_ledger.web.app import http_app
 from tollkeeper_ledger.web.listener import listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from datetime import date
 
     from structlog.typing import FilteringBoundLogger
@@ -183,9 +184,11 @@ async def run_jobs(settings: Settings) -> None:
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
     billing = await open_pool(settings.database_url, role="tollkeeper_billing", size=_JOB_CONNECTIONS)
     provider = open_provider(settings, billing, now=_now, log=log)
-    nightly = None if provider is None else Nightly(billing, provider.stripe, _now, log)
+    money: dict[str, Callable[[], Awaitable[object]]] = {"warn_cards": lambda: warn_of_cards(billing, now=_now())}
+    if provider is not None:
+        money["reconcile"] = Nightly(billing, provider.stripe, _now, log).reconcile
     try:
-        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log), nightly=nightly):
+        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log), money=money):
             log.info("jobs run")
             await stop.wait()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pgqueuer import PgQueuer
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pgqueuer.models import Schedule
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.services.reconciling import Nightly
     from tollkeeper_ledger.services.usage_archive import Archiver
     from tollkeeper_ledger.store.pool import Pool
 
@@ -27,18 +27,17 @@ SCHEDULES = {
     "expire_ids": "*/10 * * * *",
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
+    "warn_cards": "7 8 * * *",
 }
 """When each duty is done, as cron has it, in UTC."""
 
 
-def duties_of(upkeep: Upkeep, archiver: Archiver | None, nightly: Nightly | None = None) -> dict[str, Duty]:
-    """Give every duty by name; nothing is archived without an archiver, or compared without a provider."""
+def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Duty]) -> dict[str, Duty]:
+    """Give every duty by name; nothing is archived without an archiver. `money` are those of the billing role."""
     duties: dict[str, Duty] = {"make_months": upkeep.make_months, "expire_ids": upkeep.expire_ids}
     if archiver is not None:
         duties["archive_months"] = archiver.archive_due
-    if nightly is not None:
-        duties["reconcile"] = nightly.reconcile
-    return duties
+    return duties | dict(money)
 
 
 @asynccontextmanager
@@ -47,14 +46,14 @@ async def running_jobs(
     log: FilteringBoundLogger,
     *,
     archiver: Archiver | None = None,
-    nightly: Nightly | None = None,
+    money: Mapping[str, Duty] = MappingProxyType({}),
     schedules: Mapping[str, str] = SCHEDULES,
 ) -> AsyncIterator[None]:
     """Do every duty once, then by the clock until the block ends; one under way is finished first.
 
     A duty that fails is logged and done again at its next time.
     """
-    duties = {name: duty for name, duty in duties_of(Upkeep(pool, log), archiver, nightly).items() if name in schedules}
+    duties = {name: duty for name, duty in duties_of(Upkeep(pool, log), archiver, money).items() if name in schedules}
     for duty in duties.values():
         await duty()
     runner = PgQueuer.from_asyncpg_pool(pool)

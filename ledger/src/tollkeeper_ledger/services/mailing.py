@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
 from email.policy import SMTP
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.payments.smtp import NotSentError, UnknownError
@@ -98,13 +99,14 @@ class Mailer:
 
 
 def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMessage:
-    """Give a mail with its PDF: the same bytes on every try but for the boundary, under one Message-ID."""
+    """Give a mail with its PDF, a warning without: the same bytes on every try but for the boundary, one Message-ID."""
     texts = mail_texts(
         mail.kind,
         content["document"],
         due_at=content["due_at"],
         due_minor=content["due_minor"],
         pay_url=content["pay_url"],
+        stage=mail.stage,
     )
     address = sender or texts.seller_email
     message = EmailMessage(policy=SMTP)
@@ -112,8 +114,11 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMe
     message["To"] = mail.recipient
     message["Subject"] = texts.subject
     message["Message-ID"] = f"<{mail.mail_id}@{address.rpartition('@')[2] or 'localhost'}>"
-    message["Date"] = texts.date
+    warned_at = mail.queued_at if mail.kind == "card_expires" else None
+    message["Date"] = texts.date if warned_at is None else format_datetime(warned_at)
     message.set_content(texts.body)
+    if warned_at is not None:
+        return message
     pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo)
     message.add_attachment(pdf, maintype="application", subtype="pdf", filename=f"{texts.number}.pdf")
     return message

@@ -24,6 +24,8 @@ class Mail:
     invoice_id: UUID
     stage: str
     recipient: str
+    queued_at: datetime | None = None
+    """None before it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,17 @@ async def queue_mail(conn: Connection, mail: Mail, *, now: datetime) -> None:
     )
 
 
+async def read_expiring(conn: Connection, *, now: datetime) -> list[Row]:
+    """Read the payers whose card is good for 30 more days at most."""
+    return await conn.fetch(sql("mail.expiring"), now)
+
+
+async def was_warned(conn: Connection, mail: Mail) -> bool:
+    """Say whether the payer was warned of this card before."""
+    found: bool = await conn.fetchval(sql("mail.was_warned"), mail.tenant_id, mail.stage)
+    return found
+
+
 async def claim_mail(conn: Connection, *, now: datetime) -> Mail | None:
     """Take the mail that waits longest, for ten minutes; None where none waits."""
     row = await conn.fetchrow(sql("mail.claim"), now)
@@ -55,6 +68,7 @@ async def claim_mail(conn: Connection, *, now: datetime) -> Mail | None:
         invoice_id=row["invoice_id"],
         stage=row["stage"],
         recipient=row["recipient"],
+        queued_at=row["queued_at"],
     )
 
 

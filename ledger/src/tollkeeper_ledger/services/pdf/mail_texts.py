@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+from calendar import monthrange
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from email.utils import format_datetime as rfc_date
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from tollkeeper_ledger.services.pdf.words import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tollkeeper_ledger.services.pdf.words import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,19 @@ _SUBJECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "invoice": "Invoice {number} from {seller}",
             "credit_note": "Credit note {number} from {seller}",
             "payment_failed": "Payment of invoice {number} failed",
+            "card_expires": "Your card expires soon",
         },
         "de": {
             "invoice": "Rechnung {number} von {seller}",
             "credit_note": "Gutschrift {number} von {seller}",
             "payment_failed": "Zahlung der Rechnung {number} fehlgeschlagen",
+            "card_expires": "Ihre Karte läuft bald ab",
         },
         "fr": {
             "invoice": "Facture {number} de {seller}",
             "credit_note": "Avoir {number} de {seller}",
             "payment_failed": "Échec du paiement de la facture {number}",
+            "card_expires": "Votre carte expire bientôt",
         },
     }
 )
@@ -57,26 +63,36 @@ _BODIES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "invoice": "Please find attached invoice {number} over {total}, payable by {due}.",
             "credit_note": "Please find attached credit note {number} over {total}.",
             "payment_failed": "We could not collect {open} for invoice {number}. We will try again.",
+            "card_expires": "The card {card} that we charge is good until {expires}. Please enter a new one in time.",
             "pay": "Pay here: {url}",
         },
         "de": {
             "invoice": "Anbei erhalten Sie die Rechnung {number} über {total}, zahlbar bis {due}.",
             "credit_note": "Anbei erhalten Sie die Gutschrift {number} über {total}.",
             "payment_failed": "Wir konnten {open} für die Rechnung {number} nicht einziehen. Wir versuchen es wieder.",
+            "card_expires": "Die Karte {card}, die wir belasten, ist bis {expires} gültig. "
+            "Bitte hinterlegen Sie rechtzeitig eine neue.",
             "pay": "Hier bezahlen: {url}",
         },
         "fr": {
             "invoice": "Veuillez trouver ci-joint la facture {number} de {total}, payable au plus tard le {due}.",
             "credit_note": "Veuillez trouver ci-joint l’avoir {number} de {total}.",
             "payment_failed": "Nous n’avons pas pu encaisser {open} pour la facture {number}. Nous réessaierons.",
+            "card_expires": "La carte {card} que nous débitons est valable jusqu’au {expires}. "
+            "Veuillez en enregistrer une nouvelle à temps.",
             "pay": "Payer ici : {url}",
         },
     }
 )
 
 
-def mail_texts(kind: str, document: bytes, *, due_at: datetime, due_minor: int, pay_url: str) -> MailTexts:
-    """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale."""
+def mail_texts(
+    kind: str, document: bytes, *, due_at: datetime, due_minor: int, pay_url: str, stage: str = ""
+) -> MailTexts:
+    """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale.
+
+    `stage` of a warning is a card and the last month in which it is good, `visa 4242/2030-12`.
+    """
     read = json.loads(document)
     words = LANGUAGES[read["billing"]["locale"]]
     zone = ZoneInfo(read["time_zone"])
@@ -88,10 +104,12 @@ def mail_texts(kind: str, document: bytes, *, due_at: datetime, due_minor: int, 
         "open": money_text(due_minor, read["currency"], words),
         "due": format_date(due_at.astimezone(zone), words.day, locale=words.locale),
         "url": pay_url,
+        "card": stage.rpartition("/")[0],
+        "expires": _last_day(stage.rpartition("/")[2], words) if kind == "card_expires" else "",
     }
     bodies = _BODIES[words.locale]
     rows = [bodies[kind].format(**fields)]
-    if pay_url and kind != "credit_note":
+    if pay_url and kind not in ("credit_note", "card_expires"):
         rows.append(bodies["pay"].format(**fields))
     rows.append(seller)
     return MailTexts(
@@ -102,3 +120,9 @@ def mail_texts(kind: str, document: bytes, *, due_at: datetime, due_minor: int, 
         paper=read["billing"]["paper"],
         number=read["number"],
     )
+
+
+def _last_day(month: str, words: Words) -> str:
+    """Give a month's last day in the payer's language."""
+    first = date.fromisoformat(f"{month}-01")
+    return format_date(first.replace(day=monthrange(first.year, first.month)[1]), words.day, locale=words.locale)

@@ -1440,9 +1440,10 @@ CALL secure_tenant_table('provider_request', 'tollkeeper_billing');
 CREATE TABLE mail (
   tenant_id uuid NOT NULL REFERENCES tenant,
   mail_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed')),
+  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires')),
   invoice_id uuid NOT NULL,
-  -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request.
+  -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request, a
+  -- card with its last month.
   stage text NOT NULL,
   recipient text NOT NULL,
   -- Unknown: the server may or may not have taken it; it is not sent again by itself.

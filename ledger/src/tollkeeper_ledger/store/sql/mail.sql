@@ -6,6 +6,21 @@
 INSERT INTO mail (tenant_id, mail_id, kind, invoice_id, stage, recipient, state, next_at)
 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7) ON CONFLICT ON CONSTRAINT mail_once DO NOTHING;
 
+-- name: was_warned
+-- Says whether a payer was warned of a card, whatever invoice was its newest then. $1 tenant id, $2 stage.
+SELECT EXISTS (SELECT FROM mail WHERE tenant_id = $1 AND kind = 'card_expires' AND stage = $2);
+
+-- name: expiring
+-- Gives payers with an address whose card is good for 30 more days at most, each with its newest invoice. $1 time.
+SELECT a.tenant_id, a.method_label, to_char(a.method_expires, 'YYYY-MM') AS expires, f.email, newest.invoice_id
+FROM provider_account a JOIN billing_profile f ON f.tenant_id = a.tenant_id AND f.provider = a.provider
+CROSS JOIN LATERAL (
+  SELECT i.invoice_id FROM invoice i WHERE i.billing_tenant_id = a.tenant_id
+  ORDER BY i.finalised_at DESC, i.invoice_id DESC LIMIT 1
+) newest
+WHERE a.method <> '' AND f.email <> '' AND a.method_expires + interval '1 month' - interval '30 days' <= $1::timestamptz AT TIME ZONE 'UTC'
+ORDER BY a.tenant_id;
+
 -- name: claim
 -- Takes the mail that waits longest, for ten minutes. $1 time.
 UPDATE mail SET next_at = $1 + interval '10 minutes'
