@@ -14,6 +14,7 @@ import asyncpg
 import grpc
 import psutil
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from tollkeeper_cli.embedded import places
 from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Stack
 
 if TYPE_CHECKING:
@@ -104,14 +105,14 @@ class Stage:
 
 @asynccontextmanager
 async def running_stage(directory: Path) -> AsyncIterator[Stage]:
-    """Start everything in a directory; ends all of it. The sidecar has core 0, the driver core 1, others any.
+    """Start everything in a directory; end all of it and remove its data.
 
-    A machine that allows fewer than two cores pins nothing.
+    The sidecar has the first core, the driver the second, others any. A machine that allows fewer than two cores pins nothing.
     """
     cores = tuple(sorted(os.sched_getaffinity(0)))
     stack = Stack(directory, addresses=_PORTS)
-    stack.start()
     try:
+        stack.start()
         settings = stack.environment()
         stage = Stage(
             stack=stack,
@@ -128,6 +129,10 @@ async def running_stage(directory: Path) -> AsyncIterator[Stage]:
         stack.kill_sidecar()
         stack.kill_ledger()
         await asyncio.to_thread(stack.stop)
+        # The servers' data may lie elsewhere: where an account of their own can get, and where paths are short.
+        for name in ("postgres", "valkey"):
+            places.remove_home(directory / name)
+        places.remove_stand_in(directory)
 
 
 def _parts() -> dict[str, psutil.Process]:
