@@ -107,7 +107,7 @@ class Stage:
 async def running_stage(directory: Path) -> AsyncIterator[Stage]:
     """Start everything in a directory; end all of it and remove its data.
 
-    The sidecar has the first core, the driver the second, others any. A machine that allows fewer than two cores pins nothing.
+    The sidecar has the first core, the driver the second, others any. With fewer than two cores nothing is pinned.
     """
     cores = tuple(sorted(os.sched_getaffinity(0)))
     stack = Stack(directory, addresses=_PORTS)
