@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Run Postgres, Valkey, a ledger and a sidecar."""
     platform = Platform(tmp_path_factory.mktemp("conformance"))
