@@ -244,15 +244,17 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
     return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
 
 
-def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> None:
-    """Raise ValueError where an invoice can't be made of the inputs: a figure is too large, or rating refuses them."""
-    charges = rate_inputs(inputs, definitions).charges
+def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
+    """Rate inputs. Raises ValueError where no invoice can be made of them: a figure is too large, or rating refuses."""
+    rated = rate_inputs(inputs, definitions)
+    charges = rated.charges
     for line in charges.lines:
         if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
             raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")
     sums = summed(charges, json.loads(inputs))
     if max(abs(sums["subtotal_minor"]), abs(sums["total_minor"])) > FIGURE_MAX:
         raise ValueError(f"the total {sums['total_minor']} is more than an invoice can carry")
+    return rated
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,16 +280,27 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
     manifest["inputs_digest"] = digest_of(inputs).hex()
     return {
         "format": DOCUMENT_FORMAT,
-        "invoice_id": finalised.invoice_id,
-        "number": finalised.number,
-        "state": "preview" if finalised.number is None else "finalised",
-        "finalised_at": None if finalised.at is None else instant_text(finalised.at),
+        **_finalised_json(finalised),
         "currency": charges.currency.code,
         "currency_digits": charges.currency.digits,
         **{name: stored[name] for name in names},
         "billing": stored["billing"],
         **summed(charges, stored),
         "manifest": manifest,
+    }
+
+
+def finalise_document(preview: Json, finalised: Finalised) -> Json:
+    """Give what `make_document` gives for the same inputs, from their preview: nothing is rated again."""
+    return {**preview, **_finalised_json(finalised)}
+
+
+def _finalised_json(finalised: Finalised) -> Json:
+    return {
+        "invoice_id": finalised.invoice_id,
+        "number": finalised.number,
+        "state": "preview" if finalised.number is None else "finalised",
+        "finalised_at": None if finalised.at is None else instant_text(finalised.at),
     }
 
 

@@ -14,6 +14,7 @@ from tollkeeper_ledger.domain.invoice import (
     check_billable,
     digests_named,
     document_to_bytes,
+    finalise_document,
     inputs_to_bytes,
     make_document,
     rate_inputs,
@@ -48,7 +49,7 @@ from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
     from tollkeeper_ledger.services.overrides import Act
@@ -137,7 +138,7 @@ async def finalise_close(
     serial = await lock_numbers(conn, preview["seller"]["id"])
     if await has_invoice(conn, key):
         return None
-    issuing = Issuing(key=key, inputs=inputs, definitions=definitions, serial=serial)
+    issuing = Issuing(key=key, inputs=inputs, preview=preview, serial=serial)
     return await _issue(conn, issuing, preview["seller"], action="RunInvoices", run=run, invoice_id=new_id())
 
 
@@ -147,7 +148,8 @@ class Issuing:
 
     key: CloseKey
     inputs: bytes
-    definitions: Mapping[str, bytes]
+    preview: dict[str, Any]
+    """The document without id, number and time."""
     serial: int
     replaces: Billed | None = None
     """The void invoice that it replaces."""
@@ -160,7 +162,7 @@ async def _issue(
     at = await ledger_now(conn)
     number = f"{seller['invoice_prefix']}-{issuing.serial:06d}"
     finalised = Finalised(invoice_id=str(invoice_id), number=number, at=at)
-    document = make_document(issuing.inputs, issuing.definitions, finalised)
+    document = finalise_document(issuing.preview, finalised)
     void = issuing.replaces
     new = NewInvoice(
         key=issuing.key,
@@ -217,7 +219,8 @@ async def void_invoice(
     inputs = with_parties(stored.inputs, parties, profile.frozen())
     key = closes.CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
-    issuing = Issuing(key=key, inputs=inputs, definitions=definitions, serial=serial, replaces=billed)
+    preview = make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
+    issuing = Issuing(key=key, inputs=inputs, preview=preview, serial=serial, replaces=billed)
     run = Run(actor=act.actor, request_id=act.request_id)
     return await _issue(conn, issuing, parties.seller, action="ReissueInvoice", run=run, invoice_id=uuid.uuid4())
 

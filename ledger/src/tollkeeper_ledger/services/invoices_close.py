@@ -13,7 +13,6 @@ from tollkeeper_ledger.domain.invoice import (
     check_billable,
     digests_named,
     inputs_to_bytes,
-    rate_inputs,
 )
 from tollkeeper_ledger.domain.phases import CANCELLED
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
@@ -149,8 +148,7 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
     if billable:
         # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
         try:
-            check_billable(inputs, definitions)
-            rated = rate_inputs(inputs, definitions)
+            rated = check_billable(inputs, definitions)
         except ValueError as error:
             raise UnbillableError(str(error)) from error
         billable = bool(found.items) or is_in_force or bool(rated.charges.lines)
