@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HELD_S = 1.5
 """How long a mutant keeps a transaction open after it has answered: long enough for a kill -9 on a slow machine."""
 
+UNCOMMITTED_S = 10.0
+"""The same where nobody waits for it: what was answered must not be committed before the kill, however slow that is."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessMutant:
@@ -126,7 +129,7 @@ def _allot_answered_before_commit(allot: Any) -> None:
             await batch.prepare()
             async with allot.transaction(self._resources.pools.ingest) as conn:
                 done.set_result(await batch.run(conn))
-                await asyncio.sleep(HELD_S)
+                await asyncio.sleep(UNCOMMITTED_S)
 
         task = asyncio.create_task(commit())
         running.add(task)
