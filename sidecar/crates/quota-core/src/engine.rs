@@ -411,7 +411,7 @@ impl Engine {
                     {
                         waiter.queues.push(bucket);
                         // Before its units come: what it waits for is not to be kept from it for a restart.
-                        state.largest = state.largest.max(charge.units);
+                        state.note_size(charge.units);
                         state.waiters.push_back((key, charge.units));
                     }
                     self.hunts.push_back(bucket);

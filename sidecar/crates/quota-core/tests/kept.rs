@@ -22,6 +22,10 @@ const DAY: Plan = Plan {
 };
 
 fn world(seed: u64, nodes: usize, amount: u64) -> World {
+    world_of(seed, nodes, amount, DAY)
+}
+
+fn world_of(seed: u64, nodes: usize, amount: u64, plan: Plan) -> World {
     let mut world = World::with_config(
         seed,
         nodes,
@@ -30,7 +34,7 @@ fn world(seed: u64, nodes: usize, amount: u64) -> World {
             ..EngineConfig::default()
         },
     );
-    world.declare("t", None, vec![(window_rule("limit", "m", amount), DAY)]);
+    world.declare("t", None, vec![(window_rule("limit", "m", amount), plan)]);
     world.weather.delay_max_us = 300;
     world
 }
@@ -166,6 +170,26 @@ fn a_clean_stop_returns_what_was_kept() {
         world.run_for(SECOND_US / 10);
     }
     assert_eq!(amount, 3_000 + rest);
+}
+
+/// One large call leaves room for such calls, out of what is kept, in its window and the next: after that more is kept again.
+#[test]
+fn a_large_call_is_forgotten_after_a_window() {
+    let minute = Plan {
+        length_us: 60_000_000,
+        ..DAY
+    };
+    let mut world = world_of(6, 1, 50_000, minute);
+    let large = world.decide(0, &request("t", "m", 10_000));
+    assert!(large.reason.allowed());
+    let mut kept = Vec::new();
+    // 20 s, 80 s and 130 s after the start: windows end after 39 s and 99 s.
+    for calls in [400, 1_200, 1_000] {
+        use_units(&mut world, 0, calls, 50_000);
+        kept.push(world.kept(0));
+    }
+    assert_eq!([0, 0], kept[..2]);
+    assert!(kept[2] > 0);
 }
 
 /// A disk that never says whether it wrote: what is kept stays kept, nothing else is hindered.

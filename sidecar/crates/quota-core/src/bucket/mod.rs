@@ -93,8 +93,10 @@ pub(crate) struct Bucket {
     pub(crate) mark: (Units, u64),
     /// Units used in the second before that.
     pub(crate) second_use: Units,
-    /// Largest call so far.
+    /// Largest call in this window or the one before.
     pub(crate) largest: Units,
+    /// Largest call in this window.
+    pub(crate) largest_lately: Units,
     /// What is held goes back as soon as nothing is under way, all but one second of use.
     pub(crate) recalled: bool,
     /// Channel that it follows.
@@ -135,12 +137,25 @@ impl Bucket {
             mark: (0, 0),
             second_use: 0,
             largest: 0,
+            largest_lately: 0,
             recalled: false,
             channel: None,
             over_early: 0,
             early_at_us: i64::MIN,
             lacking_elsewhere: 0,
         }
+    }
+
+    /// Takes note of how large a call is.
+    pub(crate) fn note_size(&mut self, units: Units) {
+        self.largest = self.largest.max(units);
+        self.largest_lately = self.largest_lately.max(units);
+    }
+
+    /// Forgets the calls of the window before the one that ends.
+    pub(crate) const fn forget_sizes(&mut self) {
+        self.largest = self.largest_lately;
+        self.largest_lately = 0;
     }
 
     /// Whether asking the ledger about this bucket is of no use now: it is known to be down, or has just refused.

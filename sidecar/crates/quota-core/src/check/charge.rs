@@ -176,6 +176,7 @@ impl Engine {
         let Some(bucket) = self.buckets.get_mut(key) else {
             return false;
         };
+        bucket.note_size(charge.units);
         let Some(window) = bucket.current.as_mut() else {
             bucket.over_early = bucket.over_early.saturating_add(charge.units);
             return false;
@@ -185,7 +186,6 @@ impl Engine {
             self.reporter.moved.push(key);
         }
         bucket.demand.taken = bucket.demand.taken.saturating_add(charge.units);
-        bucket.largest = bucket.largest.max(charge.units);
         if charge.verdict != Verdict::Fits {
             if charge.verdict == Verdict::Uncovered {
                 window.uncovered = window.uncovered.saturating_add(charge.units);

@@ -49,6 +49,9 @@ impl Engine {
         let carried = ended.as_ref().map_or(0, |window| window.balance.free);
         bucket.ahead_steps = 0;
         bucket.mark = (0, now.real_us);
+        if ended.is_some() {
+            bucket.forget_sizes();
+        }
         let next = bucket
             .next
             .take_if(|next| next.info.start_us <= now.ledger_us);

@@ -32,6 +32,12 @@ impl Disk {
             .push_back((id, window, kept.map(|kept| (holder, kept))));
     }
 
+    /// Units that it keeps.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        self.durable.values().map(|(_, kept)| kept.units).sum()
+    }
+
     /// Makes a mark durable, and all before it.
     pub fn sync(&mut self, id: u64) {
         while let Some((first, window, kept)) = self.written.pop_front() {

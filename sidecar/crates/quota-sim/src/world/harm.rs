@@ -11,6 +11,12 @@ impl World {
         self.start_on(node, disk);
     }
 
+    /// Units that a sidecar's volume keeps for a restart.
+    #[must_use]
+    pub fn kept(&self, node: usize) -> u64 {
+        self.nodes[node].disk.units()
+    }
+
     /// Kills a sidecar and starts another in its place, on a copy of a third one's volume. That one goes on.
     pub fn clone_volume(&mut self, from: usize, node: usize) {
         let disk = self.nodes[from].disk.copy(&mut self.rng);
