@@ -221,6 +221,21 @@ async def test_a_closed_producers_holder_has_ended(serving: Serving) -> None:
     assert await window(serving, window_id) == {"allotted": 1, "stored": 1, "stored_over": 0}
 
 
+async def test_what_was_settled_above_its_reserve_and_fell_keeps_nobody_from_giving_back(serving: Serving) -> None:
+    """More comes back of such a level than is out of it: nothing goes below 0."""
+    key = new_key()
+    _, producer, window_id = await leased(serving, "seats", key, units=1)
+    other = serving.sidecar()
+    assert (await other.ask("seats", key, need=5, want=5)).lease.give == 5
+    producer.record("seats", key, 3)
+    producer.record("seats", key, 3, falls=True)
+    await producer.append()
+    await other.give_back(window_id, 5)
+    assert await window(serving, window_id) == {"allotted": 0, "stored": 0, "stored_over": 0}
+    answers = [await serving.sidecar().ask("seats", key, need=1, want=1) for _ in range(11)]
+    assert list(map(kind, answers)) == ["lease"] * 10 + ["denied"]
+
+
 async def report(sidecar: Sidecar, window_id: bytes, *, epoch: int, in_flight: int) -> limits_pb2.WindowUse:
     """Report, and renew a lease."""
     entry = limits_pb2.ConsumptionEntry(window_id=window_id, lease_epoch=epoch, in_flight=in_flight)
@@ -272,6 +287,22 @@ async def test_units_in_flight_are_reclaimed_at_40_s_and_not_before(serving: Ser
     again = await dead.ask("flights", key, need=3, want=3)
     assert (again.lease.give, again.lease.lease_epoch) == (3, 2)
     assert second.lease.granted_cum + 3 == again.lease.granted_cum
+
+
+async def test_a_repeated_answer_renews_the_lease_that_it_tells_of(serving: Serving) -> None:
+    """Whoever hears of a lease only by repeating its ask counts the time from then on: the 40 s begin anew as well."""
+    key = new_key()
+    sidecar = serving.sidecar()
+    first = await sidecar.ask("flights", key, need=2, want=2, request_seq=1)
+    own = Own()
+    reclaimer = reclaimer_of(serving, own)
+    await looks(reclaimer, own, 40)
+    again = await sidecar.ask("flights", key, need=2, want=2, request_seq=1)
+    assert (again.lease.give, again.lease.granted_cum) == (2, first.lease.granted_cum)
+    await looks(reclaimer, own, 40)
+    assert (await window(serving, first.window.window_id))["allotted"] == 2
+    await looks(reclaimer, own, 1)
+    assert (await window(serving, first.window.window_id))["allotted"] == 0
 
 
 async def test_a_ledger_that_was_paused_takes_nothing_at_once(serving: Serving) -> None:

@@ -96,6 +96,8 @@ def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW,
     """
     holder = window.holders.setdefault(ask.holder, Holder())
     if ask.request_seq == holder.request_seq and isinstance(holder.last, Leased):
+        # Whoever hears only now of a lease of units in flight counts its time from this ask: that renews it.
+        holder.changed = holder.changed or holder.last.lease_epoch > 0
         return holder.last
     if ask.request_seq not in (holder.request_seq, holder.request_seq + 1) or ask.request_seq < 1:
         return Refused(
@@ -144,13 +146,11 @@ def _decide_new(window: WindowState, holder: Holder, ask: Ask, *, counts_values:
 
 
 def _decide_standing(window: WindowState, holder: Holder, ask: Ask, kind: LimitKind) -> Answer:
-    units = standing.give(window, need=ask.need, want=ask.want)
+    units = standing.give(window, holder, need=ask.need, want=ask.want)
     if units is None:
         return Denied(left=window.left)
     if kind is LimitKind.CONCURRENCY:
         standing.begin_lease(holder)
-    window.take(units)
-    holder.granted_cum += units
     return Leased(give=units, granted_cum=holder.granted_cum, lease_epoch=holder.lease_epoch)
 
 
@@ -216,15 +216,17 @@ def _pooled(window: WindowState, generation: Generation) -> Pooled:
 def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> int:
     """Take back units that the ledger leased to this holder; gives how many came back by this report.
 
-    Cumulative: a repeat or an older report changes nothing. Never more than was granted.
+    Cumulative: a repeat or an older report changes nothing. Never more than was granted, nor what stands for records.
     """
     returned = min(returned_cum, holder.granted_cum) - holder.returned_cum
     if returned <= 0:
         return 0
+    before = standing.held(holder)
     holder.returned_cum += returned
     holder.changed = True
-    window.put_back(returned)
-    return returned
+    units = before - standing.held(holder)
+    window.put_back(units)
+    return units
 
 
 def return_pooled(window: WindowState, generation: Generation, *, before_cum: int, returned_cum: int) -> int:

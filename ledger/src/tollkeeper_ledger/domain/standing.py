@@ -43,12 +43,24 @@ class Rise:
     over: int
 
 
-def give(window: WindowState, *, need: int, want: int) -> int | None:
-    """Give how many units a lease gets, None where there are too few for the need."""
-    left = window.left
+def held(holder: Holder) -> int:
+    """Give the units that a holder keeps out of a limit: leased and not returned, or recorded, whichever is more.
+
+    It recorded more where something was settled above its reserve; the leases that it then pays with are no more units.
+    """
+    return max(holder.granted_cum - holder.returned_cum, holder.recorded)
+
+
+def give(window: WindowState, holder: Holder, *, need: int, want: int) -> int | None:
+    """Lease units to a holder; gives how many, None where there are too few for the need."""
+    before = held(holder)
+    left = window.left + before - (holder.granted_cum - holder.returned_cum)
     if left < max(1, need):
         return None
-    return min(left, max(need, min(want, left // AHEAD_SHARE)))
+    units = min(left, max(need, min(want, window.left // AHEAD_SHARE)))
+    holder.granted_cum += units
+    window.take(held(holder) - before)
+    return units
 
 
 def begin_lease(holder: Holder) -> None:
@@ -65,11 +77,11 @@ def inherit_flights(window: WindowState, *, heir: bytes) -> None:
         window.holders[heir] = Holder(granted_cum=window.allotted, lease_epoch=1, changed=True)
 
 
-def rise(window: WindowState, holder: Holder | None, change: Rise, *, is_set_back: bool = False) -> None:
+def rise(window: WindowState, holder: Holder | None, change: Rise) -> None:
     """Take in a recorded rise. The units leave the holder's lease; those of a lease that came back are taken anew.
 
-    So are those of leases that a Postgres that was set back (`is_set_back`) does not know. That may pass the amount:
-    they are stored in the world, so the ceiling follows.
+    So are those that were settled above their reserve, and those of leases that a Postgres that was set back does not
+    know. That may pass the amount: they are stored in the world, so the ceiling follows.
     """
     leased = change.units - change.over
     window.stored += change.units
@@ -78,11 +90,10 @@ def rise(window: WindowState, holder: Holder | None, change: Rise, *, is_set_bac
     if holder is None or holder.ended:
         _take_anew(window, leased)
         return
-    known = max(0, holder.granted_cum - holder.returned_cum - holder.recorded)
+    before = held(holder)
     holder.recorded += leased
     holder.changed = True
-    if is_set_back:
-        _take_anew(window, max(0, leased - known))
+    _take_anew(window, held(holder) - before)
 
 
 def _take_anew(window: WindowState, units: int) -> None:
@@ -121,19 +132,12 @@ def set_level(window: WindowState, units: int) -> None:
 
 
 def take_back(window: WindowState, holder: Holder) -> int:
-    """Take back what an ended process had leased of a level and never recorded, once; gives how many units.
-
-    What it recorded beyond its leases (settled above the reserve) is taken now, so that the figures add up.
-    """
+    """Take back what an ended process had leased of a level and never recorded, once; gives how many units."""
     if holder.ended:
         return 0
     holder.ended = holder.changed = True
-    units = holder.granted_cum - holder.returned_cum - holder.recorded
+    units = held(holder) - holder.recorded
     if units > 0:
         holder.returned_cum += units
         window.put_back(units)
-    elif units < 0:
-        window.allotted -= units
-        window.ceiling = max(window.ceiling, window.allotted)
-        window.changed = True
     return units

@@ -219,7 +219,7 @@ async def _change_levels(
     """Put what new records change of levels in force; gives those that can't be. Tenants are locked before windows."""
     records = batch.records.take(places)
     await share_tenants(conn, sorted({names.tenant(batch.tenants[at]) for at in records.tenant}))
-    return await change_levels(conn, batch, places, timeline=names.timeline)
+    return await change_levels(conn, batch, places)
 
 
 async def _claim(

@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 BELOW_ZERO = Problem("LEVEL_BELOW_ZERO", "quantities.units")
 
 
-async def change_levels(
-    conn: Connection, batch: UsageBatch, places: Sequence[int], *, timeline: int
-) -> dict[int, Problem]:
+async def change_levels(conn: Connection, batch: UsageBatch, places: Sequence[int]) -> dict[int, Problem]:
     """Apply what these records change of levels, in their order; gives those that would take a level below 0.
 
     The records' ids are claimed by this transaction and nobody else's, so each is applied once, however often it comes.
-    Locks windows in id order. Who was denied for lack of units hears of what fell at commit. Of windows from before
-    `timeline` Postgres may not know every lease: records that are sent again tell of those.
+    Locks windows in id order. Who was denied for lack of units hears of what fell at commit.
     """
     changed = [(at, batch.levels[at]) for at in places if at in batch.levels]
     if not changed:
@@ -47,7 +44,7 @@ async def change_levels(
             if not _fall(found, changes):
                 problems[at] = BELOW_ZERO
         else:
-            _rise(found, changes, timeline)
+            _rise(found, changes)
     noticed = [row.identity for row in rows.values() if notice_due(row.state)]
     await write_windows(conn, rows.values())
     await announce_units(conn, noticed)
@@ -63,17 +60,12 @@ async def _find_windows(conn: Connection, levels: set[LevelName]) -> dict[LevelN
     return {identities[identity]: window_id for identity, window_id in found.items()}
 
 
-def _rise(rows: Mapping[LevelName, WindowRow], changes: Sequence[LevelChange], timeline: int) -> None:
+def _rise(rows: Mapping[LevelName, WindowRow], changes: Sequence[LevelChange]) -> None:
     for change in changes:
         # A level that nobody ever leased from holds nothing to count: all of the rise was beyond an unknown limit.
         row = rows.get(change.level)
         if row is not None:
-            rise(
-                row.state,
-                row.state.holders.get(change.holder),
-                Rise(units=change.units, over=change.over),
-                is_set_back=row.state.timeline < timeline,
-            )
+            rise(row.state, row.state.holders.get(change.holder), Rise(units=change.units, over=change.over))
 
 
 def _fall(rows: Mapping[LevelName, WindowRow], changes: Sequence[LevelChange]) -> bool:

@@ -90,6 +90,11 @@ mutants! {
     AncestorUnasked,
     /// A call that one limit denies takes from the others all the same.
     DeniedTakes,
+    // Engine: levels and units in flight.
+    /// A lease of units in flight is used beyond its time.
+    FenceIgnored,
+    /// A fall of a level frees units here as well as in the ledger.
+    FallFreesHere,
     // Engine: proof.
     /// A refusal of a pool that isn't final counts as proof.
     ProofFromPoolNotFinal,
@@ -122,6 +127,8 @@ mutants! {
     CloseStillServes,
     /// A pool tells nobody that what it refused is there.
     PoolNoticeForgotten,
+    /// A pool marks a value for which it has no unit.
+    MarkWithoutUnit,
     // Token buckets.
     /// Units lent ahead do not lower the cap: a burst comes on top of them.
     AheadUncapped,
@@ -134,11 +141,21 @@ mutants! {
     // Volumes: the log's marks.
     /// A copied volume's units are taken over, and its original spends them as well.
     CloneAdopted,
+    /// A copied volume says that its original has ended: what that one holds of levels is given to others.
+    CloneNamesEnded,
     /// Marks stay after their units are taken over: the next start takes them again.
     MarksTakenTwice,
     /// What a dead process kept is returned and spent as well.
     HeirReturnsAndSpends,
     // Ledger.
+    /// A record of a level counts each time that it comes.
+    RecordRepeated,
+    /// A lease of units in flight is never reclaimed.
+    NeverReclaimed,
+    /// What an ended process had leased of a level is taken back before its log is committed to its end.
+    EndedEarly,
+    /// A lease of units in flight is reclaimed while its holder may use it.
+    ReclaimTooEarly,
     /// The ledger tells a reservation's home once how it ended, heard or not.
     OutcomeToldOnce,
     /// Two first uses make two windows.

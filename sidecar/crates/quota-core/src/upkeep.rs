@@ -62,6 +62,7 @@ impl Engine {
             self.go_on_returning(now, key);
         }
         self.keep_lease(now, key);
+        self.ask_again(now, key);
         self.lease_early(now, key);
         if !self.forget_if_done(now, key) {
             self.plan_upkeep(now, key);
@@ -70,6 +71,7 @@ impl Engine {
 
     fn plan_upkeep(&mut self, now: Now, key: Key) {
         self.watch_end(now, key);
+        let is_unsure = self.is_standing_unsure(key);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
@@ -83,7 +85,7 @@ impl Engine {
             .current
             .as_ref()
             .is_some_and(crate::bucket::window::Window::is_timed);
-        let is_idle = !bucket.is_active && !owes && !is_timed;
+        let is_idle = !bucket.is_active && !owes && !is_timed && !is_unsure;
         let pause_us = if is_idle
             && bucket
                 .tokens
@@ -112,6 +114,7 @@ impl Engine {
             || bucket.has_flight()
             || bucket.has_moved
             || bucket.is_dirty
+            || self.is_standing_unsure(key)
             || self.has_tokens_to_give(now, bucket)
             || bucket
                 .tokens

@@ -11,9 +11,10 @@
 use std::sync::Arc;
 
 use quota_core::{
-    AllotAnswer, CheckRequest, Checked, Command, Cost, Decision, Effect, Enforcement, Engine,
-    EngineConfig, Event, FailurePolicy, Holder, LimitKind, LimitRule, Meter, Mode, Now, Reason,
-    ReservationId, STANDING_END_US, TenantSnapshot, Units, WindowId, WindowInfo, WindowUse,
+    AllotAnswer, CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect,
+    Enforcement, Engine, EngineConfig, Event, FailureKind, FailurePolicy, Holder, LimitKind,
+    LimitRule, Meter, Mode, Now, Reason, ReservationId, STANDING_END_US, TenantSnapshot, Units,
+    WindowId, WindowInfo, WindowUse,
 };
 
 const SECOND_US: u64 = 1_000_000;
@@ -340,4 +341,62 @@ fn an_expired_level_holds_nothing() {
     assert!(desk.engine.settle(now, id, &used).expect("late").expired);
     // The unit went to the late settlement: the next call needs another one.
     assert_eq!(None, desk.reserve(2));
+}
+
+/// A fenced lease gives nothing out while the ledger can't be reached, though units have landed meanwhile.
+#[test]
+fn a_fenced_lease_gives_nothing_while_nobody_answers() {
+    let mut desk = Desk::new(LimitKind::Concurrency);
+    desk.reserve(1);
+    desk.lease(1, 1, 1);
+    desk.real_us += 31 * SECOND_US;
+    desk.tell(Event::WatchDown);
+    desk.release(1);
+    assert_eq!(None, desk.reserve(2));
+    desk.real_us += SECOND_US;
+    let now = desk.now();
+    desk.engine.advance(now);
+    desk.engine.drain_effects(&mut desk.seen);
+    assert_eq!(Some(Reason::AuthorityUnreachable), desk.told());
+}
+
+/// What a lost answer brought is fetched and goes back, though nobody waits for it any more.
+#[test]
+fn units_of_a_lost_answer_go_back() {
+    for kind in [LimitKind::Level, LimitKind::Concurrency] {
+        let mut desk = Desk::new(kind);
+        let id = ReservationId([1; 16]);
+        let expires_us = i64::MAX;
+        assert_eq!(None, desk.check(Mode::Reserve { id, expires_us }));
+        let epoch = u64::from(kind == LimitKind::Concurrency);
+        desk.lease(1, 1, epoch);
+        let id = ReservationId([2; 16]);
+        assert_eq!(None, desk.check(Mode::Reserve { id, expires_us }));
+        let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
+        let asked = desk.command(is_ask).expect("an ask");
+        desk.wait(SECOND_US / 2);
+        let failure = CommandFailure {
+            kind: FailureKind::Deadline,
+            reason: "".into(),
+        };
+        desk.tell(Event::Allotted(asked, Err(failure)));
+        desk.wait(SECOND_US);
+        desk.wait(SECOND_US);
+        desk.lease(1, 2, epoch);
+        desk.wait(3 * SECOND_US);
+        assert_eq!(1, desk.returned(), "{kind:?}");
+    }
+}
+
+/// Units that a repeated ask brought, of which no answer told, are counted with the next answer and go back.
+#[test]
+fn units_of_a_repeated_ask_are_not_lost() {
+    let mut desk = Desk::new(LimitKind::Level);
+    let id = ReservationId([1; 16]);
+    let expires_us = i64::MAX;
+    desk.check(Mode::Reserve { id, expires_us });
+    desk.lease(1, 3, 0);
+    assert_eq!(Some(Reason::Allowed), desk.told());
+    desk.wait(3 * SECOND_US);
+    assert_eq!(2, desk.returned());
 }

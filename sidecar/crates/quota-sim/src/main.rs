@@ -233,7 +233,7 @@ fn waste(options: &BTreeMap<String, String>) -> ExitCode {
 /// Prints the trace of one schedule, or writes the first lines of many, a file `seed-N` each.
 fn write_traces(options: &BTreeMap<String, String>) -> ExitCode {
     let Some(folder) = options.get("out") else {
-        for line in trace(&Schedule::draw(number(options, "seed", 0))) {
+        for line in trace(&Schedule::draw_plain(number(options, "seed", 0))) {
             println!("{line}");
         }
         return ExitCode::SUCCESS;
@@ -250,7 +250,7 @@ fn write_traces(options: &BTreeMap<String, String>) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let mut lines = trace(&Schedule::draw(seed));
+                    let mut lines = trace(&Schedule::draw_plain(seed));
                     lines.truncate(lines_max);
                     std::fs::write(format!("{folder}/seed-{seed}"), lines.join("\n"))
                         .expect("a file in the folder");

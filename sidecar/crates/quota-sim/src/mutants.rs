@@ -10,8 +10,8 @@ use quota_core::Mutant;
 use crate::search::{run_many, run_seed, switch};
 
 /// Rules whose finders are tests of their own: `mutants_of_values_are_found` (the first five), `mutants_of_give_back_are_found`
-/// (two), `mutants_of_buckets_are_found` and `mutants_of_heirs_are_found` (the last one): a schedule of the simulator counts
-/// no values, gives nothing back, jumps no clock of Redis ahead, and rarely leaves a restarted sidecar alone for long.
+/// (two), `mutants_of_buckets_are_found` and `mutants_of_heirs_are_found` (the last one): few schedules of
+/// the simulator count values or give back, none jumps a clock of Redis ahead, and a restarted one is rarely left alone.
 pub const FOUND_BY_TESTS: [Mutant; 9] = [
     Mutant::DeniedValueCounts,
     Mutant::RepeatMarksOthers,

@@ -174,7 +174,7 @@ fn judge_unproved(limit: &Limit, bucket: &mut Bucket, units: Units, sight: &Sigh
         let is_covered = bucket
             .current
             .as_mut()
-            .is_some_and(|window| window.call_up(units));
+            .is_some_and(|window| !window.is_fenced(sight.now) && window.call_up(units));
         if is_covered {
             return Verdict::Fits;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     bucket::window::{Flight, Pool, Window},
+    check::charge::UPKEEP_US,
     effect::{AllotAsk, PoolFault},
     engine::Engine,
     event::{AllotAnswer, CommandFailure, FailureKind, WindowInfo},
@@ -48,7 +49,7 @@ impl Engine {
         self.ask_window(now, key, id, (size.need, want), fault);
     }
 
-    fn ask_window(
+    pub(crate) fn ask_window(
         &mut self,
         now: Now,
         key: Key,
@@ -179,6 +180,12 @@ impl Engine {
                     window.unsure = Some(ask);
                 }
             }
+        }
+        if self.is_standing_unsure(key)
+            && let Some(bucket) = self.buckets.get_mut(key)
+        {
+            let again_us = now.real_us.saturating_add(UPKEEP_US);
+            self.timers.arm(key, bucket, again_us);
         }
         self.stir(key);
     }
@@ -347,7 +354,13 @@ impl Engine {
         window.valid_for_us = lease.valid_for_us;
         window.renew(lease.epoch, ask.real_us);
         window.renewal_sent_us = window.renewal_sent_us.max(ask.real_us);
-        let credited = window.balance.credit(0, lease.granted_cum, lease.give);
+        // A repeated ask may have brought units of which no answer told: windows end, and these with them, others do not.
+        let give = if window.info.is_standing() {
+            UNITS_MAX
+        } else {
+            lease.give
+        };
+        let credited = window.balance.credit(0, lease.granted_cum, give);
         window.extend = false;
         if credited > 0 {
             window.proof = None;

@@ -7,8 +7,10 @@
 use crate::{
     bucket::window::Window,
     engine::Engine,
+    lease::pursue::Size,
     limit::LimitKind,
     matching,
+    mutant::{self, Mutant},
     outbox::Report,
     request::{Cost, Units},
     reservation::{Hold, HoldKind},
@@ -39,8 +41,10 @@ pub struct LevelChange {
 
 impl Window {
     /// Whether units in flight may not be given out now, because the lease was not renewed in time.
-    pub(crate) const fn is_fenced(&self, now: Now) -> bool {
-        self.lease_epoch != 0 && now.real_us >= self.valid_until_us
+    pub(crate) fn is_fenced(&self, now: Now) -> bool {
+        self.lease_epoch != 0
+            && now.real_us >= self.valid_until_us
+            && !mutant::is(Mutant::FenceIgnored)
     }
 
     /// Units in flight here, those beyond the limit included.
@@ -199,6 +203,34 @@ impl Engine {
         }
     }
 
+    /// Whether nobody knows what came of an ask of a level or of units in flight: no window's end brings that back.
+    pub(crate) fn is_standing_unsure(&self, key: Key) -> bool {
+        let bucket = self.buckets.get(key).filter(|_| self.is_standing(key));
+        bucket.is_some_and(|bucket| match &bucket.current {
+            Some(window) => window.unsure.is_some(),
+            None => bucket.opening.is_some(),
+        })
+    }
+
+    /// Asks again where the answer to an ask of a level or of units in flight was lost and nobody waits any more: what it
+    /// may have brought is to go back.
+    pub(crate) fn ask_again(&mut self, now: Now, key: Key) {
+        if !self.is_standing_unsure(key) {
+            return;
+        }
+        let Some(bucket) = self.buckets.get(key) else {
+            return;
+        };
+        let is_busy = bucket.has_flight() || !bucket.waiters.is_empty();
+        if is_busy || bucket.is_ledger_away(&self.links, now) {
+            return;
+        }
+        match bucket.current.as_ref().map(|window| window.info.id) {
+            Some(id) => self.ask_window(now, key, id, (0, 0), None),
+            None => self.open(now, key, now.ledger_us, Size { need: 1, all: 1 }),
+        }
+    }
+
     /// Keeps a lease of units in flight alive: its next report renews it.
     pub(crate) fn keep_lease(&mut self, now: Now, key: Key) {
         let is_due = self
@@ -275,6 +307,9 @@ impl Engine {
             }
             if let Some(window) = bucket.current.as_mut() {
                 window.fallen = window.fallen.saturating_add(change.units);
+                if mutant::is(Mutant::FallFreesHere) {
+                    window.balance.mint(change.units);
+                }
                 self.mark_moved(key);
             }
         }

@@ -1,10 +1,12 @@
 //! The rules, recomputed after each step from what was done and what was answered, never from anybody's own counters.
 
-use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+mod callers;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
 use quota_core::{Holder, KeyHash, Now, ReservationId, WindowId};
 
-use super::tokens::Tokens;
+use super::{standing::Stock, tokens::Tokens};
 use crate::world::{World, fact::Fact};
 
 /// (limit, key, start of the window): what a caller's units count in.
@@ -26,14 +28,19 @@ struct Share {
     returning: u64,
     used: u64,
     owed: u64,
+    /// Units that callers gave back.
+    back: u64,
 }
 
 /// One window's units.
 #[derive(Clone, Debug, Default)]
 struct Tally {
+    amount: u64,
     bound: u64,
     out: u64,
     used: u64,
+    /// It has no end: once more than the amount is out, every unit that comes back lowers the bound.
+    is_standing: bool,
     shares: BTreeMap<Holder, Share>,
 }
 
@@ -41,6 +48,15 @@ struct Tally {
 struct PoolTally {
     allotted: u64,
     out: u64,
+}
+
+impl Tally {
+    /// What came back goes out again only within the amount.
+    fn settle_down(&mut self) {
+        if self.is_standing {
+            self.bound = self.amount.max(self.bound.min(self.out));
+        }
+    }
 }
 
 /// An open reservation's units in one window.
@@ -54,6 +70,8 @@ pub struct Held {
     pub holder: Holder,
     /// How many.
     pub units: u64,
+    /// Its time is up.
+    pub has_expired: bool,
 }
 
 /// Everything that was done so far.
@@ -68,6 +86,8 @@ pub struct Audit {
     taken_back: BTreeMap<(Holder, WindowId, u64), u64>,
     /// What holders reported as used, not compared yet.
     reported: Vec<(Holder, WindowId, u64)>,
+    /// Values that were admitted.
+    values: BTreeMap<Span, BTreeSet<Box<str>>>,
     /// Open reservations.
     pub held: BTreeMap<ReservationId, Vec<Held>>,
     /// Processes that ended a reservation of their own.
@@ -76,8 +96,12 @@ pub struct Audit {
     pub tokens: Option<Tokens>,
     /// What its shard did since the last admission that was judged.
     token_facts: VecDeque<Fact>,
+    /// What is stored or in flight, where the limit has no windows.
+    pub stock: Stock,
     /// (real time, units that somebody could have got) of the first limit, newest last.
     plenty: VecDeque<(u64, u64)>,
+    /// The limit counts distinct values: nobody knows whose unit stands for which.
+    pub counts_values: bool,
     /// The first rule that was broken.
     pub violation: Option<Violation>,
     /// Units admitted in all.
@@ -122,7 +146,9 @@ impl Audit {
     fn take_in(&mut self, fact: &Fact, world: &World) {
         match *fact {
             Fact::Amount { window, amount, .. } => {
+                let is_standing = world.ledger.is_standing(window);
                 if let Some(tally) = self.tally(window, world) {
+                    (tally.amount, tally.is_standing) = (amount, is_standing);
                     tally.bound = amount.max(tally.out);
                 }
             }
@@ -141,35 +167,20 @@ impl Audit {
                 if let Some(pool) = self.pools.get_mut(&(window, generation)) {
                     pool.allotted += units;
                 }
-                self.let_out(window, units, None, world);
+                self.let_out(window, units, world);
             }
             Fact::Leased {
                 window,
                 holder,
                 units,
-            } => self.let_out(window, units, Some(holder), world),
-            Fact::Credited {
-                window,
-                generation,
-                is_unspent,
-                units,
+                paid,
             } => {
-                if world.ledger.rows.timeline > 1 && world.ledger.is_stopped(window) {
-                    // It forgot what it had credited, and may credit it again: nothing of it is given out any more.
-                    return;
-                }
-                if is_unspent {
-                    self.take_from_pool(window, generation, units);
-                }
-                let Some(tally) = self.tally(window, world) else {
-                    return;
-                };
-                let out = tally.out;
-                tally.out = out.saturating_sub(units);
-                if out < units {
-                    self.break_rule("I1", format!("{units} units came back of {out}"));
+                self.let_out(window, units - paid, world);
+                if let Some(tally) = self.tally(window, world) {
+                    tally.shares.entry(holder).or_default().granted += units;
                 }
             }
+            Fact::Credited { .. } => self.credit(fact, world),
             Fact::Granted { .. } => self.grant(fact, world),
             Fact::Returning { .. } => self.give_back(fact, world),
             Fact::Adopted { .. } => self.adopt(fact, world),
@@ -182,18 +193,77 @@ impl Audit {
             Fact::Took { .. } | Fact::Gave { .. } | Fact::Began { .. } | Fact::Heard { .. } => {
                 self.token_facts.push_back(*fact);
             }
+            _ => self.take_in_standing(fact, world),
+        }
+    }
+
+    /// I1: no more comes back than was out.
+    fn credit(&mut self, fact: &Fact, world: &World) {
+        let Fact::Credited {
+            window,
+            generation,
+            is_unspent,
+            units,
+        } = *fact
+        else {
+            return;
+        };
+        if world.ledger.rows.timeline > 1 && world.ledger.is_stopped(window) {
+            // It forgot what it had credited, and may credit it again: nothing of it is given out any more.
+            return;
+        }
+        if is_unspent {
+            self.take_from_pool(window, generation, units);
+        }
+        let Some(tally) = self.tally(window, world) else {
+            return;
+        };
+        let out = tally.out;
+        tally.out = out.saturating_sub(units);
+        tally.settle_down();
+        if out < units {
+            self.break_rule("I1", format!("{units} units came back of {out}"));
+        }
+    }
+
+    /// Takes in what became of a level, of units in flight, or of a reservation whose time is up.
+    fn take_in_standing(&mut self, fact: &Fact, world: &World) {
+        match *fact {
+            Fact::Recorded {
+                window,
+                units,
+                is_owed,
+            } => {
+                if world.ledger.rows.timeline > 1 && world.ledger.is_stopped(window) {
+                    // It forgot the leases that these stood for: nothing of it is given out any more.
+                    return;
+                }
+                if let Some(tally) = self.tally(window, world).filter(|_| is_owed) {
+                    tally.bound = tally.bound.max(tally.out + units);
+                }
+                self.let_out(window, units, world);
+            }
+            Fact::LevelSet { window, allotted } => {
+                if let Some(tally) = self.tally(window, world) {
+                    tally.out = allotted;
+                    tally.bound = tally.amount.max(allotted);
+                }
+            }
+            Fact::Expired(id) => self.expire(id),
+            _ => {
+                if let Err(detail) = self.stock.learn(fact) {
+                    self.break_rule("level", detail);
+                }
+            }
         }
     }
 
     /// I1: what is out of a window is at most what its amounts allow.
-    fn let_out(&mut self, window: WindowId, units: u64, holder: Option<Holder>, world: &World) {
+    fn let_out(&mut self, window: WindowId, units: u64, world: &World) {
         let Some(tally) = self.tally(window, world) else {
             return;
         };
         tally.out += units;
-        if let Some(holder) = holder {
-            tally.shares.entry(holder).or_default().granted += units;
-        }
         if tally.out > tally.bound {
             let detail = format!("{} units are out of {}", tally.out, tally.bound);
             self.break_rule("I1", detail);
@@ -334,20 +404,6 @@ impl Audit {
         }
     }
 
-    /// What a holder reports as used it was asked for, and said yes to.
-    pub fn compare_use(&mut self, world: &World) {
-        for (holder, window, consumed_cum) in std::mem::take(&mut self.reported) {
-            let Some(tally) = self.tally(window, world) else {
-                continue;
-            };
-            let share = tally.shares.get(&holder).copied().unwrap_or_default();
-            if consumed_cum > share.used + share.owed {
-                let detail = format!("{consumed_cum} units reported as used: {share:?}");
-                self.break_rule("use", detail);
-            }
-        }
-    }
-
     /// I3: what a holder admitted, holds and gave back is at most what it got.
     fn own_only(&mut self, window: WindowId, holder: Holder, world: &World) {
         let Some(tally) = self.tally(window, world) else {
@@ -357,37 +413,6 @@ impl Audit {
         if share.used + share.returning > share.granted {
             self.break_rule("I3", format!("holder {:?}: {share:?}", &holder.0[..8]));
         }
-    }
-
-    /// Takes in that units were admitted in a window.
-    pub fn admit(&mut self, span: &Span, holder: Holder, units: u64) {
-        self.admitted += units;
-        let tally = self.tallies.entry(span.clone()).or_default();
-        tally.used += units;
-        let share = tally.shares.entry(holder).or_default();
-        share.used += units;
-        let (share, used, bound) = (*share, tally.used, tally.bound);
-        if used > bound {
-            let detail = format!("{used} of {bound} admitted in {} from {}", span.0, span.2);
-            self.break_rule("overshoot", detail);
-        }
-        if share.used + share.owed + share.returning > share.granted {
-            self.break_rule("I3", format!("holder {:?}: {share:?}", &holder.0[..8]));
-        }
-    }
-
-    /// Takes in that held units were not used after all, or more was used than held.
-    pub fn settle(&mut self, held: &Held, actual: u64, is_expired: bool) {
-        let Some(tally) = self.tallies.get_mut(&held.span) else {
-            return;
-        };
-        let share = tally.shares.entry(held.holder).or_default();
-        if !is_expired {
-            let unused = held.units.saturating_sub(actual);
-            tally.used -= unused;
-            share.used -= unused;
-        }
-        share.owed += actual.saturating_sub(held.units);
     }
 
     /// Takes in what shards did until a moment, in order, between what was admitted.
@@ -455,18 +480,6 @@ impl Audit {
     pub fn forget_plenty(&mut self, real_us: u64) {
         self.plenty.clear();
         self.plenty.push_back((real_us, 0));
-    }
-
-    /// Whether a holder used more than it had reserved, which it pays before anything else is admitted.
-    #[must_use]
-    pub fn owes(&self, holder: Holder) -> bool {
-        let mut tallies = self.tallies.values();
-        tallies.any(|tally| {
-            tally
-                .shares
-                .get(&holder)
-                .is_some_and(|share| share.owed > 0)
-        })
     }
 
     /// Takes in a denial by proof: false where the units were there all the time.

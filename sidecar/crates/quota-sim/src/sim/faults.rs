@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quota_core::mutant::{self, Mutant};
 
+use super::plan::Schedule;
 use crate::world::World;
 
 /// A kind of fault.
@@ -101,7 +102,8 @@ fn some_limit(world: &mut World) -> (Arc<str>, Arc<str>) {
 }
 
 /// Breaks or mends something of this kind.
-pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
+pub(super) fn strike(world: &mut World, fault: Fault, schedule: &Schedule) {
+    let amount = schedule.amount;
     let node = some_node(world);
     match fault {
         Fault::Crash => world.crash(node),
@@ -117,7 +119,7 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
             }
         }
         Fault::Pause => {
-            let span_us = world.rng.between(1_000, 3_000_000);
+            let span_us = world.rng.between(1_000, schedule.pause_max_us);
             world.pause(node, span_us);
             if mutant::is(Mutant::ReclaimByTime) {
                 let holder = world.holder(node);
@@ -150,6 +152,7 @@ pub(super) fn strike(world: &mut World, fault: Fault, amount: u64) {
         Fault::Restore => {
             let now_us = world.now().ledger_us;
             world.ledger.restore(now_us, &mut world.redis.trace);
+            world.send_again();
         }
         Fault::Weather => {
             world.weather.loss = world.rng.below(100);
@@ -248,7 +251,8 @@ pub(super) fn heal(world: &mut World) {
     world.weather.repeat = 0;
     world.weather.late = 0;
     world.weather.delay_max_us = world.weather.delay_max_us.min(1_000);
-    world.run_for(3_000_000);
+    let paused_us = world.paused_us();
+    world.run_for(paused_us.max(3_000_000));
     for node in 0..world.nodes.len() {
         world.cut(node, false);
         world.tell_time(node);

@@ -1,14 +1,16 @@
 //! One schedule after the other: calls and faults drawn from a seed, the rules checked after each step.
 
 mod audit;
+mod calls;
 mod faults;
 mod plan;
 mod settle;
+mod standing;
 mod tokens;
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use quota_core::{CheckRequest, EngineConfig, KeyHash, LimitState, Mode, Reason, ReservationId};
+use quota_core::{CheckRequest, Decision, EngineConfig, LimitKind, LimitState, Mode, Reason};
 
 pub use self::{
     audit::{Audit, Held, Span, Violation},
@@ -139,6 +141,10 @@ impl Run {
             let tokens = Tokens::full(burst, schedule.amount, interval_us, now_us);
             self.audit.tokens = (schedule.keys == 1).then_some(tokens);
         }
+        if schedule.values > 0 {
+            self.world.count_values("m", "user");
+            self.audit.counts_values = true;
+        }
         let parent = (!schedule.inherited.is_empty()).then_some("p");
         if let Some(parent) = parent {
             self.world
@@ -165,7 +171,8 @@ impl Run {
             }
         }
         let is_long = self.world.rng.chance(self.schedule.long_rate);
-        let pause_us = self.world.rng.below(if is_long { 400_000 } else { 4_000 });
+        let long_us = self.schedule.long_us;
+        let pause_us = self.world.rng.below(if is_long { long_us } else { 4_000 });
         self.world.run_for(pause_us);
         self.hear();
     }
@@ -184,60 +191,16 @@ impl Run {
                 eprintln!("{} --- {fault:?}", self.world.real_us);
             }
             outcome.faults[place] += 1;
-            faults::strike(&mut self.world, fault, self.schedule.amount);
+            faults::strike(&mut self.world, fault, &self.schedule);
+            if fault == Fault::Restore {
+                self.audit.stock.forget(&self.world.ledger.rows.recorded);
+            }
             if matches!(fault, Fault::Raise | Fault::Lower) {
                 let (now, amount) = (self.world.now(), self.world.amount("t", "limit"));
                 if let Some(tokens) = &mut self.audit.tokens {
                     tokens.change(amount, now.real_us, now.ledger_us);
                 }
             }
-        }
-    }
-
-    /// One call, reservation or settlement somewhere.
-    fn use_something(&mut self) {
-        let node =
-            usize::try_from(self.world.rng.below(self.schedule.nodes as u64)).expect("small");
-        if self.world.is_paused(node) {
-            return;
-        }
-        let is_large = self.world.rng.chance(self.schedule.large_rate);
-        let large = self.schedule.amount / 4 + 1;
-        let units = if is_large {
-            self.world.rng.between(1, large)
-        } else {
-            1
-        };
-        let mut check = self.template.clone();
-        check.costs[0].units = units;
-        check.all_limits = self.is_manifold();
-        if !self.schedule.inherited.is_empty() {
-            check.tenant = ["t", "t", "u", "p"][self.draw(4)].into();
-        }
-        if self.schedule.keys > 1 {
-            let key = if self.world.rng.chance(500) { "a" } else { "b" };
-            check.attributes = vec![("user".into(), key.into())];
-        }
-        if self.world.rng.chance(self.schedule.reserve_rate) {
-            self.serial += 1;
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&self.serial.to_be_bytes());
-            let ttl_us = if self.world.rng.chance(300) {
-                50_000
-            } else {
-                3_600_000_000
-            };
-            let expires_us =
-                self.world.now_of(node).ledger_us + ttl_us * self.schedule.speed_milli / 1_000;
-            check.mode = Mode::Reserve {
-                id: ReservationId(id),
-                expires_us,
-            };
-        }
-        self.world.check(node, &check);
-        self.hear();
-        if self.world.rng.chance(self.schedule.reserve_rate * 3 / 4) {
-            self.settle_something();
         }
     }
 
@@ -292,32 +255,38 @@ impl Run {
         {
             self.audit.deny(self.world.real_us, units);
         }
+        if verdict.request.mode == Mode::GiveBack {
+            return self.judge_give_back(verdict, units);
+        }
         if !decision.reason.allowed() || decision.reason == Reason::Uncovered {
             return;
         }
         if self.schedule.is_bucket() {
             return self.judge_tokens(verdict, units);
         }
+        if self.is_standing() {
+            return self.judge_standing(verdict, units);
+        }
         self.count_everywhere(verdict);
-        let states: &[LimitState] = if decision.limits.is_empty() {
-            decision.binding.as_slice()
-        } else {
-            &decision.limits
-        };
         let mut held = Vec::new();
-        for state in states {
+        for state in states_of(decision) {
             let Some((start_us, end_us)) = state.window_us else {
                 self.audit
                     .break_rule("window", "admitted without a window".to_owned());
                 continue;
             };
             let span: Span = (state.name.clone(), self.world.key_of(state), start_us);
+            if self.schedule.values > 0 {
+                self.audit.admit_value(&span, &verdict.request.attributes);
+                continue;
+            }
             self.audit.admit(&span, verdict.holder, units);
             held.push(Held {
                 span,
                 end_us,
                 holder: verdict.holder,
                 units,
+                has_expired: false,
             });
         }
         if let Mode::Reserve { id, .. } = verdict.request.mode {
@@ -347,13 +316,7 @@ impl Run {
         let mut reservation = None;
         if let Mode::Reserve { id, .. } = verdict.request.mode {
             reservation = Some(id);
-            let held = Held {
-                span: (Arc::from("limit"), KeyHash::default(), 0),
-                end_us: i64::MAX,
-                holder: verdict.holder,
-                units,
-            };
-            self.audit.held.insert(id, vec![held]);
+            self.audit.hold_apart(id, verdict.holder, units);
         }
         self.audit
             .admit_tokens(verdict.holder, units, reservation, verdict.at);
@@ -361,7 +324,7 @@ impl Run {
 
     /// One window limit, not split: what could be had is easily told.
     fn is_simple(&self) -> bool {
-        !self.is_manifold() && self.schedule.keys == 1 && !self.schedule.is_bucket()
+        self.schedule.kind() == LimitKind::Window && !self.is_manifold() && self.schedule.keys == 1
     }
 
     /// Several limits apply to one call.
@@ -433,10 +396,14 @@ impl Run {
                 self.world.tell_time(node);
             }
         }
-        self.world.run_for(6_000_000);
+        // What dead processes had in flight comes back after 40 s.
+        let is_flight = self.schedule.kind() == LimitKind::Concurrency;
+        self.world
+            .run_for(if is_flight { 45_000_000 } else { 6_000_000 });
         self.audit.forget_plenty(self.world.real_us);
         self.hear();
         self.must_be_told();
+        self.must_be_stored();
         for node in 0..self.schedule.nodes {
             let limits = self.world.ledger.limits.values();
             let is_shut = limits.into_iter().any(|(rule, _)| rule.amount == Some(0));
@@ -445,6 +412,15 @@ impl Run {
                 check.attributes = vec![("user".into(), "a".into())];
             }
             check.all_limits = self.is_manifold();
+            if self.is_standing() {
+                self.must_stand(node, check);
+                continue;
+            }
+            if self.schedule.values > 0 {
+                // One that nobody has asked for.
+                let value = format!("new {node}").into();
+                check.attributes = vec![("user".into(), value)];
+            }
             let reason = self.world.decide_to(node, &check);
             self.hear();
             let owes = self.audit.owes(self.world.holder(node));
@@ -463,5 +439,14 @@ impl Run {
                 self.audit.break_rule("liveness", what);
             }
         }
+    }
+}
+
+/// The limits that a decision tells of: all that apply, or the one that binds.
+fn states_of(decision: &Decision) -> &[LimitState] {
+    if decision.limits.is_empty() {
+        decision.binding.as_slice()
+    } else {
+        &decision.limits
     }
 }

@@ -50,6 +50,18 @@ pub struct Schedule {
     pub large_rate: u64,
     /// Long pauses between steps, of a thousand.
     pub long_rate: u64,
+    /// What is given back, of a thousand calls.
+    pub back_rate: u64,
+    /// Distinct values that callers bring; 0 = units are counted.
+    pub values: u64,
+    /// What an operator says of a level, of a thousand calls.
+    pub set_rate: u64,
+    /// Reservations are never settled above what they held.
+    pub is_true_bound: bool,
+    /// How long they are at most, real µs.
+    pub long_us: u64,
+    /// How long a paused sidecar stands still at most, real µs.
+    pub pause_max_us: u64,
 }
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
@@ -116,9 +128,9 @@ fn draw_inherited(rng: &mut Rng, limits: &[(LimitRule, Plan)]) -> Vec<(LimitRule
 }
 
 impl Schedule {
-    /// Draws a schedule from its seed.
+    /// Draws a schedule of windows or token buckets, in which nothing is given back.
     #[must_use]
-    pub fn draw(seed: u64) -> Self {
+    pub fn draw_plain(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5CED_01E5);
         let is_bucket = rng.chance(120);
         let amount = match rng.below(4) {
@@ -172,7 +184,73 @@ impl Schedule {
             reserve_rate: pick(&mut rng, &[0, 200, 500]),
             large_rate: pick(&mut rng, &[20, 100, 300]),
             long_rate: pick(&mut rng, &[5, 20, 60]),
+            back_rate: 0,
+            values: 0,
+            set_rate: 0,
+            is_true_bound: false,
+            long_us: 400_000,
+            pause_max_us: 3_000_000,
         }
+    }
+
+    /// Draws a schedule from its seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut schedule = Self::draw_plain(seed);
+        // Drawn apart: other schedules are what they were.
+        let mut rng = Rng::new(seed ^ 0x57A2_D126);
+        let is_plain = schedule.kind() == LimitKind::Window
+            && schedule.limits.len() == 1
+            && schedule.inherited.is_empty()
+            && schedule.keys == 1;
+        match rng.below(1_000) {
+            0..60 if is_plain => schedule.store(&mut rng),
+            60..90 if is_plain => schedule.fly(&mut rng),
+            90..160 if is_plain => schedule.count_values(&mut rng),
+            160..300 => schedule.back_rate = pick(&mut rng, &[100, 300]),
+            _ => {}
+        }
+        schedule
+    }
+
+    /// Makes its limit a level.
+    fn store(&mut self, rng: &mut Rng) {
+        self.stand(rng, LimitKind::Level);
+        self.keeps = true;
+        self.reserve_rate = 150;
+        self.elsewhere_rate = 0;
+        self.set_rate = pick(rng, &[0, 0, 20]);
+        self.is_true_bound = rng.chance(600);
+    }
+
+    /// Makes its limit one of units in flight.
+    fn fly(&mut self, rng: &mut Rng) {
+        self.stand(rng, LimitKind::Concurrency);
+        self.reserve_rate = 700;
+        // A lease lasts 30 s.
+        (self.long_us, self.pause_max_us) = (12_000_000, 60_000_000);
+        self.long_rate = pick(rng, &[20, 40]);
+    }
+
+    fn stand(&mut self, rng: &mut Rng, kind: LimitKind) {
+        self.amount = rng.between(3, 60);
+        let (rule, plan) = &mut self.limits[0];
+        plan.is_rolling = false;
+        (rule.kind, rule.amount, rule.is_rolling) = (kind, Some(self.amount), false);
+        self.speed_milli = 1_000;
+    }
+
+    /// Makes its limit count distinct values.
+    fn count_values(&mut self, rng: &mut Rng) {
+        self.amount = pick(rng, &[1, 5, 20, 60]);
+        self.limits[0].0.amount = Some(self.amount);
+        self.values = self.amount * 2 + 1;
+        (self.reserve_rate, self.keeps) = (0, false);
+    }
+
+    /// What kind of limit it is about.
+    pub(super) fn kind(&self) -> LimitKind {
+        self.limits[0].0.kind
     }
 
     /// A check of so many units for one of the keys.

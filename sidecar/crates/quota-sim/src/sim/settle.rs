@@ -1,6 +1,6 @@
 //! Reservations end: at home, elsewhere, twice, late, with the home paused or dead.
 
-use quota_core::{Holder, ReservationId, SettleRefusal, Settled};
+use quota_core::{Holder, LimitKind, ReservationId, SettleRefusal, Settled};
 
 use super::{Run, audit::Held};
 use crate::world::Told;
@@ -18,6 +18,7 @@ impl Run {
         let actual = match self.world.rng.below(4) {
             0 => 0,
             1 => units,
+            2 if self.schedule.is_true_bound => units,
             2 => units + self.world.rng.below(3),
             _ => self.world.rng.below(units + 1),
         };
@@ -82,6 +83,9 @@ impl Run {
     ) {
         let held = self.audit.held.get(&id).and_then(|held| held.first());
         let is_own = held.is_some_and(|held| held.holder == by);
+        if is_own && result.is_ok() {
+            self.audit.stock.land(id);
+        }
         let Ok(settled) = result else {
             if is_own {
                 let detail = format!("{id:?} is not known at home");
@@ -89,6 +93,7 @@ impl Run {
             }
             return;
         };
+        let is_level = self.schedule.kind() == LimitKind::Level;
         let Some(held) = self.audit.held.remove(&id) else {
             if self.audit.ended.get(&id) == Some(&by) {
                 let detail = format!("{id:?} ended twice");
@@ -106,12 +111,19 @@ impl Run {
                 );
                 self.audit.break_rule("reservation", detail);
             }
-            return;
+            if !is_level {
+                return;
+            }
+        }
+        if is_level {
+            self.audit.stock.stored += actual;
         }
         let units = held.iter().map(|held: &Held| held.units).max().unwrap_or(0);
         for held in &held {
             if held.end_us > ledger_us {
-                self.audit.settle(held, actual, settled.expired);
+                // What expired of a level was not stored yet.
+                let is_spent = settled.expired && !is_level;
+                self.audit.settle(held, actual, is_spent);
             }
         }
         if let Some(tokens) = self.audit.tokens.as_mut().filter(|_| !settled.expired) {

@@ -45,7 +45,9 @@ pub struct Tokens {
     level: i128,
     lots: BTreeMap<Holder, VecDeque<Lot>>,
     /// Reservation → where the bucket was charged with its units.
-    reserved: BTreeMap<ReservationId, Vec<(usize, u64)>>,
+    reserved: BTreeMap<ReservationId, (Holder, Vec<(usize, u64)>)>,
+    /// What each holder admitted: where the bucket was charged with it, newest last.
+    used: BTreeMap<Holder, Vec<(usize, u64)>>,
     /// Units of reservations that each holder has on their way back.
     settled: BTreeMap<Holder, u64>,
     /// Rates that somebody may ask with: in force, known by a sidecar, brought by the last request, and a while longer.
@@ -75,6 +77,7 @@ impl Tokens {
             level: i128::from(burst) * interval_us,
             lots: BTreeMap::new(),
             reserved: BTreeMap::new(),
+            used: BTreeMap::new(),
             settled: BTreeMap::new(),
             amount: rate,
             brought: rate,
@@ -197,7 +200,9 @@ impl Tokens {
             parts.push((place, ahead));
         }
         if let Some(id) = reservation {
-            self.reserved.insert(id, parts);
+            self.reserved.insert(id, (holder, parts));
+        } else {
+            self.used.entry(holder).or_default().extend(parts);
         }
         if rest > 0 {
             self.take_share(rest, at_us);
@@ -207,11 +212,42 @@ impl Tokens {
     /// Takes in that a reservation used so much less than it held.
     pub fn refund(&mut self, id: ReservationId, holder: Holder, mut units: u64) {
         *self.settled.entry(holder).or_default() += units;
-        for (place, part) in self.reserved.remove(&id).unwrap_or_default() {
+        let (_, parts) = self.reserved.remove(&id).unwrap_or((holder, Vec::new()));
+        for (place, part) in parts {
             let less = part.min(units);
             units -= less;
             self.uncharge(place, less);
+            self.used
+                .entry(holder)
+                .or_default()
+                .push((place, part - less));
         }
+        self.level = self.replay();
+    }
+
+    /// Takes in that a reservation's time is up: what it held is used.
+    pub fn spend(&mut self, id: ReservationId) {
+        if let Some((holder, parts)) = self.reserved.remove(&id) {
+            self.used.entry(holder).or_default().extend(parts);
+        }
+    }
+
+    /// Takes in that a caller gave back what it had used at a holder, newest first: it was never taken.
+    pub fn give_back(&mut self, holder: Holder, mut units: u64) {
+        *self.settled.entry(holder).or_default() += units;
+        let mut used = self.used.remove(&holder).unwrap_or_default();
+        while let Some((place, part)) = used.pop() {
+            let less = part.min(units);
+            units -= less;
+            self.uncharge(place, less);
+            if less < part {
+                used.push((place, part - less));
+            }
+            if units == 0 {
+                break;
+            }
+        }
+        self.used.insert(holder, used);
         self.level = self.replay();
     }
 

@@ -7,6 +7,7 @@ use quota_core::{
     mutant::{self, Mutant},
 };
 
+use super::ledger::Record;
 use crate::rng::Rng;
 
 /// A mark that is written and not durable yet: its name, the window, what it says.
@@ -21,6 +22,12 @@ pub struct Disk {
     written: VecDeque<Written>,
     /// Reservations that are open, as their log entries say.
     pub open: BTreeMap<ReservationId, Reservation>,
+    /// Rises and falls of levels, and ends of processes, in their order.
+    pub records: Vec<Record>,
+    /// Of these, how many the ledger has said that it knows.
+    pub shipped: usize,
+    /// Processes of this volume that have ended, of which the ledger has not been told.
+    pub ended: Vec<Holder>,
     /// What was used of reservations that ended here, for the ledger: it is told until it says that it knows.
     pub ends: Vec<(ReservationId, u64)>,
 }
@@ -75,6 +82,10 @@ impl Disk {
         let mut copy = self.clone();
         copy.settle_down(rng);
         copy.is_copy = true;
+        if !mutant::is(Mutant::CloneNamesEnded) {
+            // Those before it may live on.
+            copy.ended.clear();
+        }
         copy
     }
 

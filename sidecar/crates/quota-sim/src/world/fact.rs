@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use quota_core::{Holder, KeptPart, WindowId};
+use quota_core::{Holder, KeptPart, ReservationId, WindowId};
 
 /// What was done by all, in order.
 pub type Log = Rc<RefCell<Vec<Fact>>>;
@@ -47,6 +47,8 @@ pub enum Fact {
         holder: Holder,
         /// How many.
         units: u64,
+        /// Of these, how many stand for records that the level had already.
+        paid: u64,
     },
     /// Units came back into a window.
     Credited {
@@ -102,6 +104,43 @@ pub enum Fact {
         holder: Holder,
         /// How many units.
         units: u64,
+    },
+    /// A record that the ledger counted made units leave a limit of which no lease stood for them.
+    Recorded {
+        /// Of this window.
+        window: WindowId,
+        /// How many.
+        units: u64,
+        /// By a process that goes on: something was settled above what it held.
+        is_owed: bool,
+    },
+    /// A fall of a level was counted.
+    Fell {
+        /// Its record.
+        id: u64,
+        /// How many.
+        units: u64,
+    },
+    /// A fall of a level was put aside: there is not so much to fall.
+    FallRefused {
+        /// Its record.
+        id: u64,
+    },
+    /// An operator said what a level is.
+    LevelSet {
+        /// Of this window.
+        window: WindowId,
+        /// Units out of it from then on.
+        allotted: u64,
+    },
+    /// A reservation's time was up, at its home.
+    Expired(ReservationId),
+    /// A holder's lease of units in flight was renewed, or given.
+    Renewed {
+        /// Whose.
+        holder: Holder,
+        /// When.
+        real_us: u64,
     },
     /// A holder reported what it used.
     Used {

@@ -1,12 +1,16 @@
 //! What is done to sidecars: killed, cut off, paused, led to the wrong server.
 
-use quota_core::{CheckRequest, Event, Mode};
+use quota_core::{
+    CheckRequest, Event, Mode,
+    mutant::{self, Mutant},
+};
 
 use super::{World, disk::Disk, fact::Fact, network::Message};
 
 impl World {
     /// Kills a sidecar and starts another in its place, on the same volume.
     pub fn crash(&mut self, node: usize) {
+        self.note_end(node);
         let disk = std::mem::take(&mut self.nodes[node].disk);
         self.start_on(node, disk);
     }
@@ -19,7 +23,12 @@ impl World {
 
     /// Kills a sidecar and starts another in its place, on a copy of a third one's volume. That one goes on.
     pub fn clone_volume(&mut self, from: usize, node: usize) {
-        let disk = self.nodes[from].disk.copy(&mut self.rng);
+        let mut disk = self.nodes[from].disk.copy(&mut self.rng);
+        if mutant::is(Mutant::CloneNamesEnded) {
+            disk.ended.push(self.nodes[from].holder);
+        }
+        let lost = &self.nodes[node].disk;
+        self.has_lost_log |= lost.shipped < lost.records.len();
         self.start_on(node, disk);
     }
 
@@ -60,6 +69,7 @@ impl World {
                     .restore_reservation(reservation.clone());
             }
             self.nodes[node].disk = disk;
+            self.succeed(node);
         }
         self.introduce(node);
         for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
@@ -119,6 +129,13 @@ impl World {
     pub fn pause(&mut self, node: usize, span_us: u64) {
         let until_us = self.real_us + span_us;
         self.nodes[node].paused_until_us = self.nodes[node].paused_until_us.max(until_us);
+    }
+
+    /// How long it takes until nobody is paused, real µs.
+    #[must_use]
+    pub fn paused_us(&self) -> u64 {
+        let until_us = self.nodes.iter().map(|node| node.paused_until_us).max();
+        until_us.unwrap_or(0).saturating_sub(self.real_us)
     }
 
     /// Whether a sidecar is paused now.

@@ -9,6 +9,7 @@ mod harm;
 pub mod ledger;
 mod network;
 mod outcomes;
+mod records;
 pub mod redis;
 mod trace;
 
@@ -136,6 +137,8 @@ pub struct World {
     pub is_traced: bool,
     /// Reservations that expired.
     pub expired: Vec<ReservationId>,
+    /// Records of levels were lost with the volume that they were on.
+    pub has_lost_log: bool,
     asked: BTreeMap<Ticket, (usize, CheckRequest)>,
     tenants: BTreeMap<Arc<str>, TenantSnapshot>,
     meters: BTreeSet<Arc<str>>,
@@ -185,6 +188,7 @@ impl World {
             commands: BTreeMap::new(),
             is_traced: std::env::var_os("QUOTA_TRACE").is_some(),
             expired: Vec::new(),
+            has_lost_log: false,
             asked: BTreeMap::new(),
             tenants: BTreeMap::new(),
             meters: BTreeSet::new(),
@@ -387,6 +391,7 @@ impl World {
         if self.verdicts.is_some() {
             let (node, request) = self.asked.remove(&ticket).expect("decided once");
             self.log_reservation(node, &request);
+            self.log_rise(node, request.mode, decision.reason);
             let facts = self.facts_noted();
             let verdicts = self.verdicts.get_or_insert_default();
             verdicts.push(Verdict {
@@ -476,7 +481,12 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Decide { ticket, decision } => self.decided(ticket, decision),
-                Effect::Expired(id) => self.expired.push(id),
+                Effect::Expired(id) => {
+                    self.expired.push(id);
+                    if let Some(facts) = &self.ledger.facts {
+                        facts.borrow_mut().push(Fact::Expired(id));
+                    }
+                }
                 Effect::Keep { id, window, kept } => {
                     *self.commands.entry("keep").or_default() += 1;
                     let holder = self.nodes[node].holder;

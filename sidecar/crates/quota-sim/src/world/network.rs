@@ -297,6 +297,7 @@ impl World {
             }
         }
         self.ship_ends();
+        self.ship_records();
         if self.real_us >= self.ledger_ticked_us + 1_000_000 && self.is_ledger_up {
             self.ledger_ticked_us = self.real_us;
             self.tick_ledger();
@@ -337,6 +338,7 @@ impl World {
         let shorts = std::mem::take(&mut self.redis.shorts);
         let told = std::mem::take(&mut self.ledger.notices);
         let recalled = std::mem::take(&mut self.ledger.recalls);
+        let lacking = std::mem::take(&mut self.ledger.lacking);
         for node in 0..self.nodes.len() {
             let life = self.nodes[node].life;
             let server = self.server_of(node);
@@ -364,6 +366,19 @@ impl World {
                     tenant,
                     limit,
                     key_hash,
+                };
+                self.post(at_us, Message::Tell { node, life, event });
+            }
+            for ((tenant, limit, key_hash), by, units) in &lacking {
+                if *by == self.nodes[node].holder {
+                    continue;
+                }
+                let at_us = self.in_order(node, true);
+                let event = Event::Recall {
+                    tenant: tenant.clone(),
+                    limit: limit.clone(),
+                    key_hash: Some(*key_hash),
+                    units: *units,
                 };
                 self.post(at_us, Message::Tell { node, life, event });
             }
@@ -440,7 +455,9 @@ impl World {
             }
             Command::ReportConsumption { holder, entries } => {
                 let uses = entries.iter().map(|entry| {
-                    ledger.report(*holder, entry.window, entry.used, &mut line, now_us)
+                    let renewal = (entry.lease_epoch, entry.in_flight);
+                    let (window, used) = (entry.window, entry.used);
+                    ledger.report(*holder, window, used, renewal, &mut line, now_us)
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }

@@ -165,7 +165,9 @@ impl World {
         id: ReservationId,
         actual: u64,
     ) -> Result<Settled, SettleRefusal> {
-        self.nodes[node].disk.open.remove(&id);
+        if let Some(reservation) = self.nodes[node].disk.open.remove(&id) {
+            self.record_rise(node, &reservation, actual);
+        }
         let meter = self.meters.first().cloned().unwrap_or_else(|| "m".into());
         let costs = [Cost {
             meter,

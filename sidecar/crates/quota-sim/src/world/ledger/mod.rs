@@ -2,6 +2,7 @@
 
 mod cursor;
 mod publish;
+mod standing;
 mod window;
 
 use std::{
@@ -11,13 +12,14 @@ use std::{
 
 use quota_core::{
     AllotAnswer, AllotAsk, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind, LimitRule,
-    PoolFault, UseCum, WindowId, WindowUse,
+    STANDING_END_US, UseCum, WindowId, WindowUse,
     mutant::{self, Mutant},
 };
 
 use self::{cursor::Cursor, window::Answer};
 pub use self::{
     publish::Line,
+    standing::{LEASE_US, Record, Standing},
     window::{Generation, Lease, Window},
 };
 use super::{
@@ -53,6 +55,8 @@ pub struct Rows {
     shards: BTreeMap<(Arc<str>, Arc<str>, u8), u64>,
     /// 1 + restores.
     pub timeline: u64,
+    /// Records of levels that were counted.
+    pub recorded: BTreeSet<u64>,
 }
 
 /// A ledger.
@@ -68,6 +72,9 @@ pub struct Ledger {
     restored_at_us: i64,
     names: u64,
     untold: Vec<WindowId>,
+    /// Who lacks units of a level or in flight, and how many: others are to give back what lies idle.
+    pub lacking: Vec<(Identity, Holder, u64)>,
+    looks: standing::Looks,
     /// Of the bucket's shard that was opened last: whether it never was before. For traces.
     pub(super) opened: Option<bool>,
     /// Notices to be sent on all watch streams.
@@ -89,11 +96,14 @@ impl Default for Ledger {
                 cursors: BTreeMap::new(),
                 shards: BTreeMap::new(),
                 timeline: 1,
+                recorded: BTreeSet::new(),
             },
             kept: None,
             restored_at_us: i64::MIN,
             names: 0,
             untold: Vec::new(),
+            lacking: Vec::new(),
+            looks: BTreeMap::new(),
             opened: None,
             notices: Vec::new(),
             recalls: Vec::new(),
@@ -147,7 +157,12 @@ impl Ledger {
         if let Some(place) = cursor.find(ask.at_us).filter(|_| is_known) {
             return Ok(place);
         }
-        let start_us = if plan.is_rolling {
+        let standing = (self.limits)
+            .get(&(ask.tenant.clone(), ask.limit.clone()))
+            .and_then(|(rule, _)| Standing::of(rule.kind));
+        let start_us = if standing.is_some() {
+            0
+        } else if plan.is_rolling {
             ask.at_us
         } else {
             ask.at_us.div_euclid(plan.length_us) * plan.length_us
@@ -160,7 +175,8 @@ impl Ledger {
             return Err(RESTORED);
         }
         let place = self.rows.windows.len();
-        let span = cursor.open(ask.at_us, (start_us, start_us + plan.length_us), place);
+        let length_us = standing.map_or(plan.length_us, |_| STANDING_END_US);
+        let span = cursor.open(ask.at_us, (start_us, start_us + length_us), place);
         let (start_us, end_us) = match span {
             Some(span) => span,
             None if !is_known => (start_us, start_us + plan.length_us),
@@ -179,6 +195,9 @@ impl Ledger {
             start_us,
             end_us,
             id,
+            standing,
+            stored: 0,
+            stored_over: 0,
             timeline: self.rows.timeline,
             amount: 0,
             amount_version: 0,
@@ -301,17 +320,29 @@ impl Ledger {
             return refused(RESTORED, 0);
         }
         self.follow(place);
+        let lease = self.rows.windows[place].leases.get(&holder);
+        let renewals = lease.map_or(0, |lease| lease.renewals);
         let answer = self.decide(place, holder, ask);
         self.notice_if_due(place);
         self.publish(place, line);
         let window = &self.rows.windows[place];
+        let lease = window.leases.get(&holder).copied().unwrap_or_default();
+        if lease.epoch > 0 && lease.renewals > renewals {
+            let real_us = line.real_us;
+            self.note(Fact::Renewed { holder, real_us });
+        }
+        let window = &self.rows.windows[place];
+        if window.standing.is_some() && answer == Answer::Denied {
+            let lacking = (window.identity.clone(), holder, ask.need.max(1));
+            self.lacking.push(lacking);
+        }
         match (answer, window.generation()) {
             (Answer::Leased { give, granted_cum }, _) => AllotAnswer::Lease {
                 window: window.info(),
                 give,
                 granted_cum,
-                lease_epoch: 0,
-                valid_for_us: 0,
+                lease_epoch: lease.epoch,
+                valid_for_us: if lease.epoch > 0 { LEASE_US } else { 0 },
             },
             (Answer::Pooled, Some(generation)) => AllotAnswer::Pool {
                 window: window.info(),
@@ -352,11 +383,14 @@ impl Ledger {
             .map_or(0, |lease| lease.granted_cum);
         let answer = window.decide(holder, ask, next);
         let id = window.id;
+        let taken = window.allotted - before.0;
         let granted = window
             .leases
             .get(&holder)
             .map_or(0, |lease| lease.granted_cum)
             - granted_before;
+        let is_standing = window.standing.is_some();
+        let paid = if is_standing { granted - taken } else { 0 };
         let newest = window.generation().copied();
         let is_new = window.generations.len() > before.1;
         let into_pool =
@@ -374,6 +408,7 @@ impl Ledger {
                 window: id,
                 holder,
                 units: granted,
+                paid,
             });
         }
         if let Some(last) = newest.filter(|_| into_pool > 0) {
@@ -384,33 +419,6 @@ impl Ledger {
             });
         }
         answer
-    }
-
-    fn shard(&mut self, ask: &AllotAsk, line: &mut Line<'_>, now_us: i64) -> AllotAnswer {
-        let place = ask.key_hash.0[0] % 16;
-        let key = (ask.tenant.clone(), ask.limit.clone(), place);
-        let before = self.rows.shards.get(&key).copied().unwrap_or(0);
-        let is_lost = ask
-            .fault
-            .is_some_and(|fault| fault != PoolFault::Unreachable);
-        let marker: Arc<str> = format!("tk:{{{}.{}.{place}}}:m", ask.tenant, ask.limit).into();
-        let channel: Arc<str> = format!("tk:{{{}.{}.{place}}}:bn", ask.tenant, ask.limit).into();
-        let mut generation = before;
-        if before == 0 || (is_lost && ask.generation_seen == before) {
-            generation = before.max(self.rows.timeline << 32) + 1;
-            self.rows.shards.insert(key, generation);
-            // After a restore nobody knows whether it ever was open: its buckets then refill from empty.
-            let is_first = before == 0
-                && (self.rows.timeline == 1 || mutant::is(Mutant::RestoredBucketIsFull));
-            self.opened = Some(is_first);
-            Self::open_bucket(&marker, &channel, (generation, is_first), line, now_us);
-        }
-        AllotAnswer::Bucket {
-            generation,
-            marker_key: marker,
-            bucket_prefix: format!("tk:{{{}.{}.{place}}}:b:", ask.tenant, ask.limit).into(),
-            channel,
-        }
     }
 
     /// Takes units back; answers the cumulative return that is now known.
@@ -467,6 +475,7 @@ impl Ledger {
         holder: Holder,
         id: WindowId,
         used: UseCum,
+        (epoch, in_flight): (u64, u64),
         line: &mut Line<'_>,
         now_us: i64,
     ) -> WindowUse {
@@ -480,6 +489,7 @@ impl Ledger {
                 lease_epoch: 0,
             };
         };
+        let lease_epoch = self.renew(place, holder, (epoch, in_flight), line.real_us);
         let window = &mut self.rows.windows[place];
         let own = window.consumed.entry(holder).or_default();
         *own = (own.0.max(used.consumed), own.1.max(used.over));
@@ -491,13 +501,17 @@ impl Ledger {
         let back: u64 = window.given_back.values().sum();
         let beyond = back.saturating_sub(consumed);
         let (consumed, over) = (consumed.saturating_sub(back), over.saturating_sub(beyond));
+        let (consumed, over) = match window.standing {
+            None => (consumed, over),
+            Some(kind) => (window.standing_use(kind), 0),
+        };
         let fleet = WindowUse {
             consumed,
             over,
             allotted: window.allotted,
             amount: Some(window.amount),
             as_of_us: now_us,
-            lease_epoch: 0,
+            lease_epoch,
         };
         self.trace_told("report", holder, id, told, [consumed, over], line);
         fleet

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quota_core::{
-    FunctionCall, FunctionReply,
+    AllotAnswer, AllotAsk, FunctionCall, FunctionReply, PoolFault,
     mutant::{self, Mutant},
 };
 
@@ -135,6 +135,7 @@ impl Ledger {
     /// What the ledger does every second: closes what waits for it, tells again what may not have been heard.
     pub fn tick(&mut self, line: &mut Line<'_>, now_us: i64) {
         self.close_pools(line);
+        self.look(line.real_us);
         for id in std::mem::take(&mut self.untold) {
             let Some(place) = self.rows.ids.get(&id).copied() else {
                 continue;
@@ -150,7 +151,40 @@ impl Ledger {
         }
     }
 
-    pub(super) fn open_bucket(
+    /// Answers where a token bucket lives; a shard that is new or lost is opened.
+    pub(super) fn shard(
+        &mut self,
+        ask: &AllotAsk,
+        line: &mut Line<'_>,
+        now_us: i64,
+    ) -> AllotAnswer {
+        let place = ask.key_hash.0[0] % 16;
+        let key = (ask.tenant.clone(), ask.limit.clone(), place);
+        let before = self.rows.shards.get(&key).copied().unwrap_or(0);
+        let is_lost = ask
+            .fault
+            .is_some_and(|fault| fault != PoolFault::Unreachable);
+        let marker: Arc<str> = format!("tk:{{{}.{}.{place}}}:m", ask.tenant, ask.limit).into();
+        let channel: Arc<str> = format!("tk:{{{}.{}.{place}}}:bn", ask.tenant, ask.limit).into();
+        let mut generation = before;
+        if before == 0 || (is_lost && ask.generation_seen == before) {
+            generation = before.max(self.rows.timeline << 32) + 1;
+            self.rows.shards.insert(key, generation);
+            // After a restore nobody knows whether it ever was open: its buckets then refill from empty.
+            let is_first = before == 0
+                && (self.rows.timeline == 1 || mutant::is(Mutant::RestoredBucketIsFull));
+            self.opened = Some(is_first);
+            Self::open_bucket(&marker, &channel, (generation, is_first), line, now_us);
+        }
+        AllotAnswer::Bucket {
+            generation,
+            marker_key: marker,
+            bucket_prefix: format!("tk:{{{}.{}.{place}}}:b:", ask.tenant, ask.limit).into(),
+            channel,
+        }
+    }
+
+    fn open_bucket(
         marker: &Arc<str>,
         channel: &Arc<str>,
         (generation, is_first): (u64, bool),

@@ -7,7 +7,7 @@ use quota_core::{
     mutant::{self, Mutant},
 };
 
-use super::Identity;
+use super::{Identity, standing::Standing};
 
 const LEASE_SHARE: u64 = 16;
 const POOL_GROWTH: u64 = 4;
@@ -24,6 +24,25 @@ pub struct Lease {
     pub returned_cum: u64,
     /// What the last answer gave, where it was a lease.
     pub last_give: Option<u64>,
+    /// Levels: rises committed that name this holder.
+    pub recorded: u64,
+    /// Levels: its process has ended, and what it held came back.
+    pub is_ended: bool,
+    /// In flight: raised when the lease is reclaimed; 0 = none was ever given.
+    pub epoch: u64,
+    /// In flight: whatever is written counts as a renewal.
+    pub renewals: u64,
+    /// In flight, as last reported.
+    pub in_flight: u64,
+}
+
+impl Lease {
+    /// Units that its holder keeps out of the limit: leased and not returned, or recorded, whichever is more.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let leased = self.granted_cum.saturating_sub(self.returned_cum);
+        leased.max(self.recorded)
+    }
 }
 
 /// A pool's life.
@@ -76,6 +95,12 @@ pub struct Window {
     pub end_us: i64,
     /// Its name.
     pub id: WindowId,
+    /// What it counts, where it has no end.
+    pub standing: Option<Standing>,
+    /// Levels: what is stored according to the records so far.
+    pub stored: i64,
+    /// Levels: of these, without a lease.
+    pub stored_over: u64,
     /// Restores before it was opened, and 1.
     pub timeline: u64,
     /// Amount in force.
@@ -182,6 +207,7 @@ impl Window {
         let lease = self.leases.entry(holder).or_default();
         let is_repeat = ask.request_seq == lease.request_seq;
         if let Some(give) = lease.last_give.filter(|_| is_repeat) {
+            lease.renewals += 1;
             return Answer::Leased {
                 give,
                 granted_cum: lease.granted_cum,
@@ -193,7 +219,10 @@ impl Window {
                 last_seq: lease.request_seq,
             };
         }
-        let answer = self.decide_new(holder, ask, next);
+        let answer = match self.standing {
+            Some(kind) => self.decide_standing(kind, holder, ask),
+            None => self.decide_new(holder, ask, next),
+        };
         if answer == Answer::Denied {
             let need = ask.need.max(1);
             self.wanted = if self.wanted == 0 {
@@ -204,6 +233,7 @@ impl Window {
         }
         let lease = self.leases.entry(holder).or_default();
         lease.request_seq = ask.request_seq;
+        lease.renewals += 1;
         lease.last_give = match answer {
             Answer::Leased { give, .. } => Some(give),
             _ => None,
@@ -315,7 +345,7 @@ impl Window {
         generation.is_publishing = true;
     }
 
-    fn put_back(&mut self, units: u64) {
+    pub(super) fn put_back(&mut self, units: u64) {
         let was_final = self.is_final();
         self.allotted -= units.min(self.allotted);
         let is_final = self.is_final();
@@ -329,7 +359,9 @@ impl Window {
 
     /// Takes back units that the ledger leased; answers how many came back by this report.
     pub(super) fn return_lease(&mut self, holder: Holder, returned_cum: u64) -> u64 {
+        let is_level = self.standing == Some(Standing::Level);
         let lease = self.leases.entry(holder).or_default();
+        let held = lease.held();
         let capped = if mutant::is(Mutant::ReturnAboveGranted) {
             returned_cum.saturating_add(1)
         } else {
@@ -341,7 +373,9 @@ impl Window {
             lease.returned_cum
         };
         let units = capped.saturating_sub(before);
+        lease.renewals += u64::from(units > 0);
         lease.returned_cum = lease.returned_cum.max(capped);
+        let units = if is_level { held - lease.held() } else { units };
         self.put_back(units);
         units
     }

@@ -234,6 +234,7 @@ fn mark(
                 give += 1;
                 ('N', Some(own))
             }
+            _ if mutant::is(Mutant::MarkWithoutUnit) => ('K', Some(Mark::Counted)),
             Some(Mark::Beyond) if notes_beyond => ('o', before),
             None if notes_beyond => ('O', Some(Mark::Beyond)),
             _ => ('D', before),
