@@ -94,12 +94,13 @@ impl<'a> Walk<'a> {
             };
             if self.at.offset < segment.end {
                 self.chunk(&segment)?;
-            } else if self
-                .index
-                .segment(self.at.segment.saturating_add(1))
-                .is_some()
+            } else if let Some(next) = self
+                .at
+                .segment
+                .checked_add(1)
+                .filter(|next| self.index.segment(*next).is_some())
             {
-                self.at.segment = self.at.segment.saturating_add(1);
+                self.at.segment = next;
                 self.at.offset = wide(crate::format::SEGMENT_HEADER);
             } else {
                 self.fill_to(self.index.durable_seq)?;

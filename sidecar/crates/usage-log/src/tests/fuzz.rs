@@ -148,17 +148,18 @@ fn slot(input: &mut Input<'_>) -> Vec<u8> {
     watermark.encode().to_vec()
 }
 
-/// Does to the disk what an input says.
-fn spoil(memory: &Memory, input: &mut Input<'_>) {
+/// Does to the disk what an input says; true where it forged a watermark, whose word the log takes for the ledger's.
+fn spoil(memory: &Memory, input: &mut Input<'_>) -> bool {
     let mut cursor = 128;
+    let mut forged_watermark = false;
     while !input.0.is_empty() {
         let number = 1 + u64::from(input.byte()) % SEGMENTS;
         let (name, bytes, at) = match input.byte() % 8 {
-            0 => (
-                "watermark".into(),
-                slot(input),
-                usize::from(input.byte() % 2) * 4_096,
-            ),
+            0 => {
+                forged_watermark = true;
+                let at = usize::from(input.byte() % 2) * 4_096;
+                ("watermark".into(), slot(input), at)
+            }
             1 => ("watermark".into(), input.bytes(), usize::from(input.byte())),
             kind => {
                 let bytes = forged(input, number);
@@ -180,6 +181,7 @@ fn spoil(memory: &Memory, input: &mut Input<'_>) {
             }
         });
     }
+    forged_watermark
 }
 
 /// Reads what can be read, as a shipper would; bounded, each batch's chain checked.
@@ -213,10 +215,11 @@ fn drain(log: &UsageLog) {
     }
 }
 
-/// Opens, reads, appends, and opens again: nothing panics or hangs, and what is acknowledged then is there.
+/// Opens, reads, appends, and opens again: nothing panics or hangs, and what is acknowledged then is there, unless the
+/// watermark was forged with a valid checksum: numbers then mean what the forger says.
 fn play(bytes: &[u8]) {
     let memory = sample();
-    spoil(&memory, &mut Input(bytes));
+    let forged_watermark = spoil(&memory, &mut Input(bytes));
     for round in 0..2 {
         let Ok((log, recovered)) = try_open(&memory, small()) else {
             return;
@@ -230,7 +233,7 @@ fn play(bytes: &[u8]) {
             for _ in 0..10 {
                 log.pump();
             }
-            if log.wait_durable_now(position) {
+            if log.wait_durable_now(position) && !forged_watermark {
                 let seq = log.stats().appended_seq;
                 let found = (0..4).find_map(|_| {
                     log.pump();
@@ -292,16 +295,20 @@ fn any_disk_is_survived() {
             return;
         }
         let input = made(seed);
+        let path = finds().join(format!("{seed:016x}.bin"));
+        // There before it is played, so that one that never ends is found as well.
+        if until.is_some() {
+            fs::write(&path, &input).unwrap();
+        }
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(&input))) {
-            let path = finds().join(format!("{seed:016x}.bin"));
-            if until.is_some() {
-                fs::write(&path, &input).unwrap();
-            }
             println!(
                 "input {seed:#x}; with FUZZ_SECONDS it is kept as {}",
                 path.display()
             );
             std::panic::resume_unwind(panic);
+        }
+        if until.is_some() {
+            fs::remove_file(&path).unwrap();
         }
     }
 }
