@@ -56,13 +56,15 @@ def test_money_follows_its_currency(minor: int, currency: str, expected: str) ->
     assert money(minor, currency) == expected
 
 
-@pytest.mark.parametrize("columns", [20, 60, 200])
+@pytest.mark.parametrize("columns", [20, 60, 200, None])
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_nothing_is_cut_off(
-    columns: int, *, is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: int | None, *, is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However narrow the terminal, every name and figure is printed whole; a file has no width."""
-    monkeypatch.setenv("COLUMNS", str(columns))
+    """However narrow the terminal, every name and figure is printed whole; a file has no width of its own."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     row = {f"column_{n}": f"2,599.0{n} USD" for n in range(6)}

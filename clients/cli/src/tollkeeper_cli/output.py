@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -144,7 +145,8 @@ def _plain(value: Cell) -> str:
 def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
     """Print a table; numbers stand right, names and numbers whole; columns with nothing in any row are left out.
 
-    Nothing is ever cut off: where a terminal is too narrow each row is a block of lines, and a file has no width.
+    Nothing is ever cut off: where a terminal is too narrow each row is a block of lines. A file has no width, unless
+    COLUMNS says one.
     """
     table = Table(
         title=title or None,
@@ -168,7 +170,8 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str], title: str) -> Non
     for row in rows:
         table.add_row(*(_escape(_plain(row.get(column))) for column in shown))
     wide = Console(width=_FILE_WIDTH)
-    console = Console() if sys.stdout.isatty() else wide
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console() if has_width else wide
     if not rows:
         console.print(f"[italic]{_escape(title)}[/]: none" if title else "none")
     elif Measurement.get(wide, wide.options, table).minimum > console.width:
