@@ -324,7 +324,8 @@ impl Run {
 
     /// One window limit, not split: what could be had is easily told.
     fn is_simple(&self) -> bool {
-        self.schedule.kind() == LimitKind::Window && !self.is_manifold() && self.schedule.keys == 1
+        let is_window = self.schedule.kind() == LimitKind::Window && self.schedule.values == 0;
+        is_window && !self.is_manifold() && self.schedule.keys == 1
     }
 
     /// Several limits apply to one call.
