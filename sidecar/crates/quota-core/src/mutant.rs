@@ -150,8 +150,6 @@ mutants! {
     // Ledger.
     /// A record of a level counts each time that it comes.
     RecordRepeated,
-    /// A lease of units in flight is never reclaimed.
-    NeverReclaimed,
     /// What an ended process had leased of a level is taken back before its log is committed to its end.
     EndedEarly,
     /// A lease of units in flight is reclaimed while its holder may use it.

@@ -239,6 +239,9 @@ impl Run {
 
     /// After the faults whoever asks for what nobody uses has it, at the latest a while after it was denied.
     pub(super) fn must_stand(&mut self, node: usize, mut check: CheckRequest) {
+        if self.schedule.kind() == LimitKind::Concurrency {
+            return;
+        }
         if self.world.ledger.rows.timeline > 1 {
             // What is out is not known any more: nothing is given until an operator says otherwise.
             return;

@@ -309,7 +309,7 @@ impl Ledger {
             RECLAIM_US
         };
         for (place, window) in self.rows.windows.iter().enumerate() {
-            if window.standing != Some(Standing::Flight) || mutant::is(Mutant::NeverReclaimed) {
+            if window.standing != Some(Standing::Flight) {
                 continue;
             }
             for (holder, lease) in &window.leases {
