@@ -175,6 +175,14 @@ def test_no_machine_paths_or_hosts() -> None:
     assert found == []
 
 
+def test_every_decision_has_a_number_of_its_own() -> None:
+    """Decisions are numbered without gaps, and each says its number and that of its file alike."""
+    names = sorted(path.name for path in (ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+    titles = [(ROOT / "docs" / "adr" / name).read_text().partition(". ")[0] for name in names]
+    assert titles == [f"# {number}" for number in range(1, len(names) + 1)]
+
+
 def test_both_sides_find_redis_in_the_same_way() -> None:
     """Sidecar and ledger never import each other: the file that both need is the same to the letter."""
     sides = ("sidecar/python/tollkeeper_sidecar", "ledger/src/tollkeeper_ledger/store")
