@@ -239,7 +239,7 @@ impl Run {
 
     /// After the faults whoever asks for what nobody uses has it, at the latest a while after it was denied.
     pub(super) fn must_stand(&mut self, node: usize, mut check: CheckRequest) {
-        if self.schedule.kind() == LimitKind::Concurrency {
+        if self.is_standing() {
             return;
         }
         if self.world.ledger.rows.timeline > 1 {
