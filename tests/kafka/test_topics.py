@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from http_support import findings, stored
 from kafka_broker import kafka_broker, make_topics
 from ledger_process import free_port, process
-from limits_support import wait_until
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
