@@ -221,7 +221,8 @@ impl Schedule {
         self.elsewhere_rate = 0;
         // What an operator sets is left to tests of its own; the draw keeps the schedules of recorded seeds.
         self.set_rate = pick(rng, &[0, 0, 0]);
-        self.is_true_bound = rng.chance(600);
+        // A fall that is committed before a rise above its reserve may lower the books below 0 until that comes.
+        self.is_true_bound = rng.chance(1_000);
     }
 
     /// Makes its limit one of units in flight.
