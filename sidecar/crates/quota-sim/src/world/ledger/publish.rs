@@ -118,7 +118,8 @@ impl Ledger {
             [ok, unspent] if &**ok == "OK" => unspent.parse().expect("a number"),
             _ => 0,
         };
-        let units = window.credit_closed(number, unspent);
+        let is_forgotten = window.timeline < self.rows.timeline;
+        let units = window.credit_closed(number, unspent, is_forgotten);
         let id = window.id;
         if units > 0 {
             self.note(Fact::Credited {

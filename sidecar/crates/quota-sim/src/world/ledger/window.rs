@@ -409,7 +409,7 @@ impl Window {
     }
 
     /// Marks a generation as closed and credits what was never granted, once; answers how much.
-    pub(super) fn credit_closed(&mut self, number: u64, unspent: u64) -> u64 {
+    pub(super) fn credit_closed(&mut self, number: u64, unspent: u64, is_forgotten: bool) -> u64 {
         let Some(generation) = self.generations.iter_mut().find(|one| one.number == number) else {
             return 0;
         };
@@ -422,6 +422,10 @@ impl Window {
         }
         generation.is_closed = true;
         generation.credited += units;
+        if is_forgotten {
+            // Postgres may not know all that left a window of an earlier timeline.
+            return 0;
+        }
         self.put_back(units);
         units
     }
