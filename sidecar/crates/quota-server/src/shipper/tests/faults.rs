@@ -209,7 +209,13 @@ fn holes_are_shipped() {
     let (log, shipper) = start(&world.folder.path().join("log"), 1, 2);
     (world.log, world.shipper) = (log, shipper);
     world.settle();
-    assert_eq!(vec![(101, 102), (201, 201)], world.ledger.holes);
+    // Neighbours are one hole or two, as the group commits fell when they were written.
+    let holes = &world.ledger.holes;
+    let lost: Vec<u64> = holes
+        .iter()
+        .flat_map(|&(first, last)| first..=last)
+        .collect();
+    assert_eq!(vec![101, 102, 201], lost);
     for id in [100, 101, 200].into_iter().rev() {
         world.written.remove(id);
     }
