@@ -100,17 +100,18 @@ fn shipping_while_writing() {
     let folder = tempfile::tempdir().unwrap();
     let (log, _) = start(folder.path());
     let total = 20_000_u64;
-    std::thread::scope(|scope| {
+    let last = std::thread::scope(|scope| {
         let writer = log.clone();
-        scope.spawn(move || {
-            let mut n = 0;
+        let writing = scope.spawn(move || {
+            let (mut n, mut last) = (0, None);
             while n < total {
                 match usage(&writer, format!("record {n} {}", "p".repeat(60)).as_bytes()) {
-                    Ok(_) => n += 1,
+                    Ok(position) => (n, last) = (n + 1, Some(position)),
                     Err(LogError::Full { .. } | LogError::Busy { .. }) => std::thread::yield_now(),
                     Err(error) => panic!("{error}"),
                 }
             }
+            last.unwrap()
         });
         let mut seq = 0;
         let mut h = chain_start(&[1; 16]);
@@ -129,7 +130,10 @@ fn shipping_while_writing() {
                 now_us: 0,
             });
         }
+        writing.join().unwrap()
     });
+    // The index has an entry a moment before the figures do; who waits for it hears after both.
+    log.wait_durable(last).unwrap();
     assert_eq!(total, log.stats().durable_seq);
     let used = log.stats().used_bytes;
     assert!(used <= log.stats().capacity_bytes, "{used}");
