@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clock_support import set_clock
+from deciding import decided
 from limit_rules import yearly
 from platform_support import CALL_TIMEOUT_S
 from tollkeeper.ledger.v1 import limits_pb2
@@ -62,16 +62,7 @@ async def ask(channel: grpc.aio.Channel, case: str, units: int) -> decision_pb2.
         attributes={"case": case},
         detail=quota_pb2.DETAIL_ALL,
     )
-    stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    decision = decision_pb2.Decision()
-
-    async def is_decided() -> bool:
-        await asyncio.sleep(PACE_S)
-        decision.CopyFrom((await stub.CheckQuota(request, timeout=CALL_TIMEOUT_S)).decision)
-        return decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE
-
-    await wait_until(is_decided, "an authority")
-    return decision
+    return await decided(channel, request, pace_s=PACE_S)
 
 
 async def until_in_force(channel: grpc.aio.Channel, case: str, amounts: dict[str, int]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from clock_support import set_clock
+from deciding import decided
 from limit_rules import yearly
 from platform_support import CALL_TIMEOUT_S
 from tollkeeper.ledger.v1 import limits_pb2
@@ -50,15 +51,7 @@ async def ask(channel: grpc.aio.Channel) -> decision_pb2.Decision:
     request = quota_pb2.CheckQuotaRequest(
         tenant="waits", costs=[quota_pb2.Cost(meter="requests", units=1)], attributes={"case": "waits"}
     )
-    stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    decision = decision_pb2.Decision()
-
-    async def is_decided() -> bool:
-        decision.CopyFrom((await stub.CheckQuota(request, timeout=CALL_TIMEOUT_S)).decision)
-        return decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE
-
-    await wait_until(is_decided, "an authority")
-    return decision
+    return await decided(channel, request)
 
 
 async def in_force(channel: grpc.aio.Channel) -> bool:

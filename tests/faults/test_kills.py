@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from kill_support import Flow, answers_lost, free_port
+from kill_support import Flow, answers_lost
 from platform_support import AddedSidecar, Platform
+from ports import free_port
 from tcp_proxy import REPLIES_LOST, Proxy
 from tollkeeper.quota.v1 import usage_pb2
 from tollkeeper_cli.embedded import ProcessError

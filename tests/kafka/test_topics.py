@@ -9,20 +9,21 @@ import os
 import random
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from http_support import findings, stored
+from http_support import findings, served, stored
 from kafka_broker import kafka_broker, make_topics
-from ledger_process import free_port, process
+from ledger_process import killed, process
+from ports import free_port
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tollkeeper_ledger.config import Settings
@@ -43,23 +44,15 @@ tenants: [{id: acme, name: Acme, plan: free}]
 """
 
 
-@asynccontextmanager
-async def reader(broker: str, ledger_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+def reader(broker: str, ledger_port: int) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     """Run a reader process until the block ends, which kills it."""
     environment = {
-        **os.environ,
         "TOLLKEEPER_KAFKA_SERVERS": broker,
         "TOLLKEEPER_KAFKA_TOPICS": TOPIC,
         "TOLLKEEPER_LEDGER_ADDRESS": f"127.0.0.1:{ledger_port}",
         "TOLLKEEPER_LOG_LEVEL": "ERROR",
     }
-    running = await asyncio.create_subprocess_exec(sys.executable, "-m", "tollkeeper_ledger.kafka", env=environment)
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.send_signal(signal.SIGKILL)
-        await running.wait()
+    return killed("tollkeeper_ledger.kafka", environment=environment)
 
 
 def messages() -> tuple[list[bytes], set[str], int]:
@@ -85,17 +78,6 @@ def messages() -> tuple[list[bytes], set[str], int]:
             chosen.add(record["id"])
         values.append(json.dumps(record).encode())
     return values, chosen, poison
-
-
-async def served(http: httpx.AsyncClient) -> None:
-    """Wait until the ledger answers."""
-    async with asyncio.timeout(120):
-        while True:
-            try:
-                if (await http.get("/health")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
 
 
 async def committed(broker: str, topic: str) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import httpx
-
+import httpx
 
 METERED = """
 version: 1
@@ -35,3 +34,14 @@ async def findings(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     told = [json.loads(line) for line in (await http.get("/v1/usage/verification")).text.splitlines()]
     assert told[-1]["done"]
     return [one["finding"] for one in told if one.get("finding")]
+
+
+async def served(http: httpx.AsyncClient) -> None:
+    """Wait until the ledger answers."""
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                if (await http.get("/health")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
-from ledger_process import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import urllib.request
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -83,14 +82,6 @@ class Flow:
             assert all(result.outcome in _DONE for result in answer.results), answer.results
             self.acknowledged.update(batch)
             return
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def answers_lost(http_port: int) -> int:

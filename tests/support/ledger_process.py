@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,14 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from tollkeeper_ledger.config import Settings
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @asynccontextmanager
@@ -35,7 +26,6 @@ async def process(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a ledger process until the block ends, which kills it."""
     own = {
-        **os.environ,
         "TOLLKEEPER_DATABASE_URL": settings.database_url,
         "TOLLKEEPER_REDIS_URL": settings.redis_url,
         "TOLLKEEPER_LEDGER_LISTEN": f"127.0.0.1:{port}",
@@ -43,8 +33,17 @@ async def process(
         "TOLLKEEPER_LOG_LEVEL": "WARNING",
         **(environment or {}),
     }
+    async with killed("tollkeeper_ledger", "serve", environment=own, stderr=stderr) as running:
+        yield running
+
+
+@asynccontextmanager
+async def killed(
+    *module: str, environment: Mapping[str, str], stderr: int | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a module with its arguments as a process until the block ends, which kills it."""
     running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tollkeeper_ledger", "serve", env=own, stderr=stderr
+        sys.executable, "-m", *module, env={**os.environ, **environment}, stderr=stderr
     )
     try:
         yield running

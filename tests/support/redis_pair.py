@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING
 
+from ports import free_port
 from redis import Redis
 from redis.exceptions import RedisError
 from tcp_proxy import PARTITION, Proxy
@@ -29,14 +29,6 @@ _SETTINGS = {
     "repl-diskless-load": "swapdb",
     "repl-timeout": "3600",  # a replica that is cut off stays where it was until a test says otherwise
 }
-
-
-def free_port() -> int:
-    """Find a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(ready: Callable[[], bool], what: str, *, timeout_s: float = _WAIT_S) -> float:

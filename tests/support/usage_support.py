@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID, Hole, LevelChange, LevelName, UsageAppend, UsageColumns
+from tollkeeper_ledger.domain.usage import (
+    FLAG_DECREASE,
+    FLAG_SYSTEM_ID,
+    Hole,
+    LevelChange,
+    LevelName,
+    UsageAppend,
+    UsageColumns,
+)
 from tollkeeper_ledger.domain.usage_hash import content_hash, h_next, h_start, hole_hash
 
 if TYPE_CHECKING:
@@ -37,6 +46,20 @@ class Use:
             attributes=self.attributes,
             event_time_us=None if self.flags & FLAG_SYSTEM_ID else self.event_us,
         )
+
+
+def level_use(
+    limit: str, key: bytes, holder: bytes, units: int, *, now_us: int, falls: bool = False, over: int = 0
+) -> Use:
+    """Give a record that raises or lowers a level by `units`, `over` of them beyond its limit."""
+    return Use(
+        id=secrets.token_hex(8),
+        event_us=now_us,
+        received_us=now_us,
+        quantities=(("tokens", units),),
+        flags=FLAG_DECREASE if falls else 0,
+        levels=((limit, key, holder, units, over),),
+    )
 
 
 Entry: TypeAlias = "Use | Hole"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deciding import decided
 from limit_rules import yearly
 from platform_support import CALL_TIMEOUT_S
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
@@ -29,15 +30,7 @@ async def bring(channel: grpc.aio.Channel, tenant: str, units: int = 1, **attrib
         attributes=attributes,
         detail=quota_pb2.DETAIL_ALL,
     )
-    stub = quota_pb2_grpc.QuotaServiceStub(channel)
-    decision = decision_pb2.Decision()
-
-    async def is_decided() -> bool:
-        decision.CopyFrom((await stub.CheckQuota(request, timeout=CALL_TIMEOUT_S)).decision)
-        return decision.reason != decision_pb2.DECISION_REASON_AUTHORITY_UNREACHABLE
-
-    await wait_until(is_decided, "an authority")
-    return decision
+    return await decided(channel, request)
 
 
 async def until_admitted(channel: grpc.aio.Channel, tenant: str, **attributes: str) -> None:

@@ -236,7 +236,7 @@ def _month(text: str) -> date:
 
 
 def main() -> None:
-    """Run `tollkeeper-ledger` with serve, jobs, migrate or rebuild-rollups."""
+    """Run `tollkeeper-ledger` with one of its commands."""
     parser = argparse.ArgumentParser(prog="tollkeeper-ledger", description="Tollkeeper's ledger.")
     parser.add_argument(
         "command", choices=["serve", "jobs", "migrate", "rebuild-rollups", "archive-month", "restore-month"]

@@ -7,6 +7,8 @@ from pathlib import Path  # noqa: TC003 - pydantic reads it
 from pydantic import AwareDatetime, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollkeeper_ledger.domain.usage_archive import MONTHS_KEPT_MIN
+
 
 class ConfigurationError(Exception):
     """Says which setting is wrong and what to set."""
@@ -38,7 +40,10 @@ class Settings(BaseSettings):
         description="Directory for months of raw records that `ledger jobs` takes out of Postgres; none: they stay.",
     )
     archive_after_months: int = Field(
-        default=13, ge=4, le=1200, description="Whole months that raw records stay in Postgres after their own."
+        default=13,
+        ge=MONTHS_KEPT_MIN,
+        le=1200,
+        description="Whole months that raw records stay in Postgres after their own.",
     )
     otlp_mapping: Path | None = Field(
         default=None,

@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 import grpc.aio
-from ledger_process import free_port, process
+from ledger_process import process
 from limits_support import Sidecar, apply_catalogue, kind, new_key
+from ports import free_port
 from tollkeeper.ledger.v1 import limits_pb2
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from limits_support import Sidecar, apply_catalogue
 from set_back_support import confirm, serving_on, state_of
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.domain.keys import key_hash
-from tollkeeper_ledger.domain.usage import FLAG_DECREASE
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.standing import LeaseReclaimer
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.installation import read_installation
 from tollkeeper_ledger.store.pool_functions import PoolFunctions
-from usage_support import Log, Use
+from usage_support import Log, level_use
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -48,15 +47,7 @@ class Home:
     def record(self, served: Serving, units: int, *, falls: bool = False) -> None:
         """Fill seats, or empty them."""
         now_us = served.ledger.resources.clock.reading().now_us
-        use = Use(
-            id=secrets.token_hex(8),
-            event_us=now_us,
-            received_us=now_us,
-            quantities=(("tokens", units),),
-            flags=FLAG_DECREASE if falls else 0,
-            levels=((LIMIT, KEY, self.holder, units, 0),),
-        )
-        self.log.record(use)
+        self.log.record(level_use(LIMIT, KEY, self.holder, units, now_us=now_us, falls=falls))
 
     async def ship(self, ingest: UsageIngest) -> None:
         """Open the log and send what the ledger lacks of it."""

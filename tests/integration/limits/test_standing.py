@@ -12,10 +12,9 @@ import grpc.aio
 import pytest
 from limits_support import kind, new_key
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
-from tollkeeper_ledger.domain.usage import FLAG_DECREASE
 from tollkeeper_ledger.services.standing import LeaseReclaimer
 from tollkeeper_ledger.services.usage import UsageIngest
-from usage_support import Log, Use
+from usage_support import Log, level_use
 
 if TYPE_CHECKING:
     from limits_support import Serving, Sidecar
@@ -47,15 +46,7 @@ class Producer:
     def record(self, limit: str, key: bytes, units: int, *, falls: bool = False, over: int = 0) -> None:
         """Record a rise or a fall."""
         now_us = self._serving.ledger.resources.clock.reading().now_us
-        use = Use(
-            id=secrets.token_hex(8),
-            event_us=now_us,
-            received_us=now_us,
-            quantities=(("tokens", units),),
-            flags=FLAG_DECREASE if falls else 0,
-            levels=((limit, key, self.holder, units, over),),
-        )
-        self.log.record(use)
+        self.log.record(level_use(limit, key, self.holder, units, now_us=now_us, falls=falls, over=over))
 
     async def append(self, first: int = 0, *, closing: bool = False) -> Any:
         """Send the log from there on."""

@@ -16,13 +16,14 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import status_pb2
 from http_support import METERED, findings, stored
-from ledger_process import free_port, process
+from ledger_process import process
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from ports import free_port
 from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:

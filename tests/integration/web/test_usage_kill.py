@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from http_support import findings, stored
-from ledger_process import free_port, process
+from http_support import findings, served, stored
+from ledger_process import process
+from ports import free_port
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.config import Settings
@@ -24,17 +25,6 @@ tenants: [{id: acme, name: Acme, plan: free}]
 """
 KILLS = 2
 BATCHES, RECORDS = 40, 5
-
-
-async def served(http: httpx.AsyncClient) -> None:
-    """Wait until the ledger answers."""
-    async with asyncio.timeout(120):
-        while True:
-            try:
-                if (await http.get("/health")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
 
 
 async def send(http: httpx.AsyncClient, batch: list[dict[str, Any]]) -> list[str] | None:

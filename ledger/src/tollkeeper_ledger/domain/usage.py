@@ -42,7 +42,8 @@ FLAGS_KNOWN = 31
 VOID_PREFIX = "v/"
 """Ids of records that void others begin so; no other record's id does."""
 
-MINUTE_US = 60_000_000
+SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
 DAY_US = 86_400_000_000
 LATENESS_MAX_US = 35 * DAY_US
 """How long before its receive time an event may lie."""

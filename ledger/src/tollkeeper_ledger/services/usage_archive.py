@@ -19,6 +19,7 @@ from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_rollups import all_meters
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
@@ -96,8 +97,11 @@ class Archiver:
             await asyncio.to_thread(self._directory.mkdir, parents=True, exist_ok=True)
             path = self._directory / file_name(month)
             with await asyncio.to_thread(MonthFile, path) as file:
+                names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
+                now_us = to_us(await ledger_now(conn))
                 for at in range(0, len(batches), _BATCHES_AT_ONCE):
-                    records = await _checked_records(conn, batches[at : at + _BATCHES_AT_ONCE])
+                    page = batches[at : at + _BATCHES_AT_ONCE]
+                    records = await _checked_records(conn, page, names, now_us=now_us)
                     kept = [one for one in records if to_us(first) <= one.event_us < to_us(end)]
                     if any(one.kept is not None for one in kept):
                         raise ArchiveError(f"{month:%Y-%m} stays: its ids have not expired (`ledger jobs`)")
@@ -140,13 +144,13 @@ def span_of_month(month: date) -> tuple[datetime, datetime]:
     return first, end
 
 
-async def _checked_records(conn: Connection, batches: list[int]) -> list[AuditedRecord]:
+async def _checked_records(
+    conn: Connection, batches: list[int], names: Mapping[int, str], *, now_us: int
+) -> list[AuditedRecord]:
     """Give the records of batches in order. Raises ArchiveError where they aren't those of the chain."""
-    names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
     rows = await audit.batch_rows(conn, batches, names)
     bodies = await store.bodies_of(conn, batches)
     away = await store.archived_counts(conn, batches)
-    now_us = to_us(await ledger_now(conn))
     records = []
     for batch in batches:
         body = bodies.get(batch)

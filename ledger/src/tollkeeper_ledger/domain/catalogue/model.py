@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.usage import EARLINESS_MAX_US, LATENESS_MAX_US, SECOND_US
+
 if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
@@ -42,9 +44,9 @@ class Seller:
     """SVG; empty: the name alone stands on invoices."""
 
 
-LATE_MAX_S = 35 * 86_400
+LATE_MAX_S = LATENESS_MAX_US // SECOND_US
 """How long before its receive time an event may lie at most: ids are kept for so long and 14 days more."""
-EARLY_MAX_S = 300
+EARLY_MAX_S = EARLINESS_MAX_US // SECOND_US
 """How long after its receive time an event may lie at most."""
 
 
