@@ -108,9 +108,9 @@ class BillingBench:
         return found
 
     async def documents(self, tenant: str) -> list[dict[str, Any]]:
-        """Give a tenant's invoices in order of their periods."""
+        """Give a tenant's invoices in the order in which they were made."""
         rows = await self.rows(
-            "SELECT document FROM invoice JOIN tenant USING (tenant_id) WHERE wire_id = $1 ORDER BY period_start",
+            "SELECT document FROM invoice JOIN tenant USING (tenant_id) WHERE wire_id = $1 ORDER BY serial",
             tenant,
         )
         return [json.loads(row["document"]) for row in rows]

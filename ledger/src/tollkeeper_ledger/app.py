@@ -25,6 +25,7 @@ from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.clock import LedgerClock
+from tollkeeper_ledger.services.invoices import bill_thresholds
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
 from tollkeeper_ledger.services.provider import open_provider
@@ -184,7 +185,10 @@ async def run_jobs(settings: Settings) -> None:
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
     billing = await open_pool(settings.database_url, role="tollkeeper_billing", size=_JOB_CONNECTIONS)
     provider = open_provider(settings, billing, now=_now, log=log)
-    money: dict[str, Callable[[], Awaitable[object]]] = {"warn_cards": lambda: warn_of_cards(billing, now=_now())}
+    money: dict[str, Callable[[], Awaitable[object]]] = {
+        "warn_cards": lambda: warn_of_cards(billing, now=_now()),
+        "bill_thresholds": lambda: bill_thresholds(billing, actor="jobs"),
+    }
     if provider is not None:
         money["reconcile"] = Nightly(billing, provider.stripe, _now, log).reconcile
     try:

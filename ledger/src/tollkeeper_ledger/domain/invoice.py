@@ -7,7 +7,7 @@ finalising adds (id, number, time): it can be made again on another machine and 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -55,6 +55,8 @@ class SegmentInput:
     totals: tuple[Total, ...]
     plan: str = ""
     """Digest of the plan version that rates it; empty in a trial, whose usage is free."""
+    part_of: str = ""
+    """Start of the stretch whose parts are added up, where progressive invoices cut it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class CloseInputs:
     """The payer's terms, taxes, language and paper, as `BillingProfile.frozen` gives them."""
     items: tuple[Json, ...] = ()
     """What operators added: item_id, description, amount_minor."""
+    invoiced: tuple[Json, ...] = ()
+    """What progressive invoices of the same period said already, as `already_invoiced` gives it."""
 
     @property
     def record_count(self) -> int:
@@ -142,6 +146,7 @@ def _segment_json(segment: SegmentInput) -> Json:
         "record_count": segment.record_count,
         "totals": _totals_json(segment.totals),
         "plan": segment.plan,
+        **({"part_of": segment.part_of} if segment.part_of else {}),
     }
 
 
@@ -182,6 +187,7 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
         "closed_at": instant_text(inputs.closed_at),
         "billing": inputs.billing,
         "items": list(inputs.items),
+        **({"invoiced": list(inputs.invoiced)} if inputs.invoiced else {}),
     })  # fmt: skip
 
 
@@ -222,10 +228,7 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
         if digest_of(definition).hex() != digest:
             raise ValueError(f"the plan version's bytes don't have the digest {digest}")
     stored = json.loads(inputs)
-    by_plan: dict[str, list[tuple[Total, ...]]] = {}
-    for segment in stored["segments"]:
-        if segment["plan"]:
-            by_plan.setdefault(segment["plan"], []).append(_read_totals(segment["totals"]))
+    by_plan = _totals_by_plan(stored["segments"])
     usage = PeriodUsage(
         by_plan={digest: merge_totals(groups) for digest, groups in by_plan.items()},
         late=tuple(
@@ -242,6 +245,22 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
     )
     plans = {digest: json.loads(definition) for digest, definition in definitions.items()}
     return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
+
+
+def _totals_by_plan(segments: Sequence[Json]) -> dict[str, list[tuple[Total, ...]]]:
+    """Give the sums of each plan's stretches; parts of one are added up, never below 0 together."""
+    stretches: dict[tuple[str, str], list[tuple[Total, ...]]] = {}
+    for place, segment in enumerate(segments):
+        if segment["plan"]:
+            stretch = segment.get("part_of") or str(place)
+            stretches.setdefault((segment["plan"], stretch), []).append(_read_totals(segment["totals"]))
+    by_plan: dict[str, list[tuple[Total, ...]]] = {}
+    for (plan, _), parts in stretches.items():
+        totals = parts[0] if len(parts) == 1 else merge_totals(parts)
+        by_plan.setdefault(plan, []).append(
+            tuple(total if total.units >= 0 else replace(total, units=0) for total in totals)
+        )
+    return by_plan
 
 
 def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
@@ -285,6 +304,7 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
         "currency_digits": charges.currency.digits,
         **{name: stored[name] for name in names},
         "billing": stored["billing"],
+        **({"is_cut": True} if stored["facts"].get("is_cut") else {}),
         **summed(charges, stored),
         "manifest": manifest,
     }

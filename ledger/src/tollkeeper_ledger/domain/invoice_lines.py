@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.billing_profile import TaxRate, tax_for, taxes_from_json
+from tollkeeper_ledger.domain.invoiced import invoiced_line
 from tollkeeper_ledger.domain.money import EXACT, plain
 from tollkeeper_ledger.domain.period_facts import instant_text
 from tollkeeper_ledger.domain.taxes import Taxable, tax_shares, tax_shares_within
@@ -26,7 +27,8 @@ def summed(charges: Charges, stored: Json) -> Json:
     """Give lines, taxes and sums of an invoice; `stored` are its inputs.
 
     A coupon's share is taken off a line before tax. All lines of one rate are taxed together and rounded once.
-    total = subtotal + tax always; where prices include tax, the subtotal is what is left without it.
+    total = subtotal + tax always; where prices include tax, the subtotal is what is left without it. What progressive
+    invoices of the period said comes off with the tax that they had, so all of them together say what one would have.
     """
     taxes = taxes_from_json(stored["billing"]["taxes"])
     mode = stored["billing"]["tax_mode"]
@@ -39,8 +41,10 @@ def summed(charges: Charges, stored: Json) -> Json:
     shares = _taxed(taxable, mode)
     for line, rate, share in zip(lines, rates, shares, strict=True):
         line["tax"] = {"name": rate.name, "percent": rate.percent, "tax_minor": share}
-    tax_minor = sum(shares)
-    after_coupons = sum(one.amount_minor for one in taxable)
+    invoiced = [invoiced_line(one, is_contained=mode == "inclusive") for one in stored.get("invoiced", ())]
+    lines.extend(invoiced)
+    tax_minor = sum(line["tax"]["tax_minor"] for line in lines)
+    after_coupons = sum(line["amount_minor"] - line["discount_minor"] for line in lines)
     subtotal_minor = after_coupons - tax_minor if mode == "inclusive" else after_coupons
     return {
         "lines": lines,

@@ -62,6 +62,7 @@ def facts_to_json(facts: PeriodFacts) -> Json:
             {"grant_id": grant.grant_id, "name": grant.name, "meter": grant.meter, "left": grant.left}
             for grant in facts.grants
         ],
+        **({"is_cut": True} if facts.is_cut else {}),
     }
 
 
@@ -93,6 +94,7 @@ def facts_from_json(inputs: Json) -> PeriodFacts:
             for coupon in stored["coupons"]
         ),
         grants=tuple(Grant(**grant) for grant in stored["grants"]),
+        is_cut=stored.get("is_cut", False),
     )
 
 

@@ -28,6 +28,7 @@ SCHEDULES = {
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
     "warn_cards": "7 8 * * *",
+    "bill_thresholds": "* * * * *",
 }
 """When each duty is done, as cron has it, in UTC."""
 

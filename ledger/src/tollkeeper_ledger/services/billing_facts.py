@@ -8,10 +8,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document
+from tollkeeper_ledger.domain.invoiced import already_invoiced
 from tollkeeper_ledger.domain.period_facts import ahead_from_json
+from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
 from tollkeeper_ledger.domain.rating.reductions import Grant
-from tollkeeper_ledger.store.billing_closes import read_definitions, read_inputs_ending
+from tollkeeper_ledger.store.billing_closes import read_definitions, read_definitions_by_digest, read_inputs_ending
+from tollkeeper_ledger.store.billing_cuts import read_cuts
 from tollkeeper_ledger.store.prepaid import (
     GrantEntry,
     StoredGrant,
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from tollkeeper_ledger.domain.periods import Period
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
     from tollkeeper_ledger.domain.rating.period import RatedPeriod
     from tollkeeper_ledger.store.billing_closes import PlanDefinition
@@ -106,20 +110,55 @@ async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> 
         time_zone=schedule.era_at(period.start).time_zone,
         period=period,
         whole=schedule.whole_period(period.start),
-        stretches=tuple(
-            Stretch(
-                span=span,
-                plan=found.plans[phase.plan_version_id].plan.digest,
-                state=phase.state,
-                quantity=phase.quantity,
-            )
-            for span, phase in schedule.stretches(period)
-        ),
+        stretches=_stretches(found, period),
         ahead=await _billed_ahead(conn, found, period),
         advance=None if following is None else found.ahead_of(following, after=period),
         coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
         grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
     )
+
+
+def _stretches(found: PeriodPlans, period: Period) -> tuple[Stretch, ...]:
+    return tuple(
+        Stretch(
+            span=span,
+            plan=found.plans[phase.plan_version_id].plan.digest,
+            state=phase.state,
+            quantity=phase.quantity,
+        )
+        for span, phase in found.schedule.stretches(period)
+    )
+
+
+async def cut_facts(conn: Connection, found: PeriodPlans, period: Period, *, at: datetime) -> PeriodFacts:
+    """Give the facts of a running period up to a cut: what its usage costs so far, and nothing else."""
+    schedule = found.schedule
+    so_far = Period(start=period.start, end=at)
+    return PeriodFacts(
+        time_zone=schedule.era_at(period.start).time_zone,
+        period=so_far,
+        whole=schedule.whole_period(period.start),
+        stretches=_stretches(found, so_far),
+        ahead=None,
+        advance=None,
+        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
+        grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
+        is_cut=True,
+    )
+
+
+async def read_invoiced(conn: Connection, found: PeriodPlans, facts: PeriodFacts) -> tuple[JsonObject, ...]:
+    """Give what progressive invoices of a period said already; nothing where its plans have no threshold."""
+    if not any("progressive_threshold" in json.loads(plan.definition) for plan in found.plans.values()):
+        return ()
+    schedule = found.schedule
+    bills = []
+    for one in await read_cuts(conn, schedule.tenant_id, schedule.subscription_id, facts.period):
+        definitions = await read_definitions_by_digest(conn, digests_named(one.inputs))
+        document = make_document(one.inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
+        name = one.number or f"draft of {one.cut_at:%Y-%m-%d %H:%M} UTC"
+        bills.append((name, json.loads(one.inputs), document["lines"]))
+    return already_invoiced(bills)
 
 
 async def _billed_ahead(conn: Connection, found: PeriodPlans, period: Period) -> Ahead | None:

@@ -33,7 +33,9 @@ class Check:
 def span_of(inputs: dict[str, Any], tenant_id: UUID) -> verifying.RecordSpan:
     """Name the raw records that inputs were summed from."""
     segments = [*inputs["segments"], *(late["segment"] for late in inputs["late"])]
-    periods = [inputs["period"], *(late["period"] for late in inputs["late"])]
+    # A cut has what was used ahead of it as well: events may be a few minutes early.
+    own = inputs["facts"]["whole"] if inputs["facts"].get("is_cut") else inputs["period"]
+    periods = [own, *(late["period"] for late in inputs["late"])]
     return verifying.RecordSpan(
         tenant_id=tenant_id,
         segments=tuple(UUID(segment["segment_id"]) for segment in segments),
@@ -77,4 +79,10 @@ async def used_again(conn: Connection, inputs: dict[str, Any], tenant_id: UUID) 
     if schedule is None or not inputs["facts"]["stretches"]:
         return usage_to_json((), ())
     found = await read_plans_of(conn, schedule)
-    return usage_to_json(*await read_period_usage(conn, found, period_from_json(inputs["period"])))
+    period = period_from_json(inputs["period"])
+    if not inputs["facts"].get("is_cut"):
+        return usage_to_json(*await read_period_usage(conn, found, period))
+    parts = {segment["segment_id"] for segment in inputs["segments"]}
+    return usage_to_json(
+        *await read_period_usage(conn, found, period, is_meant=lambda segment: str(segment.segment_id) in parts)
+    )

@@ -31,8 +31,11 @@ from tollkeeper_ledger.services.invoices_close import (
     running_inputs,
 )
 from tollkeeper_ledger.services.mail_queue import queue
+from tollkeeper_ledger.services.progressive import cut_passed
 from tollkeeper_ledger.services.receivables import book_invoice, need_billed, void_receivable
 from tollkeeper_ledger.store import billing_closes as closes
+from tollkeeper_ledger.store.billing_closes import CloseKey
+from tollkeeper_ledger.store.billing_cuts import is_counted
 from tollkeeper_ledger.store.billing_invoices import (
     NewInvoice,
     StoredInvoice,
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tollkeeper_ledger.services.overrides import Act
-    from tollkeeper_ledger.store.billing_closes import CloseKey
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Pool
 
@@ -87,8 +89,9 @@ async def run_invoices(
 ) -> AsyncIterator[Progress]:
     """Close every due period and finalise its invoice, once each, telling how far it is.
 
-    Begins with what an earlier run closed and did not finalise. Safe to stop at any point, to repeat, and to run twice
-    at once: each period is closed by one transaction and finalised by one other.
+    Begins with what an earlier run closed and did not finalise, ends with running periods whose threshold is passed.
+    Safe to stop at any point, to repeat, and to run twice at once: each period is closed by one transaction and
+    finalised by one other.
     """
     done = 0
     async with transaction(pool) as conn:
@@ -117,6 +120,25 @@ async def run_invoices(
             is_ready = outcome.billable and not outcome.is_draft
             invoice = await finalise(pool, outcome.key, run=run, new_id=new_id) if is_ready else None
             yield Progress(due=due, done=done, invoice=invoice)
+    async for invoice in bill_passed(pool, run=run, only=only, new_id=new_id):
+        done += 1
+        due = max(due, done)
+        yield Progress(due=due, done=done, invoice=invoice)
+
+
+async def bill_passed(
+    pool: Pool, *, run: Run, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
+) -> AsyncIterator[StoredInvoice | None]:
+    """Invoice running periods whose plan's threshold is passed, once each; None for a draft that waits for review."""
+    async for cut in cut_passed(pool, only=only):
+        is_ready = cut.billable and not cut.is_draft
+        yield await finalise(pool, cut.key, run=run, new_id=new_id) if is_ready else None
+
+
+async def bill_thresholds(pool: Pool, *, actor: str) -> int:
+    """Invoice running periods whose plan's threshold is passed; give how many were cut."""
+    run = Run(actor=actor, request_id=uuid.uuid4().hex)
+    return len([invoice async for invoice in bill_passed(pool, run=run, only=None)])
 
 
 async def finalise(
@@ -212,12 +234,19 @@ async def void_invoice(
     if not reissue:
         definitions = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
         facts, rated = facts_from_json(json.loads(stored.inputs)), rate_inputs(stored.inputs, definitions)
-        await return_reductions(conn, facts, rated, billed.tenant_id, at=act.now)
+        if not facts.is_cut:
+            await return_reductions(conn, facts, rated, billed.tenant_id, at=act.now)
+        elif await is_counted(conn, CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)):
+            raise PreconditionError(
+                "the invoice of its period counts on it: issue it again, or give a credit note",
+                reason="INVOICE_STATE",
+                metadata={"invoice": billed.number},
+            )
         return None
     parties = await closes.read_parties(conn, billed.tenant_id)
     profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
     inputs = with_parties(stored.inputs, parties, profile.frozen())
-    key = closes.CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
+    key = CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     preview = make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
     issuing = Issuing(key=key, inputs=inputs, preview=preview, serial=serial, replaces=billed)

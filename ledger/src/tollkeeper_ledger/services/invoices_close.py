@@ -21,6 +21,7 @@ from tollkeeper_ledger.services.billing_facts import (
     PeriodPlans,
     opening_facts,
     period_facts,
+    read_invoiced,
     read_plans_of,
     settle_reductions,
 )
@@ -100,7 +101,7 @@ async def close_next(
     first: a close of no time, which bills the first of them.
     """
     await lock_tenant(conn, tenant_id)
-    schedule = await _schedule(conn, tenant_id, subscription_id)
+    schedule = await find_schedule(conn, tenant_id, subscription_id)
     if schedule is None:
         return None
     now = await ledger_now(conn)
@@ -122,7 +123,7 @@ async def close_next(
     await closes.close_segments(conn, key, period_end=period.end, at=now)
     facts = await period_facts(conn, found, period)
     inputs = await _inputs(conn, found, facts, at=now, not_waited_for=verdict.not_waited_for)
-    return await _keep(conn, key, inputs, at=now, period_end=period.end)
+    return await keep(conn, key, inputs, at=now, period_end=period.end)
 
 
 async def _open(conn: Connection, found: PeriodPlans, *, now: datetime) -> Closed | None:
@@ -135,11 +136,11 @@ async def _open(conn: Connection, found: PeriodPlans, *, now: datetime) -> Close
         return None
     key = closes.CloseKey(schedule.tenant_id, schedule.subscription_id, first.start - OPENING)
     facts = await opening_facts(conn, found, first)
-    inputs = await _empty_inputs(conn, found, facts, at=now)
-    return await _keep(conn, key, inputs, at=now, period_end=first.start)
+    inputs = await empty_inputs(conn, found, facts, at=now)
+    return await keep(conn, key, inputs, at=now, period_end=first.start)
 
 
-async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: datetime, period_end: datetime) -> Closed:
+async def keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: datetime, period_end: datetime) -> Closed:
     """Keep a close with its inputs. Raises UnbillableError where no invoice can be made of them."""
     inputs = inputs_to_bytes(found)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
@@ -152,11 +153,20 @@ async def _keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: date
         except ValueError as error:
             raise UnbillableError(str(error)) from error
         billable = bool(found.items) or is_in_force or bool(rated.charges.lines)
-        await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
+        # What a cut takes of coupons and grants is in its amounts alone: the period's own close settles the whole.
+        if not found.facts.is_cut:
+            await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
     items = [uuid.UUID(item["item_id"]) for item in found.items]
     profile = await read_profile(conn, uuid.UUID(found.parties.billing_tenant["tenant_id"]))
     await closes.add_close(
-        conn, key, period_end=period_end, at=at, billable=billable, is_draft=profile.review, inputs=inputs
+        conn,
+        key,
+        period_end=period_end,
+        at=at,
+        billable=billable,
+        is_draft=profile.review,
+        inputs=inputs,
+        is_cut=found.facts.is_cut,
     )
     await take_items(conn, key.tenant_id, items, subscription_id=key.subscription_id, period_start=key.period_start)
     return Closed(key=key, billable=billable, is_draft=profile.review)
@@ -176,7 +186,8 @@ async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) ->
     return await _inputs(conn, found, await period_facts(conn, found, period), at=now, not_waited_for=())
 
 
-async def _schedule(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> SubscriptionSchedule | None:
+async def find_schedule(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> SubscriptionSchedule | None:
+    """Read a subscription that has a period left to close; None for any other."""
     for schedule in await read_schedules(conn, [tenant_id]):
         if schedule.subscription_id == subscription_id:
             return schedule if schedule.is_open else None
@@ -207,8 +218,8 @@ async def _ensure_bases(
         await add_segments(conn, segments)
 
 
-async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime) -> CloseInputs:
-    """Give the inputs of what has no usage."""
+async def empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime) -> CloseInputs:
+    """Give the inputs of a period without its usage."""
     schedule = found.schedule
     last = facts.stretches[-1].span.start if facts.stretches else facts.period.start
     plan = found.plans[schedule.plan_version_at(last)]
@@ -230,6 +241,7 @@ async def _empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts
         closed_at=at,
         billing=profile.frozen(),
         items=await read_waiting_items(conn, schedule.tenant_id, currency=currency),
+        invoiced=await read_invoiced(conn, found, facts),
     )
 
 
@@ -237,6 +249,6 @@ async def _inputs(
     conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime, not_waited_for: tuple[str, ...]
 ) -> CloseInputs:
     """Sum what the period's segments hold."""
-    inputs = await _empty_inputs(conn, found, facts, at=at)
+    inputs = await empty_inputs(conn, found, facts, at=at)
     segments, late = await read_period_usage(conn, found, facts.period)
     return replace(inputs, segments=segments, late=late, not_waited_for=not_waited_for)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.invoice import LateInput, SegmentInput, merge_totals
+from tollkeeper_ledger.domain.period_facts import instant_text
 from tollkeeper_ledger.domain.rating.dimensions import demands_of, meters_priced
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded, read_uniques
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
 
 
 async def read_period_usage(
-    conn: Connection, found: PeriodPlans, period: Period, *, also: Sequence[bytes] = ()
+    conn: Connection,
+    found: PeriodPlans,
+    period: Period,
+    *,
+    also: Sequence[bytes] = (),
+    is_meant: Callable[[PeriodSegment], bool] = lambda _: True,
 ) -> tuple[tuple[SegmentInput, ...], tuple[LateInput, ...]]:
     """Give a period's own segments and late ones with their sums, open or closed; `also` are plans that will rate it.
 
-    Raises ValueError for more records than a price per record takes.
+    Of all segments those that are meant. Raises ValueError for more records than a price per record takes.
     """
     schedule = found.schedule
     tenant_id = schedule.tenant_id
     key = closes.CloseKey(tenant_id, schedule.subscription_id, period.start)
-    segments = await closes.read_period_segments(conn, key, period_end=period.end)
+    segments = list(filter(is_meant, await closes.read_period_segments(conn, key, period_end=period.end)))
     late = [segment for segment in segments if segment.late_for is not None]
     before = await closes.read_billed_before(
         conn, tenant_id, {segment.late_for for segment in late if segment.late_for}, before=period.start
@@ -56,6 +62,7 @@ async def read_period_usage(
             record_count=counts.get(segment.segment_id, 0),
             totals=tuple(totals.get(segment.segment_id, ())),
             plan="" if found.is_trial(segment.own.start) else segment.plan.digest,
+            part_of=instant_text(segment.own.start) if segment.is_parted or segment.part else "",
         )
 
     own = tuple(summed(segment) for segment in segments if segment.late_for is None)

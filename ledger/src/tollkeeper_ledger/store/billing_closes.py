@@ -39,6 +39,10 @@ class PeriodSegment:
     """Period that its usage happened in."""
     plan: PlanReference
     """Plan version that rates it."""
+    is_parted: bool
+    """Whether a progressive invoice has billed it within its period."""
+    part: int
+    """Counts what progressive invoices cut its stretch into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ async def read_period_segments(conn: Connection, key: CloseKey, *, period_end: d
             late_for=row["late_for"],
             own=Period(start=row["own_start"], end=row["own_end"]),
             plan=PlanReference(name=row["name"], version=row["version"], digest=row["digest"].hex()),
+            is_parted=row["is_parted"],
+            part=row["part"],
         )
         for row in rows
     ]
@@ -194,8 +200,9 @@ async def add_close(
     billable: bool,
     is_draft: bool,
     inputs: bytes,
+    is_cut: bool = False,
 ) -> None:
-    """Keep a close and move the subscription's billing on to the period's end."""
+    """Keep a close and move the subscription's billing on to the period's end; a cut moves nothing."""
     await conn.execute(
         sql("billing.add_close"),
         key.tenant_id,
@@ -206,8 +213,10 @@ async def add_close(
         billable,
         is_draft,
         inputs,
+        is_cut,
     )
-    await conn.execute(sql("billing.advance_billed_until"), key.tenant_id, key.subscription_id, period_end)
+    if not is_cut:
+        await conn.execute(sql("billing.advance_billed_until"), key.tenant_id, key.subscription_id, period_end)
 
 
 async def read_pending_closes(conn: Connection, *, only: str | None, count_max: int) -> list[CloseKey]:

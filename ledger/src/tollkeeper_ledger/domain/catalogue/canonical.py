@@ -52,6 +52,8 @@ def plan_to_json(plan: Plan) -> JsonObject:
         extra["proration"] = plan.proration
     if plan.commitment is not None:
         extra["commitment"] = plain(plan.commitment, digits_min=digits)
+    if plan.progressive_threshold is not None:
+        extra["progressive_threshold"] = plain(plan.progressive_threshold, digits_min=digits)
     return {
         "format": PLAN_FORMAT,
         "name": plan.name,

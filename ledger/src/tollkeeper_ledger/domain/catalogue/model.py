@@ -102,6 +102,8 @@ class Plan:
     """`day`, `second` or `none`; empty = by day, of hourly plans by second."""
     commitment: Decimal | None = None
     """What a period costs at least, in major units."""
+    progressive_threshold: Decimal | None = None
+    """Usage is invoiced within the period whenever so much of it is not yet invoiced, in major units before tax."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,11 @@ from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from decimal import Decimal
 
     from tollkeeper_ledger.domain.catalogue.faults import Faults
+    from tollkeeper_ledger.domain.catalogue.price import Price
     from tollkeeper_ledger.domain.catalogue.tree import Node
 
 _ROOT_FIELDS = frozenset({"version", "seller", "meters", "features", "plans", "tenants"})
@@ -43,7 +45,7 @@ _METER_FIELDS = frozenset({
 })  # fmt: skip
 _PLAN_FIELDS = frozenset({
     "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
-    "trial_days", "proration", "commitment",
+    "trial_days", "proration", "commitment", "progressive_threshold",
 })  # fmt: skip
 _FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
 _SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
@@ -242,6 +244,7 @@ def _read_plan_in_currencies(fields: Fields, *, currency: str, time_zone: str) -
 def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) -> Plan:
     fields.in_currency(currency)
     interval = _read_interval(fields)
+    prices = _unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter")
     return Plan(
         name=fields.name("name") + suffix,
         currency=currency,
@@ -249,13 +252,32 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
         grace=_read_grace(fields),
         features=tuple(sorted(fields.names("features", refers_to="feature"))),
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
-        prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter"),
+        prices=prices,
         limits=_read_limits(fields, time_zone=time_zone),
         line=fields.line,
         trial_days=fields.whole("trial_days", least=0, most=1000),
         proration=fields.choice("proration", ("day", "second", "none"), default=""),
         commitment=fields.decimal("commitment") if fields.has("commitment") else None,
+        progressive_threshold=_read_threshold(fields, prices),
     )
+
+
+def _read_threshold(fields: Fields, prices: Sequence[Price]) -> Decimal | None:
+    """Read the amount at which usage is invoiced within its period; prices that depend on records' order have none."""
+    if not fields.has("progressive_threshold"):
+        return None
+    ordered = [price for price in prices if any(term in price.terms for term in ("free_events", "free_total"))]
+    if ordered:
+        fields.fault(
+            "progressive_threshold",
+            "stands beside a price for records in their order",
+            value=ordered[0].meter,
+            remedy="leave free_events and free_total out, or the threshold",
+        )
+    threshold = fields.decimal("progressive_threshold")
+    if not threshold:
+        fields.fault("progressive_threshold", "is nothing", value="0", bound="above 0", remedy="leave it out")
+    return threshold
 
 
 def _read_fee(fields: Fields) -> Fee:

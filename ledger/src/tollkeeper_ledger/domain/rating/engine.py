@@ -21,6 +21,7 @@ from tollkeeper_ledger.domain.rating.dimensions import NOTHING, priced, with_dim
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
 from tollkeeper_ledger.domain.rating.plan_models import needs_events
+from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,7 @@ def rate_usage(
         if free and not needs_events(price):
             left[total.meter] -= free
             rated = rate_one(price, total.units, currency, events=total.events, granted=free)
-        if total.units or rated.amount:
+        if (total.units or rated.amount) and not is_at_the_end(price):
             lines.append(_usage_line(price, attributes, total, rated, facts))
     return lines
 

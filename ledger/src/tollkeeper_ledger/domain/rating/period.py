@@ -26,6 +26,7 @@ from tollkeeper_ledger.domain.rating.fees import (
     proration_of,
     share_minor,
 )
+from tollkeeper_ledger.domain.rating.progressive import without_end
 from tollkeeper_ledger.domain.rating.reductions import (
     Coupon,
     Grant,
@@ -93,6 +94,8 @@ class PeriodFacts:
     coupons: tuple[Coupon, ...] = ()
     grants: tuple[Grant, ...] = ()
     """In the order in which they are used."""
+    is_cut: bool = False
+    """The period still runs and is billed up to here: usage alone, of prices that can't fall when more is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +120,12 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
     """Give the charges of one period. Pure. Raises ValueError for an engine version or a model that does not exist.
 
     In a trial nothing is due: no fee, and no usage, which is left out of `usage`. While paused no fee is due, and what
-    is used all the same is charged.
+    is used all the same is charged. A cut charges usage alone.
     """
     digests = list(dict.fromkeys([stretch.plan for stretch in facts.stretches] or [_only_plan(facts)]))
     currency = Currency.from_code(plans[digests[-1]]["currency"])
+    if facts.is_cut:
+        plans = {digest: without_end(plan) for digest, plan in plans.items()}
     granted = units_granted(facts.grants)
     fees = {digest: _arrears(facts, digest, plans[digest], currency) for digest in digests}
     used = {
@@ -162,7 +167,9 @@ def _used(
     span = SubscriptionFacts(period_start=facts.period.start, period_end=facts.period.end)
     totals = usage.by_plan.get(digest, ())
     lines = rate_usage(plan, totals, span, engine_version=engine_version, granted=granted)
-    is_due = any(stretch.plan == digest and stretch.state == "active" for stretch in facts.stretches)
+    is_due = not facts.is_cut and any(
+        stretch.plan == digest and stretch.state == "active" for stretch in facts.stretches
+    )
     # What is owed without any use is owed for a plan that was in force, not for a trial or a pause alone.
     return [line for line in lines if is_due or line.quantity]
 

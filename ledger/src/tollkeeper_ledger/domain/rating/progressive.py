@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
+    from tollkeeper_ledger.domain.rating.charges import PriceJson
+
+_AT_THE_END = "is_at_the_end"
+"""Marks a price that is charged at the period's end alone."""
+
+
+def without_end(plan: PriceJson) -> PriceJson:
+    """Give a plan without what only a whole period owes: fees, commitment, minimums, and prices by volume."""
+    prices = [{name: term for name, term in price.items() if name != "minimum"} for price in plan["prices"]]
+    kept = {name: term for name, term in plan.items() if name != "commitment"}
+    marked = [{**price, _AT_THE_END: True} if price["model"] == "volume" else price for price in prices]
+    return {**kept, "fees": [], "prices": marked}
+
+
+def is_at_the_end(price: PriceJson) -> bool:
+    """Whether a price of such a plan waits for the period's end; its usage goes to no other price meanwhile."""
+    return _AT_THE_END in price
+
 
 @dataclass(frozen=True, slots=True)
 class ProgressiveBill:

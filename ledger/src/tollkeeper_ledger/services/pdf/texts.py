@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from babel.dates import format_date, format_datetime
 from babel.numbers import format_currency, format_decimal
 
+from tollkeeper_ledger.domain.invoiced import INVOICED_PREFIX
 from tollkeeper_ledger.domain.money import EXACT, Currency
 from tollkeeper_ledger.domain.rating.engine import LATE_SEPARATOR
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
@@ -150,10 +151,11 @@ def period_text(period: Json, zone: ZoneInfo, words: Words) -> str:
 
 
 def _line(line: Json, document: Json, currency: Currency, words: Words) -> Json:
+    invoiced = [f"{words['Already invoiced']}: {', '.join(line['invoiced'])}"] if line.get("invoiced") else []
     if not line["meter"]:
         return {
-            "description": _for_people(line["description"]),
-            "notes": [],
+            "description": _for_people(line["description"].removeprefix(INVOICED_PREFIX)),
+            "notes": invoiced,
             "quantity": "1",
             "included": "",
             "unit_price": _unit_price(line, currency, words),
@@ -162,13 +164,14 @@ def _line(line: Json, document: Json, currency: Currency, words: Words) -> Json:
         }
     unit = line["unit"]
     per = _units(line["price_per"], line, words)
-    description, notes = line["description"], []
+    description, notes = line["description"].removeprefix(INVOICED_PREFIX), []
     if line["late"]:
         description = description.split(LATE_SEPARATOR)[0]
         period = period_text(line["period"], ZoneInfo(document["time_zone"]), words)
         notes.append(f"{words['Adjustment for']} {period}")
     notes.extend(f"{name}: {value}" for name, value in line.get("dimensions", {}).items())
     notes.extend(_part(part, currency, words) for part in line["parts"])
+    notes.extend(invoiced)
     return {
         "description": _for_people(description),
         "notes": notes,
@@ -242,6 +245,9 @@ def _notes(document: Json, seller: Json, words: Words) -> Sequence[Sequence[str]
         notes.append([words["Tax"], seller["tax_note"]])
     elif not document["tax_minor"]:
         notes.append([words["Tax"], words["No tax has been charged on this invoice."]])
+    if document.get("is_cut"):
+        explained = "Usage so far; what comes until the period's end is invoiced later, less this invoice."
+        notes.append([words["Billing period"], words[explained]])
     if any(line["late"] for line in document["lines"]):
         explained = "Usage that arrived after its period had been closed is rated with the prices of that period."
         notes.append([words["Adjustments"], words[explained]])

@@ -69,6 +69,9 @@ _GERMAN = {
     "Adjustments": "Berichtigungen",
     "Usage that arrived after its period had been closed is rated with the prices of that period.":
         "Verbrauch, der nach dem Abschluss seines Zeitraums eintraf, ist mit dessen Preisen bewertet.",
+    "Already invoiced": "Bereits berechnet",
+    "Usage so far; what comes until the period's end is invoiced later, less this invoice.":
+        "Verbrauch bis jetzt; was bis zum Ende des Zeitraums folgt, wird später berechnet, abzüglich dieser Rechnung.",
     "Page": "Seite",
     "of": "von",
 }  # fmt: skip
@@ -111,6 +114,9 @@ _FRENCH = {
     "Adjustments": "Régularisations",
     "Usage that arrived after its period had been closed is rated with the prices of that period.":
         "L’usage reçu après la clôture de sa période est facturé aux prix de cette période.",
+    "Already invoiced": "Déjà facturé",
+    "Usage so far; what comes until the period's end is invoiced later, less this invoice.":
+        "Usage à ce jour ; le reste de la période sera facturé plus tard, déduction faite de cette facture.",
     "Page": "Page",
     "of": "sur",
 }  # fmt: skip

@@ -211,18 +211,21 @@ CREATE TABLE billing_segment (
   period_start timestamptz NOT NULL,
   period_end timestamptz NOT NULL,
   late_for uuid,
-  state text NOT NULL CONSTRAINT billing_segment_state_known CHECK (state IN ('open', 'closed')),
+  -- `parted`: billed within its period; the open part of the same key has what came after that.
+  state text NOT NULL CONSTRAINT billing_segment_state_known CHECK (state IN ('open', 'closed', 'parted')),
   closed_at timestamptz,
+  -- Counts the parts that progressive invoices cut a segment into.
+  part integer NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, segment_id),
   CONSTRAINT billing_segment_subscription FOREIGN KEY (tenant_id, subscription_id)
     REFERENCES subscription (tenant_id, subscription_id),
   CONSTRAINT billing_segment_late_for FOREIGN KEY (tenant_id, late_for)
     REFERENCES billing_segment (tenant_id, segment_id),
   CONSTRAINT billing_segment_span CHECK (period_end > period_start),
-  CONSTRAINT billing_segment_closed_at CHECK ((state = 'closed') = (closed_at IS NOT NULL)),
+  CONSTRAINT billing_segment_closed_at CHECK ((state = 'open') = (closed_at IS NULL)),
   CONSTRAINT billing_segment_plan CHECK ((subscription_id IS NULL) = (plan_version_id IS NULL)),
   CONSTRAINT billing_segment_unique
-    UNIQUE NULLS NOT DISTINCT (tenant_id, subscription_id, plan_version_id, period_start, late_for)
+    UNIQUE NULLS NOT DISTINCT (tenant_id, subscription_id, plan_version_id, period_start, late_for, part)
 );
 CREATE INDEX billing_segment_by_period ON billing_segment (tenant_id, period_end, period_start);
 

@@ -12,6 +12,9 @@ CREATE TABLE billing_close (
   billable boolean NOT NULL,
   -- True where the payer's invoices wait as drafts until somebody finalises them.
   is_draft boolean NOT NULL DEFAULT false,
+  -- True where a running period was billed up to `period_end`, its cut: the row stands for the microsecond before it, and
+  -- the period's own close takes off what such invoices said.
+  is_cut boolean NOT NULL DEFAULT false,
   inputs bytea NOT NULL,
   PRIMARY KEY (tenant_id, subscription_id, period_start),
   CONSTRAINT billing_close_subscription FOREIGN KEY (tenant_id, subscription_id)

@@ -35,12 +35,13 @@ WHERE tenant_id = $1 AND subscription_id = $2 AND period_start >= $3 AND period_
 
 -- name: period_segments
 -- Gives every segment of a period. $1 tenant id, $2 subscription id, $3 period start, $4 end.
-SELECT b.segment_id, b.late_for, own.period_start AS own_start, own.period_end AS own_end, p.name, v.version, v.digest
+SELECT b.segment_id, b.late_for, own.period_start AS own_start, own.period_end AS own_end, p.name, v.version, v.digest,
+       b.state = 'parted' AS is_parted, b.part
 FROM billing_segment b
 JOIN billing_segment own ON own.tenant_id = b.tenant_id AND own.segment_id = coalesce(b.late_for, b.segment_id)
 JOIN plan_version v ON v.plan_version_id = own.plan_version_id JOIN plan p USING (plan_id)
 WHERE b.tenant_id = $1 AND b.subscription_id = $2 AND b.period_start >= $3 AND b.period_start < $4
-ORDER BY own.period_start, b.segment_id;
+ORDER BY own.period_start, b.part, b.segment_id;
 
 -- name: billed_before
 -- Gives the segments that were billed for earlier periods under the same plan version: those periods' own and late ones
@@ -49,7 +50,7 @@ ORDER BY own.period_start, b.segment_id;
 SELECT b.segment_id, asked.segment_id AS own, base.period_start AS base_start
 FROM billing_segment asked
 LEFT JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
-  AND c.period_start <= asked.period_start AND asked.period_start < c.period_end
+  AND NOT c.is_cut AND c.period_start <= asked.period_start AND asked.period_start < c.period_end
 JOIN billing_segment base ON base.tenant_id = asked.tenant_id AND base.late_for IS NULL
   AND (base.segment_id = asked.segment_id
        OR (base.subscription_id = asked.subscription_id AND base.plan_version_id = asked.plan_version_id
@@ -60,13 +61,14 @@ ORDER BY asked.segment_id, base.period_start, b.segment_id;
 
 -- name: segment_totals
 -- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
--- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then voided. $1 tenant id, $2 segment ids.
+-- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then voided;
+-- and so may a part of a segment, whose parts are added up first. $1 tenant id, $2 segment ids.
 SELECT r.segment_id, m.name AS meter, m.unit, m.scale,
-       greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
+       greatest(CASE WHEN b.late_for IS NULL AND b.part = 0 AND b.state <> 'parted' THEN 0 END,
                 CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units
 FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
 WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND m.aggregation <> 'unique'
-GROUP BY r.segment_id, b.late_for, m.name, m.unit, m.scale, m.aggregation ORDER BY r.segment_id, m.name;
+GROUP BY r.segment_id, b.late_for, b.part, b.state, m.name, m.unit, m.scale, m.aggregation ORDER BY r.segment_id, m.name;
 
 -- name: unique_meters
 -- Gives those of these meters that count distinct values. $1 names.
@@ -90,12 +92,12 @@ GROUP BY segment_id;
 -- Sums segments by values of a meter's dimensions, as segment_totals does. $1 tenant id, $2 segment ids, $3 meter,
 -- $4 names of dimensions.
 SELECT r.segment_id, m.unit, m.scale,
-       greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
+       greatest(CASE WHEN b.late_for IS NULL AND b.part = 0 AND b.state <> 'parted' THEN 0 END,
                 CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units,
        ARRAY(SELECT coalesce(r.dims::jsonb ->> name, '') FROM unnest($4::text[]) AS name) AS values
 FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
 WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND m.name = $3
-GROUP BY r.segment_id, b.late_for, m.unit, m.scale, m.aggregation, values ORDER BY r.segment_id, values;
+GROUP BY r.segment_id, b.late_for, b.part, b.state, m.unit, m.scale, m.aggregation, values ORDER BY r.segment_id, values;
 
 -- name: segment_events
 -- Gives the records of a meter in order of event time and id; voids (flag 32) stand beside what they take back. $1 tenant
@@ -187,9 +189,11 @@ FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id 
 WHERE t.tenant_id = $1;
 
 -- name: add_close
--- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 draft, $8 inputs.
-INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, is_draft, inputs)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+-- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 draft, $8 inputs,
+-- $9 cut.
+INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, is_draft, inputs,
+                           is_cut)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: advance_billed_until
 -- Moves a subscription's billing on to a period's end. $1 tenant id, $2 subscription id, $3 end.
@@ -278,8 +282,49 @@ WHERE $1::uuid IS NULL OR (c.tenant_id, c.subscription_id, c.period_start) > ($1
 ORDER BY c.tenant_id, c.subscription_id, c.period_start LIMIT $4;
 
 -- name: closes_between
--- Gives closes of periods that begin in a span, of tenants in order of wire id. $1 from, $2 to.
+-- Gives closes of periods, but no cuts, that begin in a span, of tenants in order of wire id. $1 from, $2 to.
 SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs, t.wire_id
 FROM billing_close c JOIN tenant t USING (tenant_id)
-WHERE c.period_start >= $1 AND c.period_start < $2
+WHERE c.period_start >= $1 AND c.period_start < $2 AND NOT c.is_cut
 ORDER BY t.wire_id, c.period_start, c.subscription_id;
+
+-- name: progressive_subscriptions
+-- Gives subscriptions that have a plan with a threshold now. $1 ledger time, $2 only this tenant's wire id, or null.
+SELECT s.tenant_id, s.subscription_id, t.wire_id
+FROM subscription s JOIN tenant t USING (tenant_id)
+CROSS JOIN LATERAL (
+  SELECT plan_version_id FROM subscription_phase p
+  WHERE p.tenant_id = s.tenant_id AND p.subscription_id = s.subscription_id AND p.starts_at <= $1
+  ORDER BY p.starts_at DESC LIMIT 1
+) phase
+WHERE ($2::text IS NULL OR t.wire_id = $2) AND (s.ended_at IS NULL OR s.ended_at > $1)
+  AND phase.plan_version_id IN (
+    SELECT plan_version_id FROM plan_version
+    WHERE convert_from(definition, 'UTF8')::jsonb ? 'progressive_threshold')
+ORDER BY t.wire_id, s.started_at, s.subscription_id;
+
+-- name: cuts
+-- Gives the cuts of a period whose invoices stand, or are still to come: inputs, and number or null. $1 tenant id,
+-- $2 subscription id, $3 period start, $4 end.
+SELECT c.period_end AS cut_at, coalesce(i.inputs, c.inputs) AS inputs, i.number
+FROM billing_close c
+LEFT JOIN LATERAL (
+  SELECT i.invoice_id, i.inputs, i.number FROM invoice i
+  WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id AND i.period_start = c.period_start
+  ORDER BY i.issue DESC LIMIT 1
+) i ON true
+LEFT JOIN receivable r ON r.tenant_id = c.tenant_id AND r.invoice_id = i.invoice_id
+WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.is_cut AND c.period_start > $3 AND c.period_start < $4
+  AND r.state IS DISTINCT FROM 'void'
+ORDER BY c.period_end;
+
+-- name: is_counted
+-- Says whether a cut's period is closed, so that its invoice counts on the cut's. $1 tenant id, $2 subscription id,
+-- $3 start of the cut's row.
+SELECT EXISTS (SELECT FROM billing_close
+               WHERE tenant_id = $1 AND subscription_id = $2 AND NOT is_cut AND period_start < $3 AND period_end > $3);
+
+-- name: was_cut
+-- Says whether a cut was made at an instant or later. $1 tenant id, $2 subscription id, $3 instant.
+SELECT EXISTS (SELECT FROM billing_close
+               WHERE tenant_id = $1 AND subscription_id = $2 AND is_cut AND period_end >= $3::timestamptz);

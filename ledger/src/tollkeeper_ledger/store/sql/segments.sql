@@ -16,11 +16,11 @@ SELECT pg_advisory_xact_lock(1953456993, $1::integer);
 SELECT pg_advisory_xact_lock($1::bigint);
 
 -- name: segments_between
--- Gives billed segments, but no late ones, that overlap a span. $1 tenant ids as an array literal, $2 from, $3 to, inclusive.
+-- Gives billed segments, but no late ones and of parted ones the last part, that overlap a span. $1 tenant ids as an array literal, $2 from, $3 to, inclusive.
 SELECT tenant_id, segment_id, period_start, period_end, state
 FROM billing_segment
 WHERE tenant_id = ANY ($1::text::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
-  AND period_end > $2 AND period_start <= $3;
+  AND state <> 'parted' AND period_end > $2 AND period_start <= $3;
 
 -- name: schedules
 -- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids as an
@@ -54,7 +54,7 @@ FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::uuid[])
 JOIN billing_segment b ON b.tenant_id = w.tenant_id AND b.period_start = w.period_start
   AND b.subscription_id IS NOT DISTINCT FROM w.subscription_id
   AND b.plan_version_id IS NOT DISTINCT FROM w.plan_version_id
-  AND b.late_for IS NOT DISTINCT FROM w.late_for
+  AND b.late_for IS NOT DISTINCT FROM w.late_for AND b.state <> 'parted'
 ORDER BY w.place;
 
 -- name: cut_segments
@@ -62,3 +62,19 @@ ORDER BY w.place;
 UPDATE billing_segment SET period_end = $3
 WHERE tenant_id = $1 AND subscription_id = $2 AND late_for IS NULL AND state = 'open'
   AND period_start < $3 AND period_end > $3;
+
+-- name: part_segments
+-- Parts the open segments of a running period and opens the next part of each; gives the parted ones. Late ones stay.
+-- $1 tenant id, $2 subscription id, $3 period start, $4 the cut.
+WITH parted AS (
+  UPDATE billing_segment SET state = 'parted', closed_at = $4
+  WHERE tenant_id = $1 AND subscription_id = $2 AND late_for IS NULL AND state = 'open'
+    AND period_start >= $3 AND period_start < $4
+  RETURNING *
+), opened AS (
+  INSERT INTO billing_segment
+    (tenant_id, segment_id, subscription_id, plan_version_id, period_start, period_end, state, part)
+  SELECT tenant_id, gen_random_uuid(), subscription_id, plan_version_id, period_start, period_end, 'open', part + 1
+  FROM parted
+)
+SELECT segment_id FROM parted;

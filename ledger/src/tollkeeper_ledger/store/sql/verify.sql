@@ -6,9 +6,9 @@ SELECT * FROM usage_chain WHERE stream = $1 AND position > $2 AND position <= $3
 
 -- name: record_sums
 -- Sums the raw records of segments, or counts them; voids (flag 32) and falls (flag 16) count below 0. Never below 0 but
--- for late segments, as the sums that are billed. Distinct values have no sum. $1 tenant id, $2 segment ids, $3 from, $4 to.
+-- for late and parted segments, as the sums that are billed. Distinct values have no sum. $1 tenant id, $2 segment ids, $3 from, $4 to.
 SELECT b.segment_id, m.name AS meter,
-       greatest(CASE WHEN b.late_for IS NULL THEN 0 END,
+       greatest(CASE WHEN b.late_for IS NULL AND b.part = 0 AND b.state <> 'parted' THEN 0 END,
                 sum(CASE WHEN r.flags & 32 <> 0 THEN -1 ELSE 1 END
                     * CASE WHEN m.aggregation = 'count' THEN 1
                            WHEN r.flags & 16 <> 0 THEN -used.units::numeric ELSE used.units END))::text AS units
@@ -16,7 +16,7 @@ FROM billing_segment b JOIN usage_record r USING (tenant_id, segment_id)
 CROSS JOIN LATERAL unnest(r.meter_ids, r.units) AS used (meter_id, units) JOIN meter m USING (meter_id)
 WHERE b.tenant_id = $1 AND b.segment_id = ANY ($2::uuid[]) AND r.event_time >= $3 AND r.event_time < $4
   AND m.aggregation <> 'unique'
-GROUP BY b.segment_id, b.late_for, m.name ORDER BY b.segment_id, m.name;
+GROUP BY b.segment_id, b.late_for, b.part, b.state, m.name ORDER BY b.segment_id, m.name;
 
 -- name: segment_batches
 -- Gives the batches that the records of segments came in. $1 tenant id, $2 segment ids, $3 from, $4 to.
