@@ -14,6 +14,7 @@ from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import DAY_US, AppendOutcome, ProducerPosition
 from tollkeeper_ledger.services.usage import UsageIngest
 from usage_bench import HOLDER, TENANTS, open_bench, superuser
+from usage_faults import ROLLUP_DIFFERENCES
 from usage_support import Log, Use
 
 if TYPE_CHECKING:
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
     from usage_bench import Bench
 
 pytestmark = pytest.mark.asyncio
-
-ROLLUP_DIFFERENCES = """
-    SELECT * FROM (
-      SELECT tenant_id, segment_id, meter_id, minute, units, records FROM usage_rollup_minute
-    ) AS kept FULL JOIN (
-      SELECT tenant_id, segment_id, meter_id, date_trunc('minute', event_time, 'UTC') AS minute,
-             sum(amount)::numeric(38, 0) AS units, count(*) AS records
-      FROM usage_record, unnest(meter_ids, usage_record.units) AS quantity (meter_id, amount) GROUP BY 1, 2, 3, 4
-    ) AS raw USING (tenant_id, segment_id, meter_id, minute, units, records)
-    WHERE kept IS NULL OR raw IS NULL"""
 
 
 async def test_a_batch_is_stored_with_its_sums_and_its_link(bench: Bench) -> None:

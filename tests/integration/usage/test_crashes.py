@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -14,33 +13,12 @@ from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.usage_attempts import ATTEMPTS_MAX
 from usage_bench import superuser
+from usage_faults import held, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from usage_bench import Bench
 
 pytestmark = pytest.mark.asyncio
-
-WAITING = """
-    SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = 'tollkeeper_ingest' AND wait_event_type = 'Lock'"""
-
-
-async def waiting(bench: Bench, count: int) -> list[int]:
-    """Wait until so many ingest connections wait for a lock, and give their processes."""
-    async with superuser(bench.url) as conn, asyncio.timeout(60):
-        while len(found := await conn.fetch(WAITING)) < count:  # noqa: ASYNC110 - Postgres tells nobody who waits
-            await asyncio.sleep(0.005)
-    return [row["pid"] for row in found]
-
-
-@asynccontextmanager
-async def held(bench: Bench, statement: str) -> AsyncIterator[None]:
-    """Hold the locks of a statement while the block runs."""
-    async with superuser(bench.url) as conn, conn.transaction():
-        await conn.execute(statement)
-        yield
 
 
 async def test_two_appends_of_one_producer_store_once(bench: Bench) -> None:

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
-from tollkeeper_ledger.domain.usage import Problem, Verdict
-from usage_bench import superuser
+from tollkeeper_ledger.domain.usage import Verdict
+from usage_faults import POISON, refusing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from usage_bench import Bench
 
 pytestmark = pytest.mark.asyncio
-
-POISON = Problem("UNSTORABLE", "")
-
-
-@asynccontextmanager
-async def refusing(bench: Bench, table: str, condition: str, code: str) -> AsyncIterator[None]:
-    """Have Postgres refuse rows of a table with an error of its own while the block runs."""
-    async with superuser(bench.url) as conn:
-        await conn.execute(
-            f"""CREATE FUNCTION poisoned() RETURNS trigger LANGUAGE plpgsql AS $$
-                BEGIN
-                  IF {condition} THEN RAISE EXCEPTION 'poison' USING ERRCODE = '{code}'; END IF;
-                  RETURN NEW;
-                END $$;
-                CREATE TRIGGER poisoned BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poisoned();"""
-        )
-        try:
-            yield
-        finally:
-            await conn.execute(f"DROP TRIGGER poisoned ON {table}; DROP FUNCTION poisoned();")
 
 
 @pytest.mark.parametrize(

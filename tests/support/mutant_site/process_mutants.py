@@ -6,7 +6,6 @@ import asyncio
 import importlib.abc
 import importlib.machinery
 import sys
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,28 +73,32 @@ def _cached_heartbeat(connection: Any) -> None:
 
 
 def _append_answered_before_commit(usage: Any) -> None:
-    append, append_batch = usage.UsageIngest.append, usage.append_batch
-    early: ContextVar[asyncio.Future[Any]] = ContextVar("early")
+    append, append_batches = usage.UsageIngest.append, usage.append_batches
+    early: dict[Any, asyncio.Future[Any]] = {}
     running: set[asyncio.Task[Any]] = set()
 
-    async def append_and_tell(*args: Any, **options: Any) -> Any:
-        outcome = await append_batch(*args, **options)
-        told = early.get(None)
-        if told is not None and not told.done():
-            told.set_result(outcome)
+    async def append_and_tell(conn: Any, batches: Any, **options: Any) -> Any:
+        results = await append_batches(conn, batches, **options)
+        held = False
+        for batch, result in zip(batches, results, strict=True):
+            told = early.pop(batch.source.producer_id, None)
+            if told is not None and not told.done() and not isinstance(result, Exception):
+                told.set_result(result)
+                held = True
+        if held:
             await asyncio.sleep(HELD_S)
-        return outcome
+        return results
 
     async def answered_early(self: Any, request: Any) -> Any:
         told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        early.set(told)
+        early[request.producer_id] = told
         task = asyncio.create_task(append(self, request))
         running.add(task)
         task.add_done_callback(running.discard)
         await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
         return told.result() if told.done() else await task
 
-    usage.append_batch = append_and_tell
+    usage.append_batches = append_and_tell
     usage.UsageIngest.append = answered_early
 
 

@@ -32,8 +32,8 @@ from tollkeeper_ledger.domain.usage_producer import (
     check_opening,
     unknown,
 )
-from tollkeeper_ledger.services.usage_append import append_batch
-from tollkeeper_ledger.services.usage_bisect import commit_around
+from tollkeeper_ledger.services.usage_append import append_batch, append_batches
+from tollkeeper_ledger.services.usage_commits import UsageCommits
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.usage_attempts import attempted
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
     from tollkeeper_ledger.domain.usage_columns import Use
     from tollkeeper_ledger.services.restores import Restores
+    from tollkeeper_ledger.services.usage_append import Result
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 SAFE_AFTER = timedelta(hours=24)
@@ -82,7 +83,7 @@ class UsageIngest:
         log: FilteringBoundLogger | None = None,
     ) -> None:
         self._pool = pool
-        self._log = log
+        self._commits = UsageCommits(self._commit, log=log)
         self._restores = restores
         self._embedded = embedded
         self._stream = stream
@@ -129,6 +130,8 @@ class UsageIngest:
     async def append(self, append: UsageAppend) -> AppendOutcome:
         """Commit a batch, deduplicated, rolled up and chained, in one transaction. Idempotent, however it is cut.
 
+        Batches of other producers that wait at the same time share the transaction; what is wrong with one is no
+        trouble of another.
         Where the database refuses a record, whatever it is, that one goes to quarantine as UNSTORABLE and all others of
         the batch are committed, in as many transactions as it takes to find it.
 
@@ -139,15 +142,19 @@ class UsageIngest:
         # In a thread, so that a large batch doesn't hold up heartbeats of this process.
         batch = await asyncio.to_thread(read_batch, append)
 
-        return await commit_around(self._commit, batch, log=self._log)
+        return await self._commits.commit(batch)
 
-    async def _commit(self, batch: UsageBatch) -> AppendOutcome:
-        async def commit(conn: Connection) -> AppendOutcome:
+    async def _commit(self, batches: Sequence[UsageBatch]) -> list[Result]:
+        """Commit batches of different producers in one transaction; gives a result for each."""
+        times = [batch.records.event_us for batch in batches if batch.records]
+        edges = [edge for one in times for edge in (min(one), max(one))]
+
+        async def commit(conn: Connection) -> list[Result]:
             now = await ledger_now(conn)
-            await self.need_months(conn, batch.records.event_us, now)
-            # TODO(#5): merge all waiting batches into this transaction: producers in id order, then one pass over all.
+            await self.need_months(conn, edges, now)
             async with conn.transaction():
-                return await self._append_batch(conn, batch, now)
+                await self._need_timeline(conn, batches)
+                return await append_batches(conn, batches, now=now, stream=self._stream, position=self._position)
 
         return await self.attempted(commit)
 
@@ -165,13 +172,10 @@ class UsageIngest:
 
         return await attempted(self._pool, noticed)
 
-    async def _append_batch(self, conn: Connection, batch: UsageBatch, now: datetime) -> AppendOutcome:
-        """Append in the caller's transaction. Raises SetBackError, for `attempted`."""
-        timeline = 0
-        if batch.levels and self._restores is not None:
-            _, issuing = await self._restores.issue(conn)
-            timeline = issuing.timeline
-        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position, timeline=timeline)
+    async def _need_timeline(self, conn: Connection, batches: Sequence[UsageBatch]) -> None:
+        """Look, before levels change, whether Postgres was set back. Raises SetBackError, for `attempted`."""
+        if self._restores is not None and any(batch.levels for batch in batches):
+            await self._restores.issue(conn)
 
     async def append_own(
         self, conn: Connection, producer_id: UUID, columns: UsageColumns, *, now: datetime
@@ -217,7 +221,9 @@ class UsageIngest:
             tenants_served=(),
             closing=True,
         )
-        return await self._append_batch(conn, await asyncio.to_thread(read_batch, append, own=own), now)
+        batch = await asyncio.to_thread(read_batch, append, own=own)
+        await self._need_timeline(conn, [batch])
+        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

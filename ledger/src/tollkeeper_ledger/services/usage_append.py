@@ -1,53 +1,48 @@
-"""One append: everything that happens to a batch inside its transaction.
+"""One transaction of appends: everything that happens to batches inside it, of all of them in one pass.
 
-Locks in the order that every transaction of the ledger keeps: producer, ids, tenants (shared), segments, sums in key
-order, head of the chain.
+Locks in the order that every transaction of the ledger keeps: producers, ids, tenants (shared), levels, segments, sums
+in key order, head of the chain. A batch that its producer may not send is refused by itself and takes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
-from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
-from tollkeeper_ledger.domain.usage_hash import (
-    merkle_root_by_tenant,
-    refused_hash,
-    row_check,
-    row_checks,
-    row_hashes,
-    rows_digest,
-)
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, refused_hash, row_check, rows_digest
 from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
+from tollkeeper_ledger.domain.usage_merge import Merged, merge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
-from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
-from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_levels import change_levels
-from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
+from tollkeeper_ledger.services.usage_store import store_records
 from tollkeeper_ledger.services.usage_verdicts import earlier_verdicts
-from tollkeeper_ledger.store.billing_segments import segments_of_span
 from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.tenant_locks import share_tenants
 from tollkeeper_ledger.store.usage_batches import (
     IdClaim,
-    NewRecords,
     Refused,
     add_quarantine,
-    add_records,
     audit_holes,
     claim_ids,
     find_tenants,
-    next_batch,
+    next_batches,
 )
-from tollkeeper_ledger.store.usage_chain import add_link
-from tollkeeper_ledger.store.usage_producers import advance_producer, lock_producer, see_producer, serve_tenants
+from tollkeeper_ledger.store.usage_chain import add_links
+from tollkeeper_ledger.store.usage_producers import (
+    Advance,
+    advance_producers,
+    lock_producers,
+    see_producer,
+    serve_tenants,
+)
 from tollkeeper_ledger.store.usage_rollups import find_meters
 
 if TYPE_CHECKING:
@@ -57,9 +52,12 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.usage import Problem, ProducerPosition, Verdict
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
-    from tollkeeper_ledger.domain.usage_producer import Producer
-    from tollkeeper_ledger.services.usage_rollups import BatchRollups
+    from tollkeeper_ledger.domain.usage_producer import Placement, Producer
+    from tollkeeper_ledger.domain.usage_rollup import MeterFacts
     from tollkeeper_ledger.store.pool import Connection
+
+Result: TypeAlias = AppendOutcome | PreconditionError
+"""What became of one batch: its outcome, or why its producer may not send it."""
 
 
 class Position(Protocol):
@@ -76,129 +74,270 @@ class Position(Protocol):
 class _Names:
     tenant_ids: Mapping[str, UUID]
     meters: Mapping[str, MeterFacts]
-    timeline: int
-    """Postgres' timeline, as looked up for batches that change levels; else 0."""
 
     def tenant(self, wire_id: str) -> UUID:
         return self.tenant_ids.get(wire_id, NOBODY)
 
-    def tenants(self, batch: UsageBatch) -> list[UUID]:
-        return [self.tenant(wire_id) for wire_id in batch.tenants]
+    def tenants(self, wire_ids: Sequence[str]) -> list[UUID]:
+        return [self.tenant(wire_id) for wire_id in wire_ids]
+
+
+@dataclass(slots=True)
+class _Append:
+    """One batch on its way through the transaction."""
+
+    batch: UsageBatch
+    producer: Producer
+    placement: Placement
+    earlier: Sequence[Verdict] = ()
+    batch_id: int = 0
+    """0 while it takes no sequence numbers."""
+    places: Sequence[int] = ()
+    """Records that are still to be stored."""
+    problems: dict[int, Problem] = field(default_factory=dict)
+    taken: dict[int, bool] = field(default_factory=dict)
+    """Records whose id another one has, and whether that is its like."""
+    rows: bytes = b""
+    refused_rows: bytes = b""
+
+    @property
+    def stored(self) -> Records:
+        """The records that are stored, once ids are claimed and levels changed."""
+        return self.batch.records.take(self.places)
+
+    @property
+    def conflicts(self) -> int:
+        """How many ids another record has."""
+        return sum(not same for same in self.taken.values())
+
+    @property
+    def refused(self) -> dict[int, Problem]:
+        """What goes to quarantine, and why."""
+        return {**self.problems, **{at: CONFLICT for at, same in self.taken.items() if not same}}
+
+    def drop(self, gone: Mapping[int, object]) -> None:
+        """Store these records no more."""
+        if gone:
+            self.places = [at for at in self.places if at not in gone]
 
 
 async def append_batch(
-    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position, timeline: int = 0
+    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position
 ) -> AppendOutcome:
     """Commit what of the batch is new; the caller's transaction ends right after.
 
-    `timeline`: how often Postgres was set back, and 1; for batches that change levels.
     Raises PreconditionError as `domain.usage_producer.place` says; nothing is stored then.
     """
-    source = batch.source
-    producer = await lock_producer(conn, source.producer_id)
-    if producer is None:
-        raise unknown(source.producer_id)
-    placement = place(producer, batch)
-    served = [wire_id for wire_id in dict.fromkeys([*batch.tenants, *source.tenants_served]) if wire_id]
-    names = _Names(await find_tenants(conn, served), await find_meters(conn, batch.meters), timeline)
-    earlier = await earlier_verdicts(conn, batch, count=placement.skip, tenant_ids=names.tenants(batch))
-    if placement.behind:
-        await see_producer(conn, source.producer_id)
-        at = await position(conn, source.producer_id, committed_seq=producer.committed_seq, h=producer.h, now=now)
-        return AppendOutcome(position=at, trimmed=placement.skip, verdicts=tuple(earlier))
-    done = _Done()
-    if batch.last_seq > producer.committed_seq:
-        done = await _commit_entries(conn, batch, producer, skip=placement.skip, names=names, now=now, stream=stream)
-    h = batch.h_at(batch.last_seq) or producer.h
-    await serve_tenants(conn, source.producer_id, names.tenant_ids.values())
-    await advance_producer(
-        conn,
-        source.producer_id,
-        committed_seq=batch.last_seq,
-        h=h,
-        watermark=_watermark(source.watermark_us, now),
-        closing=source.closing,
-    )
-    if source.closing and len(producer.holder) == HOLDER_BYTES:
-        await note_ended(conn, [producer.holder], producer_id=source.producer_id, ended_seq=batch.last_seq)
+    (result,) = await append_batches(conn, [batch], now=now, stream=stream, position=position)
+    if isinstance(result, PreconditionError):
+        raise result
+    return result
+
+
+async def append_batches(
+    conn: Connection, batches: Sequence[UsageBatch], *, now: datetime, stream: int, position: Position
+) -> list[Result]:
+    """Commit what is new of batches of different producers; the caller's transaction ends right after.
+
+    Gives a result per batch, in the order given: one that is refused, as `domain.usage_producer.place` says, stores
+    nothing and is no other's trouble.
+    """
+    results: dict[int, Result] = {}
+    appends: dict[int, _Append] = {}
+    producers = await lock_producers(conn, [batch.source.producer_id for batch in batches])
+    for at, batch in enumerate(batches):
+        producer = producers.get(batch.source.producer_id)
+        try:
+            if producer is None:
+                raise unknown(batch.source.producer_id)
+            appends[at] = _Append(batch, producer, place(producer, batch))
+        except PreconditionError as error:
+            results[at] = error
+    served = {wire_id for one in appends.values() for wire_id in (*one.batch.tenants, *one.batch.source.tenants_served)}
+    meters = {meter for one in appends.values() for meter in one.batch.meters}
+    names = _Names(await find_tenants(conn, sorted(served - {""})), await find_meters(conn, sorted(meters)))
+    for at, one in appends.items():
+        count = one.placement.skip
+        one.earlier = await earlier_verdicts(conn, one.batch, count=count, tenant_ids=names.tenants(one.batch.tenants))
+        if one.placement.behind:
+            results[at] = await _behind(conn, one, now=now, position=position)
+    going = {at: one for at, one in appends.items() if at not in results}
+    new = [one for one in going.values() if one.batch.last_seq > one.producer.committed_seq]
+    if new:
+        await _commit_entries(conn, new, names=names, now=now, stream=stream)
+    await _advance(conn, list(going.values()), names, now)
+    for at, one in going.items():
+        results[at] = await _outcome(conn, one, now=now, position=position)
+    return [results[at] for at in range(len(batches))]
+
+
+async def _behind(conn: Connection, one: _Append, *, now: datetime, position: Position) -> AppendOutcome:
+    known = one.producer
+    await see_producer(conn, known.producer_id)
+    at = await position(conn, known.producer_id, committed_seq=known.committed_seq, h=known.h, now=now)
+    return AppendOutcome(position=at, trimmed=one.placement.skip, verdicts=tuple(one.earlier))
+
+
+async def _outcome(conn: Connection, one: _Append, *, now: datetime, position: Position) -> AppendOutcome:
+    batch = one.batch
+    h = batch.h_at(batch.last_seq) or one.producer.h
     return AppendOutcome(
-        position=await position(conn, source.producer_id, committed_seq=batch.last_seq, h=h, now=now),
-        stored=done.stored,
-        duplicates=done.duplicates,
-        conflicts=done.conflicts,
-        quarantined=done.quarantined,
-        trimmed=placement.skip,
-        verdicts=(*earlier, *done.verdicts),
+        position=await position(conn, one.producer.producer_id, committed_seq=batch.last_seq, h=h, now=now),
+        stored=len(one.places),
+        duplicates=len(one.taken) - one.conflicts,
+        conflicts=one.conflicts,
+        quarantined=len(one.problems),
+        trimmed=one.placement.skip,
+        verdicts=(*one.earlier, *verdicts_of(batch, one.refused, one.taken)),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    stored: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    quarantined: int = 0
-    verdicts: Sequence[Verdict] = ()
+async def _advance(conn: Connection, appends: Sequence[_Append], names: _Names, now: datetime) -> None:
+    """Move producers to the end of their batches, in the order of their ids."""
+    await serve_tenants(
+        conn,
+        [
+            (one.producer.producer_id, names.tenant_ids[wire_id])
+            for one in appends
+            for wire_id in {*one.batch.tenants, *one.batch.source.tenants_served}
+            if wire_id in names.tenant_ids
+        ],
+    )
+    await advance_producers(
+        conn,
+        [
+            Advance(
+                producer_id=one.producer.producer_id,
+                committed_seq=one.batch.last_seq,
+                h=one.batch.h_at(one.batch.last_seq) or one.producer.h,
+                watermark=_watermark(one.batch.source.watermark_us, now),
+                closing=one.batch.source.closing,
+            )
+            for one in appends
+        ],
+    )
+    for one in appends:
+        if one.batch.source.closing and len(one.producer.holder) == HOLDER_BYTES:
+            holder, last_seq = one.producer.holder, one.batch.last_seq
+            await note_ended(conn, [holder], producer_id=one.producer.producer_id, ended_seq=last_seq)
 
 
 async def _commit_entries(
-    conn: Connection, batch: UsageBatch, producer: Producer, *, skip: int, names: _Names, now: datetime, stream: int
-) -> _Done:
-    batch_id = await next_batch(conn)
-    problems = judge(batch, skip=skip, tenant_ids=names.tenant_ids, meters=names.meters, now_us=to_us(now))
-    places: Sequence[int] = range(skip, len(batch.records))
-    if problems:
-        places = [at for at in places if at not in problems]
-    taken = await _claim(conn, batch, places, batch_id, names)
-    if taken:
-        places = [at for at in places if at not in taken]
-    conflicts = {at: CONFLICT for at, same in taken.items() if not same}
-    if batch.levels:
-        refusals = await _change_levels(conn, batch, places, names)
-        problems = {**problems, **refusals}
-        places = [at for at in places if at not in refusals]
-    stored = batch.records.take(places)
-    rows = rows_digest(())
-    if stored:
-        rows = await _store(conn, batch, stored, batch_id, names)
-        await _keep_outcomes(conn, batch, stored, names, now)
-    refused = {**problems, **conflicts}
-    refused_rows, refused_digest = _refused(batch, refused, names, batch_id=batch_id, now=now)
-    if refused_rows:
-        await add_quarantine(conn, refused_rows, producer_id=producer.producer_id, batch_id=batch_id, now=now)
-    holes = holes_after(batch.source.holes, producer.committed_seq)
-    if holes:
-        await audit_holes(conn, holes, producer_id=producer.producer_id, now=now)
-    body = BatchBody(
-        batch_id=batch_id,
-        producer_id=producer.producer_id,
-        incarnation=producer.incarnation,
-        first_seq=producer.committed_seq + 1,
+    conn: Connection, appends: Sequence[_Append], *, names: _Names, now: datetime, stream: int
+) -> None:
+    for one, batch_id in zip(appends, await next_batches(conn, len(appends)), strict=True):
+        one.batch_id = batch_id
+        skip = one.placement.skip
+        one.problems = judge(one.batch, skip=skip, tenant_ids=names.tenant_ids, meters=names.meters, now_us=to_us(now))
+        one.places = range(skip, len(one.batch.records))
+        one.drop(one.problems)
+    merged = await _claim(conn, appends, names)
+    if merged is not None:
+        used = {merged.tenants[at] for at in merged.records.tenant}
+        await share_tenants(conn, [names.tenant(wire_id) for wire_id in used])
+        merged = await _change_levels(conn, appends, merged)
+    for one in appends:
+        one.rows = rows_digest(())
+    if merged is not None:
+        await _store(conn, appends, merged, names)
+        for one in appends:
+            await _keep_outcomes(conn, one, names, now)
+    bodies = []
+    for one in appends:
+        holes = holes_after(one.batch.source.holes, one.producer.committed_seq)
+        await _refuse(conn, one, names, now)
+        if holes:
+            await audit_holes(conn, holes, producer_id=one.producer.producer_id, now=now)
+        gone = sum(hole.last_seq - hole.first_seq + 1 for hole in holes)
+        bodies.append(await asyncio.to_thread(_body, one, holes=gone, now=now))
+    await add_links(conn, bodies, stream=stream)
+
+
+def _body(one: _Append, *, holes: int, now: datetime) -> BatchBody:
+    batch, stored = one.batch, one.stored
+    return BatchBody(
+        batch_id=one.batch_id,
+        producer_id=one.producer.producer_id,
+        incarnation=one.producer.incarnation,
+        first_seq=one.producer.committed_seq + 1,
         last_seq=batch.last_seq,
         h=batch.entry_h[-1],
-        merkle_root=await asyncio.to_thread(_merkle_root, batch, stored),
-        rows_digest=rows,
-        refused_digest=refused_digest,
+        merkle_root=_merkle_root(batch, stored),
+        rows_digest=one.rows,
+        refused_digest=one.refused_rows,
         stored=len(stored),
-        duplicates=len(taken) - len(conflicts),
-        conflicts=len(conflicts),
-        quarantined=len(problems),
-        holes=sum(hole.last_seq - hole.first_seq + 1 for hole in holes),
+        duplicates=len(one.taken) - one.conflicts,
+        conflicts=one.conflicts,
+        quarantined=len(one.problems),
+        holes=holes,
         committed_us=to_us(now),
     )
-    await add_link(conn, body, stream=stream)
-    return _Done(
-        stored=body.stored,
-        duplicates=body.duplicates,
-        conflicts=body.conflicts,
-        quarantined=body.quarantined,
-        verdicts=verdicts_of(batch, refused, taken),
+
+
+def _merge(appends: Sequence[_Append]) -> tuple[list[_Append], Merged | None]:
+    """Give those appends that have records to store, and these records."""
+    storing = [one for one in appends if one.places]
+    return storing, merge([(one.batch, one.stored) for one in storing]) if storing else None
+
+
+async def _claim(conn: Connection, appends: Sequence[_Append], names: _Names) -> Merged | None:
+    """Claim the ids of all records; give those that are to be stored, None where there are none."""
+    storing, merged = _merge(appends)
+    if merged is None:
+        return None
+    records = merged.records
+    claim = IdClaim(
+        batch_ids=[one.batch_id for one in storing],
+        starts=merged.starts,
+        tenant_ids=names.tenants(merged.tenants),
+        tenant=records.tenant,
+        ids=records.ids,
+        seqs=records.seqs,
+        hashes=records.hashes,
     )
+    taken = await claim_ids(conn, claim)
+    if not taken:
+        return merged
+    for at, same in taken.items():
+        batch, row = merged.origin(at)
+        one = storing[batch]
+        one.taken[one.places[row]] = same
+    for one in storing:
+        one.drop(one.taken)
+    return _merge(appends)[1]
 
 
-async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, names: _Names, now: datetime) -> None:
+async def _change_levels(conn: Connection, appends: Sequence[_Append], merged: Merged) -> Merged | None:
+    """Put what new records change of levels in force; gives those that are to be stored."""
+    changing = [one for one in appends if one.batch.levels]
+    if not changing:
+        return merged
+    refusals = await change_levels(conn, [(one.batch, one.places) for one in changing])
+    if not any(refusals):
+        return merged
+    for one, refused in zip(changing, refusals, strict=True):
+        one.problems.update(refused)
+        one.drop(refused)
+    return _merge(appends)[1]
+
+
+async def _store(conn: Connection, appends: Sequence[_Append], merged: Merged, names: _Names) -> None:
+    storing = [one for one in appends if one.places]
+    digests = await store_records(
+        conn,
+        merged,
+        batch_ids=[one.batch_id for one in storing],
+        tenant_ids=names.tenants(merged.tenants),
+        meters=names.meters,
+    )
+    for one, digest in zip(storing, digests, strict=True):
+        one.rows = digest
+
+
+async def _keep_outcomes(conn: Connection, one: _Append, names: _Names, now: datetime) -> None:
     """Keep how reservations of other producers ended: what is stored is the one outcome that stands."""
-    outcomes = outcomes_elsewhere(batch, stored)
+    batch = one.batch
+    outcomes = outcomes_elsewhere(batch, one.stored)
     if outcomes:
         settlements = [
             NewSettlement(
@@ -213,131 +352,16 @@ async def _keep_outcomes(conn: Connection, batch: UsageBatch, stored: Records, n
         await add_settlements(conn, settlements, now=now)
 
 
-async def _change_levels(
-    conn: Connection, batch: UsageBatch, places: Sequence[int], names: _Names
-) -> dict[int, Problem]:
-    """Put what new records change of levels in force; gives those that can't be. Tenants are locked before windows."""
-    records = batch.records.take(places)
-    await share_tenants(conn, sorted({names.tenant(batch.tenants[at]) for at in records.tenant}))
-    return await change_levels(conn, batch, places)
+async def _refuse(conn: Connection, one: _Append, names: _Names, now: datetime) -> None:
+    """Keep what is refused, in sequence order, and its digest."""
+    rows, one.refused_rows = _refused(one, names, now)
+    if rows:
+        producer_id = one.producer.producer_id
+        await add_quarantine(conn, rows, producer_id=producer_id, batch_id=one.batch_id, now=now)
 
 
-async def _claim(
-    conn: Connection, batch: UsageBatch, places: Sequence[int], batch_id: int, names: _Names
-) -> dict[int, bool]:
-    """Claim the ids of these records; give those that were taken, by place in the batch, and whether by their like."""
-    if not places:
-        return {}
-    records = batch.records.take(places)
-    claim = IdClaim(
-        batch_id=batch_id,
-        tenant_ids=names.tenants(batch),
-        tenant=records.tenant,
-        ids=records.ids,
-        seqs=records.seqs,
-        hashes=records.hashes,
-    )
-    return {places[at]: same for at, same in (await claim_ids(conn, claim)).items()}
-
-
-async def _store(conn: Connection, batch: UsageBatch, records: Records, batch_id: int, names: _Names) -> bytes:
-    """Store records and what is derived of them; give the digest of the rows."""
-    tenant_ids = names.tenants(batch)
-    await share_tenants(conn, [tenant_ids[at] for at in sorted(set(records.tenant))])
-    segments = await _stamp(conn, records, tenant_ids)
-    # A shape that only refused records have may hold unknown meters: nobody points at it.
-    shapes = [[names.meters.get(batch.meters[meter], _NO_METER) for meter in shape] for shape in batch.shapes]
-    # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
-    rows, rollups, digest = await asyncio.to_thread(
-        _rows_and_rollups, records, batch_id=batch_id, tenant_ids=tenant_ids, segments=segments, shapes=shapes
-    )
-    await add_records(conn, rows)
-    await add_rollups(conn, rollups)
-    return digest
-
-
-_NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
-
-
-def _rows_and_rollups(
-    records: Records,
-    *,
-    batch_id: int,
-    tenant_ids: Sequence[UUID],
-    segments: Sequence[UUID],
-    shapes: Sequence[Sequence[MeterFacts]],
-) -> tuple[NewRecords, BatchRollups, bytes]:
-    parts: dict[tuple[UUID, UUID, int], int] = {}
-    part = [
-        parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
-        for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
-    ]
-    hashed = row_hashes(
-        records.hashes,
-        record_ids=records.ids,
-        batch_id=batch_id,
-        seqs=records.seqs,
-        events_us=records.event_us,
-        received_us=records.received_us,
-        flags=records.flags,
-        segment_ids=[segment.bytes for segment in segments],
-    )
-    rows = NewRecords(
-        batch_id=batch_id,
-        parts=list(parts),
-        part=part,
-        shapes=[[meter.meter_id for meter in shape] for shape in shapes],
-        shape=records.shape,
-        ids=records.ids,
-        seqs=records.seqs,
-        event_us=records.event_us,
-        received_us=records.received_us,
-        units=records.units,
-        attributes=records.attributes,
-        checks=row_checks(hashed),
-    )
-    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
-    return rows, rollups, rows_digest(hashed)
-
-
-async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:
-    """Give each record's segment: by tenant where one segment holds the whole batch, else by event time."""
-    span = from_us(min(records.event_us)), from_us(max(records.event_us))
-    used = sorted(set(records.tenant))
-    open_ones = await segments_of_span(conn, [tenant_ids[tenant] for tenant in used], first=span[0], last=span[1])
-    known = {tenant: open_ones[tenant_ids[tenant]] for tenant in used if tenant_ids[tenant] in open_ones}
-    if len(known) == len(used):
-        return [known[tenant] for tenant in records.tenant]
-    return await _stamp_others(conn, records, tenant_ids, known)
-
-
-async def _stamp_others(
-    conn: Connection, records: Records, tenant_ids: Sequence[UUID], known: Mapping[int, UUID]
-) -> list[UUID]:
-    """Give each record's segment; `known` has those of tenants that one open segment is enough for."""
-    times: dict[int, list[int]] = {}
-    for tenant, at in zip(records.tenant, records.event_us, strict=True):
-        if tenant not in known:
-            times.setdefault(tenant, []).append(at)
-    ends = [(tenant_ids[tenant], edge) for tenant, found in times.items() for edge in (min(found), max(found))]
-    edges = await ensure_segments(conn, ends)
-    whole = dict(known)
-    for tenant, first, last in zip(times, edges[0::2], edges[1::2], strict=True):
-        if first.segment_id == last.segment_id:
-            whole[tenant] = first.segment_id
-    mixed = [(tenant, at) for tenant, found in times.items() if tenant not in whole for at in sorted(set(found))]
-    exact = await ensure_segments(conn, [(tenant_ids[tenant], at) for tenant, at in mixed])
-    single = {key: segment.segment_id for key, segment in zip(mixed, exact, strict=True)}
-    return [
-        whole[tenant] if tenant in whole else single[tenant, at]
-        for tenant, at in zip(records.tenant, records.event_us, strict=True)
-    ]
-
-
-def _refused(
-    batch: UsageBatch, refused: Mapping[int, Problem], names: _Names, *, batch_id: int, now: datetime
-) -> tuple[list[Refused], bytes]:
-    """Give the rows of what is refused, in sequence order, and their digest."""
+def _refused(one: _Append, names: _Names, now: datetime) -> tuple[list[Refused], bytes]:
+    batch, refused = one.batch, one.refused
     records = batch.records
     described = describe_records(batch, refused) if refused else {}
     rows, hashes = [], []
@@ -346,7 +370,7 @@ def _refused(
         hashed = refused_hash(
             tenant_id=tenant_id.bytes,
             producer_id=batch.source.producer_id.bytes,
-            batch_id=batch_id,
+            batch_id=one.batch_id,
             seq=records.seqs[at],
             at_us=to_us(now),
             reason=problem.reason,

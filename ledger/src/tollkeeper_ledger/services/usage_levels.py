@@ -23,26 +23,35 @@ if TYPE_CHECKING:
 BELOW_ZERO = Problem("LEVEL_BELOW_ZERO", "quantities.units")
 
 
-async def change_levels(conn: Connection, batch: UsageBatch, places: Sequence[int]) -> dict[int, Problem]:
-    """Apply what these records change of levels, in their order; gives those that would take a level below 0.
+async def change_levels(
+    conn: Connection, parts: Sequence[tuple[UsageBatch, Sequence[int]]]
+) -> list[dict[int, Problem]]:
+    """Apply what records change of levels, in their order; gives, per batch, those that would take a level below 0.
+
+    `parts`: batches, and the places of those of their records that are to be stored.
 
     The records' ids are claimed by this transaction and nobody else's, so each is applied once, however often it comes.
     Locks windows in id order. Who was denied for lack of units hears of what fell at commit.
     """
-    changed = [(at, batch.levels[at]) for at in places if at in batch.levels]
+    problems: list[dict[int, Problem]] = [{} for _ in parts]
+    changed = [
+        (part, at, batch.levels[at])
+        for part, (batch, places) in enumerate(parts)
+        for at in places
+        if at in batch.levels
+    ]
     if not changed:
-        return {}
-    windows = await _find_windows(conn, {change.level for _, changes in changed for change in changes})
+        return problems
+    windows = await _find_windows(conn, {change.level for _, _, changes in changed for change in changes})
     rows = await lock_windows(conn, set(windows.values()))
-    holders = {(windows[one.level], one.holder) for _, all_ in changed for one in all_ if one.level in windows}
+    holders = {(windows[one.level], one.holder) for _, _, all_ in changed for one in all_ if one.level in windows}
     for (window_id, name), lease in (await read_leases(conn, rows, holders)).items():
         rows[window_id].state.holders[name] = lease
     found = {level: rows[window_id] for level, window_id in windows.items() if window_id in rows}
-    problems: dict[int, Problem] = {}
-    for at, changes in changed:
-        if batch.records.flags[at] & FLAG_DECREASE:
+    for part, at, changes in changed:
+        if parts[part][0].records.flags[at] & FLAG_DECREASE:
             if not _fall(found, changes):
-                problems[at] = BELOW_ZERO
+                problems[part][at] = BELOW_ZERO
         else:
             _rise(found, changes)
     noticed = [row.identity for row in rows.values() if notice_due(row.state)]

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class IdClaim:
     """Ids to claim, as columns of equal length."""
 
-    batch_id: int
+    batch_ids: Sequence[int]
+    starts: Sequence[int]
+    """Per batch: where its records begin, from 0."""
     tenant_ids: Sequence[UUID]
     tenant: Sequence[int]
     """Per record: index into tenant_ids."""
@@ -39,7 +41,9 @@ class IdClaim:
 class NewRecords:
     """Records to store, as columns of equal length."""
 
-    batch_id: int
+    batch_ids: Sequence[int]
+    starts: Sequence[int]
+    """Per batch: where its records begin, from 0."""
     parts: Sequence[tuple[UUID, UUID, int]]
     """Tenant, segment and flags that records have together."""
     part: Sequence[int]
@@ -81,16 +85,15 @@ async def find_tenants(conn: Connection, wire_ids: Iterable[str]) -> dict[str, U
     return {row["wire_id"]: row["tenant_id"] for row in rows}
 
 
-async def next_batch(conn: Connection) -> int:
-    """Take the number of a batch."""
-    number: int = await conn.fetchval(sql("usage.next_batch"))
-    return number
+async def next_batches(conn: Connection, count: int) -> list[int]:
+    """Take the numbers of batches, ascending."""
+    return [row["number"] for row in await conn.fetch(sql("usage.next_batches"), count)]
 
 
 async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
     """Claim the ids of records that nobody has; wait for who is claiming the same.
 
-    Gives, for each record whose id was taken (by an earlier one of the same batch as well), its place and whether the
+    Gives, for each record whose id was taken (by an earlier one of this claim as well), its place and whether the
     one that has it has the same content.
     """
     text, separator = _joined(claim.ids)
@@ -101,7 +104,8 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
         separator,
         array_literal(claim.seqs),
         b"".join(claim.hashes),
-        claim.batch_id,
+        claim.batch_ids,
+        [start + 1 for start in claim.starts],
     )
     done = await conn.execute(sql("usage.claim_ids"), *arguments)
     if int(done.rpartition(" ")[2]) == len(claim.ids):
@@ -111,7 +115,7 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
 
 
 async def add_records(conn: Connection, records: NewRecords) -> None:
-    """Store records whose ids this batch has claimed. Their months must exist."""
+    """Store records whose ids these batches have claimed. Their months must exist."""
     arguments = await asyncio.to_thread(_record_arguments, records)
     await conn.execute(sql("usage.add_records"), *arguments)
 
@@ -134,8 +138,9 @@ def _record_arguments(records: NewRecords) -> tuple[object, ...]:
         array_literal(records.received_us),
         "\n".join(units),
         "\n".join(records.attributes),
-        records.batch_id,
+        records.batch_ids,
         array_literal(records.checks),
+        [start + 1 for start in records.starts],
     )
 
 

@@ -9,21 +9,33 @@ from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tollkeeper_ledger.store.pool import Connection
 
 
-async def add_link(conn: Connection, body: BatchBody, *, stream: int) -> bytes:
-    """Add a batch to the end of a stream and give the link's hash. Holds the stream's head until commit."""
+async def add_links(conn: Connection, bodies: Sequence[BatchBody], *, stream: int) -> None:
+    """Add batches, in their order, to the end of a stream. Holds the stream's head until commit."""
     head = await conn.fetchrow(sql("usage.chain_head"), stream)
     if head is None:
         await conn.execute(sql("usage.add_stream"), stream, CHAIN_START)
         head = await conn.fetchrow(sql("usage.chain_head"), stream)
     if head is None:
         raise RuntimeError(f"stream {stream} of the chain has no head")
-    position: int = head["position"] + 1
-    linked = link_hash(stream=stream, position=position, previous=head["hash"], body_digest=body.digest())
-    await conn.execute(
-        sql("usage.add_link"),
+    position, linked = head["position"], head["hash"]
+    links = []
+    for body in bodies:
+        position += 1
+        linked = link_hash(stream=stream, position=position, previous=linked, body_digest=body.digest())
+        links.append(_link(body, stream=stream, position=position, linked=linked))
+    await conn.executemany(sql("usage.add_link"), links)
+    stored = sum(body.stored for body in bodies)
+    quarantined = sum(body.conflicts + body.quarantined for body in bodies)
+    await conn.execute(sql("usage.move_head"), stream, position, linked, stored, quarantined)
+
+
+def _link(body: BatchBody, *, stream: int, position: int, linked: bytes) -> tuple[object, ...]:
+    return (
         stream,
         position,
         body.batch_id,
@@ -43,4 +55,3 @@ async def add_link(conn: Connection, body: BatchBody, *, stream: int) -> bytes:
         body.rows_digest,
         body.refused_digest,
     )
-    return linked

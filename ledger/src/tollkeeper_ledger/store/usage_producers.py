@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.usage_producer import Producer
@@ -9,25 +10,42 @@ from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.store.pool import Connection
 
 
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """How far a producer is committed now."""
+
+    producer_id: UUID
+    committed_seq: int
+    h: bytes
+    watermark: datetime | None
+    """All that it received before is committed; None = it has not said."""
+    closing: bool
+
+
 async def lock_producer(conn: Connection, producer_id: UUID) -> Producer | None:
     """Lock a producer until the transaction ends and give it; None where it was never opened."""
-    row = await conn.fetchrow(sql("usage.find_producer"), producer_id)
-    if row is None:
-        return None
-    return Producer(
-        producer_id=producer_id,
-        incarnation=row["incarnation"],
-        holder=row["holder"],
-        committed_seq=row["committed_seq"],
-        h=row["h"],
-    )
+    return (await lock_producers(conn, [producer_id])).get(producer_id)
+
+
+async def lock_producers(conn: Connection, producer_ids: Sequence[UUID]) -> dict[UUID, Producer]:
+    """Lock producers, in the order of their ids, until the transaction ends and give those that were ever opened."""
+    return {
+        row["producer_id"]: Producer(
+            producer_id=row["producer_id"],
+            incarnation=row["incarnation"],
+            holder=row["holder"],
+            committed_seq=row["committed_seq"],
+            h=row["h"],
+        )
+        for row in await conn.fetch(sql("usage.find_producers"), producer_ids)
+    }
 
 
 async def add_producer(conn: Connection, producer: Producer, *, version: int, now: datetime) -> None:
@@ -44,11 +62,16 @@ async def announce_producer(
     await conn.execute(sql("usage.open_producer"), producer_id, incarnation, holder, version, now)
 
 
-async def advance_producer(
-    conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, watermark: datetime | None, closing: bool
-) -> None:
-    """Move a producer to the end of its batch. Its watermark never goes back."""
-    await conn.execute(sql("usage.advance_producer"), producer_id, committed_seq, h, watermark, closing)
+async def advance_producers(conn: Connection, moved: Sequence[Advance]) -> None:
+    """Move producers, which are locked, to the end of their batches. A watermark never goes back."""
+    await conn.execute(
+        sql("usage.advance_producers"),
+        [one.producer_id for one in moved],
+        [one.committed_seq for one in moved],
+        [one.h for one in moved],
+        [one.watermark for one in moved],
+        [one.closing for one in moved],
+    )
 
 
 async def see_producer(conn: Connection, producer_id: UUID) -> None:
@@ -62,6 +85,10 @@ async def safe_seq(conn: Connection, producer_id: UUID, *, before: datetime) -> 
     return found or 0
 
 
-async def serve_tenants(conn: Connection, producer_id: UUID, tenant_ids: Iterable[UUID]) -> None:
-    """Note tenants that a producer serves. Idempotent."""
-    await conn.execute(sql("usage.serve_tenants"), producer_id, array_literal(sorted(set(tenant_ids))))
+async def serve_tenants(conn: Connection, served: Sequence[tuple[UUID, UUID]]) -> None:
+    """Note producers and the tenants that they serve. Idempotent."""
+    await conn.execute(
+        sql("usage.serve_tenants"),
+        array_literal(tenant_id for _, tenant_id in served),
+        array_literal(producer_id for producer_id, _ in served),
+    )

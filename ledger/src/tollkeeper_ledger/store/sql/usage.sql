@@ -2,10 +2,10 @@
 -- costs a twentieth of an array to send: `$n::text::bigint[]` is an array literal, string_to_table splits at $separator.
 -- Array literals that rows point into are read once, in a subquery that OFFSET 0 keeps whole, not once a row.
 
--- name: find_producer
--- Locks a producer. $1 producer id.
+-- name: find_producers
+-- Locks producers in the order of their ids. $1 producer ids.
 SELECT producer_id, incarnation, holder, committed_seq, h
-FROM producer WHERE producer_id = $1 FOR UPDATE;
+FROM producer WHERE producer_id = ANY ($1::uuid[]) ORDER BY producer_id FOR UPDATE;
 
 -- name: add_producer
 -- Adds a producer that is new. $1 id, $2 incarnation, $3 holder, $4 format, $5 h(0), $6 ledger time.
@@ -19,12 +19,15 @@ UPDATE producer
 SET incarnation = $2, holder = $3, format = $4, state = 'open', opened_at = $5, seen_at = clock_timestamp()
 WHERE producer_id = $1;
 
--- name: advance_producer
--- Moves a producer to the end of its batch. $1 id, $2 committed_seq, $3 h, $4 watermark, null = none, $5 closing.
-UPDATE producer
-SET committed_seq = $2, h = $3, watermark = greatest(watermark, $4::timestamptz),
-    state = CASE WHEN $5::boolean THEN 'closed' ELSE 'open' END, seen_at = clock_timestamp()
-WHERE producer_id = $1;
+-- name: advance_producers
+-- Moves producers, which are locked, to the end of their batches. Columns $1 ids, $2 committed_seq, $3 h, $4 watermarks,
+-- null = none, $5 closing.
+UPDATE producer known
+SET committed_seq = moved.committed_seq, h = moved.h, watermark = greatest(known.watermark, moved.watermark),
+    state = CASE WHEN moved.closing THEN 'closed' ELSE 'open' END, seen_at = clock_timestamp()
+FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::timestamptz[], $5::boolean[])
+  AS moved (producer_id, committed_seq, h, watermark, closing)
+WHERE known.producer_id = moved.producer_id;
 
 -- name: see_producer
 -- Notes that a producer was heard of. $1 id.
@@ -36,12 +39,12 @@ SELECT last_seq FROM usage_chain
 WHERE producer_id = $1 AND committed_at <= $2 ORDER BY committed_at DESC, last_seq DESC LIMIT 1;
 
 -- name: serve_tenants
--- Notes tenants that a producer serves. $1 producer id, $2 tenant ids.
+-- Notes tenants that producers serve. $1 tenant ids, $2 producer ids, of equal length.
 INSERT INTO producer_tenant (tenant_id, producer_id)
-SELECT tenant_id, $1::uuid FROM unnest($2::text::uuid[]) AS served (tenant_id)
+SELECT tenant_id, producer_id FROM unnest($1::text::uuid[], $2::text::uuid[]) AS served (tenant_id, producer_id)
 WHERE NOT EXISTS (SELECT FROM producer_tenant known
-                  WHERE known.tenant_id = served.tenant_id AND known.producer_id = $1::uuid)
-ORDER BY tenant_id
+                  WHERE known.tenant_id = served.tenant_id AND known.producer_id = served.producer_id)
+ORDER BY tenant_id, producer_id
 ON CONFLICT (tenant_id, producer_id) DO NOTHING;
 
 -- name: tenant_ids
@@ -57,18 +60,20 @@ FROM meter WHERE name = ANY ($1::text[]);
 -- Gives every meter.
 SELECT name, meter_id, aggregation, dimensions, value_attribute, late_max_s, early_max_s FROM meter;
 
--- name: next_batch
--- Takes the number of a batch.
-SELECT nextval('usage_batch_number');
+-- name: next_batches
+-- Takes the numbers of batches. $1 how many.
+SELECT nextval('usage_batch_number') AS number FROM generate_series(1, $1::integer) ORDER BY 1;
 
 -- name: claim_ids
 -- Claims ids that nobody has; in id order, so that two batches with the same ids wait instead of deadlocking.
--- $1 tenant ids, $2 per record its place in $1, $3 ids, $4 separator, $5 seqs, $6 content hashes, $7 batch.
+-- $1 tenant ids, $2 per record its place in $1, $3 ids, $4 separator, $5 seqs, $6 content hashes, $7 batches, $8 the
+-- places from 1 where their records begin. Of records with one id the first stands.
 INSERT INTO usage_id (tenant_id, id, content_hash, batch_id, seq)
-SELECT tenant_ids[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32), $7::bigint, seq
+SELECT tenant_ids[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32),
+       ($7::bigint[])[width_bucket(place, $8::bigint[])], seq
 FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named, ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
   WITH ORDINALITY AS record (tenant, id, seq, place)
-ORDER BY tenant_id, id COLLATE "C", seq
+ORDER BY tenant_id, id COLLATE "C", place
 ON CONFLICT (tenant_id, id) DO NOTHING;
 
 -- name: taken_ids
@@ -79,7 +84,7 @@ FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named
 CROSS JOIN ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
   WITH ORDINALITY AS record (tenant, id, seq, place)
 JOIN usage_id known ON known.tenant_id = tenant_ids[record.tenant] AND known.id = record.id
-WHERE known.batch_id <> $7::bigint OR known.seq <> record.seq
+WHERE known.batch_id <> ($7::bigint[])[width_bucket(place, $8::bigint[])] OR known.seq <> record.seq
 ORDER BY place;
 
 -- name: quarantined
@@ -102,14 +107,14 @@ ORDER BY record.seq;
 -- name: add_records
 -- Stores records. $1 tenant ids, $2 segment ids, $3 flags, $4 per record its place in $1 to $3; $5 meter ids of each
 -- shape as array literals, $6 per record its place in $5; $7 ids, $8 separator, $9 seqs, $10 event times and
--- $11 receive times in microseconds, $12 units as array literals in lines, $13 attributes as JSON in lines, $14 batch,
--- $15 checks of the rows.
+-- $11 receive times in microseconds, $12 units as array literals in lines, $13 attributes as JSON in lines,
+-- $14 batches, $15 checks of the rows, $16 the places from 1 where the records of each batch begin.
 INSERT INTO usage_record
   (tenant_id, segment_id, event_time, received_at, batch_id, seq, flags, id, meter_ids, units, attributes, row_check)
 SELECT tenant_ids[part], segment_ids[part],
        timestamptz 'epoch' + interval '1 microsecond' * event_us,
        timestamptz 'epoch' + interval '1 microsecond' * received_us,
-       $14::bigint, seq, part_flags[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb,
+       ($14::bigint[])[width_bucket(place, $16::bigint[])], seq, part_flags[part], id, ($5::text[])[shape]::integer[], units::bigint[], attributes::jsonb,
        row_check
 FROM (SELECT $1::text::uuid[] AS tenant_ids, $2::text::uuid[] AS segment_ids, $3::text::smallint[] AS part_flags
       OFFSET 0) AS named,
@@ -117,7 +122,7 @@ ROWS FROM (
   unnest($4::text::integer[]), unnest($6::text::integer[]), string_to_table($7::text, $8::text),
   unnest($9::text::bigint[]), unnest($10::text::bigint[]), unnest($11::text::bigint[]),
   string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'), unnest($15::text::bigint[]))
-  AS record (part, shape, id, seq, event_us, received_us, units, attributes, row_check);
+  WITH ORDINALITY AS record (part, shape, id, seq, event_us, received_us, units, attributes, row_check, place);
 
 -- name: add_sums
 -- Adds to sums per quarter of an hour and per minute, either in the order given. $1 tenant ids, $2 segment ids; of
@@ -244,16 +249,16 @@ ON CONFLICT (stream) DO NOTHING;
 -- Locks a stream's last link. $1 stream.
 SELECT position, hash FROM usage_chain_head WHERE stream = $1 FOR UPDATE;
 
+-- name: move_head
+-- Moves a stream's head, which is locked, to its last link. $1 stream, $2 position, $3 hash, $4 stored, $5 quarantined.
+UPDATE usage_chain_head
+SET position = $2, hash = $3, stored_total = stored_total + $4, quarantined_total = quarantined_total + $5
+WHERE stream = $1;
+
 -- name: add_link
--- Adds a link and moves the head to it. $1 stream, $2 position, $3 batch, $4 producer id, $5 incarnation, $6 first_seq,
--- $7 last_seq, $8 h, $9 Merkle root, $10 stored, $11 duplicates, $12 conflicts, $13 quarantined, $14 holes, $15 hash,
--- $16 ledger time, $17 digest of the rows, $18 digest of what was refused.
-WITH head AS (
-  UPDATE usage_chain_head
-  SET position = $2, hash = $15, stored_total = stored_total + $10::integer,
-      quarantined_total = quarantined_total + $12::integer + $13::integer
-  WHERE stream = $1
-)
+-- Adds a link. $1 stream, $2 position, $3 batch, $4 producer id, $5 incarnation, $6 first_seq, $7 last_seq, $8 h,
+-- $9 Merkle root, $10 stored, $11 duplicates, $12 conflicts, $13 quarantined, $14 holes, $15 hash, $16 ledger time,
+-- $17 digest of the rows, $18 digest of what was refused.
 INSERT INTO usage_chain
   (stream, position, batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, stored, duplicates,
    conflicts, quarantined, holes, hash, committed_at, rows_digest, refused_digest)

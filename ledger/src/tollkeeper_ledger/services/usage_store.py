@@ -1,0 +1,141 @@
+"""Store records and what is derived of them, inside the transaction of their append."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.usage_aggregate import Aggregation
+from tollkeeper_ledger.domain.usage_hash import row_checks, row_hashes, rows_digest
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
+from tollkeeper_ledger.services.segments import ensure_segments
+from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
+from tollkeeper_ledger.store.billing_segments import segments_of_span
+from tollkeeper_ledger.store.clock import from_us
+from tollkeeper_ledger.store.usage_batches import NewRecords, add_records
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from tollkeeper_ledger.domain.usage_batch import Records
+    from tollkeeper_ledger.domain.usage_merge import Merged
+    from tollkeeper_ledger.services.usage_rollups import BatchRollups
+    from tollkeeper_ledger.store.pool import Connection
+
+_NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
+
+
+async def store_records(
+    conn: Connection,
+    merged: Merged,
+    *,
+    batch_ids: Sequence[int],
+    tenant_ids: Sequence[UUID],
+    meters: Mapping[str, MeterFacts],
+) -> list[bytes]:
+    """Store records of batches and all that is derived of them; give the digest of each batch's rows.
+
+    Their ids are claimed and their tenants' locks shared. `tenant_ids` are those of `merged.tenants`.
+    """
+    segments = await _stamp(conn, merged.records, tenant_ids)
+    # A shape that only refused records have may hold unknown meters: nobody points at it.
+    shapes = [[meters.get(meter, _NO_METER) for meter in shape] for shape in merged.shapes]
+    # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
+    rows, rollups, digests = await asyncio.to_thread(
+        _rows_and_rollups, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, segments=segments, shapes=shapes
+    )
+    await add_records(conn, rows)
+    await add_rollups(conn, rollups)
+    return digests
+
+
+def _rows_and_rollups(
+    merged: Merged,
+    *,
+    batch_ids: Sequence[int],
+    tenant_ids: Sequence[UUID],
+    segments: Sequence[UUID],
+    shapes: Sequence[Sequence[MeterFacts]],
+) -> tuple[NewRecords, BatchRollups, list[bytes]]:
+    records = merged.records
+    parts: dict[tuple[UUID, UUID, int], int] = {}
+    part = [
+        parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
+        for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
+    ]
+    hashed, digests = _hash_rows(merged, batch_ids=batch_ids, segments=segments)
+    rows = NewRecords(
+        batch_ids=batch_ids,
+        starts=merged.starts,
+        parts=list(parts),
+        part=part,
+        shapes=[[meter.meter_id for meter in shape] for shape in shapes],
+        shape=records.shape,
+        ids=records.ids,
+        seqs=records.seqs,
+        event_us=records.event_us,
+        received_us=records.received_us,
+        units=records.units,
+        attributes=records.attributes,
+        checks=row_checks(hashed),
+    )
+    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
+    return rows, rollups, digests
+
+
+def _hash_rows(
+    merged: Merged, *, batch_ids: Sequence[int], segments: Sequence[UUID]
+) -> tuple[list[bytes], list[bytes]]:
+    """Give the hash of every row, and each batch's digest over its own."""
+    records = merged.records
+    hashed: list[bytes] = []
+    digests: list[bytes] = []
+    for batch_id, first, last in zip(batch_ids, merged.starts, [*merged.starts[1:], len(records)], strict=True):
+        own = row_hashes(
+            records.hashes[first:last],
+            record_ids=records.ids[first:last],
+            batch_id=batch_id,
+            seqs=records.seqs[first:last],
+            events_us=records.event_us[first:last],
+            received_us=records.received_us[first:last],
+            flags=records.flags[first:last],
+            segment_ids=[segment.bytes for segment in segments[first:last]],
+        )
+        digests.append(rows_digest(own))
+        hashed += own
+    return hashed, digests
+
+
+async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:
+    """Give each record's segment: by tenant where one segment holds the whole batch, else by event time."""
+    span = from_us(min(records.event_us)), from_us(max(records.event_us))
+    used = sorted(set(records.tenant))
+    open_ones = await segments_of_span(conn, [tenant_ids[tenant] for tenant in used], first=span[0], last=span[1])
+    known = {tenant: open_ones[tenant_ids[tenant]] for tenant in used if tenant_ids[tenant] in open_ones}
+    if len(known) == len(used):
+        return [known[tenant] for tenant in records.tenant]
+    return await _stamp_others(conn, records, tenant_ids, known)
+
+
+async def _stamp_others(
+    conn: Connection, records: Records, tenant_ids: Sequence[UUID], known: Mapping[int, UUID]
+) -> list[UUID]:
+    """Give each record's segment; `known` has those of tenants that one open segment is enough for."""
+    times: dict[int, list[int]] = {}
+    for tenant, at in zip(records.tenant, records.event_us, strict=True):
+        if tenant not in known:
+            times.setdefault(tenant, []).append(at)
+    ends = [(tenant_ids[tenant], edge) for tenant, found in times.items() for edge in (min(found), max(found))]
+    edges = await ensure_segments(conn, ends)
+    whole = dict(known)
+    for tenant, first, last in zip(times, edges[0::2], edges[1::2], strict=True):
+        if first.segment_id == last.segment_id:
+            whole[tenant] = first.segment_id
+    mixed = [(tenant, at) for tenant, found in times.items() if tenant not in whole for at in sorted(set(found))]
+    exact = await ensure_segments(conn, [(tenant_ids[tenant], at) for tenant, at in mixed])
+    single = {key: segment.segment_id for key, segment in zip(mixed, exact, strict=True)}
+    return [
+        whole[tenant] if tenant in whole else single[tenant, at]
+        for tenant, at in zip(records.tenant, records.event_us, strict=True)
+    ]

@@ -1,0 +1,181 @@
+# ruff: noqa: SIM300 - expected first, then actual
+"""Batches of many producers in one transaction on a real Postgres: each has its own verdicts, and none another's."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
+from tollkeeper_ledger.domain.usage_batch import read_batch
+from tollkeeper_ledger.services import usage as usage_service
+from tollkeeper_ledger.services.usage import UsageIngest
+from tollkeeper_ledger.store.pool import connection
+from usage_bench import TENANTS, superuser
+from usage_faults import POISON, ROLLUP_DIFFERENCES, held, refusing, waiting
+from usage_support import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tollkeeper_ledger.domain.usage import UsageAppend
+    from tollkeeper_ledger.store.pool import Connection, Pool
+    from usage_bench import Bench
+
+pytestmark = pytest.mark.asyncio
+
+
+@dataclass(slots=True)
+class Together:
+    """Appends batches as one transaction: those that were gathered while another one ran."""
+
+    bench: Bench
+
+    async def append(self, appends: Sequence[UsageAppend]) -> list[Any]:
+        """Append; gives outcomes, or why one was refused, in the order given."""
+        batches = sorted(map(read_batch, appends), key=lambda batch: batch.source.producer_id)
+        results = await self.bench.ingest._commit(batches)
+        by_producer = {batch.source.producer_id: result for batch, result in zip(batches, results, strict=True)}
+        return [by_producer[append.producer_id] for append in appends]
+
+
+async def test_each_batch_of_a_transaction_has_its_own_verdicts(bench: Bench) -> None:
+    """Fenced, forked, early, unknown and late producers beside good ones: everyone hears its own, exactly."""
+    good, fenced, forked, early, late, halfway = [await bench.new_log() for _ in range(6)]
+    for number, log in enumerate((good, fenced, forked, early, late, halfway)):
+        log.record(*[bench.use(f"v{number}-{at}", tenant=TENANTS[at % 2]) for at in range(20)])
+    for log in (forked, late, halfway):
+        await bench.ingest.append(log.cut(0, 10))
+    await bench.ingest.append(late.cut())
+    await bench.ingest.open_producer(fenced.producer_id, incarnation=2, holder=b"newer", version=1)
+    other = Log(producer_id=forked.producer_id)
+    other.record(*[bench.use(f"other-{at}") for at in range(20)])
+    stranger = Log(producer_id=uuid.uuid4())
+    stranger.record(bench.use("stranger"))
+    appends = [
+        good.cut(), fenced.cut(), other.cut(), early.cut(5), late.cut(0, 5), halfway.cut(4), stranger.cut()
+    ]  # fmt: skip
+    results = await Together(bench).append(appends)
+    said = [
+        result.reason if isinstance(result, PreconditionError) else (result.stored, result.trimmed)
+        for result in results
+    ]
+    assert said == [
+        (20, 0), "PRODUCER_FENCED", "PRODUCER_FORKED", "PRODUCER_GAP", (0, 5), (10, 6), "PRODUCER_UNKNOWN"
+    ]  # fmt: skip
+    for log, stored in ((good, 20), (fenced, 0), (forked, 10), (early, 0), (late, 20), (halfway, 20)):
+        assert [(at + 1, log.entries[at].id) for at in range(stored)] == await bench.stored(log)  # type: ignore[union-attr]
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+async def test_ids_that_meet_in_one_transaction_are_stored_once(bench: Bench) -> None:
+    """The first producer's record stands; its like is a duplicate elsewhere, another one under its id a conflict."""
+    logs = sorted([await bench.new_log() for _ in range(3)], key=lambda log: log.producer_id)
+    first, like, unlike = logs
+    first.record(*[bench.use(f"meet-{at}") for at in range(10)])
+    like.record(bench.use("own-1"), *[bench.use(f"meet-{at}") for at in range(10)])
+    unlike.record(*[bench.use(f"meet-{at}", quantities=(("requests", 9),)) for at in range(10)], bench.use("own-2"))
+    # Sent in another order than that in which they are committed.
+    conflicts, stored, duplicates = await Together(bench).append([unlike.cut(), first.cut(), like.cut()])
+    assert [(10, 0, 0), (1, 10, 0), (1, 0, 10)] == [
+        (one.stored, one.duplicates, one.conflicts) for one in (stored, duplicates, conflicts)
+    ]
+    assert [Verdict(seq, None) for seq in range(2, 12)] == list(duplicates.verdicts)
+    assert [Verdict(seq, CONFLICT) for seq in range(1, 11)] == list(conflicts.verdicts)
+    # Sent again, cut in another way, they hear the same.
+    again = await Together(bench).append([like.cut(0, 5), unlike.cut()])
+    assert [duplicates.verdicts[:4], conflicts.verdicts] == [one.verdicts for one in again]
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+async def test_one_link_an_append_whatever_its_company(bench: Bench) -> None:
+    """Each append has its link, in one row behind the other, and each link tells its own batch."""
+    logs = [await bench.new_log() for _ in range(5)]
+    for number, log in enumerate(logs):
+        log.record(*[bench.use(f"link-{number}-{at}") for at in range(number + 1)])
+        if number % 2:
+            log.lose(3)
+    await Together(bench).append([log.cut() for log in logs])
+    links = await bench.rows(
+        "SELECT * FROM usage_chain WHERE producer_id = ANY ($1) ORDER BY position", [log.producer_id for log in logs]
+    )
+    positions = [link["position"] for link in links]
+    assert list(range(positions[0], positions[0] + 5)) == positions
+    by_producer = {link["producer_id"]: link for link in links}
+    for number, log in enumerate(logs):
+        link = by_producer[log.producer_id]
+        holes = 3 if number % 2 else 0
+        assert (1, log.last_seq, log.chain[-1], number + 1, holes) == tuple(
+            link[name] for name in ("first_seq", "last_seq", "h", "stored", "holes")
+        )
+
+
+async def test_poison_of_one_producer_holds_up_no_other(bench: Bench) -> None:
+    """Many producers at once, two with records that Postgres refuses: these go to quarantine, all else is stored."""
+    logs = [await bench.new_log() for _ in range(12)]
+    for number, log in enumerate(logs):
+        for at in range(40):
+            poison = "-poison" if number in {3, 8} and at == 17 + number else ""
+            log.record(bench.use(f"many-{number}-{at}{poison}", tenant=TENANTS[at % 2]))
+    async with refusing(bench, "usage_record", "NEW.id LIKE '%-poison'", "data_exception"):
+        outcomes = await asyncio.gather(*(bench.ingest.append(log.cut()) for log in logs))
+    for number, (log, outcome) in enumerate(zip(logs, outcomes, strict=True)):
+        bad = [18 + number] if number in {3, 8} else []
+        assert [Verdict(seq, POISON) for seq in bad] == list(outcome.verdicts)
+        assert (40 - len(bad), len(bad), log.last_seq) == (
+            outcome.stored, outcome.quarantined, outcome.position.committed_seq
+        )  # fmt: skip
+        assert [seq for seq in range(1, 41) if seq not in bad] == [seq for seq, _ in await bench.stored(log)]
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+@pytest.mark.parametrize("table", ["usage_id", "usage_rollup_minute", "usage_chain"])
+async def test_a_killed_transaction_of_many_producers_stores_each_once(bench: Bench, table: str) -> None:
+    """Killed at any step, the transaction leaves nothing of anybody; what comes next commits all, each record once."""
+    logs = [await bench.new_log() for _ in range(6)]
+    for number, log in enumerate(logs):
+        log.record(*[bench.use(f"kill-{table}-{number}-{at}", tenant=TENANTS[at % 2]) for at in range(30)])
+    async with superuser(bench.url) as conn:
+        async with held(bench, f"LOCK {table} IN ACCESS EXCLUSIVE MODE"):
+            append = asyncio.create_task(Together(bench).append([log.cut() for log in logs]))
+            (killed,) = await waiting(bench, 1)
+            await conn.execute("SELECT pg_terminate_backend($1, 10000)", killed)
+            assert [killed] != await waiting(bench, 1)
+        outcomes = await append
+    assert [(30, 0)] * 6 == [(one.stored, one.trimmed) for one in outcomes]
+    for log in logs:
+        assert 30 == len(await bench.stored(log))
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+async def _once(pool: Pool, work: Callable[[Connection], Awaitable[Any]]) -> Any:
+    async with connection(pool) as conn:
+        return await work(conn)
+
+
+async def test_two_replicas_never_wait_for_each_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ledgers, each merging, with the same tenants, minutes and ids in any order: no deadlock, each id once."""
+    monkeypatch.setattr(usage_service, "attempted", _once)
+    replicas = [UsageIngest(bench.pool, embedded=True, stream=stream) for stream in (0, 1)]
+    chance = random.Random(11)
+    uses = [bench.use(f"both-{at}", tenant=chance.choice(TENANTS), event_us=_minute(bench, at)) for at in range(300)]
+    logs = [await bench.new_log() for _ in range(8)]
+    for log in logs:
+        log.record(*chance.sample(uses, len(uses)))
+    outcomes: list[AppendOutcome] = []
+    for first in range(0, 300, 60):
+        outcomes += await asyncio.gather(
+            *(replicas[at % 2].append(log.cut(first, first + 60)) for at, log in enumerate(logs))
+        )
+    assert (300, 8 * 300 - 300) == (sum(one.stored for one in outcomes), sum(one.duplicates for one in outcomes))
+    assert 300 == len(await bench.rows("SELECT FROM usage_record WHERE id LIKE 'both-%'"))
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+def _minute(bench: Bench, at: int) -> int:
+    return bench.now_us - at % 5 * 60_000_000
