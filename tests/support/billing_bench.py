@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.services.catalogue import apply_catalogue
-from tollkeeper_ledger.services.invoices import Progress, Run, run_invoices
+from tollkeeper_ledger.services.invoice_issue import Run
+from tollkeeper_ledger.services.invoice_run import Progress, run_invoices
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.clock import ledger_now, set_clock
 from tollkeeper_ledger.store.pool import SEARCH_PATH, open_pool, transaction

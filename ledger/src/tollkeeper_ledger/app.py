@@ -25,7 +25,7 @@ from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.clock import LedgerClock
-from tollkeeper_ledger.services.invoices import bill_thresholds
+from tollkeeper_ledger.services.invoice_run import bill_thresholds
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
 from tollkeeper_ledger.services.provider import open_provider

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from billing_bench import RUN, amounts, catalogue, superuser, use
+from billing_bench import amounts, catalogue, superuser, use
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice
-from tollkeeper_ledger.services.invoices import finalise, preview_invoice
-from tollkeeper_ledger.services.invoices_close import Closed, close_next
+from tollkeeper_ledger.services.invoices import preview_invoice
+from tollkeeper_ledger.services.invoices_close import Closed, close_due
 from tollkeeper_ledger.services.pdf.render import render_pdf
 from tollkeeper_ledger.store.pool import transaction
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from billing_bench import BillingBench
-    from tollkeeper_ledger.services.invoices import Progress
+    from tollkeeper_ledger.services.invoice_run import Progress
 
 pytestmark = pytest.mark.asyncio
 
@@ -126,12 +126,12 @@ async def test_a_close_without_its_invoice_is_picked_up(bench: BillingBench) -> 
     await bench.set_now(bench.start + HOUR + GRACE)
     (row,) = await bench.rows("SELECT tenant_id, subscription_id FROM subscription")
     async with transaction(bench.billing) as conn:
-        outcome = await close_next(conn, row["tenant_id"], row["subscription_id"])
+        (outcome,) = await close_due(conn, [(row["tenant_id"], row["subscription_id"])])
     assert isinstance(outcome, Closed)
     assert await bench.documents("code") == []
     first, second = await asyncio.gather(bench.run(), bench.run())
     assert made(first) + made(second) == 1
-    assert await finalise(bench.billing, outcome.key, run=RUN) is None
+    assert made(await bench.run()) == 0
     assert await numbers_of(bench) == [1]
 
 

@@ -18,8 +18,9 @@ from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.focus import focus_rows
 from tollkeeper_ledger.jobs.runner import running_jobs
+from tollkeeper_ledger.services.invoice_run import bill_thresholds, run_invoices
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
-from tollkeeper_ledger.services.invoices import bill_thresholds, preview_invoice, run_invoices, void_invoice
+from tollkeeper_ledger.services.invoices import preview_invoice, void_invoice
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
 from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.progressive import cut_passed

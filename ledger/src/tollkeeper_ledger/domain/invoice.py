@@ -23,6 +23,7 @@ from tollkeeper_ledger.domain.period_facts import (
 from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
 from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -214,20 +215,55 @@ def _read_totals(totals: Sequence[Json]) -> tuple[Total, ...]:
 
 def digests_named(inputs: bytes) -> set[str]:
     """Give the digests of the plan versions that the inputs are rated with."""
-    stored = json.loads(inputs)
+    return _digests_of(json.loads(inputs))
+
+
+def digests_of(inputs: CloseInputs) -> set[str]:
+    """Give what `digests_named` gives of these inputs' bytes."""
+    facts = inputs.facts
+    ahead = {one.plan for one in (facts.ahead, facts.advance) if one is not None}
+    late = {late.plan.digest for late in inputs.late}
+    return {inputs.plan.digest} | late | ahead | {stretch.plan for stretch in facts.stretches}
+
+
+def _digests_of(stored: Json) -> set[str]:
     named = {stored["plan"]["digest"], *(late["plan"]["digest"] for late in stored["late"])}
     return named | digests_of_facts(stored["facts"])
 
 
-def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
-    """Rate stored inputs; `definitions` holds the plan versions' bytes by digest.
+@dataclass(frozen=True, slots=True)
+class RatedInputs:
+    """Inputs and what they come to: all that an invoice is made of but its id, number and time."""
 
-    Raises ValueError where a definition's bytes don't have the digest that they are named by.
+    inputs: bytes
+    stored: Json
+    """The inputs as JSON."""
+    rated: RatedPeriod
+    sums: Json
+    """Lines, taxes and sums, as the document has them."""
+
+
+def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
+    """Rate stored inputs; `definitions` holds the plan versions' bytes by digest, those of other inputs as well.
+
+    Raises ValueError where a definition is missing or its bytes don't have the digest that they are named by.
     """
-    for digest, definition in definitions.items():
-        if digest_of(definition).hex() != digest:
-            raise ValueError(f"the plan version's bytes don't have the digest {digest}")
+    return _rated(json.loads(inputs), definitions)
+
+
+def rate_and_sum(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedInputs:
+    """Rate stored inputs and sum their lines. Raises ValueError as `rate_inputs` does."""
     stored = json.loads(inputs)
+    rated = _rated(stored, definitions)
+    return RatedInputs(inputs=inputs, stored=stored, rated=rated, sums=summed(rated.charges, stored))
+
+
+def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:
+    plans = {}
+    for digest in _digests_of(stored):
+        if digest not in definitions or digest_of(definitions[digest]).hex() != digest:
+            raise ValueError(f"the plan version's bytes don't have the digest {digest}")
+        plans[digest] = plan_of(definitions[digest])
     by_plan = _totals_by_plan(stored["segments"])
     usage = PeriodUsage(
         by_plan={digest: merge_totals(groups) for digest, groups in by_plan.items()},
@@ -243,7 +279,6 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
             if late["segment"]["plan"]
         ),
     )
-    plans = {digest: json.loads(definition) for digest, definition in definitions.items()}
     return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
 
 
@@ -263,17 +298,18 @@ def _totals_by_plan(segments: Sequence[Json]) -> dict[str, list[tuple[Total, ...
     return by_plan
 
 
-def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
-    """Rate inputs. Raises ValueError where no invoice can be made of them: a figure is too large, or rating refuses."""
-    rated = rate_inputs(inputs, definitions)
-    charges = rated.charges
-    for line in charges.lines:
+def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedInputs:
+    """Rate inputs and sum their lines.
+
+    Raises ValueError where no invoice can be made of them: a figure is too large, or rating refuses.
+    """
+    found = rate_and_sum(inputs, definitions)
+    for line in found.rated.charges.lines:
         if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
             raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")
-    sums = summed(charges, json.loads(inputs))
-    if max(abs(sums["subtotal_minor"]), abs(sums["total_minor"])) > FIGURE_MAX:
-        raise ValueError(f"the total {sums['total_minor']} is more than an invoice can carry")
-    return rated
+    if max(abs(found.sums["subtotal_minor"]), abs(found.sums["total_minor"])) > FIGURE_MAX:
+        raise ValueError(f"the total {found.sums['total_minor']} is more than an invoice can carry")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +322,13 @@ class Finalised:
 
 
 def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Finalised) -> Json:
-    """Give the whole invoice as JSON."""
-    charges = rate_inputs(inputs, definitions).charges
-    stored = json.loads(inputs)
+    """Rate inputs and give the whole invoice as JSON. Raises ValueError as `rate_inputs` does."""
+    return document_of(rate_and_sum(inputs, definitions), finalised)
+
+
+def document_of(found: RatedInputs, finalised: Finalised) -> Json:
+    """Give the whole invoice of rated inputs as JSON."""
+    charges, stored = found.rated.charges, found.stored
     names = ("seller", "tenant", "billing_tenant", "subscription_id", "time_zone", "period", "plan", "engine_version",
              "record_count")  # fmt: skip
     manifest = {name: stored[name] for name in ("chain_heads", "not_waited_for", "closed_at")}
@@ -296,7 +336,7 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
     manifest["segments"] = [
         {"segment_id": segment["segment_id"], "record_count": segment["record_count"]} for segment in segments
     ]
-    manifest["inputs_digest"] = digest_of(inputs).hex()
+    manifest["inputs_digest"] = digest_of(found.inputs).hex()
     return {
         "format": DOCUMENT_FORMAT,
         **_finalised_json(finalised),
@@ -305,14 +345,9 @@ def make_document(inputs: bytes, definitions: Mapping[str, bytes], finalised: Fi
         **{name: stored[name] for name in names},
         "billing": stored["billing"],
         **({"is_cut": True} if stored["facts"].get("is_cut") else {}),
-        **summed(charges, stored),
+        **found.sums,
         "manifest": manifest,
     }
-
-
-def finalise_document(preview: Json, finalised: Finalised) -> Json:
-    """Give what `make_document` gives for the same inputs, from their preview: nothing is rated again."""
-    return {**preview, **_finalised_json(finalised)}
 
 
 def _finalised_json(finalised: Finalised) -> Json:

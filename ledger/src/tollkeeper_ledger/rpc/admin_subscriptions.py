@@ -230,7 +230,7 @@ class AdminSubscriptions:
         pool = self._resources.pools.billing
         tenant_id = await need_tenant(pool, request.tenant)
         async with transaction(pool) as conn:
-            grants = await read_grants(conn, tenant_id)
+            grants = (await read_grants(conn, [tenant_id])).get(tenant_id, [])
             entries = await read_grant_entries(conn, tenant_id)
         answer = admin_pb2.ListGrantsResponse()
         for grant in grants:

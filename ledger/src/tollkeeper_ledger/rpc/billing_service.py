@@ -18,14 +18,14 @@ from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_inv
 from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.services.invoice_issue import Run
+from tollkeeper_ledger.services.invoice_run import run_invoices
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.invoices import (
-    Run,
     finalise_draft,
     list_drafts,
     need_invoice,
     preview_invoice,
-    run_invoices,
     void_invoice,
 )
 from tollkeeper_ledger.services.pdf.render import PAPERS, render_pdf

@@ -13,8 +13,14 @@ from tollkeeper_ledger.domain.invoiced import already_invoiced
 from tollkeeper_ledger.domain.period_facts import ahead_from_json
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.reductions import Grant
-from tollkeeper_ledger.store.billing_closes import read_definitions, read_definitions_by_digest, read_inputs_ending
+from tollkeeper_ledger.store.billing_closes import (
+    CloseKey,
+    read_definitions,
+    read_definitions_by_digest,
+    read_inputs_ending,
+)
 from tollkeeper_ledger.store.billing_cuts import read_cuts
 from tollkeeper_ledger.store.prepaid import (
     GrantEntry,
@@ -27,12 +33,14 @@ from tollkeeper_ledger.store.prepaid import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
+    from tollkeeper_ledger.domain.rating.charges import PriceJson
     from tollkeeper_ledger.domain.rating.period import RatedPeriod
+    from tollkeeper_ledger.domain.rating.reductions import Coupon
     from tollkeeper_ledger.store.billing_closes import PlanDefinition
     from tollkeeper_ledger.store.pool import Connection
 
@@ -52,6 +60,10 @@ class PeriodPlans:
         """Give the digest of the plan version in force at an instant."""
         return self.plans[self.schedule.plan_version_at(instant)].plan.digest
 
+    def terms_at(self, instant: datetime) -> PriceJson:
+        """Give the definition of the plan version in force at an instant."""
+        return plan_of(self.plans[self.schedule.plan_version_at(instant)].definition)
+
     def is_trial(self, instant: datetime) -> bool:
         """Whether usage at an instant is free."""
         return self.schedule.phase_at(instant).state == "trialing"
@@ -63,7 +75,7 @@ class PeriodPlans:
         """
         phase = self.schedule.phase_at(period.start)
         found = self.plans[phase.plan_version_id]
-        has_advance = any(fee["timing"] == "advance" for fee in json.loads(found.definition)["fees"])
+        has_advance = any(fee["timing"] == "advance" for fee in plan_of(found.definition)["fees"])
         if phase.state != "active" or not has_advance:
             return None
         whole = self.schedule.whole_period(period.start)
@@ -82,12 +94,49 @@ class PeriodPlans:
         return first if first is not None and self.ahead_of(first) is not None else None
 
 
-async def read_plans_of(conn: Connection, schedule: SubscriptionSchedule) -> PeriodPlans:
-    """Read the plan versions of a subscription's phases."""
-    return PeriodPlans(schedule, await read_definitions(conn, {phase.plan_version_id for phase in schedule.phases}))
+async def read_plans_of(conn: Connection, schedules: Sequence[SubscriptionSchedule]) -> dict[UUID, PeriodPlans]:
+    """Read the plan versions of subscriptions' phases, by subscription."""
+    versions = {
+        schedule.subscription_id: {phase.plan_version_id for phase in schedule.phases} for schedule in schedules
+    }
+    definitions = await read_definitions(conn, set[UUID]().union(*versions.values()))
+    return {
+        schedule.subscription_id: PeriodPlans(
+            schedule, {version: definitions[version] for version in versions[schedule.subscription_id]}
+        )
+        for schedule in schedules
+    }
 
 
-async def opening_facts(conn: Connection, found: PeriodPlans, first: Period) -> PeriodFacts:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is stored beside usage that a period's charges depend on."""
+
+    before: bytes | None
+    """Inputs of the close that ends where the period begins; None where there is none."""
+    coupons: tuple[Coupon, ...]
+    grants: Sequence[StoredGrant]
+
+
+async def read_known(conn: Connection, periods: Sequence[tuple[SubscriptionSchedule, Period]]) -> dict[UUID, Known]:
+    """Read what is known of periods, at most one of a subscription, by subscription."""
+    keys = [CloseKey(schedule.tenant_id, schedule.subscription_id, period.start) for schedule, period in periods]
+    before = await read_inputs_ending(conn, keys)
+    coupons = await read_coupons(
+        conn, [(schedule.tenant_id, schedule.subscription_id, period.end) for schedule, period in periods]
+    )
+    grants = await read_grants(conn, {key.tenant_id for key in keys})
+    return {
+        key.subscription_id: Known(
+            before=before.get(key.subscription_id),
+            coupons=coupons.get(key.subscription_id, ()),
+            grants=grants.get(key.tenant_id, ()),
+        )
+        for key in keys
+    }
+
+
+def opening_facts(found: PeriodPlans, first: Period, known: Known) -> PeriodFacts:
     """Give the facts of a subscription's opening: the first fees in advance and nothing else."""
     schedule = found.schedule
     return PeriodFacts(
@@ -97,12 +146,12 @@ async def opening_facts(conn: Connection, found: PeriodPlans, first: Period) -> 
         stretches=(),
         ahead=None,
         advance=found.ahead_of(first),
-        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=first.end),
-        grants=_usable(await read_grants(conn, schedule.tenant_id), found, first, is_opening=True),
+        coupons=known.coupons,
+        grants=_usable(known.grants, found, first, is_opening=True),
     )
 
 
-async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> PeriodFacts:
+def period_facts(found: PeriodPlans, period: Period, known: Known) -> PeriodFacts:
     """Give the facts of a period as they are known now."""
     schedule = found.schedule
     following = schedule.period_at(period.end)
@@ -111,10 +160,10 @@ async def period_facts(conn: Connection, found: PeriodPlans, period: Period) -> 
         period=period,
         whole=schedule.whole_period(period.start),
         stretches=_stretches(found, period),
-        ahead=await _billed_ahead(conn, found, period),
+        ahead=_billed_ahead(found, period, known),
         advance=None if following is None else found.ahead_of(following, after=period),
-        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
-        grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
+        coupons=known.coupons,
+        grants=_usable(known.grants, found, period),
     )
 
 
@@ -130,7 +179,7 @@ def _stretches(found: PeriodPlans, period: Period) -> tuple[Stretch, ...]:
     )
 
 
-async def cut_facts(conn: Connection, found: PeriodPlans, period: Period, *, at: datetime) -> PeriodFacts:
+def cut_facts(found: PeriodPlans, period: Period, known: Known, *, at: datetime) -> PeriodFacts:
     """Give the facts of a running period up to a cut: what its usage costs so far, and nothing else."""
     schedule = found.schedule
     so_far = Period(start=period.start, end=at)
@@ -141,19 +190,19 @@ async def cut_facts(conn: Connection, found: PeriodPlans, period: Period, *, at:
         stretches=_stretches(found, so_far),
         ahead=None,
         advance=None,
-        coupons=await read_coupons(conn, schedule.tenant_id, schedule.subscription_id, before=period.end),
-        grants=_usable(await read_grants(conn, schedule.tenant_id), found, period),
+        coupons=known.coupons,
+        grants=_usable(known.grants, found, period),
         is_cut=True,
     )
 
 
-async def read_invoiced(conn: Connection, found: PeriodPlans, facts: PeriodFacts) -> tuple[JsonObject, ...]:
+async def read_invoiced(conn: Connection, found: PeriodPlans, period: Period) -> tuple[JsonObject, ...]:
     """Give what progressive invoices of a period said already; nothing where its plans have no threshold."""
-    if not any("progressive_threshold" in json.loads(plan.definition) for plan in found.plans.values()):
+    if not any("progressive_threshold" in plan_of(plan.definition) for plan in found.plans.values()):
         return ()
     schedule = found.schedule
     bills = []
-    for one in await read_cuts(conn, schedule.tenant_id, schedule.subscription_id, facts.period):
+    for one in await read_cuts(conn, schedule.tenant_id, schedule.subscription_id, period):
         definitions = await read_definitions_by_digest(conn, digests_named(one.inputs))
         document = make_document(one.inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
         name = one.number or f"draft of {one.cut_at:%Y-%m-%d %H:%M} UTC"
@@ -161,11 +210,9 @@ async def read_invoiced(conn: Connection, found: PeriodPlans, facts: PeriodFacts
     return already_invoiced(bills)
 
 
-async def _billed_ahead(conn: Connection, found: PeriodPlans, period: Period) -> Ahead | None:
-    schedule = found.schedule
-    inputs = await read_inputs_ending(conn, schedule.tenant_id, schedule.subscription_id, period.start)
-    if inputs is not None:
-        return ahead_from_json(json.loads(inputs)["facts"]["advance"])
+def _billed_ahead(found: PeriodPlans, period: Period, known: Known) -> Ahead | None:
+    if known.before is not None:
+        return ahead_from_json(json.loads(known.before)["facts"]["advance"])
     # The close before this period is still to come, as in a preview: it will bill what is in force at its start.
     return found.ahead_of(period)
 
@@ -173,8 +220,9 @@ async def _billed_ahead(conn: Connection, found: PeriodPlans, period: Period) ->
 def _usable(
     grants: Sequence[StoredGrant], found: PeriodPlans, period: Period, *, is_opening: bool = False
 ) -> tuple[Grant, ...]:
-    definition = found.plans[found.schedule.plan_version_at(period.start)].definition
-    currency = json.loads(definition)["currency"]
+    if not grants:
+        return ()
+    currency = found.terms_at(period.start)["currency"]
     return tuple(
         Grant(grant_id=str(grant.grant_id), name=grant.name, meter=grant.meter, left=grant.balance)
         for grant in grants
@@ -185,26 +233,40 @@ def _usable(
     )
 
 
-async def settle_reductions(
-    conn: Connection, facts: PeriodFacts, rated: RatedPeriod, tenant_id: UUID, *, at: datetime
-) -> None:
-    """Take what a close used off coupons and grants, let go what expired, and give recurring grants anew.
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """A close that uses coupons and grants."""
 
-    The transaction has the tenant alone.
+    tenant_id: UUID
+    facts: PeriodFacts
+    rated: RatedPeriod
+    grants: Sequence[StoredGrant]
+    """All of the tenant's."""
+
+
+async def settle_reductions(conn: Connection, settled: Sequence[Settling], *, at: datetime) -> None:
+    """Take what closes used off coupons and grants, let go what expired, and give recurring grants anew.
+
+    At most one close of a tenant. The transaction has the tenants alone.
     """
-    if _uses_coupons(facts, rated):
-        await use_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
-    used = {use.grant_id: use.amount for use in rated.grants_used}
-    entries: list[GrantEntry] = []
-    for grant in await read_grants(conn, tenant_id):
+    with_coupons = [one for one in settled if _uses_coupons(one.facts, one.rated)]
+    coupons = [UUID(coupon.coupon_id) for one in with_coupons for coupon in one.facts.coupons]
+    await use_coupons(conn, {one.tenant_id for one in with_coupons}, coupons)
+    await add_grant_entries(conn, [entry for one in settled for entry in _moved(one)], at=at)
+
+
+def _moved(settling: Settling) -> Iterator[GrantEntry]:
+    """Give what a close does to its tenant's grants."""
+    tenant_id, period = settling.tenant_id, settling.facts.period
+    used = {use.grant_id: use.amount for use in settling.rated.grants_used}
+    for grant in settling.grants:
         taken = used.get(str(grant.grant_id), 0)
         balance = grant.balance - taken
         if taken:
-            entries.append(GrantEntry(grant.grant_id, "used", -taken, balance))
+            yield GrantEntry(tenant_id, grant.grant_id, "used", -taken, balance, period.start)
         # An opening closes no time, so nothing expires or comes again by it.
-        if facts.stretches:
-            entries.extend(_turn(grant, balance, facts.period))
-    await add_grant_entries(conn, tenant_id, entries, at=at, period_start=facts.period.start)
+        if settling.facts.stretches:
+            yield from _turn(tenant_id, grant, balance, period)
 
 
 def _uses_coupons(facts: PeriodFacts, rated: RatedPeriod) -> bool:
@@ -220,22 +282,28 @@ async def return_reductions(
     """
     if _uses_coupons(facts, rated):
         await return_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
-    balances = {str(grant.grant_id): grant.balance for grant in await read_grants(conn, tenant_id)}
+    grants = (await read_grants(conn, [tenant_id])).get(tenant_id, [])
+    balances = {str(grant.grant_id): grant.balance for grant in grants}
     entries = [
-        GrantEntry(UUID(use.grant_id), "returned", use.amount, balances[use.grant_id] + use.amount)
+        GrantEntry(
+            tenant_id,
+            UUID(use.grant_id),
+            "returned",
+            use.amount,
+            balances[use.grant_id] + use.amount,
+            facts.period.start,
+        )
         for use in rated.grants_used
         if use.amount
     ]
-    await add_grant_entries(conn, tenant_id, entries, at=at, period_start=facts.period.start)
+    await add_grant_entries(conn, entries, at=at)
 
 
-def _turn(grant: StoredGrant, balance: int, period: Period) -> list[GrantEntry]:
+def _turn(tenant_id: UUID, grant: StoredGrant, balance: int, period: Period) -> Iterator[GrantEntry]:
     """Give what a period's end does to a grant: expiry, or the next round of a recurring one."""
     is_over = grant.expires_at is not None and grant.expires_at <= period.end
     kept = 0 if is_over else (min(balance, grant.rollover_max) if grant.recurs else balance)
-    entries = []
     if kept < balance:
-        entries.append(GrantEntry(grant.grant_id, "expired", kept - balance, kept))
+        yield GrantEntry(tenant_id, grant.grant_id, "expired", kept - balance, kept, period.start)
     if grant.recurs and not is_over and grant.created_at < period.end:
-        entries.append(GrantEntry(grant.grant_id, "granted", grant.amount, kept + grant.amount))
-    return entries
+        yield GrantEntry(tenant_id, grant.grant_id, "granted", grant.amount, kept + grant.amount, period.start)

@@ -31,5 +31,5 @@ async def warn_of_cards(pool: Pool, *, now: datetime) -> int:
                 recipient=row["email"],
             )
             if not await mails.was_warned(conn, mail):
-                await mails.queue_mail(conn, mail, now=now)
+                await mails.queue_mails(conn, [mail], now=now)
     return len(found)

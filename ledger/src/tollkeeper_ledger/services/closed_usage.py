@@ -52,7 +52,8 @@ async def check_usage(conn: Connection, inputs: dict[str, Any], tenant_id: UUID)
     summed = await verifying.read_record_sums(conn, span)
     again = await used_again(conn, inputs, tenant_id)
     segments = [*again["segments"], *(late["segment"] for late in again["late"])]
-    uniques = await read_unique_meters(conn, {total["meter"] for one in segments for total in one["totals"]})
+    metered = {total["meter"] for one in segments for total in one["totals"]}
+    uniques = {meter["name"] for meter in await read_unique_meters(conn, metered)}
     for segment in segments:
         for total in segment["totals"]:
             if total["meter"] in uniques:
@@ -78,7 +79,7 @@ async def used_again(conn: Connection, inputs: dict[str, Any], tenant_id: UUID) 
     # The opening of a subscription bills ahead: it has no usage.
     if schedule is None or not inputs["facts"]["stretches"]:
         return usage_to_json((), ())
-    found = await read_plans_of(conn, schedule)
+    found = (await read_plans_of(conn, [schedule]))[schedule.subscription_id]
     period = period_from_json(inputs["period"])
     if not inputs["facts"].get("is_cut"):
         return usage_to_json(*await read_period_usage(conn, found, period))

@@ -13,12 +13,12 @@ ITEMS_PER_TURN = 100
 Item = TypeVar("Item")
 
 
-async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Give the items in their order, and the event loop a turn after every hundred.
+async def in_turns(items: Iterable[Item], *, each: int = ITEMS_PER_TURN) -> AsyncIterator[Item]:
+    """Give the items in their order, and the event loop a turn after every so many.
 
     Heartbeats must leave every 40 ms, whatever else the process does: denials count while one came within 100 ms.
     """
     for index, item in enumerate(items):
-        if index % ITEMS_PER_TURN == ITEMS_PER_TURN - 1:
+        if index % each == each - 1:
             await asyncio.sleep(0)
         yield item

@@ -1,48 +1,38 @@
-"""Close a billing period: cut its usage and keep the sums, in one transaction that has the tenant alone."""
+"""Close billing periods: cut their usage and keep the sums, in one transaction that has their tenants alone."""
 
 from __future__ import annotations
 
-import json
 import uuid
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.closing import grace_of, judge
-from tollkeeper_ledger.domain.invoice import (
-    CloseInputs,
-    check_billable,
-    digests_named,
-    inputs_to_bytes,
-)
+from tollkeeper_ledger.domain.invoice import check_billable, digests_of, inputs_to_bytes
 from tollkeeper_ledger.domain.phases import CANCELLED
-from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION, is_free
-from tollkeeper_ledger.services.billing_facts import (
-    OPENING,
-    PeriodPlans,
-    opening_facts,
-    period_facts,
-    read_invoiced,
-    read_plans_of,
-    settle_reductions,
-)
-from tollkeeper_ledger.services.period_usage import read_period_usage
+from tollkeeper_ledger.domain.rating.engine import is_free
+from tollkeeper_ledger.services.billing_facts import OPENING, Settling, read_plans_of, settle_reductions
+from tollkeeper_ledger.services.close_inputs import Gathered, PeriodAsked, gather
+from tollkeeper_ledger.services.fairness import in_turns
 from tollkeeper_ledger.store import billing_closes as closes
-from tollkeeper_ledger.store.billing_profiles import read_profile
-from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, add_segments, read_schedules
+from tollkeeper_ledger.store.billing_closes import CloseKey, ClosingSpan, NewClose
+from tollkeeper_ledger.store.billing_segments import NewSegment, SegmentKey, put_segments, read_schedules
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.money import read_waiting_items, take_items
-from tollkeeper_ledger.store.tenant_locks import lock_tenant
+from tollkeeper_ledger.store.money import take_items
+from tollkeeper_ledger.store.tenant_locks import lock_tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.periods import Period
-    from tollkeeper_ledger.domain.phases import SubscriptionSchedule
+    from tollkeeper_ledger.domain.closing import ProducerState
+    from tollkeeper_ledger.domain.invoice import RatedInputs
     from tollkeeper_ledger.domain.rating.period import PeriodFacts
-    from tollkeeper_ledger.store.billing_closes import CloseKey
+    from tollkeeper_ledger.services.billing_facts import PeriodPlans
     from tollkeeper_ledger.store.pool import Connection
+
+RATED_PER_TURN = 8
+"""Periods that are rated before the event loop has a turn; one takes about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +43,34 @@ class Closed:
     billable: bool
     is_draft: bool
     """It waits until somebody finalises it."""
-
-
-class UnbillableError(Exception):
-    """Say that no invoice can be made of a period's usage; whoever catches it rolls the close back."""
+    rated: RatedInputs | None
+    """None where nothing can be charged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A period that is due and waits for producers."""
+    """A period that is due and stays open: it waits for producers, or no invoice can be made of it."""
 
     reason: str
+
+
+Outcome: TypeAlias = "Closed | Held | None"
+"""None: nothing is due."""
 
 
 async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Count, per subscription of these tenants, openings and open periods that are due; none = not in the answer."""
     now = await ledger_now(conn)
     schedules = [one for one in await read_schedules(conn, tenant_ids) if one.is_open]
-    versions = {phase.plan_version_id for schedule in schedules for phase in schedule.phases}
-    definitions = await closes.read_definitions(conn, versions)
-    graces = {version: grace_of(json.loads(found.definition)) for version, found in definitions.items()}
+    plans = await read_plans_of(conn, schedules)
     opened = await closes.read_opened(conn, tenant_ids)
     counts: dict[UUID, int] = {}
     for schedule in schedules:
-        opening = PeriodPlans(schedule, definitions).opening(now=now)
+        found = plans[schedule.subscription_id]
+        opening = found.opening(now=now)
         due = 1 if opening is not None and schedule.subscription_id not in opened else 0
         for period in schedule.open_periods():
-            if now < period.end + graces[schedule.plan_version_at(period.start)]:
+            if now < period.end + grace_of(found.terms_at(period.start)):
                 break
             due += 1
         if due:
@@ -87,122 +78,156 @@ async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, 
     return counts
 
 
-async def close_next(
-    conn: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    *,
-    new_id: Callable[[], UUID] = uuid.uuid4,
-) -> Closed | Held | None:
-    """Close the subscription's earliest open period where it is due and nobody holds it; None where nothing is due.
+async def close_due(
+    conn: Connection, subscriptions: Sequence[tuple[UUID, UUID]], *, new_id: Callable[[], UUID] = uuid.uuid4
+) -> list[Outcome]:
+    """Close each subscription's earliest open period where it is due and nobody holds it; outcomes in the order given.
 
-    `conn` is in a transaction of the billing role. It waits for running appends of the tenant and holds off later
-    ones until it commits; usage of the period that comes then is late. A subscription with fees in advance is opened
-    first: a close of no time, which bills the first of them.
+    `subscriptions` are (tenant id, subscription id), at most one of a tenant. `conn` is in a transaction of the billing
+    role. It waits for running appends of the tenants and holds off later ones until it commits; usage of the periods
+    that comes then is late. A subscription with fees in advance is opened first: a close of no time, which bills the
+    first of them. What can't be billed stays open and holds up nobody else.
     """
-    await lock_tenant(conn, tenant_id)
-    schedule = await find_schedule(conn, tenant_id, subscription_id)
-    if schedule is None:
-        return None
+    tenant_ids = [tenant_id for tenant_id, _ in subscriptions]
+    if len(set(tenant_ids)) < len(tenant_ids):
+        raise ValueError("one close at a time of a tenant: the next depends on it")
+    await lock_tenants(conn, tenant_ids)
     now = await ledger_now(conn)
-    found = await read_plans_of(conn, schedule)
-    opened = await _open(conn, found, now=now)
-    if opened is not None:
-        return opened
-    period = next(schedule.open_periods())
-    verdict = judge(
-        period_end=period.end,
-        grace=grace_of(json.loads(found.plans[schedule.plan_version_at(period.start)].definition)),
-        now=now,
-        producers=await closes.read_producers(conn, tenant_id),
-    )
-    if not verdict.may_close:
-        return Held(reason="; ".join(verdict.held_by)) if verdict.held_by else None
-    key = closes.CloseKey(tenant_id, subscription_id, period.start)
-    await _ensure_bases(conn, schedule, period, new_id)
-    await closes.close_segments(conn, key, period_end=period.end, at=now)
-    facts = await period_facts(conn, found, period)
-    inputs = await _inputs(conn, found, facts, at=now, not_waited_for=verdict.not_waited_for)
-    return await keep(conn, key, inputs, at=now, period_end=period.end)
+    asked, outcomes = await _due(conn, subscriptions, now=now)
+    await _ensure_bases(conn, [one for one in asked if not one.is_opening], new_id)
+    outcomes |= await keep(conn, asked, at=now)
+    return [outcomes.get(subscription_id) for _, subscription_id in subscriptions]
 
 
-async def _open(conn: Connection, found: PeriodPlans, *, now: datetime) -> Closed | None:
-    """Bill the first fees in advance, once; None where there are none or they are billed."""
-    first = found.opening(now=now)
-    if first is None:
-        return None
-    schedule = found.schedule
-    if await closes.read_inputs_ending(conn, schedule.tenant_id, schedule.subscription_id, first.start) is not None:
-        return None
-    key = closes.CloseKey(schedule.tenant_id, schedule.subscription_id, first.start - OPENING)
-    facts = await opening_facts(conn, found, first)
-    inputs = await empty_inputs(conn, found, facts, at=now)
-    return await keep(conn, key, inputs, at=now, period_end=first.start)
+async def keep(conn: Connection, asked: Sequence[PeriodAsked], *, at: datetime) -> dict[UUID, Closed | Held]:
+    """Close periods, or cuts of them, with their usage as it stands, by subscription; what can't be billed is held.
+
+    At most one of a tenant. The transaction has the tenants alone.
+    """
+    gathered = await gather(conn, asked, at=at) if asked else {}
+    outcomes: dict[UUID, Closed | Held] = {}
+    closing: list[_Closing] = []
+    async for one in in_turns(asked, each=RATED_PER_TURN):
+        name = one.found.schedule.subscription_id
+        found = gathered[name]
+        made = await _rated(conn, one, found) if isinstance(found, Gathered) else found
+        if isinstance(made, ValueError):
+            outcomes[name] = Held(reason=f"can't be billed: {made}")
+            continue
+        closing.append(made)
+        outcomes[name] = Closed(made.key, made.billable, made.gathered.profile.review, made.rated)
+    if closing:
+        await _keep(conn, closing, at=at)
+    return outcomes
 
 
-async def keep(conn: Connection, key: CloseKey, found: CloseInputs, *, at: datetime, period_end: datetime) -> Closed:
-    """Keep a close with its inputs. Raises UnbillableError where no invoice can be made of them."""
+async def _due(
+    conn: Connection, subscriptions: Sequence[tuple[UUID, UUID]], *, now: datetime
+) -> tuple[list[PeriodAsked], dict[UUID, Outcome]]:
+    """Give what may close now, and why the rest of what is due may not."""
+    tenant_ids = [tenant_id for tenant_id, _ in subscriptions]
+    schedules = {one.subscription_id: one for one in await read_schedules(conn, tenant_ids) if one.is_open}
+    plans = await read_plans_of(conn, [schedules[name] for _, name in subscriptions if name in schedules])
+    opened = await closes.read_opened(conn, tenant_ids)
+    producers = await closes.read_producers(conn, tenant_ids)
+    asked: list[PeriodAsked] = []
+    outcomes: dict[UUID, Outcome] = {}
+    for name, found in plans.items():
+        first = None if name in opened else found.opening(now=now)
+        if first is not None:
+            asked.append(PeriodAsked(found, first, is_opening=True))
+            continue
+        judged = _judged(found, producers.get(found.schedule.tenant_id, ()), now=now)
+        if isinstance(judged, PeriodAsked):
+            asked.append(judged)
+        else:
+            outcomes[name] = judged
+    return asked, outcomes
+
+
+def _judged(found: PeriodPlans, producers: Sequence[ProducerState], *, now: datetime) -> PeriodAsked | Held | None:
+    period = next(found.schedule.open_periods())
+    grace = grace_of(found.terms_at(period.start))
+    verdict = judge(period_end=period.end, grace=grace, now=now, producers=producers)
+    if verdict.may_close:
+        return PeriodAsked(found, period, not_waited_for=verdict.not_waited_for)
+    return Held(reason="; ".join(verdict.held_by)) if verdict.held_by else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """A period that is about to be closed."""
+
+    key: CloseKey
+    period_end: datetime
+    gathered: Gathered
+    inputs: bytes
+    billable: bool
+    rated: RatedInputs | None
+
+    @property
+    def facts(self) -> PeriodFacts:
+        return self.gathered.inputs.facts
+
+    @property
+    def span(self) -> ClosingSpan:
+        return ClosingSpan(self.key, self.period_end)
+
+
+async def _rated(conn: Connection, asked: PeriodAsked, gathered: Gathered) -> _Closing | ValueError:
+    """Rate a period's inputs, so that what can't be billed stays open; the error where it can't."""
+    found, schedule = gathered.inputs, asked.found.schedule
     inputs = inputs_to_bytes(found)
-    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    definitions = {one.plan.digest: one.definition for one in asked.found.plans.values()}
+    missing = digests_of(found) - definitions.keys()
+    if missing:
+        definitions |= await closes.read_definitions_by_digest(conn, missing)
     is_in_force = not found.facts.stretches or any(one.state == "active" for one in found.facts.stretches)
-    billable = bool(found.items) or not all(is_free(one) for one in definitions.values())
+    billable = bool(found.items) or not all(is_free(definitions[digest]) for digest in digests_of(found))
+    rated = None
     if billable:
-        # Rated here as well, so that what can't be billed stays open and is named, and holds up nobody else.
         try:
             rated = check_billable(inputs, definitions)
         except ValueError as error:
-            raise UnbillableError(str(error)) from error
-        billable = bool(found.items) or is_in_force or bool(rated.charges.lines)
-        # What a cut takes of coupons and grants is in its amounts alone: the period's own close settles the whole.
-        if not found.facts.is_cut:
-            await settle_reductions(conn, found.facts, rated, key.tenant_id, at=at)
-    items = [uuid.UUID(item["item_id"]) for item in found.items]
-    profile = await read_profile(conn, uuid.UUID(found.parties.billing_tenant["tenant_id"]))
-    await closes.add_close(
-        conn,
-        key,
-        period_end=period_end,
-        at=at,
-        billable=billable,
-        is_draft=profile.review,
-        inputs=inputs,
-        is_cut=found.facts.is_cut,
-    )
-    await take_items(conn, key.tenant_id, items, subscription_id=key.subscription_id, period_start=key.period_start)
-    return Closed(key=key, billable=billable, is_draft=profile.review)
+            return error
+        billable = bool(found.items) or is_in_force or bool(rated.rated.charges.lines)
+    # An opening is the close of the microsecond before the first period; a cut that of the one before it.
+    start, end = found.period.start, found.period.end
+    if asked.is_opening:
+        start, end = start - OPENING, start
+    elif asked.cut_at is not None:
+        start = end - OPENING
+    key = CloseKey(schedule.tenant_id, schedule.subscription_id, start)
+    return _Closing(key, end, gathered, inputs, billable, rated)
 
 
-async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) -> CloseInputs | None:
-    """Give the inputs of the running period as they stand; None without a subscription.
-
-    Changes nothing. `conn` is in a REPEATABLE READ transaction, so that all sums are of one moment.
-    """
-    schedules = [one for one in await read_schedules(conn, [tenant_id]) if one.ended_at is None or one.ended_at > now]
-    if not schedules:
-        return None
-    schedule = schedules[-1]
-    period = schedule.period_at(now) or next(schedule.open_periods())
-    found = await read_plans_of(conn, schedule)
-    return await _inputs(conn, found, await period_facts(conn, found, period), at=now, not_waited_for=())
-
-
-async def find_schedule(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> SubscriptionSchedule | None:
-    """Read a subscription that has a period left to close; None for any other."""
-    for schedule in await read_schedules(conn, [tenant_id]):
-        if schedule.subscription_id == subscription_id:
-            return schedule if schedule.is_open else None
-    return None
+async def _keep(conn: Connection, closing: Sequence[_Closing], *, at: datetime) -> None:
+    """Close the segments, keep the closes, and take what they used."""
+    with_usage = [one.span for one in closing if one.facts.stretches and not one.facts.is_cut]
+    if with_usage:
+        await closes.close_segments(conn, with_usage, at=at)
+    # What a cut takes of coupons and grants is in its amounts alone: the period's own close settles the whole.
+    settled = [
+        Settling(one.key.tenant_id, one.facts, one.rated.rated, one.gathered.known.grants)
+        for one in closing
+        if one.rated is not None and not one.facts.is_cut
+    ]
+    await settle_reductions(conn, settled, at=at)
+    kept = [
+        NewClose(one.span, one.billable, one.gathered.profile.review, one.facts.is_cut, one.inputs) for one in closing
+    ]
+    await closes.add_closes(conn, kept, at=at)
+    items = [(uuid.UUID(item["item_id"]), one.key) for one in closing for item in one.gathered.inputs.items]
+    await take_items(conn, items)
 
 
-async def _ensure_bases(
-    conn: Connection, schedule: SubscriptionSchedule, period: Period, new_id: Callable[[], UUID]
-) -> None:
+async def _ensure_bases(conn: Connection, asked: Sequence[PeriodAsked], new_id: Callable[[], UUID]) -> None:
     """Have a segment of each stretch, also where nothing was used: usage that comes later is late for it."""
     segments = [
         NewSegment(
             key=SegmentKey(
-                tenant_id=schedule.tenant_id,
-                subscription_id=schedule.subscription_id,
+                tenant_id=one.found.schedule.tenant_id,
+                subscription_id=one.found.schedule.subscription_id,
                 plan_version_id=phase.plan_version_id,
                 period_start=span.start,
                 late_for=None,
@@ -211,44 +236,9 @@ async def _ensure_bases(
             period_end=span.end,
             closed_at=None,
         )
-        for span, phase in schedule.stretches(period)
+        for one in asked
+        for span, phase in one.found.schedule.stretches(one.period)
         if phase.state != CANCELLED
     ]
     if segments:
-        await add_segments(conn, segments)
-
-
-async def empty_inputs(conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime) -> CloseInputs:
-    """Give the inputs of a period without its usage."""
-    schedule = found.schedule
-    last = facts.stretches[-1].span.start if facts.stretches else facts.period.start
-    plan = found.plans[schedule.plan_version_at(last)]
-    currency = json.loads(plan.definition)["currency"]
-    parties = await closes.read_parties(conn, schedule.tenant_id)
-    profile = await read_profile(conn, uuid.UUID(parties.billing_tenant["tenant_id"]))
-    return CloseInputs(
-        parties=parties,
-        subscription_id=str(schedule.subscription_id),
-        time_zone=schedule.era_at(facts.period.start).time_zone,
-        period=facts.period,
-        plan=plan.plan,
-        facts=facts,
-        engine_version=ENGINE_VERSION,
-        segments=(),
-        late=(),
-        chain_heads=await closes.read_chain_heads(conn),
-        not_waited_for=(),
-        closed_at=at,
-        billing=profile.frozen(),
-        items=await read_waiting_items(conn, schedule.tenant_id, currency=currency),
-        invoiced=await read_invoiced(conn, found, facts),
-    )
-
-
-async def _inputs(
-    conn: Connection, found: PeriodPlans, facts: PeriodFacts, *, at: datetime, not_waited_for: tuple[str, ...]
-) -> CloseInputs:
-    """Sum what the period's segments hold."""
-    inputs = await empty_inputs(conn, found, facts, at=at)
-    segments, late = await read_period_usage(conn, found, facts.period)
-    return replace(inputs, segments=segments, late=late, not_waited_for=not_waited_for)
+        await put_segments(conn, segments)

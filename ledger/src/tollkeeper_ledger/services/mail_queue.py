@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.store import mails
-from tollkeeper_ledger.store.billing_profiles import read_profile
+from tollkeeper_ledger.store.billing_profiles import read_profiles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.billing_profile import BillingProfile
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection
 
@@ -23,16 +25,31 @@ async def queue(conn: Connection, billed: Billed, kind: str, *, stage: str = "")
 
     One per kind, invoice and stage, however often it is asked.
     """
-    profile = await read_profile(conn, billed.account.payer_id)
-    if not profile.email:
-        return None
-    mail = mails.Mail(
-        tenant_id=billed.account.payer_id,
-        mail_id=uuid.uuid4(),
-        kind=kind,
-        invoice_id=billed.invoice_id,
-        stage=stage,
-        recipient=profile.email,
-    )
-    await mails.queue_mail(conn, mail, now=_AT_ONCE)
-    return mail.mail_id
+    profiles = await read_profiles(conn, [billed.account.payer_id])
+    queued = await queue_all(conn, [billed], profiles, kind, stage=stage)
+    return queued[0] if queued else None
+
+
+async def queue_all(
+    conn: Connection,
+    told: Sequence[Billed],
+    profiles: Mapping[UUID, BillingProfile],
+    kind: str,
+    *,
+    stage: str = "",
+) -> list[UUID]:
+    """Queue a mail about each invoice to its payer, whose profile is given, and give their ids; see `queue`."""
+    queued = [
+        mails.Mail(
+            tenant_id=billed.account.payer_id,
+            mail_id=uuid.uuid4(),
+            kind=kind,
+            invoice_id=billed.invoice_id,
+            stage=stage,
+            recipient=recipient,
+        )
+        for billed in told
+        if (recipient := profiles[billed.account.payer_id].email)
+    ]
+    await mails.queue_mails(conn, queued, now=_AT_ONCE)
+    return [mail.mail_id for mail in queued]

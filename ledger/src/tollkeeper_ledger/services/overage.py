@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import check_billable, digests_named, inputs_to_bytes
 from tollkeeper_ledger.domain.overage import overs, paces, projected
-from tollkeeper_ledger.services.invoices_close import running_inputs
+from tollkeeper_ledger.services.close_inputs import running_inputs
 from tollkeeper_ledger.store.billing_closes import read_definitions_by_digest, read_subscriptions_to_bill
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection
@@ -96,4 +96,4 @@ async def _overage(conn: Connection, tenant_id: UUID, wire_id: str) -> Overage |
 
 def _rated(inputs: CloseInputs, definitions: Mapping[str, bytes]) -> Charges:
     """Rate inputs. Raises ValueError where an invoice can't carry the figures."""
-    return check_billable(inputs_to_bytes(inputs), definitions).charges
+    return check_billable(inputs_to_bytes(inputs), definitions).rated.charges

@@ -7,23 +7,16 @@ own close does the same with everything. Together they say what one invoice woul
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.invoice import (
-    CloseInputs,
-    Finalised,
-    digests_named,
-    inputs_to_bytes,
-    make_document,
-)
+from tollkeeper_ledger.domain.invoice import digests_named, inputs_to_bytes, rate_and_sum
 from tollkeeper_ledger.domain.money import Currency, parse_decimal, round_line
-from tollkeeper_ledger.services.billing_facts import OPENING, cut_facts, read_plans_of
-from tollkeeper_ledger.services.invoices_close import Closed, UnbillableError, empty_inputs, find_schedule, keep
-from tollkeeper_ledger.services.period_usage import read_period_usage
-from tollkeeper_ledger.store import billing_closes as closes
+from tollkeeper_ledger.services.billing_facts import OPENING, read_plans_of
+from tollkeeper_ledger.services.close_inputs import PeriodAsked, gather
+from tollkeeper_ledger.services.invoices_close import Closed, keep
+from tollkeeper_ledger.store.billing_closes import read_definitions_by_digest
 from tollkeeper_ledger.store.billing_cuts import part_segments, read_progressive, was_cut
+from tollkeeper_ledger.store.billing_segments import read_schedules
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
@@ -53,27 +46,28 @@ async def cut_passed(pool: Pool, *, only: str | None) -> AsyncIterator[Closed]:
                 async with transaction(pool) as conn:
                     made = await _cut(conn, tenant_id, subscription_id)
                 yield made
-        except (UnbillableError, _NotPassedError, ValueError):
+        except (_NotCutError, ValueError):
             continue
 
 
-class _NotPassedError(Exception):
-    """Say that somebody else was faster; whoever catches it rolls the cut back."""
+class _NotCutError(Exception):
+    """Say that somebody else was faster, or that no invoice can be made; whoever catches it rolls the cut back."""
 
 
 async def _cut(conn: Connection, tenant_id: UUID, subscription_id: UUID) -> Closed:
     """Cut a subscription's running period at this moment.
 
     `conn` is in a transaction of the billing role. It waits for running appends of the tenant and holds off later ones
-    until it commits; what comes then belongs to the next part. Raises _NotPassedError; UnbillableError: no invoice can
-    be made of it.
+    until it commits; what comes then belongs to the next part. Raises _NotCutError.
     """
     await lock_tenant(conn, tenant_id)
-    inputs = await _passed(conn, tenant_id, subscription_id, is_meant=_is_parted, parts=True)
-    if inputs is None:
-        raise _NotPassedError
-    at = inputs.closed_at
-    return await keep(conn, closes.CloseKey(tenant_id, subscription_id, at - OPENING), inputs, at=at, period_end=at)
+    asked = await _passed(conn, tenant_id, subscription_id, is_meant=_is_parted, parts=True)
+    if asked is None or asked.cut_at is None:
+        raise _NotCutError
+    outcome = (await keep(conn, [asked], at=asked.cut_at))[subscription_id]
+    if not isinstance(outcome, Closed):
+        raise _NotCutError
+    return outcome
 
 
 def _is_own(segment: PeriodSegment) -> bool:
@@ -92,9 +86,10 @@ async def _passed(
     *,
     is_meant: Callable[[PeriodSegment], bool],
     parts: bool = False,
-) -> CloseInputs | None:
-    """Give the inputs of a cut at this moment where the plan's threshold is passed; `parts`: cut the segments first."""
-    schedule = await find_schedule(conn, tenant_id, subscription_id)
+) -> PeriodAsked | None:
+    """Give a cut at this moment where the plan's threshold is passed; `parts`: cut the segments first."""
+    schedules = {one.subscription_id: one for one in await read_schedules(conn, [tenant_id]) if one.is_open}
+    schedule = schedules.get(subscription_id)
     if schedule is None:
         return None
     now = await ledger_now(conn)
@@ -102,21 +97,17 @@ async def _passed(
     # An earlier period that is still open takes its share of grants first.
     if not period.start + OPENING < now < period.end or await was_cut(conn, tenant_id, subscription_id, now):
         return None
-    found = await read_plans_of(conn, schedule)
-    plan = json.loads(found.plans[schedule.plan_version_at(now)].definition)
+    found = (await read_plans_of(conn, [schedule]))[subscription_id]
+    plan = found.terms_at(now)
     if "progressive_threshold" not in plan:
         return None
-    facts = await cut_facts(conn, found, period, at=now)
+    asked = PeriodAsked(found, period, cut_at=now, is_meant=is_meant)
     if parts:
         await part_segments(conn, tenant_id, subscription_id, start=period.start, at=now)
-    segments, _ = await read_period_usage(conn, found, facts.period, is_meant=is_meant)
-    inputs = replace(await empty_inputs(conn, found, facts, at=now), segments=segments, items=())
+    gathered = (await gather(conn, [asked], at=now))[subscription_id]
+    if isinstance(gathered, ValueError):
+        raise gathered
     threshold_minor = round_line(parse_decimal(plan["progressive_threshold"]), Currency.from_code(plan["currency"]))
-    document = await _document(conn, inputs)
-    return inputs if 0 < threshold_minor <= document["lines_minor"] - document["discount_minor"] else None
-
-
-async def _document(conn: Connection, found: CloseInputs) -> dict[str, Any]:
-    inputs = inputs_to_bytes(found)
-    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
-    return make_document(inputs, definitions, Finalised(invoice_id=None, number=None, at=None))
+    inputs = inputs_to_bytes(gathered.inputs)
+    sums = rate_and_sum(inputs, await read_definitions_by_digest(conn, digests_named(inputs))).sums
+    return asked if 0 < threshold_minor <= sums["lines_minor"] - sums["discount_minor"] else None

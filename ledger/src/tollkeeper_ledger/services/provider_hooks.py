@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.provider_work import STEPS
-from tollkeeper_ledger.store.billing_profiles import read_profile
-from tollkeeper_ledger.store.provider_jobs import NewJob, add_job, read_collect_job
+from tollkeeper_ledger.store.provider_jobs import NewJob, add_jobs, read_collect_job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.billing_profile import BillingProfile
     from tollkeeper_ledger.domain.receivable import Receivable
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def collect(conn: Connection, billed: Billed, receivable: Receivable) -> None:
-    """Have a new invoice collected, where its payer pays through a provider and something is due."""
-    profile = await read_profile(conn, billed.account.payer_id)
-    if profile.provider != "manual" and receivable.due_minor > 0:
-        await _add(conn, billed, "collect", receivable.due_minor, provider=profile.provider)
+async def collect(
+    conn: Connection, booked: Sequence[tuple[Billed, Receivable]], profiles: Mapping[UUID, BillingProfile]
+) -> None:
+    """Have new invoices collected, where their payers pay through a provider and something is due."""
+    jobs = []
+    for billed, receivable in booked:
+        provider = profiles[billed.account.payer_id].provider
+        if provider != "manual" and receivable.due_minor > 0:
+            jobs.append(_job(billed, "collect", receivable.due_minor, provider=provider))
+    await add_jobs(conn, jobs, now=_AT_ONCE)
 
 
 async def follow(
@@ -34,20 +40,19 @@ async def follow(
     collected = await read_collect_job(conn, billed.invoice_id)
     if collected is None or amount_minor <= 0:
         return False
-    await _add(conn, billed, kind, amount_minor, provider=collected.provider, subject_id=subject_id)
+    job = _job(billed, kind, amount_minor, provider=collected.provider, subject_id=subject_id)
+    await add_jobs(conn, [job], now=_AT_ONCE)
     return True
 
 
-async def _add(
-    conn: Connection, billed: Billed, kind: str, amount_minor: int, *, provider: str, subject_id: UUID | None = None
-) -> None:
-    job = NewJob(
+def _job(billed: Billed, kind: str, amount_minor: int, *, provider: str, subject_id: UUID | None = None) -> NewJob:
+    return NewJob(
         tenant_id=billed.account.payer_id,
         job_id=uuid.uuid4(),
+        provider=provider,
         kind=kind,
         invoice_id=billed.invoice_id,
         subject_id=subject_id,
         amount_minor=amount_minor,
         step=STEPS[kind][0],
     )
-    await add_job(conn, job, provider=provider, now=_AT_ONCE)

@@ -18,17 +18,17 @@ from tollkeeper_ledger.domain.receivable import Account, RefusedError
 from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.provider_hooks import collect, follow
 from tollkeeper_ledger.store import money
-from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.receivable import Change, Receivable, Transfer
+    from tollkeeper_ledger.domain.billing_profile import BillingProfile
+    from tollkeeper_ledger.domain.receivable import Change, Receivable
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -45,27 +45,48 @@ async def need_billed(conn: Connection, invoice_id: UUID) -> Billed:
     return billed
 
 
-async def book_invoice(
-    conn: Connection, billed: Billed, *, subtotal_minor: int, tax_minor: int, now: datetime
-) -> Receivable:
-    """Book a new invoice in the transaction that makes it, and settle what the payer's balance covers."""
-    balance = await money.lock_account(conn, billed.account)
-    change = owed.issue(subtotal_minor=subtotal_minor, tax_minor=tax_minor, balance_minor=balance)
-    profile = await read_profile(conn, billed.account.payer_id)
-    due_at = now + timedelta(days=profile.due_days)
-    await money.add_receivable(conn, billed, change.receivable, due_at=due_at, now=now)
-    await _book(conn, billed, change, subject=billed.number, now=now)
-    await collect(conn, billed, change.receivable)
-    return change.receivable
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A new invoice to book, in minor units."""
+
+    billed: Billed
+    subtotal_minor: int
+    tax_minor: int
+
+
+async def book_invoices(
+    conn: Connection, booked: Sequence[Booking], profiles: Mapping[UUID, BillingProfile], *, now: datetime
+) -> list[money.NewReceivable]:
+    """Book new invoices in the transaction that makes them, and settle what payers' balances cover, in this order.
+
+    `profiles` are the payers'.
+    """
+    balances = await money.lock_accounts(conn, [one.billed.account for one in booked])
+    moved = dict.fromkeys(balances, 0)
+    added: list[money.NewReceivable] = []
+    transfers: list[money.NewTransfer] = []
+    for one in booked:
+        account = one.billed.account
+        balance_minor = balances[account] + moved[account]
+        change = owed.issue(subtotal_minor=one.subtotal_minor, tax_minor=one.tax_minor, balance_minor=balance_minor)
+        moved[account] += owed.balance_change(change)
+        due_at = now + timedelta(days=profiles[account.payer_id].due_days)
+        added.append(money.NewReceivable(one.billed, change.receivable, due_at))
+        transfers.extend(_transfers(one.billed, change, subject=one.billed.number))
+    await money.add_receivables(conn, added, now=now)
+    await money.add_transfers(conn, transfers, now=now)
+    await money.add_to_balances(conn, moved)
+    await collect(conn, [(one.billed, one.receivable) for one in added], profiles)
+    return added
 
 
 async def _book(conn: Connection, billed: Billed, change: Change, *, subject: str, now: datetime) -> None:
-    await money.add_transfers(conn, billed, _with_ids(change.transfers), subject=subject, now=now)
-    await money.add_to_balance(conn, billed.account, owed.balance_change(change))
+    await money.add_transfers(conn, _transfers(billed, change, subject=subject), now=now)
+    await money.add_to_balances(conn, {billed.account: owed.balance_change(change)})
 
 
-def _with_ids(transfers: Sequence[Transfer]) -> list[tuple[UUID, Transfer]]:
-    return [(uuid.uuid4(), transfer) for transfer in transfers]
+def _transfers(billed: Billed, change: Change, *, subject: str) -> list[money.NewTransfer]:
+    return [money.NewTransfer(uuid.uuid4(), billed, transfer, subject) for transfer in change.transfers]
 
 
 async def change_receivable(
@@ -228,8 +249,9 @@ async def write_off_invoice(conn: Connection, invoice_id: UUID, *, note: str, ac
 async def mark_past_due(conn: Connection, *, now: datetime) -> int:
     """Mark open invoices whose day has come; give how many."""
     found = await money.read_past_due(conn, now=now, count_max=_PAST_DUE_BATCH)
-    for invoice_id in found:
-        billed = await need_billed(conn, invoice_id)
+    overdue = [await need_billed(conn, invoice_id) for invoice_id in found]
+    await money.lock_accounts(conn, [billed.account for billed in overdue])
+    for billed in overdue:
         await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=now)
     return len(found)
 

@@ -84,7 +84,7 @@ async def _difference(conn: Connection, close: StoredClose, plans: Mapping[str, 
     schedule = next(one for one in schedules if one.subscription_id == close.key.subscription_id)
     period = period_from_json(stored["period"])
     if stored["facts"]["stretches"]:
-        found = await read_plans_of(conn, schedule)
+        found = (await read_plans_of(conn, [schedule]))[schedule.subscription_id]
         stored.update(usage_to_json(*await read_period_usage(conn, found, period, also=list(instead.values()))))
     after = _rated_instead(canonical_json(stored), definitions, instead)
     return Difference(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.closing import ProducerState
 from tollkeeper_ledger.domain.invoice import Parties, PlanReference
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.logos import logo_digest
 from tollkeeper_ledger.store.queries import sql
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Row
 
 
+Json: TypeAlias = dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class CloseKey:
     """Name a period of a subscription."""
@@ -27,6 +31,35 @@ class CloseKey:
     tenant_id: UUID
     subscription_id: UUID
     period_start: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingSpan:
+    """A period of a subscription with its end."""
+
+    key: CloseKey
+    period_end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpan:
+    """A segment, and a span that holds all that is stored of it."""
+
+    tenant_id: UUID
+    segment_id: UUID
+    first: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewClose:
+    """A close to keep."""
+
+    span: ClosingSpan
+    billable: bool
+    is_draft: bool
+    is_cut: bool
+    inputs: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +110,40 @@ async def read_definitions_by_digest(conn: Connection, digests: Collection[str])
     return {row["digest"].hex(): row["definition"] for row in rows}
 
 
-async def read_producers(conn: Connection, tenant_id: UUID) -> list[ProducerState]:
-    """Read the producers that served a tenant."""
-    rows = await conn.fetch(sql("billing.producers"), tenant_id)
-    return [
-        ProducerState(
+async def read_producers(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, list[ProducerState]]:
+    """Read the producers that served tenants; tenants that none served are left out."""
+    found: dict[UUID, list[ProducerState]] = {}
+    for row in await conn.fetch(sql("billing.producers"), array_literal(tenant_ids)):
+        state = ProducerState(
             producer=row["producer_id"].hex,
             state=row["state"],
             watermark=row["watermark"],
             silent_for=row["silent_for"],
         )
-        for row in rows
-    ]
+        found.setdefault(row["tenant_id"], []).append(state)
+    return found
 
 
-async def close_segments(conn: Connection, key: CloseKey, *, period_end: datetime, at: datetime) -> None:
-    """Close every segment of a period. The transaction holds the tenant's lock alone."""
-    await conn.execute(
-        sql("billing.close_segments"), key.tenant_id, key.subscription_id, key.period_start, period_end, at
+def columns_of(spans: Collection[ClosingSpan]) -> tuple[str, str, list[datetime], list[datetime]]:
+    """Give tenants and subscriptions as array literals, starts and ends."""
+    return (
+        array_literal(span.key.tenant_id for span in spans),
+        array_literal(span.key.subscription_id for span in spans),
+        [span.key.period_start for span in spans],
+        [span.period_end for span in spans],
     )
 
 
-async def read_period_segments(conn: Connection, key: CloseKey, *, period_end: datetime) -> list[PeriodSegment]:
-    """Read the segments of a period, late ones as well, in order of their own periods."""
-    rows = await conn.fetch(
-        sql("billing.period_segments"), key.tenant_id, key.subscription_id, key.period_start, period_end
-    )
-    return [
-        PeriodSegment(
+async def close_segments(conn: Connection, spans: Collection[ClosingSpan], *, at: datetime) -> None:
+    """Close every segment of these periods. The transaction holds the tenants' locks alone."""
+    await conn.execute(sql("billing.close_segments"), *columns_of(spans), at)
+
+
+async def read_period_segments(conn: Connection, spans: Collection[ClosingSpan]) -> dict[CloseKey, list[PeriodSegment]]:
+    """Read the segments of periods, late ones as well, in order of their own periods; none = not in the answer."""
+    found: dict[CloseKey, list[PeriodSegment]] = {}
+    for row in await conn.fetch(sql("billing.period_segments"), *columns_of(spans)):
+        segment = PeriodSegment(
             segment_id=row["segment_id"],
             late_for=row["late_for"],
             own=Period(start=row["own_start"], end=row["own_end"]),
@@ -112,8 +151,8 @@ async def read_period_segments(conn: Connection, key: CloseKey, *, period_end: d
             is_parted=row["is_parted"],
             part=row["part"],
         )
-        for row in rows
-    ]
+        found.setdefault(CloseKey(row["tenant_id"], row["subscription_id"], row["start"]), []).append(segment)
+    return found
 
 
 async def read_billed_before(
@@ -130,38 +169,43 @@ async def read_billed_before(
     return found
 
 
-async def read_totals(conn: Connection, tenant_id: UUID, segments: Collection[UUID]) -> dict[UUID, tuple[Total, ...]]:
+def _span_columns(spans: Collection[SegmentSpan]) -> tuple[str, str, list[datetime], list[datetime]]:
+    return (
+        array_literal(span.tenant_id for span in spans),
+        array_literal(span.segment_id for span in spans),
+        [span.first for span in spans],
+        [span.end for span in spans],
+    )
+
+
+async def read_totals(conn: Connection, spans: Collection[SegmentSpan]) -> dict[UUID, list[Total]]:
     """Read exact sums per segment, in meter order; segments without usage are left out."""
-    rows = await conn.fetch(sql("billing.segment_totals"), tenant_id, list(segments))
     found: dict[UUID, list[Total]] = {}
-    for row in rows:
-        total = Total(meter=row["meter"], unit=row["unit"], scale=row["scale"], units=int(row["units"]))
-        found.setdefault(row["segment_id"], []).append(total)
-    return {segment_id: tuple(totals) for segment_id, totals in found.items()}
+    for segment_id, meter, unit, scale, units in await conn.fetch(sql("billing.segment_totals"), *_span_columns(spans)):
+        total = Total(meter=meter, unit=unit, scale=scale, units=int(units))
+        found.setdefault(segment_id, []).append(total)
+    return found
 
 
-async def count_records(conn: Connection, tenant_id: UUID, segments: Sequence[PeriodSegment]) -> dict[UUID, int]:
+async def count_records(conn: Connection, spans: Collection[SegmentSpan]) -> dict[UUID, int]:
     """Count the usage records of each segment."""
-    if not segments:
-        return {}
-    first = min(segment.own.start for segment in segments)
-    last = max(segment.own.end for segment in segments)
-    ids = [segment.segment_id for segment in segments]
-    rows = await conn.fetch(sql("billing.segment_records"), tenant_id, ids, first, last)
+    rows = await conn.fetch(sql("billing.segment_records"), *_span_columns(spans))
     return {row["segment_id"]: row["records"] for row in rows}
 
 
-async def read_chain_heads(conn: Connection) -> tuple[dict[str, Any], ...]:
+async def read_chain_heads(conn: Connection) -> tuple[Json, ...]:
     """Read the last link of every stream of the usage chain."""
     rows = await conn.fetch(sql("billing.chain_heads"))
     return tuple({"stream": row["stream"], "position": row["position"], "hash": row["hash"].hex()} for row in rows)
 
 
-async def read_parties(conn: Connection, tenant_id: UUID) -> Parties:
-    """Read seller, tenant and payer as they are now."""
-    row = await conn.fetchrow(sql("billing.parties"), tenant_id)
-    if row is None:
-        raise RuntimeError(f"tenant {tenant_id} has no seller")
+async def read_parties(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, Parties]:
+    """Read tenants' sellers, themselves and their payers as they are now."""
+    rows = await conn.fetch(sql("billing.parties"), array_literal(tenant_ids))
+    return {row["tenant_id"]: _parties(row) for row in rows}
+
+
+def _parties(row: Row) -> Parties:
     return Parties(
         seller={
             "id": row["seller_id"],
@@ -191,32 +235,19 @@ async def read_parties(conn: Connection, tenant_id: UUID) -> Parties:
     )
 
 
-async def add_close(
-    conn: Connection,
-    key: CloseKey,
-    *,
-    period_end: datetime,
-    at: datetime,
-    billable: bool,
-    is_draft: bool,
-    inputs: bytes,
-    is_cut: bool = False,
-) -> None:
-    """Keep a close and move the subscription's billing on to the period's end; a cut moves nothing."""
+async def add_closes(conn: Connection, added: Sequence[NewClose], *, at: datetime) -> None:
+    """Keep closes and move their subscriptions' billing on to the periods' ends; a cut moves nothing."""
     await conn.execute(
-        sql("billing.add_close"),
-        key.tenant_id,
-        key.subscription_id,
-        key.period_start,
-        period_end,
+        sql("billing.add_closes"),
+        *columns_of([one.span for one in added]),
         at,
-        billable,
-        is_draft,
-        inputs,
-        is_cut,
+        [one.billable for one in added],
+        [one.is_draft for one in added],
+        [one.inputs for one in added],
+        [one.is_cut for one in added],
     )
-    if not is_cut:
-        await conn.execute(sql("billing.advance_billed_until"), key.tenant_id, key.subscription_id, period_end)
+    tenants, subscriptions, _, ends = columns_of([one.span for one in added if not one.is_cut])
+    await conn.execute(sql("billing.advance_billed_until"), tenants, subscriptions, ends)
 
 
 async def read_pending_closes(conn: Connection, *, only: str | None, count_max: int) -> list[CloseKey]:
@@ -225,19 +256,34 @@ async def read_pending_closes(conn: Connection, *, only: str | None, count_max: 
     return [CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]) for row in rows]
 
 
-async def read_close(conn: Connection, key: CloseKey) -> bytes:
-    """Read the inputs of a close. Raises RuntimeError where there is none."""
-    row = await conn.fetchrow(sql("billing.close"), key.tenant_id, key.subscription_id, key.period_start)
-    if row is None:
-        raise RuntimeError(f"period {key} is not closed")
-    inputs: bytes = row["inputs"]
-    return inputs
+async def read_closes(conn: Connection, keys: Collection[CloseKey]) -> dict[CloseKey, bytes]:
+    """Read the inputs of closes. Raises RuntimeError where one is missing."""
+    rows = await conn.fetch(sql("billing.closes"), *_key_columns(keys))
+    found = {CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]): row["inputs"] for row in rows}
+    missing = next((key for key in keys if key not in found), None)
+    if missing is not None:
+        raise RuntimeError(f"period {missing} is not closed")
+    return found
 
 
-async def read_inputs_ending(conn: Connection, tenant_id: UUID, subscription_id: UUID, at: datetime) -> bytes | None:
-    """Read the inputs of the close that ends at an instant; None where there is none."""
-    inputs: bytes | None = await conn.fetchval(sql("billing.inputs_ending"), tenant_id, subscription_id, at)
-    return inputs
+async def read_with_invoice(conn: Connection, keys: Collection[CloseKey]) -> set[CloseKey]:
+    """Read which of these periods have their invoices."""
+    rows = await conn.fetch(sql("billing.invoiced"), *_key_columns(keys))
+    return {CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]) for row in rows}
+
+
+def _key_columns(keys: Collection[CloseKey]) -> tuple[str, str, list[datetime]]:
+    return (
+        array_literal(key.tenant_id for key in keys),
+        array_literal(key.subscription_id for key in keys),
+        [key.period_start for key in keys],
+    )
+
+
+async def read_inputs_ending(conn: Connection, keys: Collection[CloseKey]) -> dict[UUID, bytes]:
+    """Read the inputs of the closes that end where these periods begin, by subscription; none = not in the answer."""
+    rows = await conn.fetch(sql("billing.inputs_ending"), *_key_columns(keys))
+    return {row["subscription_id"]: row["inputs"] for row in rows}
 
 
 async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, bytes]]:

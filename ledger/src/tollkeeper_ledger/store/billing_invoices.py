@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ class NewInvoice:
     key: CloseKey
     invoice_id: UUID
     serial: int
-    finalised_at: datetime
     document: dict[str, Any]
     document_bytes: bytes
     issue: int = 1
@@ -103,60 +103,63 @@ async def lock_numbers(conn: Connection, seller_id: str) -> int:
     return following
 
 
-async def has_invoice(conn: Connection, key: CloseKey) -> bool:
-    """Say whether a period has its invoice."""
-    found: bool = await conn.fetchval(sql("billing.has_invoice"), key.tenant_id, key.subscription_id, key.period_start)
-    return found
-
-
-async def add_invoice(conn: Connection, invoice: NewInvoice) -> None:
-    """Take the number that `lock_numbers` gave and add the invoice with its lines."""
-    document = invoice.document
-    taken = await conn.fetchval(sql("billing.take_number"), document["seller"]["id"])
-    if taken != invoice.serial:
-        raise RuntimeError(f"number {invoice.serial} was expected, {taken} taken: the numbers were not locked")
+async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: datetime) -> None:
+    """Take the numbers that `lock_numbers` gave and add the invoices with their lines, finalised at a time."""
+    serials: dict[str, list[int]] = {}
+    for one in added:
+        serials.setdefault(one.document["seller"]["id"], []).append(one.serial)
+    for seller_id, wanted in serials.items():
+        first = await conn.fetchval(sql("billing.take_numbers"), seller_id, len(wanted))
+        if wanted != list(range(first, first + len(wanted))):
+            raise RuntimeError(f"numbers {wanted} were expected, {first} is next: the numbers were not locked")
+    documents = [one.document for one in added]
     await conn.execute(
-        sql("billing.add_invoice"),
-        invoice.key.tenant_id,
-        invoice.invoice_id,
-        invoice.key.subscription_id,
-        UUID(document["billing_tenant"]["tenant_id"]),
-        document["seller"]["id"],
-        document["number"],
-        invoice.serial,
-        invoice.key.period_start,
-        _instant(document["period"]["end"]),
-        document["currency"],
-        document["subtotal_minor"],
-        document["tax_minor"],
-        document["total_minor"],
-        invoice.finalised_at,
-        document["record_count"],
-        invoice.document_bytes,
-        invoice.issue,
-        invoice.replaces,
-        invoice.inputs,
+        sql("billing.add_invoices"),
+        at,
+        array_literal(one.key.tenant_id for one in added),
+        array_literal(one.invoice_id for one in added),
+        array_literal(one.key.subscription_id for one in added),
+        array_literal(document["billing_tenant"]["tenant_id"] for document in documents),
+        [document["seller"]["id"] for document in documents],
+        [document["number"] for document in documents],
+        array_literal(one.serial for one in added),
+        [one.key.period_start for one in added],
+        [datetime.fromisoformat(document["period"]["end"]) for document in documents],
+        [document["currency"] for document in documents],
+        *(
+            array_literal(document[name] for document in documents)
+            for name in ("subtotal_minor", "tax_minor", "total_minor", "record_count")
+        ),
+        [one.document_bytes for one in added],
+        array_literal(one.issue for one in added),
+        [one.replaces for one in added],
+        [one.inputs for one in added],
     )
-    await _add_lines(conn, invoice, document["lines"])
+    await _add_lines(conn, added)
 
 
-async def _add_lines(conn: Connection, invoice: NewInvoice, lines: Sequence[dict[str, Any]]) -> None:
+async def _add_lines(conn: Connection, added: Sequence[NewInvoice]) -> None:
+    lines = [(one, number, line) for one in added for number, line in enumerate(one.document["lines"], start=1)]
+    instants: dict[str, datetime] = {}
+
+    def instant(text: str) -> datetime:
+        # Most lines of a run are of one span.
+        if text not in instants:
+            instants[text] = datetime.fromisoformat(text)
+        return instants[text]
+
     await conn.execute(
         sql("billing.add_lines"),
-        invoice.key.tenant_id,
-        invoice.invoice_id,
-        list(range(1, len(lines) + 1)),
-        [line["description"] for line in lines],
-        [line["meter"] for line in lines],
-        [line["quantity"] for line in lines],
-        [line["amount_minor"] for line in lines],
-        [_instant(line["period"]["start"]) for line in lines],
-        [_instant(line["period"]["end"]) for line in lines],
+        array_literal(one.key.tenant_id for one, _, _ in lines),
+        array_literal(one.invoice_id for one, _, _ in lines),
+        array_literal(number for _, number, _ in lines),
+        [line["description"] for _, _, line in lines],
+        [line["meter"] for _, _, line in lines],
+        array_literal(line["quantity"] for _, _, line in lines),
+        array_literal(line["amount_minor"] for _, _, line in lines),
+        [instant(line["period"]["start"]) for _, _, line in lines],
+        [instant(line["period"]["end"]) for _, _, line in lines],
     )
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 async def list_invoices(

@@ -8,17 +8,26 @@ from tollkeeper_ledger.domain.billing_profile import BillingProfile, taxes_from_
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 
 async def read_profile(conn: Connection, payer_id: UUID) -> BillingProfile:
     """Read a payer's profile; the defaults where none was set."""
-    row = await conn.fetchrow(sql("money.profiles"), [payer_id])
-    if row is None:
-        return BillingProfile()
+    return (await read_profiles(conn, [payer_id]))[payer_id]
+
+
+async def read_profiles(conn: Connection, payer_ids: Collection[UUID]) -> dict[UUID, BillingProfile]:
+    """Read payers' profiles; the defaults where none was set."""
+    found = {row["tenant_id"]: _profile(row) for row in await conn.fetch(sql("money.profiles"), list(payer_ids))}
+    default = BillingProfile()
+    return {payer_id: found.get(payer_id, default) for payer_id in payer_ids}
+
+
+def _profile(row: Row) -> BillingProfile:
     return BillingProfile(
         email=row["email"],
         locale=row["locale"],

@@ -132,8 +132,8 @@ async def segments_of_span(
     return {tenant_id: segment_id for tenant_id, segment_id in found.items() if segment_id is not None}
 
 
-async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list[StoredSegment]:
-    """Add the segments that are not there and give all of them as stored, in the order given."""
+async def put_segments(conn: Connection, segments: Sequence[NewSegment]) -> None:
+    """Add the segments that are not there."""
     keys = [segment.key for segment in segments]
     await conn.execute(
         sql("segments.add_segments"),
@@ -146,6 +146,12 @@ async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list
         [key.late_for for key in keys],
         [segment.closed_at for segment in segments],
     )
+
+
+async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list[StoredSegment]:
+    """Add the segments that are not there and give all of them as stored, in the order given."""
+    await put_segments(conn, segments)
+    keys = [segment.key for segment in segments]
     # A second statement, so that a segment which another append has just committed is seen.
     rows = await conn.fetch(
         sql("segments.find_segments"),

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.rating.charges import Total
-from tollkeeper_ledger.store.billing_closes import read_totals
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.rating.charges import Attributes
     from tollkeeper_ledger.domain.rating.dimensions import Demand
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 EVENTS_MAX = 1_000_000
 """Records of one meter in one period that a price per record takes; they are kept with the invoice."""
@@ -35,32 +34,35 @@ class Wanted:
     last: datetime
 
 
-async def read_demanded(conn: Connection, wanted: Wanted, demands: Mapping[str, Demand]) -> dict[UUID, list[Total]]:
-    """Read exact sums per segment, in meter order, with what prices demand of each meter.
+async def read_demanded(
+    conn: Connection, wanted: Wanted, demands: Mapping[str, Demand], totals: Mapping[UUID, Sequence[Total]]
+) -> dict[UUID, list[Total]]:
+    """Give sums per segment, in meter order, with what prices demand of each meter instead of these meters' totals.
 
     Raises ValueError for more records than a price per record takes.
     """
     found = {
-        segment_id: [total for total in totals if total.meter not in demands]
-        for segment_id, totals in (await read_totals(conn, wanted.tenant_id, wanted.segments)).items()
+        segment_id: [total for total in totals[segment_id] if total.meter not in demands]
+        for segment_id in wanted.segments
+        if segment_id in totals
     }
     for meter, demand in sorted(demands.items()):
         read = _events if demand.events else _values
-        for segment_id, totals in (await read(conn, wanted, meter, demand)).items():
-            found.setdefault(segment_id, []).extend(totals)
-    return {segment_id: sorted(totals, key=lambda total: total.meter) for segment_id, totals in found.items()}
+        for segment_id, demanded in (await read(conn, wanted, meter, demand)).items():
+            found.setdefault(segment_id, []).extend(demanded)
+    return {segment_id: sorted(of_it, key=lambda total: total.meter) for segment_id, of_it in found.items()}
 
 
 async def read_uniques(
-    conn: Connection, tenant_id: UUID, meters: Collection[str], groups: Sequence[Sequence[UUID]]
+    conn: Connection, tenant_id: UUID, meters: Collection[Row], groups: Sequence[Sequence[UUID]]
 ) -> dict[UUID, list[Total]]:
-    """Count distinct values of those of these meters that count them, so that a group's counts add up.
+    """Count distinct values of these meters, which `read_unique_meters` gave, so that a group's counts add up.
 
     Each segment of a group has what it adds to those before it in the group: a value that was there already adds
     nothing, and one that it voids takes one off.
     """
     found: dict[UUID, list[Total]] = {}
-    for meter in await conn.fetch(sql("billing.unique_meters"), list(meters)):
+    for meter in meters:
         for group in groups:
             before = 0
             for place, segment_id in enumerate(group, start=1):
@@ -74,9 +76,9 @@ async def read_uniques(
     return found
 
 
-async def read_unique_meters(conn: Connection, meters: Collection[str]) -> set[str]:
-    """Say which of these meters count distinct values."""
-    return {row["name"] for row in await conn.fetch(sql("billing.unique_meters"), list(meters))}
+async def read_unique_meters(conn: Connection, meters: Collection[str]) -> list[Row]:
+    """Give those of these meters that count distinct values, in order of name: meter_id, name, unit, scale."""
+    return await conn.fetch(sql("billing.unique_meters"), list(meters))
 
 
 async def _values(conn: Connection, wanted: Wanted, meter: str, demand: Demand) -> dict[UUID, list[Total]]:

@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-def array_literal(values: Iterable[int | UUID]) -> str:
-    """Give numbers or UUIDs as an array literal, for parameters like `$1::text::bigint[]`."""
+def array_literal(values: Iterable[int | str | UUID]) -> str:
+    """Give numbers or UUIDs, these as text too, as an array literal, for parameters like `$1::text::bigint[]`."""
     return "{" + ",".join(map(str, values)) + "}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -38,11 +39,19 @@ class LastTry:
     is_ended: bool
 
 
-async def queue_mail(conn: Connection, mail: Mail, *, now: datetime) -> None:
-    """Queue a mail; nothing where one of its kind, invoice and stage was queued before."""
-    await conn.execute(
-        sql("mail.queue"), mail.tenant_id, mail.mail_id, mail.kind, mail.invoice_id, mail.stage, mail.recipient, now
-    )
+async def queue_mails(conn: Connection, queued: Sequence[Mail], *, now: datetime) -> None:
+    """Queue mails; nothing where one of its kind, invoice and stage was queued before."""
+    if queued:
+        await conn.execute(
+            sql("mail.queue"),
+            now,
+            [mail.tenant_id for mail in queued],
+            [mail.mail_id for mail in queued],
+            [mail.kind for mail in queued],
+            [mail.invoice_id for mail in queued],
+            [mail.stage for mail in queued],
+            [mail.recipient for mail in queued],
+        )
 
 
 async def read_expiring(conn: Connection, *, now: datetime) -> list[Row]:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.receivable import Receivable, State
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.domain.receivable import Transfer
+    from tollkeeper_ledger.store.billing_closes import CloseKey
     from tollkeeper_ledger.store.pool import Connection, Row
 
 
@@ -61,31 +63,50 @@ async def read_billed(conn: Connection, invoice_id: UUID) -> Billed | None:
 
 async def lock_account(conn: Connection, key: AccountKey) -> int:
     """Lock a payer's account until the transaction ends and give its balance."""
-    await conn.execute(sql("money.begin_account"), key.payer_id, key.seller_id, key.currency)
-    balance: int = await conn.fetchval(sql("money.lock_account"), key.payer_id, key.seller_id, key.currency)
-    return balance
+    return (await lock_accounts(conn, [key]))[key]
 
 
-async def add_to_balance(conn: Connection, key: AccountKey, by_minor: int) -> None:
-    """Change a payer's balance; the account must be locked."""
-    await conn.execute(sql("money.add_to_balance"), key.payer_id, key.seller_id, key.currency, by_minor)
+async def lock_accounts(conn: Connection, keys: Iterable[AccountKey]) -> dict[AccountKey, int]:
+    """Lock payers' accounts until the transaction ends, in one order whoever locks them, and give their balances."""
+    wanted = sorted(set(keys), key=lambda key: (key.payer_id, key.seller_id, key.currency))
+    columns = _account_columns(wanted)
+    await conn.execute(sql("money.begin_accounts"), *columns)
+    return {AccountKey(*key): balance for *key, balance in await conn.fetch(sql("money.lock_accounts"), *columns)}
 
 
-async def add_receivable(
-    conn: Connection, billed: Billed, receivable: Receivable, *, due_at: datetime, now: datetime
-) -> None:
-    """Add what a new invoice owes."""
+async def add_to_balances(conn: Connection, changes: Mapping[AccountKey, int]) -> None:
+    """Change payers' balances, in minor units; the accounts must be locked."""
+    changed = {key: by_minor for key, by_minor in changes.items() if by_minor}
+    if changed:
+        await conn.execute(sql("money.add_to_balances"), *_account_columns(list(changed)), list(changed.values()))
+
+
+def _account_columns(keys: Sequence[AccountKey]) -> tuple[str, list[str], list[str]]:
+    return array_literal(key.payer_id for key in keys), [key.seller_id for key in keys], [key.currency for key in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class NewReceivable:
+    """What a new invoice owes, and until when it is paid in time."""
+
+    billed: Billed
+    receivable: Receivable
+    due_at: datetime
+
+
+async def add_receivables(conn: Connection, added: Sequence[NewReceivable], *, now: datetime) -> None:
+    """Add what new invoices owe."""
     await conn.execute(
-        sql("money.add_receivable"),
-        billed.tenant_id,
-        billed.invoice_id,
-        billed.account.payer_id,
-        receivable.state.value,
-        due_at,
-        receivable.subtotal_minor,
-        receivable.tax_minor,
-        receivable.balance_minor,
+        sql("money.add_receivables"),
         now,
+        array_literal(one.billed.tenant_id for one in added),
+        array_literal(one.billed.invoice_id for one in added),
+        array_literal(one.billed.account.payer_id for one in added),
+        [one.receivable.state.value for one in added],
+        [one.due_at for one in added],
+        array_literal(one.receivable.subtotal_minor for one in added),
+        array_literal(one.receivable.tax_minor for one in added),
+        array_literal(one.receivable.balance_minor for one in added),
     )
 
 
@@ -126,25 +147,33 @@ async def save_receivable(conn: Connection, billed: Billed, receivable: Receivab
     )
 
 
-async def add_transfers(
-    conn: Connection, billed: Billed, transfers: Sequence[tuple[UUID, Transfer]], *, subject: str, now: datetime
-) -> None:
-    """Add transfers, each under its id, to the journal."""
-    if not transfers:
+@dataclass(frozen=True, slots=True)
+class NewTransfer:
+    """A transfer to add to the journal: about which invoice, for which subject."""
+
+    transfer_id: UUID
+    billed: Billed
+    transfer: Transfer
+    subject: str
+
+
+async def add_transfers(conn: Connection, added: Sequence[NewTransfer], *, now: datetime) -> None:
+    """Add transfers to the journal."""
+    if not added:
         return
     await conn.execute(
         sql("money.add_transfers"),
-        billed.account.payer_id,
-        billed.account.seller_id,
         now,
-        billed.account.currency,
-        billed.invoice_id,
-        subject,
-        [transfer_id for transfer_id, _ in transfers],
-        [transfer.kind for _, transfer in transfers],
-        [transfer.debit.value for _, transfer in transfers],
-        [transfer.credit.value for _, transfer in transfers],
-        [transfer.amount_minor for _, transfer in transfers],
+        array_literal(one.billed.account.payer_id for one in added),
+        array_literal(one.transfer_id for one in added),
+        [one.billed.account.seller_id for one in added],
+        [one.transfer.kind for one in added],
+        [one.transfer.debit.value for one in added],
+        [one.transfer.credit.value for one in added],
+        array_literal(one.transfer.amount_minor for one in added),
+        [one.billed.account.currency for one in added],
+        array_literal(one.billed.invoice_id for one in added),
+        [one.subject for one in added],
     )
 
 
@@ -277,17 +306,25 @@ async def add_item(
     await conn.execute(sql("money.add_item"), tenant_id, item_id, description, amount_minor, currency, now)
 
 
-async def read_waiting_items(conn: Connection, tenant_id: UUID, *, currency: str) -> tuple[dict[str, Any], ...]:
-    """Read items that no close has taken, as they stand in inputs."""
-    rows = await conn.fetch(sql("money.waiting_items"), tenant_id, currency)
-    return tuple(
-        {"item_id": str(row["item_id"]), "description": row["description"], "amount_minor": row["amount_minor"]}
-        for row in rows
-    )
+async def read_waiting_items(
+    conn: Connection, tenant_ids: Iterable[UUID]
+) -> dict[tuple[UUID, str], tuple[dict[str, Any], ...]]:
+    """Read items that no close has taken, as they stand in inputs, by tenant and currency."""
+    found: dict[tuple[UUID, str], tuple[dict[str, Any], ...]] = {}
+    for row in await conn.fetch(sql("money.waiting_items"), array_literal(tenant_ids)):
+        key = (row["tenant_id"], row["currency"])
+        item = {"item_id": str(row["item_id"]), "description": row["description"], "amount_minor": row["amount_minor"]}
+        found[key] = (*found.get(key, ()), item)
+    return found
 
 
-async def take_items(
-    conn: Connection, tenant_id: UUID, items: Sequence[UUID], *, subscription_id: UUID, period_start: datetime
-) -> None:
-    """Mark items as taken by a close."""
-    await conn.execute(sql("money.take_items"), tenant_id, items, subscription_id, period_start)
+async def take_items(conn: Connection, taken: Sequence[tuple[UUID, CloseKey]]) -> None:
+    """Mark items, each by its id, as taken by closes."""
+    if taken:
+        await conn.execute(
+            sql("money.take_items"),
+            array_literal(item_id for item_id, _ in taken),
+            array_literal(key.tenant_id for _, key in taken),
+            array_literal(key.subscription_id for _, key in taken),
+            [key.period_start for _, key in taken],
+        )

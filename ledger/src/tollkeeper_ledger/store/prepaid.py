@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.rating.reductions import Coupon
+from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
     from decimal import Decimal
     from uuid import UUID
@@ -40,6 +41,7 @@ class StoredGrant:
 class GrantEntry:
     """One movement of a grant."""
 
+    tenant_id: UUID
     grant_id: UUID
     kind: str
     """`granted`, `used`, `expired`, or `returned` by a void invoice."""
@@ -47,6 +49,8 @@ class GrantEntry:
     """Below 0 where it leaves the grant."""
     balance: int
     """After it."""
+    period_start: datetime | None
+    """Of the period whose close moved it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +66,29 @@ class NewCoupon:
 
 
 async def read_coupons(
-    conn: Connection, tenant_id: UUID, subscription_id: UUID, *, before: datetime
-) -> tuple[Coupon, ...]:
-    """Read the coupons that are still good and were added before an instant, oldest first."""
-    rows = await conn.fetch(sql("billing.coupons"), tenant_id, subscription_id, before)
-    return tuple(
-        Coupon(
+    conn: Connection, before: Sequence[tuple[UUID, UUID, datetime]]
+) -> dict[UUID, tuple[Coupon, ...]]:
+    """Read coupons that are still good and were added before an instant, oldest first, by subscription.
+
+    `before` has tenant, subscription and instant; subscriptions without a coupon are left out.
+    """
+    tenants, subscriptions, instants = zip(*before, strict=True)
+    rows = await conn.fetch(
+        sql("billing.coupons"), array_literal(tenants), array_literal(subscriptions), list(instants)
+    )
+    found: dict[UUID, tuple[Coupon, ...]] = {}
+    for row in rows:
+        coupon = Coupon(
             coupon_id=str(row["coupon_id"]), name=row["name"], percent=row["percent"], amount_minor=row["amount_minor"]
         )
-        for row in rows
-    )
+        found[row["subscription_id"]] = (*found.get(row["subscription_id"], ()), coupon)
+    return found
 
 
-async def use_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
-    """Count one invoice for these coupons."""
-    await conn.execute(sql("billing.use_coupons"), tenant_id, coupon_ids)
+async def use_coupons(conn: Connection, tenant_ids: Iterable[UUID], coupon_ids: Sequence[UUID]) -> None:
+    """Count one invoice for these coupons of these tenants."""
+    if coupon_ids:
+        await conn.execute(sql("billing.use_coupons"), array_literal(tenant_ids), coupon_ids)
 
 
 async def return_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
@@ -101,9 +113,13 @@ async def add_coupon(
     )
 
 
-async def read_grants(conn: Connection, tenant_id: UUID) -> list[StoredGrant]:
-    """Read a tenant's grants in the order in which they are used, also those that are used up."""
-    return [StoredGrant(**row) for row in await conn.fetch(sql("billing.grants"), tenant_id)]
+async def read_grants(conn: Connection, tenant_ids: Iterable[UUID]) -> dict[UUID, list[StoredGrant]]:
+    """Read tenants' grants in the order in which they are used, also those that are used up; none = left out."""
+    found: dict[UUID, list[StoredGrant]] = {}
+    for row in await conn.fetch(sql("billing.grants"), array_literal(tenant_ids)):
+        tenant_id, *fields = row
+        found.setdefault(tenant_id, []).append(StoredGrant(*fields))
+    return found
 
 
 async def add_grant(conn: Connection, tenant_id: UUID, grant: StoredGrant) -> None:
@@ -122,29 +138,22 @@ async def add_grant(conn: Connection, tenant_id: UUID, grant: StoredGrant) -> No
         grant.rollover_max,
         grant.created_at,
     )
-    entry = GrantEntry(grant_id=grant.grant_id, kind="granted", amount=grant.amount, balance=grant.amount)
-    await add_grant_entries(conn, tenant_id, [entry], at=grant.created_at, period_start=None)
+    entry = GrantEntry(tenant_id, grant.grant_id, "granted", grant.amount, grant.amount, period_start=None)
+    await add_grant_entries(conn, [entry], at=grant.created_at)
 
 
-async def add_grant_entries(
-    conn: Connection,
-    tenant_id: UUID,
-    entries: Sequence[GrantEntry],
-    *,
-    at: datetime,
-    period_start: datetime | None,
-) -> None:
-    """Add movements of grants in this order. The transaction has the tenant alone."""
+async def add_grant_entries(conn: Connection, entries: Sequence[GrantEntry], *, at: datetime) -> None:
+    """Add movements of grants in this order. The transaction has their tenants alone."""
     if entries:
         await conn.execute(
             sql("billing.add_grant_entries"),
-            tenant_id,
             at,
-            period_start,
+            [entry.tenant_id for entry in entries],
             [entry.grant_id for entry in entries],
             [entry.kind for entry in entries],
             [entry.amount for entry in entries],
             [entry.balance for entry in entries],
+            [entry.period_start for entry in entries],
         )
 
 

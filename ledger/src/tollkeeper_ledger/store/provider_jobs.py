@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import date, datetime
     from uuid import UUID
 
@@ -55,6 +55,7 @@ class NewJob:
 
     tenant_id: UUID
     job_id: UUID
+    provider: str
     kind: str
     invoice_id: UUID
     subject_id: UUID | None
@@ -62,20 +63,21 @@ class NewJob:
     step: str
 
 
-async def add_job(conn: Connection, job: NewJob, *, provider: str, now: datetime) -> None:
-    """Add a job; nothing where it exists."""
-    await conn.execute(
-        sql("providers.add_job"),
-        job.tenant_id,
-        job.job_id,
-        provider,
-        job.kind,
-        job.invoice_id,
-        job.subject_id,
-        job.amount_minor,
-        job.step,
-        now,
-    )
+async def add_jobs(conn: Connection, jobs: Sequence[NewJob], *, now: datetime) -> None:
+    """Add jobs; nothing where one exists."""
+    if jobs:
+        await conn.execute(
+            sql("providers.add_jobs"),
+            now,
+            [job.tenant_id for job in jobs],
+            [job.job_id for job in jobs],
+            [job.provider for job in jobs],
+            [job.kind for job in jobs],
+            [job.invoice_id for job in jobs],
+            [job.subject_id for job in jobs],
+            [job.amount_minor for job in jobs],
+            [job.step for job in jobs],
+        )
 
 
 def _job(row: Row) -> Job:

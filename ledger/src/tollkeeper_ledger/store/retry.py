@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-import asyncpg
+from tollkeeper_ledger.store.faults import TIES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,6 +24,6 @@ async def retried(attempt: Callable[[], Awaitable[Result]], *, log: FilteringBou
     for number in range(1, ATTEMPTS_MAX):
         try:
             return await attempt()
-        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+        except TIES as error:
             log.info("a transaction is tried again", attempt=number, error=str(error))
     return await attempt()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.plan_models import needs_events
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def demands_of(definitions: Iterable[bytes]) -> dict[str, Demand]:
     """Give what these plan versions demand, by meter; meters whose sum is enough are left out."""
     found: dict[str, Demand] = {}
     for definition in definitions:
-        for price in json.loads(definition)["prices"]:
+        for price in plan_of(definition)["prices"]:
             names = {*price.get("match", {}), *price.get("group_by", ())}
             known = found.get(price["meter"], Demand((), events=False))
             demand = Demand(
@@ -44,7 +44,7 @@ def demands_of(definitions: Iterable[bytes]) -> dict[str, Demand]:
 
 def meters_priced(definitions: Iterable[bytes]) -> set[str]:
     """Give the meters that these plan versions price."""
-    return {price["meter"] for definition in definitions for price in json.loads(definition)["prices"]}
+    return {price["meter"] for definition in definitions for price in plan_of(definition)["prices"]}
 
 
 def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[PriceJson, Attributes, Total]]:

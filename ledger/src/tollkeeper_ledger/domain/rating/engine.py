@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +19,7 @@ from tollkeeper_ledger.domain.rating.charges import (
 from tollkeeper_ledger.domain.rating.dimensions import NOTHING, priced, with_dimensions
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.plan_models import needs_events
 from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
 
@@ -50,7 +50,7 @@ def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_ve
     difference between what its own period costs with and without it. Raises ValueError for an engine version or a price
     model that does not exist.
     """
-    plan = json.loads(definition)
+    plan = plan_of(definition)
     currency = Currency.from_code(plan["currency"])
     lines = [fee_line(fee, Share(facts.period_start, facts.period_end), currency) for fee in plan["fees"]]
     lines.extend(rate_usage(plan, usage.totals, facts, engine_version=engine_version))
@@ -127,7 +127,7 @@ def _usage_line(
 
 
 def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> list[Charge]:
-    plan = json.loads(late.definition)
+    plan = plan_of(late.definition)
     if plan["currency"] != currency.code:
         raise ValueError(f"late usage is priced in {plan['currency']}, the invoice in {currency.code}")
     before = {(price["meter"], attributes): total for price, attributes, total in priced(plan["prices"], late.before)}
@@ -174,6 +174,6 @@ def _late_line(
 
 def is_free(definition: bytes) -> bool:
     """Whether a plan version can't charge anything: no fee, no commitment and no price above zero."""
-    plan = json.loads(definition)
+    plan = plan_of(definition)
     amounts = [fee["amount"] for fee in plan["fees"]] + [plan.get("commitment", "0")]
     return not any(amount.strip("0.") for amount in amounts) and all(map(is_price_free, plan["prices"]))

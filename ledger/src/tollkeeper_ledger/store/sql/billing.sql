@@ -22,25 +22,31 @@ WHERE c.billable AND NOT c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
 ORDER BY c.closed_at, c.tenant_id, c.subscription_id, c.period_start LIMIT $2;
 
 -- name: producers
--- Gives the producers that served a tenant. $1 tenant id.
-SELECT p.producer_id, p.state, p.watermark, greatest(clock_timestamp() - p.seen_at, interval '0') AS silent_for
+-- Gives the producers that served tenants. $1 tenant ids as an array literal.
+SELECT pt.tenant_id, p.producer_id, p.state, p.watermark,
+       greatest(clock_timestamp() - p.seen_at, interval '0') AS silent_for
 FROM producer_tenant pt JOIN producer p USING (producer_id)
-WHERE pt.tenant_id = $1 ORDER BY p.producer_id;
+WHERE pt.tenant_id = ANY ($1::text::uuid[]) ORDER BY p.producer_id;
 
 -- name: close_segments
--- Closes every segment of a period, late ones as well. $1 tenant id, $2 subscription id, $3 period start, $4 end,
--- $5 time.
-UPDATE billing_segment SET state = 'closed', closed_at = $5
-WHERE tenant_id = $1 AND subscription_id = $2 AND period_start >= $3 AND period_start < $4 AND state = 'open';
+-- Closes every segment of periods, late ones as well. Columns $1 tenants and $2 subscriptions as array literals, $3
+-- starts, $4 ends; $5 time.
+UPDATE billing_segment b SET state = 'closed', closed_at = $5
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+  AS asked (tenant_id, subscription_id, first, last)
+WHERE b.tenant_id = asked.tenant_id AND b.subscription_id = asked.subscription_id AND b.period_start >= asked.first
+  AND b.period_start < asked.last AND b.state = 'open';
 
 -- name: period_segments
--- Gives every segment of a period. $1 tenant id, $2 subscription id, $3 period start, $4 end.
-SELECT b.segment_id, b.late_for, own.period_start AS own_start, own.period_end AS own_end, p.name, v.version, v.digest,
-       b.state = 'parted' AS is_parted, b.part
-FROM billing_segment b
+-- Gives every segment of periods. Columns as in close_segments.
+SELECT b.tenant_id, b.subscription_id, asked.first AS start, b.segment_id, b.late_for, own.period_start AS own_start,
+       own.period_end AS own_end, p.name, v.version, v.digest, b.state = 'parted' AS is_parted, b.part
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+  AS asked (tenant_id, subscription_id, first, last)
+JOIN billing_segment b ON b.tenant_id = asked.tenant_id AND b.subscription_id = asked.subscription_id
+  AND b.period_start >= asked.first AND b.period_start < asked.last
 JOIN billing_segment own ON own.tenant_id = b.tenant_id AND own.segment_id = coalesce(b.late_for, b.segment_id)
 JOIN plan_version v ON v.plan_version_id = own.plan_version_id JOIN plan p USING (plan_id)
-WHERE b.tenant_id = $1 AND b.subscription_id = $2 AND b.period_start >= $3 AND b.period_start < $4
 ORDER BY own.period_start, b.part, b.segment_id;
 
 -- name: billed_before
@@ -61,14 +67,23 @@ ORDER BY asked.segment_id, base.period_start, b.segment_id;
 
 -- name: segment_totals
 -- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
--- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then voided;
--- and so may a part of a segment, whose parts are added up first. $1 tenant id, $2 segment ids.
-SELECT r.segment_id, m.name AS meter, m.unit, m.scale,
+-- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then
+-- voided; and so may a part of a segment, whose parts are added up first. Columns $1 tenants and $2 segments as array literals, $3 and $4 spans that hold all their usage.
+SELECT used.segment_id, m.name AS meter, m.unit, m.scale,
        greatest(CASE WHEN b.late_for IS NULL AND b.part = 0 AND b.state <> 'parted' THEN 0 END,
-                CASE m.aggregation WHEN 'count' THEN sum(r.records) ELSE sum(r.units) END) AS units
-FROM usage_rollup_minute r JOIN meter m USING (meter_id) JOIN billing_segment b USING (tenant_id, segment_id)
-WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND m.aggregation <> 'unique'
-GROUP BY r.segment_id, b.late_for, b.part, b.state, m.name, m.unit, m.scale, m.aggregation ORDER BY r.segment_id, m.name;
+                CASE m.aggregation WHEN 'count' THEN used.records ELSE used.units END) AS units
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+  AS asked (tenant_id, segment_id, first, last)
+CROSS JOIN LATERAL (
+  SELECT asked.segment_id, r.meter_id, sum(r.records) AS records, sum(r.units) AS units
+  FROM usage_rollup_minute r
+  WHERE r.tenant_id = asked.tenant_id AND r.segment_id = asked.segment_id
+    AND r.minute > asked.first - interval '1 minute' AND r.minute < asked.last
+  GROUP BY r.meter_id
+) used
+JOIN billing_segment b ON b.tenant_id = asked.tenant_id AND b.segment_id = asked.segment_id
+JOIN meter m USING (meter_id)
+WHERE m.aggregation <> 'unique' ORDER BY used.segment_id, m.name;
 
 -- name: unique_meters
 -- Gives those of these meters that count distinct values. $1 names.
@@ -83,10 +98,15 @@ SELECT count(*) FROM (
 ) AS counted;
 
 -- name: segment_records
--- Counts the records of segments whose events lie in a span. $1 tenant id, $2 segment ids, $3 from, $4 to.
-SELECT segment_id, count(*) AS records FROM usage_record
-WHERE tenant_id = $1 AND segment_id = ANY ($2::uuid[]) AND event_time >= $3 AND event_time < $4
-GROUP BY segment_id;
+-- Counts the records of segments whose events lie in their spans. Columns as in segment_totals.
+SELECT asked.segment_id, counted.records
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+  AS asked (tenant_id, segment_id, first, last)
+CROSS JOIN LATERAL (
+  SELECT count(*) AS records FROM usage_record r
+  WHERE r.tenant_id = asked.tenant_id AND r.segment_id = asked.segment_id AND r.event_time >= asked.first
+    AND r.event_time < asked.last
+) counted;
 
 -- name: segment_values
 -- Sums segments by values of a meter's dimensions, as segment_totals does. $1 tenant id, $2 segment ids, $3 meter,
@@ -112,8 +132,12 @@ WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND r.event_time >= $
 ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 
 -- name: inputs_ending
--- Reads the inputs of the close that ends where a period begins. $1 tenant id, $2 subscription id, $3 period start.
-SELECT inputs FROM billing_close WHERE tenant_id = $1 AND subscription_id = $2 AND period_end = $3;
+-- Reads the inputs of the closes that end where periods begin. Columns $1 tenants and $2 subscriptions as array
+-- literals, $3 period starts.
+SELECT c.subscription_id, c.inputs
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
+  AND c.period_end = asked.start;
 
 -- name: opened
 -- Gives the subscriptions whose first fees in advance are billed. $1 tenant ids.
@@ -121,15 +145,17 @@ SELECT c.subscription_id FROM billing_close c JOIN subscription s USING (tenant_
 WHERE c.tenant_id = ANY ($1::uuid[]) AND c.period_end = s.started_at;
 
 -- name: coupons
--- Gives the coupons that are still good. $1 tenant id, $2 subscription id, $3 the period's end.
-SELECT coupon_id, name, percent, amount_minor FROM subscription_coupon
-WHERE tenant_id = $1 AND subscription_id = $2 AND coalesce(periods_left, 1) > 0 AND created_at < $3
-ORDER BY created_at, coupon_id;
+-- Gives the coupons that are still good. Columns $1 tenants and $2 subscriptions as array literals, $3 the periods' ends.
+SELECT c.subscription_id, c.coupon_id, c.name, c.percent, c.amount_minor
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, last)
+JOIN subscription_coupon c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
+  AND coalesce(c.periods_left, 1) > 0 AND c.created_at < asked.last
+ORDER BY c.created_at, c.coupon_id;
 
 -- name: use_coupons
--- Counts an invoice for coupons. $1 tenant id, $2 coupon ids.
+-- Counts an invoice for coupons. $1 tenant ids as an array literal, $2 coupon ids.
 UPDATE subscription_coupon SET periods_left = periods_left - 1
-WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
+WHERE tenant_id = ANY ($1::text::uuid[]) AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
 
 -- name: return_coupons
 -- Takes an invoice that became void off coupons' count. $1 tenant id, $2 coupon ids.
@@ -137,15 +163,15 @@ UPDATE subscription_coupon SET periods_left = periods_left + 1
 WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]);
 
 -- name: grants
--- Gives a tenant's grants with their balances in the order in which they are used. $1 tenant id.
-SELECT g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,
+-- Gives tenants' grants with their balances in the order in which they are used. $1 tenant ids as an array literal.
+SELECT g.tenant_id, g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,
        g.created_at, e.balance
 FROM prepaid_grant g
 CROSS JOIN LATERAL (
   SELECT balance FROM prepaid_entry WHERE tenant_id = g.tenant_id AND grant_id = g.grant_id
   ORDER BY entry_id DESC LIMIT 1
 ) e
-WHERE g.tenant_id = $1
+WHERE g.tenant_id = ANY ($1::text::uuid[])
 ORDER BY g.priority, g.expires_at NULLS LAST, g.created_at, g.grant_id;
 
 -- name: add_grant
@@ -155,12 +181,12 @@ INSERT INTO prepaid_grant (tenant_id, grant_id, name, meter, currency, amount, p
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: add_grant_entries
--- Adds movements of grants. $1 tenant id, $2 time, $3 period start or null; columns $4 grants, $5 kinds, $6 amounts,
--- $7 balances.
+-- Adds movements of grants in this order. $1 time; columns $2 tenants, $3 grants, $4 kinds, $5 amounts, $6 balances, $7
+-- period starts or null.
 INSERT INTO prepaid_entry (tenant_id, grant_id, at, kind, amount, balance, period_start)
-SELECT $1, grant_id, $2, kind, amount, balance, $3
-FROM unnest($4::uuid[], $5::text[], $6::bigint[], $7::bigint[]) WITH ORDINALITY
-  AS added (grant_id, kind, amount, balance, place) ORDER BY place;
+SELECT tenant_id, grant_id, $1, kind, amount, balance, period_start
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[]) WITH ORDINALITY
+  AS added (tenant_id, grant_id, kind, amount, balance, period_start, place) ORDER BY place;
 
 -- name: grant_entries
 -- Gives the movements of a tenant's grants in order. $1 tenant id.
@@ -179,30 +205,37 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 SELECT stream, position, hash FROM usage_chain_head ORDER BY stream;
 
 -- name: parties
--- Gives seller, tenant and payer of a tenant. $1 tenant id.
-SELECT s.seller_id, s.name AS seller_name, s.address AS seller_address, s.tax_id AS seller_tax_id, s.email, s.website,
+-- Gives seller, tenant and payer of tenants. $1 tenant ids as an array literal.
+SELECT t.tenant_id, s.seller_id, s.name AS seller_name, s.address AS seller_address, s.tax_id AS seller_tax_id, s.email, s.website,
        s.tax_note, s.payment_note, s.invoice_prefix, s.logo, t.wire_id, t.display_name, t.address, t.tax_id,
        coalesce(p.tenant_id, t.tenant_id) AS payer_id, coalesce(p.wire_id, t.wire_id) AS payer_wire_id,
        coalesce(p.display_name, t.display_name) AS payer_name, coalesce(p.address, t.address) AS payer_address,
        coalesce(p.tax_id, t.tax_id) AS payer_tax_id
 FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id = t.billing_tenant_id
-WHERE t.tenant_id = $1;
+WHERE t.tenant_id = ANY ($1::text::uuid[]);
 
--- name: add_close
--- Keeps a close. $1 tenant id, $2 subscription id, $3 start, $4 end, $5 time, $6 billable, $7 draft, $8 inputs,
--- $9 cut.
+-- name: add_closes
+-- Keeps closes. Columns $1 tenants and $2 subscriptions as array literals, $3 starts, $4 ends, $6 billable, $7 draft, $8
+-- inputs, $9 cut; $5 time.
 INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, is_draft, inputs,
                            is_cut)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+SELECT tenant_id, subscription_id, first, last, $5, billable, is_draft, inputs, is_cut
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[], $6::boolean[], $7::boolean[],
+            $8::bytea[], $9::boolean[])
+  AS added (tenant_id, subscription_id, first, last, billable, is_draft, inputs, is_cut);
 
 -- name: advance_billed_until
--- Moves a subscription's billing on to a period's end. $1 tenant id, $2 subscription id, $3 end.
-UPDATE subscription SET billed_until = $3 WHERE tenant_id = $1 AND subscription_id = $2;
+-- Moves subscriptions' billing on to periods' ends. Columns $1 tenants and $2 subscriptions as array literals, $3 ends.
+UPDATE subscription s SET billed_until = moved.last
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS moved (tenant_id, subscription_id, last)
+WHERE s.tenant_id = moved.tenant_id AND s.subscription_id = moved.subscription_id;
 
--- name: close
--- Reads a close. $1 tenant id, $2 subscription id, $3 period start.
-SELECT period_start, period_end, inputs FROM billing_close
-WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3;
+-- name: closes
+-- Reads closes. Columns $1 tenants and $2 subscriptions as array literals, $3 period starts.
+SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
+  AND c.period_start = asked.start;
 
 -- name: definitions
 -- Gives plan versions' bytes by digest. $1 digests.
@@ -212,33 +245,48 @@ SELECT DISTINCT ON (digest) digest, definition FROM plan_version WHERE digest = 
 -- Makes a seller's number row where there is none. $1 seller.
 INSERT INTO invoice_number (seller_id, next) VALUES ($1, 1) ON CONFLICT DO NOTHING;
 
--- name: take_number
--- Takes a seller's next number; the row stays locked until commit, so a number that is not used is not taken. $1 seller.
-UPDATE invoice_number SET next = next + 1 WHERE seller_id = $1 RETURNING next - 1;
+-- name: take_numbers
+-- Takes a seller's next numbers; the row stays locked until commit, so a number that is not used is not taken. $1 seller,
+-- $2 how many. Gives the first.
+UPDATE invoice_number SET next = next + $2 WHERE seller_id = $1 RETURNING next - $2;
 
 -- name: lock_numbers
 -- Locks a seller's numbers until the transaction ends. $1 seller.
 SELECT next FROM invoice_number WHERE seller_id = $1 FOR UPDATE;
 
--- name: has_invoice
--- Says whether a close has its invoice. $1 tenant id, $2 subscription id, $3 period start.
-SELECT EXISTS (SELECT FROM invoice WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3);
+-- name: invoiced
+-- Gives those of these closes that have their invoices. Columns as in closes.
+SELECT DISTINCT i.tenant_id, i.subscription_id, i.period_start
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+JOIN invoice i ON i.tenant_id = asked.tenant_id AND i.subscription_id = asked.subscription_id
+  AND i.period_start = asked.start;
 
--- name: add_invoice
--- Adds a finalised invoice. Columns of invoice in order, without digest.
+-- name: add_invoices
+-- Adds finalised invoices. $1 time of finalising; then columns of invoice in order, without that and digest, ids as array
+-- literals.
 INSERT INTO invoice (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
                      period_end, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
                      document, digest, issue, replaces, inputs)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, sha256($16), $17, $18, $19);
+SELECT tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start, period_end,
+       currency, subtotal_minor, tax_minor, total_minor, $1, record_count, document, sha256(document), issue, replaces,
+       inputs
+FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text::uuid[], $6::text[], $7::text[],
+            $8::text::bigint[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text::bigint[],
+            $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::bytea[], $17::text::int[], $18::uuid[],
+            $19::bytea[])
+  AS added (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
+            period_end, currency, subtotal_minor, tax_minor, total_minor, record_count, document, issue, replaces,
+            inputs);
 
 -- name: add_lines
--- Adds an invoice's lines. $1 tenant id, $2 invoice id; columns $3 numbers, $4 descriptions, $5 meters, $6 quantities,
--- $7 amounts, $8 period starts, $9 period ends.
+-- Adds invoices' lines. Columns $1 tenants, $2 invoices and $3 numbers as array literals, $4 descriptions, $5 meters, $6
+-- quantities and $7 amounts as array literals, $8 period starts, $9 period ends.
 INSERT INTO invoice_line (tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start,
                           period_end)
-SELECT $1, $2, line, description, meter, quantity, amount_minor, period_start, period_end
-FROM unnest($3::int[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::timestamptz[], $9::timestamptz[])
-  AS added (line, description, meter, quantity, amount_minor, period_start, period_end);
+SELECT tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start, period_end
+FROM unnest($1::text::uuid[], $2::text::uuid[], $3::text::int[], $4::text[], $5::text[], $6::text::bigint[],
+            $7::text::bigint[], $8::timestamptz[], $9::timestamptz[])
+  AS added (tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start, period_end);
 
 -- name: invoices
 -- Lists invoices, newest first. $1 before this time and $2 this invoice id, or null; $3 at most so many, $4 only this

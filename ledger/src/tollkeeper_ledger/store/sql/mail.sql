@@ -1,10 +1,13 @@
 -- Mails to payers and every try to send them. Times are real time.
 
 -- name: queue
--- Queues a mail; nothing where it was queued before. $1 tenant id, $2 mail id, $3 kind, $4 invoice id, $5 stage,
--- $6 recipient, $7 time.
+-- Queues mails; nothing where one was queued before. $1 time; columns $2 tenants, $3 mails, $4 kinds, $5 invoices, $6
+-- stages, $7 recipients.
 INSERT INTO mail (tenant_id, mail_id, kind, invoice_id, stage, recipient, state, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7) ON CONFLICT ON CONSTRAINT mail_once DO NOTHING;
+SELECT tenant_id, mail_id, kind, invoice_id, stage, recipient, 'queued', $1
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::text[])
+  AS queued (tenant_id, mail_id, kind, invoice_id, stage, recipient)
+ON CONFLICT ON CONSTRAINT mail_once DO NOTHING;
 
 -- name: was_warned
 -- Says whether a payer was warned of a card, whatever invoice was its newest then. $1 tenant id, $2 stage.

@@ -1,10 +1,13 @@
 -- Jobs at payment providers, their requests, events, and who payers are there. Times are real time.
 
--- name: add_job
--- Adds a job; nothing where it exists. $1 tenant id, $2 job id, $3 provider, $4 kind, $5 invoice id, $6 subject id or
--- null, $7 amount, $8 first step, $9 time.
+-- name: add_jobs
+-- Adds jobs; nothing where one exists. $1 time; columns $2 tenants, $3 jobs, $4 providers, $5 kinds, $6 invoices, $7
+-- subjects or null, $8 amounts, $9 first steps.
 INSERT INTO provider_job (tenant_id, job_id, provider, kind, invoice_id, subject_id, amount_minor, step, state, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'ready', $9) ON CONFLICT ON CONSTRAINT provider_job_once DO NOTHING;
+SELECT tenant_id, job_id, provider, kind, invoice_id, subject_id, amount_minor, step, 'ready', $1
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::bigint[], $9::text[])
+  AS added (tenant_id, job_id, provider, kind, invoice_id, subject_id, amount_minor, step)
+ON CONFLICT ON CONSTRAINT provider_job_once DO NOTHING;
 
 -- name: claim_job
 -- Takes the job that waits longest, for two minutes. $1 time.

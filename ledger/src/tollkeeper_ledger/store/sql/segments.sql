@@ -7,13 +7,14 @@ SELECT pg_advisory_xact_lock_shared(key) FROM unnest($1::bigint[]) WITH ORDINALI
 SELECT pg_advisory_xact_lock_shared(1953456993, stripe)
 FROM unnest($1::integer[]) WITH ORDINALITY AS wanted (stripe, place) ORDER BY place;
 
--- name: lock_stripe
--- Takes a tenant's stripe alone. $1 stripe.
-SELECT pg_advisory_xact_lock(1953456993, $1::integer);
+-- name: lock_stripes
+-- Takes stripes of tenants alone, in the order given. $1 stripes, ascending.
+SELECT pg_advisory_xact_lock(1953456993, stripe)
+FROM unnest($1::integer[]) WITH ORDINALITY AS wanted (stripe, place) ORDER BY place;
 
--- name: lock_tenant
--- Takes a tenant's lock alone. $1 key.
-SELECT pg_advisory_xact_lock($1::bigint);
+-- name: lock_tenants
+-- Takes tenants' locks alone, in the order given. $1 keys, ascending.
+SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (key, place) ORDER BY place;
 
 -- name: segments_between
 -- Gives billed segments, but no late ones and of parted ones the last part, that overlap a span. $1 tenant ids as an array literal, $2 from, $3 to, inclusive.
