@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
@@ -179,3 +180,37 @@ async def test_two_replicas_never_wait_for_each_other(bench: Bench, monkeypatch:
 
 def _minute(bench: Bench, at: int) -> int:
     return bench.now_us - at % 5 * 60_000_000
+
+
+async def test_who_serves_whom_is_kept_whatever_fails(bench: Bench) -> None:
+    """A producer's tenants are noted with its first commit, also where the first attempts failed."""
+    log = await bench.new_log()
+    log.record(bench.use("serves-1"), bench.use("serves-2", tenant="globex"))
+    async with refusing(bench, "usage_chain", "true", "data_exception"):
+        with pytest.raises(asyncpg.DataError):
+            await bench.ingest.append(log.cut())
+    assert [] == await _served(bench, log)
+    await bench.ingest.append(log.cut(0, 1))
+    assert [bench.tenants["acme"]] == await _served(bench, log)
+    await bench.ingest.append(log.cut(tenants_served=["globex"]))
+    assert sorted(bench.tenants[name] for name in ("acme", "globex")) == await _served(bench, log)
+
+
+async def _served(bench: Bench, log: Log) -> list[uuid.UUID]:
+    rows = await bench.rows(
+        "SELECT tenant_id FROM producer_tenant WHERE producer_id = $1 ORDER BY tenant_id", log.producer_id
+    )
+    return [row["tenant_id"] for row in rows]
+
+
+async def test_sums_leave_room_for_their_next_versions(bench: Bench) -> None:
+    """Partitions of sums are filled by half, so that what every batch updates touches no index."""
+    log = await bench.new_log()
+    log.record(bench.use("room"))
+    await bench.ingest.append(log.cut())
+    rows = await bench.rows(
+        "SELECT relname, reloptions FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent IN ('usage_rollup_minute'::regclass, 'usage_rollup_quarter'::regclass)"
+    )
+    assert rows
+    assert {("fillfactor=50",)} == {tuple(row["reloptions"]) for row in rows}

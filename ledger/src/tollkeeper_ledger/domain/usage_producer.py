@@ -11,7 +11,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, Prec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
@@ -32,6 +32,8 @@ class Producer:
     holder: bytes
     committed_seq: int
     h: bytes
+    server_started_at: datetime | None = None
+    """Since when the Postgres runs that says so; None = it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

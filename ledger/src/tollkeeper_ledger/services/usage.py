@@ -34,6 +34,7 @@ from tollkeeper_ledger.domain.usage_producer import (
 )
 from tollkeeper_ledger.services.usage_append import append_batch, append_batches
 from tollkeeper_ledger.services.usage_commits import UsageCommits
+from tollkeeper_ledger.services.usage_served import Served
 from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.usage_attempts import attempted
@@ -88,6 +89,9 @@ class UsageIngest:
         self._embedded = embedded
         self._stream = stream
         self._months: set[date] = set()
+        self._served = Served()
+        if restores is not None:
+            restores.follow(set_back=self._served.forget)
 
     async def open_producer(
         self,
@@ -154,7 +158,12 @@ class UsageIngest:
             await self.need_months(conn, edges, now)
             async with conn.transaction():
                 await self._need_timeline(conn, batches)
-                return await append_batches(conn, batches, now=now, stream=self._stream, position=self._position)
+                serving = self._served.begin()
+                results = await append_batches(
+                    conn, batches, now=now, stream=self._stream, position=self._position, serving=serving
+                )
+            serving.committed()
+            return results
 
         return await self.attempted(commit)
 
@@ -223,7 +232,9 @@ class UsageIngest:
         )
         batch = await asyncio.to_thread(read_batch, append, own=own)
         await self._need_timeline(conn, [batch])
-        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position)
+        # Whether the caller commits nobody knows here, so nothing is learnt of it.
+        serving = self._served.begin()
+        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position, serving=serving)
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

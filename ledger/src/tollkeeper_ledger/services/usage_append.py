@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
     from tollkeeper_ledger.domain.usage_producer import Placement, Producer
     from tollkeeper_ledger.domain.usage_rollup import MeterFacts
+    from tollkeeper_ledger.services.usage_served import Serving
     from tollkeeper_ledger.store.pool import Connection
 
 Result: TypeAlias = AppendOutcome | PreconditionError
@@ -122,22 +123,30 @@ class _Append:
 
 
 async def append_batch(
-    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position
+    conn: Connection, batch: UsageBatch, *, now: datetime, stream: int, position: Position, serving: Serving
 ) -> AppendOutcome:
     """Commit what of the batch is new; the caller's transaction ends right after.
 
     Raises PreconditionError as `domain.usage_producer.place` says; nothing is stored then.
     """
-    (result,) = await append_batches(conn, [batch], now=now, stream=stream, position=position)
+    (result,) = await append_batches(conn, [batch], now=now, stream=stream, position=position, serving=serving)
     if isinstance(result, PreconditionError):
         raise result
     return result
 
 
 async def append_batches(
-    conn: Connection, batches: Sequence[UsageBatch], *, now: datetime, stream: int, position: Position
+    conn: Connection,
+    batches: Sequence[UsageBatch],
+    *,
+    now: datetime,
+    stream: int,
+    position: Position,
+    serving: Serving,
 ) -> list[Result]:
     """Commit what is new of batches of different producers; the caller's transaction ends right after.
+
+    `serving`: what the transaction writes of who serves whom; the caller tells it when it is committed.
 
     Gives a result per batch, in the order given: one that is refused, as `domain.usage_producer.place` says, stores
     nothing and is no other's trouble.
@@ -165,7 +174,7 @@ async def append_batches(
     new = [one for one in going.values() if one.batch.last_seq > one.producer.committed_seq]
     if new:
         await _commit_entries(conn, new, names=names, now=now, stream=stream)
-    await _advance(conn, list(going.values()), names, now)
+    await _advance(conn, list(going.values()), names=names, now=now, serving=serving)
     for at, one in going.items():
         results[at] = await _outcome(conn, one, now=now, position=position)
     return [results[at] for at in range(len(batches))]
@@ -192,17 +201,20 @@ async def _outcome(conn: Connection, one: _Append, *, now: datetime, position: P
     )
 
 
-async def _advance(conn: Connection, appends: Sequence[_Append], names: _Names, now: datetime) -> None:
+async def _advance(
+    conn: Connection, appends: Sequence[_Append], *, names: _Names, now: datetime, serving: Serving
+) -> None:
     """Move producers to the end of their batches, in the order of their ids."""
-    await serve_tenants(
-        conn,
-        [
-            (one.producer.producer_id, names.tenant_ids[wire_id])
-            for one in appends
-            for wire_id in {*one.batch.tenants, *one.batch.source.tenants_served}
-            if wire_id in names.tenant_ids
-        ],
-    )
+    if not appends:
+        return
+    pairs = [
+        (one.producer.producer_id, names.tenant_ids[wire_id])
+        for one in appends
+        for wire_id in {*one.batch.tenants, *one.batch.source.tenants_served}
+        if wire_id in names.tenant_ids
+    ]
+    if lacking := serving.lacking(pairs, since=appends[0].producer.server_started_at):
+        await serve_tenants(conn, lacking)
     await advance_producers(
         conn,
         [

@@ -43,6 +43,7 @@ async def lock_producers(conn: Connection, producer_ids: Sequence[UUID]) -> dict
             holder=row["holder"],
             committed_seq=row["committed_seq"],
             h=row["h"],
+            server_started_at=row["server_started_at"],
         )
         for row in await conn.fetch(sql("usage.find_producers"), producer_ids)
     }

@@ -31,8 +31,10 @@ END
 $$;
 
 -- Makes a partition like its parent, with the parent's policies, and attaches it. Attaching a finished table takes
--- a weaker lock on the parent than creating the partition in place, so running traffic goes on.
-CREATE FUNCTION make_partition(parent regclass, partition_name text, bounds text) RETURNS void
+-- a weaker lock on the parent than creating the partition in place, so running traffic goes on. `fill`: percent of a
+-- page that new rows take; the rest is for their next versions, so that an update touches no index.
+CREATE FUNCTION make_partition(parent regclass, partition_name text, bounds text, fill integer DEFAULT 100)
+  RETURNS void
   LANGUAGE plpgsql
   SET search_path = tollkeeper, pg_temp AS $$
 DECLARE
@@ -47,7 +49,7 @@ BEGIN
   IF EXISTS (SELECT FROM pg_class WHERE relname = partition_name AND relnamespace = 'tollkeeper'::regnamespace) THEN
     RETURN;
   END IF;
-  EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING ALL)', partition_name, parent);
+  EXECUTE format('CREATE TABLE %I (LIKE %s INCLUDING ALL) WITH (fillfactor = %s)', partition_name, parent, fill);
   EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', partition_name);
   EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', partition_name);
   FOR policy IN

@@ -3,8 +3,8 @@
 -- Array literals that rows point into are read once, in a subquery that OFFSET 0 keeps whole, not once a row.
 
 -- name: find_producers
--- Locks producers in the order of their ids. $1 producer ids.
-SELECT producer_id, incarnation, holder, committed_seq, h
+-- Locks producers in the order of their ids; says since when this server runs as well. $1 producer ids.
+SELECT producer_id, incarnation, holder, committed_seq, h, pg_postmaster_start_time() AS server_started_at
 FROM producer WHERE producer_id = ANY ($1::uuid[]) ORDER BY producer_id FOR UPDATE;
 
 -- name: add_producer
