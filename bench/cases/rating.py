@@ -88,4 +88,4 @@ async def open_rating(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
 
 def _bare(line: Charge, units: int) -> Charge:
     amount = units * 4
-    return replace(line, quantity=units, charged=units, amount_minor=(amount + 50) // 100, explanation=(f"{amount}",))
+    return line._replace(quantity=units, charged=units, amount_minor=(amount + 50) // 100, explanation=(f"{amount}",))

@@ -51,6 +51,7 @@ def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Resu
 
 DECIMAL_DIGITS_MAX = 15
 _BEYOND_CUTS = Decimal("1e-40")
+_WHOLE = Decimal(1)
 _DECIMAL = re.compile(rf"-?[0-9]{{1,{DECIMAL_DIGITS_MAX}}}(\.[0-9]{{1,{DECIMAL_DIGITS_MAX}}})?")
 _TWO_DIGITS = (
     "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC CUP "
@@ -110,7 +111,7 @@ def round_minor(amount_minor: Decimal) -> int:
     Sums of quotients that were cut after 100 digits are brought back to what they stand for first.
     """
     return int(
-        amount_minor.quantize(_BEYOND_CUTS, context=EXACT).quantize(Decimal(1), rounding=ROUND_HALF_UP, context=EXACT)
+        amount_minor.quantize(_BEYOND_CUTS, context=EXACT).quantize(_WHOLE, rounding=ROUND_HALF_UP, context=EXACT)
     )
 
 

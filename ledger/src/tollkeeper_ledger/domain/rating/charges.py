@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -63,8 +63,7 @@ class SubscriptionFacts:
     period_end: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Rated:
+class Rated(NamedTuple):
     """A price model's result, exact and not yet rounded."""
 
     included: int
@@ -79,9 +78,8 @@ class Rated:
     """Tiers, packages and flat fees that the amount is made of, before discounts and bounds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One line: rounded, with how it came about."""
+class Charge(NamedTuple):
+    """One line: rounded, with how it came about. A tuple, as its parts are: rating makes millions of them."""
 
     description: str
     meter: str

@@ -54,8 +54,11 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
     split by these values, in order of value.
     """
     found: list[dict[Attributes, Total]] = [{} for _ in prices]
+    of_meter: dict[str, list[int]] = {}
+    for place_of_price, price in enumerate(prices):
+        of_meter.setdefault(price["meter"], []).append(place_of_price)
     for total in totals:
-        place = _place_of(prices, total)
+        place = _place_of(prices, of_meter.get(total.meter, ()), total)
         if place is None:
             continue
         groups, key = found[place], _line_key(prices[place], total)
@@ -63,7 +66,9 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
         groups[key] = total if before is None else added(before, total)
     lines: list[tuple[PriceJson, Attributes, Total]] = []
     for price, groups in zip(prices, found, strict=True):
-        if groups:
+        if len(groups) == 1:
+            lines.extend((price, key, total) for key, total in groups.items())
+        elif groups:
             lines.extend((price, key, total) for key, total in sorted(groups.items()))
         else:
             unused = Total(meter=price["meter"], unit="", scale=0, units=0)
@@ -76,22 +81,22 @@ def added(first: Total, second: Total) -> Total:
     return replace(first, units=first.units + second.units, events=(*first.events, *second.events))
 
 
-def _place_of(prices: Sequence[PriceJson], total: Total) -> int | None:
-    for place, price in enumerate(prices):
-        if price["meter"] == total.meter:
-            match = price.get("match")
-            if not match:
-                return place
-            values = dict(total.attributes)
-            if all(values.get(name, "") == value for name, value in match.items()):
-                return place
+def _place_of(prices: Sequence[PriceJson], places: Sequence[int], total: Total) -> int | None:
+    """Give the first of these places whose price takes a total of its meter."""
+    for place in places:
+        match = prices[place].get("match")
+        if not match:
+            return place
+        values = dict(total.attributes)
+        if all(values.get(name, "") == value for name, value in match.items()):
+            return place
     return None
 
 
 def _line_key(price: PriceJson, total: Total) -> Attributes:
-    names = {*price.get("match", ()), *price.get("group_by", ())}
-    if not names:
+    if "match" not in price and "group_by" not in price:
         return ()
+    names = {*price.get("match", ()), *price.get("group_by", ())}
     values = dict(total.attributes)
     return tuple((name, values.get(name, "")) for name in sorted(names))
 

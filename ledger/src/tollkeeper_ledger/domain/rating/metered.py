@@ -5,12 +5,12 @@ Cumulative: it is always given the period's whole quantity, so how usage is cut 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import exact, plain
-from tollkeeper_ledger.domain.rating.bounds import bounded
+from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, bounded
 from tollkeeper_ledger.domain.rating.charges import Rated
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, total
 from tollkeeper_ledger.domain.rating.plan_models import (
@@ -53,7 +53,7 @@ def rate_price(
     if included or granted:
         free = f"included {included:,}" + (f" and granted {granted:,}" if granted else "")
         steps.append(f"less {free}: {charged:,} to charge")
-    conversion = conversion_of(price)
+    conversion = conversion_of(price) if "convert" in price else None
     priced = converted(Decimal(charged), conversion)
     if conversion is not None:
         steps.append(f"converted: {plain(priced)}")
@@ -64,23 +64,26 @@ def rate_price(
     else:
         parts = MODELS_V1[price["model"]](price, priced)
     if conversion is not None:
-        parts = tuple(replace(each, is_count=True) for each in parts)
-    steps += [_step(each, currency, is_per_event) for each in parts]
+        parts = tuple(each._replace(is_count=True) for each in parts)
+    steps.extend([_step(each, currency, is_per_event) for each in parts])
     gross = total(parts)
-    result = bounded(gross, bounds_of(price), billed_before=ZERO, is_period_end=True)
     if len(parts) > 1:
         steps.append(f"together {_amount(gross, currency)}")
-    if result.discount:
-        steps.append(f"less discount and maximum: -{_amount(result.discount, currency)}")
-    if result.true_up:
-        steps.append(f"up to the minimum of {price['minimum']}: +{_amount(result.true_up, currency)}")
+    bounds, amount = bounds_of(price), gross
+    if bounds is not UNBOUNDED:
+        result = bounded(gross, bounds, billed_before=ZERO, is_period_end=True)
+        amount = result.amount
+        if result.discount:
+            steps.append(f"less discount and maximum: -{_amount(result.discount, currency)}")
+        if result.true_up:
+            steps.append(f"up to the minimum of {price['minimum']}: +{_amount(result.true_up, currency)}")
     is_one_price = price["model"] == "per_unit"
     return Rated(
         included=included + granted,
         charged=charged,
         unit_price=price["unit_price"] if is_one_price else "",
         price_per=int(price["per"]) if is_one_price else 1,
-        amount=result.amount,
+        amount=amount,
         steps=tuple(steps),
         currency=currency,
         parts=parts,
@@ -96,9 +99,19 @@ def is_price_free(price: PriceJson) -> bool:
 
 
 def _amount(amount: Decimal, currency: Currency) -> str:
-    if len(f"{amount:f}".partition(".")[2]) > _SHOWN_DIGITS:
-        amount = amount.quantize(_SHOWN)
-    return f"{plain(amount)} {currency.code}"
+    whole, _, fraction = f"{amount:f}".partition(".")
+    if not fraction:
+        return f"{whole} {currency.code}"
+    if len(fraction) > _SHOWN_DIGITS:
+        return f"{plain(amount.quantize(_SHOWN))} {currency.code}"
+    fraction = fraction.rstrip("0")
+    return f"{whole}.{fraction} {currency.code}" if fraction else f"{whole} {currency.code}"
+
+
+@lru_cache(maxsize=4096)
+def _price_text(unit_price: Decimal) -> str:
+    """Write a unit price; plans have few, and every line writes them again. 2.5 and 2.50 are written alike."""
+    return plain(unit_price, digits_min=2)
 
 
 def _step(each: Part, currency: Currency, is_per_event: bool) -> str:  # noqa: FBT001 - one caller
@@ -108,4 +121,4 @@ def _step(each: Part, currency: Currency, is_per_event: bool) -> str:  # noqa: F
             each.amount, currency
         )
     count = f"{each.quantity:,}" if each.per == 1 else f"{each.quantity:,} / {each.per:,}"
-    return f"{name}{count} x {plain(each.unit_price, digits_min=2)} {currency.code} = {_amount(each.amount, currency)}"
+    return f"{name}{count} x {_price_text(each.unit_price)} {currency.code} = {_amount(each.amount, currency)}"

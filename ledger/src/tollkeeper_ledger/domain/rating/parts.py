@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tollkeeper_ledger.domain.money import EXACT, exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 ZERO = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One step of a price: so much of something at so much each. Exact, in major units."""
 
     name: str
@@ -38,8 +36,10 @@ def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_
     return Part(name=name, quantity=quantity, unit_price=unit_price, amount=amount, per=per, is_count=is_count)
 
 
-def total(parts: Iterable[Part]) -> Decimal:
+def total(parts: Sequence[Part]) -> Decimal:
     """Add the amounts up."""
+    if len(parts) == 1:
+        return parts[0].amount
     amount = ZERO
     for each in parts:
         amount = EXACT.add(amount, each.amount)
@@ -59,6 +59,6 @@ def since(now: tuple[Part, ...], before: tuple[Part, ...]) -> tuple[Part, ...]:
         if old is None:
             changed.append(each)
         elif old != each:
-            changed.append(replace(each, quantity=each.quantity - old.quantity, amount=each.amount - old.amount))
-    gone = (replace(old, quantity=-old.quantity, amount=-old.amount) for old in known.values())
+            changed.append(each._replace(quantity=each.quantity - old.quantity, amount=each.amount - old.amount))
+    gone = (old._replace(quantity=-old.quantity, amount=-old.amount) for old in known.values())
     return (*changed, *gone)

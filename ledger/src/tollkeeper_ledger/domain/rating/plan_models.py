@@ -82,9 +82,19 @@ def needs_events(price: PriceJson) -> bool:
 
 
 def _tiers(price: PriceJson, unit: str = "unit_price", flat: str = "flat") -> tuple[Tier, ...]:
+    return _read_tiers(tuple([(tier.get("up_to"), tier.get(unit), tier.get(flat)) for tier in price["tiers"]]))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _read_tiers(terms: tuple[tuple[str | int | None, str | None, str | None], ...]) -> tuple[Tier, ...]:
+    """Read tiers from (up_to, unit, flat); plans have few, and every period reads them again."""
     return tuple(
-        Tier(up_to=_amount(tier, "up_to"), unit=_amount(tier, unit) or ZERO, flat=_amount(tier, flat) or ZERO)
-        for tier in price["tiers"]
+        Tier(
+            up_to=None if up_to is None else Decimal(up_to),
+            unit=Decimal(unit or "0") or ZERO,
+            flat=Decimal(flat or "0") or ZERO,
+        )
+        for up_to, unit, flat in terms
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -93,8 +93,7 @@ def with_coupons(coupons: Sequence[Coupon], lines: Sequence[Charge], currency: C
         base_minor -= off_minor
         shares = cut(off_minor, [max(line.amount_minor - line.discount_minor, 0) for line in shown])
         shown = [
-            replace(
-                line,
+            line._replace(
                 discount_minor=line.discount_minor + share,
                 explanation=(*line.explanation, f"coupon {coupon.name}: -{major(share, currency)} {currency.code}"),
             )
