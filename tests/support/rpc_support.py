@@ -49,9 +49,14 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, error_details_pb2.ErrorIn
     answer = call.read() if hasattr(call, "read") else call
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answer
-    details = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+    return caught.value.code(), error_info(caught.value)
+
+
+def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    """Give the ErrorInfo of a call that failed."""
+    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(details if isinstance(details, bytes) else details.encode())
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert info.domain == "tollkeeper"
-    return caught.value.code(), info
+    return info

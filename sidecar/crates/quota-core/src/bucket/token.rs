@@ -1,6 +1,9 @@
 //! A token bucket as this process knows it: slices that it holds and what the shard last said.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
+};
 
 use crate::{
     bucket::demand::Demand,
@@ -138,8 +141,8 @@ pub(crate) struct Tokens {
     slices: [Slice; SLICES],
     /// Units that open reservations hold.
     held: BTreeMap<ReservationId, Lot>,
-    /// Units on their way back, not sent yet.
-    pub(crate) returning: Lot,
+    /// Units on their way back, not sent yet, by the call that took them.
+    returning: VecDeque<Lot>,
     /// Last return sent.
     pub(crate) give_seq: u64,
     /// A return is under way.
@@ -279,25 +282,32 @@ impl Tokens {
         }
     }
 
-    /// Puts units on their way back.
+    /// Puts units on their way back. Those of several calls go one after the other: together they would be worth what the
+    /// first of them is.
     pub(crate) fn send_back(&mut self, lot: Lot) {
         if lot.units == 0 {
             return;
         }
-        let is_same = self.returning.origin.generation == lot.origin.generation;
-        let waiting = if is_same { self.returning.units } else { 0 };
-        let origin = if waiting == 0 {
-            lot.origin
-        } else {
-            self.returning.origin.with(lot.origin)
-        };
-        self.returning = Lot {
-            units: waiting.saturating_add(lot.units),
-            origin,
-        };
+        let is_full = self.returning.len() >= RECENT;
+        match self.returning.back_mut() {
+            Some(last) if last.origin == lot.origin || is_full => {
+                let is_same = last.origin.generation == lot.origin.generation;
+                let waiting = if is_same { last.units } else { 0 };
+                *last = Lot {
+                    units: waiting.saturating_add(lot.units),
+                    origin: last.origin.with(lot.origin),
+                };
+            }
+            _ => self.returning.push_back(lot),
+        }
     }
 
-    /// Takes in a slice that was asked for at `sent`.
+    /// Takes the next units that are to be sent back.
+    pub(crate) fn next_returning(&mut self) -> Option<Lot> {
+        self.returning.pop_front()
+    }
+
+    /// Takes in a slice that was asked for at `sent`; one that is over by now goes back.
     pub(crate) fn credit(&mut self, sent: &Sent, lot: Lot, level: Units, now: Now) {
         let ends_us = sent.real_us.saturating_add(SLICE_US);
         self.heard(level, now);
@@ -306,6 +316,7 @@ impl Tokens {
         }
         self.denial = None;
         if now.real_us >= ends_us {
+            self.send_back(lot);
             return;
         }
         for slice in &mut self.slices {
@@ -379,7 +390,7 @@ impl Tokens {
 
     /// Whether something would be lost by forgetting it: units that reservations hold, or that are on their way back.
     pub(crate) fn is_needed(&self) -> bool {
-        !self.held.is_empty() || self.returning.units > 0 || self.is_giving
+        !self.held.is_empty() || !self.returning.is_empty() || self.is_giving
     }
 
     /// Whether a refusal still stands: forgotten, the next one would name a time later by a way to the shard.

@@ -180,8 +180,13 @@ impl Engine {
                 if give == 0 && ask.need > 0 {
                     tokens.deny(&ask, retry_after_us, now);
                 }
+                let waits = |waiter: &Key| self.waiting.get(*waiter).is_some();
+                let is_for_nobody = !bucket.waiters.iter().any(|(waiter, _)| waits(waiter));
+                let unclaimed = if is_for_nobody { ask.need } else { 0 };
                 let (index, place) = (bucket.limit, place_of(bucket.key_hash));
                 self.ask_share(now, index, place);
+                // Whoever asked was answered without it: a denied call takes nothing.
+                self.return_tokens(now, key, unclaimed.min(give));
             }
             Taken::Behind(last) => tokens.request_seq = tokens.request_seq.max(last),
             Taken::Fault(fault) => {

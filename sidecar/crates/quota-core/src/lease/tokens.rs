@@ -61,17 +61,22 @@ impl Engine {
         let Some(tokens) = bucket.tokens.as_deref_mut() else {
             return;
         };
-        if tokens.is_giving || tokens.returning.units == 0 {
+        if tokens.is_giving {
             return;
         }
-        let lot = std::mem::take(&mut tokens.returning);
         let state = limit
             .shards
             .get(place_of(bucket.key_hash))
             .filter(|state| state.is_open() && !is_redis_down);
-        let shard = state
-            .and_then(|state| state.shard.as_ref())
-            .filter(|shard| shard.generation == lot.origin.generation);
+        let shard = state.and_then(|state| state.shard.as_ref());
+        let generation = shard.map(|shard| shard.generation);
+        let lot = loop {
+            match tokens.next_returning() {
+                Some(lot) if Some(lot.origin.generation) == generation => break lot,
+                Some(_) => {}
+                None => return,
+            }
+        };
         let (Some(refill), Some(shard)) = (refill_of(&limit.rule), shard) else {
             return;
         };

@@ -405,6 +405,23 @@ fn given_back_tokens_are_there_again() {
     assert!(!admitted(&mut world, 1, 2), "and never above the burst");
 }
 
+/// Tokens of several calls that are given back together are each worth what would be left of them: those of a call before
+/// the bucket was full again nothing, those of a later one all.
+#[test]
+fn tokens_of_several_calls_go_back_each_for_itself() {
+    let shape = Shape { rate: 1, burst: 20 };
+    let mut world = world(7, 2, vec![rule("rate", "m", shape)]);
+    assert!(admitted(&mut world, 0, 12));
+    world.run_for(13 * SECOND_US);
+    assert!(admitted(&mut world, 0, 5));
+    let mut back = request("t", "m", 9);
+    back.mode = Mode::GiveBack;
+    assert_eq!(Reason::Allowed, world.decide(0, &back).reason);
+    world.run_for(2_000);
+    assert!(admitted(&mut world, 1, 20));
+    assert!(!admitted(&mut world, 0, 1));
+}
+
 /// A call that one limit denies takes nothing from another: what the first bucket lent for it goes back.
 #[test]
 fn a_denied_call_leaves_other_buckets_as_they_were() {
@@ -424,6 +441,45 @@ fn a_denied_call_leaves_other_buckets_as_they_were() {
     assert_eq!(Reason::RateLimited, world.decide(0, &both).reason);
     world.run_for(2_000);
     assert!(admitted(&mut world, 1, 20));
+}
+
+/// Tokens that come when nobody waits for them any more go back: a call that was denied because no answer came in time
+/// burns nothing, where the answer comes at all.
+#[test]
+fn tokens_that_nobody_waits_for_go_back() {
+    let mut unanswered = 0;
+    for seed in 0..40 {
+        let mut day = rule("rate", "m", Shape { rate: 1, burst: 20 });
+        day.kind = LimitKind::TokenBucket {
+            refill_interval_us: 86_400_000_000,
+            burst: 20,
+        };
+        day.failure_policy = FailurePolicy::Closed;
+        let mut world = world(seed, 1, vec![day]);
+        world.weather.delay_max_us = 48_000;
+        let (mut left, mut lost_parts) = (20, 0);
+        for _ in 0..4 {
+            match world.decide(0, &request("t", "m", 3)).reason {
+                Reason::Allowed => left -= 3,
+                reason => {
+                    assert_eq!(Reason::AuthorityUnreachable, reason);
+                    lost_parts = 1;
+                    unanswered += 1;
+                }
+            }
+            world.run_for(SECOND_US);
+        }
+        world.weather.delay_max_us = 300;
+        world.run_for(SECOND_US);
+        // A part of a token that had come in the meantime is not made whole again.
+        let whole = left - lost_parts;
+        assert!(admitted(&mut world, 0, whole), "seed {seed}: {whole}");
+        assert!(!admitted(&mut world, 0, lost_parts + 1), "seed {seed}");
+    }
+    assert!(
+        unanswered > 20,
+        "{unanswered} calls without an answer prove little"
+    );
 }
 
 /// Units that three sidecars admit while they are cut off for so many seconds, after a while of use.
