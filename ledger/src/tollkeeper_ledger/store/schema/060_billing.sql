@@ -1,7 +1,7 @@
 -- What was closed, and the invoices made of it. Finalised money never changes: no role may update or delete here.
 
--- A closed period: the summed inputs as canonical bytes, taken in the transaction that closed its segments. Its
--- invoice follows in a second transaction; a close without one is picked up by the next run.
+-- A closed period: the summed inputs as canonical bytes, taken in the transaction that closed its segments. A run adds
+-- its invoice in the same one; a close that has none, and is no draft, is picked up by the next run.
 CREATE TABLE billing_close (
   tenant_id uuid NOT NULL REFERENCES tenant,
   subscription_id uuid NOT NULL,
