@@ -149,6 +149,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(resources.redis.run()),
             tasks.create_task(every(1.0, resources.clock.tick, log=log)),
             tasks.create_task(every(1.0, limits.restores.tick, log=log)),
+            tasks.create_task(every(1.0, limits.learning.tick, log=log)),
             tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
             *(tasks.create_task(loop) for loop in _signing(resources, limits)),
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),

@@ -7,6 +7,7 @@ from pathlib import Path  # noqa: TC003 - pydantic reads it
 from pydantic import AwareDatetime, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollkeeper_ledger.domain.issuing import LEARNING_S
 from tollkeeper_ledger.domain.usage_archive import MONTHS_KEPT_MIN
 
 
@@ -48,6 +49,13 @@ class Settings(BaseSettings):
     otlp_mapping: Path | None = Field(
         default=None,
         description="TOML file that says which OTLP metrics are usage of which meters; without it none are taken.",
+    )
+    learning_s: int = Field(
+        default=LEARNING_S,
+        ge=5,
+        le=3600,
+        description="Real seconds that sidecars have, after Postgres was set back, to say what they have of limits with"
+        " `after_restore: learn`. Who says nothing by then may spend what it has beside the limit.",
     )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")

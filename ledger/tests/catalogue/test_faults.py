@@ -173,6 +173,20 @@ TABLE = [
     (plan("grace: {unit: day, count: 32}"), 6, "plans[0].grace.count", "is out of range"),
     (HEAD + "plans: [{name: p}]", 5, "plans[0].billing_interval", "is missing"),
     (HEAD + "plans: [{name: p, billing_interval: fortnight}]", 5, "plans[0].billing_interval", "is not known"),
+    (limit(WINDOW + ", amount: 1, after_restore: thaw"), 8, "plans[0].limits[0].after_restore", "is not known"),
+    (limit(BUCKET + ", amount: 1, after_restore: learn"), 8, "plans[0].limits[0].after_restore", "is learn, which"),
+    (
+        limit("name: l, meter: tokens, kind: level, amount: 1, after_restore: learn"),
+        8,
+        "plans[0].limits[0].after_restore",
+        "is learn, which",
+    ),
+    (
+        limit("name: l, meter: tokens, kind: concurrency, amount: 1, after_restore: learn"),
+        8,
+        "plans[0].limits[0].after_restore",
+        "is learn, which",
+    ),
     (limit("name: l, meter: tokens, amount: 1, window: day"), 8, "plans[0].limits[0].kind", "is missing"),
     (
         limit("name: l, meter: tokens, kind: level, amount: 1, burst: 2"),

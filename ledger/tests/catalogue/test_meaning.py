@@ -136,6 +136,18 @@ def test_aliases_and_defaults_mean_the_same() -> None:
     assert [tenant.plan for tenant in plain.tenants] == [tenant.plan for tenant in aliased.tenants]
 
 
+@pytest.mark.parametrize(
+    ("said", "learns"), [("", False), (", after_restore: freeze", False), (", after_restore: learn", True)]
+)
+def test_what_happens_after_a_restore_is_kept(said: str, learns: bool) -> None:  # noqa: FBT001 - a table's column
+    """A limit learns only where it says so, and the default leaves no trace in what is stored."""
+    yaml = PLAIN.replace("kind: window,", f"kind: window{said},")
+    (plan,) = read_catalogue(yaml, source_name="x").plans
+    stored = [limit for limit in plan_to_json(plan)["limits"] if limit["kind"] == "window"]
+    assert {learns} == {rule_from_json(limit).learns for limit in stored}
+    assert {learns} == {"after_restore" in limit for limit in stored}
+
+
 def test_stored_limits_are_what_resolution_reads() -> None:
     """The JSON of a plan's limits is read by the resolution of effective limits, with the same meaning."""
     (plan,) = read_catalogue(PLAIN, source_name="x").plans

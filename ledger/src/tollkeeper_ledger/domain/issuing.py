@@ -26,6 +26,9 @@ _SLACK_REAL_MS = 250
 
 _FROZEN_FURTHER_US = 1_000_000
 
+LEARNING_S = 30
+"""Sidecars have so long, real seconds, to say what they have; one that the ledger reaches says it within two."""
+
 CLOCK_JUMP_US_MAX = 300_000_000
 """A forward jump beyond five minutes holds window opening."""
 
@@ -38,6 +41,11 @@ def slack_us(speed_milli: int) -> int:
 def frozen_before_us(now_us: int, speed_milli: int) -> int:
     """Give the ledger time before which windows that begin may have been leased already."""
     return now_us + AHEAD_US_MAX + slack_us(speed_milli) + _FROZEN_FURTHER_US
+
+
+def learning_until_us(now_us: int, speed_milli: int, *, learning_s: int) -> int:
+    """Give the ledger time until which limits that learn hear what sidecars have, and issue nothing."""
+    return now_us + learning_s * 1_000 * max(1000, speed_milli)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,32 +84,47 @@ class Issuing:
     """Windows that began before this are frozen; 0 = none."""
     is_held: bool = False
     """The clock jumped and nobody has confirmed it: no window is opened."""
+    learning_until_us: int = 0
+    """Until this ledger time limits that learn hear what sidecars have; 0 = none does."""
 
     @property
     def is_restricted(self) -> bool:
         """Whether some windows may not be opened."""
         return self.is_held or self.frozen_before_us > 0
 
-    def refuses_window(self, span: Span, *, timeline: int) -> Refused | None:
-        """Refuse a window that was opened in an earlier timeline, while nobody has confirmed the restore."""
+    def refuses_window(self, span: Span, *, timeline: int, learned_at_us: int | None = None) -> Refused | None:
+        """Refuse a window that was opened in an earlier timeline, while nobody has confirmed the restore.
+
+        `learned_at_us`: ledger time now where its limit learns; it is refused until sidecars have had their time.
+        """
         if timeline < self.timeline and span.start_us < self.frozen_before_us:
-            return _RESTORED
+            return self._refuses_restored(learned_at_us)
         return None
 
-    def refuses_opening(self, span: Span, *, is_rolling: bool) -> Refused | None:
+    def refuses_opening(self, span: Span, *, is_rolling: bool, learned_at_us: int | None = None) -> Refused | None:
         """Refuse to open a window that may have been open, unknown to Postgres, or that a jumped clock asks for.
 
         A rolling window begins at first use, so one that Postgres has lost may reach a whole length beyond the restore.
+        Where the limit learns, `learned_at_us` is ledger time now: what nobody told of in time is nobody's.
         """
         start_us = span.start_us - (span.end_us - span.start_us if is_rolling else 0)
-        if start_us < self.frozen_before_us:
+        refused = self._refuses_restored(learned_at_us) if start_us < self.frozen_before_us else None
+        return refused or (_HELD if self.is_held else None)
+
+    def _refuses_restored(self, learned_at_us: int | None) -> Refused | None:
+        if learned_at_us is None:
             return _RESTORED
-        return _HELD if self.is_held else None
+        # A clock that jumped forward says nothing about how long sidecars have had.
+        return LEARNING if self.is_held or learned_at_us < self.learning_until_us else None
 
 
 _RESTORED = Refused(
     reason="RESTORE_UNCONFIRMED",
     message="Postgres was set back: windows that were open then are frozen until `tollkeeper ledger confirm-restore`",
+)
+LEARNING = Refused(
+    reason="RESTORE_UNCONFIRMED",
+    message="Postgres was set back: sidecars are saying what they have of this window; ask again in a while",
 )
 _HELD = Refused(
     reason="CLOCK_UNCONFIRMED",

@@ -56,6 +56,13 @@ class FailurePolicy(Enum):
     OPEN = "open"
 
 
+class AfterRestore(Enum):
+    """What happens to windows that were open when Postgres was set back."""
+
+    FREEZE = "freeze"
+    LEARN = "learn"
+
+
 class MatchKind(Enum):
     """How an attribute's value is compared."""
 
@@ -101,6 +108,12 @@ class LimitRule:
     valid_to_us: int | None = None
     shared: bool = False
     """Callers of child tenants see its figures."""
+    after_restore: AfterRestore = AfterRestore.FREEZE
+
+    @property
+    def learns(self) -> bool:
+        """Whether its windows go on by themselves after a restore, once holders have said what they have."""
+        return self.kind is LimitKind.WINDOW and self.after_restore is AfterRestore.LEARN
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,7 @@ def rule_from_json(value: Json) -> LimitRule:
         valid_from_us=_instant_from_json(value.get("valid_from")),
         valid_to_us=_instant_from_json(value.get("valid_to")),
         shared=bool(value.get("shared", False)),
+        after_restore=AfterRestore(value.get("after_restore", "freeze")),
     )
 
 

@@ -191,6 +191,9 @@ class AdminWindows:
             frozen_before=_instant(state.frozen_before_us or None),
             clock_held_at=_instant(state.held_at_us),
             clock_jump_s=(state.jump_us or 0) // 1_000_000,
+            learning_until=_instant(
+                state.learning_until_us if self._resources.clock.reading().now_us < state.learning_until_us else None
+            ),
         )
 
     async def ConfirmRestore(

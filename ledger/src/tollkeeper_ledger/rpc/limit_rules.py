@@ -8,7 +8,14 @@ from tollkeeper.ledger.v1 import limits_pb2
 from tollkeeper.quota.v1 import decision_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.limits import AttributeMatch, Enforcement, FailurePolicy, LimitKind, MatchKind
+from tollkeeper_ledger.domain.limits import (
+    AfterRestore,
+    AttributeMatch,
+    Enforcement,
+    FailurePolicy,
+    LimitKind,
+    MatchKind,
+)
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.windows import Alignment, WindowUnit
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 _KINDS = {kind: getattr(decision_pb2, f"LIMIT_KIND_{kind.name}") for kind in LimitKind}
 _ENFORCEMENTS = {one: getattr(decision_pb2, f"ENFORCEMENT_{one.name}") for one in Enforcement}
 _POLICIES = {one: getattr(decision_pb2, f"FAILURE_POLICY_{one.name}") for one in FailurePolicy}
+_AFTER_RESTORE = {one: getattr(limits_pb2, f"AFTER_RESTORE_{one.name}") for one in AfterRestore}
 _UNITS = {unit: getattr(limits_pb2, f"WINDOW_UNIT_{unit.name}") for unit in WindowUnit}
 _ALIGNMENTS = {one: getattr(limits_pb2, f"WINDOW_ALIGNMENT_{one.name}") for one in Alignment}
 _REFILL_US = (("day", 86_400_000_000), ("hour", 3_600_000_000), ("minute", 60_000_000), ("second", 1_000_000))
@@ -44,6 +52,7 @@ def rule_to_message(limit: EffectiveLimit) -> limits_pb2.LimitRule:
         valid_to_us=rule.valid_to_us,
         source=limit.source.value,
         shared=rule.shared,
+        after_restore=_AFTER_RESTORE[rule.after_restore],
     )
     if rule.window is not None:
         message.window_unit = _UNITS[rule.window.unit]
@@ -87,6 +96,10 @@ def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
     if message.failure_policy:
         rule["failure_policy"] = _name(
             message.failure_policy, decision_pb2.FailurePolicy, "FAILURE_POLICY_", "rule.failure_policy"
+        )
+    if message.after_restore:
+        rule["after_restore"] = _name(
+            message.after_restore, limits_pb2.AfterRestore, "AFTER_RESTORE_", "rule.after_restore"
         )
     whole = {
         "match": [_match_from_message(match) for match in message.match],

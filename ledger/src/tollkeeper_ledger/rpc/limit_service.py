@@ -10,6 +10,7 @@ from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.rpc.allot_messages import entry_from_message, result_to_message
+from tollkeeper_ledger.rpc.lease_messages import leases_from_message
 from tollkeeper_ledger.rpc.watch_messages import event_to_message, welcome_message
 from tollkeeper_ledger.services.allot import REQUEST_ENTRIES_MAX
 from tollkeeper_ledger.services.fairness import in_turns
@@ -121,6 +122,9 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
             _require_cumulative(entry.in_flight, f"entries[{index}].in_flight")
             if entry.lease_epoch > _INT64_MAX:
                 raise InvalidFieldError(f"entries[{index}].lease_epoch", "is no lease", reason="FIELD_OUT_OF_RANGE")
+        _require_count(request.leases, "leases")
+        said = [leases_from_message(request.holder, one, f"leases[{i}]") for i, one in enumerate(request.leases)]
+        await self._limits.learning.hear(said)
         uses = await self._limits.returns.report(
             request.holder,
             [

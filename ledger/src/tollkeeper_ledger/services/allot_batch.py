@@ -16,9 +16,11 @@ from tollkeeper_ledger.domain.window_state import Denied, Pooled, PoolFault, Ref
 from tollkeeper_ledger.domain.windows import Alignment, Span, end_day_of
 from tollkeeper_ledger.services.entries import FromBucket, FromWindow, facts_of
 from tollkeeper_ledger.services.fairness import in_turns
+from tollkeeper_ledger.services.learning import learned_allotted, refuses_learned
 from tollkeeper_ledger.services.notices import announce_lacking, announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
 from tollkeeper_ledger.services.spans import name_window, span_of
+from tollkeeper_ledger.store.learning import read_told
 from tollkeeper_ledger.store.limits import (
     Proposal,
     WindowRow,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.cursor import Cursor
+    from tollkeeper_ledger.domain.learning import Told
     from tollkeeper_ledger.domain.limits import EffectiveLimit
     from tollkeeper_ledger.domain.window_state import Ask
     from tollkeeper_ledger.services.allot_buckets import BucketShards
@@ -204,7 +207,10 @@ class AllotBatch:
             refused = None
             cursor = known.get(target.identity)
             if cursor is None or cursor.find(target.entry.at_us) is None:
-                refused = self._issuing.refuses_opening(self._span(target), is_rolling=_is_rolling(target))
+                learned_at_us = self._clock.now_us if target.limit.rule.learns else None
+                refused = self._issuing.refuses_opening(
+                    self._span(target), is_rolling=_is_rolling(target), learned_at_us=learned_at_us
+                )
             if refused is None:
                 allowed.append(target)
             else:
@@ -220,7 +226,9 @@ class AllotBatch:
         known = {place.window_id for _, place in places if place is not None} - new - self._rows.keys()
         self._rows.update(await lock_windows(conn, known))
         if any(row.state.timeline < self._issuing.timeline for row in self._rows.values()):
-            places = [(target, self._renew(target, place)) for target, place in places]
+            learning = {target.identity for target, _ in places if target.limit.rule.learns}
+            told = await read_told(conn, learning)
+            places = [(target, self._renew(target, place, told.get(target.identity, []))) for target, place in places]
         leases = await read_leases(
             conn,
             self._rows,
@@ -258,10 +266,11 @@ class AllotBatch:
             self._rows[place.window_id] = self._open(target, place)
         return place
 
-    def _renew(self, target: _Target, place: Place | None) -> Place | None:
+    def _renew(self, target: _Target, place: Place | None, told: Sequence[Told]) -> Place | None:
         """Give the window of this timeline in place of one of an earlier timeline, or refuse while that is frozen.
 
-        It begins with what Postgres knows to be out of the earlier one, from which nothing is issued any more.
+        It begins with what Postgres knows to be out of the earlier one, from which nothing is issued any more; where
+        the limit learns, also with what holders `told`.
         """
         if place is None:
             return None
@@ -270,12 +279,17 @@ class AllotBatch:
         row = self._rows[place.window_id]
         if row.state.timeline >= self._issuing.timeline:
             return place
-        refused = self._issuing.refuses_window(row.span, timeline=row.state.timeline)
+        if target.limit.rule.learns:
+            refused = refuses_learned(row, told, self._issuing, now_us=self._clock.now_us)
+            allotted = learned_allotted(row, told)
+        else:
+            refused = self._issuing.refuses_window(row.span, timeline=row.state.timeline)
+            allotted = row.state.allotted
         if refused is not None:
             self._results[target.index] = refused
             return place
         renewed = cursor.replace(place.window_id, self._name(place.span))
-        after = successor(row, renewed.window_id, timeline=self._issuing.timeline, allotted=row.state.allotted)
+        after = successor(row, renewed.window_id, timeline=self._issuing.timeline, allotted=allotted)
         if target.limit.rule.kind is LimitKind.CONCURRENCY:
             standing.inherit_flights(after.state, heir=self._context.random_bytes(HOLDER_BYTES))
         self._rows[renewed.window_id] = after

@@ -10,6 +10,7 @@ from tollkeeper_ledger.services.allot import AllotService
 from tollkeeper_ledger.services.amounts import AmountFollower
 from tollkeeper_ledger.services.bucket_clock import BucketClock
 from tollkeeper_ledger.services.caches import Caches
+from tollkeeper_ledger.services.learning import Learning
 from tollkeeper_ledger.services.restores import Restores
 from tollkeeper_ledger.services.returns import ReturnService
 from tollkeeper_ledger.services.settlements import SettlementHub
@@ -42,6 +43,7 @@ class Limits:
     settlements: SettlementHub
     reclaimer: LeaseReclaimer
     caches: Caches
+    learning: Learning
 
     def loops(self) -> list[Coroutine[None, None, None]]:
         """Give what has to run while the process serves."""
@@ -70,6 +72,7 @@ async def open_limits(resources: Resources) -> Limits:
         resources.log,
         installation_id=installation.installation_id,
         timeline=installation.timeline,
+        learning_s=resources.settings.learning_s,
     )
     restores.follow(shown=hub.show_witness)
     allot = AllotService(resources, tenants, functions, restores)
@@ -94,4 +97,5 @@ async def open_limits(resources: Resources) -> Limits:
         settlements=SettlementHub(pool, resources.listener, resources.log),
         reclaimer=LeaseReclaimer(pool, resources.log),
         caches=Caches(pool, resources.listener, hub, resources.log),
+        learning=Learning(pool, resources.clock, functions, restores, tenants),
     )

@@ -7,16 +7,19 @@ import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 from tollkeeper_ledger.domain.issuing import (
+    LEARNING_S,
     NO_WITNESS,
     VALUE_BYTES,
     Issuing,
     Witness,
     frozen_before_us,
+    learning_until_us,
     witness_from,
 )
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import from_us, read_clock
+from tollkeeper_ledger.store.learning import forget_ended
 from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.pool_functions import show_witness_call
 
@@ -46,13 +49,21 @@ class Restores:
     """
 
     def __init__(
-        self, pool: Pool, functions: PoolFunctions, log: FilteringBoundLogger, *, installation_id: bytes, timeline: int
+        self,
+        pool: Pool,
+        functions: PoolFunctions,
+        log: FilteringBoundLogger,
+        *,
+        installation_id: bytes,
+        timeline: int,
+        learning_s: int = LEARNING_S,
     ) -> None:
         self._pool = pool
         self._functions = functions
         self._log = log
         self._installation_id = installation_id
         self._timeline = timeline
+        self._learning_s = learning_s
         self._newest = NO_WITNESS
         self._committed = NO_WITNESS
         self._ticks = 0
@@ -158,7 +169,9 @@ class Restores:
                     timeline=timeline,
                     now_us=now_us,
                     frozen_before_us=frozen_before_us(now_us, clock.speed_milli),
+                    learning_until_us=learning_until_us(now_us, clock.speed_milli, learning_s=self._learning_s),
                 )
+                await forget_ended(conn, now_us=now_us)
                 entry = AuditEntry(
                     subject="timeline", tenant_id=None, before={"timeline": before}, after={"timeline": timeline}
                 )
@@ -172,7 +185,8 @@ class Restores:
                 )
             self._timeline = timeline
             self._log.error(
-                "Postgres was set back: windows that were open are frozen until `tollkeeper ledger confirm-restore`",
+                "Postgres was set back: windows that were open are frozen until `tollkeeper ledger confirm-restore`,"
+                " but for those of limits that learn",
                 timeline=timeline,
                 witness=seen.number,
                 of_timeline=seen.timeline,

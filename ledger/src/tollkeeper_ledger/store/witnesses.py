@@ -29,6 +29,7 @@ class LedgerState:
     timeline: int
     restored_at_us: int | None
     frozen_before_us: int
+    learning_until_us: int
     held_at_us: int | None
     jump_us: int | None
 
@@ -40,7 +41,12 @@ async def commit_witness(conn: Connection, *, value: bytes, newest: Witness) -> 
         raise RuntimeError("installation has no row: run `tollkeeper-ledger migrate`")
     return Committing(
         witness=Witness(timeline=row["timeline"], number=row["number"], value=value),
-        issuing=Issuing(timeline=row["timeline"], frozen_before_us=row["frozen_before_us"], is_held=row["is_held"]),
+        issuing=Issuing(
+            timeline=row["timeline"],
+            frozen_before_us=row["frozen_before_us"],
+            learning_until_us=row["learning_until_us"],
+            is_held=row["is_held"],
+        ),
         is_known=row["known"],
     )
 
@@ -53,9 +59,11 @@ async def lock_timeline(conn: Connection) -> tuple[int, int]:
     return row["timeline"], row["frozen_before_us"]
 
 
-async def begin_timeline(conn: Connection, *, timeline: int, now_us: int, frozen_before_us: int) -> None:
+async def begin_timeline(
+    conn: Connection, *, timeline: int, now_us: int, frozen_before_us: int, learning_until_us: int
+) -> None:
     """Begin the timeline after a restore. The installation is locked."""
-    await conn.execute(sql("installation.next_timeline"), timeline, now_us, frozen_before_us)
+    await conn.execute(sql("installation.next_timeline"), timeline, now_us, frozen_before_us, learning_until_us)
 
 
 async def thaw(conn: Connection) -> None:

@@ -1,6 +1,6 @@
 //! Beginning anew: the ledger belongs to another installation than before.
 
-use crate::{engine::Engine, time::Now};
+use crate::{engine::Engine, lease::learning::Telling, time::Now};
 
 impl Engine {
     /// Forgets every unit, window, limit and tenant: they are another installation's, and nobody here may spend them.
@@ -10,6 +10,7 @@ impl Engine {
             self.remove_mark(window);
         }
         self.resting.forget();
+        self.telling = Telling::default();
         self.catalog.forget_all();
         for key in self.buckets.keys() {
             let Some(bucket) = self.buckets.get_mut(key) else {

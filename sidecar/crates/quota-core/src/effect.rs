@@ -110,6 +110,13 @@ pub enum Command {
         /// What.
         entries: Vec<UseReport>,
     },
+    /// `LimitService.ReportConsumption`, after Postgres was set back.
+    ReportLeases {
+        /// Who reports.
+        holder: Holder,
+        /// What.
+        entries: Vec<WindowLeases>,
+    },
     /// Redis functions, one pipeline, never retried.
     Redis(Vec<FunctionCall>),
     /// Subscribe to these channels and tell when it is confirmed.
@@ -142,6 +149,44 @@ pub struct UseReport {
     pub lease_epoch: u64,
     /// Concurrency: units in flight.
     pub in_flight: Units,
+}
+
+/// What is had of one window that was open when Postgres was set back: no more of it will ever be spent here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WindowLeases {
+    /// Tenant whose limit it is.
+    pub tenant: Arc<str>,
+    /// Limit name.
+    pub limit: Arc<str>,
+    /// Key.
+    pub key_hash: KeyHash,
+    /// Key values in the rule's order; empty where they are not known any more.
+    pub key_values: Box<[Box<str>]>,
+    /// The window.
+    pub window: WindowId,
+    /// Its first instant, ledger µs.
+    pub start_us: i64,
+    /// Its end, exclusive, ledger µs.
+    pub end_us: i64,
+    /// Its timeline; 0 = it was taken over and the ledger has not spoken of it since.
+    pub timeline: u64,
+    /// Units that had left the limit, as last heard; 0 = never heard.
+    pub allotted: Units,
+    /// Per source.
+    pub sources: Box<[SourceLeases]>,
+}
+
+/// What is had of one source of a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SourceLeases {
+    /// The dead process that it was leased to; `None` = this one.
+    pub holder: Option<Holder>,
+    /// 0 = the ledger, else a pool's generation.
+    pub generation: u64,
+    /// Units that did not go back.
+    pub units: Units,
+    /// Units that had gone into the generation, as last heard; 0 = never heard.
+    pub total: Units,
 }
 
 /// One `FCALL`.

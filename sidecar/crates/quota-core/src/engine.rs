@@ -13,7 +13,7 @@ use crate::{
     event::Event,
     hash::{Map, hex, keyed},
     id::{Holder, ReservationId},
-    lease::{keeping::Marking, plan::Budget, unclaimed::Unclaimed},
+    lease::{keeping::Marking, learning::Telling, plan::Budget, unclaimed::Unclaimed},
     links::Links,
     outbox::Outbox,
     report::Reporter,
@@ -95,6 +95,8 @@ pub struct Engine {
     pub(crate) markings: Map<u64, Marking>,
     /// What a dead process of this volume kept and nobody has asked for yet.
     pub(crate) unclaimed: Unclaimed,
+    /// What the ledger is to hear after Postgres was set back.
+    pub(crate) telling: Telling,
 }
 
 /// How much the engine keeps, and what should alarm somebody.
@@ -140,6 +142,7 @@ impl Engine {
             keeps_due: Vec::new(),
             markings: Map::with_hasher(hasher.clone()),
             unclaimed: Unclaimed::new(hasher),
+            telling: Telling::default(),
         }
     }
 
@@ -229,6 +232,7 @@ impl Engine {
         }
         self.expire_reservations(now);
         self.return_unclaimed(now);
+        self.tell_leases(now);
         self.report(now, false);
         self.work_off(now);
     }
@@ -245,6 +249,7 @@ impl Engine {
             self.timers.next_due_us(),
             self.reporter.next_due_us(),
             self.unclaimed.next_due_us(),
+            self.telling.next_due_us(),
         ];
         for other in others.into_iter().flatten() {
             due_us = due_us.min(other);

@@ -69,13 +69,15 @@ pub enum Event {
         /// The round that has ended.
         window: WindowId,
     },
+    /// Times that Postgres has been restored, plus 1, as the ledger says.
+    Timeline(u64),
     /// What became of an `Effect::Keep`.
     Marked(u64, Marked),
     /// Answer to `Command::Allot`, one per ask.
     Allotted(CommandId, Result<Vec<AllotAnswer>, CommandFailure>),
     /// Answer to `Command::ReturnUnits`.
     Returned(CommandId, Result<Vec<Units>, CommandFailure>),
-    /// Answer to `Command::ReportConsumption`.
+    /// Answer to `Command::ReportConsumption`, and to `ReportLeases` with nothing in it.
     Reported(CommandId, Result<Vec<WindowUse>, CommandFailure>),
     /// Answer to `Command::Redis`, one per call.
     Functions(CommandId, Result<Vec<FunctionReply>, CommandFailure>),
@@ -140,6 +142,8 @@ pub struct WindowInfo {
     pub amount_version: u64,
     /// Units that left the limit.
     pub allotted: Units,
+    /// Postgres restores that it has lived through, plus 1; 0 = not heard.
+    pub timeline: u64,
 }
 
 impl WindowInfo {

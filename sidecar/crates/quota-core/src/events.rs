@@ -69,6 +69,7 @@ impl Engine {
                 key_hash,
                 window,
             } => self.on_replaced(&tenant, &limit, key_hash, window),
+            Event::Timeline(timeline) => self.on_timeline(timeline),
             Event::Marked(id, outcome) => self.on_marked(now, id, outcome),
             answer => self.on_command_answer(now, answer),
         }
@@ -99,6 +100,10 @@ impl Engine {
             (Event::Reported(_, result), Outstanding::Report(entries)) => {
                 self.hear_ledger(now, sent_us, result.as_ref().err());
                 self.on_reported(now, entries, result);
+            }
+            (Event::Reported(_, result), Outstanding::Leases(leases)) => {
+                self.hear_ledger(now, sent_us, result.as_ref().err());
+                self.on_told(now, leases, result.as_ref().err());
             }
             (Event::Functions(_, result), Outstanding::Functions(origins)) => {
                 self.hear_redis(now, sent_us, result.as_deref().unwrap_or_default());

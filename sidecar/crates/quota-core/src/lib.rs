@@ -37,8 +37,8 @@ mod waiting;
 
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{
-    AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, KeptPart, PoolFault, UseCum,
-    UseReport,
+    AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, KeptPart, PoolFault, SourceLeases,
+    UseCum, UseReport, WindowLeases,
 };
 pub use engine::{Engine, EngineConfig, EngineFigures, Ticket};
 pub use event::{

@@ -97,6 +97,8 @@ pub struct LimitRule {
     pub source: Box<str>,
     /// Callers of child tenants see its figures.
     pub is_shared: bool,
+    /// After Postgres was set back its windows are taken up again from what holders say that they have.
+    pub learns: bool,
     /// Windows begin at first use, so the next one can't be leased before it is used.
     pub is_rolling: bool,
     /// Nominal length in microseconds of ledger time (a month counts 30 days): sizes standby shares and estimates only.

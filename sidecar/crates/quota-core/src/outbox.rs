@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use crate::{
-    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, UseCum, UseReport},
+    effect::{AllotAsk, Command, CommandId, Effect, FunctionCall, UseCum, UseReport, WindowLeases},
     hash::Map,
     id::{Holder, WindowId},
     request::Units,
@@ -14,6 +14,8 @@ use crate::{
 
 /// Entries of one command at most.
 const ENTRIES_MAX: usize = 10_000;
+/// Windows of which is told at once what is had of them, at most: each has its sources.
+const LEASES_MAX: usize = 2_000;
 /// Calls of one pipeline at most.
 const CALLS_MAX: usize = 1_000;
 
@@ -99,6 +101,8 @@ pub(crate) enum Outstanding {
     Return(Vec<Return>),
     /// `ReportConsumption`.
     Report(Vec<Report>),
+    /// `ReportLeases`.
+    Leases(Vec<WindowLeases>),
     /// Functions.
     Functions(Vec<CallOrigin>),
     /// Channels, asked for in this life of the subscriber connection.
@@ -118,6 +122,7 @@ pub(crate) struct Outbox {
     calls: Vec<(FunctionCall, CallOrigin)>,
     returns: Vec<Return>,
     reports: Vec<Report>,
+    leases: Vec<WindowLeases>,
     subscribe: Vec<Arc<str>>,
     subscribe_epoch: u64,
     unsubscribe: Vec<Arc<str>>,
@@ -137,6 +142,7 @@ impl Outbox {
             calls: Vec::new(),
             returns: Vec::new(),
             reports: Vec::new(),
+            leases: Vec::new(),
             subscribe: Vec::new(),
             subscribe_epoch: 0,
             unsubscribe: Vec::new(),
@@ -170,6 +176,11 @@ impl Outbox {
     /// Reports use.
     pub(crate) fn report(&mut self, entry: Report) {
         self.reports.push(entry);
+    }
+
+    /// Tells what is had of a window.
+    pub(crate) fn tell_leases(&mut self, leases: WindowLeases) {
+        self.leases.push(leases);
     }
 
     /// Subscribes to a channel, in this life of the connection. Subscriptions leave before function calls.
@@ -223,6 +234,7 @@ impl Outbox {
         let others = self
             .reports
             .len()
+            .saturating_add(self.leases.len())
             .saturating_add(self.subscribe.len())
             .saturating_add(self.unsubscribe.len());
         let unsent = waiting
@@ -238,6 +250,7 @@ impl Outbox {
             || !self.calls.is_empty()
             || !self.returns.is_empty()
             || !self.reports.is_empty()
+            || !self.leases.is_empty()
             || !self.subscribe.is_empty()
             || !self.unsubscribe.is_empty()
             || !self.watch.is_empty()
@@ -306,6 +319,16 @@ impl Outbox {
                 SLOW_TIMEOUT_MS,
                 Command::ReportConsumption { holder, entries },
                 Outstanding::Report(sent),
+            );
+        }
+        while !self.leases.is_empty() {
+            let count = self.leases.len().min(LEASES_MAX);
+            let entries: Vec<WindowLeases> = self.leases.drain(..count).collect();
+            let outstanding = Outstanding::Leases(entries.clone());
+            self.command(
+                SLOW_TIMEOUT_MS,
+                Command::ReportLeases { holder, entries },
+                outstanding,
             );
         }
     }

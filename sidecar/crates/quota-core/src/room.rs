@@ -71,6 +71,12 @@ impl Resting {
         }
     }
 
+    /// All of them, with limit and key.
+    pub(crate) fn windows_mut(&mut self) -> impl Iterator<Item = (u32, KeyHash, &mut Window)> {
+        let windows = self.windows.iter_mut();
+        windows.map(|((limit, key), window)| (*limit, *key, window.as_mut()))
+    }
+
     /// Forgets all of them.
     pub(crate) fn forget(&mut self) {
         self.windows.clear();

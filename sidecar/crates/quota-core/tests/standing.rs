@@ -42,6 +42,7 @@ fn rule(kind: LimitKind) -> LimitRule {
         valid_to_us: None,
         source: "plan".into(),
         is_shared: false,
+        learns: false,
         nominal_us: 86_400_000_000,
         is_rolling: false,
     }
@@ -56,6 +57,7 @@ fn info(allotted: Units) -> WindowInfo {
         amount: Some(5),
         amount_version: 1,
         allotted,
+        timeline: 1,
     }
 }
 

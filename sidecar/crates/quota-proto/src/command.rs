@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use prost::bytes::Bytes;
-use quota_core::{AllotAsk, Command, FunctionCall, KeyHash, PoolFault, UseReport};
+use quota_core::{
+    AllotAsk, Command, FunctionCall, KeyHash, PoolFault, SourceLeases, UseReport, WindowLeases,
+};
 
 use crate::{
     bridge::{Channels, RedisCall, RedisCalls, command::Action},
@@ -66,6 +68,18 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
             let request = ledger::ReportConsumptionRequest {
                 holder: holder.0.to_vec(),
                 entries,
+                leases: Vec::new(),
+            };
+            (
+                Action::ReportConsumption(encoded(&request)),
+                AnswerKind::Report,
+            )
+        }
+        Command::ReportLeases { holder, entries } => {
+            let request = ledger::ReportConsumptionRequest {
+                holder: holder.0.to_vec(),
+                entries: Vec::new(),
+                leases: entries.into_iter().map(window_leases).collect(),
             };
             (
                 Action::ReportConsumption(encoded(&request)),
@@ -79,6 +93,30 @@ pub fn action(command: Command) -> (Action, AnswerKind) {
         Command::Subscribe(names) => (Action::Subscribe(channels(&names)), AnswerKind::Done),
         Command::Unsubscribe(names) => (Action::Unsubscribe(channels(&names)), AnswerKind::Done),
         Command::WatchTenants(tenants) => (watch_add(&tenants), AnswerKind::Done),
+    }
+}
+
+fn window_leases(leases: WindowLeases) -> ledger::WindowLeases {
+    let source = |source: &SourceLeases| ledger::SourceLeases {
+        holder: source
+            .holder
+            .map(|holder| holder.0.to_vec())
+            .unwrap_or_default(),
+        generation: source.generation,
+        units: signed(source.units),
+        total: signed(source.total),
+    };
+    ledger::WindowLeases {
+        tenant: leases.tenant.as_ref().to_owned(),
+        limit: leases.limit.as_ref().to_owned(),
+        key_hash: wire_key(leases.key_hash),
+        key_values: leases.key_values.into_iter().map(String::from).collect(),
+        window_id: leases.window.0.to_vec(),
+        start_us: leases.start_us,
+        end_us: leases.end_us,
+        timeline: leases.timeline,
+        allotted: signed(leases.allotted),
+        sources: leases.sources.iter().map(source).collect(),
     }
 }
 
@@ -150,16 +188,20 @@ fn redis_call(call: FunctionCall) -> RedisCall {
     }
 }
 
+/// The key as it is sent: empty where nothing splits the limit.
+fn wire_key(key: KeyHash) -> Vec<u8> {
+    if key == KeyHash::default() {
+        Vec::new()
+    } else {
+        key.0.to_vec()
+    }
+}
+
 fn allot_entry(ask: AllotAsk) -> ledger::AllotEntry {
-    let split = ask.key_hash != KeyHash::default();
     ledger::AllotEntry {
         tenant: ask.tenant.as_ref().to_owned(),
         limit: ask.limit.as_ref().to_owned(),
-        key_hash: if split {
-            ask.key_hash.0.to_vec()
-        } else {
-            Vec::new()
-        },
+        key_hash: wire_key(ask.key_hash),
         key_values: ask.key_values.into_iter().map(String::from).collect(),
         at_us: ask.at_us,
         request_seq: ask.request_seq,

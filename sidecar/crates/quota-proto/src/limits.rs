@@ -121,6 +121,7 @@ pub(crate) fn window(from: Option<ledger::WindowInfo>) -> Result<WindowInfo, Mes
         amount: amount("window.amount", from.amount)?,
         amount_version: from.amount_version,
         allotted: units("window.allotted", from.allotted)?,
+        timeline: from.timeline,
     })
 }
 
@@ -146,6 +147,8 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
         valid_to_us: from.valid_to_us,
         source: from.source.into_boxed_str(),
         is_shared: from.shared,
+        learns: kind == LimitKind::Window
+            && from.after_restore == i32::from(ledger::AfterRestore::Learn),
     })
 }
 

@@ -323,7 +323,7 @@ impl Hub {
             if let Some(reply) = self.outbox.settle(answer) {
                 // Before the engine spends what came with it: Postgres had committed both.
                 if let Some(seen) = witness(reply.kind, reply.outcome.as_ref()) {
-                    self.directory.lock().witnessed(seen.timeline, &seen.value);
+                    self.witnessed(seen.timeline, &seen.value);
                 }
                 self.tell_engine(event(reply.id, reply.kind, reply.outcome));
             }
@@ -372,10 +372,7 @@ impl Hub {
                 self.news.notify_waiters();
             }
             WatchNews::Engine(event) => self.tell_engine(event),
-            WatchNews::Witness(witness) => self
-                .directory
-                .lock()
-                .witnessed(witness.timeline, &witness.value),
+            WatchNews::Witness(witness) => self.witnessed(witness.timeline, &witness.value),
             WatchNews::Clock(clock) => self.set_clock(&clock),
             WatchNews::Settlements(outcomes) => drop(self.settled.send(outcomes)),
             WatchNews::Heartbeat(heartbeat) => {
@@ -386,6 +383,19 @@ impl Hub {
             }
             WatchNews::CacheOrder(order) => self.obey(order),
             WatchNews::Welcome(_) | WatchNews::Nothing => {}
+        }
+    }
+
+    /// Remembers what Postgres had committed; the engine hears of a timeline that rises.
+    fn witnessed(&self, timeline: u64, value: &[u8]) {
+        let before = {
+            let mut directory = self.directory.lock();
+            let (before, _) = directory.seen();
+            directory.witnessed(timeline, value);
+            before
+        };
+        if timeline > before {
+            self.tell_engine(Event::Timeline(timeline));
         }
     }
 
@@ -414,6 +424,7 @@ impl Hub {
             first
         };
         self.installed(welcome);
+        self.tell_engine(Event::Timeline(welcome.timeline));
         if first {
             self.tell_engine(Event::WatchUp);
             let sent_us = self.state.lock().redis_sent_us;

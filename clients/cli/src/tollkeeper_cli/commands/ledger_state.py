@@ -10,8 +10,8 @@ from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import FoundProblemsError
 from tollkeeper_cli.output import Cell, Output, show
 
-_COLUMNS = ("installation_id", "timeline", "restored_at", "frozen_before", "clock_held_at", "clock_jump_s")
-_BRIEF = ("timeline", "restored_at", "frozen_before", "clock_held_at", "clock_jump_s")
+_BRIEF = ("timeline", "restored_at", "frozen_before", "learning_until", "clock_held_at", "clock_jump_s")
+_COLUMNS = ("installation_id", *_BRIEF)
 
 
 def register(group: typer.Typer) -> None:
@@ -32,15 +32,20 @@ def state(context: typer.Context, *, output: OutputOption = Output.TABLE) -> Non
         "timeline": found.timeline,
         "restored_at": to_text(found.restored_at),
         "frozen_before": to_text(found.frozen_before),
+        "learning_until": to_text(found.learning_until),
         "clock_held_at": to_text(found.clock_held_at),
         "clock_jump_s": found.clock_jump_s,
     }
     show([row], _COLUMNS, output, title="Ledger", brief=_BRIEF)
     if found.HasField("frozen_before"):
+        learning = ""
+        if found.HasField("learning_until"):
+            learning = f"\nuntil {row['learning_until']} sidecars say what they have of limits that learn"
         raise FoundProblemsError(
             f"Postgres was set back at {row['restored_at']}: windows that began before {row['frozen_before']} are not"
             " issued from\n`tollkeeper ledger confirm-restore` lets them be issued from what Postgres knows to be left;"
             " `tollkeeper quota reset` gives single ones their full amount"
+            f"\nlimits with `after_restore: learn` need neither{learning}"
         )
     if found.HasField("clock_held_at"):
         raise FoundProblemsError(

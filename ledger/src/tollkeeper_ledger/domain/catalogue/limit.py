@@ -18,6 +18,7 @@ JsonObject: TypeAlias = dict[str, Any]
 KINDS = ("window", "token_bucket", "level", "concurrency")
 ENFORCEMENTS = ("hard", "soft", "shadow")
 FAILURE_POLICIES = ("standby", "ledger", "closed", "open")
+AFTER_RESTORE = ("freeze", "learn")
 WINDOW_UNITS = ("minute", "hour", "day", "week", "month", "year", "billing_period")
 REFILL_UNITS = ("second", "minute", "hour", "day")
 ALIGNMENTS = ("calendar", "rolling")
@@ -33,7 +34,7 @@ LIMIT_ALIASES = {
 }
 LIMIT_FIELDS = frozenset({
     "name", "meter", "kind", "amount", "window", "refill", "burst", "enforcement", "failure_policy", "match", "key",
-    "valid_from", "valid_to", "shared",
+    "valid_from", "valid_to", "shared", "after_restore",
 })  # fmt: skip
 _MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
 _WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment"})
@@ -87,6 +88,8 @@ class Limit:
     valid_to: datetime | None
     shared: bool = False
     """Callers of child tenants see its figures."""
+    after_restore: str = "freeze"
+    """What happens to windows that were open when Postgres was set back."""
 
 
 def read_limit(fields: Fields, *, time_zone: str) -> Limit:
@@ -123,7 +126,18 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
         valid_from=valid_from,
         valid_to=valid_to,
         shared=fields.flag("shared"),
+        after_restore=_read_after_restore(fields, kind),
     )
+
+
+def _read_after_restore(fields: Fields, kind: str) -> str:
+    after_restore = fields.choice("after_restore", AFTER_RESTORE, default="freeze")
+    if after_restore == "learn" and kind != "window":
+        remedy = "remove it: a level stands as its records say, units in flight are free again after 40 s"
+        if kind == "token_bucket":
+            remedy = "remove it: nothing of a token bucket stands in Postgres"
+        fields.fault("after_restore", "is learn, which belongs to kind window only", value=kind, remedy=remedy)
+    return after_restore
 
 
 def _read_kind(fields: Fields) -> str:
@@ -223,6 +237,8 @@ def limit_to_json(limit: Limit) -> JsonObject:
         stored["valid_to"] = _instant(limit.valid_to)
     if limit.shared:
         stored["shared"] = True
+    if limit.after_restore != "freeze":
+        stored["after_restore"] = limit.after_restore
     return stored
 
 

@@ -10,6 +10,8 @@ CREATE TABLE installation (
   restored_at_us bigint,
   -- Windows that began before this ledger time are not issued from until an operator confirms; 0 = issuing goes on.
   frozen_before_us bigint NOT NULL DEFAULT 0,
+  -- Until this ledger time limits that learn after a restore hear what sidecars have, and issue nothing; 0 = none does.
+  learning_until_us bigint NOT NULL DEFAULT 0,
   -- Witnesses up to this number have been forgotten.
   witness_floor bigint NOT NULL DEFAULT 0
 );
@@ -98,7 +100,7 @@ GRANT SELECT ON installation, token_key, clock_setting, change_counter, tenant_c
   tollkeeper_billing, tollkeeper_admin;
 GRANT SELECT ON installation, clock_setting TO tollkeeper_reader;
 GRANT UPDATE ON clock_setting TO tollkeeper_ingest;
-GRANT UPDATE (timeline, restored_at_us, frozen_before_us, witness_floor) ON installation TO tollkeeper_ingest;
+GRANT UPDATE (timeline, restored_at_us, frozen_before_us, learning_until_us, witness_floor) ON installation TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON witness TO tollkeeper_ingest;
 GRANT UPDATE ON change_counter TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT INSERT ON tenant_change TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;

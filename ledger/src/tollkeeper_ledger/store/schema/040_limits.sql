@@ -142,6 +142,31 @@ CREATE TABLE holder_consumption (
   PRIMARY KEY (tenant_id, window_id, holder, end_day)
 ) PARTITION BY RANGE (end_day);
 
+-- What holders said after a restore that they have of windows of an earlier timeline, for limits that learn.
+CREATE TABLE learned_lease (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  limit_name text NOT NULL,
+  key_hash bytea NOT NULL,
+  -- The timeline in which it was said.
+  timeline bigint NOT NULL,
+  -- The window that it was leased from, as the holder knew it.
+  window_id bytea NOT NULL CONSTRAINT learned_lease_window_length CHECK (octet_length(window_id) = 16),
+  start_us bigint NOT NULL,
+  end_us bigint NOT NULL,
+  -- Whom it was leased to, and by what: 0 = the ledger, else a pool's generation.
+  holder bytea NOT NULL CONSTRAINT learned_lease_holder_length CHECK (octet_length(holder) = 16),
+  generation bigint NOT NULL,
+  -- Units that did not go back.
+  units bigint NOT NULL CONSTRAINT learned_lease_units_positive CHECK (units >= 0),
+  -- Units that had gone into the generation, and that had left the limit, as that holder heard last.
+  total bigint NOT NULL,
+  allotted bigint NOT NULL,
+  -- Units that the generation never gave, once it is closed in Redis; 0 where nobody can say.
+  unspent bigint,
+  PRIMARY KEY (tenant_id, limit_name, key_hash, timeline, window_id, holder, generation)
+);
+CREATE INDEX learned_lease_to_close ON learned_lease (timeline) WHERE generation > 0 AND unspent IS NULL;
+
 -- One row per shard of a token bucket limit: the generation of its marker in Redis.
 CREATE TABLE bucket_shard (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -159,11 +184,13 @@ CALL secure_tenant_table('pool_generation', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest');
+CALL secure_tenant_table('learned_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
 
 GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, holder_lease, lost_return,
   holder_consumption, bucket_shard TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE, DELETE ON learned_lease TO tollkeeper_ingest;
 GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_admin, tollkeeper_reader;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.

@@ -43,7 +43,7 @@ SELECT installation_id, timeline FROM installation;
 WITH fresh AS (
   INSERT INTO witness (timeline, value) SELECT timeline, $1 FROM installation RETURNING number
 )
-SELECT fresh.number, i.timeline, i.frozen_before_us, c.held_at_us IS NOT NULL AS is_held,
+SELECT fresh.number, i.timeline, i.frozen_before_us, i.learning_until_us, c.held_at_us IS NOT NULL AS is_held,
   $3 = 0 OR $2 < i.timeline OR ($2 = i.timeline AND ($3 <= i.witness_floor
     OR EXISTS (SELECT FROM witness w WHERE w.number = $3 AND w.timeline = $2 AND w.value = $4))) AS known
 FROM fresh, installation i, clock_setting c;
@@ -53,12 +53,13 @@ FROM fresh, installation i, clock_setting c;
 SELECT timeline, frozen_before_us FROM installation FOR UPDATE;
 
 -- name: next_timeline
--- Begins the timeline after a restore. $1 the new one, $2 ledger time, $3 windows that began before this are frozen.
-UPDATE installation SET timeline = $1, restored_at_us = $2, frozen_before_us = $3;
+-- Begins the timeline after a restore. $1 the new one, $2 ledger time, $3 windows that began before this are frozen,
+-- $4 until then limits that learn hear what sidecars have.
+UPDATE installation SET timeline = $1, restored_at_us = $2, frozen_before_us = $3, learning_until_us = $4;
 
 -- name: thaw
 -- Ends the stop after a restore.
-UPDATE installation SET frozen_before_us = 0;
+UPDATE installation SET frozen_before_us = 0, learning_until_us = 0;
 
 -- name: forget_witnesses
 -- Forgets witnesses older than an hour.
@@ -68,7 +69,7 @@ UPDATE installation SET witness_floor = greatest(witness_floor, newest.number) F
 
 -- name: ledger_state
 -- Reads where the ledger stands.
-SELECT i.installation_id, i.timeline, i.restored_at_us, i.frozen_before_us, c.held_at_us, c.jump_us
+SELECT i.installation_id, i.timeline, i.restored_at_us, i.frozen_before_us, i.learning_until_us, c.held_at_us, c.jump_us
 FROM installation i, clock_setting c;
 
 -- name: hold_clock

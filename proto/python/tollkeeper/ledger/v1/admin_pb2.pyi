@@ -1962,6 +1962,7 @@ class GetLedgerStateResponse(_message.Message):
     FROZEN_BEFORE_FIELD_NUMBER: _builtins.int
     CLOCK_HELD_AT_FIELD_NUMBER: _builtins.int
     CLOCK_JUMP_S_FIELD_NUMBER: _builtins.int
+    LEARNING_UNTIL_FIELD_NUMBER: _builtins.int
     installation_id: _builtins.str
     """16 bytes that name the installation, in hex."""
     timeline: _builtins.int
@@ -1980,6 +1981,12 @@ class GetLedgerStateResponse(_message.Message):
     def clock_held_at(self) -> _timestamp_pb2.Timestamp:
         """Ledger time at which a forward jump of Postgres' clock was noticed and windows are not opened; absent = no jump."""
 
+    @_builtins.property
+    def learning_until(self) -> _timestamp_pb2.Timestamp:
+        """Until then sidecars say what they have of windows whose limits learn; from these too nothing is issued before.
+        Absent = nothing is being learned.
+        """
+
     def __init__(
         self,
         *,
@@ -1989,10 +1996,11 @@ class GetLedgerStateResponse(_message.Message):
         frozen_before: _timestamp_pb2.Timestamp | None = ...,
         clock_held_at: _timestamp_pb2.Timestamp | None = ...,
         clock_jump_s: _builtins.int = ...,
+        learning_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "frozen_before", b"frozen_before", "restored_at", b"restored_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "frozen_before", b"frozen_before", "learning_until", b"learning_until", "restored_at", b"restored_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "clock_jump_s", b"clock_jump_s", "frozen_before", b"frozen_before", "installation_id", b"installation_id", "restored_at", b"restored_at", "timeline", b"timeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_held_at", b"clock_held_at", "clock_jump_s", b"clock_jump_s", "frozen_before", b"frozen_before", "installation_id", b"installation_id", "learning_until", b"learning_until", "restored_at", b"restored_at", "timeline", b"timeline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -139,6 +139,30 @@ WINDOW_ALIGNMENT_ROLLING: WindowAlignment.ValueType  # 2
 """At first use."""
 Global___WindowAlignment: _TypeAlias = WindowAlignment  # noqa: Y015
 
+class _AfterRestore:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AfterRestoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AfterRestore.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AFTER_RESTORE_UNSPECIFIED: _AfterRestore.ValueType  # 0
+    """As FREEZE."""
+    AFTER_RESTORE_FREEZE: _AfterRestore.ValueType  # 1
+    """Nothing is issued from them until an operator says so."""
+    AFTER_RESTORE_LEARN: _AfterRestore.ValueType  # 2
+    """Windows only: holders say what they have, then issuing goes on by itself."""
+
+class AfterRestore(_AfterRestore, metaclass=_AfterRestoreEnumTypeWrapper):
+    """What happens to windows that were open when Postgres was set back."""
+
+AFTER_RESTORE_UNSPECIFIED: AfterRestore.ValueType  # 0
+"""As FREEZE."""
+AFTER_RESTORE_FREEZE: AfterRestore.ValueType  # 1
+"""Nothing is issued from them until an operator says so."""
+AFTER_RESTORE_LEARN: AfterRestore.ValueType  # 2
+"""Windows only: holders say what they have, then issuing goes on by itself."""
+Global___AfterRestore: _TypeAlias = AfterRestore  # noqa: Y015
+
 class _PoolError:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1097,6 +1121,7 @@ class LimitRule(_message.Message):
     VALID_TO_US_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    AFTER_RESTORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the tenant."""
     meter: _builtins.str
@@ -1131,6 +1156,8 @@ class LimitRule(_message.Message):
     """`plan`, `subscription` or `override`."""
     shared: _builtins.bool
     """Callers of child tenants see its figures; else they see that it counts them, and no more."""
+    after_restore: Global___AfterRestore.ValueType
+    """What happens to its windows that were open when Postgres was set back."""
     @_builtins.property
     def match(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeMatch]:
         """Every one must match; none = all calls."""
@@ -1161,10 +1188,11 @@ class LimitRule(_message.Message):
         valid_to_us: _builtins.int | None = ...,
         source: _builtins.str = ...,
         shared: _builtins.bool = ...,
+        after_restore: Global___AfterRestore.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "after_restore", b"after_restore", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__valid_from_us: _TypeAlias = _typing.Literal["valid_from_us"]  # noqa: Y015
     _WhichOneofArgType__valid_from_us: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us"]  # noqa: Y015
@@ -1805,25 +1833,129 @@ class ReportConsumptionRequest(_message.Message):
 
     HOLDER_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     holder: _builtins.bytes
     """The holder."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumptionEntry]:
         """One entry per window that moved, or that somebody asks about."""
 
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowLeases]:
+        """After Postgres was set back: what the holder has of windows of an earlier timeline. The answer counts none of these."""
+
     def __init__(
         self,
         *,
         holder: _builtins.bytes = ...,
         entries: _abc.Iterable[Global___ConsumptionEntry] | None = ...,
+        leases: _abc.Iterable[Global___WindowLeases] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "holder", b"holder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "holder", b"holder", "leases", b"leases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportConsumptionRequest: _TypeAlias = ReportConsumptionRequest  # noqa: Y015
+
+@_typing.final
+class WindowLeases(_message.Message):
+    """What a holder has of one window that was open when Postgres was set back. From when it says this it takes no more of
+    that window from anybody.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    KEY_VALUES_FIELD_NUMBER: _builtins.int
+    WINDOW_ID_FIELD_NUMBER: _builtins.int
+    START_US_FIELD_NUMBER: _builtins.int
+    END_US_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    ALLOTTED_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant whose limit it is."""
+    limit: _builtins.str
+    """Limit name."""
+    key_hash: _builtins.bytes
+    """Key, as in AllotEntry."""
+    window_id: _builtins.bytes
+    """The window, 16 bytes."""
+    start_us: _builtins.int
+    """First instant, UTC."""
+    end_us: _builtins.int
+    """End, exclusive, UTC."""
+    timeline: _builtins.int
+    """Timeline of the window as the ledger named it; 0 = the holder took it over and never heard."""
+    allotted: _builtins.int
+    """Units that had left the limit, as the holder heard last; 0 = it never heard."""
+    @_builtins.property
+    def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The key values in the rule's order; may be absent."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceLeases]:
+        """Per source."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        key_hash: _builtins.bytes = ...,
+        key_values: _abc.Iterable[_builtins.str] | None = ...,
+        window_id: _builtins.bytes = ...,
+        start_us: _builtins.int = ...,
+        end_us: _builtins.int = ...,
+        timeline: _builtins.int = ...,
+        allotted: _builtins.int = ...,
+        sources: _abc.Iterable[Global___SourceLeases] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allotted", b"allotted", "end_us", b"end_us", "key_hash", b"key_hash", "key_values", b"key_values", "limit", b"limit", "sources", b"sources", "start_us", b"start_us", "tenant", b"tenant", "timeline", b"timeline", "window_id", b"window_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowLeases: _TypeAlias = WindowLeases  # noqa: Y015
+
+@_typing.final
+class SourceLeases(_message.Message):
+    """What a holder has of one source of a window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    holder: _builtins.bytes
+    """Whom the source leased to, where that is a dead process whose units were taken over; else empty."""
+    generation: _builtins.int
+    """0 = the ledger, else a generation of the pool."""
+    units: _builtins.int
+    """Units that were given and did not go back: spent, or yet to be spent."""
+    total: _builtins.int
+    """Units that had gone into that generation, as the holder heard last; 0 = it never heard."""
+    def __init__(
+        self,
+        *,
+        holder: _builtins.bytes = ...,
+        generation: _builtins.int = ...,
+        units: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "holder", b"holder", "total", b"total", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceLeases: _TypeAlias = SourceLeases  # noqa: Y015
 
 @_typing.final
 class ConsumptionEntry(_message.Message):

@@ -161,6 +161,8 @@ pub(crate) struct Window {
     pub(crate) fallen_told: Units,
     /// Levels: of these, what had fallen when the fleet was asked for the figures that are known.
     pub(crate) fallen_then: Units,
+    /// The timeline in which it was said what is had of it, as of a window of an earlier one; 0 = never.
+    pub(crate) told_in: u64,
 }
 
 impl Window {
@@ -199,6 +201,7 @@ impl Window {
             fallen: 0,
             fallen_told: 0,
             fallen_then: 0,
+            told_in: 0,
         }
     }
 
@@ -286,6 +289,19 @@ impl Window {
         };
         (self.lease_epoch, self.valid_until_us) = (0, 0);
         self.proof = None;
+    }
+
+    /// Leaves its pool for good: what was on its way back there is lost.
+    pub(crate) fn leave_pool(&mut self) {
+        if self.pool.take().is_none() {
+            return;
+        }
+        (self.fault, self.is_fault_untold) = (None, false);
+        (self.extend, self.await_channel, self.proof) = (false, false, None);
+        self.values.lose_marks();
+        for source in &mut self.balance.sources {
+            source.told_pool = source.returned_pool;
+        }
     }
 
     /// Whether the log says something of it that is to be brought up to date.

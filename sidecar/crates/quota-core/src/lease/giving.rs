@@ -44,6 +44,7 @@ impl Engine {
 
     /// Says what was returned and not confirmed yet, where nothing is under way and nobody waits.
     pub(crate) fn go_on_returning(&mut self, now: Now, key: Key) {
+        self.fall_behind(key);
         let Some(bucket) = self.buckets.get(key) else {
             return;
         };

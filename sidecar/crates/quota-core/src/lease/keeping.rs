@@ -237,6 +237,7 @@ impl Engine {
             enter(bucket, &kept, amount, limit.rule.amount_version);
             self.watch_end(now, key);
             self.keeps_due.push(key);
+            self.fall_behind(key);
         } else {
             self.unclaimed.give_up(&kept);
             if kept.debt > 0 {
@@ -256,6 +257,7 @@ fn enter(bucket: &mut Bucket, kept: &Kept, amount: Option<Units>, amount_version
         amount_version,
         // Nobody knows before the ledger is asked: nothing is promised beyond what is here.
         allotted: amount.unwrap_or(0),
+        timeline: 0,
     });
     let named = kept.parts.iter().map(|part| part.units);
     let unnamed = kept

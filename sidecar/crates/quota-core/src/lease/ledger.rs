@@ -187,6 +187,7 @@ impl Engine {
             let again_us = now.real_us.saturating_add(UPKEEP_US);
             self.timers.arm(key, bucket, again_us);
         }
+        self.fall_behind(key);
         self.stir(key);
     }
 

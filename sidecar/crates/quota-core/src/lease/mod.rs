@@ -2,6 +2,7 @@
 
 pub(crate) mod giving;
 pub(crate) mod keeping;
+pub(crate) mod learning;
 pub(crate) mod ledger;
 pub(crate) mod plan;
 pub(crate) mod pool;

@@ -118,6 +118,11 @@ impl Unclaimed {
         }
     }
 
+    /// Gives up what waits for calls of some limits, by tenant and name.
+    pub(crate) fn give_up_of_limits(&mut self, is_meant: impl Fn(&str, &str) -> bool) {
+        self.give_up_of(|name| is_meant(&name.0, &name.1));
+    }
+
     /// Forgets windows that are over; gives those of which something is owed: their marks are there yet.
     fn forget_ended(&mut self, now: Now) -> Vec<WindowId> {
         let mut owing = Vec::new();

@@ -477,6 +477,9 @@ pub struct LimitRule {
     /// Callers of child tenants see its figures; else they see that it counts them, and no more.
     #[prost(bool, tag = "19")]
     pub shared: bool,
+    /// What happens to its windows that were open when Postgres was set back.
+    #[prost(enumeration = "AfterRestore", tag = "20")]
+    pub after_restore: i32,
 }
 /// A ledger-proved denial has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -762,6 +765,60 @@ pub struct ReportConsumptionRequest {
     /// One entry per window that moved, or that somebody asks about.
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<ConsumptionEntry>,
+    /// After Postgres was set back: what the holder has of windows of an earlier timeline. The answer counts none of these.
+    #[prost(message, repeated, tag = "3")]
+    pub leases: ::prost::alloc::vec::Vec<WindowLeases>,
+}
+/// What a holder has of one window that was open when Postgres was set back. From when it says this it takes no more of
+/// that window from anybody.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WindowLeases {
+    /// Wire id of the tenant whose limit it is.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Limit name.
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// Key, as in AllotEntry.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key_hash: ::prost::alloc::vec::Vec<u8>,
+    /// The key values in the rule's order; may be absent.
+    #[prost(string, repeated, tag = "4")]
+    pub key_values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The window, 16 bytes.
+    #[prost(bytes = "vec", tag = "5")]
+    pub window_id: ::prost::alloc::vec::Vec<u8>,
+    /// First instant, UTC.
+    #[prost(int64, tag = "6")]
+    pub start_us: i64,
+    /// End, exclusive, UTC.
+    #[prost(int64, tag = "7")]
+    pub end_us: i64,
+    /// Timeline of the window as the ledger named it; 0 = the holder took it over and never heard.
+    #[prost(uint64, tag = "8")]
+    pub timeline: u64,
+    /// Units that had left the limit, as the holder heard last; 0 = it never heard.
+    #[prost(int64, tag = "9")]
+    pub allotted: i64,
+    /// Per source.
+    #[prost(message, repeated, tag = "10")]
+    pub sources: ::prost::alloc::vec::Vec<SourceLeases>,
+}
+/// What a holder has of one source of a window.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceLeases {
+    /// Whom the source leased to, where that is a dead process whose units were taken over; else empty.
+    #[prost(bytes = "vec", tag = "1")]
+    pub holder: ::prost::alloc::vec::Vec<u8>,
+    /// 0 = the ledger, else a generation of the pool.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Units that were given and did not go back: spent, or yet to be spent.
+    #[prost(int64, tag = "3")]
+    pub units: i64,
+    /// Units that had gone into that generation, as the holder heard last; 0 = it never heard.
+    #[prost(int64, tag = "4")]
+    pub total: i64,
 }
 /// What a holder consumed of one window.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -963,6 +1020,39 @@ impl WindowAlignment {
             "WINDOW_ALIGNMENT_UNSPECIFIED" => Some(Self::Unspecified),
             "WINDOW_ALIGNMENT_CALENDAR" => Some(Self::Calendar),
             "WINDOW_ALIGNMENT_ROLLING" => Some(Self::Rolling),
+            _ => None,
+        }
+    }
+}
+/// What happens to windows that were open when Postgres was set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AfterRestore {
+    /// As FREEZE.
+    Unspecified = 0,
+    /// Nothing is issued from them until an operator says so.
+    Freeze = 1,
+    /// Windows only: holders say what they have, then issuing goes on by itself.
+    Learn = 2,
+}
+impl AfterRestore {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AFTER_RESTORE_UNSPECIFIED",
+            Self::Freeze => "AFTER_RESTORE_FREEZE",
+            Self::Learn => "AFTER_RESTORE_LEARN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AFTER_RESTORE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AFTER_RESTORE_FREEZE" => Some(Self::Freeze),
+            "AFTER_RESTORE_LEARN" => Some(Self::Learn),
             _ => None,
         }
     }

@@ -256,6 +256,7 @@ fn lease() -> AllotAnswer {
         end_us: NOW_US + 3_600_000_000,
         amount: 10,
         allotted: 10,
+        timeline: 1,
         ..WindowInfo::default()
     };
     AllotAnswer {

@@ -461,6 +461,8 @@ impl World {
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }
+            // No limit of these worlds learns.
+            Command::ReportLeases { .. } => Event::Reported(id, Ok(Vec::new())),
             other => self.serve_subscriber(node, holder, is_alive, id, other),
         }
     }
@@ -511,6 +513,7 @@ fn name_of(command: &Command) -> &'static str {
         Command::Allot { .. } => "allot",
         Command::ReturnUnits { .. } => "return",
         Command::ReportConsumption { .. } => "report",
+        Command::ReportLeases { .. } => "leases",
         Command::Redis(_) => "redis",
         Command::Subscribe(_) => "subscribe",
         Command::Unsubscribe(_) => "unsubscribe",
@@ -526,7 +529,9 @@ fn failure(kind: FailureKind, command: &Command, id: CommandId) -> Event {
     match command {
         Command::Allot { .. } => Event::Allotted(id, Err(failure)),
         Command::ReturnUnits { .. } => Event::Returned(id, Err(failure)),
-        Command::ReportConsumption { .. } => Event::Reported(id, Err(failure)),
+        Command::ReportConsumption { .. } | Command::ReportLeases { .. } => {
+            Event::Reported(id, Err(failure))
+        }
         Command::Redis(_) => Event::Functions(id, Err(failure)),
         _ => Event::Done(id, Err(failure)),
     }

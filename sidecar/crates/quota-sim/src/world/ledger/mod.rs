@@ -130,6 +130,7 @@ pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
         source: "plan".into(),
         is_rolling: false,
         is_shared: false,
+        learns: false,
         nominal_us: 60_000_000,
     }
 }

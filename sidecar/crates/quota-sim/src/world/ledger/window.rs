@@ -163,6 +163,7 @@ impl Window {
             amount: Some(self.amount),
             amount_version: self.amount_version,
             allotted: self.allotted,
+            timeline: self.timeline,
         }
     }
 
