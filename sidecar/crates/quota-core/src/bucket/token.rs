@@ -145,8 +145,8 @@ pub(crate) struct Tokens {
     returning: VecDeque<Lot>,
     /// Last return sent.
     pub(crate) give_seq: u64,
-    /// A return is under way.
-    pub(crate) is_giving: bool,
+    /// The return that is under way.
+    pub(crate) giving: Option<Lot>,
     /// Ledger time at which nothing of the standing share was saved up.
     bare_us: Option<i64>,
     /// Policy `open`: ledger time at which all that may be admitted without an authority was admitted.
@@ -390,7 +390,7 @@ impl Tokens {
 
     /// Whether something would be lost by forgetting it: units that reservations hold, or that are on their way back.
     pub(crate) fn is_needed(&self) -> bool {
-        !self.held.is_empty() || !self.returning.is_empty() || self.is_giving
+        !self.held.is_empty() || !self.returning.is_empty() || self.giving.is_some()
     }
 
     /// Whether a refusal still stands: forgotten, the next one would name a time later by a way to the shard.

@@ -110,11 +110,18 @@ pub(crate) fn judge(
         {
             Verdict::Short(Budget::Redis)
         }
-        Proved::Kept if !sight.is_last => Verdict::Short(Budget::Ledger),
-        Proved::Exhausted(retry_after_us) | Proved::Roughly(retry_after_us) => {
+        Proved::Kept | Proved::Unsettled(_) if !sight.is_last => Verdict::Short(Budget::Ledger),
+        Proved::Exhausted(retry_after_us)
+        | Proved::Roughly(retry_after_us)
+        | Proved::Unsettled(retry_after_us) => {
             match (limit.rule.enforcement, limit.rule.kind) {
                 (Enforcement::Soft | Enforcement::Shadow, _) => Verdict::Over,
                 (Enforcement::Hard, LimitKind::TokenBucket { .. }) => {
+                    // The limit itself may end before the tokens have come.
+                    let left_us = (limit.rule.valid_to_us)
+                        .map(|to_us| to_us.saturating_sub(sight.now.ledger_us));
+                    let retry_after_us = retry_after_us
+                        .map(|after_us| left_us.map_or(after_us, |left_us| left_us.min(after_us)));
                     Verdict::Denied(Reason::RateLimited, retry_after_us)
                 }
                 (Enforcement::Hard, _) => Verdict::Denied(Reason::QuotaExhausted, retry_after_us),
@@ -251,6 +258,8 @@ enum Proved {
     /// Units are kept for a restart and are being set free.
     Kept,
     Exhausted(Option<i64>),
+    /// The same, and units of this process are on their way back: whoever said so may not have had them yet.
+    Unsettled(Option<i64>),
     /// The same, and the shard may know a better time.
     Roughly(Option<i64>),
     Nothing,
@@ -290,7 +299,11 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
         if window.call_up(units) {
             return Proved::Fits;
         }
-        Proved::Exhausted(retry_after_us)
+        if window.returning {
+            Proved::Unsettled(retry_after_us)
+        } else {
+            Proved::Exhausted(retry_after_us)
+        }
     } else {
         Proved::Nothing
     }

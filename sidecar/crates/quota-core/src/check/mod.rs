@@ -58,7 +58,7 @@ impl Engine {
         }
         if request.mode == Mode::GiveBack {
             self.judge_give_back(now, request);
-            return Outcome::Decided(self.conclude(now, request));
+            return Outcome::Decided(self.conclude(now, tenant, request));
         }
         let short = self.judge_charges(now, request, is_last);
         let is_denied = self
@@ -69,7 +69,7 @@ impl Engine {
             Some(budget) if !is_denied || !is_last && self.is_unsure_when(now) => {
                 Outcome::Short(budget)
             }
-            _ => Outcome::Decided(self.conclude(now, request)),
+            _ => Outcome::Decided(self.conclude(now, tenant, request)),
         }
     }
 
@@ -262,7 +262,7 @@ impl Engine {
     }
 
     /// Takes what an admitted call takes, and words the decision.
-    fn conclude(&mut self, now: Now, request: &CheckRequest) -> Decision {
+    fn conclude(&mut self, now: Now, tenant: u32, request: &CheckRequest) -> Decision {
         let denied_at = self
             .charges
             .iter()
@@ -276,10 +276,8 @@ impl Engine {
             Some(_) => self.denial(),
             None => self.admission(now, &request.tenant),
         };
-        let retry_after_us = denied_at.and_then(|_| self.retry_after_us());
-        if reason == Reason::RateLimited
-            && let Some(retry_after_us) = retry_after_us
-        {
+        let retry_after_us = denied_at.and_then(|_| self.retry_after_us(now, tenant, request));
+        if let Some(retry_after_us) = retry_after_us {
             self.leave_tokens(now, retry_after_us);
         }
         let states = if request.all_limits {

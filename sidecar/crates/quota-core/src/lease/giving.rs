@@ -173,7 +173,10 @@ impl Engine {
                 // The ledger has units again: a pool that called itself final may not be.
                 window.extend = window.pool.is_some();
                 window.proof = None;
+                // Whoever answers an ask from before may not have had them yet.
+                bucket.notices = bucket.notices.wrapping_add(1);
             }
+            self.stir(key);
         }
         if !told.is_empty() {
             for key in entries.iter().filter_map(|entry| entry.bucket) {

@@ -101,8 +101,12 @@ impl Engine {
         let current = self
             .buckets
             .get(key)
-            .and_then(|bucket| bucket.current.as_ref())
-            .map(|window| window.info.id);
+            .and_then(|bucket| bucket.current.as_ref());
+        if current.is_some_and(|window| window.returning && window.proof.is_some()) {
+            // What comes back is heard of first: it ends the proof.
+            return;
+        }
+        let current = current.map(|window| window.info.id);
         match (plan, current) {
             (Plan::Wait(_), _) => {}
             (Plan::Open, _) => self.open(now, key, now.ledger_us, size),

@@ -61,7 +61,7 @@ impl Engine {
         let Some(tokens) = bucket.tokens.as_deref_mut() else {
             return;
         };
-        if tokens.is_giving {
+        if tokens.giving.is_some() {
             return;
         }
         let state = limit
@@ -81,7 +81,7 @@ impl Engine {
             return;
         };
         tokens.give_seq = tokens.give_seq.saturating_add(1);
-        tokens.is_giving = true;
+        tokens.giving = Some(lot);
         let call = FunctionCall {
             function: "bucket_give",
             keys: bucket_keys(shard, bucket.key_hash),
@@ -110,7 +110,7 @@ impl Engine {
         let (index, Some(tokens)) = (bucket.limit, bucket.tokens.as_deref_mut()) else {
             return;
         };
-        tokens.is_giving = false;
+        let giving = tokens.giving.take();
         if let Ok(FunctionReply::Elements(elements)) = reply {
             match elements.as_slice() {
                 [ok, taken, level] if &**ok == "OK" => {
@@ -122,7 +122,12 @@ impl Engine {
                     }
                 }
                 [_, seq, last, ..] if &**seq == "SEQ" => {
-                    tokens.give_seq = tokens.give_seq.max(last.parse().unwrap_or(0));
+                    let last = last.parse().unwrap_or(0);
+                    if last > tokens.give_seq {
+                        // It was not looked at: this key gave way once, and what it had sent was forgotten.
+                        tokens.give_seq = last;
+                        tokens.send_back(giving.unwrap_or_default());
+                    }
                 }
                 [_, reason, ..] => {
                     if let Some(fault) = fault_of(reason)

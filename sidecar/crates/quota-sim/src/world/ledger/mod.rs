@@ -64,6 +64,8 @@ pub struct Rows {
 pub struct Ledger {
     /// (tenant, limit) → rule and plan.
     pub limits: BTreeMap<(Arc<str>, Arc<str>), (LimitRule, Plan)>,
+    /// Instants at which windows of (tenant, limit) turn, ledger µs, in order, where they are not all of one length.
+    pub turns: BTreeMap<(Arc<str>, Arc<str>), Vec<i64>>,
     /// Meters that count distinct values.
     pub value_meters: BTreeSet<Arc<str>>,
     /// What it knows.
@@ -89,6 +91,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             limits: BTreeMap::new(),
+            turns: BTreeMap::new(),
             value_meters: BTreeSet::new(),
             rows: Rows {
                 windows: Vec::new(),
@@ -149,10 +152,19 @@ impl Ledger {
         }
     }
 
+    /// The span that holds an ask's time, of a limit whose windows are not all of one length.
+    fn uneven_window(&self, ask: &AllotAsk) -> Option<(i64, i64)> {
+        let turns = self.turns.get(&(ask.tenant.clone(), ask.limit.clone()))?;
+        let next = turns.partition_point(|turn_us| *turn_us <= ask.at_us);
+        let start_us = turns.get(next.checked_sub(1)?)?;
+        Some((*start_us, *turns.get(next)?))
+    }
+
     /// The window that holds an ask's time, opened where there is none.
     fn window_at(&mut self, ask: &AllotAsk, plan: Plan) -> Result<usize, &'static str> {
         let identity = (ask.tenant.clone(), ask.limit.clone(), ask.key_hash);
         let frozen_before_us = self.frozen_before_us();
+        let uneven = self.uneven_window(ask);
         let cursor = self.rows.cursors.entry(identity.clone()).or_default();
         let is_known = !(mutant::is(Mutant::TwoFirstWindows) && ask.request_seq == 1);
         if let Some(place) = cursor.find(ask.at_us).filter(|_| is_known) {
@@ -161,12 +173,11 @@ impl Ledger {
         let standing = (self.limits)
             .get(&(ask.tenant.clone(), ask.limit.clone()))
             .and_then(|(rule, _)| Standing::of(rule.kind));
-        let start_us = if standing.is_some() {
-            0
-        } else if plan.is_rolling {
-            ask.at_us
-        } else {
-            ask.at_us.div_euclid(plan.length_us) * plan.length_us
+        let even_us = ask.at_us.div_euclid(plan.length_us) * plan.length_us;
+        let (start_us, end_us) = match standing {
+            Some(_) => (0, STANDING_END_US),
+            None if plan.is_rolling => (ask.at_us, ask.at_us + plan.length_us),
+            None => uneven.unwrap_or((even_us, even_us + plan.length_us)),
         };
         let rule = self.limits.get(&(ask.tenant.clone(), ask.limit.clone()));
         let counts_values = rule.is_some_and(|(rule, _)| self.value_meters.contains(&rule.meter));
@@ -176,8 +187,7 @@ impl Ledger {
             return Err(RESTORED);
         }
         let place = self.rows.windows.len();
-        let length_us = standing.map_or(plan.length_us, |_| STANDING_END_US);
-        let span = cursor.open(ask.at_us, (start_us, start_us + length_us), place);
+        let span = cursor.open(ask.at_us, (start_us, end_us), place);
         let (start_us, end_us) = match span {
             Some(span) => span,
             None if !is_known => (start_us, start_us + plan.length_us),
