@@ -18,6 +18,7 @@ from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2, usage_pb2
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage import FLAG_EXCESS, FLAG_EXPIRED, FLAG_SYSTEM_ID
+from usage_bench import superuser
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -320,3 +321,29 @@ async def test_bad_settlements_are_refused_and_store_nothing(bench: Bench, chann
     assert [] == await bench.rows("SELECT 1 FROM usage_id WHERE id = $1", reserved.record_id)
     answer = await stub.SettleReservation(settlement(reserved.token, 7))
     assert not answer.repeated_call
+
+
+async def test_a_settlement_at_the_ledger_is_as_late_as_its_meters_allow(
+    bench: Bench, key: Any, ledger_settings: Settings
+) -> None:
+    """A meter that allows a minute back and nothing ahead: what lies further is refused, and nothing stored."""
+    async with superuser(bench.url) as conn:
+        await conn.execute("UPDATE meter SET late_max_s = 60, early_max_s = 0 WHERE name = 'requests'")
+    try:
+        async with running(ledger_settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as opened:
+            stub: Any = usage_pb2_grpc.UsageServiceStub(opened)
+            reserved = Reserved(bench, key)
+            for units, far_us in ((3, -10 * MINUTE_US), (None, -10 * MINUTE_US), (3, 10 * MINUTE_US)):
+                request = settlement(reserved.token, units)
+                request.event_time.FromMicroseconds(bench.now_us + far_us)
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await stub.SettleReservation(request)
+                assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+                said = dict(refused.value.trailing_metadata() or ())["grpc-status-details-bin"]
+                assert b"60 s back to 0 s ahead" in said
+            assert [] == await bench.rows("SELECT 1 FROM usage_id WHERE id = $1", reserved.record_id)
+            answer = await stub.SettleReservation(settlement(reserved.token, 3))
+            assert {"requests": 4} == per_meter(answer.refunded)
+    finally:
+        async with superuser(bench.url) as conn:
+            await conn.execute("UPDATE meter SET late_max_s = DEFAULT, early_max_s = DEFAULT WHERE name = 'requests'")

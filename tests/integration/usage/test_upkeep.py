@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 import structlog
-from tollkeeper_ledger.domain.usage import DAY_US
+from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID
 from tollkeeper_ledger.jobs.runner import running_jobs
 from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
 from tollkeeper_ledger.store.clock import from_us, set_clock
@@ -41,7 +42,7 @@ async def test_ids_expire_when_nobody_can_send_them_again(new_database: Callable
     """An id is there for 49 days from its commit, then goes in small batches; its record stays and can't come again."""
     url = await asyncio.to_thread(new_database)
     async with open_bench(url) as bench:
-        upkeep = Upkeep(bench.pool, LOG, ids_at_once=7)
+        upkeep = Upkeep(bench.pool, LOG, rows_at_once=7)
         old, young = await bench.new_log(), await bench.new_log()
         old.record(*[bench.use(f"old-{at}") for at in range(30)])
         await bench.ingest.append(old.cut())
@@ -60,6 +61,34 @@ async def test_ids_expire_when_nobody_can_send_them_again(new_database: Callable
         again.record(bench.use("old-1"))
         outcome = await bench.ingest.append(again.cut())
         assert (0, 1) == (outcome.stored, outcome.quarantined)
+
+
+async def test_outcomes_that_no_home_came_for_are_forgotten(new_database: Callable[[], str]) -> None:
+    """An outcome is kept for 42 days from its commit, then goes in small batches; the record that tells it stays."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        upkeep = Upkeep(bench.pool, LOG, rows_at_once=7)
+        lost = secrets.token_bytes(16)
+
+        async def end(count: int, now_us: int) -> set[bytes]:
+            reservations = [secrets.token_bytes(16) for _ in range(count)]
+            log = await bench.new_log()
+            more = {"flags": FLAG_SYSTEM_ID, "home": lost, "event_us": now_us, "received_us": now_us}
+            log.record(*[bench.use(f"r/{one.hex()}", **more) for one in reservations])
+            await bench.ingest.append(log.cut())
+            return set(reservations)
+
+        old = await end(30, bench.now_us)
+        await move(bench, bench.now_us + 2 * DAY_US)
+        young = await end(5, bench.now_us + 2 * DAY_US)
+        await move(bench, bench.now_us + 42 * DAY_US - 3_600_000_000)
+        assert 0 == await upkeep.expire_settlements()
+        await move(bench, bench.now_us + 43 * DAY_US)
+        assert 30 == sum(await asyncio.gather(upkeep.expire_settlements(), upkeep.expire_settlements()))
+        kept = {row["reservation_id"] for row in await bench.rows("SELECT reservation_id FROM settlement")}
+        assert young == kept
+        records = {row["id"] for row in await bench.rows("SELECT id FROM usage_record")}
+        assert {f"r/{one.hex()}" for one in old | young} == records
 
 
 async def test_no_runtime_role_deletes_ids_by_itself(bench: Bench) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tollkeeper_ledger.domain.usage import (
+    DAY_US,
     FLAG_EXCESS,
     FLAG_EXPIRED,
     FLAG_SYSTEM_ID,
+    LATENESS_MAX_US,
     LevelChange,
     LevelName,
     UsageColumns,
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
 
+TTL_MAX_US = 7 * DAY_US
+"""How long a reservation may be open; its home spends what it held then, whatever it hears later."""
+OUTCOME_KEPT_US = TTL_MAX_US + LATENESS_MAX_US
+"""How long the ledger keeps an outcome for a home that does not come: by then nothing of it goes back to anybody, and a
+record of the home's own about it is too late."""
 _RECORD_ID = re.compile(r"r/([0-9a-f]{32})\Z")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEDULES = {
     "make_months": "17 * * * *",
     "expire_ids": "*/10 * * * *",
+    "expire_settlements": "29 * * * *",
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
     "warn_cards": "7 8 * * *",
@@ -35,7 +36,11 @@ SCHEDULES = {
 
 def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Duty]) -> dict[str, Duty]:
     """Give every duty by name; nothing is archived without an archiver. `money` are those of the billing role."""
-    duties: dict[str, Duty] = {"make_months": upkeep.make_months, "expire_ids": upkeep.expire_ids}
+    duties: dict[str, Duty] = {
+        "make_months": upkeep.make_months,
+        "expire_ids": upkeep.expire_ids,
+        "expire_settlements": upkeep.expire_settlements,
+    }
     if archiver is not None:
         duties["archive_months"] = archiver.archive_due
     return duties | dict(money)

@@ -1,31 +1,36 @@
-"""What is done by the clock: partitions ahead of time, expired ids."""
+"""What is done by the clock: partitions ahead of time, expired ids, outcomes that no home came for."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.settlement import OUTCOME_KEPT_US
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection
+from tollkeeper_ledger.store.settlements import expire_settlements
 from tollkeeper_ledger.store.usage_upkeep import expire_ids, make_months
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.store.pool import Pool
+    from tollkeeper_ledger.store.pool import Connection, Pool
 
 MONTHS_AHEAD = 2
-IDS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 10_000
 _PAUSE_S = 0.05
 
 
 class Upkeep:
     """Keep usage in bounds. Every duty may be done at any time, by several at once, and stopped in the middle."""
 
-    def __init__(self, pool: Pool, log: FilteringBoundLogger, *, ids_at_once: int = IDS_AT_ONCE) -> None:
+    def __init__(self, pool: Pool, log: FilteringBoundLogger, *, rows_at_once: int = ROWS_AT_ONCE) -> None:
         self._pool = pool
         self._log = log
-        self._ids_at_once = ids_at_once
+        self._rows_at_once = rows_at_once
 
     async def make_months(self) -> int:
         """Make this month's partitions and those of the next two; give how many months there are now."""
@@ -34,15 +39,31 @@ class Upkeep:
 
     async def expire_ids(self) -> int:
         """Delete ids that have expired, batch by batch, until none is left; give how many."""
+
+        async def expire(conn: Connection) -> int:
+            return await expire_ids(conn, count_max=self._rows_at_once)
+
+        return await self._in_batches(expire, "ids expired")
+
+    async def expire_settlements(self) -> int:
+        """Forget how reservations ended whose home has not come for 42 days, batch by batch; give how many."""
+
+        async def expire(conn: Connection) -> int:
+            before = await ledger_now(conn) - timedelta(microseconds=OUTCOME_KEPT_US)
+            return await expire_settlements(conn, before=before, count_max=self._rows_at_once)
+
+        return await self._in_batches(expire, "outcomes forgotten that no home came for")
+
+    async def _in_batches(self, expire: Callable[[Connection], Awaitable[int]], done: str) -> int:
         total = 0
         while True:
             async with connection(self._pool) as conn:
-                gone = await expire_ids(conn, count_max=self._ids_at_once)
+                gone = await expire(conn)
             total += gone
-            if gone < self._ids_at_once:
+            if gone < self._rows_at_once:
                 break
             # Appends come first.
             await asyncio.sleep(_PAUSE_S)
         if total:
-            self._log.info("ids expired", count=total)
+            self._log.info(done, count=total)
         return total

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.catalogue.model import EARLY_MAX_S, LATE_MAX_S
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.settlement import end_columns, excess_of, refund_of
-from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, EARLINESS_MAX_US, FLAG_EXPIRED, LATENESS_MAX_US
+from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, FLAG_EXPIRED, SECOND_US
 from tollkeeper_ledger.services.usage import own_producer_id
 from tollkeeper_ledger.store.clock import ledger_now, to_us
 from tollkeeper_ledger.store.settlements import find_end
@@ -57,7 +58,7 @@ class ReservationEnds:
         async def commit(conn: Connection) -> Ended:
             now = await ledger_now(conn)
             now_us = to_us(now)
-            _check_time(actual, now_us)
+            self._check_time(reservation, actual, now_us)
             columns = end_columns(reservation, actual, attributes, now_us=now_us)
             await self._ingest.need_months(conn, columns.event_time_us, now)
             async with conn.transaction():
@@ -103,18 +104,24 @@ class ReservationEnds:
             )
         return sorted(named.items(), key=lambda pair: pair[0].encode())
 
-
-def _check_time(actual: Actual | None, now_us: int) -> None:
-    event_us = None if actual is None else actual.event_us
-    if event_us is not None and not now_us - LATENESS_MAX_US <= event_us <= now_us + EARLINESS_MAX_US:
-        raise InvalidFieldError(
-            "event_time",
-            "is too late or too far ahead",
-            reason="FIELD_OUT_OF_RANGE",
-            value=f"{event_us} us",
-            bound="35 days back to 5 minutes ahead",
-            remedy="send it in time, and set the caller's clock",
-        )
+    def _check_time(self, reservation: Reservation, actual: Actual | None, now_us: int) -> None:
+        """Raise InvalidFieldError where the event lies too far from now for a meter of the end's record."""
+        event_us = None if actual is None else actual.event_us
+        if actual is None or event_us is None:
+            return
+        named = {meter for meter, _ in actual.quantities or reservation.costs}
+        meters = [meter for meter in self._tenants.meters if meter.name in named]
+        late_s = min((meter.late_max_s for meter in meters), default=LATE_MAX_S)
+        early_s = min((meter.early_max_s for meter in meters), default=EARLY_MAX_S)
+        if not now_us - late_s * SECOND_US <= event_us <= now_us + early_s * SECOND_US:
+            raise InvalidFieldError(
+                "event_time",
+                "is too late or too far ahead",
+                reason="FIELD_OUT_OF_RANGE",
+                value=f"{event_us} us",
+                bound=f"{late_s} s back to {early_s} s ahead",
+                remedy="send it in time, and set the caller's clock",
+            )
 
 
 def _told(reservation: Reservation, actual: Actual | None, stored: EndRecord, *, repeated: bool) -> Ended:

@@ -79,6 +79,12 @@ async def forget_settlements(conn: Connection, home: UUID, reservation_ids: Sequ
     await conn.execute(sql("settlements.forget"), home, reservation_ids)
 
 
+async def expire_settlements(conn: Connection, *, before: datetime, count_max: int) -> int:
+    """Forget the oldest outcomes committed before a time, at most so many, whether taken in or not; give how many."""
+    gone: int = await conn.fetchval(sql("settlements.expire"), before, count_max)
+    return gone
+
+
 async def find_end(conn: Connection, tenant_id: UUID, record_id: str) -> EndRecord | None:
     """Give the record that ended a reservation; None where none is stored."""
     row = await conn.fetchrow(sql("settlements.end_of"), tenant_id, record_id)

@@ -101,6 +101,7 @@ CREATE TABLE settlement (
   CONSTRAINT settlement_quantities CHECK (cardinality(units) = cardinality(meter_ids))
 );
 CREATE INDEX settlement_by_home ON settlement (home);
+CREATE INDEX settlement_by_age ON settlement (committed_at);
 
 -- Exact sums per minute of event time, keyed by segment so that a close cuts exactly. Late usage stands in the segment
 -- that bills it, under the minute of its event. A void of a closed segment's record counts below 0 in a later segment.

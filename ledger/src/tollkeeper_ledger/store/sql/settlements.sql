@@ -21,6 +21,15 @@ ORDER BY reservation_id LIMIT $3;
 -- Forgets outcomes that their home has taken in. $1 home, $2 reservation ids.
 DELETE FROM settlement WHERE home = $1 AND reservation_id = ANY ($2::bytea[]);
 
+-- name: expire
+-- Forgets the oldest outcomes that were committed before a time; gives how many. $1 time, $2 how many at most.
+WITH gone AS (
+  DELETE FROM settlement
+  WHERE (tenant_id, reservation_id) IN (
+    SELECT tenant_id, reservation_id FROM settlement WHERE committed_at < $1 ORDER BY committed_at LIMIT $2)
+  RETURNING 1)
+SELECT count(*) FROM gone;
+
 -- name: end_of
 -- Gives the record that ended a reservation. $1 tenant id, $2 record id.
 SELECT record.flags, record.units,
