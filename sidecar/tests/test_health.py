@@ -125,7 +125,7 @@ def test_alarm_rules_name_metrics_that_are_there() -> None:
     lag = {rule["labels"]["severity"]: rule["expr"] for rule in rules if "log_lag" in rule["expr"]}
     assert lag == {name: f"tollkeeper_sidecar_log_lag_seconds > {s}" for name, s in (("alarm", 60), ("page", 600))}
     # Figures of a data plane, by the names that it uses, fill every metric that the rules ask for.
-    log = dict.fromkeys(("lag_ms", "full_in_ms", "fill_percent", "io_errors"), 1)
+    log = dict.fromkeys(("lag_ms", "full_in_ms", "fill_percent", "io_errors", "damaged"), 1)
     shipping = dict.fromkeys(("lost", "forked", "skipped", "quarantined", "conflicts", "refused_seq"), 1)
     shown = metrics.render({"log": log, "shipping": shipping})
     assert {name for name in asked if f"tollkeeper_sidecar_{name} " in shown} == asked

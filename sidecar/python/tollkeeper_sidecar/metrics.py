@@ -22,6 +22,8 @@ GAUGES: Final = {
     "log_full_in_seconds": "Time until the usage log is full if it fills as in the last minute; absent if it doesn't.",
     "log_used_bytes": "Bytes of the usage log in use.",
     "log_capacity_bytes": "Bytes that the usage log may use.",
+    "log_unchecked_bytes": "Bytes of the usage log that this start has still to check before it ships them.",
+    "log_damaged": "Stretches of the usage log that were not as written, found since this start: an alarm above 0.",
     "log_refused_seq": "Sequence number that the ledger refuses even alone and that holds up the rest; 0 = none.",
     "commands_outstanding": "Commands of the data plane that await their answer.",
 }
@@ -88,6 +90,8 @@ def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
         "log_full_in_seconds": _seconds(log.get("full_in_ms")),
         "log_used_bytes": log.get("used_bytes"),
         "log_capacity_bytes": log.get("capacity_bytes"),
+        "log_unchecked_bytes": log.get("unchecked_bytes"),
+        "log_damaged": log.get("damaged"),
         "log_refused_seq": shipping.get("refused_seq"),
         "log_io_errors_total": log.get("io_errors"),
         **{f"ship_{name}_total": shipping.get(name) for name in (*shipped, "fenced", "forked", "rewinds")},

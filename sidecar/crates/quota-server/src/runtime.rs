@@ -265,6 +265,8 @@ impl DataPlane {
                 "used_bytes": log.used_bytes,
                 "capacity_bytes": log.capacity_bytes,
                 "io_errors": log.io_errors,
+                "damaged": log.damaged,
+                "unchecked_bytes": log.unchecked_bytes,
             }),
         );
         told.insert(

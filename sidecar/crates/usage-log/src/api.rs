@@ -157,9 +157,9 @@ pub struct Recovered {
     pub open: Vec<Kept>,
     /// Marks, in no particular order.
     pub marks: Vec<Kept>,
-    /// Damaged sequence numbers above the start of the scan.
+    /// Damaged sequence numbers in what was read; [`crate::UsageLog::holes`] has those of the scrub as well.
     pub holes: Vec<Hole>,
-    /// Everything that didn't validate, holes included. Alarm when not empty.
+    /// Everything that didn't validate in what was read, holes included. Alarm when not empty.
     pub damage: Vec<Damage>,
     /// Bytes of a torn tail that were cut, a missing commit record included; no record in them was acknowledged.
     pub torn_bytes: u64,
@@ -242,6 +242,10 @@ pub struct Stats {
     pub io_errors: u64,
     /// Open reservations.
     pub open: u64,
+    /// Stretches that didn't validate, of this start and of the scrub after it; [`crate::UsageLog::damage`] has them.
+    pub damaged: u64,
+    /// Bytes of ended segments that this start has not read and the scrub has still to check; shipped once it is 0.
+    pub unchecked_bytes: u64,
     /// Longest sync, microseconds.
     pub sync_max: Duration,
     /// Duration of all syncs together.

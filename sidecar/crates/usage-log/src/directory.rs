@@ -9,15 +9,18 @@ use std::{
 use crate::{
     api::{Config, Damage, LogError, NewProducer},
     chain::chain_start,
+    fold::LiveMap,
     format::{
         Identity, META_BYTES, Meta, SEGMENT_HEADER, SLOT_BYTES, SLOT_STRIDE, SegmentHeader,
         Watermark, is_other_format, narrow, wide,
     },
+    snapshot::{SNAPSHOT_HEADER, SnapshotHeader, encode},
     storage::{Storage, StorageFile},
 };
 
 const META: &str = "meta";
 const WATERMARK: &str = "watermark";
+const LIVE: &str = "live";
 /// A directory of this ending is not finished and of no worth.
 pub(crate) const PARTIAL: &str = ".partial";
 /// A directory of this ending has handed over to a successor and is of no worth.
@@ -30,6 +33,8 @@ pub(crate) struct Directory {
     pub(crate) meta: Meta,
     files: Vec<Arc<dyn StorageFile>>,
     slots: Arc<dyn StorageFile>,
+    /// Two places for snapshots of what lives on; none where there was no room for the file.
+    live: Option<Arc<dyn StorageFile>>,
 }
 
 impl Directory {
@@ -66,6 +71,8 @@ impl Directory {
             };
             let slots = storage.open(&path.join(WATERMARK), true)?;
             slots.allocate(wide(SLOT_STRIDE.saturating_mul(2)))?;
+            let live = storage.open(&path.join(LIVE), true)?;
+            live.allocate(snapshot_room(config.segment_bytes).saturating_mul(2))?;
             let mut files = Vec::new();
             for slot in 0..config.segments {
                 let file = storage.open(&path.join(segment_name(slot)), true)?;
@@ -78,6 +85,7 @@ impl Directory {
                 meta,
                 files,
                 slots,
+                live: Some(live),
             };
             made.begin()?;
             Ok(made)
@@ -174,6 +182,7 @@ impl Directory {
                 meta,
                 files,
                 slots,
+                live: open_live(storage, path, meta.segment_bytes),
             };
             if described.is_none() {
                 damage.push(damaged(
@@ -213,7 +222,7 @@ impl Directory {
 
     /// Names the file of a segment.
     pub(crate) fn file_name(&self, number: u64) -> String {
-        segment_name(u32::try_from(number.checked_rem(self.count()).unwrap_or(0)).unwrap_or(0))
+        file_name(number, self.count())
     }
 
     /// Returns the number of segments.
@@ -276,6 +285,47 @@ impl Directory {
         best
     }
 
+    /// Writes what lives on at the end of the segment before one that begins so, where it fits, and syncs it.
+    pub(crate) fn write_snapshot(&self, live: &LiveMap, next: &SegmentHeader) -> io::Result<()> {
+        let room = snapshot_room(self.meta.segment_bytes);
+        match (&self.live, encode(live, next, room)) {
+            (Some(file), Some(bytes)) => {
+                file.write_at(&bytes, snapshot_place(next.number.saturating_sub(1), room))?;
+                file.sync()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds the last segment, from one on, whose end has an intact snapshot that the next segment's header confirms,
+    /// and what lives on there.
+    pub(crate) fn read_snapshot(
+        &self,
+        from: u64,
+        header: impl Fn(u64) -> Option<SegmentHeader>,
+    ) -> Option<(u64, LiveMap)> {
+        let room = snapshot_room(self.meta.segment_bytes);
+        let file = self.live.as_ref()?;
+        let decode = |slot: u64| {
+            let mut bytes = [0; SNAPSHOT_HEADER];
+            file.read_at(&mut bytes, snapshot_place(slot, room)).ok()?;
+            let found = SnapshotHeader::decode(&bytes)?;
+            let next = header(found.segment.checked_add(1)?)?;
+            (found.segment >= from && found.segment & 1 == slot && found.precedes(&next))
+                .then_some(found)
+        };
+        let mut found: Vec<SnapshotHeader> = (0..2).filter_map(decode).collect();
+        found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.segment));
+        found.iter().find_map(|snapshot| {
+            let length = Some(snapshot.entry_bytes()).filter(|bytes| *bytes <= room)?;
+            let mut bytes = vec![0; narrow(length)];
+            let at = snapshot_place(snapshot.segment, room).saturating_add(wide(SNAPSHOT_HEADER));
+            file.read_at(&mut bytes, at).ok()?;
+            let live = snapshot.entries(&bytes, &self.meta.identity)?;
+            Some((snapshot.segment, live))
+        })
+    }
+
     fn write_meta(&self) -> io::Result<()> {
         let temporary = self.path.join("meta.new");
         let file = self.storage.open(&temporary, true)?;
@@ -305,8 +355,40 @@ pub(crate) fn damaged(file: &str, offset: u64, bytes: usize, what: &'static str)
     }
 }
 
+/// Names the file of a segment, of so many.
+pub(crate) fn file_name(number: u64, count: u64) -> String {
+    segment_name(u32::try_from(number.checked_rem(count).unwrap_or(0)).unwrap_or(0))
+}
+
 fn segment_name(slot: u32) -> String {
     format!("segment-{slot:04}")
+}
+
+/// Bytes that a snapshot may have.
+fn snapshot_room(segment_bytes: u32) -> u64 {
+    u64::from(segment_bytes / 4)
+}
+
+/// Where the snapshot of a segment's end stands: they take turns.
+fn snapshot_place(segment: u64, room: u64) -> u64 {
+    (segment & 1).saturating_mul(room)
+}
+
+/// Opens the file for snapshots, or makes it in a directory of an older version; none where that can't be done.
+fn open_live(
+    storage: &Arc<dyn Storage>,
+    path: &Path,
+    segment_bytes: u32,
+) -> Option<Arc<dyn StorageFile>> {
+    let path = path.join(LIVE);
+    let bytes = snapshot_room(segment_bytes).saturating_mul(2);
+    let there = storage.open(&path, false).ok();
+    let whole = there.filter(|file| file.length().is_ok_and(|length| length >= bytes));
+    whole.or_else(|| {
+        let file = storage.open(&path, true).ok()?;
+        file.allocate(bytes).ok()?;
+        Some(file)
+    })
 }
 
 fn check_shape(config: &Config) -> Result<(), LogError> {

@@ -42,6 +42,15 @@ pub(crate) fn apply_live(live: &mut LiveMap, kind: Kind, key: Key, empty: bool, 
     }
 }
 
+/// Returns the last number that a record uses; 0 of one without numbers.
+fn last_number(record: &Record<'_>) -> u64 {
+    match record.kind {
+        Kind::Usage | Kind::Commit => record.seq,
+        Kind::Hole => record.seq.max(u64_at(record.payload, 0)),
+        Kind::Open | Kind::Expire | Kind::Mark => 0,
+    }
+}
+
 /// What has been folded so far.
 pub(crate) struct Fold {
     hash: ContentHash,
@@ -102,14 +111,14 @@ impl Fold {
         }
     }
 
-    /// Folds one segment's records.
+    /// Folds one segment's records. A number above `seq_max`, which the next segment's header tells, is damage.
     pub(crate) fn segment(
         &mut self,
         number: u64,
         file: &str,
         image: &[u8],
         seed: u32,
-        scan: &Scan,
+        (scan, seq_max): (&Scan, u64),
     ) {
         for piece in &scan.pieces {
             match *piece {
@@ -119,8 +128,12 @@ impl Fold {
                     let bytes = image
                         .get(offset..offset.saturating_add(total))
                         .unwrap_or_default();
-                    if let Some(record) = parse(bytes, seed) {
-                        self.record(number, offset, file, &record);
+                    match parse(bytes, seed) {
+                        Some(record) if last_number(&record) > seq_max => {
+                            self.bad(number, file, offset, total);
+                        }
+                        Some(record) => self.record(number, offset, file, &record),
+                        None => {}
                     }
                 }
             }

@@ -111,7 +111,8 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, at))
 }
 
-fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+/// Reads so many bytes, likewise.
+pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     if let Some(from) = bytes.get(at..at.saturating_add(N)) {
         out.copy_from_slice(from);
@@ -119,7 +120,8 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+/// Writes bytes at a place, where they fit.
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(to) = bytes.get_mut(at..at.saturating_add(value.len())) {
         to.copy_from_slice(value);
     }
@@ -405,13 +407,15 @@ pub(crate) fn is_other_format(meta: &[u8]) -> bool {
     crc_ok && meta.get(..8) == Some(META_MAGIC.as_slice()) && u32_at(meta, 8) != FORMAT
 }
 
-fn finish(bytes: &mut [u8]) {
+/// Ends a structure with the checksum over the rest of it.
+pub(crate) fn finish(bytes: &mut [u8]) {
     let at = bytes.len().saturating_sub(4);
     let crc = crc32c::crc32c(bytes.get(..at).unwrap_or_default());
     put(bytes, at, &crc.to_le_bytes());
 }
 
-fn validated(bytes: &[u8], length: usize, magic: [u8; 8]) -> Option<&[u8]> {
+/// Returns a structure's bytes if checksum, magic and format are right.
+pub(crate) fn validated(bytes: &[u8], length: usize, magic: [u8; 8]) -> Option<&[u8]> {
     let bytes = bytes.get(..length)?;
     let at = length.saturating_sub(4);
     let crc_ok = crc32c::crc32c(bytes.get(..at)?) == u32_at(bytes, at);

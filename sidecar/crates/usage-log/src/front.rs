@@ -9,9 +9,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     api::{
-        Append, Committed, Config, Hash, Key, LogError, NewProducer, Position, Recovered, Stats,
+        Append, Committed, Config, Damage, Hash, Key, LogError, NewProducer, Position, Recovered,
+        Stats,
     },
     format::{COMMIT_BYTES, Kind, PAYLOAD_MAX, push_record, wide},
+    scrub::Scrubbed,
 };
 
 /// Called once with how it ended.
@@ -70,6 +72,7 @@ pub(crate) struct Renewal {
 pub(crate) struct Work {
     pub(crate) group: Option<Group>,
     pub(crate) committed: Option<Committed>,
+    pub(crate) scrubbed: Option<Scrubbed>,
     pub(crate) rescan: Option<u64>,
     pub(crate) renewal: Option<Renewal>,
     pub(crate) closing: bool,
@@ -79,6 +82,7 @@ impl Work {
     fn is_empty(&self) -> bool {
         self.group.is_none()
             && self.committed.is_none()
+            && self.scrubbed.is_none()
             && self.rescan.is_none()
             && self.renewal.is_none()
             && !self.closing
@@ -93,9 +97,12 @@ pub(crate) struct State {
     next: Position,
     durable: Position,
     committed: Option<Committed>,
+    scrubbed: Option<Scrubbed>,
     rescan: Option<u64>,
     renewal: Option<Renewal>,
     closing: bool,
+    /// What didn't validate, of this start and of the scrub after it.
+    damage: Vec<Damage>,
     failure: Option<LogError>,
     durable_waiters: BTreeMap<(u64, u64), Notify>,
     committed_waiters: BTreeMap<(u64, u64), Notify>,
@@ -278,6 +285,24 @@ impl Front {
         self.work.notify_one();
     }
 
+    /// Hands the writer what a scrub found.
+    pub(crate) fn finish_scrub(&self, found: Scrubbed) {
+        self.state.lock().scrubbed = Some(found);
+        self.work.notify_one();
+    }
+
+    /// Tells how much a scrub has still to read.
+    pub(crate) fn set_unchecked(&self, bytes: u64) {
+        self.state.lock().stats.unchecked_bytes = bytes;
+    }
+
+    /// Notes what didn't validate.
+    pub(crate) fn add_damage(&self, damage: Vec<Damage>) {
+        let mut state = self.state.lock();
+        state.damage.extend(damage);
+        state.stats.damaged = wide(state.damage.len());
+    }
+
     /// Asks the writer for a new producer.
     pub(crate) fn request_renewal(&self, renewal: Renewal) -> Result<(), LogError> {
         let mut state = self.state.lock();
@@ -307,6 +332,7 @@ impl Front {
                     None
                 },
                 committed: state.committed.take(),
+                scrubbed: state.scrubbed.take(),
                 rescan: state.rescan.take(),
                 renewal: state.renewal.take(),
                 closing: state.closing,
@@ -398,6 +424,16 @@ impl State {
     /// Returns why recording stopped.
     pub(crate) fn failure(&self) -> Option<&LogError> {
         self.failure.as_ref()
+    }
+
+    /// Returns what didn't validate.
+    pub(crate) fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// Tells whether the log is closing or closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     fn update(&mut self, update: &Update) {

@@ -60,6 +60,8 @@ pub(crate) struct Index {
     pub(crate) skips: BTreeMap<(u64, u64), u64>,
     /// Where the last read ended.
     pub(crate) cursor: Option<Point>,
+    /// What lies below `indexed_from` is being checked; nobody need ask for another scan.
+    pub(crate) scrubbing: bool,
 }
 
 impl Index {
@@ -74,6 +76,7 @@ impl Index {
             holes: BTreeMap::new(),
             skips: BTreeMap::new(),
             cursor: None,
+            scrubbing: false,
         }
     }
 
@@ -160,7 +163,30 @@ impl Index {
             holes: self.holes.clone(),
             skips: self.skips.clone(),
             cursor: None,
+            scrubbing: false,
         }
+    }
+
+    /// Takes in what a scrub found of older segments; `anew`: of all later ones as well.
+    pub(crate) fn merge(&mut self, found: Self, anew: bool) {
+        for part in &found.segments {
+            if let Some(own) = self.segment_mut(part.number) {
+                (own.first_seq, own.h) = (part.first_seq, part.h);
+            }
+        }
+        if anew {
+            self.points.clear();
+            self.cursor = None;
+        }
+        for (seq, point) in found.points {
+            self.points.entry(seq).or_insert(point);
+        }
+        self.holes.extend(found.holes);
+        self.skips.extend(found.skips);
+        (self.indexed_from, self.scrubbing) = (found.indexed_from, false);
+        // A scrub begins where the log began then.
+        let oldest = self.segments.front().map_or(0, |segment| segment.number);
+        self.drop_below(oldest);
     }
 
     /// Forgets the segments below a number.

@@ -26,6 +26,8 @@ mod reader;
 mod recover;
 mod renew;
 mod scan;
+mod scrub;
+mod snapshot;
 mod storage;
 mod writer;
 

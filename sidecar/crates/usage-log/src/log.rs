@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{
-        Append, Batch, Committed, Config, ContentHash, Damage, Hash, LogError, NewProducer,
+        Append, Batch, Committed, Config, ContentHash, Damage, Hash, Hole, LogError, NewProducer,
         Position, Recovered, Stats,
     },
     directory::{Directory, PARTIAL, RETIRED},
@@ -15,6 +15,7 @@ use crate::{
     reader::{Bounds, read},
     recover::{Recovery, read_kept, recover},
     renew::retire,
+    scrub::Scrub,
     storage::{Disk, Storage},
     writer::Writer,
 };
@@ -29,15 +30,20 @@ struct Shared {
     front: Arc<Front>,
     index: Arc<Mutex<Index>>,
     hash: ContentHash,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Present when no thread runs: tests drive it by hand.
     writer: Mutex<Option<Writer>>,
+    /// Likewise.
+    scrub: Mutex<Option<Scrub>>,
     /// Freed when the writer has ended.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl UsageLog {
     /// Opens the folder's producer, or makes one; recovers, raises the incarnation durably and starts the writer.
+    ///
+    /// Reads the segments since the last snapshot; the others are checked by a thread while records come in, and
+    /// [`LogError::Scanning`] answers who would read there before that is done.
     ///
     /// # Errors
     /// [`LogError::Locked`], [`LogError::Unusable`], [`LogError::Io`].
@@ -46,13 +52,26 @@ impl UsageLog {
             Self::open_on(&(Arc::new(Disk) as Arc<dyn Storage>), config, content_hash)?;
         let writer = log.shared.writer.lock().take();
         if let Some(writer) = writer {
-            let thread = std::thread::Builder::new()
-                .name("usage-log".into())
-                .spawn(move || writer.run());
-            *log.shared.thread.lock() =
-                Some(thread.map_err(|error| LogError::Io(error.to_string()))?);
+            log.spawn("usage-log", move || writer.run())?;
+        }
+        let scrub = log.shared.scrub.lock().take();
+        if let Some(mut scrub) = scrub {
+            let front = Arc::clone(&log.shared.front);
+            log.spawn("usage-log-scrub", move || {
+                while !front.lock().is_closing() {
+                    let Some(next) = scrub.step() else { return };
+                    scrub = next;
+                }
+            })?;
         }
         Ok((log, recovered))
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), LogError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+        let thread = thread.map_err(|error| LogError::Io(error.to_string()))?;
+        self.shared.threads.lock().push(thread);
+        Ok(())
     }
 
     /// Opens on any storage, without a thread: [`Self::pump`] does its work.
@@ -68,7 +87,9 @@ impl UsageLog {
         let recovered = describe(&directory, &recovery, created);
         let front = Arc::new(Front::new(&config, directory.segment_bytes()));
         front.rebase(recovery.fold.last_seq, recovery.watermark.committed_seq);
+        front.add_damage(recovered.damage.clone());
         let index = Arc::new(Mutex::new(Index::new(directory.meta.identity, 0)));
+        let scrub = Scrub::after(&recovery, directory.count(), &hash, &front, &index);
         let writer = Writer::new(
             directory,
             config,
@@ -81,8 +102,9 @@ impl UsageLog {
             front,
             index,
             hash,
-            thread: Mutex::new(None),
+            threads: Mutex::default(),
             writer: Mutex::new(Some(writer)),
+            scrub: Mutex::new(scrub),
             lock: Mutex::new(Some(lock)),
         };
         Ok((
@@ -151,7 +173,9 @@ impl UsageLog {
         };
         let outcome = read(&self.shared.index, &self.shared.hash, bounds);
         if let Err(LogError::Scanning { seq: missing }) = outcome {
-            self.shared.front.request_rescan(missing.min(seq));
+            if !self.shared.index.lock().scrubbing {
+                self.shared.front.request_rescan(missing.min(seq));
+            }
         }
         outcome
     }
@@ -199,6 +223,18 @@ impl UsageLog {
         (index.identity.producer, index.incarnation)
     }
 
+    /// Returns what didn't validate at this start and in the scrub after it.
+    #[must_use]
+    pub fn damage(&self) -> Vec<Damage> {
+        self.shared.front.lock().damage().to_vec()
+    }
+
+    /// Returns the damaged sequence numbers that are known, of what is still in the log.
+    #[must_use]
+    pub fn holes(&self) -> Vec<Hole> {
+        self.shared.index.lock().holes.values().cloned().collect()
+    }
+
     /// Returns the figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -213,8 +249,11 @@ impl UsageLog {
         self.shared.close()
     }
 
-    /// Does the writer's work once where no thread does; false when closed.
+    /// Does the scrub's and the writer's work once where no thread does; false when closed.
     pub(crate) fn pump(&self) -> bool {
+        let mut scrub = self.shared.scrub.lock();
+        *scrub = scrub.take().and_then(Scrub::step);
+        drop(scrub);
         self.shared
             .writer
             .lock()
@@ -229,8 +268,9 @@ impl Shared {
         if let Some(mut writer) = self.writer.lock().take() {
             while writer.step(false) {}
         }
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
+        self.scrub.lock().take();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             // The last handle may be dropped by a callback, on the writer's own thread, which then ends by itself.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 return Err(LogError::Io("the writer's thread ended by a panic".into()));

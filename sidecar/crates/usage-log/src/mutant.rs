@@ -12,6 +12,10 @@ pub(crate) enum Mutant {
     AcknowledgedBeforeSync,
     /// A sync that failed counts as one: the page cache may have dropped what was never written.
     FailedSyncPasses,
+    /// A snapshot counts for whatever segment bears the next number: what was opened or ended since is forgotten.
+    SnapshotOfAnotherEnd,
+    /// What a start has not read may be shipped, with h as the segments' headers have it.
+    HeadersAreTrusted,
 }
 
 #[cfg(test)]

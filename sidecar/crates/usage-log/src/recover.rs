@@ -1,13 +1,18 @@
 //! Reads a producer's directory back: which segments count, what they hold, where to go on.
+//!
+//! Where a snapshot says what lives on at the end of a segment, only what follows is read; the rest is left to the scrub.
+
+use std::sync::Arc;
 
 use crate::{
-    api::{ContentHash, Damage, Kept, LogError},
+    api::{ContentHash, Damage, Hash, Kept, LogError},
     directory::{Directory, damaged},
-    fold::{Fold, Live},
+    fold::{Fold, Live, LiveMap},
     format::{
         COMMIT_BYTES, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, push_commit, wide,
     },
     index::{Index, Segment},
+    mutant::{self, Mutant},
     scan::{Range, Scan, scan},
     storage::StorageFile,
 };
@@ -24,6 +29,8 @@ pub(crate) struct Recovery {
     pub(crate) offset: u64,
     /// Bytes cut.
     pub(crate) torn: u64,
+    /// Segments that were not read, from the first to before the second.
+    pub(crate) unread: Option<(u64, u64)>,
 }
 
 /// Recovers a directory, raises its incarnation and makes everything that is kept durable.
@@ -36,17 +43,41 @@ pub(crate) fn recover(directory: &Directory, hash: &ContentHash) -> Result<Recov
     let start = slot
         .map_or(survey.oldest, |slot| slot.scan_segment)
         .clamp(survey.oldest, survey.newest);
+    let shortcut = slot.and_then(|_| shortcut(directory, &survey, start));
+    let (from, live) = shortcut.unwrap_or((start, LiveMap::new()));
     let plan = Plan {
-        start,
+        start: from,
         newest: survey.newest,
         open_end: None,
         incarnation_max,
     };
-    let (fold, tail) = fold_segments(directory, hash, &survey, plan, slot.as_ref(), known)?;
+    let base = slot
+        .filter(|slot| slot.scan_segment == from)
+        .map(|slot| (slot.scan_first_seq, slot.scan_h));
+    let (fold, tail) = fold_segments(directory, (hash, live), &survey, plan, base, known)?;
     let mut fold = fold.finish();
+    // What lived in a passed segment was written again since; if it is not there, it has ended.
+    fold.live.retain(|_, live| live.segment >= start);
     fold.damage.splice(0..0, damage);
-    settle(directory, fold, &tail, (start, &survey), slot)
-        .map_err(|error| LogError::Io(format!("recovering: {error}")))
+    fold.index.scrubbing = start < from;
+    let mut recovery = settle(directory, fold, &tail, (start, &survey), slot)
+        .map_err(|error| LogError::Io(format!("recovering: {error}")))?;
+    recovery.unread = (start < from).then_some((start, from));
+    if mutant::is(Mutant::HeadersAreTrusted) {
+        let index = &mut recovery.fold.index;
+        (index.indexed_from, index.scrubbing) = (index.oldest_seq(), false);
+    }
+    Ok(recovery)
+}
+
+/// Finds where to begin after the last snapshot, with what lives on there; none unless every header is as it was
+/// written.
+fn shortcut(directory: &Directory, survey: &Survey, start: u64) -> Option<(u64, LiveMap)> {
+    if (start..=survey.newest).any(|number| survey.header(number).is_none()) {
+        return None;
+    }
+    let (segment, live) = directory.read_snapshot(start, |number| survey.header(number))?;
+    Some((segment.checked_add(1)?, live))
 }
 
 /// Scans again from an older segment, for reading below the watermark or after bytes went bad.
@@ -54,13 +85,13 @@ pub(crate) fn rescan(
     directory: &Directory,
     hash: &ContentHash,
     watermark: &Watermark,
-    from: u64,
+    from: &Segment,
     current: (u64, u64),
 ) -> Result<Fold, LogError> {
     let mut damage = Vec::new();
     let mut survey = Survey::of(directory, Some(watermark), &mut damage);
     survey.newest = current.0;
-    let start = from.clamp(survey.oldest, survey.newest);
+    let start = from.number.clamp(survey.oldest, survey.newest);
     let plan = Plan {
         start,
         newest: current.0,
@@ -68,8 +99,10 @@ pub(crate) fn rescan(
         incarnation_max: watermark.incarnation,
     };
     let known = Some((watermark.committed_seq, watermark.committed_h));
-    let slot = (start == watermark.scan_segment).then_some(watermark);
-    let (mut fold, _) = fold_segments(directory, hash, &survey, plan, slot, known)?;
+    // Its header may be older than a hole before it; what is in memory is not.
+    let base = (start == from.number).then_some((from.first_seq, from.h));
+    let start = (hash, LiveMap::new());
+    let (mut fold, _) = fold_segments(directory, start, &survey, plan, base, known)?;
     fold.index.durable_seq = fold.last_seq;
     fold.index.incarnation = watermark.incarnation;
     Ok(fold)
@@ -193,17 +226,18 @@ struct Plan {
     incarnation_max: u64,
 }
 
+/// Folds the plan's segments. `base`: number and h at the first one, where its header is not the best witness.
 fn fold_segments(
     directory: &Directory,
-    hash: &ContentHash,
+    (hash, live): (&ContentHash, LiveMap),
     survey: &Survey,
     plan: Plan,
-    slot: Option<&Watermark>,
-    known: Option<(u64, [u8; 32])>,
+    base: Option<(u64, Hash)>,
+    known: Option<(u64, Hash)>,
 ) -> Result<(Fold, Scan), LogError> {
     let header = survey.header(plan.start);
-    let (first_seq, h) = match (slot.filter(|slot| slot.scan_segment == plan.start), header) {
-        (Some(slot), _) => (slot.scan_first_seq, slot.scan_h),
+    let (first_seq, h) = match (base, header) {
+        (Some(base), _) => base,
         (None, Some(header)) => (header.first_seq, header.previous_h),
         (None, None) => (
             1,
@@ -212,6 +246,7 @@ fn fold_segments(
     };
     let index = index_before(directory, survey, plan, first_seq, h);
     let mut fold = Fold::new(hash.clone(), index, first_seq.saturating_sub(1), h, known);
+    fold.live = live;
     let mut tail = Scan::default();
     for number in plan.start..=plan.newest {
         let image = directory
@@ -226,28 +261,53 @@ fn fold_segments(
             next.map(|next| next.previous_end)
         };
         let range = range_of(directory, number, end, plan.incarnation_max);
-        tail = scan(&image, range);
-        if let Some(header) = survey.header(number) {
-            fold.fill_to(header.first_seq.saturating_sub(1), "CRC");
-            fold.begin_segment((number > plan.start).then_some(header.previous_h));
-        }
-        fold.index.segments.push_back(Segment {
-            number,
-            file: directory.file(number).clone(),
-            first_seq: fold.last_seq.saturating_add(1),
-            h: fold.h,
-            end: wide(tail.end),
-            sealed_us: 0,
+        let header = survey.header(number).map(|header| {
+            let written_h = (number > plan.start).then_some(header.previous_h);
+            (header.first_seq, written_h)
         });
-        fold.segment(
+        let part = Part {
             number,
-            &directory.file_name(number),
-            &image,
-            range.seed,
-            &tail,
-        );
+            file: directory.file(number),
+            name: &directory.file_name(number),
+            header,
+            seq_max: next.map_or(u64::MAX, |next| next.first_seq.saturating_sub(1)),
+        };
+        tail = part.fold(&mut fold, &image, range);
     }
     Ok((fold, tail))
+}
+
+/// One segment on its way into a fold.
+pub(crate) struct Part<'a> {
+    pub(crate) number: u64,
+    pub(crate) file: &'a Arc<dyn StorageFile>,
+    pub(crate) name: &'a str,
+    /// First number, and h before it where a segment went before.
+    pub(crate) header: Option<(u64, Option<Hash>)>,
+    /// Its last number can't be higher.
+    pub(crate) seq_max: u64,
+}
+
+impl Part<'_> {
+    /// Checks every byte and folds what is found.
+    pub(crate) fn fold(&self, fold: &mut Fold, image: &[u8], range: Range) -> Scan {
+        let found = scan(image, range);
+        if let Some((first_seq, written_h)) = self.header {
+            fold.fill_to(first_seq.saturating_sub(1), "CRC");
+            fold.begin_segment(written_h);
+        }
+        fold.index.segments.push_back(Segment {
+            number: self.number,
+            file: Arc::clone(self.file),
+            first_seq: fold.last_seq.saturating_add(1),
+            h: fold.h,
+            end: wide(found.end),
+            sealed_us: 0,
+        });
+        let checked = (&found, self.seq_max);
+        fold.segment(self.number, self.name, image, range.seed, checked);
+        found
+    }
 }
 
 /// Lists the segments below the scan's start, from their headers alone.
@@ -263,7 +323,8 @@ fn index_before(
     for number in (survey.oldest..plan.start).rev() {
         let end = survey
             .header(number.saturating_add(1))
-            .map_or(directory.segment_bytes(), |next| next.previous_end);
+            .map_or(u64::MAX, |next| next.previous_end)
+            .min(directory.segment_bytes());
         if let Some(header) = survey.header(number) {
             (next_seq, next_h) = (header.first_seq, header.previous_h);
         }
@@ -275,6 +336,11 @@ fn index_before(
             end,
             sealed_us: 0,
         });
+    }
+    if mutant::is(Mutant::HeadersAreTrusted) {
+        for segment in index.segments.clone() {
+            index.note(Index::segment_start(&segment));
+        }
     }
     index
 }
@@ -341,6 +407,7 @@ fn settle(
         segment,
         offset,
         torn,
+        unread: None,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::{
     front::{Front, Group, Update, Work},
     index::{Index, Point, Segment},
     mutant::{self, Mutant},
-    recover::{Recovery, read_live, rescan},
+    recover::{Recovery, read_live},
 };
 
 /// Segments older than this are reused though a restore of the ledger would not have their records.
@@ -43,9 +43,9 @@ pub(crate) struct Writer {
     /// Open reservations.
     open: u64,
     pub(crate) last_seq: u64,
-    h: Hash,
-    segment: u64,
-    offset: u64,
+    pub(crate) h: Hash,
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
     pub(crate) watermark: Watermark,
     now_us: u64,
     scratch: Vec<u8>,
@@ -136,6 +136,9 @@ impl Writer {
         }
         if let Some(committed) = work.committed {
             self.advance(committed);
+        }
+        if let Some(found) = work.scrubbed {
+            self.take_scrub(found);
         }
         if let Some(seq) = work.rescan {
             self.rescan(seq);
@@ -343,6 +346,10 @@ impl Writer {
             previous_h: self.h,
             previous_end: self.offset,
         };
+        // Without it the next start reads this segment as well. It holds only what is durable.
+        if self.directory.write_snapshot(&self.live, &header).is_err() {
+            self.figures.io_errors = self.figures.io_errors.saturating_add(1);
+        }
         self.directory
             .file(number)
             .write_at(&header.encode(), 0)
@@ -451,31 +458,6 @@ impl Writer {
             }
         }
         self.write(&mut group, true)
-    }
-
-    /// Makes older or damaged entries readable again.
-    pub(crate) fn rescan(&mut self, seq: u64) {
-        let from = self.index.lock().segment_of(seq).unwrap_or(self.segment);
-        let current = (self.segment, self.offset);
-        // On failure readers keep asking; the disk error is theirs to see as well.
-        let Ok(fold) = rescan(&self.directory, &self.hash, &self.watermark, from, current) else {
-            return;
-        };
-        let mut index = self.index.lock();
-        let sealed: Vec<(u64, u64)> = index
-            .segments
-            .iter()
-            .map(|part| (part.number, part.sealed_us))
-            .collect();
-        let (incarnation, durable_seq) = (index.incarnation, self.last_seq);
-        *index = fold.index;
-        (index.incarnation, index.durable_seq) = (incarnation, durable_seq);
-        for (number, sealed_us) in sealed {
-            if let Some(part) = index.segment_mut(number) {
-                part.sealed_us = sealed_us;
-            }
-        }
-        self.h = fold.h;
     }
 
     /// Continues in another writer's directory; returns the one left. Figures and waiting work stay.

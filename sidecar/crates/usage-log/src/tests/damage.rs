@@ -52,7 +52,7 @@ fn every_bit_flip() {
             let (log, recovered) = open(&flipped, small());
             let place = format!("{name} bit {bit}");
             let found = read_all(&log, 1);
-            check_loss(&records, &found, &recovered, &place);
+            check_loss(&records, &found, &log.holes(), &place);
             let stored =
                 bytes[bit / 8..].iter().any(|byte| *byte != 0) && is_stored(&name, bit / 8);
             let noticed = !recovered.damage.is_empty() || recovered.torn_bytes > 0;
@@ -76,19 +76,18 @@ fn is_stored(name: &str, at: usize) -> bool {
 pub(super) fn check_loss(
     records: &[Vec<u8>],
     found: &[(u64, EntryBody)],
-    recovered: &Recovered,
+    holes: &[crate::Hole],
     place: &str,
 ) {
     let found = payloads(found);
-    assert_eq!(records.len(), found.len(), "{place}: {recovered:?}");
+    assert_eq!(records.len(), found.len(), "{place}: {holes:?}");
     let lost: Vec<u64> = (1..)
         .zip(records.iter().zip(&found))
         .filter(|(_, (a, b))| Some(*a) != b.as_ref())
         .map(|(n, _)| n)
         .collect();
     assert!(lost.len() <= 1, "{place} lost {lost:?}");
-    let named: Vec<u64> = recovered
-        .holes
+    let named: Vec<u64> = holes
         .iter()
         .flat_map(|hole| hole.first_seq..=hole.last_seq)
         .collect();

@@ -139,6 +139,38 @@ fn shipping_while_writing() {
     assert!(used <= log.stats().capacity_bytes, "{used}");
 }
 
+/// A start with many segments behind it takes records while its thread checks them; then all of them ship, in order.
+#[test]
+fn records_come_in_while_the_scrub_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |n: u64| format!("record {n} {}", "p".repeat(60)).into_bytes();
+    let (log, _) = start(folder.path());
+    let mut last = None;
+    for n in 1..=2_500 {
+        last = Some(usage(&log, &text(n)).unwrap());
+    }
+    log.wait_durable(last.unwrap()).unwrap();
+    drop(log);
+    let (log, recovered) = start(folder.path());
+    assert_eq!(2_501, recovered.next_seq);
+    let last = usage(&log, &text(2_501)).unwrap();
+    log.wait_durable(last).unwrap();
+    let mut seq = 1;
+    while seq <= 2_501 {
+        match log.read_from(seq, 500, 50_000) {
+            Ok(batch) => {
+                for entry in batch.entries {
+                    assert_eq!((seq, EntryBody::Usage(text(seq))), (entry.seq, entry.body));
+                    seq += 1;
+                }
+            }
+            Err(LogError::Scanning { .. }) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((0, 0), (log.stats().unchecked_bytes, log.stats().damaged));
+}
+
 /// A new producer takes over on the real file system too.
 #[test]
 fn renewed_on_disk() {

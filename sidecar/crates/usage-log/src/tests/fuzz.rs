@@ -12,8 +12,10 @@ use std::{
 };
 
 use super::*;
-use crate::format::{
-    Identity, Kind, SegmentHeader, Watermark, push_commit, push_record, seal_record,
+use crate::{
+    fold::{Live, LiveMap},
+    format::{Identity, Kind, SegmentHeader, Watermark, push_commit, push_record, seal_record},
+    snapshot::encode,
 };
 
 const IDENTITY: Identity = Identity {
@@ -148,6 +150,33 @@ fn slot(input: &mut Input<'_>) -> Vec<u8> {
     watermark.encode().to_vec()
 }
 
+/// A snapshot whose checksums are right, for the end that some header tells, or that of a forged one.
+fn snapshot(input: &mut Input<'_>, memory: &Memory, number: u64) -> Vec<u8> {
+    let files = memory.files().into_iter();
+    let name = format!("segment-{:04}", number % SEGMENTS);
+    let mut written = files.filter(|(known, _)| *known == name);
+    let header = written.find_map(|(_, bytes)| SegmentHeader::decode(&bytes));
+    let header = header.unwrap_or_else(|| SegmentHeader {
+        identity: IDENTITY,
+        number: input.number(),
+        first_seq: input.number(),
+        previous_h: input.hash(),
+        previous_end: input.number(),
+    });
+    let entry = |input: &mut Input<'_>| {
+        let mark = input.byte() % 2 == 0;
+        let live = Live {
+            segment: input.number(),
+            offset: u64::from(input.number() as u32),
+            total: u64::from(input.number() as u32 >> 1),
+            mark,
+        };
+        ((mark, [input.byte() % 4; 16]), live)
+    };
+    let live: LiveMap = (0..input.byte() % 4).map(|_| entry(input)).collect();
+    encode(&live, &header, u64::MAX).unwrap_or_default()
+}
+
 /// Does to the disk what an input says; true where it forged a watermark, whose word the log takes for the ledger's.
 fn spoil(memory: &Memory, input: &mut Input<'_>) -> bool {
     let mut cursor = 128;
@@ -161,6 +190,10 @@ fn spoil(memory: &Memory, input: &mut Input<'_>) -> bool {
                 ("watermark".into(), slot(input), at)
             }
             1 => ("watermark".into(), input.bytes(), usize::from(input.byte())),
+            7 => {
+                let at = usize::from(input.byte() % 2) * SEGMENT_BYTES / 4;
+                ("live".into(), snapshot(input, memory, number), at)
+            }
             kind => {
                 let bytes = forged(input, number);
                 let at = match kind {

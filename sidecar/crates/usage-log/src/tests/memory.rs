@@ -20,6 +20,7 @@ struct Disk {
     directories: BTreeSet<PathBuf>,
     locks: BTreeSet<PathBuf>,
     faults: Faults,
+    read_bytes: u64,
 }
 
 /// What to refuse.
@@ -31,6 +32,8 @@ pub(crate) struct Faults {
     pub(crate) writes: Option<io::ErrorKind>,
     /// Syncs and writes of the watermark fail.
     pub(crate) watermark: bool,
+    /// Writes of snapshots fail.
+    pub(crate) live: bool,
 }
 
 #[derive(Default, Clone)]
@@ -63,6 +66,16 @@ impl Memory {
     /// Sets what to refuse.
     pub(crate) fn faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
+    }
+
+    /// Returns how many bytes were read so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.lock().read_bytes
+    }
+
+    /// Removes a file, as if it had never been made.
+    pub(crate) fn remove(&self, name: &str) {
+        self.0.lock().files.retain(|_, file| file.name != name);
     }
 
     /// Copies everything as it would be after a crash: of each page that differs the choice says whether it was written.
@@ -180,6 +193,7 @@ impl Handle {
 
 impl StorageFile for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.disk.lock().read_bytes += buffer.len() as u64;
         let bytes = self.0.bytes.lock();
         let from = offset as usize;
         let part = bytes
@@ -194,6 +208,9 @@ impl StorageFile for Handle {
         let disk = self.0.disk.lock();
         match disk.faults.writes {
             Some(kind) if self.is_segment() => return Err(kind.into()),
+            _ if disk.faults.live && self.0.name == "live" => {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             _ => {}
         }
         drop(disk);

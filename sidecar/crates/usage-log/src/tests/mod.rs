@@ -18,6 +18,7 @@ mod memory;
 mod model;
 mod mutants;
 mod renewal;
+mod start;
 
 use std::sync::Arc;
 
@@ -108,7 +109,7 @@ pub(crate) fn read_all(log: &UsageLog, from: u64) -> Vec<(u64, EntryBody)> {
     loop {
         let batch = match log.read_from(seq, 7, 2_000) {
             Ok(batch) => batch,
-            Err(LogError::Scanning { .. }) if scans < 3 => {
+            Err(LogError::Scanning { .. }) if scans < 80 => {
                 scans += 1;
                 h = None;
                 log.pump();

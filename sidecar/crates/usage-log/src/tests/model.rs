@@ -15,6 +15,8 @@ enum Step {
     Mark(u8, u8),
     Write,
     FailSync,
+    /// No snapshot can be written from now on.
+    FailSnapshots,
     Commit(u8, bool),
     Restart,
     /// Which unsynced pages survive.
@@ -129,6 +131,10 @@ impl World {
                 self.failing = true;
                 self.write();
             }
+            Step::FailSnapshots => self.memory.faults(memory::Faults {
+                live: true,
+                ..memory::Faults::default()
+            }),
             Step::Commit(share, safe) => self.commit(*share, *safe),
             Step::Restart => {
                 self.log.close().unwrap();
@@ -257,6 +263,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<u8>(), any::<u8>()).prop_map(|(key, size)| Step::Mark(key, size)),
         4 => Just(Step::Write),
         1 => Just(Step::FailSync),
+        1 => Just(Step::FailSnapshots),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(share, safe)| Step::Commit(share, safe)),
         1 => Just(Step::Restart),
         1 => any::<u64>().prop_map(Step::Crash),
