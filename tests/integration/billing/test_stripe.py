@@ -23,6 +23,8 @@ from tollkeeper_ledger.payments.stripe_http import StripeHttp
 from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
 from tollkeeper_ledger.services.reconciling import Nightly, reconcile
+from tollkeeper_ledger.services.subscription_changes import ChangeAsked, change_subscription
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
@@ -154,10 +156,7 @@ async def test_a_total_that_differs_is_discarded_and_named(shop: Shop) -> None:
 async def test_dunning_tries_on_its_days_and_then_does_its_policy(
     shop: Shop, policy: str, expected: tuple[str, str]
 ) -> None:
-    """A declined card is tried on days 1, 3, 5, 7 after the first failure, then the policy; late money undoes all.
-
-    Who was moved to the fallback plan stays there until somebody moves it.
-    """
+    """A declined card is tried on days 1, 3, 5, 7 after the first failure, then the policy; late money undoes all."""
     fallback = "free" if policy == "fallback" else ""
     profile = BillingProfile(provider="stripe", dunning_policy=policy, fallback_plan=fallback)
     await shop.bill(1, "code", profile=profile)
@@ -177,15 +176,69 @@ async def test_dunning_tries_on_its_days_and_then_does_its_policy(
     assert [0, 1, 3, 5, 7] == tries
     (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")
     assert expected == ((await shop.standing())[0][0], tenant["state"])
-    (plan,) = await shop.bench.rows(
-        "SELECT p.name, s.state FROM subscription s "
-        "JOIN plan_version USING (plan_version_id) JOIN plan p USING (plan_id)"
-    )
-    assert (fallback or "hourly", "active") == tuple(plan)
+    assert (fallback or "hourly", "active") == await plan_of(shop)
     shop.fake.pay_on_page(shop.fake.all("invoices")[0]["id"])
     await shop.hear()
     (tenant,) = await shop.bench.rows("SELECT state FROM tenant WHERE wire_id = 'code'")
     assert (("paid", 0), "active") == ((await shop.standing())[0], tenant["state"])
+    assert ("hourly", "active") == await plan_of(shop)
+
+
+async def plan_of(shop: Shop) -> tuple[str, str]:
+    """Give plan and state of the one subscription."""
+    (row,) = await shop.bench.rows(
+        "SELECT p.name, s.state FROM subscription s "
+        "JOIN plan_version USING (plan_version_id) JOIN plan p USING (plan_id)"
+    )
+    return row["name"], row["state"]
+
+
+async def fall_back_twice(shop: Shop) -> None:
+    """Bill two hours to a card that is declined until all tries are over, which moves the tenant to `free`."""
+    profile = BillingProfile(provider="stripe", dunning_policy="fallback", fallback_plan="free")
+    await shop.bill(2, "code", profile=profile)
+    await shop.work()
+    (customer,) = shop.fake.all("customers")
+    shop.fake.give_card(customer["id"], declined=True)
+    await shop.hear()
+    first = shop.clock()
+    for day in range(12):
+        shop.clock.at = first + timedelta(days=day)
+        await shop.collector.run_all()
+    assert ("free", "active") == await plan_of(shop)
+    assert [("past_due", 2000), ("past_due", 2000)] == await shop.standing()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_the_last_late_payment_moves_a_tenant_back(shop: Shop, order: tuple[int, int]) -> None:
+    """Two invoices are unpaid after their last tries: the plan comes back when both are paid, in any order, once."""
+    await fall_back_twice(shop)
+    invoices = shop.fake.all("invoices")
+    shop.fake.pay_on_page(invoices[order[0]]["id"])
+    await shop.hear()
+    assert ("free", "active") == await plan_of(shop)
+    shop.fake.pay_on_page(invoices[order[1]]["id"])
+    for event in shop.fake.events:
+        # Repeated as another event: the second one must find nothing left to do.
+        for name in (event["id"], f"{event['id']}-again"):
+            header, body = shop.fake.signed({**event, "id": name})
+            await shop.events.receive(header=header, body=body)
+    assert ("hourly", "active") == await plan_of(shop)
+    back = await shop.bench.rows("SELECT 1 FROM audit_log WHERE actor = 'dunning' AND request_id LIKE '%/paid'")
+    assert 1 == len(back)
+
+
+async def test_who_was_moved_on_by_an_operator_is_not_moved_back(shop: Shop) -> None:
+    """The tenant was moved from the fallback plan to another one meanwhile: late payments leave it there."""
+    await fall_back_twice(shop)
+    async with transaction(shop.bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        await change_subscription(conn, tenant_id, ChangeAsked(plan="other"), act=await act_on(conn))
+    for invoice in shop.fake.all("invoices"):
+        shop.fake.pay_on_page(invoice["id"])
+    await shop.hear()
+    assert ("other", "active") == await plan_of(shop)
+    assert {("paid", 0)} == set(await shop.standing())
 
 
 async def test_events_repeated_reordered_late_and_forged(shop: Shop) -> None:

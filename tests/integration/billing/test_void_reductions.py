@@ -14,6 +14,7 @@ from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
+from tollkeeper_ledger.services.profiles import add_invoice_item
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import connection, transaction
 
@@ -109,3 +110,29 @@ async def test_void_invoices_give_back_coupons_and_grants(bench: BillingBench) -
             assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
             made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
             assert made.stored == made.document
+
+
+async def test_items_of_a_void_invoice_are_billed_by_the_next(bench: BillingBench) -> None:
+    """Issued again: the new one has them. Void for good: they wait, once, and the next hour's invoice has them."""
+    await bench.apply(catalogue(bench.start, "code"))
+    async with transaction(bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        await add_invoice_item(
+            conn, tenant_id, description="Setup", amount_minor=700, currency="USD", act=await act_on(conn)
+        )
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + HOUR, tenants=("code",))
+    await bench.run()
+    (row,) = await bench.rows("SELECT invoice_id FROM invoice")
+    second = await void(bench, row["invoice_id"], reissue=True)
+    assert second is not None
+    await void(bench, second, reissue=False)
+    await bench.set_now(bench.start + 3 * HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + 3 * HOUR, tenants=("code",))
+    await bench.run()
+    found = [document["total_minor"] for document in await bench.documents("code")]
+    assert [2_700, 2_700, 2_700, 2_000] == found
+    for row in await bench.rows("SELECT invoice_id FROM invoice"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]

@@ -5,25 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tollkeeper_ledger.domain import receivable as owed
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed
-from tollkeeper_ledger.services.subscription_changes import ChangeAsked, change_subscription
+from tollkeeper_ledger.services.subscription_changes import ChangeAsked, change_subscription, live_subscription
 from tollkeeper_ledger.services.tenants import set_tenant_state
 from tollkeeper_ledger.store import provider_jobs as jobs
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from uuid import UUID
 
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Row
     from tollkeeper_ledger.store.provider_jobs import Job
 
 ACTOR = "dunning"
+_FROM, _TO = "fallen_from", "fallen_to"
+"""Facts of a job: plan versions that its payer's tenant was moved from and to."""
 
 
 async def payment_failed(
@@ -48,21 +50,54 @@ async def payment_failed(
         await _set_state(conn, job.tenant_id, "suspended", now=ledger_time)
         facts["suspended"] = "yes"
     elif row["dunning_policy"] == "fallback":
-        not_moved = await _fall_back(conn, billed, row, ledger_time)
+        moved, not_moved = await _fall_back(conn, billed, row, ledger_time)
+        facts |= moved
         after = replace(after, error=f"{problem}; {not_moved}" if not_moved else problem)
     elif row["dunning_policy"] == "uncollectible":
         await change_receivable(conn, billed, owed.write_off, subject=billed.number, now=ledger_time)
     await jobs.save_job(conn, replace(after, state="waiting", facts=facts))
 
 
-async def _fall_back(conn: Connection, billed: Billed, row: Row, now: datetime) -> str:
-    """Move the invoice's tenant to the fallback plan at once; give why that can't be, empty where it is done."""
+async def _fall_back(conn: Connection, billed: Billed, row: Row, now: datetime) -> tuple[dict[str, str], str]:
+    """Move the invoice's tenant to the fallback plan at once.
+
+    Gives the plan versions that it was moved from and to, none where it was there already, and why it can't be moved.
+    """
     act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}", now=now)
     try:
+        before = await _plan_now(conn, billed, now)
         await change_subscription(conn, billed.tenant_id, ChangeAsked(plan=row["fallback_plan"]), act=act)
+        after = await _plan_now(conn, billed, now)
     except (UnknownNameError, InvalidFieldError) as error:
-        return f"not moved to {row['fallback_plan']}: {error}"
-    return ""
+        return {}, f"not moved to {row['fallback_plan']}: {error}"
+    return ({} if before == after else {_FROM: str(before), _TO: str(after)}), ""
+
+
+async def _plan_now(conn: Connection, billed: Billed, now: datetime) -> UUID:
+    schedule = await live_subscription(conn, billed.tenant_id, now=now)
+    return schedule.plan_version_at(max(now, schedule.started_at))
+
+
+async def move_back(conn: Connection, job: Job, billed: Billed, facts: dict[str, str], *, now: datetime) -> None:
+    """Move a tenant back to the plan that it had before payments failed; its invoice is paid or void now.
+
+    Takes what was kept of the move out of `facts`. Where another invoice of the tenant is still unpaid after its last
+    try, that one moves it back; where somebody has moved it since, it stays. The tenant should be locked before.
+    """
+    before, fallback = facts.pop(_FROM, ""), facts.pop(_TO, "")
+    if not before:
+        return
+    other = await jobs.other_failed(conn, job, billed.tenant_id)
+    if other is not None:
+        await jobs.save_job(conn, replace(other, facts={**other.facts, _FROM: before, _TO: fallback}))
+        return
+    try:
+        if str(await _plan_now(conn, billed, now)) == fallback:
+            act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}/paid", now=now)
+            await change_subscription(conn, billed.tenant_id, ChangeAsked(plan_version_id=UUID(before)), act=act)
+    except (UnknownNameError, InvalidFieldError):
+        # It has no running subscription any more, or another change is under way: an operator's word stands.
+        return
 
 
 async def lift_suspension(conn: Connection, tenant_id: UUID, *, now: datetime) -> None:

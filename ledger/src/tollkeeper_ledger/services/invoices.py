@@ -29,6 +29,7 @@ from tollkeeper_ledger.store.billing_cuts import is_counted
 from tollkeeper_ledger.store.billing_invoices import StoredInvoice, find_invoice, read_stored_inputs
 from tollkeeper_ledger.store.billing_profiles import read_profile
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.money import return_items
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
@@ -47,7 +48,8 @@ async def void_invoice(
     """Void an invoice; give the one that replaces it where asked, of the same usage and prices.
 
     The new one has seller's and payer's data and terms as they are now, and uses the coupons and grants that the void
-    one used; where nothing replaces it, these get back what it used. Raises UnknownNameError; PreconditionError:
+    one used; where nothing replaces it, these get back what it used, and items
+    wait for the next invoice. Raises UnknownNameError; PreconditionError:
     something was paid or credited on it.
     """
     billed = await need_billed(conn, invoice_id)
@@ -63,6 +65,7 @@ async def void_invoice(
         facts, rated = facts_from_json(json.loads(stored.inputs)), rate_inputs(stored.inputs, definitions)
         if not facts.is_cut:
             await return_reductions(conn, facts, rated, billed.tenant_id, at=act.now)
+            await return_items(conn, billed)
         elif await is_counted(conn, CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)):
             raise PreconditionError(
                 "the invoice of its period counts on it: issue it again, or give a credit note",

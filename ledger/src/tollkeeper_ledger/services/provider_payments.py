@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain import receivable as owed
-from tollkeeper_ledger.services.dunning import lift_suspension
+from tollkeeper_ledger.services.dunning import lift_suspension, move_back
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed, record_payment
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -24,6 +26,10 @@ async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any]
     The provider's sum only grows, so a late or repeated answer records nothing.
     """
     billed = await need_billed(conn, invoice_id)
+    waiting = await jobs.read_collect_job(conn, invoice_id)
+    if waiting is not None and waiting.failures:
+        # Late money may move the tenant back to its plan; tenants are locked before accounts.
+        await lock_tenant(conn, billed.tenant_id)
     await money.lock_account(conn, billed.account)
     paid = 0 if said.get("paid_out_of_band") else int(said.get("amount_paid") or 0)
     missing = paid - await jobs.recorded_minor(conn, invoice_id, provider=provider)
@@ -38,11 +44,11 @@ async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any]
         )
     job = await jobs.read_collect_job(conn, invoice_id)
     if job is not None:
-        await _finish(conn, job.job_id, said)
+        await _finish(conn, job.job_id, billed, said)
     return max(0, missing)
 
 
-async def _finish(conn: Connection, job_id: UUID, said: dict[str, Any]) -> None:
+async def _finish(conn: Connection, job_id: UUID, billed: Billed, said: dict[str, Any]) -> None:
     """Keep what the answer tells, and end the job where the provider has nothing more to collect."""
     job = await jobs.lock_job(conn, job_id)
     facts = dict(job.facts)
@@ -53,6 +59,8 @@ async def _finish(conn: Connection, job_id: UUID, said: dict[str, Any]) -> None:
     is_over = said.get("status") in ("paid", "void") and job.step == "pay"
     if is_over and facts.pop("suspended", ""):
         await lift_suspension(conn, job.tenant_id, now=await ledger_now(conn))
+    if is_over:
+        await move_back(conn, job, billed, facts, now=await ledger_now(conn))
     await jobs.save_job(conn, replace(job, facts=facts, state="done" if is_over else job.state))
 
 

@@ -115,12 +115,19 @@ class ChangeAsked:
 
     plan: str = ""
     """Moves to its newest version, and to its billing interval."""
+    plan_version_id: UUID | None = None
+    """Instead of `plan`: moves to this version, which the subscription had before."""
     quantity: int | None = None
     """Seats."""
     anchor: str = ""
     """What periods are counted from: `start` = when the change is in force, `calendar`, or a date."""
     time_zone: str = ""
     at: str = NOW
+
+    @property
+    def names_plan(self) -> bool:
+        """Whether the subscription moves to a plan that is named."""
+        return bool(self.plan) or self.plan_version_id is not None
 
 
 async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAsked, *, act: Act) -> None:
@@ -140,8 +147,8 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
             raise InvalidFieldError("time_zone", f"can't follow: {error}", value=asked.time_zone) from error
     phase = schedule.phase_at(instant)
     plan_version_id, interval = phase.plan_version_id, before.interval
-    if asked.plan:
-        plan_version_id, interval = await _target(conn, phase, asked.plan)
+    if asked.names_plan:
+        plan_version_id, interval = await _target(conn, phase, asked)
     era = _era_of(asked, before, interval, instant)
     if era is not None:
         instant = await _free_of_usage(conn, schedule, era.started_at, asked, act)
@@ -154,7 +161,11 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
         quantity=phase.quantity if asked.quantity is None else asked.quantity,
     )
     await store.change_later_phases(
-        conn, schedule, after=instant, plan_version_id=plan_version_id if asked.plan else None, quantity=asked.quantity
+        conn,
+        schedule,
+        after=instant,
+        plan_version_id=plan_version_id if asked.names_plan else None,
+        quantity=asked.quantity,
     )
     await _put(conn, schedule, phase, "ChangeSubscription", act, era=era)
 
@@ -194,20 +205,24 @@ async def _drop_later(
     """Take back scheduled counts of periods that this change replaces."""
     later = [one for one in schedule.eras if one.started_at > after]
     others = [one for one in later if one.interval != interval]
-    if era is not None and others and not asked.plan:
+    if era is not None and others and not asked.names_plan:
         raise InvalidFieldError(
             "anchor" if asked.anchor else "time_zone",
             f"can't change: another billing interval is scheduled for {others[0].started_at.isoformat()}",
             remedy="name the plan as well",
         )
-    await store.drop_eras(conn, schedule, later if era is not None else others if asked.plan else [])
+    dropped = others if asked.names_plan else []
+    await store.drop_eras(conn, schedule, later if era is not None else dropped)
 
 
-async def _target(conn: Connection, phase: Phase, plan: str) -> tuple[UUID, Interval]:
-    """Find the plan's newest version in the subscription's currency."""
+async def _target(conn: Connection, phase: Phase, asked: ChangeAsked) -> tuple[UUID, Interval]:
+    """Find the version that was named, or the plan's newest one in the subscription's currency."""
+    if asked.plan_version_id is not None:
+        named = (await read_definitions(conn, [asked.plan_version_id]))[asked.plan_version_id]
+        return asked.plan_version_id, target_from(named.plan.version, named.definition).interval
     running = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
     currency = json.loads(running.definition)["currency"]
-    found = await _plan_in(conn, plan, currency)
+    found = await _plan_in(conn, asked.plan, currency)
     return found.plan_version_id, target_from(found.version, found.definition).interval
 
 

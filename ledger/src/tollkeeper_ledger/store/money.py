@@ -328,3 +328,8 @@ async def take_items(conn: Connection, taken: Sequence[tuple[UUID, CloseKey]]) -
             array_literal(key.subscription_id for _, key in taken),
             [key.period_start for _, key in taken],
         )
+
+
+async def return_items(conn: Connection, billed: Billed) -> None:
+    """Let the items of an invoice wait again: it is void and nothing replaces it."""
+    await conn.execute(sql("money.return_items"), billed.tenant_id, billed.subscription_id, billed.period_start)

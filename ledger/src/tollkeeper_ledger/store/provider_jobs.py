@@ -188,6 +188,12 @@ async def read_collect_job(conn: Connection, invoice_id: UUID) -> Job | None:
     return None if row is None else _job(row)
 
 
+async def other_failed(conn: Connection, job: Job, tenant_id: UUID) -> Job | None:
+    """Lock another job of a tenant's invoices that waits for late money after its last try; None: there is none."""
+    row = await conn.fetchrow(sql("providers.other_failed"), tenant_id, job.job_id)
+    return None if row is None else _job(row)
+
+
 async def recorded_minor(conn: Connection, invoice_id: UUID, *, provider: str) -> int:
     """Sum the payments of an invoice that came through a provider."""
     found: int = await conn.fetchval(sql("providers.recorded"), invoice_id, provider)

@@ -151,3 +151,8 @@ UPDATE invoice_item i SET subscription_id = taken.subscription_id, period_start 
 FROM unnest($1::text::uuid[], $2::text::uuid[], $3::text::uuid[], $4::timestamptz[])
   AS taken (item_id, tenant_id, subscription_id, start)
 WHERE i.tenant_id = taken.tenant_id AND i.item_id = taken.item_id;
+
+-- name: return_items
+-- Lets items that a close took wait again: its invoice is void. $1 tenant id, $2 subscription id, $3 period start.
+UPDATE invoice_item SET subscription_id = NULL, period_start = NULL
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3;

@@ -138,3 +138,10 @@ UPDATE reconciliation SET compared = $2, differences = $3, problem = $4 WHERE re
 -- Gives what comparisons found, newest first. $1 at most so many.
 SELECT provider, at, since, compared, differences, problem FROM reconciliation
 ORDER BY reconciliation_id DESC LIMIT $1;
+
+-- name: other_failed
+-- Locks another job of a tenant's invoices that waits for late money after its last try. $1 tenant id, $2 but this job.
+SELECT j.* FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
+WHERE i.tenant_id = $1 AND j.job_id <> $2 AND j.kind = 'collect' AND j.state = 'waiting' AND j.failures > 0
+  AND r.state = 'past_due'
+ORDER BY j.job_id LIMIT 1 FOR UPDATE OF j;
