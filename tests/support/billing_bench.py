@@ -46,7 +46,6 @@ plans:
       - {{name: day, meter: context_tokens, kind: window, amount: 1000, window: day}}
       - {{name: rate, meter: context_tokens, kind: rate, amount: 60, refill: minute, burst: 20}}
   - {{name: free, billing_interval: hour, grace: {{unit: minute, count: 5}}}}
-  - {{name: other, billing_interval: hour, grace: {{unit: minute, count: 5}}}}
 tenants:
 {tenants}
 """
