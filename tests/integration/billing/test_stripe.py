@@ -232,8 +232,8 @@ async def test_the_last_late_payment_moves_a_tenant_back(shop: Shop, order: tupl
 async def test_who_was_moved_on_by_an_operator_is_not_moved_back(shop: Shop) -> None:
     """The tenant was moved from the fallback plan to another one meanwhile: late payments leave it there."""
     await fall_back_twice(shop)
-    declared = catalogue(shop.bench.start, "code")
-    await shop.bench.apply(declared.replace("tenants:\n", "  - {name: other, billing_interval: hour}\ntenants:\n"))
+    moved = catalogue(shop.bench.start, "code", plan="other", extra=", plan_version: latest")
+    await shop.bench.apply(moved.replace("tenants:\n", "  - {name: other, billing_interval: hour}\ntenants:\n"))
     async with transaction(shop.bench.billing) as conn:
         tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
         await change_subscription(conn, tenant_id, ChangeAsked(plan="other"), act=await act_on(conn))
