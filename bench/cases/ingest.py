@@ -58,7 +58,7 @@ _FloorBatch: TypeAlias = "tuple[tuple[object, ...], tuple[object, ...]]"
 
 
 @dataclass(slots=True)
-class _Producer:
+class Producer:
     """A sidecar's side of the append: contiguous batches, each with the hash before it."""
 
     producer_id: bytes
@@ -91,7 +91,7 @@ async def open_ingest(stage: Stage, effort: Effort, *, tenants: int, per_s: int)
         stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
         await owner.execute(_FLOOR_TABLES)
         ids = {row["wire_id"]: row["tenant_id"] for row in await owner.fetch("SELECT wire_id, tenant_id FROM tenant")}
-        producers = [await _open(stub) for _ in range(_PRODUCERS)]
+        producers = [await open_producer(stub) for _ in range(_PRODUCERS)]
 
         async def ours() -> Sample:
             batches = [
@@ -102,7 +102,7 @@ async def open_ingest(stage: Stage, effort: Effort, *, tenants: int, per_s: int)
             with stage.spending("ledger", "postgres") as spent:
                 async with asyncio.TaskGroup() as tasks:
                     for producer in producers:
-                        tasks.create_task(_send(stub, [batch for by, batch in batches if by is producer]))
+                        tasks.create_task(send(stub, [batch for by, batch in batches if by is producer]))
             return Sample(count=size * len(batches), wall_s=spent.wall_s, cpu_s=spent.cpu_s)
 
         async def floor() -> Sample:
@@ -121,23 +121,25 @@ async def open_ingest(stage: Stage, effort: Effort, *, tenants: int, per_s: int)
         )
 
 
-async def _open(stub: usage_pb2_grpc.UsageServiceAsyncStub) -> _Producer:
+async def open_producer(stub: usage_pb2_grpc.UsageServiceAsyncStub) -> Producer:
+    """Open a producer of its own."""
     producer_id = uuid.uuid4().bytes
     request = usage_pb2.OpenProducerRequest(
         producer_id=producer_id, incarnation=1, holder=secrets.token_bytes(16), format=1
     )
     await stub.OpenProducer(request, timeout=_TIMEOUT_S)
-    return _Producer(producer_id=producer_id, seq=0, h=h_start(producer_id))
+    return Producer(producer_id=producer_id, seq=0, h=h_start(producer_id))
 
 
-async def _send(stub: usage_pb2_grpc.UsageServiceAsyncStub, batches: Sequence[usage_pb2.AppendUsageRequest]) -> None:
+async def send(stub: usage_pb2_grpc.UsageServiceAsyncStub, batches: Sequence[usage_pb2.AppendUsageRequest]) -> None:
+    """Send batches, one after the other. Raises RuntimeError where a record was not stored."""
     for batch in batches:
         answer = await stub.AppendUsage(batch, timeout=_TIMEOUT_S)
         if answer.stored != len(batch.records.ids):
             raise RuntimeError(f"{answer.stored} of {len(batch.records.ids)} records were stored: {answer}")
 
 
-def _uuid7s(count: int) -> Iterator[str]:
+def uuid7s(count: int) -> Iterator[str]:
     """Make ids as our clients do: in order of time."""
     milliseconds = time.time_ns() // 1_000_000
     for number in range(count):
@@ -155,7 +157,7 @@ def _columns(tenants: Sequence[str], size: int, randoms: random.Random) -> usage
         meters=METERS,
         attribute_names=["model"],
         attribute_values=["small", "large"],
-        ids=list(_uuid7s(size)),
+        ids=list(uuid7s(size)),
         tenant=tenant,
         event_time_us=[now_us] + [10] * (size - 1),
         received_us=[now_us] + [10] * (size - 1),
@@ -171,7 +173,7 @@ def _columns(tenants: Sequence[str], size: int, randoms: random.Random) -> usage
 
 def _floor_batch(tenant_ids: Sequence[uuid.UUID], size: int, randoms: random.Random) -> _FloorBatch:
     tenants = [randoms.choice(tenant_ids) for _ in range(size)]
-    ids = list(_uuid7s(size))
+    ids = list(uuid7s(size))
     now = datetime.now(UTC)
     return (
         (tenants, ids, [secrets.token_bytes(32) for _ in range(size)]),
