@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from tollkeeper_ledger.store.clock import to_us
+from tollkeeper_ledger.domain.periods import to_us
 from usage_bench import superuser
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.services.usage import UsageIngest
-from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import SEARCH_PATH, open_pool
 from usage_support import Log, Use
 

@@ -15,6 +15,7 @@ import structlog
 from rollup_support import add_kinds
 from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import DAY_US
 from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months
 from tollkeeper_ledger.domain.usage_audit import Finding, hashes_of
@@ -25,7 +26,7 @@ from tollkeeper_ledger.services.reports import list_records
 from tollkeeper_ledger.services.usage_archive import Archiver, span_of_month
 from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
-from tollkeeper_ledger.store.clock import from_us, set_clock, to_us
+from tollkeeper_ledger.store.clock import set_clock
 from tollkeeper_ledger.store.pool import open_pools
 from usage_bench import TENANTS, open_bench, superuser
 

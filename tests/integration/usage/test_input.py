@@ -11,11 +11,11 @@ import grpc.aio
 from http_support import METERED
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_columns import Use
 from tollkeeper_ledger.rpc.registry import usage_input
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.usage_input import Fate, input_producer_id
-from tollkeeper_ledger.store.clock import to_us
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.app import Running

@@ -17,13 +17,14 @@ from report_support import EPOCH, Asked, answer
 from rollup_support import KINDS, QUARTER_US, add_kinds
 from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US
 from tollkeeper_ledger.domain.usage_buckets import BucketSize
 from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT
 from tollkeeper_ledger.services.usage_query import Question, query_usage
 from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_of
 from tollkeeper_ledger.services.usage_voids import void_usage
-from tollkeeper_ledger.store.clock import from_us, ledger_now, set_clock, start_clock, to_us
+from tollkeeper_ledger.store.clock import ledger_now, set_clock, start_clock
 from tollkeeper_ledger.store.pool import open_pools, transaction
 from usage_bench import TENANTS, open_bench
 

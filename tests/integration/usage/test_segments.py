@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from tollkeeper_ledger.store.clock import from_us, to_us
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 from usage_bench import superuser
 

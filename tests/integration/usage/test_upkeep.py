@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import structlog
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID
 from tollkeeper_ledger.jobs.runner import running_jobs
 from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
-from tollkeeper_ledger.store.clock import from_us, set_clock
+from tollkeeper_ledger.store.clock import set_clock
 from usage_bench import open_bench, superuser
 from waiting import wait_until
 

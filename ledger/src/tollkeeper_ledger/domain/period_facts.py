@@ -18,7 +18,7 @@ Json: TypeAlias = dict[str, Any]
 
 def instant_text(instant: datetime) -> str:
     """Write an instant in UTC with microseconds."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def period_to_json(period: Period) -> Json:

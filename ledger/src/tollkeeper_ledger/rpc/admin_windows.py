@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper.ledger.v1 import admin_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import Answer, answer_once
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
@@ -16,7 +17,6 @@ from tollkeeper_ledger.services.resets import STATES_MAX, ResetAsked, check_note
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
-from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.operators import AUDIT_ID_MAX, Place, read_features, read_history, read_windows
 from tollkeeper_ledger.store.pool import connection, transaction
 

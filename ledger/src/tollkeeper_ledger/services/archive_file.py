@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage_audit import AuditedRecord, hashes_of
-from tollkeeper_ledger.store.clock import from_us, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,6 +18,9 @@ from tollkeeper_ledger.store.billing_usage import read_unique_meters
 from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -44,10 +47,19 @@ def span_of(inputs: dict[str, Any], tenant_id: UUID) -> verifying.RecordSpan:
     )
 
 
-async def check_usage(conn: Connection, inputs: dict[str, Any], tenant_id: UUID) -> Check:
-    """Sum the raw records again, count distinct values again, and compare them with the inputs."""
+async def read_away(conn: Connection, inputs: dict[str, Any], tenant_id: UUID) -> list[date]:
+    """Read which months of the raw records that inputs were summed from are archived."""
     span = span_of(inputs, tenant_id)
-    if away := await archived_between(conn, span.first, span.end):
+    return await archived_between(conn, span.first, span.end)
+
+
+async def check_usage(conn: Connection, inputs: dict[str, Any], tenant_id: UUID, *, away: Sequence[date]) -> Check:
+    """Sum the raw records again, count distinct values again, and compare them with the inputs.
+
+    `away` is what `read_away` gave: archived records are not summed.
+    """
+    span = span_of(inputs, tenant_id)
+    if away:
         return Check("usage", ok=True, detail=f"{away_text(away)}, so they were not summed again")
     summed = await verifying.read_record_sums(conn, span)
     again = await used_again(conn, inputs, tenant_id)

@@ -18,15 +18,15 @@ from tollkeeper_ledger.domain.invoice import (
 from tollkeeper_ledger.domain.usage_archive import away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
-from tollkeeper_ledger.services.closed_usage import Check, check_usage, span_of, used_again
+from tollkeeper_ledger.services.closed_usage import Check, check_usage, read_away, span_of, used_again
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import verifying
 from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
 from tollkeeper_ledger.store.money import invoice_accounts
-from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from datetime import date
     from uuid import UUID
 
     from tollkeeper_ledger.store.billing_invoices import StoredInputs
@@ -42,20 +42,19 @@ async def verify_invoice(conn: Connection, invoice_id: UUID) -> list[Check]:
     if stored is None:
         raise UnknownNameError("invoice", str(invoice_id))
     inputs = json.loads(stored.inputs)
+    away = await read_away(conn, inputs, stored.tenant_id)
     return [
-        await _chain(conn, inputs, stored),
-        await check_usage(conn, inputs, stored.tenant_id),
+        await _chain(conn, inputs, stored, away),
+        await check_usage(conn, inputs, stored.tenant_id, away=away),
         await _charges(conn, stored, invoice_id),
         await _total(conn, stored, invoice_id),
         await _journal(conn, stored, invoice_id),
     ]
 
 
-async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs) -> Check:
+async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs, away: Sequence[date]) -> Check:
     """Recompute every link up to the heads at the cut, and the roots of the batches that the usage came in."""
-    span = span_of(inputs, stored.tenant_id)
-    away = await archived_between(conn, span.first, span.end)
-    batches = set() if away else set(await verifying.read_batches(conn, span))
+    batches = set() if away else set(await verifying.read_batches(conn, span_of(inputs, stored.tenant_id)))
     hashes = await verifying.read_content_hashes(conn, sorted(batches))
     links, roots = 0, 0
     for head in inputs["chain_heads"]:
@@ -162,12 +161,11 @@ async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records:
     if stored is None:
         raise UnknownNameError("invoice", str(invoice_id))
     if from_records:
-        span = span_of(json.loads(stored.inputs), stored.tenant_id)
-        need_records(await archived_between(conn, span.first, span.end))
-        usage = await check_usage(conn, json.loads(stored.inputs), stored.tenant_id)
+        inputs = json.loads(stored.inputs)
+        need_records(await read_away(conn, inputs, stored.tenant_id))
+        usage = await check_usage(conn, inputs, stored.tenant_id, away=())
         if not usage.ok:
             raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
-        inputs = json.loads(stored.inputs)
         again = canonical_json(inputs | await used_again(conn, inputs, stored.tenant_id))
         stored = replace(stored, inputs=again)
     made, problem = await _made_again(conn, stored, invoice_id)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.catalogue.model import EARLY_MAX_S, LATE_MAX_S
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.settlement import end_columns, excess_of, refund_of
 from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, FLAG_EXPIRED, SECOND_US
 from tollkeeper_ledger.services.usage import own_producer_id
-from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.settlements import find_end
 from tollkeeper_ledger.store.usage_batches import find_tenants
 

@@ -16,9 +16,10 @@ from tollkeeper_ledger.domain.issuing import (
     learning_until_us,
     witness_from,
 )
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
-from tollkeeper_ledger.store.clock import from_us, read_clock
+from tollkeeper_ledger.store.clock import read_clock
 from tollkeeper_ledger.store.learning import forget_ended
 from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.pool_functions import show_witness_call

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.store.changes import CHANGE_CHANNEL
-from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.operators import read_replaced
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.queries import sql

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import (
     CLOCK_AHEAD_MAX_US,
     FORMAT,
@@ -35,7 +36,7 @@ from tollkeeper_ledger.domain.usage_producer import (
 from tollkeeper_ledger.services.usage_append import append_batch, append_batches
 from tollkeeper_ledger.services.usage_commits import UsageCommits
 from tollkeeper_ledger.services.usage_served import Served
-from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.usage_attempts import attempted
 from tollkeeper_ledger.store.usage_batches import make_month

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
 from tollkeeper_ledger.domain.usage_batch import holes_after
@@ -22,7 +23,6 @@ from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.services.usage_store import store_records
 from tollkeeper_ledger.services.usage_verdicts import earlier_verdicts
-from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
 from tollkeeper_ledger.store.tenant_locks import share_tenants

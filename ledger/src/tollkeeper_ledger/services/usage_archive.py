@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months, file_name
 from tollkeeper_ledger.domain.usage_audit import check_batch
 from tollkeeper_ledger.domain.windows import add_months
 from tollkeeper_ledger.services.archive_file import MonthFile, file_digest, read_month_file
 from tollkeeper_ledger.store import usage_archive as store
 from tollkeeper_ledger.store import usage_audit as audit
-from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.usage_batches import make_month
 from tollkeeper_ledger.store.usage_rollups import all_meters

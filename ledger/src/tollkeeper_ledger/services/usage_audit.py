@@ -7,18 +7,19 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link, check_refused
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.archive_file import file_digest
-from tollkeeper_ledger.services.closed_usage import check_usage
+from tollkeeper_ledger.services.closed_usage import check_usage, read_away
 from tollkeeper_ledger.services.usage_roots import is_signed
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_audit as store
 from tollkeeper_ledger.store import usage_roots as roots
-from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
 
@@ -116,7 +117,9 @@ async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
     after: closes.CloseKey | None = None
     while page := await closes.read_closes_after(conn, after, count_max=_PERIODS_AT_ONCE):
         for one in page:
-            told = await check_usage(conn, json.loads(one.inputs), one.key.tenant_id)
+            inputs = json.loads(one.inputs)
+            away = await read_away(conn, inputs, one.key.tenant_id)
+            told = await check_usage(conn, inputs, one.key.tenant_id, away=away)
             if not told.ok:
                 row = f"tenant {one.tenant}, period from {one.key.period_start.isoformat()}"
                 yield Finding("billing_close", row, told.detail)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import UnknownNameError
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_audit import hashes_of
 from tollkeeper_ledger.domain.usage_proof import UsageProof, batch_paths, read_statement
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_roots as store
-from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.usage_audit import batch_rows
 from tollkeeper_ledger.store.usage_rollups import all_meters

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 from tollkeeper_ledger.domain.usage_archive import need_records
@@ -16,7 +17,7 @@ from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, Figure, S
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_reports as store
-from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import tenant_transaction
 from tollkeeper_ledger.store.usage_archive import archived_between
 

@@ -11,9 +11,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_proof import SignedRoot, read_statement, root_statement
 from tollkeeper_ledger.store import usage_roots as store
-from tollkeeper_ledger.store.clock import ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_hash import row_checks, row_hashes, rows_digest
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
 from tollkeeper_ledger.store.billing_segments import segments_of_span
-from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.usage_batches import NewRecords, add_records
 
 if TYPE_CHECKING:

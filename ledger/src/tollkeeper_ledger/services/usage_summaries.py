@@ -8,13 +8,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_buckets import BucketSize, check_time_zone, edges
 from tollkeeper_ledger.domain.usage_report import Figure
 from tollkeeper_ledger.services.subscriptions import FIRST, list_subscriptions
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.services.usage_query import Bucketed, Question, query_usage
-from tollkeeper_ledger.store.clock import from_us, ledger_now, to_us
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:

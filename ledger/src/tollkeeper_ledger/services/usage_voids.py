@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage import ID_BYTES_MAX, VOID_PREFIX
 from tollkeeper_ledger.domain.usage_voids import void_columns
 from tollkeeper_ledger.services.tenants import check_tenant
-from tollkeeper_ledger.store.clock import to_us
 from tollkeeper_ledger.store.usage_batches import find_tenants
 from tollkeeper_ledger.store.usage_records import stored_records
 

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.store.pool import SEARCH_PATH
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tollkeeper_ledger.store.pool import Connection
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def to_us(moment: datetime) -> int:
-    """Give microseconds since the Unix epoch, exactly."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_us(microseconds: int) -> datetime:
-    """Give the UTC moment, exactly. Raises OverflowError outside the years 1 to 9999."""
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError
-from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.verifying import link_of_row
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord
 from tollkeeper_ledger.domain.usage_rollup import RollupKey, Rollups, RollupSum, StateKey, ValueKey
-from tollkeeper_ledger.store.clock import to_us
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.usage_rollups import raw_record
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, BatchBody, link_hash
-from tollkeeper_ledger.store.clock import from_us
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:

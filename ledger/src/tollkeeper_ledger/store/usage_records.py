@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_voids import StoredRecord
-from tollkeeper_ledger.store.clock import to_us
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:

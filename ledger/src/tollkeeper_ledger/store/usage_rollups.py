@@ -7,10 +7,10 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import TimeSpan
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord
-from tollkeeper_ledger.store.clock import from_us, to_us
 from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 

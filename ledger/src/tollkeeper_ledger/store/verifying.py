@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID
 from tollkeeper_ledger.domain.usage_chain import BatchBody
 from tollkeeper_ledger.domain.usage_hash import content_hash
-from tollkeeper_ledger.store.clock import to_us
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.usage_reports import meter_names
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
-from tollkeeper_ledger.store.clock import from_us
+from tollkeeper_ledger.domain.periods import from_us
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.model import Fee, Plan, Tenant
 
 PLAN_FORMAT = 1
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def canonical_json(value: Any) -> bytes:
@@ -24,17 +25,16 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _refuse_floats(value: Any) -> None:
-    match value:
-        case dict():
-            for inner in value.values():
-                _refuse_floats(inner)
-        case list() | tuple():
-            for inner in value:
-                _refuse_floats(inner)
-        case None | str() | int():
-            pass
-        case _:
-            raise TypeError(f"no canonical form: {type(value).__name__}")
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        if value is None or isinstance(value, (str, int)):
+            return
+        raise TypeError(f"no canonical form: {type(value).__name__}")
+    for inner in value:
+        # Most are plain, and a call for each takes half of the time that writing them takes.
+        if inner.__class__ not in _PLAIN:
+            _refuse_floats(inner)
 
 
 def digest_of(canonical: bytes) -> bytes:
