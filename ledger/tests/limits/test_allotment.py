@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.allotment import (
     return_lease,
     return_pooled,
 )
+from tollkeeper_ledger.domain.limits import LimitKind
 from tollkeeper_ledger.domain.window_state import (
     Ask,
     Denied,
@@ -313,3 +314,19 @@ def test_a_pool_grows_by_a_quarter_so_that_leases_ahead_go_on() -> None:
         assert grown.final or (grown.allotted_cum - pool.allotted_cum) * 5 >= grown.allotted_cum - 4
         pool = grown
     assert seq < 20
+
+
+def test_a_late_repeat_of_a_denied_ask_leases_nothing_for_good() -> None:
+    """Who was denied units of a level, or in flight, heard it and asks no more: a repeat that comes late gives none."""
+    for kind in (LimitKind.LEVEL, LimitKind.CONCURRENCY):
+        window = window_of(2)
+        assert Leased(give=2, granted_cum=2, lease_epoch=int(kind is LimitKind.CONCURRENCY)) == decide(
+            window, ask(0, 1, need=2), kind=kind
+        )
+        assert Denied(left=0) == decide(window, ask(1, 1), kind=kind)
+        return_lease(window, window.holders[HOLDERS[0]], returned_cum=2)
+        late = decide(window, ask(1, 1), kind=kind)
+        assert Leased(give=0, granted_cum=0) == late
+        assert window.left == 2
+        assert isinstance(decide(window, ask(1, 2), kind=kind), Leased)
+        assert window.left == 1

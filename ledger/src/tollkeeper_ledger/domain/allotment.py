@@ -91,8 +91,10 @@ def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW,
     """Answer one ask and bring the window to the state after it.
 
     Idempotent by (holder, request_seq): units that were given are not given again; any other answer rests on nothing
-    that could be lost, so its repeat is decided anew. Where distinct values are counted every unit goes through a pool:
-    only beside one stands which values have a unit already.
+    that could be lost, so its repeat is decided anew. Not so of levels and units in flight: a repeat that comes late,
+    when its holder has heard a denial and asks no more, would lease units for good of which nobody knows. It is given
+    none. Where distinct values are counted every unit goes through a pool: only beside one stands which values have a
+    unit already.
     """
     holder = window.holders.setdefault(ask.holder, Holder())
     if ask.request_seq == holder.request_seq and isinstance(holder.last, Leased):
@@ -115,6 +117,8 @@ def decide(window: WindowState, ask: Ask, *, kind: LimitKind = LimitKind.WINDOW,
         window.changed = True
     holder.request_seq = ask.request_seq
     holder.last = answer
+    if isinstance(answer, Denied) and kind in STANDING_KINDS:
+        holder.last = Leased(give=0, granted_cum=holder.granted_cum, lease_epoch=holder.lease_epoch)
     holder.changed = True
     return answer
 

@@ -161,6 +161,8 @@ impl Engine {
             tokens.forget();
         }
         bucket.refused_until_us = 0;
+        // What was said of values, and what is under way, may be of the old amount as well.
+        bucket.notices = bucket.notices.wrapping_add(1);
         if let Some(limit) = self.catalog.limit(bucket.limit) {
             bucket.apart = limit.rule.standby_units();
         }

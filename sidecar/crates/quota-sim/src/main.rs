@@ -64,12 +64,13 @@ fn run(options: &BTreeMap<String, String>) -> ExitCode {
         number(options, "seeds", 10_000),
     );
     let begun = Instant::now();
+    let kind = options.get("kind").filter(|kind| !kind.is_empty());
     let sum = run_many(
-        first,
-        count,
+        (first, count),
         threads(),
         number(options, "stop", 20),
         None,
+        kind.map(String::as_str),
         &|| false,
     );
     let seconds = begun.elapsed().as_secs_f64();

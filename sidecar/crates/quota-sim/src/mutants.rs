@@ -42,7 +42,7 @@ pub fn search(mutant: Mutant, threads: u64, span: Duration) -> (Option<Find>, u6
     let (mut first, mut schedules) = (0, 0);
     while begun.elapsed() < span {
         let is_over = || begun.elapsed() >= span;
-        let sum = run_many(first, 2_000, threads, 1, Some(mutant), &is_over);
+        let sum = run_many((first, 2_000), threads, 1, Some(mutant), None, &is_over);
         schedules += sum.schedules;
         let mut broken = sum.violations;
         broken.sort_by_key(|(seed, ..)| *seed);

@@ -90,15 +90,15 @@ pub fn run_seed(seed: u64, is_told: bool) -> Outcome {
     })
 }
 
-/// Runs `count` schedules from `first` on `threads` threads, and stops early after `violations_max` broken ones, or when
-/// `is_over` says so.
+/// Runs `count` schedules from `first` on `threads` threads, of these only those about one kind where it is named, and
+/// stops early after `violations_max` broken ones, or when `is_over` says so.
 #[must_use]
 pub fn run_many(
-    first: u64,
-    count: u64,
+    (first, count): (u64, u64),
     threads: u64,
     violations_max: u64,
     mutant: Option<Mutant>,
+    kind: Option<&str>,
     is_over: &(dyn Fn() -> bool + Sync),
 ) -> Sum {
     let sum = Mutex::new(Sum::default());
@@ -111,6 +111,10 @@ pub fn run_many(
                 let mut own = Sum::default();
                 let mut seed = first + thread;
                 while seed < first + count && !is_stopped.load(Ordering::Relaxed) {
+                    if kind.is_some_and(|kind| Schedule::draw(seed).is_about() != kind) {
+                        seed += threads;
+                        continue;
+                    }
                     let outcome = run_seed(seed, false);
                     if outcome.violation.is_some()
                         && broken.fetch_add(1, Ordering::Relaxed) + 1 >= violations_max

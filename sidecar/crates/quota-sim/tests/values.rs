@@ -85,6 +85,27 @@ fn answers_are_those_of_a_set() {
     }
 }
 
+/// What was said of values ends with the amount that it was of: where that is raised while the ledger can't be asked,
+/// nobody is denied by proof any more, and the next value passes as soon as the ledger is back.
+#[test]
+fn a_raised_amount_ends_refusals_of_values() {
+    let mut world = world(1, vec![window_rule("limit", "users", 2)]);
+    for name in 0..2 {
+        assert_eq!(Reason::Allowed, world.decide(0, &user(name)).reason);
+    }
+    assert_eq!(Reason::QuotaExhausted, world.decide(0, &user(7)).reason);
+    world.is_ledger_up = false;
+    world.set_amount("t", "limit", 3);
+    world.run_for(1_000);
+    assert_eq!(
+        Reason::AuthorityUnreachable,
+        world.decide(0, &user(7)).reason
+    );
+    world.is_ledger_up = true;
+    world.run_for(3_000_000);
+    assert_eq!(Reason::Allowed, world.decide(0, &user(7)).reason);
+}
+
 /// A call that brings a value and costs requests as well.
 fn visit(name: u64, requests: u64) -> CheckRequest {
     let mut check = user(name);

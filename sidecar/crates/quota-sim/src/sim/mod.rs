@@ -18,7 +18,7 @@ pub use self::{
     plan::Schedule,
     tokens::Tokens,
 };
-use crate::world::{Verdict, World, fact::Log, ledger::Generation, request};
+use crate::world::{Verdict, World, fact::Log, request};
 
 /// How a schedule went.
 #[derive(Clone, Debug, Default)]
@@ -250,10 +250,10 @@ impl Run {
             );
         }
         if decision.reason == Reason::QuotaExhausted
-            && self.is_simple()
+            && self.is_single()
             && !self.audit.owes(verdict.holder)
         {
-            self.audit.deny(self.world.real_us, units);
+            self.audit.deny(verdict.at.real_us, units);
         }
         if verdict.request.mode == Mode::GiveBack {
             return self.judge_give_back(verdict, units);
@@ -328,6 +328,11 @@ impl Run {
         is_window && !self.is_manifold() && self.schedule.keys == 1
     }
 
+    /// One limit, not split, that is no token bucket: units that could be had are easily told.
+    fn is_single(&self) -> bool {
+        !self.schedule.is_bucket() && !self.is_manifold() && self.schedule.keys == 1
+    }
+
     /// Several limits apply to one call.
     fn is_manifold(&self) -> bool {
         self.schedule.limits.len() > 1 || !self.schedule.inherited.is_empty()
@@ -337,26 +342,9 @@ impl Run {
         usize::try_from(self.world.rng.below(bound)).expect("small")
     }
 
-    /// Units that somebody could get now of the first limit, from the ledger or from its pool.
-    fn units_there(&self) -> u64 {
-        let Some(window) = self.world.window_now() else {
-            return 0;
-        };
-        // While the ledger doesn't reach Redis, a pool may call itself final that isn't, and until it is told again.
-        if !self.world.is_line_up || !self.world.is_redis_up {
-            return 0;
-        }
-        if self.world.ledger.is_stopped(window.id) {
-            return 0;
-        }
-        let is_served = window.generation().is_some_and(Generation::is_live);
-        let free = self.world.redis.pool_free(window.pool_key());
-        window.left().max(if is_served { free } else { 0 })
-    }
-
     /// Notes what could be had now.
     fn note_plenty(&mut self) {
-        if !self.is_simple() {
+        if !self.is_single() {
             return;
         }
         let real_us = self.world.real_us;
@@ -368,7 +356,11 @@ impl Run {
             self.window_us = bounds;
             self.audit.forget_plenty(real_us);
         }
-        let units = self.units_there();
+        // Units that were gone for a moment between two steps were not there all the time.
+        let least = self.world.least_there.take();
+        let units = self.world.units_there();
+        self.audit
+            .note_plenty(real_us, least.map_or(units, |least| least.min(units)));
         self.audit.note_plenty(real_us, units);
     }
 
@@ -425,7 +417,7 @@ impl Run {
             let reason = self.world.decide_to(node, &check);
             self.hear();
             let owes = self.audit.owes(self.world.holder(node));
-            let is_there = self.is_simple() && !owes && self.units_there() > 0;
+            let is_there = self.is_single() && !owes && self.world.units_there() > 0;
             let is_true = match reason {
                 Some(Reason::Allowed) => true,
                 Some(Reason::QuotaExhausted) => !is_there,

@@ -250,6 +250,18 @@ impl Schedule {
         (self.reserve_rate, self.keeps) = (0, false);
     }
 
+    /// What it is about: `window`, `bucket`, `level`, `flight` or `values`.
+    #[must_use]
+    pub fn is_about(&self) -> &'static str {
+        match self.kind() {
+            LimitKind::Level => "level",
+            LimitKind::Concurrency => "flight",
+            LimitKind::TokenBucket { .. } => "bucket",
+            LimitKind::Window if self.values > 0 => "values",
+            LimitKind::Window => "window",
+        }
+    }
+
     /// What kind of limit it is about.
     pub(super) fn kind(&self) -> LimitKind {
         self.limits[0].0.kind

@@ -239,9 +239,6 @@ impl Run {
 
     /// After the faults whoever asks for what nobody uses has it, at the latest a while after it was denied.
     pub(super) fn must_stand(&mut self, node: usize, mut check: CheckRequest) {
-        if self.is_standing() {
-            return;
-        }
         if self.world.ledger.rows.timeline > 1 {
             // What is out is not known any more: nothing is given until an operator says otherwise.
             return;
@@ -270,6 +267,10 @@ impl Run {
         }
         let there = self.units_unused();
         let what = format!("node {node} heard {reason:?} after the faults; units there: {there}");
+        if self.is_told {
+            let window = self.world.ledger.rows.windows.first();
+            eprintln!("held: {:?}\nrow: {window:?}", self.audit.held);
+        }
         self.audit.break_rule("liveness", what);
     }
 }

@@ -11,6 +11,7 @@ mod network;
 mod outcomes;
 mod records;
 pub mod redis;
+mod supply;
 mod trace;
 
 use std::{
@@ -26,12 +27,7 @@ use quota_core::{
 };
 
 use self::{
-    disk::Disk,
-    fact::Fact,
-    ledger::{Ledger, Window},
-    network::Message,
-    outcomes::Outcome,
-    redis::Redis,
+    disk::Disk, fact::Fact, ledger::Ledger, network::Message, outcomes::Outcome, redis::Redis,
 };
 
 pub use self::outcomes::Told;
@@ -137,6 +133,8 @@ pub struct World {
     pub is_traced: bool,
     /// Reservations that expired.
     pub expired: Vec<ReservationId>,
+    /// The fewest units of the first limit that were there since this was last taken, where verdicts are kept.
+    pub least_there: Option<u64>,
     /// Records of levels were lost with the volume that they were on.
     pub has_lost_log: bool,
     asked: BTreeMap<Ticket, (usize, CheckRequest)>,
@@ -188,6 +186,7 @@ impl World {
             commands: BTreeMap::new(),
             is_traced: std::env::var_os("QUOTA_TRACE").is_some(),
             expired: Vec::new(),
+            least_there: None,
             has_lost_log: false,
             asked: BTreeMap::new(),
             tenants: BTreeMap::new(),
@@ -304,16 +303,6 @@ impl World {
         let now = self.now_of(node);
         self.nodes[node].engine.drain(now);
         self.carry(node);
-    }
-
-    /// The window of the only limit that is on, where the ledger knows one.
-    #[must_use]
-    pub fn window_now(&self) -> Option<&Window> {
-        let now_us = self.now().ledger_us;
-        let windows = self.ledger.rows.windows.iter().rev();
-        windows
-            .take(4)
-            .find(|window| window.start_us <= now_us && now_us < window.end_us)
     }
 
     /// The key of a limit's state, as the ledger knows it.

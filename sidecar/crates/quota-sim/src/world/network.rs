@@ -253,6 +253,7 @@ impl World {
         let holder = self.nodes[node].holder;
         let is_alive = self.nodes[node].life == life;
         let event = self.serve(node, holder, is_alive, id, command);
+        self.note_least();
         self.spread_notices();
         if !is_alive || self.nodes[node].cut || self.rng.chance(self.weather.loss) {
             return;

@@ -220,6 +220,7 @@ impl Window {
                 last_seq: lease.request_seq,
             };
         }
+        let is_standing = self.standing.is_some();
         let answer = match self.standing {
             Some(kind) => self.decide_standing(kind, holder, ask),
             None => self.decide_new(holder, ask, next),
@@ -237,6 +238,8 @@ impl Window {
         lease.renewals += 1;
         lease.last_give = match answer {
             Answer::Leased { give, .. } => Some(give),
+            // A repeat that comes late leases no units for good of which nobody knows.
+            Answer::Denied if is_standing && !mutant::is(Mutant::DenialRepeatLeases) => Some(0),
             _ => None,
         };
         answer
