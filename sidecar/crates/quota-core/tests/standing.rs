@@ -402,3 +402,31 @@ fn units_of_a_repeated_ask_are_not_lost() {
     desk.wait(3 * SECOND_US);
     assert_eq!(2, desk.returned());
 }
+
+/// A renewal that was under way for a lease which the ledger has reclaimed keeps nobody from renewing the one after it.
+#[test]
+fn a_renewal_of_a_lost_lease_holds_up_no_other() {
+    let mut desk = Desk::new(LimitKind::Concurrency);
+    desk.reserve(1);
+    desk.lease(1, 1, 1);
+    assert_eq!(None, desk.reserve(2));
+    let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
+    let asked = desk.command(is_ask).expect("an ask");
+    desk.wait(SECOND_US / 2);
+    let failure = CommandFailure {
+        kind: FailureKind::Deadline,
+        reason: "".into(),
+    };
+    desk.tell(Event::Allotted(asked, Err(failure)));
+    desk.release(1);
+    // Asked again for nobody, and reported; the answer to the one tells of another lease, that to the other comes late.
+    desk.wait(SECOND_US);
+    desk.wait(SECOND_US);
+    desk.lease(0, 1, 2);
+    while desk.renewed(2) {}
+    desk.wait(31 * SECOND_US);
+    assert_eq!(None, desk.reserve(3));
+    assert!(desk.renewed(2), "the lease is renewed");
+    desk.lease(1, 2, 2);
+    assert_eq!(Some(Reason::Allowed), desk.told());
+}

@@ -287,7 +287,7 @@ impl Window {
             over,
             ..Balance::default()
         };
-        (self.lease_epoch, self.valid_until_us) = (0, 0);
+        (self.lease_epoch, self.valid_until_us, self.renewing) = (0, 0, false);
         self.proof = None;
     }
 
