@@ -227,6 +227,30 @@ async def test_what_was_settled_above_its_reserve_and_fell_keeps_nobody_from_giv
     assert list(map(kind, answers)) == ["lease"] * 10 + ["denied"]
 
 
+async def test_what_comes_back_before_a_rise_is_owed_by_it(serving: Serving) -> None:
+    """Its fall was committed first, and it was settled above its reserve: others give back, no unit goes twice."""
+    key = new_key()
+    _, riser, window_id = await leased(serving, "seats", key, units=1)
+    other, faller = serving.sidecar(), Producer(serving, secrets.token_bytes(16))
+    assert (await other.ask("seats", key, need=4, want=4)).lease.give == 4
+    await faller.open()
+    faller.record("seats", key, 3, falls=True)
+    await faller.append()
+    await other.give_back(window_id, 4)
+    assert await window(serving, window_id) == {"allotted": 0, "stored": -3, "stored_over": 0}
+    # Room is there for the whole limit, and for nothing more, before the rise and after it.
+    third = serving.sidecar()
+    assert (await third.ask("seats", key, need=10, want=10)).lease.give == 10
+    assert kind(await third.ask("seats", key, need=1, want=1)) == "denied"
+    riser.record("seats", key, 3)
+    outcome = await riser.append()
+    assert (outcome.stored, outcome.quarantined) == (1, 0)
+    assert await window(serving, window_id) == {"allotted": 10, "stored": 0, "stored_over": 0}
+    assert kind(await serving.sidecar().ask("seats", key, need=1, want=1)) == "denied"
+    await third.give_back(window_id, 10)
+    assert await window(serving, window_id) == {"allotted": 0, "stored": 0, "stored_over": 0}
+
+
 async def report(sidecar: Sidecar, window_id: bytes, *, epoch: int, in_flight: int) -> limits_pb2.WindowUse:
     """Report, and renew a lease."""
     entry = limits_pb2.ConsumptionEntry(window_id=window_id, lease_epoch=epoch, in_flight=in_flight)

@@ -221,6 +221,7 @@ def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> i
     """Take back units that the ledger leased to this holder; gives how many came back by this report.
 
     Cumulative: a repeat or an older report changes nothing. Never more than was granted, nor what stands for records.
+    Of a level they may come before the rise of those that are out: the rise owes them.
     """
     returned = min(returned_cum, holder.granted_cum) - holder.returned_cum
     if returned <= 0:
@@ -229,7 +230,7 @@ def return_lease(window: WindowState, holder: Holder, *, returned_cum: int) -> i
     holder.returned_cum += returned
     holder.changed = True
     units = before - standing.held(holder)
-    window.put_back(units)
+    standing.put_back(window, units)
     return units
 
 

@@ -2,8 +2,10 @@
 
 Both live in one window without end per identity, leased by the ledger only, never by a pool.
 
-- A level: `allotted` = what is stored within the limit + what holders have leased and not yet recorded as a rise. A
-  record moves units from the one to the other; a fall takes them out of both, once, because its record is stored once.
+- A level: `allotted` less `owed` = what is stored within the limit + what holders have leased and not yet recorded as
+  a rise. A record moves units from the one to the other; a fall takes them out of both, once, because its record is
+  stored once. `owed` is above 0 only while a rise that was settled above its reserve is on its way, and its fall came
+  first.
 - In flight: a lease is renewed, or reclaimed by whoever has seen it unrenewed for 40 s of their own time. Holders fence
   themselves 30 s after their last renewal was sent, so nobody uses what was reclaimed.
 """
@@ -97,8 +99,17 @@ def rise(window: WindowState, holder: Holder | None, change: Rise) -> None:
 
 
 def _take_anew(window: WindowState, units: int) -> None:
-    window.allotted += units
+    paid = min(window.owed, units)
+    window.owed -= paid
+    window.allotted += units - paid
     window.ceiling = max(window.ceiling, window.allotted)
+
+
+def put_back(window: WindowState, units: int) -> None:
+    """Move units back into the limit; what would leave less than nothing out of it is owed by rises to come."""
+    ahead = max(0, units - window.allotted)
+    window.owed += ahead
+    window.put_back(units - ahead)
 
 
 def may_fall(window: WindowState, units: int) -> bool:
@@ -106,7 +117,7 @@ def may_fall(window: WindowState, units: int) -> bool:
 
     Its rise may be on its way in another sidecar's log, so what is leased counts as well as what is stored.
     """
-    return units <= window.allotted + window.stored_over
+    return units <= window.allotted - window.owed + window.stored_over
 
 
 def fall(window: WindowState, units: int) -> None:
@@ -120,13 +131,13 @@ def fall(window: WindowState, units: int) -> None:
 
 def leased(window: WindowState) -> int:
     """Give the units of a level that holders have leased and neither recorded nor returned."""
-    return window.allotted - (window.stored - window.stored_over)
+    return window.allotted - window.owed - (window.stored - window.stored_over)
 
 
 def set_level(window: WindowState, units: int) -> None:
     """Set what is stored. What is leased stays leased, so the level may rise to `units` plus that."""
     window.allotted = max(0, units + leased(window))
-    window.stored, window.stored_over = units, 0
+    window.stored, window.stored_over, window.owed = units, 0, 0
     window.ceiling = max(window.amount, window.allotted)
     window.changed = True
 
@@ -139,5 +150,5 @@ def take_back(window: WindowState, holder: Holder) -> int:
     units = held(holder) - holder.recorded
     if units > 0:
         holder.returned_cum += units
-        window.put_back(units)
+        put_back(window, units)
     return units

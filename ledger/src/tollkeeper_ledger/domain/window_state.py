@@ -139,6 +139,8 @@ class WindowState:
     """Levels: what is stored by the records committed so far."""
     stored_over: int = 0
     """Levels: of these, units that no lease was used for."""
+    owed: int = 0
+    """Levels: units that came back before the rises that stand for them were committed; those take so many no more."""
     changed: bool = False
 
     @property

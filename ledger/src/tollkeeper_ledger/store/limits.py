@@ -62,7 +62,7 @@ def successor(before: WindowRow, window_id: bytes, *, timeline: int, allotted: i
     )
     state.allotted = allotted
     state.ceiling = max(state.amount, allotted)
-    state.stored, state.stored_over = before.state.stored, before.state.stored_over
+    state.stored, state.stored_over, state.owed = before.state.stored, before.state.stored_over, before.state.owed
     return WindowRow(
         identity=before.identity,
         window_id=window_id,
@@ -182,6 +182,7 @@ def _window(row: asyncpg.Record) -> WindowRow:
         generation=generation,
         stored=row["stored"],
         stored_over=row["stored_over"],
+        owed=row["owed"],
     )
     return WindowRow(
         identity=(row["tenant_id"], row["limit_name"], row["key_hash"]),
@@ -260,6 +261,7 @@ async def _insert_windows(conn: Connection, rows: Sequence[WindowRow]) -> None:
         [row.round for row in rows],
         [row.state.stored for row in rows],
         [row.state.stored_over for row in rows],
+        [row.state.owed for row in rows],
     )
 
 
@@ -283,6 +285,7 @@ async def _update_windows(conn: Connection, rows: Sequence[WindowRow]) -> None:
         [_number(row) for row in rows],
         [row.state.stored for row in rows],
         [row.state.stored_over for row in rows],
+        [row.state.owed for row in rows],
         days_of([row.window_id for row in rows]),
     )
 

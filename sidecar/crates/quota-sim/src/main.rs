@@ -75,11 +75,12 @@ fn run(options: &BTreeMap<String, String>) -> ExitCode {
     );
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{} schedules, {} steps, {} checks, {} units admitted in {seconds:.1} s: {:.0} schedules/s",
+        "{} schedules, {} steps, {} checks, {} units admitted, {} with units taken over by restarts in {seconds:.1} s: {:.0} schedules/s",
         sum.schedules,
         sum.steps,
         sum.checks,
         sum.admitted,
+        sum.adopting,
         sum.schedules as f64 / seconds
     );
     let faults: Vec<String> = Fault::ALL

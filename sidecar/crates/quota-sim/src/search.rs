@@ -24,6 +24,8 @@ pub struct Sum {
     pub checks: u64,
     /// Units admitted.
     pub admitted: u128,
+    /// Schedules in which a restart took units over.
+    pub adopting: u64,
     /// Faults that struck, in the order of [`Fault::ALL`].
     pub faults: Vec<u64>,
     /// Schedules in which a rule broke: seed, step, rule.
@@ -36,6 +38,7 @@ impl Sum {
         self.steps += outcome.steps;
         self.checks += outcome.checks;
         self.admitted += u128::from(outcome.admitted);
+        self.adopting += u64::from(outcome.adopted > 0);
         self.faults.resize(Fault::ALL.len(), 0);
         for (sum, count) in self.faults.iter_mut().zip(outcome.faults) {
             *sum += count;
@@ -50,6 +53,7 @@ impl Sum {
         self.steps += other.steps;
         self.checks += other.checks;
         self.admitted += other.admitted;
+        self.adopting += other.adopting;
         self.faults.resize(Fault::ALL.len(), 0);
         for (sum, count) in self.faults.iter_mut().zip(other.faults) {
             *sum += count;

@@ -521,6 +521,9 @@ CREATE TABLE limit_window (
   stored bigint NOT NULL DEFAULT 0,
   -- Levels only: of these, units that no lease was used for (soft, shadow, open). Falls take from them first.
   stored_over bigint NOT NULL DEFAULT 0 CONSTRAINT limit_window_stored_over_positive CHECK (stored_over >= 0),
+  -- Levels only: units that came back before the rises that stand for them were committed: those take so many no more.
+  -- A window that ends owes nothing.
+  owed bigint NOT NULL DEFAULT 0 CONSTRAINT limit_window_owed CHECK (owed = 0 OR (owed > 0 AND end_day = 2932895)),
   -- When the amount was last lowered below what is out, and when that had come back.
   lowered_at_us bigint,
   settled_at_us bigint,

@@ -44,7 +44,7 @@ WHERE c.tenant_id = n.tenant_id AND c.limit_name = n.limit_name AND c.key_hash =
 -- name: lock_windows
 -- Locks windows in id order and gives them with their newest generation. $1 window ids, $2 their end days.
 SELECT w.tenant_id, w.window_id, w.end_day, w.limit_name, w.key_hash, w.timeline, w.round, w.start_us, w.end_us,
-  w.amount, w.amount_version, w.allotted, w.ceiling, w.wanted, w.generation, w.stored, w.stored_over,
+  w.amount, w.amount_version, w.allotted, w.ceiling, w.wanted, w.generation, w.stored, w.stored_over, w.owed,
   g.allotted_cum, g.credited, g.lost, g.closing, g.closed
 FROM limit_window w
 LEFT JOIN pool_generation g ON g.tenant_id = w.tenant_id AND g.window_id = w.window_id AND g.end_day = w.end_day
@@ -70,25 +70,27 @@ CROSS JOIN LATERAL (
 -- name: insert_windows
 -- Opens windows. All arrays pairwise.
 INSERT INTO limit_window (tenant_id, window_id, end_day, limit_name, key_hash, timeline, start_us, end_us, amount,
-  amount_version, allotted, ceiling, wanted, generation, round, stored, stored_over)
+  amount_version, allotted, ceiling, wanted, generation, round, stored, stored_over, owed)
 SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::text[], $5::bytea[], $6::bigint[], $7::bigint[],
   $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-  $15::int[], $16::bigint[], $17::bigint[]);
+  $15::int[], $16::bigint[], $17::bigint[], $18::bigint[]);
 
 -- name: update_windows
 -- Writes windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days, $4 amounts,
--- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 stored, $11 stored_over, $12 the distinct end
--- days. Notes when more came to be out than the amount, and when no longer.
+-- $5 versions, $6 allotted, $7 ceilings, $8 wanted, $9 generations, $10 stored, $11 stored_over, $12 owed, $13 the
+-- distinct end days. Notes when more came to be out than the amount, and when no longer.
 UPDATE limit_window w SET amount = n.amount, amount_version = n.amount_version, allotted = n.allotted,
   ceiling = n.ceiling, wanted = n.wanted, generation = n.generation, stored = n.stored, stored_over = n.stored_over,
+  owed = n.owed,
   lowered_at_us = CASE WHEN n.allotted > n.amount AND w.allotted <= w.amount THEN ledger_now_us() ELSE w.lowered_at_us END,
   settled_at_us = CASE WHEN n.allotted > n.amount THEN NULL
     WHEN w.allotted > w.amount THEN ledger_now_us() ELSE w.settled_at_us END
 FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-  $9::bigint[], $10::bigint[], $11::bigint[])
-  AS n (tenant_id, window_id, end_day, amount, amount_version, allotted, ceiling, wanted, generation, stored, stored_over)
+  $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+  AS n (tenant_id, window_id, end_day, amount, amount_version, allotted, ceiling, wanted, generation, stored, stored_over,
+    owed)
 WHERE w.tenant_id = n.tenant_id AND w.window_id = n.window_id AND w.end_day = n.end_day
-  AND w.end_day = ANY ($12::int[]);
+  AND w.end_day = ANY ($13::int[]);
 
 -- name: write_generations
 -- Writes generations of windows that are locked. All arrays pairwise: $1 tenant ids, $2 window ids, $3 end days,

@@ -106,6 +106,8 @@ pub struct Audit {
     pub violation: Option<Violation>,
     /// Units admitted in all.
     pub admitted: u64,
+    /// Units that restarts took over.
+    pub adopted: u64,
 }
 
 /// A denial is false when for so long before it the units were there, real µs.
@@ -370,6 +372,7 @@ impl Audit {
             return;
         };
         let units = part.units;
+        self.adopted += units;
         self.returning.insert(
             (holder, part.holder, window, part.generation, false),
             part.returned_cum,

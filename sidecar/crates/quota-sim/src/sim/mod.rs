@@ -33,6 +33,8 @@ pub struct Outcome {
     pub checks: u64,
     /// Units admitted.
     pub admitted: u64,
+    /// Units that restarts took over.
+    pub adopted: u64,
     /// The first rule that was broken, and the step.
     pub violation: Option<(u64, Violation)>,
 }
@@ -76,6 +78,7 @@ pub fn run(schedule: &Schedule, is_told: bool) -> Outcome {
     }
     outcome.checks = run.checks;
     outcome.admitted = run.audit.admitted;
+    outcome.adopted = run.audit.adopted;
     outcome
 }
 

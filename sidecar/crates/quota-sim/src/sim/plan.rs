@@ -210,7 +210,25 @@ impl Schedule {
             160..300 => schedule.back_rate = pick(&mut rng, &[100, 300]),
             _ => {}
         }
+        let mut rng = Rng::new(seed ^ 0x9C0F_7E31);
+        if is_plain && schedule.is_about() == "window" && schedule.keeps && rng.chance(500) {
+            schedule.restart_often(&mut rng);
+        }
         schedule
+    }
+
+    /// Makes sidecars keep units and be killed with them: balances are large, calls small.
+    fn restart_often(&mut self, rng: &mut Rng) {
+        self.amount = rng.between(5_000, 50_000);
+        self.limits[0].0.amount = Some(self.amount);
+        self.large_rate = 0;
+        self.fault_rate = self.fault_rate.max(40);
+        self.commit_us = pick(rng, &[500, 2_000]);
+        for (fault, weight) in &mut self.faults {
+            if matches!(fault, Fault::Crash | Fault::Clone) {
+                *weight += 6;
+            }
+        }
     }
 
     /// Makes its limit a level.
@@ -219,10 +237,8 @@ impl Schedule {
         self.keeps = true;
         self.reserve_rate = 150;
         self.elsewhere_rate = 0;
-        // What an operator sets is left to tests of its own; the draw keeps the schedules of recorded seeds.
-        self.set_rate = pick(rng, &[0, 0, 0]);
-        // A fall that is committed before a rise above its reserve may lower the books below 0 until that comes.
-        self.is_true_bound = rng.chance(1_000);
+        self.set_rate = pick(rng, &[0, 0, 30]);
+        self.is_true_bound = rng.chance(500);
     }
 
     /// Makes its limit one of units in flight.

@@ -190,7 +190,9 @@ impl Run {
         let (rises, falls) = self.world.unrecorded();
         // Nothing falls that is not there.
         let units = falls + self.world.rng.below(self.schedule.amount * 5 / 4);
-        if !self.world.is_ledger_up || self.world.ledger.rows.windows.is_empty() {
+        // After a restore nobody knows what is leased: no level is set before the confirmation.
+        let rows = &self.world.ledger.rows;
+        if !self.world.is_ledger_up || rows.windows.is_empty() || rows.timeline > 1 {
             return;
         }
         if self.is_told {

@@ -66,14 +66,12 @@ impl World {
     #[must_use]
     pub fn unrecorded(&self) -> (u64, u64) {
         let mut sums = (0, 0);
+        // Copies of a volume hold the same records.
+        let mut seen = self.ledger.rows.recorded.clone();
         for record in self.nodes.iter().flat_map(|node| &node.disk.records) {
             match *record {
-                Record::Rise { id, units, .. } if !self.ledger.rows.recorded.contains(&id) => {
-                    sums.0 += units;
-                }
-                Record::Fall { id, units } if !self.ledger.rows.recorded.contains(&id) => {
-                    sums.1 += units;
-                }
+                Record::Rise { id, units, .. } if seen.insert(id) => sums.0 += units,
+                Record::Fall { id, units } if seen.insert(id) => sums.1 += units,
                 _ => {}
             }
         }

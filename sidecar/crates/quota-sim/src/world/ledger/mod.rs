@@ -209,6 +209,7 @@ impl Ledger {
             standing,
             stored: 0,
             stored_over: 0,
+            owed: 0,
             timeline: self.rows.timeline,
             amount: 0,
             amount_version: 0,

@@ -134,21 +134,25 @@ impl Window {
         self.stored_over += over;
         let lease = self.leases.get_mut(&holder);
         let Some(lease) = lease.filter(|lease| !lease.is_ended) else {
-            self.allotted += leased;
-            self.ceiling = self.ceiling.max(self.allotted);
-            return leased;
+            return self.take_anew(leased);
         };
         let before = lease.held();
         lease.recorded += leased;
         let beyond = lease.held() - before;
-        self.allotted += beyond;
+        self.take_anew(beyond)
+    }
+
+    fn take_anew(&mut self, units: u64) -> u64 {
+        let paid = self.owed.min(units);
+        self.owed -= paid;
+        self.allotted += units - paid;
         self.ceiling = self.ceiling.max(self.allotted);
-        beyond
+        units - paid
     }
 
     /// Whether a level may fall by so much.
     const fn may_fall(&self, units: u64) -> bool {
-        units <= self.allotted + self.stored_over
+        units + self.owed <= self.allotted + self.stored_over
     }
 
     /// Takes in a fall; answers the units that came back to the limit.
@@ -156,8 +160,7 @@ impl Window {
         let over = units.min(self.stored_over);
         self.stored -= signed(units);
         self.stored_over -= over;
-        self.put_back(units - over);
-        units - over
+        self.put_back(units - over)
     }
 
     /// Takes back what an ended process had leased and never recorded, once; answers the units that came back.
@@ -171,17 +174,16 @@ impl Window {
         lease.is_ended = true;
         let units = lease.held() - lease.recorded;
         lease.returned_cum += units;
-        self.put_back(units);
-        units
+        self.put_back(units)
     }
 
     /// Sets what is stored. What is leased stays leased.
     fn set_level(&mut self, units: u64) {
         let within = self.stored - signed(self.stored_over);
-        let leased = signed(self.allotted) - within;
+        let leased = signed(self.allotted) - signed(self.owed) - within;
         let allotted = (signed(units) + leased).max(0);
         self.allotted = allotted.unsigned_abs();
-        (self.stored, self.stored_over) = (signed(units), 0);
+        (self.stored, self.stored_over, self.owed) = (signed(units), 0, 0);
         self.ceiling = self.amount.max(self.allotted);
     }
 }

@@ -101,6 +101,8 @@ pub struct Window {
     pub stored: i64,
     /// Levels: of these, without a lease.
     pub stored_over: u64,
+    /// Levels: units that came back before the rises that stand for them were committed.
+    pub owed: u64,
     /// Restores before it was opened, and 1.
     pub timeline: u64,
     /// Amount in force.
@@ -349,15 +351,25 @@ impl Window {
         generation.is_publishing = true;
     }
 
-    pub(super) fn put_back(&mut self, units: u64) {
+    /// Puts units back; answers how many came back now, the others are owed by rises to come.
+    pub(super) fn put_back(&mut self, units: u64) -> u64 {
         let was_final = self.is_final();
-        self.allotted -= units.min(self.allotted);
+        let back = units.min(self.allotted);
+        self.allotted -= back;
+        if self.standing == Some(Standing::Level) {
+            self.owed += units - back;
+        }
         let is_final = self.is_final();
         if let Some(live) = self.generations.last_mut().filter(|last| last.is_live())
             && was_final
             && !is_final
         {
             live.is_publishing = true;
+        }
+        if self.standing == Some(Standing::Level) {
+            back
+        } else {
+            units
         }
     }
 
@@ -380,8 +392,7 @@ impl Window {
         lease.renewals += u64::from(units > 0);
         lease.returned_cum = lease.returned_cum.max(capped);
         let units = if is_level { held - lease.held() } else { units };
-        self.put_back(units);
-        units
+        self.put_back(units)
     }
 
     /// Takes back whatever a holder has not returned; for the mutant that does.
