@@ -430,3 +430,29 @@ fn a_renewal_of_a_lost_lease_holds_up_no_other() {
     desk.lease(1, 2, 2);
     assert_eq!(Some(Reason::Allowed), desk.told());
 }
+
+/// That a repeat of the first ask never left says nothing of the first one: what that may have brought is fetched and goes
+/// back.
+#[test]
+fn a_repeat_that_never_left_forgets_no_lost_answer() {
+    let mut desk = Desk::new(LimitKind::Level);
+    let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
+    for kind in [FailureKind::Deadline, FailureKind::Unreachable] {
+        let id = ReservationId([1; 16]);
+        let expires_us = i64::MAX;
+        assert_eq!(None, desk.check(Mode::Reserve { id, expires_us }));
+        let asked = desk.command(is_ask).expect("an ask");
+        desk.wait(SECOND_US / 2);
+        let failure = CommandFailure {
+            kind,
+            reason: "".into(),
+        };
+        desk.tell(Event::Allotted(asked, Err(failure)));
+        desk.wait(SECOND_US / 4);
+    }
+    desk.wait(3 * SECOND_US);
+    desk.wait(3 * SECOND_US);
+    desk.lease(1, 1, 0);
+    desk.wait(3 * SECOND_US);
+    assert_eq!(1, desk.returned());
+}

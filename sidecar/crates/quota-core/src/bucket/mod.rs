@@ -39,6 +39,8 @@ pub(crate) struct Opening {
     pub(crate) request_seq: u64,
     /// It is under way; else its outcome is unknown.
     pub(crate) is_flying: bool,
+    /// It was sent before, and nobody knows what came of that.
+    pub(crate) is_repeat: bool,
 }
 
 /// Live state of one limit for one key.

@@ -166,7 +166,9 @@ impl Engine {
         match id {
             None => {
                 bucket.early_at_us = i64::MIN;
-                let opening = bucket.opening.take().filter(|_| is_unsure);
+                // That the repeat never left says nothing of what was sent before.
+                let opening = bucket.opening.take();
+                let opening = opening.filter(|opening| is_unsure || opening.is_repeat);
                 bucket.opening = opening.map(|opening| crate::bucket::Opening {
                     is_flying: false,
                     ..opening
@@ -295,6 +297,7 @@ impl Engine {
             sent: *ask,
             request_seq: last_request_seq.saturating_add(1),
             is_flying: false,
+            is_repeat: true,
         });
     }
 

@@ -221,6 +221,7 @@ impl Engine {
             sent,
             request_seq,
             is_flying: true,
+            is_repeat: unsure.is_some(),
         });
         let known = (None, 0, 0);
         self.send_ask(
