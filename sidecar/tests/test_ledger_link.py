@@ -50,7 +50,7 @@ async def failure(link: LedgerLink, timeout_s: float = 5) -> CommandFailed:
 
 async def test_request_and_answer_pass(link: LedgerLink) -> None:
     """An encoded request brings the encoded answer."""
-    answer = await link.unary(ALLOT, REQUEST, timeout_s=5)
+    answer = await link.unary(ALLOT, REQUEST, timeout_s=60)
     assert len(limits_pb2.AllotResponse.FromString(answer).answers) == 2
 
 
@@ -119,7 +119,7 @@ async def test_death_under_way_is_an_unknown_outcome(link: LedgerLink, ledger: F
 async def test_unimplemented_is_refused(link: LedgerLink) -> None:
     """A ledger without the method did nothing."""
     with pytest.raises(Refused):
-        await link.unary("/tollkeeper.ledger.v1.LimitService/Nothing", b"", timeout_s=5)
+        await link.unary("/tollkeeper.ledger.v1.LimitService/Nothing", b"", timeout_s=60)
 
 
 async def test_watch_passes_both_ways(link: LedgerLink, plane: FakePlane, ledger: FakeLedger) -> None:
@@ -163,7 +163,7 @@ async def test_a_ledger_that_is_away_from_the_start_is_told_once(plane: FakePlan
     try:
         await until(lambda: plane.heard("watch_up") == [False])
         with pytest.raises(NotSent):
-            await link.unary(ALLOT, REQUEST, timeout_s=5)
+            await link.unary(ALLOT, REQUEST, timeout_s=60)
         await ledger.start(port)
         await until(lambda: plane.heard("watch_up") == [False, True])
     finally:

@@ -48,7 +48,7 @@ class ValuesMachine(RuleBasedStateMachine):
         self.generation = 0
         self.sub: Any = self.calls.redis.pubsub()
         self.sub.ssubscribe(CHANNEL)
-        assert self.sub.get_message(timeout=5)["type"] == "ssubscribe"
+        assert self.sub.get_message(timeout=60)["type"] == "ssubscribe"
 
     def teardown(self) -> None:
         """Leave the server."""
@@ -158,7 +158,7 @@ class ValuesMachine(RuleBasedStateMachine):
         """Compare the marks on the server and its notices with the model's."""
         assert self.model.values == marks_of(self.calls)
         told: list[str] = []
-        while len(told) < len(self.model.notices) and (message := self.sub.get_message(timeout=2)) is not None:
+        while len(told) < len(self.model.notices) and (message := self.sub.get_message(timeout=60)) is not None:
             told.append(message["data"])
         assert self.model.notices == told
         self.model.notices.clear()

@@ -276,7 +276,7 @@ async fn to_ledger(
 async fn ledger_acknowledgement_waits_for_the_ledger() {
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
-    to_ledger(&plane, "a", Duration::from_secs(10))
+    to_ledger(&plane, "a", Duration::from_secs(60))
         .await
         .unwrap();
     assert_eq!(vec!["a"], plane.control.record_ids());

@@ -119,7 +119,7 @@ async fn health(plane: &Plane) -> i32 {
 }
 
 async fn until_health(plane: &Plane, wanted: i32) {
-    let outcome = tokio::time::timeout(Duration::from_secs(5), async {
+    let outcome = tokio::time::timeout(Duration::from_secs(60), async {
         while health(plane).await != wanted {
             tokio::task::yield_now().await;
         }
