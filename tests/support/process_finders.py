@@ -157,11 +157,13 @@ async def a_change_behind_a_cut_is_heard_of(fleet: Fleet, environment: Mapping[s
     cell = await fresh_limit(fleet)
     second = await fleet.do(fleet.add_behind_lines, cell, **environment)
     line = fleet.ledger_lines[-1]
-    async with fleet.channel(second.target) as channel:
-        stub = quota_pb2_grpc.QuotaServiceStub(channel)
+    async with fleet.channel(second.target) as channel, fleet.channel() as other:
+        stub, rest = quota_pb2_grpc.QuotaServiceStub(channel), quota_pb2_grpc.QuotaServiceStub(other)
         await until_known(stub, cell)
         line.cut(refuse=True)
         await fleet.set_amount(TENANT, cell, 7)
+        # The ledger tells it once: who listens only afterwards has missed it.
+        await until_known(rest, cell, 7)
         line.heal()
         try:
             await until_known(stub, cell, 7, wait_s=wait_s)
