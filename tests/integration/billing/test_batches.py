@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from billing_bench import catalogue, open_billing_bench, superuser, use
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
+from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services import invoice_run
+from tollkeeper_ledger.services.invoices import preview_invoice
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
+from tollkeeper_ledger.store import billing_usage
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
@@ -264,3 +267,27 @@ async def test_runs_of_many_batches_make_each_invoice_once(
     assert len({(row["tenant_id"], row["period_start"]) for row in rows}) == 21
     for steps in runs:
         assert steps[-1].done == sum(step.invoice is not None for step in steps)
+
+
+async def test_more_records_than_a_price_takes_hold_up_their_own_tenant_only(
+    bench: BillingBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price per record has a bound: a tenant beyond it is named by the run and its preview, others are billed."""
+    monkeypatch.setattr(billing_usage, "EVENTS_MAX", 3)
+    later = (bench.start + HOUR).isoformat()
+    hourly = "billing_interval: {unit: hour, count: 1}, grace: {unit: minute, count: 5}"
+    since = f'subscription: {{start: "{bench.start.isoformat()}"}}'
+    await bench.apply(POPULATION.format(hourly=hourly, since=since, start=bench.start.isoformat(), later=later))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, *used_in("first", bench.start), watermark=bench.start + HOUR)
+    steps = await bench.run()
+    held = [(step.held_tenant, step.held_reason) for step in steps if step.held_tenant]
+    assert held == [("share", "can't be billed: turnover has more than 3 records, too many for a price per record")]
+    assert steps[-1].due - 1 == steps[-1].done
+    await bench.send(log, *used_in("second", bench.start + HOUR), watermark=bench.start + HOUR)
+    async with transaction(bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["share"]))["share"]
+    async with bench.billing.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        with pytest.raises(PreconditionError, match="turnover has more than 3 records"):
+            await preview_invoice(conn, tenant_id, wire_id="share")

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.invoice import CloseInputs
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
@@ -146,11 +147,16 @@ def _facts(asked: PeriodAsked, known: Known) -> PeriodFacts:
     return (opening_facts if asked.is_opening else period_facts)(asked.found, asked.period, known)
 
 
-async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) -> CloseInputs | None:
+def unbillable(wire_id: str, error: ValueError) -> PreconditionError:
+    """Say that no invoice can be made of a tenant's running period."""
+    return PreconditionError(f"the period can't be billed: {error}", reason="PERIOD_OPEN", metadata={"tenant": wire_id})
+
+
+async def running_inputs(conn: Connection, tenant_id: UUID, *, wire_id: str, now: datetime) -> CloseInputs | None:
     """Give the inputs of the running period as they stand; None without a subscription.
 
-    Changes nothing. `conn` is in a REPEATABLE READ transaction, so that all sums are of one moment. Raises ValueError
-    where the usage can't be rated.
+    Changes nothing. `conn` is in a REPEATABLE READ transaction, so that all sums are of one moment. Raises
+    PreconditionError: there is more usage than its prices take.
     """
     schedules = [one for one in await read_schedules(conn, [tenant_id]) if one.ended_at is None or one.ended_at > now]
     if not schedules:
@@ -160,5 +166,5 @@ async def running_inputs(conn: Connection, tenant_id: UUID, *, now: datetime) ->
     found = (await read_plans_of(conn, [schedule]))[schedule.subscription_id]
     gathered = (await gather(conn, [PeriodAsked(found, period)], at=now))[schedule.subscription_id]
     if isinstance(gathered, ValueError):
-        raise gathered
+        raise unbillable(wire_id, gathered) from gathered
     return gathered.inputs

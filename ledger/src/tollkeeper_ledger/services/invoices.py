@@ -20,7 +20,7 @@ from tollkeeper_ledger.domain.invoice import (
 )
 from tollkeeper_ledger.domain.period_facts import facts_from_json
 from tollkeeper_ledger.services.billing_facts import return_reductions
-from tollkeeper_ledger.services.close_inputs import running_inputs
+from tollkeeper_ledger.services.close_inputs import running_inputs, unbillable
 from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes, issue, lock_sellers
 from tollkeeper_ledger.services.receivables import need_billed, void_receivable
 from tollkeeper_ledger.store import billing_closes as closes
@@ -110,7 +110,7 @@ async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) ->
     `conn` is in a REPEATABLE READ transaction. Raises UnknownNameError: the tenant has no subscription;
     PreconditionError: no invoice can carry the figures.
     """
-    found = await running_inputs(conn, tenant_id, now=await ledger_now(conn))
+    found = await running_inputs(conn, tenant_id, wire_id=wire_id, now=await ledger_now(conn))
     if found is None:
         raise UnknownNameError("subscription", wire_id, remedy="give the tenant a plan in the catalogue")
     inputs = inputs_to_bytes(found)
@@ -118,9 +118,7 @@ async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) ->
     try:
         rated = check_billable(inputs, definitions)
     except ValueError as error:
-        raise PreconditionError(
-            f"the period can't be billed: {error}", reason="PERIOD_OPEN", metadata={"tenant": wire_id}
-        ) from error
+        raise unbillable(wire_id, error) from error
     return document_of(rated, Finalised(invoice_id=None, number=None, at=None))
 
 

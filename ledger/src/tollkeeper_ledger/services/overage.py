@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.invoice import check_billable, digests_named, inputs_to_bytes
 from tollkeeper_ledger.domain.overage import overs, paces, projected
-from tollkeeper_ledger.services.close_inputs import running_inputs
+from tollkeeper_ledger.services.close_inputs import running_inputs, unbillable
 from tollkeeper_ledger.store.billing_closes import read_definitions_by_digest, read_subscriptions_to_bill
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection
@@ -77,7 +77,7 @@ async def report_overage(pool: Pool) -> AsyncIterator[tuple[str, Overage | Preco
 
 async def _overage(conn: Connection, tenant_id: UUID, wire_id: str) -> Overage | None:
     now = await ledger_now(conn)
-    inputs = await running_inputs(conn, tenant_id, now=now)
+    inputs = await running_inputs(conn, tenant_id, wire_id=wire_id, now=now)
     if inputs is None:
         return None
     later = replace(inputs, segments=projected(inputs.segments, paces(inputs.facts.stretches, now=now)))
@@ -86,9 +86,7 @@ async def _overage(conn: Connection, tenant_id: UUID, wire_id: str) -> Overage |
         charges = _rated(inputs, definitions)
         lines = overs(charges, _rated(later, definitions))
     except ValueError as error:
-        raise PreconditionError(
-            f"the period can't be billed: {error}", reason="PERIOD_OPEN", metadata={"tenant": wire_id}
-        ) from error
+        raise unbillable(wire_id, error) from error
     return Overage(
         tenant=wire_id, plan=inputs.plan.name, currency=charges.currency.code, period=inputs.period, lines=lines
     )

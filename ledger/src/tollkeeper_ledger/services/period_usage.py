@@ -101,7 +101,11 @@ async def read_usage_of(
     wanted = [one.wanted for one in asked]
     spans = [SegmentSpan(one.tenant_id, segment, one.first, one.last) for one in wanted for segment in one.segments]
     stored = _Stored(totals=await closes.read_totals(conn, spans), counts=await closes.count_records(conn, spans))
-    definitions = await closes.read_definitions_by_digest(conn, {digest for one in asked for digest in one.digests})
+    definitions = {plan.plan.digest: plan.definition for one in asked for plan in one.found.plans.values()}
+    # Late usage may be priced by a plan version that no phase has any more.
+    missing = {digest for one in asked for digest in one.digests} - definitions.keys()
+    if missing:
+        definitions |= await closes.read_definitions_by_digest(conn, missing)
     demands: dict[frozenset[str], _Demands] = {}
     for one in asked:
         if one.digests not in demands:
