@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 import structlog
+from tollkeeper_ledger.domain.metric_series import Reading
 from tollkeeper_ledger.domain.periods import from_us
-from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID
+from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID, LATENESS_MAX_US
 from tollkeeper_ledger.jobs.runner import running_jobs
 from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
 from tollkeeper_ledger.store.clock import set_clock
+from tollkeeper_ledger.store.metric_series import keep_readings
 from usage_bench import open_bench, superuser
 from waiting import wait_until
 
@@ -90,6 +93,20 @@ async def test_outcomes_that_no_home_came_for_are_forgotten(new_database: Callab
         assert young == kept
         records = {row["id"] for row in await bench.rows("SELECT id FROM usage_record")}
         assert {f"r/{one.hex()}" for one in old | young} == records
+
+
+async def test_last_readings_are_kept_for_twice_the_longest_lateness(new_database: Callable[[], str]) -> None:
+    """A series that nobody has sent for 70 days is forgotten: what it counts from is too old to be new then."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        upkeep = Upkeep(bench.pool, LOG)
+        old, young = (Reading(name * 32, 1, 2, Decimal(3), Decimal(1)) for name in (b"o", b"y"))
+        async with bench.pool.acquire() as conn:
+            await keep_readings(conn, [old], now=from_us(bench.now_us))
+            await keep_readings(conn, [young], now=from_us(bench.now_us + DAY_US))
+        await move(bench, bench.now_us + 2 * LATENESS_MAX_US + DAY_US // 2)
+        assert 1 == await upkeep.expire_readings()
+        assert [young.series] == [row["series"] for row in await bench.rows("SELECT series FROM metric_series")]
 
 
 async def test_no_runtime_role_deletes_ids_by_itself(bench: Bench) -> None:

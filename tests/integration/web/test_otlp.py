@@ -7,7 +7,6 @@ import gzip
 import json
 import secrets
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -15,7 +14,7 @@ import httpx
 import pytest
 from google.protobuf import json_format
 from google.rpc import status_pb2
-from http_support import METERED, findings, stored
+from http_support import findings, stored
 from ledger_process import process
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
@@ -23,49 +22,16 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from otlp_support import serving, text
 from ports import free_port
 from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tollkeeper_ledger.app import Running
     from tollkeeper_ledger.config import Settings
 
-MAPPING = """
-[[metric]]
-name = "calls"
-meter = "requests"
-tenant = "tenant.id"
-attributes = { "http.route" = "path" }
-
-[[metric]]
-name = "sent"
-meter = "bytes"
-tenant = "tenant.id"
-scale = "1024"
-
-[[metric]]
-name = "stored"
-meter = "bytes"
-tenant = "tenant.id"
-kind = "gauge"
-"""
 PROTOBUF = {"content-type": "application/x-protobuf"}
-
-
-@asynccontextmanager
-async def serving(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
-    """Serve a ledger with a mapping."""
-    path = tmp_path / "otlp.toml"
-    path.write_text(MAPPING)
-    async with running(settings.model_copy(update={"otlp_mapping": path})) as ledger:
-        base = f"http://127.0.0.1:{ledger.http_port}"
-        async with httpx.AsyncClient(base_url=base, timeout=60) as http:
-            applied = await http.post("/v1/catalogue:apply", json={"request_id": "metered", "yaml": METERED})
-            assert applied.status_code == 200, applied.text
-            yield ledger, http
 
 
 def export(*points: dict[str, Any], metric: str = "calls", **shape: Any) -> dict[str, Any]:
@@ -87,11 +53,6 @@ def point(**changed: Any) -> dict[str, Any]:
         "attributes": attributes,
         **changed,
     }
-
-
-def text(key: str, value: str) -> dict[str, Any]:
-    """Give an attribute."""
-    return {"key": key, "value": {"stringValue": value}}
 
 
 async def test_a_point_sent_again_in_any_form_is_one_record(ledger_settings: Settings, tmp_path: Path) -> None:
@@ -122,8 +83,8 @@ async def test_a_point_sent_again_in_any_form_is_one_record(ledger_settings: Set
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
-    (export(point(), aggregationTemporality=2), "TEMPORALITY_PREFERENCE=delta"),
-    (export(point(), aggregationTemporality=0), "TEMPORALITY_PREFERENCE=delta"),
+    (export(point(), aggregationTemporality=0), "AGGREGATION_TEMPORALITY_DELTA"),
+    (export(point(startTimeUnixNano="0"), aggregationTemporality=2), "FIELD_REQUIRED"),
     (export(point(), isMonotonic=False), "is_monotonic"),
     (export(point(), metric="stored"), "is a sum"),
     (export(point(attributes=[])), "tenant.id"),
@@ -209,16 +170,19 @@ async def test_a_wrong_mapping_stops_the_start(ledger_settings: Settings, tmp_pa
 
 
 @pytest.mark.parametrize("over", ["http", "grpc"])
-async def test_a_real_sdks_counters_are_usage(ledger_settings: Settings, tmp_path: Path, over: str) -> None:
+@pytest.mark.parametrize("temporality", [AggregationTemporality.DELTA, AggregationTemporality.CUMULATIVE])
+async def test_a_real_sdks_counters_are_usage(
+    ledger_settings: Settings, tmp_path: Path, over: str, temporality: AggregationTemporality
+) -> None:
     """What an application counts in two exports arrives whole."""
     run = secrets.token_hex(4)
     async with serving(ledger_settings, tmp_path) as (ledger, http):
-        delta = {Counter: AggregationTemporality.DELTA}
+        preferred = {Counter: temporality}
         if over == "http":
             url = f"http://127.0.0.1:{ledger.http_port}/v1/metrics"
-            exporter: Any = HttpExporter(endpoint=url, preferred_temporality=delta)
+            exporter: Any = HttpExporter(endpoint=url, preferred_temporality=preferred)
         else:
-            exporter = GrpcExporter(endpoint=f"127.0.0.1:{ledger.port}", insecure=True, preferred_temporality=delta)
+            exporter = GrpcExporter(endpoint=f"127.0.0.1:{ledger.port}", insecure=True, preferred_temporality=preferred)
         reader = PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)
         provider = MeterProvider([reader], resource=Resource({"service.instance.id": run}), shutdown_on_exit=False)
         calls = provider.get_meter("test").create_counter("calls")

@@ -10,6 +10,8 @@ from tollkeeper_ledger.domain.usage import UsageColumns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tollkeeper_ledger.domain.metric_series import Reading
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -22,6 +24,8 @@ class Use:
     """Meter, units."""
     attributes: Sequence[tuple[str, str]]
     flags: int = 0
+    reading: Reading | None = None
+    """Of a counter that only grows: what it stood at. Its units are what that adds, known when it is committed."""
 
 
 def columns_of(uses: Sequence[Use], *, received_us: int) -> UsageColumns:

@@ -26,6 +26,7 @@ SCHEDULES = {
     "make_months": "17 * * * *",
     "expire_ids": "*/10 * * * *",
     "expire_settlements": "29 * * * *",
+    "expire_readings": "37 * * * *",
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
     "warn_cards": "7 8 * * *",
@@ -40,6 +41,7 @@ def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Dut
         "make_months": upkeep.make_months,
         "expire_ids": upkeep.expire_ids,
         "expire_settlements": upkeep.expire_settlements,
+        "expire_readings": upkeep.expire_readings,
     }
     if archiver is not None:
         duties["archive_months"] = archiver.archive_due

@@ -6,8 +6,10 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.metric_series import KEPT_US
 from tollkeeper_ledger.domain.settlement import OUTCOME_KEPT_US
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.metric_series import drop_readings
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.settlements import expire_settlements
 from tollkeeper_ledger.store.usage_upkeep import expire_ids, make_months
@@ -53,6 +55,15 @@ class Upkeep:
             return await expire_settlements(conn, before=before, count_max=self._rows_at_once)
 
         return await self._in_batches(expire, "outcomes forgotten that no home came for")
+
+    async def expire_readings(self) -> int:
+        """Forget last readings of counters that nobody has sent for 70 days, batch by batch; give how many."""
+
+        async def expire(conn: Connection) -> int:
+            before = await ledger_now(conn) - timedelta(microseconds=KEPT_US)
+            return await drop_readings(conn, before=before, count_max=self._rows_at_once)
+
+        return await self._in_batches(expire, "readings of counters forgotten")
 
     async def _in_batches(self, expire: Callable[[Connection], Awaitable[int]], done: str) -> int:
         total = 0

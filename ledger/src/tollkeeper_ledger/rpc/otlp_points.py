@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from decimal import Decimal
-from fractions import Fraction
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError
 from tollkeeper_ledger.domain.metric_mapping import MetricKind
-from tollkeeper_ledger.domain.usage import UNITS_MAX
+from tollkeeper_ledger.domain.metric_series import Reading, units_of
 from tollkeeper_ledger.domain.usage_columns import Use
 from tollkeeper_ledger.rpc.usage_fields import checked_attributes
 from tollkeeper_ledger.services.tenants import check_tenant
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.metric_mapping import MetricRule
 
 _DELTA = metrics_pb2.AGGREGATION_TEMPORALITY_DELTA
+_CUMULATIVE = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
 _NO_VALUE = metrics_pb2.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
+_TOTAL_MAX = 2**63 - 1
+_TOTAL_DIGITS = 30
 _TIME_NS_MAX = 253_402_300_800 * 1_000_000_000
 
 
@@ -57,12 +59,14 @@ def _of_metric(metric: Any, rule: MetricRule, resource: Iterable[Any], origin: b
     shape = metric.WhichOneof("data")
     data = getattr(metric, shape) if shape else None
     refusal = _shape_problem(shape, data, rule)
+    grows = rule.kind is MetricKind.SUM and data is not None and data.aggregation_temporality == _CUMULATIVE
     for point in data.data_points if data is not None else ():
         if refusal is not None:
             yield Point(rule.name, refusal)
         elif not point.flags & _NO_VALUE:
             try:
-                yield Point(rule.name, _use(point, rule, resource, origin))
+                use = _use(point, rule, resource, origin, grows=grows)
+                yield Point(rule.name, use)
             except LedgerError as error:
                 yield Point(rule.name, error)
 
@@ -77,17 +81,17 @@ def _shape_problem(shape: str | None, data: Any, rule: MetricRule) -> LedgerErro
         return InvalidFieldError(
             "data.is_monotonic", "is false", bound="a counter", remedy="send a gauge for what goes up and down"
         )
-    if rule.kind is MetricKind.SUM and data.aggregation_temporality != _DELTA:
+    if rule.kind is MetricKind.SUM and data.aggregation_temporality not in {_DELTA, _CUMULATIVE}:
         return InvalidFieldError(
             "data.aggregation_temporality",
-            "is not delta",
-            bound="AGGREGATION_TEMPORALITY_DELTA: what was before a start is in no cumulative sum",
-            remedy="set OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=delta, or cumulativetodelta in a collector",
+            "is not set",
+            bound="AGGREGATION_TEMPORALITY_DELTA or AGGREGATION_TEMPORALITY_CUMULATIVE",
+            remedy="say which one the counter is",
         )
     return None
 
 
-def _use(point: Any, rule: MetricRule, resource: Iterable[Any], origin: bytes) -> Use:
+def _use(point: Any, rule: MetricRule, resource: Iterable[Any], origin: bytes, *, grows: bool) -> Use:
     named = {pair.key: pair.value for pair in [*resource, *point.attributes]}
     tenant = _text(rule.tenant, named[rule.tenant]) if rule.tenant in named else ""
     if not tenant:
@@ -104,30 +108,50 @@ def _use(point: Any, rule: MetricRule, resource: Iterable[Any], origin: bytes) -
             bound="1970 to 9999",
         )
     kept = {to: _text(name, named[name]) for name, to in rule.attributes.items() if name in named}
+    reading = _reading(point, rule, origin) if grows else None
     return Use(
         tenant=tenant,
         id=_record_id(point, rule.name, origin),
         event_us=point.time_unix_nano // 1_000,
-        quantities=((rule.meter, _units(point, rule.scale)),),
+        quantities=((rule.meter, 0 if reading is not None else units_of(_value(point), rule.scale)),),
         attributes=checked_attributes(kept),
+        reading=reading,
     )
 
 
-def _units(point: Any, scale: Decimal) -> int:
-    """Give the value in the meter's units. A double is taken as the shortest decimal that it is read from."""
+def _value(point: Any) -> Decimal:
+    """Give the value; NaN where there is none. A double is taken as the shortest decimal that it is read from."""
     kind = point.WhichOneof("value")
-    value = Decimal(point.as_int) if kind == "as_int" else Decimal(repr(point.as_double))
-    units = Fraction(value) * Fraction(scale) if kind and value.is_finite() else Fraction(-1)
-    if units.denominator != 1 or not 0 <= units <= UNITS_MAX:
+    if kind == "as_int":
+        return Decimal(point.as_int)
+    return Decimal(repr(point.as_double)) if kind else Decimal("NaN")
+
+
+def _reading(point: Any, rule: MetricRule, origin: bytes) -> Reading:
+    """Give what a counter that only grows stood at."""
+    start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
+    if not 0 < start_ns <= time_ns:
+        raise InvalidFieldError(
+            "start_time_unix_nano",
+            "is no time before the point's" if start_ns else "is missing",
+            reason="FIELD_OUT_OF_RANGE" if start_ns else "FIELD_REQUIRED",
+            value=start_ns,
+            bound="a counter that only grows says since when it counts",
+            remedy="send deltas, or the time at which the counter was 0",
+        )
+    total = _value(point)
+    exponent = total.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -_TOTAL_DIGITS or not 0 <= total * rule.scale <= _TOTAL_MAX:
         raise InvalidFieldError(
             "value",
-            "is no number of the meter's units",
+            "is no total of a counter",
             reason="FIELD_OUT_OF_RANGE",
-            value=value if kind else "nothing",
-            bound=f"0 to {UNITS_MAX}, whole when multiplied by {scale}",
+            value=total,
+            bound=f"0 to {_TOTAL_MAX} of the meter's units, up to {_TOTAL_DIGITS} decimal places",
             remedy="send whole numbers, or set the rule's scale",
         )
-    return int(units)
+    series = sha256(_framed([origin, rule.name.encode(), _pairs(point.attributes)])).digest()
+    return Reading(series=series, start_ns=start_ns, time_ns=time_ns, total=total, scale=rule.scale)
 
 
 def _record_id(point: Any, metric: str, origin: bytes) -> str:

@@ -209,6 +209,11 @@ class UsageIngest:
         columns = columns_of(uses, received_us=to_us(now))
         return await self._append_own(conn, known, columns, now=now, own=False)
 
+    async def lock_input(self, conn: Connection, producer_id: UUID) -> datetime:
+        """Take a way in alone until the transaction ends, as `append_input` does; give the ledger time then."""
+        await self._lock_own(conn, producer_id, await ledger_now(conn))
+        return await ledger_now(conn)
+
     async def _lock_own(self, conn: Connection, producer_id: UUID, now: datetime) -> Producer:
         fresh = Producer(producer_id, 1, OWN_HOLDER, committed_seq=0, h=h_start(producer_id.bytes))
         await add_producer(conn, fresh, version=FORMAT, now=now)

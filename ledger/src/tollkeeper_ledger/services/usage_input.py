@@ -17,6 +17,7 @@ from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError
 from tollkeeper_ledger.domain.usage import CONFLICT
+from tollkeeper_ledger.services.usage_counters import count_readings, keep_counted, rounds_of
 from tollkeeper_ledger.store.clock import ledger_now
 
 if TYPE_CHECKING:
@@ -150,15 +151,50 @@ class UsageInput:
                 job.done.set_result(told)
 
     async def _append(self, uses: Sequence[Use]) -> list[Result]:
+        if all(use.reading is None for use in uses):
+            return await self._append_plain(uses)
+        results: dict[int, Result] = {}
+        for places in rounds_of(uses):
+            results.update(zip(places, await self._append_readings([uses[at] for at in places]), strict=True))
+        return [results[at] for at in range(len(uses))]
+
+    async def _append_readings(self, uses: Sequence[Use]) -> list[Result]:
+        """Append what readings of counters add, and keep those that were stored, in one transaction."""
+
+        async def commit(conn: Connection) -> list[Result]:
+            await self._ingest.need_months(conn, [use.event_us for use in uses], await ledger_now(conn))
+            async with conn.transaction():
+                now = await self._ingest.lock_input(conn, self._producer_id)
+                counting = await count_readings(conn, uses, now=now)
+                results = {at: Result(Fate.INVALID, error) for at, error in counting.refused.items()}
+                results |= dict.fromkeys(counting.again, Result(Fate.DUPLICATE))
+                results |= dict.fromkeys(counting.other, Result(Fate.CONFLICT))
+                results |= dict.fromkeys(counting.idle, _RECORDED)
+                counted = [uses[at] for at in counting.idle]
+                if counting.uses:
+                    outcome = await self._ingest.append_input(conn, self._producer_id, counting.uses)
+                    told = _results(outcome, len(counting.uses))
+                    results |= dict(zip(counting.fit, told, strict=True))
+                    counted += [use for use, one in zip(counting.uses, told, strict=True) if one.fate is Fate.RECORDED]
+                await keep_counted(conn, counted, now=now)
+            return [results[at] for at in range(len(uses))]
+
+        return await self._ingest.attempted(commit)
+
+    async def _append_plain(self, uses: Sequence[Use]) -> list[Result]:
         async def commit(conn: Connection) -> AppendOutcome:
             await self._ingest.need_months(conn, [use.event_us for use in uses], await ledger_now(conn))
             async with conn.transaction():
                 return await self._ingest.append_input(conn, self._producer_id, uses)
 
-        outcome = await self._ingest.attempted(commit)
-        first_seq = outcome.position.committed_seq - len(uses) + 1
-        said = {one.seq - first_seq: _verdict(one.problem) for one in outcome.verdicts}
-        return [said.get(place, _RECORDED) for place in range(len(uses))]
+        return _results(await self._ingest.attempted(commit), len(uses))
+
+
+def _results(outcome: AppendOutcome, count: int) -> list[Result]:
+    """Give what became of each record of an append."""
+    first_seq = outcome.position.committed_seq - count + 1
+    said = {one.seq - first_seq: _verdict(one.problem) for one in outcome.verdicts}
+    return [said.get(place, _RECORDED) for place in range(count)]
 
 
 def _tell(job: _Job, error: Exception) -> None:

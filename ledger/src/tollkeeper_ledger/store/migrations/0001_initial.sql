@@ -843,6 +843,19 @@ CREATE TABLE usage_rollup_value (
   PRIMARY KEY (tenant_id, meter_id, quarter, segment_id, dims, value)
 ) PARTITION BY RANGE (quarter);
 
+-- The last reading of each OTLP counter that only grows, so that the next one adds what is new. Written with the record
+-- of what it added, under the lock of that way in. A series is a digest and says nothing of tenants.
+CREATE TABLE metric_series (
+  series bytea PRIMARY KEY CONSTRAINT metric_series_length CHECK (octet_length(series) = 32),
+  start_ns bigint NOT NULL,
+  time_ns bigint NOT NULL,
+  -- In the metric's own unit.
+  total numeric NOT NULL CONSTRAINT metric_series_total CHECK (total >= 0),
+  kept_at timestamptz NOT NULL,
+  CONSTRAINT metric_series_times CHECK (start_ns > 0 AND time_ns >= start_ns)
+);
+CREATE INDEX metric_series_by_age ON metric_series (kept_at);
+
 -- One link per batch that took sequence numbers. hash = SHA-256("tollkeeper.link.v1", stream, position, hash of the
 -- link before, SHA-256 over all that it says of the batch); domain/usage_chain.py is the definition.
 CREATE TABLE usage_chain (
@@ -912,6 +925,7 @@ GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
   usage_rollup_value TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE, DELETE ON metric_series TO tollkeeper_ingest;
 GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
 GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
   usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head TO tollkeeper_billing;

@@ -287,3 +287,26 @@ DELETE FROM usage_rollup_value WHERE tenant_id = ANY ($1::uuid[]) AND quarter >=
 -- name: expire_ids
 -- Deletes ids that nobody can send again and gives how many. $1 at most so many.
 SELECT expire_usage_ids($1::integer);
+
+-- name: last_readings
+-- Gives the last readings of series. $1 series.
+SELECT series, start_ns, time_ns, total FROM metric_series WHERE series = ANY ($1::bytea[]);
+
+-- name: keep_readings
+-- Keeps readings as the last ones of their series. Columns $1 series, $2 starts and $3 times in nanoseconds, $4 totals;
+-- $5 ledger time.
+INSERT INTO metric_series AS known (series, start_ns, time_ns, total, kept_at)
+SELECT series, start_ns, time_ns, total, $5::timestamptz
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::numeric[]) AS read (series, start_ns, time_ns, total)
+ORDER BY series
+ON CONFLICT (series) DO UPDATE
+SET start_ns = excluded.start_ns, time_ns = excluded.time_ns, total = excluded.total, kept_at = excluded.kept_at;
+
+-- name: drop_readings
+-- Drops readings of series that nobody has sent for long. $1 kept before, $2 at most so many.
+DELETE FROM metric_series WHERE series IN (SELECT series FROM metric_series WHERE kept_at < $1 LIMIT $2);
+
+-- name: ids_taken
+-- Gives which ids are taken. Columns $1 tenant ids, $2 ids.
+SELECT tenant_id, id FROM usage_id
+JOIN unnest($1::uuid[], $2::text[]) AS asked (tenant_id, id) USING (tenant_id, id);
