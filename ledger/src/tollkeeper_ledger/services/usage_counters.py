@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.metric_series import Standing, count, units_of
-from tollkeeper_ledger.store.clock import to_us
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.store.metric_series import keep_readings, last_readings, taken_ids
 from tollkeeper_ledger.store.usage_batches import find_tenants
 
