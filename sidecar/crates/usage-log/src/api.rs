@@ -38,6 +38,8 @@ pub struct Config {
     pub group_bytes: u32,
     /// Bytes that may wait for the writer before appends are refused with [`LogError::Busy`].
     pub pending_bytes: u32,
+    /// First pause after writing failed on two segments; each further failure doubles it, up to a hundred times as much.
+    pub retry: Duration,
     /// Used when the folder holds no producer yet.
     pub new_producer: NewProducer,
 }
@@ -53,6 +55,7 @@ impl Config {
             group_records: 4_096,
             group_bytes: 1 << 20,
             pending_bytes: 16 << 20,
+            retry: Duration::from_millis(100),
             new_producer,
         }
     }
@@ -271,7 +274,7 @@ pub enum LogError {
         /// Bytes that wait.
         pending_bytes: u64,
     },
-    /// Writing failed on two segments; nothing is recorded until a restart. `USAGE_LOG_IO`.
+    /// Writing failed on two segments; nothing is recorded until the disk takes writes again. `USAGE_LOG_IO`.
     #[error("usage log cannot write: {0}")]
     Io(String),
     /// The payload is longer than allowed.

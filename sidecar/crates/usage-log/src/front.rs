@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -18,6 +18,9 @@ use crate::{
 
 /// Called once with how it ended.
 pub type Notify = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Spans of lost entries that are kept; beyond that writing is not tried again.
+const LOST_SPANS: usize = 1_024;
 
 /// Share of the capacity, in percent, from which on only entries that end a reservation are taken.
 const SETTLING_PERCENT: u64 = 95;
@@ -104,6 +107,8 @@ pub(crate) struct State {
     /// What didn't validate, of this start and of the scrub after it.
     damage: Vec<Damage>,
     failure: Option<LogError>,
+    /// First and last entries that writing failed for, in order: they are durable nowhere, whatever became durable later.
+    lost: Vec<(u64, u64)>,
     durable_waiters: BTreeMap<(u64, u64), Notify>,
     committed_waiters: BTreeMap<(u64, u64), Notify>,
     waiters_made: u64,
@@ -200,12 +205,7 @@ impl Front {
     /// Calls back when durable; see [`crate::UsageLog::on_durable`].
     pub(crate) fn on_durable(&self, position: Position, notify: Notify) {
         let mut state = self.state.lock();
-        let outcome = if position.entry <= state.durable.entry {
-            Some(Ok(()))
-        } else {
-            state.failure.clone().map(Err)
-        };
-        if let Some(outcome) = outcome {
+        if let Some(outcome) = state.outcome_of(position) {
             drop(state);
             return notify(outcome);
         }
@@ -217,11 +217,8 @@ impl Front {
     pub(crate) fn wait_durable(&self, position: Position) -> Result<(), LogError> {
         let mut state = self.state.lock();
         loop {
-            if position.entry <= state.durable.entry {
-                return Ok(());
-            }
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
+            if let Some(outcome) = state.outcome_of(position) {
+                return outcome;
             }
             self.done.wait(&mut state);
         }
@@ -230,17 +227,9 @@ impl Front {
     /// Calls back when the ledger has it; see [`crate::UsageLog::on_committed`].
     pub(crate) fn on_committed(&self, position: Position, notify: Notify) {
         let mut state = self.state.lock();
-        let failed = if position.entry > state.durable.entry {
-            state.failure.clone().map(Err)
-        } else {
-            None
-        };
-        let known = if position.usage <= state.committed_usage {
-            Some(Ok(()))
-        } else {
-            failed
-        };
-        if let Some(outcome) = known {
+        let failed = state.outcome_of(position).filter(Result::is_err);
+        let is_committed = position.usage <= state.committed_usage;
+        if let Some(outcome) = failed.or_else(|| is_committed.then_some(Ok(()))) {
             drop(state);
             return notify(outcome);
         }
@@ -321,8 +310,8 @@ impl Front {
         self.work.notify_one();
     }
 
-    /// Takes the next work; waits for some when told to. Groups stay when one is being retried.
-    pub(crate) fn take_work(&self, wait: bool, with_group: bool) -> Work {
+    /// Takes the next work; waits for some when told to, until a moment at most. Groups stay when one is being retried.
+    pub(crate) fn take_work(&self, wait: bool, with_group: bool, until: Option<Instant>) -> Work {
         let mut state = self.state.lock();
         loop {
             let work = Work {
@@ -340,7 +329,13 @@ impl Front {
             if !wait || !work.is_empty() {
                 return work;
             }
-            self.work.wait(&mut state);
+            let Some(until) = until else {
+                self.work.wait(&mut state);
+                continue;
+            };
+            if self.work.wait_until(&mut state, until).timed_out() {
+                return Work::default();
+            }
         }
     }
 
@@ -372,7 +367,7 @@ impl Front {
         self.state.lock().update(update);
     }
 
-    /// Stops recording for good: everyone who waits gets the error, and so does every later append.
+    /// Stops recording: everyone who waits gets the error, and so does every later append until `resume`.
     pub(crate) fn fail(&self, failure: &LogError) {
         let mut state = self.state.lock();
         state.failure.get_or_insert_with(|| failure.clone());
@@ -391,6 +386,29 @@ impl Front {
         for notify in ready.into_values().chain(committed.into_values()) {
             notify(Err(failure.clone()));
         }
+    }
+
+    /// Records again after a failure. What was appended and isn't durable is lost for good; numbers go on after the last
+    /// that the log has. False where that can't be.
+    pub(crate) fn resume(&self, last_seq: u64) -> bool {
+        let mut state = self.state.lock();
+        let is_closed = matches!(state.failure, Some(LogError::Closed));
+        if is_closed || state.lost.len() >= LOST_SPANS {
+            return false;
+        }
+        let (first, last) = (state.durable.entry.saturating_add(1), state.next.entry);
+        match state.lost.last_mut() {
+            Some(before) if before.0 == first => before.1 = last,
+            _ if first <= last => state.lost.push((first, last)),
+            _ => {}
+        }
+        // Numbers of usage are those of the log less a constant, so those of lost records are given away again.
+        let usage = i64::try_from(last_seq).unwrap_or(i64::MAX);
+        let usage = u64::try_from(usage.saturating_sub(state.base)).unwrap_or(0);
+        (state.durable.usage, state.next.usage) = (usage, usage);
+        state.stats.appended_seq = state.seq_of(usage);
+        state.failure = None;
+        true
     }
 
     /// Sets where numbers start, at open and after a change of producer.
@@ -434,6 +452,21 @@ impl State {
     /// Tells whether the log is closing or closed.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// What became of an entry; `None` while it waits.
+    fn outcome_of(&self, position: Position) -> Option<Result<(), LogError>> {
+        let later = self
+            .lost
+            .partition_point(|(first, _)| *first <= position.entry);
+        let before = later.checked_sub(1).and_then(|place| self.lost.get(place));
+        if before.is_some_and(|(_, last)| position.entry <= *last) {
+            return Some(Err(LogError::Io("writing it failed".into())));
+        }
+        if position.entry <= self.durable.entry {
+            return Some(Ok(()));
+        }
+        self.failure.clone().map(Err)
     }
 
     fn update(&mut self, update: &Update) {

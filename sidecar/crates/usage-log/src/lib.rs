@@ -13,6 +13,7 @@
 //! Invariants: nothing is reported durable before a commit record and a successful `fdatasync`; sequence numbers are
 //! contiguous per producer, over restarts too; a segment is reused only after the watermark that allows it is synced.
 
+mod again;
 mod api;
 mod chain;
 mod directory;

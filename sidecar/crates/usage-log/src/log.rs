@@ -50,21 +50,27 @@ impl UsageLog {
     pub fn open(config: Config, content_hash: ContentHash) -> Result<(Self, Recovered), LogError> {
         let (log, recovered) =
             Self::open_on(&(Arc::new(Disk) as Arc<dyn Storage>), config, content_hash)?;
-        let writer = log.shared.writer.lock().take();
+        log.start()?;
+        Ok((log, recovered))
+    }
+
+    /// Lets a thread do the writer's work from now on.
+    pub(crate) fn start(&self) -> Result<(), LogError> {
+        let writer = self.shared.writer.lock().take();
         if let Some(writer) = writer {
-            log.spawn("usage-log", move || writer.run())?;
+            self.spawn("usage-log", move || writer.run())?;
         }
-        let scrub = log.shared.scrub.lock().take();
+        let scrub = self.shared.scrub.lock().take();
         if let Some(mut scrub) = scrub {
-            let front = Arc::clone(&log.shared.front);
-            log.spawn("usage-log-scrub", move || {
+            let front = Arc::clone(&self.shared.front);
+            self.spawn("usage-log-scrub", move || {
                 while !front.lock().is_closing() {
                     let Some(next) = scrub.step() else { return };
                     scrub = next;
                 }
             })?;
         }
-        Ok((log, recovered))
+        Ok(())
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), LogError> {

@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use parking_lot::Mutex;
 
 use crate::{
+    again::Outage,
     api::{Committed, Config, ContentHash, Hash, Hole, Key, LogError},
     chain::{chain_next, hole_hash},
     directory::Directory,
@@ -50,8 +51,13 @@ pub(crate) struct Writer {
     now_us: u64,
     scratch: Vec<u8>,
     waiting: Option<Group>,
-    broken: bool,
-    figures: Update,
+    /// Writing failed on two segments.
+    pub(crate) broken: Option<Outage>,
+    /// The present segment's header, where this process wrote it.
+    pub(crate) header: Option<Vec<u8>>,
+    /// Nothing was written after it.
+    pub(crate) is_untouched: bool,
+    pub(crate) figures: Update,
 }
 
 /// Tells everyone who waits when the thread ends, however it does.
@@ -106,7 +112,9 @@ impl Writer {
             now_us: 0,
             scratch: Vec::new(),
             waiting: None,
-            broken: false,
+            broken: None,
+            header: None,
+            is_untouched: false,
             figures: Update::default(),
         };
         let figures = writer.figures();
@@ -122,10 +130,11 @@ impl Writer {
 
     /// Does what there is to do once; false when closed.
     pub(crate) fn step(&mut self, wait: bool) -> bool {
+        self.try_again();
         // A group that waits for room waits for the ledger to take something, not for time to pass.
-        let work = self
-            .front
-            .take_work(wait, self.waiting.is_none() && !self.broken);
+        let until = self.broken.map(|outage| outage.again);
+        let takes_groups = self.waiting.is_none() && until.is_none();
+        let work = self.front.take_work(wait, takes_groups, until);
         self.carry_out(work)
     }
 
@@ -150,7 +159,7 @@ impl Writer {
         if let Some(group) = self.waiting.take() {
             self.write_group(group);
         }
-        let stuck = self.waiting.is_some() || self.broken;
+        let stuck = self.waiting.is_some() || self.broken.is_some();
         if work.closing && (!wrote || stuck) {
             self.front.fail(&LogError::Closed);
             return false;
@@ -166,7 +175,7 @@ impl Writer {
             }
             Err(WriteError::NoRoom) => self.waiting = Some(group),
             Err(WriteError::Io(error)) => {
-                self.broken = true;
+                self.broken = Some(Outage::begin(self.config.retry));
                 let figures = self.figures();
                 self.front.update(&figures);
                 self.front.fail(&LogError::Io(error.to_string()));
@@ -255,6 +264,7 @@ impl Writer {
     }
 
     fn put(&mut self) -> io::Result<()> {
+        self.is_untouched = false;
         let file = self.directory.file(self.segment);
         file.write_at(&self.scratch, self.offset)?;
         let started = Instant::now();
@@ -330,7 +340,7 @@ impl Writer {
     }
 
     /// Seals the present segment and begins the next. Only what the log itself must write may take the last one.
-    fn roll(&mut self, internal: bool) -> Result<(), WriteError> {
+    pub(crate) fn roll(&mut self, internal: bool) -> Result<(), WriteError> {
         let number = self.segment.saturating_add(1);
         let used = number
             .saturating_sub(self.watermark.oldest_segment)
@@ -350,9 +360,10 @@ impl Writer {
         if self.directory.write_snapshot(&self.live, &header).is_err() {
             self.figures.io_errors = self.figures.io_errors.saturating_add(1);
         }
+        let encoded = header.encode();
         self.directory
             .file(number)
-            .write_at(&header.encode(), 0)
+            .write_at(&encoded, 0)
             .map_err(|error| {
                 self.figures.io_errors = self.figures.io_errors.saturating_add(1);
                 WriteError::Io(error)
@@ -373,6 +384,7 @@ impl Writer {
         index.segments.push_back(segment);
         drop(index);
         (self.segment, self.offset) = (number, wide(SEGMENT_HEADER));
+        (self.header, self.is_untouched) = (Some(encoded.to_vec()), true);
         Ok(())
     }
 
@@ -385,7 +397,10 @@ impl Writer {
             .segment_of(committed.seq.saturating_add(1))
             .unwrap_or(self.segment);
         let mut next = self.watermark;
-        while next.scan_segment < goal && !self.broken && self.carry(next.scan_segment).is_ok() {
+        while next.scan_segment < goal
+            && self.broken.is_none()
+            && self.carry(next.scan_segment).is_ok()
+        {
             next.scan_segment = next.scan_segment.saturating_add(1);
         }
         if let Some(segment) = self.index.lock().segment(next.scan_segment) {
@@ -467,6 +482,7 @@ impl Writer {
         (self.last_seq, self.h) = (successor.last_seq, successor.h);
         (self.segment, self.offset) = (successor.segment, successor.offset);
         self.watermark = successor.watermark;
+        (self.header, self.is_untouched) = (successor.header, successor.is_untouched);
         *self.index.lock() = successor.index.lock().clone();
         std::mem::replace(&mut self.directory, successor.directory)
     }

@@ -17,6 +17,7 @@ mod larger;
 mod memory;
 mod model;
 mod mutants;
+mod outage;
 mod renewal;
 mod start;
 
