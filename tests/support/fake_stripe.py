@@ -91,7 +91,7 @@ class FakeStripe:
             self._event("customer.updated", self.objects["customers"][customer])
             return str(name)
 
-    def dispute(self, invoice: str, status: str, *, currency: str = "usd") -> str:
+    def dispute(self, invoice: str, status: str, *, currency: str = "usd", fees: tuple[int, ...] = ()) -> str:
         """Have an invoice's payer dispute its payment, or its bank go on with that; give the dispute's id."""
         with self.lock:
             paid = self.objects["invoices"][invoice]
@@ -102,6 +102,7 @@ class FakeStripe:
                 "evidence_details": {"due_by": int(self.clock().timestamp()) + 86_400},
             })  # fmt: skip
             about["status"] = status
+            about["balance_transactions"] = [{"fee": fee, "currency": currency} for fee in fees]
             self._event(f"charge.dispute.{'closed' if status in ('won', 'lost') else 'updated'}", about)
             return name
 

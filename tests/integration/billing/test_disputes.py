@@ -9,11 +9,16 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from stripe_shop import open_shop
+from billing_bench import catalogue
+from stripe_shop import BY_CARD, GRACE, HOUR, act_on, open_shop
 from tollkeeper_cli.main import main
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.services.invoice_verify import verify_invoice
-from tollkeeper_ledger.store.pool import connection
+from tollkeeper_ledger.services.mailing import make_message
+from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.store import mails
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
+from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     from billing_bench import BillingBench
@@ -116,3 +121,42 @@ async def test_disputes_are_listed_and_told(
         row[name] for name in ("invoice", "tenant", "stage", "reason", "amount", "amount_minor")
     )
     assert row["evidence_by"]
+
+
+async def test_a_disputes_fee_is_booked_and_the_seller_hears_of_each_step(bench: BillingBench) -> None:
+    """What the provider keeps leaves `cash` for `fees`, once; what it gives back returns; a mail per step, no PDF."""
+    async with open_shop(bench) as shop:
+        seller = "address: [Street 1], email: ops@example.com"
+        await bench.apply(catalogue(bench.start, "code").replace("address: [Street 1]", seller))
+        async with transaction(bench.billing) as conn:
+            tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+            await set_profile(conn, tenant_id, BY_CARD, act=await act_on(conn))
+        await bench.set_now(bench.start + HOUR + GRACE)
+        await bench.run()
+        await shop.work()
+        (said,) = shop.fake.all("invoices")
+        shop.fake.pay_on_page(said["id"])
+        for word, fees, kept in (("needs_response", (1500,), 1500), ("won", (1500, -500), 1000)):
+            shop.fake.dispute(said["id"], word, fees=fees)
+            for number, event in enumerate(shop.fake.events * 2):
+                header, body = shop.fake.signed({**event, "id": f"evt_{word}_{number}"})
+                await shop.events.receive(header=header, body=body)
+            (books,) = await bench.rows(
+                "SELECT coalesce(sum(CASE WHEN debit = 'fees' THEN amount_minor ELSE -amount_minor END), 0) AS kept "
+                "FROM journal WHERE 'fees' IN (debit, credit)"
+            )
+            assert kept == books["kept"]
+        assert {"cash": 2380 - 1000} == await accounts(bench)
+        told = await bench.rows("SELECT recipient, stage FROM mail WHERE kind = 'dispute' ORDER BY stage")
+        assert [("ops@example.com", f"du_{said['id']}/{stage}") for stage in ("open", "won")] == [
+            tuple(row) for row in told
+        ]
+        await bench.rows("DELETE FROM mail WHERE kind <> 'dispute' OR stage LIKE '%/won'")
+        async with transaction(bench.billing) as conn:
+            mail = await mails.claim_mail(conn, now=shop.clock())
+            assert mail is not None
+            content = await mails.read_content(conn, mail.invoice_id, credit_note="")
+        message = make_message(mail, content, sender="", logo="")
+        assert [] == list(message.iter_attachments())
+        assert "Disputed payment of invoice TK-000001: open" == message["Subject"]
+        assert f"the dispute du_{said['id']} is open now" in " ".join(message.get_content().split())

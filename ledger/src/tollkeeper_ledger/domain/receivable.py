@@ -25,6 +25,8 @@ class Account(StrEnum):
     BAD_DEBT = "bad_debt"
     DISPUTED = "disputed"
     """Money that a payer's bank holds back until a dispute is over."""
+    FEES = "fees"
+    """What the provider kept for disputes."""
 
 
 class State(StrEnum):
@@ -192,6 +194,13 @@ def dispute(receivable: Receivable, amount_minor: int) -> Change:
     """Note that the payer's bank took a payment back until a dispute is over; the invoice stays as it is."""
     _above_zero(amount_minor)
     return Change(receivable, _moved("dispute", Account.DISPUTED, Account.CASH, amount_minor))
+
+
+def dispute_fee(receivable: Receivable, amount_minor: int) -> Change:
+    """Book what the provider keeps for a dispute; below zero what it gives back of that."""
+    if amount_minor < 0:
+        return Change(receivable, _moved("dispute_fee_back", Account.CASH, Account.FEES, -amount_minor))
+    return Change(receivable, _moved("dispute_fee", Account.FEES, Account.CASH, amount_minor))
 
 
 def dispute_won(receivable: Receivable, amount_minor: int) -> Change:

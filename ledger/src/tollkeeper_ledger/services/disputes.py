@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain import receivable as owed
+from tollkeeper_ledger.services.mail_queue import queue_to_seller
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.clock import ledger_now
@@ -37,13 +38,14 @@ async def dispute_said(
     """Book what moved since the provider was last heard of a dispute, and say loudly that there is one.
 
     A late or repeated answer changes nothing: a dispute goes from warned to open to won or lost, and what was missed on
-    the way is booked. Money in another currency than the invoice's is not booked, only told.
+    the way is booked, and so is the provider's fee; the seller gets a mail of each step. Money in another currency than
+    the invoice's is not booked, only told.
     """
     billed = await need_billed(conn, invoice_id)
     await money.lock_account(conn, billed.account)
     dispute_id = str(said["id"])
     before = await lock_dispute(conn, provider, dispute_id)
-    stage, amount_minor = before or ("", int(said["amount"]))
+    stage, amount_minor, fee_before = before or ("", int(said["amount"]), 0)
     reached = _stage_of(str(said.get("status", "")))
     if str(said.get("currency", "")).upper() != billed.account.currency:
         reached = "warned"
@@ -54,9 +56,13 @@ async def dispute_said(
         steps.append(owed.dispute)
     if _RANKS[stage] < _RANKS[reached]:
         steps.extend({"won": [owed.dispute_won], "lost": [owed.dispute_lost]}.get(reached, []))
+    fee_minor = _fee_of(said, billed.account.currency)
+    amounts = [(step, amount_minor) for step in steps]
+    if fee_minor != fee_before:
+        amounts.append((owed.dispute_fee, fee_minor - fee_before))
     ledger_time = await ledger_now(conn)
-    for step in steps:
-        booked = partial(step, amount_minor=amount_minor)
+    for step, amount in amounts:
+        booked = partial(step, amount_minor=amount)
         await change_receivable(conn, billed, booked, subject=dispute_id, now=ledger_time)
     due = (said.get("evidence_details") or {}).get("due_by")
     found = Dispute(
@@ -68,10 +74,19 @@ async def dispute_said(
         status=str(said.get("status", "")),
         stage=reached,
         evidence_by=datetime.fromtimestamp(int(due), UTC) if due else None,
+        fee_minor=fee_minor,
     )
     await put_dispute(conn, billed, found, now=now)
+    if reached != stage:
+        await queue_to_seller(conn, billed, "dispute", stage=f"{dispute_id}/{reached}")
     if log is not None and reached != stage:
         log.error("payment disputed", invoice=billed.number, dispute=dispute_id, stage=reached, reason=found.reason)
+
+
+def _fee_of(said: Mapping[str, Any], currency: str) -> int:
+    """Sum what the provider kept for a dispute in the invoice's currency; fees in another one are only told there."""
+    moved = [one for one in said.get("balance_transactions") or () if isinstance(one, dict)]
+    return sum(int(one.get("fee") or 0) for one in moved if str(one.get("currency", "")).upper() == currency)
 
 
 def _stage_of(status: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -53,3 +54,18 @@ async def queue_all(
     ]
     await mails.queue_mails(conn, queued, now=_AT_ONCE)
     return [mail.mail_id for mail in queued]
+
+
+async def queue_to_seller(conn: Connection, billed: Billed, kind: str, *, stage: str) -> None:
+    """Queue a mail about an invoice to the address of its seller; none where it has no address. Once, as `queue`."""
+    recipient = json.loads(billed.document)["seller"]["email"]
+    if recipient:
+        mail = mails.Mail(
+            tenant_id=billed.account.payer_id,
+            mail_id=uuid.uuid4(),
+            kind=kind,
+            invoice_id=billed.invoice_id,
+            stage=stage,
+            recipient=recipient,
+        )
+        await mails.queue_mails(conn, [mail], now=_AT_ONCE)

@@ -11,7 +11,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.payments.smtp import NotSentError, UnknownError
-from tollkeeper_ledger.services.pdf.mail_texts import mail_texts
+from tollkeeper_ledger.services.pdf.mail_texts import WARNINGS, mail_texts
 from tollkeeper_ledger.services.pdf.render import render_pdf
 from tollkeeper_ledger.store import mails
 from tollkeeper_ledger.store.logos import logo_of
@@ -114,7 +114,7 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMe
     message["To"] = mail.recipient
     message["Subject"] = texts.subject
     message["Message-ID"] = f"<{mail.mail_id}@{address.rpartition('@')[2] or 'localhost'}>"
-    warned_at = mail.queued_at if mail.kind == "card_expires" else None
+    warned_at = mail.queued_at if mail.kind in WARNINGS else None
     message["Date"] = texts.date if warned_at is None else format_datetime(warned_at)
     message.set_content(texts.body)
     if warned_at is not None:

@@ -27,12 +27,14 @@ class Dispute:
     stage: str
     """`warned`, `open`, `won` or `lost`."""
     evidence_by: datetime | None
+    fee_minor: int
+    """What the provider kept for it."""
 
 
-async def lock_dispute(conn: Connection, provider: str, dispute_id: str) -> tuple[str, int] | None:
-    """Lock a dispute and give its stage and amount; None where it is new."""
+async def lock_dispute(conn: Connection, provider: str, dispute_id: str) -> tuple[str, int, int] | None:
+    """Lock a dispute and give its stage, amount and fee; None where it is new."""
     row = await conn.fetchrow(sql("disputes.stage"), provider, dispute_id)
-    return None if row is None else (row["stage"], row["amount_minor"])
+    return None if row is None else (row["stage"], row["amount_minor"], row["fee_minor"])
 
 
 async def put_dispute(conn: Connection, billed: Billed, found: Dispute, *, now: datetime) -> None:
@@ -50,6 +52,7 @@ async def put_dispute(conn: Connection, billed: Billed, found: Dispute, *, now: 
         found.stage,
         found.evidence_by,
         now,
+        found.fee_minor,
     )
 
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.pdf.words import Words
 
 
+WARNINGS = ("card_expires", "dispute")
+"""Kinds of mails that come without a PDF."""
+
+
 @dataclass(frozen=True, slots=True)
 class MailTexts:
     """A mail's parts as text."""
@@ -42,6 +46,7 @@ _SUBJECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "credit_note": "Credit note {number} from {seller}",
             "payment_failed": "Payment of invoice {number} failed",
             "card_expires": "Your card expires soon",
+            "dispute": "Disputed payment of invoice {number}: {stage}",
         },
         "de": {
             "invoice": "Rechnung {number} von {seller}",
@@ -64,6 +69,8 @@ _BODIES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "credit_note": "Please find attached credit note {number} over {total}.",
             "payment_failed": "We could not collect {open} for invoice {number}. We will try again.",
             "card_expires": "The card {card} that we charge is good until {expires}. Please enter a new one in time.",
+            "dispute": "The bank of {payer} disputes a payment of invoice {number}; the dispute {dispute} is {stage} "
+            "now. `tollkeeper payment disputes` tells amount, reason, and until when evidence can be sent at the provider.",
             "pay": "Pay here: {url}",
         },
         "de": {
@@ -91,10 +98,12 @@ def mail_texts(
 ) -> MailTexts:
     """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale.
 
-    `stage` of a warning is a card and the last month in which it is good, `visa 4242/2030-12`.
+    `stage` of a warning is a card and the last month in which it is good, `visa 4242/2030-12`, or a dispute and where
+    it is.
     """
     read = json.loads(document)
-    words = LANGUAGES[read["billing"]["locale"]]
+    # Of disputes the seller hears, not the payer.
+    words = LANGUAGES["en" if kind == "dispute" else read["billing"]["locale"]]
     zone = ZoneInfo(read["time_zone"])
     seller = " ".join(read["seller"]["name"].split())
     fields = {
@@ -105,11 +114,14 @@ def mail_texts(
         "due": format_date(due_at.astimezone(zone), words.day, locale=words.locale),
         "url": pay_url,
         "card": stage.rpartition("/")[0],
+        "dispute": stage.rpartition("/")[0],
+        "stage": stage.rpartition("/")[2],
+        "payer": " ".join(read["billing_tenant"]["name"].split()),
         "expires": _last_day(stage.rpartition("/")[2], words) if kind == "card_expires" else "",
     }
     bodies = _BODIES[words.locale]
     rows = [bodies[kind].format(**fields)]
-    if pay_url and kind not in ("credit_note", "card_expires"):
+    if pay_url and kind not in ("credit_note", *WARNINGS):
         rows.append(bodies["pay"].format(**fields))
     rows.append(seller)
     return MailTexts(

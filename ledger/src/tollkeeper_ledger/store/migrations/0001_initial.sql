@@ -1269,9 +1269,9 @@ CREATE TABLE journal (
   at timestamptz NOT NULL,
   kind text NOT NULL,
   debit text NOT NULL
-    CONSTRAINT journal_debit_known CHECK (debit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed')),
+    CONSTRAINT journal_debit_known CHECK (debit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed', 'fees')),
   credit text NOT NULL
-    CONSTRAINT journal_credit_known CHECK (credit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed')),
+    CONSTRAINT journal_credit_known CHECK (credit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed', 'fees')),
   amount_minor bigint NOT NULL CONSTRAINT journal_amount_positive CHECK (amount_minor > 0),
   currency text NOT NULL,
   invoice_id uuid,
@@ -1459,6 +1459,8 @@ CREATE TABLE dispute (
   status text NOT NULL,
   -- Only forward: warned (no money moved), open (the bank has it), won or lost.
   stage text NOT NULL CONSTRAINT dispute_stage_known CHECK (stage IN ('warned', 'open', 'won', 'lost')),
+  -- What the provider kept for it, booked.
+  fee_minor bigint NOT NULL DEFAULT 0,
   -- Until when evidence can be sent.
   evidence_by timestamptz,
   opened_at timestamptz NOT NULL,
@@ -1491,15 +1493,15 @@ CALL secure_tenant_table('provider_job', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_request', 'tollkeeper_billing');
 
 -- From schema/067_mail.sql
--- Mails to payers. `tenant_id` is the payer's. Times are real time.
+-- Mails to payers, and to sellers of disputes. `tenant_id` is the payer's. Times are real time.
 
 CREATE TABLE mail (
   tenant_id uuid NOT NULL REFERENCES tenant,
   mail_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires')),
+  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute')),
   invoice_id uuid NOT NULL,
   -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request, a
-  -- card with its last month.
+  -- card with its last month, a dispute with where it is.
   stage text NOT NULL,
   recipient text NOT NULL,
   -- Unknown: the server may or may not have taken it; it is not sent again by itself.

@@ -75,9 +75,9 @@ CREATE TABLE journal (
   at timestamptz NOT NULL,
   kind text NOT NULL,
   debit text NOT NULL
-    CONSTRAINT journal_debit_known CHECK (debit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed')),
+    CONSTRAINT journal_debit_known CHECK (debit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed', 'fees')),
   credit text NOT NULL
-    CONSTRAINT journal_credit_known CHECK (credit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed')),
+    CONSTRAINT journal_credit_known CHECK (credit IN ('receivable', 'revenue', 'tax', 'cash', 'balance', 'bad_debt', 'disputed', 'fees')),
   amount_minor bigint NOT NULL CONSTRAINT journal_amount_positive CHECK (amount_minor > 0),
   currency text NOT NULL,
   invoice_id uuid,

@@ -84,6 +84,8 @@ CREATE TABLE dispute (
   status text NOT NULL,
   -- Only forward: warned (no money moved), open (the bank has it), won or lost.
   stage text NOT NULL CONSTRAINT dispute_stage_known CHECK (stage IN ('warned', 'open', 'won', 'lost')),
+  -- What the provider kept for it, booked.
+  fee_minor bigint NOT NULL DEFAULT 0,
   -- Until when evidence can be sent.
   evidence_by timestamptz,
   opened_at timestamptz NOT NULL,

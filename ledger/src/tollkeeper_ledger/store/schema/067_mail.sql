@@ -1,12 +1,12 @@
--- Mails to payers. `tenant_id` is the payer's. Times are real time.
+-- Mails to payers, and to sellers of disputes. `tenant_id` is the payer's. Times are real time.
 
 CREATE TABLE mail (
   tenant_id uuid NOT NULL REFERENCES tenant,
   mail_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires')),
+  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute')),
   invoice_id uuid NOT NULL,
   -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request, a
-  -- card with its last month.
+  -- card with its last month, a dispute with where it is.
   stage text NOT NULL,
   recipient text NOT NULL,
   -- Unknown: the server may or may not have taken it; it is not sent again by itself.
