@@ -70,7 +70,7 @@ _BODIES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "payment_failed": "We could not collect {open} for invoice {number}. We will try again.",
             "card_expires": "The card {card} that we charge is good until {expires}. Please enter a new one in time.",
             "dispute": "The bank of {payer} disputes a payment of invoice {number}; the dispute {dispute} is {stage} "
-            "now. `tollkeeper payment disputes` tells amount, reason, and until when evidence can be sent at the provider.",
+            "now. `tollkeeper payment disputes` tells amount, reason, and until when evidence can be sent.",
             "pay": "Pay here: {url}",
         },
         "de": {
