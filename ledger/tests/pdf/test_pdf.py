@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
 from tollkeeper_ledger.domain.catalogue.logo import logo_fault
+from tollkeeper_ledger.domain.invoiced import invoiced_line
 from tollkeeper_ledger.services.pdf.render import render_pdf, render_png
 from tollkeeper_ledger.services.pdf.texts import invoice_texts
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
@@ -290,3 +291,27 @@ def test_a_logo_stands_on_the_invoice() -> None:
 def test_a_logo_draws_itself(svg: str, fault: str) -> None:
     """A logo is a small SVG without scripts, entities and references to outside; else it is refused with a reason."""
     assert (fault in logo_fault(svg)) if fault else logo_fault(svg) == ""
+
+
+@pytest.mark.parametrize(("locale", "words"), [("en", "Already invoiced"), ("de", "Bereits berechnet")])
+def test_what_was_invoiced_within_the_period_names_its_invoices(locale: str, words: str) -> None:
+    """The line has its own name, the invoices that said it, a quantity below zero, and no price of its own."""
+    entry = {
+        **line(),
+        "kind": "usage",
+        "discount_minor": 0,
+        "dimensions": {},
+        "tax_name": "",
+        "tax_percent": "0",
+        "tax_minor": 0,
+        "invoices": ["TK-000001", "TK-000002"],
+    }
+    billing = {"locale": locale, "paper": "a4", "due_days": 14, "tax_mode": "exclusive", "taxes": []}
+    taken_off = invoiced_line(entry, is_contained=False)
+    texts = invoice_texts(document(line(), taken_off, billing=billing, is_cut=True), digest="", paper="a4")
+    shown = texts["lines"][1]
+    assert shown["description"] == "Context tokens"
+    assert shown["notes"] == [f"{words}: TK-000001, TK-000002"]
+    assert shown["quantity"].startswith("\N{MINUS SIGN}18")
+    assert (shown["unit_price"], shown["per"]) == ("", "")
+    assert any(note[0] == LANGUAGES[locale]["Billing period"] for note in texts["notes"])

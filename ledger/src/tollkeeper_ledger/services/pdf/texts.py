@@ -164,6 +164,7 @@ def _line(line: Json, document: Json, currency: Currency, words: Words) -> Json:
         }
     unit = line["unit"]
     per = _units(line["price_per"], line, words)
+    per = unit if per == "1" else f"{per} {unit}"
     description, notes = line["description"].removeprefix(INVOICED_PREFIX), []
     if line["late"]:
         description = description.split(LATE_SEPARATOR)[0]
@@ -178,7 +179,7 @@ def _line(line: Json, document: Json, currency: Currency, words: Words) -> Json:
         "quantity": f"{_units(line['quantity'], line, words)} {unit}",
         "included": _units(line["included"], line, words) if line["included"] else "",
         "unit_price": _unit_price(line, currency, words),
-        "per": "" if line["parts"] else f"{words['per']} {per} {unit}" if per != "1" else f"{words['per']} {unit}",
+        "per": "" if line["parts"] or invoiced else f"{words['per']} {per}",
         "amount": _money(line["amount_minor"], currency, words),
     }
 
