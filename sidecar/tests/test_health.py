@@ -22,6 +22,7 @@ OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 STATS = {
     "ready": True, "draining": False, "watch_up": True, "redis_alive": False, "checks": 7, "admitted": 5,
     "denied": {"QUOTA_EXHAUSTED": 1, "RATE_LIMITED": 1}, "errors": {}, "waiting": 0, "reservations_open": 2,
+    "limits": {"day": {"within": 10, "near": 2, "over": 0}},
     "records": 3, "log": {"fill_percent": 1, "unshipped_records": 4, "lag_ms": 1500, "full_in_ms": 90_500},
     "shipping": {"answers_lost": 2, "refused_seq": 0},
     "latency_us": {"count": 7, "p50": 2, "p99": 8, "buckets": [0, 1, 2, 3, 1]},
@@ -100,6 +101,7 @@ def test_metrics_are_prometheus_text() -> None:
     assert "tollkeeper_sidecar_log_full_in_seconds 90.5" in lines
     assert "tollkeeper_sidecar_ship_answers_lost_total 2" in lines
     assert 'tollkeeper_sidecar_denied_total{reason="QUOTA_EXHAUSTED"} 1' in lines
+    assert 'tollkeeper_sidecar_limit_units_near_total{limit="day"} 2' in lines
     buckets = [line for line in lines if "_bucket" in line]
     assert buckets == [
         'tollkeeper_sidecar_check_latency_seconds_bucket{le="1e-06"} 0',

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from clock_support import set_clock
 from deciding import decided
@@ -119,3 +120,23 @@ async def test_known_answers_over_the_wire(platform: Platform, case: dict[str, A
                 decision = await ask(channel, case["id"], units)
             assert allowed == decision.allowed, f"{case['id']} at {step}: {decision}"
             await until_remaining(channel, case["id"], decision, remaining)
+
+
+async def test_units_near_a_limit_are_counted_over_the_wire(platform: Platform) -> None:
+    """A sidecar's metrics tell units within, near and over a limit apart, by its name."""
+    await set_clock(platform, await set_clock(platform, None) + SECOND_US)
+    await platform.apply(CATALOGUE)
+    await platform.set_limit("tables", yearly("near", 10, case="near"))
+    async with platform.channel() as channel:
+        await until_in_force(channel, "near", {"near": 10})
+        for units, allowed in ((7, True), (3, True), (2, False)):
+            assert allowed == (await ask(channel, "near", units)).allowed
+    async with httpx.AsyncClient(base_url=f"http://{platform.stack.addresses.sidecar_http}") as http:
+        lines = (await http.get("/metrics", timeout=CALL_TIMEOUT_S)).text.splitlines()
+    counted = {
+        state: int(line.split()[-1])
+        for state in ("within", "near", "over")
+        for line in lines
+        if line.startswith(f'tollkeeper_sidecar_limit_units_{state}_total{{limit="near"}}')
+    }
+    assert counted == {"within": 10, "near": 2, "over": 2}

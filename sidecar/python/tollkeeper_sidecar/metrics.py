@@ -51,6 +51,11 @@ BY_REASON: Final = {
     "denied_total": ("denied", "Checks denied, by reason."),
     "errors_total": ("errors", "Calls that failed, by reason."),
 }
+LIMIT_UNITS: Final = {
+    "within": "Units asked of limits that had room for them, by the limit's name over all tenants.",
+    "near": "Of the units up to a limit, those above four fifths of it: it is about to bite.",
+    "over": "Units asked beyond a limit: denied, or admitted by a soft or shadow one.",
+}
 LATENCY: Final = "check_latency_seconds"
 _PREFIX: Final = "tollkeeper_sidecar_"
 
@@ -72,6 +77,12 @@ def _lines(stats: Mapping[str, Any]) -> Iterator[str]:
             yield from _head(name, "counter", text)
             for reason, count in sorted(stats[key].items()):
                 yield f'{_PREFIX}{name}{{reason="{_label(reason)}"}} {_number(count)}'
+    for state, text in LIMIT_UNITS.items():
+        if "limits" in stats:
+            name = f"limit_units_{state}_total"
+            yield from _head(name, "counter", text)
+            for limit, units in sorted(stats["limits"].items()):
+                yield f'{_PREFIX}{name}{{limit="{_label(limit)}"}} {_number(units[state])}'
     yield from _latency(stats.get("latency_us", {}).get("buckets", ()))
 
 

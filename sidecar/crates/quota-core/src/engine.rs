@@ -343,6 +343,12 @@ impl Engine {
         }
     }
 
+    /// Units asked of limits so far, by the limit's name; of more than 1,000 names the rest under an empty one.
+    #[must_use]
+    pub fn units_by_limit(&self) -> Vec<(std::sync::Arc<str>, crate::tally::UnitsAsked)> {
+        self.catalog.tallies.sums()
+    }
+
     /// Commands without an answer yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {

@@ -29,6 +29,7 @@ mod request;
 mod reservation;
 mod room;
 mod slab;
+mod tally;
 mod tenants;
 mod time;
 mod timers;
@@ -55,4 +56,5 @@ pub use limit::{
 pub use mutant::Mutant;
 pub use request::{CheckRequest, Checked, Cost, Mode, UNITS_MAX, Units};
 pub use reservation::{Hold, HoldKind, Reservation, SettleRefusal, Settled};
+pub use tally::UnitsAsked;
 pub use time::Now;

@@ -10,6 +10,7 @@ use crate::{
     limit::{LimitKind, LimitRule, Meter, TenantSnapshot},
     request::Units,
     slab::Key,
+    tally::Tallies,
     time::Now,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Limit {
     pub(crate) buckets: Vec<Key>,
     /// Token buckets only.
     pub(crate) shards: Shards,
+    /// Where its units are counted.
+    pub(crate) tally: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +116,8 @@ pub(crate) struct Catalog {
     has_values: bool,
     /// Tenants that were asked for before they were known, oldest first.
     strangers: VecDeque<u32>,
+    /// Units asked of limits, by their names.
+    pub(crate) tallies: Tallies,
     state: FixedState,
 }
 
@@ -126,6 +131,7 @@ impl Catalog {
             meters: None,
             has_values: false,
             strangers: VecDeque::new(),
+            tallies: Tallies::new(state.clone()),
             state,
         }
     }
@@ -538,6 +544,7 @@ impl Catalog {
             return change_of(&before, &limit.rule, was_live).map(|change| (index, change));
         }
         let index = u32::try_from(self.limits.len()).unwrap_or(u32::MAX);
+        let tally = self.tallies.place_of(&rule.name);
         self.limits.push(Limit {
             tenant_name: Arc::clone(tenant_name),
             rule,
@@ -545,6 +552,7 @@ impl Catalog {
             unsplit: None,
             buckets: Vec::new(),
             shards: Shards::default(),
+            tally,
         });
         self.tenants.get_mut(tenant as usize)?.limits.push(index);
         None

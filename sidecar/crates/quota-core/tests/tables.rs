@@ -9,7 +9,7 @@
     missing_docs
 )]
 
-use quota_core::{LimitKind, LimitRule};
+use quota_core::{Enforcement, LimitKind, LimitRule, Mode, UnitsAsked};
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
@@ -19,6 +19,10 @@ use serde_json::Value;
 
 const TABLES: &str = include_str!("../../../../tests/data/quota_tables.json");
 const DAY_US: i64 = 86_400_000_000;
+const DAY: Plan = Plan {
+    length_us: DAY_US,
+    is_rolling: true,
+};
 
 fn cases() -> Vec<Value> {
     let tables: Value = serde_json::from_str(TABLES).unwrap();
@@ -39,11 +43,7 @@ fn limit_of(name: &str, limit: &Value) -> (LimitRule, Plan) {
         }
         kind => panic!("{kind} is no kind"),
     }
-    let plan = Plan {
-        length_us: DAY_US,
-        is_rolling: true,
-    };
-    (rule, plan)
+    (rule, DAY)
 }
 
 /// Seconds as the file writes them, with a decimal or none.
@@ -86,6 +86,60 @@ fn every_row_is_answered_as_the_table_says() {
     let cases = cases();
     let steps: usize = cases.iter().map(run).sum();
     assert_eq!((7, 48), (cases.len(), steps));
+}
+
+/// Units of every row are told apart as the table says: beyond the limit, near it, within it; hard limits and soft ones.
+#[test]
+fn units_near_a_limit_are_counted_as_the_table_says() {
+    let tables: Value = serde_json::from_str(TABLES).unwrap();
+    let rows = tables["near_limit_deltas"]["rows"].as_array().unwrap();
+    assert_eq!(9, rows.len());
+    for row in rows {
+        let numbers = |at: usize| {
+            row[at]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|n| n.as_u64().unwrap())
+        };
+        let [amount, cost, after] = numbers(0).collect::<Vec<_>>().try_into().unwrap();
+        let [over, near, within] = numbers(1).collect::<Vec<_>>().try_into().unwrap();
+        let expected = UnitsAsked { within, near, over };
+        assert_eq!(expected, UnitsAsked::of(amount, cost, after), "{row}");
+        for enforcement in [Enforcement::Hard, Enforcement::Soft] {
+            let before = after - cost;
+            if enforcement == Enforcement::Hard && before > amount {
+                // Nothing beyond a hard limit is ever used.
+                continue;
+            }
+            let (mut rule, plan) = (window_rule("limit", "m", amount), DAY);
+            rule.enforcement = enforcement;
+            let mut world = World::new(1, 1);
+            world.declare("t", None, vec![(rule, plan)]);
+            for _ in 0..before {
+                let _ = world.decide(0, &request("t", "m", 1));
+            }
+            let so_far = asked(&world);
+            let mut peek = request("t", "m", cost);
+            peek.mode = Mode::Peek;
+            let _ = world.decide(0, &peek);
+            assert_eq!(so_far, asked(&world), "a look counts nothing");
+            let _ = world.decide(0, &request("t", "m", cost));
+            let now = asked(&world);
+            let counted = UnitsAsked {
+                within: now.within - so_far.within,
+                near: now.near - so_far.near,
+                over: now.over - so_far.over,
+            };
+            assert_eq!(expected, counted, "{row} {enforcement:?}");
+        }
+    }
+}
+
+fn asked(world: &World) -> UnitsAsked {
+    let units = world.nodes[0].engine.units_by_limit();
+    assert_eq!(1, units.len());
+    units[0].1
 }
 
 /// What one limit denies costs the other nothing, however often it is tried.

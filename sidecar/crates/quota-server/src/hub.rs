@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use quota_core::{
     CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
     EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LevelChange, LimitState, Marked,
-    Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket,
+    Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket, UnitsAsked,
 };
 use quota_proto::{
     answer::{event, witness},
@@ -308,6 +308,11 @@ impl Hub {
     /// Tells how much the engine keeps, and what should alarm somebody.
     pub(crate) fn engine_figures(&self) -> EngineFigures {
         self.state.lock().engine.figures()
+    }
+
+    /// Tells the units asked of limits so far, by name.
+    pub(crate) fn units_by_limit(&self) -> Vec<(Arc<str>, UnitsAsked)> {
+        self.state.lock().engine.units_by_limit()
     }
 
     /// (waiting checks, whether Redis' subscriber is alive, ledger time if known).

@@ -12,7 +12,7 @@ use std::{
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use prost::Message as _;
-use quota_core::{EngineConfig, Holder, ReservationId};
+use quota_core::{EngineConfig, Holder, ReservationId, UnitsAsked};
 use quota_proto::{
     bridge::{Answer, AnswerBatch},
     content::payload_hash,
@@ -243,6 +243,7 @@ impl DataPlane {
         told.insert("keys_resting".into(), kept.keys_resting.into());
         told.insert("keys_refused".into(), kept.keys_refused.into());
         told.insert("uncovered_units".into(), kept.uncovered_units.into());
+        told.insert("limits".into(), limits(service.hub.units_by_limit()));
         told.insert(
             "reservations_open".into(),
             service.reservations.lock().count().into(),
@@ -528,4 +529,13 @@ async fn expire(service: Arc<Service>, mut expired: mpsc::UnboundedReceiver<Rese
     while let Some(id) = expired.recv().await {
         service.expired(id);
     }
+}
+
+/// Units asked of limits, by name.
+fn limits(asked: Vec<(Arc<str>, UnitsAsked)>) -> Value {
+    let told = asked.into_iter().map(|(name, units)| {
+        let units = json!({"within": units.within, "near": units.near, "over": units.over});
+        (String::from(&*name), units)
+    });
+    Value::Object(told.collect())
 }

@@ -5,6 +5,7 @@ mod give_back;
 pub(crate) mod judge;
 mod retry;
 pub(crate) mod state;
+mod tally;
 
 use crate::{
     check::judge::{Charge, Sight, Verdict, judge, judge_value, judge_without_bucket},
@@ -267,6 +268,7 @@ impl Engine {
             .charges
             .iter()
             .position(|charge| matches!(charge.verdict, Verdict::Denied(..)));
+        self.tally(now, request, denied_at.is_some());
         if denied_at.is_none() {
             self.commit(now, request);
         } else if mutant::is(Mutant::DeniedTakes) && request.mode == Mode::Consume {
