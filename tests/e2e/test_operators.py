@@ -55,6 +55,20 @@ async def test_explain_names_the_limit_that_denies_and_why_others_do_not_count(p
         assert run("quota", "unset", name, "--tenant", TENANT)[0] == 0
 
 
+async def test_explain_names_every_limit_that_would_deny(platform: Platform, run: Run) -> None:
+    """Beside the limit that decided stand the others that lack units, and which of them no waiting helps."""
+    for name, amount in (("op-first", 5), ("op-second", 7), ("op-third", 100)):
+        await platform.set_limit(TENANT, window(name, amount))
+    assert enforced(run, 5) == 0
+    _, out, _ = decided(run, "quota", "explain", "op-tokens=6", "--tenant", TENANT)
+    said = {row["limit"]: row["says"] for row in rows(run, "quota", "explain", "op-tokens=6", "--tenant", TENANT)}
+    assert (said["op-first"], said["op-second"], said["op-third"]) == ("denies", "denies too", "counts")
+    assert "op-first never admits more than 5 at once" in out
+    assert "op-second never" not in out
+    for name in ("op-first", "op-second", "op-third"):
+        assert run("quota", "unset", name, "--tenant", TENANT)[0] == 0
+
+
 async def test_tables_fit_a_narrow_terminal(platform: Platform, run: Run) -> None:
     """At 80 columns no line is wider, and every figure stands whole on one line."""
     await platform.set_limit(TENANT, window("op-wide", 9_000_000_000))

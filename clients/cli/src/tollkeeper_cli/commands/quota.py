@@ -90,9 +90,13 @@ def get_all(
         [_limit_row(limit) for limit in answer.limits],
         _LIMIT_COLUMNS,
         output,
-        title=f"Limits of {answer.tenant}",
+        title=_title(answer),
         brief=_LIMIT_BRIEF,
     )
+
+
+def _title(answer: quota_pb2.GetQuotaResponse) -> str:
+    return f"Limits of {answer.tenant}" + (f", on plan {answer.plan}" if answer.plan else "")
 
 
 def get(
@@ -113,7 +117,7 @@ def get(
         [_limit_row(state) for state in found],
         _LIMIT_COLUMNS,
         output,
-        title=f"Limits of {answer.tenant}",
+        title=_title(answer),
         brief=_LIMIT_BRIEF,
     )
 

@@ -37,7 +37,7 @@ _STATE_COLUMNS = (
 )  # fmt: skip
 _STATE_BRIEF = ("limit", "tenant", "key", "end", "round", "amount", "allotted", "consumed", "outstanding")
 _HISTORY_COLUMNS = ("at", "actor", "action", "limit", "before", "after", "note", "request_id")
-_HISTORY_BRIEF = ("at_s", "actor", "action", "limit", "change", "note")
+_HISTORY_BRIEF = ("when", "actor", "action", "limit", "change", "note")
 _UNTOLD = {"name", "meter", "failure_policy", "windows", "keys", "allotted"}
 """What a line of history leaves out; JSON and CSV have it."""
 
@@ -80,8 +80,8 @@ def explain(
     )
     with channel_to(targets_of(context).sidecar, server="sidecar") as channel:
         answer = quota_pb2_grpc.QuotaServiceStub(channel).ExplainQuota(request, timeout=CALL_TIMEOUT_S)
-    rows = [_explained(limit) for limit in answer.limits]
-    rows.sort(key=lambda row: (row["says"] != "denies", row["says"] != "counts"))
+    said = sorted(answer.limits, key=lambda limit: (not limit.denies, not limit.matched, not _lacks(limit)))
+    rows = [_explained(limit, is_denied=not answer.decision.allowed) for limit in said]
     show(rows, _EXPLAIN_COLUMNS, output, title=f"Limits of {request.tenant} for this call", brief=_EXPLAIN_BRIEF)
     if output is Output.TABLE:
         Console(highlight=False).print("\n".join(_verdict(answer)), markup=False, soft_wrap=True)
@@ -117,7 +117,7 @@ def history(
     rows: list[dict[str, Cell]] = [
         {
             "at": to_text(entry.at),
-            "at_s": _seconds_text(to_text(entry.at)),
+            "when": _seconds_text(to_text(entry.at)),
             "actor": entry.actor,
             "action": entry.action,
             "limit": entry.limit,
@@ -234,9 +234,35 @@ def _show_states(found: Iterable[admin_pb2.WindowState], output: Output, *, titl
     show(rows, _STATE_COLUMNS, output, title=title, brief=_STATE_BRIEF)
 
 
-def _explained(limit: quota_pb2.LimitExplanation) -> dict[str, Cell]:
+def _lacks(limit: quota_pb2.LimitExplanation) -> bool:
+    """Tell whether a limit that counts the call has fewer units than that, as last seen here."""
     state = limit.state
-    says = "denies" if limit.denies else "counts" if limit.matched else f"not: {limit.unmatched}"
+    return limit.matched and not state.hidden and state.amount >= 0 and limit.cost > state.remaining
+
+
+def _says(limit: quota_pb2.LimitExplanation, *, is_denied: bool) -> str:
+    """Say in a word or two what a limit does to the call. Only the first that denies decided it."""
+    if limit.denies:
+        return "denies"
+    if not limit.matched:
+        return f"not: {limit.unmatched}"
+    is_hard = limit.state.enforcement == decision_pb2.ENFORCEMENT_HARD
+    if not _lacks(limit) or (is_hard and not is_denied):
+        return "counts"
+    return "denies too" if is_hard else "is exceeded"
+
+
+def _most(limit: quota_pb2.LimitExplanation) -> int:
+    """Give the largest cost that a limit ever admits, as far as it is told."""
+    state = limit.state
+    if state.hidden:
+        return limit.cost
+    return state.burst if state.kind == decision_pb2.LIMIT_KIND_TOKEN_BUCKET and state.amount else state.amount
+
+
+def _explained(limit: quota_pb2.LimitExplanation, *, is_denied: bool) -> dict[str, Cell]:
+    state = limit.state
+    says = _says(limit, is_denied=is_denied)
     has_pool, has_proof = limit.HasField("pool"), limit.HasField("proof")
     return {
         "limit": state.name,
@@ -283,6 +309,8 @@ def _verdict(answer: quota_pb2.ExplainQuotaResponse) -> list[str]:
             )
             if limit.HasField("proof"):
                 lines.append(f"proved by the {limit.proof.source}, {_milliseconds(limit.proof.age)} ms ago")
+        if _says(limit, is_denied=not decision.allowed).startswith("denies") and limit.cost > _most(limit):
+            lines.append(f"{limit.state.name} never admits more than {_most(limit):,} at once, whatever is left")
     if decision.HasField("retry_after"):
         lines.append(f"the same call passes in {_milliseconds(decision.retry_after):,} ms if nobody else asks")
     ages = (
