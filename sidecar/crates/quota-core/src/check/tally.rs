@@ -1,7 +1,7 @@
 //! Counting what a decided call asked of its limits.
 
 use crate::{
-    bucket::Bucket,
+    bucket::{Bucket, window::Window},
     check::judge::{Charge, Verdict, refill_of},
     decision::Reason,
     engine::Engine,
@@ -70,6 +70,6 @@ fn used_of(bucket: Option<&Bucket>) -> Units {
         bucket
             .current
             .as_ref()
-            .map_or(bucket.over_early, |window| window.used())
+            .map_or(bucket.over_early, Window::used)
     })
 }
