@@ -462,8 +462,10 @@ impl World {
                 });
                 Event::Reported(id, Ok(uses.collect()))
             }
-            // No limit of these worlds learns.
-            Command::ReportLeases { .. } => Event::Reported(id, Ok(Vec::new())),
+            Command::ReportLeases { holder, entries } => {
+                ledger.learn(*holder, entries);
+                Event::Reported(id, Ok(Vec::new()))
+            }
             other => self.serve_subscriber(node, holder, is_alive, id, other),
         }
     }

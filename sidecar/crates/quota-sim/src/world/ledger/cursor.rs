@@ -32,6 +32,15 @@ impl Cursor {
         found.map(|place| place.window)
     }
 
+    /// Puts another window in the place of a known one.
+    pub(super) fn replace(&mut self, window: usize, by: usize) {
+        for place in [&mut self.older, &mut self.newer].into_iter().flatten() {
+            if place.window == window {
+                place.window = by;
+            }
+        }
+    }
+
     /// Opens a window, cut where known ones begin or end; `None` where that time is over for good.
     pub(super) fn open(
         &mut self,

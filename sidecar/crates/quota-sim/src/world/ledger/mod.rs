@@ -1,6 +1,8 @@
 //! The ledger: who gets which units of which window, in transactions; what Redis is told after them; restores.
 
 mod cursor;
+mod learning;
+mod opening;
 mod publish;
 mod standing;
 mod window;
@@ -16,16 +18,13 @@ use quota_core::{
     mutant::{self, Mutant},
 };
 
-use self::{cursor::Cursor, window::Answer};
+use self::{cursor::Cursor, learning::Learning, window::Answer};
 pub use self::{
     publish::Line,
     standing::{LEASE_US, Record, Standing},
     window::{Generation, Lease, Window},
 };
-use super::{
-    fact::{Fact, Log},
-    trace::hex,
-};
+use super::fact::{Fact, Log};
 
 /// Windows may have been asked for so much before they began, ledger µs: 5 s, or 250 ms of real time of a fast clock.
 const AHEAD_US: i64 = 20_000_000;
@@ -77,6 +76,7 @@ pub struct Ledger {
     /// Who lacks units of a level or in flight, and how many: others are to give back what lies idle.
     pub lacking: Vec<(Identity, Holder, u64)>,
     looks: standing::Looks,
+    learning: Learning,
     /// Of the bucket's shard that was opened last: whether it never was before. For traces.
     pub(super) opened: Option<bool>,
     /// Notices to be sent on all watch streams.
@@ -107,6 +107,7 @@ impl Default for Ledger {
             untold: Vec::new(),
             lacking: Vec::new(),
             looks: BTreeMap::new(),
+            learning: Learning::default(),
             opened: None,
             notices: Vec::new(),
             recalls: Vec::new(),
@@ -165,6 +166,7 @@ impl Ledger {
         let identity = (ask.tenant.clone(), ask.limit.clone(), ask.key_hash);
         let frozen_before_us = self.frozen_before_us();
         let uneven = self.uneven_window(ask);
+        let (has_learned, learns) = (self.has_learned(), self.learns(&identity));
         let cursor = self.rows.cursors.entry(identity.clone()).or_default();
         let is_known = !(mutant::is(Mutant::TwoFirstWindows) && ask.request_seq == 1);
         if let Some(place) = cursor.find(ask.at_us).filter(|_| is_known) {
@@ -179,11 +181,10 @@ impl Ledger {
             None if plan.is_rolling => (ask.at_us, ask.at_us + plan.length_us),
             None => uneven.unwrap_or((even_us, even_us + plan.length_us)),
         };
-        let rule = self.limits.get(&(ask.tenant.clone(), ask.limit.clone()));
-        let counts_values = rule.is_some_and(|(rule, _)| self.value_meters.contains(&rule.meter));
         // A rolling window that Postgres has lost may reach a whole length beyond the restore.
         let lost_us = start_us - if plan.is_rolling { plan.length_us } else { 0 };
-        if lost_us < frozen_before_us && !mutant::is(Mutant::RestoreNotFrozen) {
+        let is_learned = has_learned && learns;
+        if lost_us < frozen_before_us && !is_learned && !mutant::is(Mutant::RestoreNotFrozen) {
             return Err(RESTORED);
         }
         let place = self.rows.windows.len();
@@ -193,41 +194,8 @@ impl Ledger {
             None if !is_known => (start_us, start_us + plan.length_us),
             None => return Err("FIELD_OUT_OF_RANGE"),
         };
-        self.names += 1;
-        let mut id = [0; 16];
-        let day = u32::try_from((end_us - 1).div_euclid(DAY_US)).expect("a day");
-        id[..4].copy_from_slice(&day.to_be_bytes());
-        id[8..].copy_from_slice(&self.names.to_be_bytes());
-        let id = WindowId(id);
-        let tag = format!("tk:{{{}.{}}}", self.rows.cursors.len(), ask.limit);
-        self.rows.ids.insert(id, place);
-        self.rows.windows.push(Window {
-            identity,
-            start_us,
-            end_us,
-            id,
-            standing,
-            stored: 0,
-            stored_over: 0,
-            owed: 0,
-            timeline: self.rows.timeline,
-            amount: 0,
-            amount_version: 0,
-            ceiling: 0,
-            allotted: 0,
-            wanted: 0,
-            is_pool_lost: false,
-            generations: Vec::new(),
-            leases: BTreeMap::new(),
-            lost_returns: BTreeMap::new(),
-            consumed: BTreeMap::new(),
-            given_back: BTreeMap::new(),
-            pool_key: format!("{tag}:p:{}", hex(&id.0)).into(),
-            holders_key: format!("{tag}:h:{}", hex(&id.0)).into(),
-            values_key: format!("{tag}:u:{}", hex(&id.0)).into(),
-            channel: format!("{tag}:n").into(),
-            counts_values,
-        });
+        let id = self.name(end_us);
+        self.add_window(identity, (start_us, end_us), id, standing);
         Ok(place)
     }
 
@@ -327,10 +295,10 @@ impl Ledger {
             Ok(place) => place,
             Err(reason) => return refused(reason, 0),
         };
-        let is_frozen = self.rows.windows[place].start_us < self.frozen_before_us();
-        if is_frozen && !mutant::is(Mutant::RestoreNotFrozen) {
-            return refused(RESTORED, 0);
-        }
+        let place = match self.take_up(place) {
+            Ok(place) => place,
+            Err(reason) => return refused(reason, 0),
+        };
         self.follow(place);
         let lease = self.rows.windows[place].leases.get(&holder);
         let renewals = lease.map_or(0, |lease| lease.renewals);
@@ -568,6 +536,7 @@ impl Ledger {
         rows.timeline = self.rows.timeline + 1;
         self.rows = rows;
         self.restored_at_us = now_us;
+        self.learning = Learning::begun(now_us);
         self.untold.clear();
         if let Some(trace) = trace {
             self.trace_event("restore", now_us, trace);

@@ -27,7 +27,7 @@ pub struct Line<'a> {
 
 impl Line<'_> {
     /// Makes one call; `None` where its outcome is unknown.
-    fn call(
+    pub(super) fn call(
         &mut self,
         function: &'static str,
         keys: Vec<Arc<str>>,
@@ -137,6 +137,7 @@ impl Ledger {
     pub fn tick(&mut self, line: &mut Line<'_>, now_us: i64) {
         self.close_pools(line);
         self.look(line.real_us);
+        self.end_learning(line, now_us);
         for id in std::mem::take(&mut self.untold) {
             let Some(place) = self.rows.ids.get(&id).copied() else {
                 continue;
