@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.usage import Verdict
+from tollkeeper_ledger.services import usage_bisect
+from tollkeeper_ledger.services.usage import UsageIngest
 from usage_faults import POISON, refusing
 
 if TYPE_CHECKING:
@@ -62,3 +65,20 @@ async def test_a_database_that_refuses_everything_is_no_records_fault(bench: Ben
             await bench.ingest.append(log.cut())
     assert await bench.stored(log) == []
     assert (await bench.ingest.append(log.cut())).stored == 4
+
+
+async def test_few_go_to_quarantine_where_postgres_refuses_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no record of anybody is stored any more, quarantine ends soon, and the rest is stored when it is over."""
+    monkeypatch.setattr(usage_bisect, "IN_A_ROW_MAX", 4)
+    log = await bench.new_log()
+    log.record(*[bench.use(f"ill-{number}") for number in range(20)])
+    ingest = UsageIngest(bench.pool, embedded=True)
+    async with refusing(bench, "usage_record", "true", "data_exception"):
+        for _ in range(2):
+            with pytest.raises(LedgerError) as caught:
+                await ingest.append(log.cut())
+            assert caught.value.reason == "LEDGER_UNREACHABLE"
+    kept = await bench.rows("SELECT seq FROM usage_quarantine WHERE producer_id = $1 ORDER BY seq", log.producer_id)
+    assert [row["seq"] for row in kept] == [1, 2, 3, 4]
+    outcome = await ingest.append(log.cut())
+    assert (outcome.stored, outcome.trimmed) == (16, 4)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.errors import LedgerError, PreconditionError
-from tollkeeper_ledger.services.usage_bisect import commit_around
+from tollkeeper_ledger.domain.usage import AppendOutcome
+from tollkeeper_ledger.services.usage_bisect import Suspicion, commit_around
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from tollkeeper_ledger.domain.usage import AppendOutcome
     from tollkeeper_ledger.domain.usage_batch import UsageBatch
     from tollkeeper_ledger.services.usage_append import Result
 
@@ -59,8 +60,15 @@ class UsageCommits:
     doesn't undo its batch; it is told what became of it when it sends again.
     """
 
-    def __init__(self, commit: CommitTogether, *, log: FilteringBoundLogger | None = None) -> None:
-        self._commit = commit
+    def __init__(
+        self,
+        commit: CommitTogether,
+        *,
+        log: FilteringBoundLogger | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._commit_together = commit
+        self._suspicion = Suspicion(clock)
         self._log = log
         self._waiting: list[_Waiting] = []
         self._busy: set[UUID] = set()
@@ -124,12 +132,19 @@ class UsageCommits:
 
     async def _commit_alone(self, one: _Waiting) -> None:
         try:
-            one.answer(await commit_around(self._commit_one, one.batch, log=self._log))
+            outcome = await commit_around(self._commit_one, one.batch, suspicion=self._suspicion, log=self._log)
+            one.answer(outcome)
         except Exception as error:  # noqa: BLE001 - a task's top: the caller hears of it
             one.answer(error)
         finally:
             self._busy.discard(one.producer_id)
             self._start()
+
+    async def _commit(self, batches: Sequence[UsageBatch]) -> list[Result]:
+        results = await self._commit_together(batches)
+        if any(isinstance(result, AppendOutcome) and result.stored for result in results):
+            self._suspicion.stored()
+        return results
 
     async def _commit_one(self, batch: UsageBatch) -> AppendOutcome:
         (result,) = await self._commit([batch])
