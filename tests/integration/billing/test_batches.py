@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from billing_bench import catalogue, open_billing_bench, superuser, use
+from billing_bench import RUN, catalogue, open_billing_bench, superuser, use
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services import invoice_run
@@ -267,6 +267,25 @@ async def test_runs_of_many_batches_make_each_invoice_once(
     assert len({(row["tenant_id"], row["period_start"]) for row in rows}) == 21
     for steps in runs:
         assert steps[-1].done == sum(step.invoice is not None for step in steps)
+
+
+async def test_a_run_that_is_left_leaves_whole_batches(bench: BillingBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller goes away after the first invoice: what was closed is billed, and the next run bills the rest, once."""
+    monkeypatch.setattr(invoice_run, "TENANTS_PER_BATCH", 2)
+    await bench.apply(catalogue(bench.start, *(f"t{n}" for n in range(9))))
+    await bench.set_now(bench.start + 2 * HOUR + GRACE)
+    steps = invoice_run.run_invoices(bench.billing, run=RUN, only=None)
+    async for step in steps:
+        if step.invoice is not None:
+            break
+    await steps.aclose()
+    (left,) = await bench.rows(
+        "SELECT (SELECT count(*) FROM billing_close) AS closes, (SELECT count(*) FROM invoice) AS invoices"
+    )
+    assert 0 < left["invoices"] == left["closes"] < 18
+    await bench.run()
+    serials = [row["serial"] for row in await bench.rows("SELECT serial FROM invoice ORDER BY serial")]
+    assert list(range(1, 19)) == serials
 
 
 async def test_more_records_than_a_price_takes_hold_up_their_own_tenant_only(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
@@ -24,7 +25,7 @@ from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import tenant_lock_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from tollkeeper_ledger.store.billing_closes import CloseKey
     from tollkeeper_ledger.store.billing_invoices import StoredInvoice
@@ -81,7 +82,7 @@ class _Step:
 
 async def run_invoices(
     pool: Pool, *, run: Run, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
-) -> AsyncIterator[Progress]:
+) -> AsyncGenerator[Progress, None]:
     """Close every due period and finalise its invoice, once each, telling how far it is.
 
     Begins with closes whose invoices are missing, ends with running periods whose threshold is passed. Safe to stop at
@@ -97,15 +98,16 @@ async def run_invoices(
         for _, step in await biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
             done += 1
             yield Progress(due=due, done=done, invoice=step.invoice)
-    async for wire_id, step in biller.bill(_batches(subscribed)):
-        if step.held:
-            yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=step.held)
-        if step.is_closed:
-            done += 1
-            due = max(due, done)
-            yield Progress(due=due, done=done, invoice=step.invoice)
-        if done >= PERIODS_PER_RUN_MAX:
-            return
+    async with aclosing(biller.bill(_batches(subscribed))) as steps:
+        async for wire_id, step in steps:
+            if step.held:
+                yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=step.held)
+            if step.is_closed:
+                done += 1
+                due = max(due, done)
+                yield Progress(due=due, done=done, invoice=step.invoice)
+            if done >= PERIODS_PER_RUN_MAX:
+                return
     async for invoice in biller.bill_passed(only=only):
         done += 1
         due = max(due, done)
@@ -148,7 +150,7 @@ class _Biller:
     def __init__(self, pool: Pool, run: Run, new_id: Callable[[], UUID]) -> None:
         self._pool, self._run, self._new_id = pool, run, new_id
 
-    async def bill(self, batches: Sequence[_Batch]) -> AsyncIterator[tuple[str, _Step]]:
+    async def bill(self, batches: Sequence[_Batch]) -> AsyncGenerator[tuple[str, _Step], None]:
         """Close batch after batch, period after period, and give what became of each, with the tenant's wire id."""
         waiting = deque(batches)
         running: dict[asyncio.Task[list[tuple[str, _Step]]], _Batch] = {}
