@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from tollkeeper_sidecar import config
-from tollkeeper_sidecar.errors import ConfigurationError
+from tollkeeper_sidecar.config import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,3 +73,11 @@ def test_file_is_read_and_variables_win(environment: pytest.MonkeyPatch, tmp_pat
     environment.setenv("TOLLKEEPER_CONFIG", str(tmp_path / "no.toml"))
     with pytest.raises(ConfigurationError, match=r"no\.toml"):
         config.load()
+
+
+def test_nothing_heavy_is_loaded_before_the_data_plane_serves() -> None:
+    """What a start loads before it serves has no gRPC, no Redis, no messages: they come beside the data plane."""
+    heavy = ("grpc", "redis", "google.protobuf", "structlog")
+    said = "import sys, tollkeeper_sidecar.app; print(*(name for name in sys.argv[1:] if name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)  # noqa: S603
+    assert ran.stdout.split() == []

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tollkeeper_sidecar import config, native
-from tollkeeper_sidecar.errors import ConfigurationError
+from tollkeeper_sidecar.config import ConfigurationError
 
 if TYPE_CHECKING:
     from tollkeeper_sidecar.config import Settings

@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from tollkeeper_sidecar.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,6 +20,10 @@ def _none_if_off(value: Any) -> Any:
 
 
 Address = Annotated[str | None, BeforeValidator(_none_if_off)]
+
+
+class ConfigurationError(Exception):
+    """Says which setting is wrong and what to set."""
 
 
 class Settings(BaseSettings):

@@ -1,11 +1,11 @@
 """What can go wrong while a command of the data plane is carried out.
 
-Exception
-├── ConfigurationError   the process can't start like this
-└── CommandFailed        a command ended without its answer
-    ├── NotSent          nothing left this process
-    ├── OutcomeUnknown   it was sent, or may have been; nobody knows what came of it
-    └── Refused          the other side said no; nothing was done
+CommandFailed        a command ended without its answer
+├── NotSent          nothing left this process
+├── OutcomeUnknown   it was sent, or may have been; nobody knows what came of it
+└── Refused          the other side said no; nothing was done
+
+Settings that are wrong are `config.ConfigurationError`, so that a start need not load messages before it serves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ from tollkeeper.bridge.v1 import bridge_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class ConfigurationError(Exception):
-    """Says which setting is wrong and what to set."""
 
 
 class CommandFailed(Exception):  # noqa: N818 - the glossary's word; its children name states, not errors
