@@ -25,9 +25,11 @@ impl Outage {
         now_us < self.retry_us
     }
 
-    /// Notes that a request of `sent_us` failed. It says nothing where a later one was answered.
+    /// Notes that a request of `sent_us` failed. It says nothing where something was heard after that was sent.
+    ///
+    /// What was sent at the moment of an answer counts: else a side that fails at once would be asked in a loop.
     pub(crate) fn failed(&mut self, now_us: u64, sent_us: u64) {
-        if self.is_down(now_us) || sent_us <= self.answered_us {
+        if self.is_down(now_us) || sent_us < self.answered_us {
             return;
         }
         self.pause_us = self
@@ -228,5 +230,22 @@ impl Links {
         self.channels
             .get(name)
             .map_or(&[], |channel| &channel.buckets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A side that fails in the very moment in which it answered is left alone; an old failure after an answer says nothing.
+    #[test]
+    fn a_side_that_fails_at_once_is_left_alone() {
+        let mut outage = Outage::default();
+        outage.answered(7);
+        outage.failed(7, 6);
+        assert!(!outage.is_down(7));
+        outage.failed(7, 7);
+        assert!(outage.is_down(7 + RETRY_MIN_US - 1));
+        assert!(!outage.is_down(7 + RETRY_MIN_US));
     }
 }

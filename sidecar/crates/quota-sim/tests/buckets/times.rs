@@ -144,3 +144,18 @@ fn open_admits_another_bucket_at_most() {
     }
     assert!(admitted_in_all > 1_000 && denied > 1_000);
 }
+
+/// A Redis that is gone in the moment in which it answered is asked once and left alone, however short the way to it is.
+#[test]
+fn a_redis_that_is_gone_at_once_is_not_asked_in_a_loop() {
+    let shape = Shape { rate: 5, burst: 5 };
+    let mut world = world(1, 1, vec![rule("rate", "m", shape)]);
+    assert!(admitted(&mut world, 0, 1));
+    world.is_redis_up = false;
+    let before = world.commands["redis"];
+    for _ in 0..20 {
+        let _ = world.decide(0, &request("t", "m", 5));
+    }
+    let asked = world.commands["redis"] - before;
+    assert!((1..5).contains(&asked), "asked {asked} times");
+}
