@@ -162,7 +162,7 @@ class Model:
         surely = [charge for charge in charges if self._denies(charge, charge[1].felt(sidecar))]
         perhaps = [charge for charge in charges if self._denies(charge, charge[1].owed) or self._may_deny(charge)]
         denials = {limit.name: self._denial(limit, counter, units) for limit, counter, units in perhaps}
-        over = {charge[0].enforcement for charge in charges if not self._has(charge, charge[1].owed)}
+        over = {charge[0].enforcement for charge in charges if not self._has(charge, charge[1].owed)} - {"hard"}
         admitted = {"SOFT_LIMIT_EXCEEDED"} if "soft" in over else {"SHADOW_LIMIT_EXCEEDED"} if over else {"ALLOWED"}
         if any(counter.is_doubtful for _, counter, _ in charges):
             admitted = {"ALLOWED", "SOFT_LIMIT_EXCEEDED", "SHADOW_LIMIT_EXCEEDED"}
