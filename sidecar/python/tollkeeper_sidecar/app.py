@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -28,17 +29,26 @@ def _main() -> int:
         settings = config.load()
         plane = native.start(settings.native_json())
     except (ConfigurationError, ValueError, OSError) as error:
-        sys.stderr.write(f"tollkeeper-sidecar can't start:\n{error}\n")
+        _say(f"can't start:\n{str(error) or type(error).__name__}")
         return EXIT_USAGE if isinstance(error, ConfigurationError | ValueError) else EXIT_PROBLEM
     try:
-        return EXIT_OK if asyncio.run(_control(plane, settings)) else EXIT_PROBLEM
+        if asyncio.run(_control(plane, settings)):
+            return EXIT_OK
+        _say(f"stopped before everything was given back and shipped: that took longer than {settings.drain_s} s")
     except asyncio.CancelledError:
-        return EXIT_PROBLEM
+        _say("stopped at once: it was told a second time while it gave back what it held")
     except OSError as error:
-        sys.stderr.write(f"tollkeeper-sidecar can't go on:\n{error}\n")
-        return EXIT_PROBLEM
+        _say(f"can't go on:\n{str(error) or type(error).__name__}")
     finally:
         plane.stop()
+    return EXIT_PROBLEM
+
+
+def _say(text: str) -> None:
+    """Write to stderr; where that can't be written, a full volume say, the exit code has to do."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"tollkeeper-sidecar {text}\n")
+        sys.stderr.flush()
 
 
 async def _control(plane: DataPlane, settings: Settings) -> bool:

@@ -78,6 +78,9 @@ async def _unless_one_ends(loops: Sequence[asyncio.Future[None]], wanted: Corout
         everything: list[asyncio.Future[Any]] = [waiting, *loops]
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
         for loop in loops:
+            if loop.cancelled():
+                # Raised as what it is, it would look like a second order to stop.
+                raise RuntimeError("a loop of the control plane was cancelled, and nobody told it to stop")
             if loop.done():
                 loop.result()
                 raise RuntimeError("a loop of the control plane ended by itself")
