@@ -22,7 +22,7 @@ from tollkeeper_ledger.store.limits import (
     write_windows,
 )
 from tollkeeper_ledger.store.pool import connection, transaction
-from tollkeeper_ledger.store.pool_functions import close_pool_call, pool_keys
+from tollkeeper_ledger.store.pool_functions import close_pool_call, look_at_pool_call, pool_keys
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.witnesses import read_state
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.learning import NamedPool
     from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.pool import Connection, Pool
-    from tollkeeper_ledger.store.pool_functions import PoolFunctions
+    from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
 
 _POOLS_PER_STEP = 2_000
 
@@ -178,14 +178,12 @@ class Learning:
             pools = await open_pools(conn, count_max=_POOLS_PER_STEP) if is_time else []
         if not pools:
             return
-        calls = [
-            close_pool_call(pool_keys(pool.identity, pool.window_id), generation=pool.generation) for pool in pools
-        ]
-        replies = await self._functions.call(calls)
+        replies = await self._functions.call([call for pool in pools for call in _closing(pool)])
         closed = [
-            (pool, unspent)
-            for pool, reply in zip(pools, replies, strict=True)
-            if (unspent := self._unspent(pool, reply)) is not None
+            (pool, total, unspent)
+            for pool, look, close in zip(pools, replies[::2], replies[1::2], strict=True)
+            if (unspent := self._unspent(pool, close)) is not None
+            for total in [int(look[6]) if look is not None and look[0] == "OK" else 0]
         ]
         async with transaction(self._pool) as conn:
             await note_closed(conn, closed)
@@ -195,6 +193,15 @@ class Learning:
         if reply is not None:
             return int(reply[1]) if reply[0] == "OK" else 0
         return None if self._functions.serves(pool_keys(pool.identity, pool.window_id)) else 0
+
+
+def _closing(pool: NamedPool) -> tuple[Call, Call]:
+    """Give the calls that look at how much went into a pool and end it."""
+    keys = pool_keys(pool.identity, pool.window_id)
+    looker = secrets.token_bytes(16)
+    return look_at_pool_call(keys, generation=pool.generation, holder=looker), close_pool_call(
+        keys, generation=pool.generation
+    )
 
 
 def _place(cursor: Cursor, leases: Leases) -> Place | None:

@@ -77,16 +77,17 @@ async def open_pools(conn: Connection, *, count_max: int) -> list[NamedPool]:
     ]
 
 
-async def note_closed(conn: Connection, closed: Sequence[tuple[NamedPool, int]]) -> None:
-    """Note what each pool never gave; the first note stands."""
+async def note_closed(conn: Connection, closed: Sequence[tuple[NamedPool, int, int]]) -> None:
+    """Note what went into each pool, 0 = unknown, and what it never gave; the first note stands."""
     await conn.execute(
         sql("learning.close_pools"),
-        [pool.identity[0] for pool, _ in closed],
-        [pool.identity[1] for pool, _ in closed],
-        [pool.identity[2] for pool, _ in closed],
-        [pool.window_id for pool, _ in closed],
-        [pool.generation for pool, _ in closed],
-        [unspent for _, unspent in closed],
+        [pool.identity[0] for pool, _, _ in closed],
+        [pool.identity[1] for pool, _, _ in closed],
+        [pool.identity[2] for pool, _, _ in closed],
+        [pool.window_id for pool, _, _ in closed],
+        [pool.generation for pool, _, _ in closed],
+        [total for _, total, _ in closed],
+        [unspent for _, _, unspent in closed],
     )
 
 

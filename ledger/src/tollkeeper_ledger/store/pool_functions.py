@@ -133,6 +133,12 @@ def close_pool_call(keys: PoolKeys, *, generation: int) -> Call:
     return Call("pool_close", (keys.pool,), (generation, keys.channel))
 
 
+def look_at_pool_call(keys: PoolKeys, *, generation: int, holder: bytes) -> Call:
+    """Give the call of a holder that asks for nothing; the seventh element of its answer is what went into the pool."""
+    nothing = (0, 0, 0, 0, 0, 0)
+    return Call("lease_grant", (keys.pool, keys.holders), (generation, holder.hex(), 1, *nothing, 1, keys.channel))
+
+
 def open_bucket_call(keys: BucketKeys, *, generation: int, opened_at_us: int, speed_milli: int, first: bool) -> Call:
     """Give the call that opens a shard's generation; to be sent once, never again."""
     return Call("bucket_open", (keys.marker,), (generation, opened_at_us, speed_milli, int(first), keys.channel))

@@ -29,11 +29,11 @@ WHERE generation > 0 AND unspent IS NULL AND timeline = (SELECT timeline FROM in
 LIMIT $1;
 
 -- name: close_pools
--- Notes what pools never gave. All arrays pairwise: $1 tenant ids, $2 limit names, $3 key hashes, $4 window ids,
--- $5 generations, $6 units.
-UPDATE learned_lease l SET unspent = n.unspent
-FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[])
-  AS n (tenant_id, limit_name, key_hash, window_id, generation, unspent)
+-- Notes what went into pools and what they never gave. All arrays pairwise: $1 tenant ids, $2 limit names, $3 key hashes,
+-- $4 window ids, $5 generations, $6 what went in, 0 = unknown, $7 what was never given.
+UPDATE learned_lease l SET unspent = n.unspent, total = greatest(l.total, n.total)
+FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[])
+  AS n (tenant_id, limit_name, key_hash, window_id, generation, total, unspent)
 WHERE l.tenant_id = n.tenant_id AND l.limit_name = n.limit_name AND l.key_hash = n.key_hash
   AND l.window_id = n.window_id AND l.generation = n.generation AND l.unspent IS NULL;
 
