@@ -153,22 +153,26 @@ async def a_lost_reply_mints_nothing(fleet: Fleet, environment: Mapping[str, str
 
 
 async def a_change_behind_a_cut_is_heard_of(fleet: Fleet, environment: Mapping[str, str], wait_s: float) -> None:
-    """Show that a limit that changed while a sidecar was cut off is in force there once it is back."""
+    """Show that a limit that changed while a sidecar was cut off is in force there once it is back.
+
+    More than once: a sidecar that is cut off before it heard a heartbeat asks for everything anew.
+    """
     cell = await fresh_limit(fleet)
     second = await fleet.do(fleet.add_behind_lines, cell, **environment)
     line = fleet.ledger_lines[-1]
     async with fleet.channel(second.target) as channel, fleet.channel() as other:
         stub, rest = quota_pb2_grpc.QuotaServiceStub(channel), quota_pb2_grpc.QuotaServiceStub(other)
         await until_known(stub, cell)
-        line.cut(refuse=True)
-        await fleet.set_amount(TENANT, cell, 7)
-        # The ledger tells it once: who listens only afterwards has missed it.
-        await until_known(rest, cell, 7)
-        line.heal()
-        try:
-            await until_known(stub, cell, 7, wait_s=wait_s)
-        except NotTried as late:
-            raise AssertionError(str(late)) from late
+        for amount in range(7, 12):
+            line.cut(refuse=True)
+            await fleet.set_amount(TENANT, cell, amount)
+            # The ledger tells it once: who listens only afterwards has missed it.
+            await until_known(rest, cell, amount)
+            line.heal()
+            try:
+                await until_known(stub, cell, amount, wait_s=wait_s)
+            except NotTried as late:
+                raise AssertionError(str(late)) from late
 
 
 async def record(stub: quota_pb2_grpc.QuotaServiceStub, fleet: Fleet, name: str, *, ledger: bool) -> bool:
