@@ -19,6 +19,12 @@ struct Disk {
     files: BTreeMap<PathBuf, Arc<Content>>,
     directories: BTreeSet<PathBuf>,
     locks: BTreeSet<PathBuf>,
+    /// Apart from the files that have it too: a file that held its disk would never be freed.
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
     faults: Faults,
     read_bytes: u64,
 }
@@ -47,7 +53,7 @@ struct Bytes {
 struct Content {
     name: String,
     bytes: Mutex<Bytes>,
-    disk: Arc<Mutex<Disk>>,
+    state: Arc<Mutex<State>>,
 }
 
 /// The file system; clones share it.
@@ -65,12 +71,12 @@ impl Drop for Lock {
 impl Memory {
     /// Sets what to refuse.
     pub(crate) fn faults(&self, faults: Faults) {
-        self.0.lock().faults = faults;
+        self.0.lock().state.lock().faults = faults;
     }
 
     /// Returns how many bytes were read so far.
     pub(crate) fn read_bytes(&self) -> u64 {
-        self.0.lock().read_bytes
+        self.0.lock().state.lock().read_bytes
     }
 
     /// Removes a file, as if it had never been made.
@@ -167,6 +173,7 @@ impl Memory {
     }
 
     fn put(&self, path: &Path, name: String, bytes: Vec<u8>) {
+        let mut disk = self.0.lock();
         let content = Content {
             name,
             bytes: Mutex::new(Bytes {
@@ -174,12 +181,9 @@ impl Memory {
                 durable: bytes,
                 abandoned: BTreeSet::new(),
             }),
-            disk: Arc::clone(&self.0),
+            state: Arc::clone(&disk.state),
         };
-        self.0
-            .lock()
-            .files
-            .insert(path.to_path_buf(), Arc::new(content));
+        disk.files.insert(path.to_path_buf(), Arc::new(content));
     }
 }
 
@@ -193,7 +197,7 @@ impl Handle {
 
 impl StorageFile for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.disk.lock().read_bytes += buffer.len() as u64;
+        self.0.state.lock().read_bytes += buffer.len() as u64;
         let bytes = self.0.bytes.lock();
         let from = offset as usize;
         let part = bytes
@@ -205,15 +209,15 @@ impl StorageFile for Handle {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let disk = self.0.disk.lock();
-        match disk.faults.writes {
+        let state = self.0.state.lock();
+        match state.faults.writes {
             Some(kind) if self.is_segment() => return Err(kind.into()),
-            _ if disk.faults.live && self.0.name == "live" => {
+            _ if state.faults.live && self.0.name == "live" => {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             _ => {}
         }
-        drop(disk);
+        drop(state);
         let mut bytes = self.0.bytes.lock();
         let end = offset as usize + data.len();
         if self.is_segment() {
@@ -229,13 +233,13 @@ impl StorageFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.0.disk.lock();
+        let mut state = self.0.state.lock();
         let fails = if self.is_segment() {
-            !disk.faults.syncs.is_empty() && disk.faults.syncs.remove(0)
+            !state.faults.syncs.is_empty() && state.faults.syncs.remove(0)
         } else {
-            self.0.name == "watermark" && disk.faults.watermark
+            self.0.name == "watermark" && state.faults.watermark
         };
-        drop(disk);
+        drop(state);
         let mut bytes = self.0.bytes.lock();
         let length = bytes.cached.len();
         bytes.durable.resize(length, 0);
@@ -334,7 +338,7 @@ impl Storage for Memory {
                 Arc::new(Content {
                     name,
                     bytes,
-                    disk: Arc::clone(&self.0),
+                    state: Arc::clone(&disk.state),
                 })
             };
             disk.files.insert(path, content);
