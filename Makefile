@@ -131,6 +131,10 @@ SECONDS ?= 60
 fuzz: tools ## Feed the usage log's reader whatever a disk can hold for SECONDS=60; what fails is kept and replayed by tests
 	@cd sidecar && FUZZ_SECONDS=$(SECONDS) cargo test --quiet --locked --profile sim --package usage-log --lib -- fuzz:: --nocapture
 
+.PHONY: flips
+flips: tools ## Flip every bit of 64 KiB of usage log, 100,000 of 1 MiB, drop 10,000 subsets of pages: minutes
+	@cd sidecar && LONG=1 cargo test --quiet --locked --profile sim --package usage-log --lib -- larger::
+
 KILLS ?= 2000
 
 .PHONY: kills
