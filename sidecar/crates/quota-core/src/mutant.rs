@@ -152,8 +152,6 @@ mutants! {
     RecordRepeated,
     /// What an ended process had leased of a level is taken back before its log is committed to its end.
     EndedEarly,
-    /// A late repeat of an ask of a level that was denied leases units of which its holder never hears.
-    DenialRepeatLeases,
     /// A lease of units in flight is reclaimed while its holder may use it.
     ReclaimTooEarly,
     /// The ledger tells a reservation's home once how it ended, heard or not.

@@ -241,7 +241,7 @@ impl Window {
         lease.last_give = match answer {
             Answer::Leased { give, .. } => Some(give),
             // A repeat that comes late leases no units for good of which nobody knows.
-            Answer::Denied if is_standing && !mutant::is(Mutant::DenialRepeatLeases) => Some(0),
+            Answer::Denied if is_standing => Some(0),
             _ => None,
         };
         answer
