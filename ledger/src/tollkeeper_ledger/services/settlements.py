@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.services.watch import Settlements
 from tollkeeper_ledger.store.settlements import SETTLEMENTS_CHANNEL, forget_settlements, settlements_of
 from tollkeeper_ledger.store.usage_attempts import attempted
@@ -73,8 +72,9 @@ class SettlementHub:
             for home in due:
                 try:
                     await self._send(home)
-                except LedgerError as error:
-                    self._log.warning("outcomes of reservations can't be read", reason=error.reason)
+                except Exception as error:  # noqa: BLE001 - a loop's top: a later turn may succeed
+                    kind = type(error).__name__
+                    self._log.warning("outcomes of reservations can't be read", error=str(error), kind=kind)
                     self._ask([home])
                     await asyncio.sleep(_RETRY_S)
 

@@ -18,7 +18,14 @@ ATTEMPTS_MAX = 5
 RETRY_AFTER_MS = 500
 
 _COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError, OSError)
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    # A database that is just being put in another's place.
+    asyncpg.InvalidCatalogNameError,
+    OSError,
+)
 
 REFUSALS = (
     asyncpg.DataError,
