@@ -331,7 +331,8 @@ impl Tokens {
         *settled -= explained;
         let (mut charged, mut spare) = (units, units - explained);
         let mut lots = self.lots.remove(&holder).unwrap_or_default();
-        for lot in &lots {
+        // Newest first: an older one may be of an answer that was lost, which nobody can give back.
+        for lot in lots.iter().rev() {
             if let Some(place) = lot.charged {
                 let part = charged.min(lot.units);
                 charged -= part;
