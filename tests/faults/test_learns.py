@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from platform_support import Platform
-from set_back_support import History, state_of
+from set_back_support import History, running_platform, state_of
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
-from tollkeeper_cli.stack import CHANNEL_OPTIONS, Servers
+from tollkeeper_cli.stack import CHANNEL_OPTIONS
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from platform_support import Platform
     from tollkeeper_cli.embedded import EmbeddedPostgres
 
 AMOUNT = 6_000
@@ -45,15 +44,8 @@ def platform(
     """Run a platform whose sidecars have five seconds to say what they have."""
     monkeypatch.setenv("TOLLKEEPER_LEARNING_S", "5")
     monkeypatch.setenv("TOLLKEEPER_USAGE_LOG_BYTES", str(64 << 20))
-    platform = Platform(
-        tmp_path_factory.mktemp("learns") / secrets.token_hex(2),
-        servers=Servers(database_url=new_empty_database, redis_url=redis_url),
-    )
-    try:
-        platform.start()
+    with running_platform(tmp_path_factory.mktemp("learns"), new_empty_database, redis_url) as platform:
         yield platform
-    finally:
-        platform.stop()
 
 
 class Caller:

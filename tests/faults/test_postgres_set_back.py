@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
-from platform_support import Platform
-from set_back_support import History, state_of
+from set_back_support import History, running_platform, state_of
 from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
-from tollkeeper_cli.stack import Servers
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from platform_support import Platform
     from tollkeeper_cli.embedded import EmbeddedPostgres
 
 CATALOGUE = "tests/e2e/catalogue.yaml"
@@ -32,15 +31,8 @@ def platform(
 ) -> Iterator[Platform]:
     """Run a platform that isn't embedded: its sidecar keeps for a day what a restored Postgres may lack."""
     monkeypatch.setenv("TOLLKEEPER_USAGE_LOG_BYTES", str(64 << 20))
-    platform = Platform(
-        tmp_path_factory.mktemp("set-back") / secrets.token_hex(2),
-        servers=Servers(database_url=new_empty_database, redis_url=redis_url),
-    )
-    try:
-        platform.start()
+    with running_platform(tmp_path_factory.mktemp("set-back"), new_empty_database, redis_url) as platform:
         yield platform
-    finally:
-        platform.stop()
 
 
 class Recorder:

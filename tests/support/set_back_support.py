@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
 import grpc.aio
 from limits_support import Serving
+from platform_support import Platform
 from redis.asyncio import Redis
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from tollkeeper_cli.stack import Servers
 from tollkeeper_ledger.app import running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from tollkeeper_ledger.config import Settings
 
@@ -50,6 +53,18 @@ class History:
             await conn.execute(statement)
         finally:
             await conn.close()
+
+
+@contextmanager
+def running_platform(directory: Path, database_url: str, redis_url: str) -> Iterator[Platform]:
+    """Run a platform of real processes on servers of others, in a directory of its own below this one."""
+    servers = Servers(database_url=database_url, redis_url=redis_url)
+    platform = Platform(directory / secrets.token_hex(2), servers=servers)
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.stop()
 
 
 @asynccontextmanager

@@ -42,8 +42,7 @@ meters:
   - {{name: calls, unit: calls}}
   - {{name: tokens, unit: tokens}}
 plans:
-  - &one
-    name: at-the-end
+  - name: at-the-end
     billing_interval: hour
     grace: {{unit: minute, count: 5}}
     fees: [{{name: base, amount: "7.77"}}]
@@ -70,7 +69,7 @@ tenants:
 
 async def prepare(bench: BillingBench, profile: BillingProfile | None = None) -> dict[str, UUID]:
     """Subscribe one tenant that is billed at the period's end and one that is billed within it as well."""
-    await bench.apply(CATALOGUE.replace("&one\n    ", "").format(start=bench.start.isoformat()))
+    await bench.apply(CATALOGUE.format(start=bench.start.isoformat()))
     async with transaction(bench.billing) as conn:
         tenants = await find_tenant_ids(conn, ["one", "many"])
         for tenant_id in tenants.values() if profile else ():

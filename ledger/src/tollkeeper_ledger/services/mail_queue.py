@@ -41,14 +41,7 @@ async def queue_all(
 ) -> list[UUID]:
     """Queue a mail about each invoice to its payer, whose profile is given, and give their ids; see `queue`."""
     queued = [
-        mails.Mail(
-            tenant_id=billed.account.payer_id,
-            mail_id=uuid.uuid4(),
-            kind=kind,
-            invoice_id=billed.invoice_id,
-            stage=stage,
-            recipient=recipient,
-        )
+        _mail(billed, kind, stage=stage, recipient=recipient)
         for billed in told
         if (recipient := profiles[billed.account.payer_id].email)
     ]
@@ -60,12 +53,15 @@ async def queue_to_seller(conn: Connection, billed: Billed, kind: str, *, stage:
     """Queue a mail about an invoice to the address of its seller; none where it has no address. Once, as `queue`."""
     recipient = json.loads(billed.document)["seller"]["email"]
     if recipient:
-        mail = mails.Mail(
-            tenant_id=billed.account.payer_id,
-            mail_id=uuid.uuid4(),
-            kind=kind,
-            invoice_id=billed.invoice_id,
-            stage=stage,
-            recipient=recipient,
-        )
-        await mails.queue_mails(conn, [mail], now=_AT_ONCE)
+        await mails.queue_mails(conn, [_mail(billed, kind, stage=stage, recipient=recipient)], now=_AT_ONCE)
+
+
+def _mail(billed: Billed, kind: str, *, stage: str, recipient: str) -> mails.Mail:
+    return mails.Mail(
+        tenant_id=billed.account.payer_id,
+        mail_id=uuid.uuid4(),
+        kind=kind,
+        invoice_id=billed.invoice_id,
+        stage=stage,
+        recipient=recipient,
+    )

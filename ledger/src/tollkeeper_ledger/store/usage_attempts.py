@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 
 from tollkeeper_ledger.domain.errors import LedgerError
+from tollkeeper_ledger.store.faults import ROW_FAULTS, TIES
 from tollkeeper_ledger.store.pool import connection
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX = 5
 RETRY_AFTER_MS = 500
 
-_COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -28,8 +28,7 @@ _LOST = (
 )
 
 REFUSALS = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
+    *ROW_FAULTS,
     asyncpg.ProgramLimitExceededError,
     asyncpg.RaiseError,
     ArithmeticError,
@@ -53,7 +52,7 @@ async def attempted(pool: Pool, work: Callable[[Connection], Awaitable[Answer]])
         try:
             async with connection(pool) as conn:
                 return await work(conn)
-        except (*_COLLISIONS, *_LOST) as error:
+        except (*TIES, *_LOST) as error:
             problem = error
     raise LedgerError(
         "the ledger's database can't be reached", reason="LEDGER_UNREACHABLE", retry_after_ms=RETRY_AFTER_MS

@@ -99,6 +99,18 @@ impl Desk {
         }
     }
 
+    /// Lets the ask that is under way run into its deadline.
+    fn lose_ask(&mut self) {
+        let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
+        let asked = self.command(is_ask).expect("an ask");
+        self.wait(SECOND_US / 2);
+        let failure = CommandFailure {
+            kind: FailureKind::Deadline,
+            reason: "".into(),
+        };
+        self.tell(Event::Allotted(asked, Err(failure)));
+    }
+
     fn tell(&mut self, event: Event) {
         let now = self.now();
         self.engine.handle(now, event);
@@ -374,14 +386,7 @@ fn units_of_a_lost_answer_go_back() {
         desk.lease(1, 1, epoch);
         let id = ReservationId([2; 16]);
         assert_eq!(None, desk.check(Mode::Reserve { id, expires_us }));
-        let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
-        let asked = desk.command(is_ask).expect("an ask");
-        desk.wait(SECOND_US / 2);
-        let failure = CommandFailure {
-            kind: FailureKind::Deadline,
-            reason: "".into(),
-        };
-        desk.tell(Event::Allotted(asked, Err(failure)));
+        desk.lose_ask();
         desk.wait(SECOND_US);
         desk.wait(SECOND_US);
         desk.lease(1, 2, epoch);
@@ -410,14 +415,7 @@ fn a_renewal_of_a_lost_lease_holds_up_no_other() {
     desk.reserve(1);
     desk.lease(1, 1, 1);
     assert_eq!(None, desk.reserve(2));
-    let is_ask = |command: &Command| matches!(command, Command::Allot { .. });
-    let asked = desk.command(is_ask).expect("an ask");
-    desk.wait(SECOND_US / 2);
-    let failure = CommandFailure {
-        kind: FailureKind::Deadline,
-        reason: "".into(),
-    };
-    desk.tell(Event::Allotted(asked, Err(failure)));
+    desk.lose_ask();
     desk.release(1);
     // Asked again for nobody, and reported; the answer to the one tells of another lease, that to the other comes late.
     desk.wait(SECOND_US);

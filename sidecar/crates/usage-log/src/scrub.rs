@@ -220,14 +220,14 @@ impl Writer {
         };
         let anew = !arrives(&fold, first);
         if anew {
+            let reading = Reading {
+                identity,
+                incarnation_max: self.watermark.incarnation,
+                count: self.directory.count(),
+            };
             for (segment, seq_max) in &rest {
                 // What can't be read now is looked for again by whoever reads there.
                 let Ok(image) = image(segment) else { return };
-                let reading = Reading {
-                    identity,
-                    incarnation_max: self.watermark.incarnation,
-                    count: self.directory.count(),
-                };
                 reading.fold(&mut fold, segment, *seq_max, &image);
             }
             fold.fill_to(self.last_seq, "CRC");
