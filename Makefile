@@ -51,6 +51,7 @@ $(UV): Makefile
 .PHONY: install
 install: tools $(UV) ## Install and build into .venv (again after a change: only what changed)
 	@$(UV) sync --frozen --quiet --all-packages --python $(PYTHON)
+	@$(RUN)/python -m compileall -q sidecar/python
 
 .PHONY: dev
 dev: $(UV) ## Rebuild the Rust part in the dev profile, in seconds

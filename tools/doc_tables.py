@@ -8,24 +8,39 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tollkeeper_ledger.config import Settings as LedgerSettings
 from tollkeeper_ledger.kafka.config import KafkaSettings
-from tollkeeper_sidecar.config import Settings as SidecarSettings
+from tollkeeper_sidecar.config import SETTINGS as SIDECAR_SETTINGS
 
 if TYPE_CHECKING:
-    from pydantic_settings import BaseSettings
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "operating.md"
 ERRORS = ROOT / "proto" / "tollkeeper" / "quota" / "v1" / "error.proto"
 
 
-def settings_table(settings: type[BaseSettings]) -> str:
+class Setting(Protocol):
+    """What the page says of a setting."""
+
+    @property
+    def default(self) -> object:
+        """Return what it is unless it is set."""
+
+    @property
+    def description(self) -> str | None:
+        """Return what it means."""
+
+    def is_required(self) -> bool:
+        """Tell whether it has to be set."""
+
+
+def settings_table(settings: Mapping[str, Setting]) -> str:
     """Return the settings of one process as a Markdown table."""
     rows = ["| setting | default | means |", "|---|---|---|"]
-    for name, field in settings.model_fields.items():
+    for name, field in settings.items():
         required = field.is_required()
         default = "required" if required else f"`{field.default}`" if field.default not in (None, "") else "none"
         rows.append(f"| `TOLLKEEPER_{name.upper()}` | {default} | {field.description} |")
@@ -44,9 +59,9 @@ def reasons_table() -> str:
 def rendered(page: str) -> str:
     """Return the page with its generated tables made anew."""
     tables = {
-        "ledger settings": settings_table(LedgerSettings),
-        "sidecar settings": settings_table(SidecarSettings),
-        "kafka settings": settings_table(KafkaSettings),
+        "ledger settings": settings_table(LedgerSettings.model_fields),
+        "sidecar settings": settings_table(SIDECAR_SETTINGS),
+        "kafka settings": settings_table(KafkaSettings.model_fields),
         "error reasons": reasons_table(),
     }
     for name, table in tables.items():

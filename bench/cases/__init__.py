@@ -12,6 +12,7 @@ from bench.cases.invoices import open_run
 from bench.cases.queries import open_month
 from bench.cases.rating import open_rating
 from bench.cases.sidecar import open_check, open_get_quota, open_record, open_record_single
+from bench.cases.start import open_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,8 @@ CASES: Mapping[str, Opener] = MappingProxyType(
         "record_calls_of_100": open_record,
         "record_single_2000_per_s": open_record_single,
         "get_quota_21_limits": open_get_quota,
+        "start_answered": partial(open_start, decided=False),
+        "start_decided": partial(open_start, decided=True),
         "usage_of_a_month": open_month,
         "rating": open_rating,
         "invoice_run": open_run,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tollkeeper_sidecar import app, control, native
+from tollkeeper_sidecar import app, control, native, process
 from tollkeeper_sidecar.ledger_link import LedgerLink
 
 from .conftest import FakeLedger, FakePlane, until  # noqa: TID252 - test folders are not packages on the path
@@ -130,7 +130,7 @@ def test_every_end_says_why(
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(native, "start", lambda _: _Plane())
-    monkeypatch.setattr(app, "_control", ends)
+    monkeypatch.setattr(process, "_control", ends)
     with pytest.raises(SystemExit) as left:
         app.main()
     assert left.value.code == 1

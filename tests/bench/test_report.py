@@ -10,11 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {"per_s", "cpu_us"}
-TIMED = {"record_calls_of_100", "record_single_2000_per_s", "get_quota_21_limits", "usage_of_a_month"}
+TIMED = {
+    "record_calls_of_100",
+    "record_single_2000_per_s",
+    "get_quota_21_limits",
+    "start_answered",
+    "start_decided",
+    "usage_of_a_month",
+}
 NAMES = [
     "ledger_ingest_20_tenants", "ledger_ingest_10000_tenants", "cold_first_leases", "cold_openings", "check_unary",
-    "record_calls_of_100", "record_single_2000_per_s", "get_quota_21_limits", "usage_of_a_month", "rating",
-    "invoice_run",
+    "record_calls_of_100", "record_single_2000_per_s", "get_quota_21_limits", "start_answered",
+    "start_decided", "usage_of_a_month", "rating", "invoice_run",
 ]  # fmt: skip
 
 

@@ -1,12 +1,11 @@
-"""The only importer of the native module."""
+"""The only importer of the native module. Loaded before the data plane serves: it imports nothing else."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from tollkeeper_sidecar._native import DataPlane as NativeDataPlane
 from tollkeeper_sidecar._native import measure_checks, measure_load
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tollkeeper_sidecar.plane import DataPlane
 
