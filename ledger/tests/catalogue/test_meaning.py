@@ -116,6 +116,7 @@ def known_after(yaml: str) -> Known:
             )
             if tenant.plan
             else None,
+            declared={"plan": tenant.plan, "start": "", "anchor": "", "time_zone": ""},
         )
         for tenant in catalogue.tenants
     }

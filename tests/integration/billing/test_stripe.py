@@ -206,6 +206,10 @@ async def fall_back_twice(shop: Shop) -> None:
     for day in range(12):
         shop.clock.at = first + timedelta(days=day)
         await shop.collector.run_all()
+    for extra in (", plan_version: latest", ""):
+        # Applied as before, the catalogue neither moves it back nor is it refused.
+        applied = await shop.bench.apply(catalogue(shop.bench.start, "code", extra=extra))
+        assert {"unchanged"} == {one.action for one in applied}
     assert ("free", "active") == await plan_of(shop)
     assert [("past_due", 2000), ("past_due", 2000)] == await shop.standing()
 

@@ -88,6 +88,25 @@ async def test_a_month_is_priced_under_another_plan(bench: BillingBench) -> None
     assert all(one.before_minor == one.after_minor for one in same)
 
 
+async def test_own_prices_stay_their_own_under_another_list(bench: BillingBench) -> None:
+    """A tenant's own fee goes on and the rest follows the new list, whether or not the file names the tenant."""
+    await bench.set_now(MARCH)
+    own = "  - {id: beta, plan: pro, fees: [{name: Pro, amount: '8.00'}], "
+    await bench.apply(NOW.replace("  - {id: beta, plan: pro, ", own))
+    log = await bench.new_log()
+    await bench.send(log, use("b1", MARCH, tenant="beta", messages=100), watermark=MARCH)
+    end = datetime(2031, 4, 1, 2, tzinfo=UTC)
+    await bench.set_now(end)
+    await bench.send(log, watermark=end)
+    await bench.run()
+    found = {(one.tenant, one.plan): (one.before_minor, one.after_minor) for one in await differences(bench)}
+    # beta paid 8.00 + 1.00, then 8.00 + 0.50; alpha 20.00, then 25.00.
+    assert found == {("alpha", "pro"): (2_000, 2_500), ("beta", "pro@beta"): (900, 850)}
+    named = THEN + "tenants: [{id: beta, plan: pro, fees: [{name: Pro, amount: '6.00'}]}]\n"
+    (beta,) = [one for one in await differences(bench, named) if one.tenant == "beta"]
+    assert (beta.before_minor, beta.after_minor) == (900, 650)
+
+
 async def test_what_can_not_be_priced_is_named(bench: BillingBench) -> None:
     """A faulty plan is refused as applying it would be; a month is a month."""
     await bench.apply(NOW)

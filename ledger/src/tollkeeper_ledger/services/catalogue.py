@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.periods import period_at
 from tollkeeper_ledger.services.catalogue_source import read_source
 from tollkeeper_ledger.store import catalogue_writes as writes
+from tollkeeper_ledger.store.billing_closes import read_definitions
 from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
 from tollkeeper_ledger.store.catalogue import find_tenant_ids, read_known
 from tollkeeper_ledger.store.changes import record_changes
@@ -173,6 +175,8 @@ async def _write(conn: Connection, changes: Sequence[Change], *, now: datetime, 
                 await _write_shared(conn, other)
     await writes.put_tenants(conn, puts, now=now)
     await writes.add_subscriptions(conn, added)
+    said = {one.tenant: one.declared for one in (*(one for _, one in added), *moved) if one.declared is not None}
+    await writes.declare_subscriptions(conn, said)
     tenant_ids = await find_tenant_ids(conn, {one.tenant for one in moved})
     for one in sorted(moved, key=lambda one: tenant_ids[one.tenant]):
         await _change_subscription(conn, tenant_ids[one.tenant], one, now=now)
@@ -206,9 +210,22 @@ async def _change_subscription(conn: Connection, tenant_id: UUID, change: Change
         await writes.last_segment_end(conn, tenant_id, change.subscription_id) or schedule.started_at,
     ]
     prices_from = change.prices_from or max(ends)
-    # A move by the catalogue keeps the interval: another one that is scheduled is taken back.
-    await drop_eras(
-        conn, schedule, [one for one in schedule.eras if one.started_at > now and one.interval != counted.interval]
-    )
+    # A move by the catalogue keeps the interval: another one that is scheduled is taken back with its plan.
+    others = [one for one in schedule.eras if one.started_at > now and one.interval != counted.interval]
+    if change.follows is not None and others:
+        kept = await read_definitions(conn, [schedule.plan_version_at(one.started_at) for one in others])
+        others = [
+            one
+            for one in others
+            if json.loads(kept[schedule.plan_version_at(one.started_at)].definition)["name"] in change.follows
+        ]
+    await drop_eras(conn, schedule, others)
     await cut_segments(conn, tenant_id, change.subscription_id, at=prices_from)
-    await writes.move_subscription(conn, tenant_id, change.subscription_id, plan=change.plan, prices_from=prices_from)
+    await writes.move_subscription(
+        conn,
+        tenant_id,
+        change.subscription_id,
+        plan=change.plan,
+        prices_from=prices_from,
+        follows=change.follows,
+    )

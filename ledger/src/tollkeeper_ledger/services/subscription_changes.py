@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.catalogue.canonical import list_plan, own_plan
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription
 from tollkeeper_ledger.domain.catalogue.subscribing import anchor_of, target_from, trial_end_of
 from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
@@ -78,7 +79,7 @@ async def create_subscription(
         raise InvalidFieldError(
             "start", "lies in another subscription", value=started_at.isoformat(), bound=f"from {last_end.isoformat()}"
         )
-    found = await _plan_in(conn, asked.plan, asked.currency)
+    found = await _plan_in(conn, tenant_id, asked.plan, asked.currency)
     target = target_from(found.version, found.definition)
     time_zone = asked.time_zone or await store.read_seller_time_zone(conn, tenant_id)
     days = target.trial_days if asked.trial_days is None else asked.trial_days
@@ -99,11 +100,18 @@ async def create_subscription(
     await _announce(conn, tenant_id, "CreateSubscription", act, before=None, after=after)
 
 
-async def _plan_in(conn: Connection, name: str, currency: str) -> store.PlanVersion:
+async def _plan_in(conn: Connection, tenant_id: UUID, name: str, currency: str) -> store.PlanVersion:
+    """Find a plan's newest version in a currency, with the tenant's own prices where the catalogue gives it some."""
+    tenant, declared = await store.read_declared(conn, tenant_id)
+    if name != list_plan(name) and name != own_plan(list_plan(name), tenant):
+        problem = "has another tenant's own prices"
+        raise InvalidFieldError("plan", problem, value=name, remedy=f"name {list_plan(name)!r}")
     found = await store.read_newest_plan(conn, name)
     if found is not None and currency and json.loads(found.definition)["currency"] != currency:
-        name = f"{name}/{currency}"
+        name = f"{list_plan(name)}/{currency}"
         found = await store.read_newest_plan(conn, name)
+    if found is not None and own_plan(name, tenant) == declared:
+        found = await store.read_newest_plan(conn, declared)
     if found is None:
         raise UnknownNameError("plan", name, remedy="declare it in the catalogue")
     return found
@@ -148,7 +156,7 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
     phase = schedule.phase_at(instant)
     plan_version_id, interval = phase.plan_version_id, before.interval
     if asked.names_plan:
-        plan_version_id, interval = await _target(conn, phase, asked)
+        plan_version_id, interval = await _target(conn, schedule, phase, asked)
     era = _era_of(asked, before, interval, instant)
     if era is not None:
         instant = await _free_of_usage(conn, schedule, era.started_at, asked, act)
@@ -215,14 +223,16 @@ async def _drop_later(
     await store.drop_eras(conn, schedule, later if era is not None else dropped)
 
 
-async def _target(conn: Connection, phase: Phase, asked: ChangeAsked) -> tuple[UUID, Interval]:
+async def _target(
+    conn: Connection, schedule: SubscriptionSchedule, phase: Phase, asked: ChangeAsked
+) -> tuple[UUID, Interval]:
     """Find the version that was named, or the plan's newest one in the subscription's currency."""
     if asked.plan_version_id is not None:
         named = (await read_definitions(conn, [asked.plan_version_id]))[asked.plan_version_id]
         return asked.plan_version_id, target_from(named.plan.version, named.definition).interval
     running = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
     currency = json.loads(running.definition)["currency"]
-    found = await _plan_in(conn, asked.plan, currency)
+    found = await _plan_in(conn, schedule.tenant_id, asked.plan, currency)
     return found.plan_version_id, target_from(found.version, found.definition).interval
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json
+from tollkeeper_ledger.domain.catalogue.canonical import (
+    canonical_json,
+    digest_of,
+    list_plan,
+    plan_to_json,
+    with_own_kept,
+    with_own_prices,
+)
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.invoice import digests_named, rate_inputs, usage_to_json
 from tollkeeper_ledger.domain.period_facts import period_from_json
@@ -19,8 +26,9 @@ from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_segments import read_schedules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from tollkeeper_ledger.domain.catalogue.model import Catalogue
     from tollkeeper_ledger.domain.periods import Period
     from tollkeeper_ledger.domain.rating.charges import Charges
     from tollkeeper_ledger.store.billing_closes import StoredClose
@@ -55,12 +63,14 @@ def month_of(text: str) -> tuple[datetime, datetime]:
 async def what_if(conn: Connection, *, yaml_text: str, source_name: str, period: str) -> AsyncIterator[Difference]:
     """Give, for each closed period that begins in a month and was rated by a plan of these names, both amounts.
 
-    Whatever version of a named plan was in force is taken for the one given; nothing is stored. `conn` is in a
-    REPEATABLE READ transaction. Raises CatalogueInvalidError; InvalidFieldError: no month, or no plan in it.
+    Whatever version of a named plan was in force is taken for the one given; tenants' own prices stay their own.
+    Nothing is stored. `conn` is in a REPEATABLE READ transaction. Raises CatalogueInvalidError; InvalidFieldError: no
+    month, or no plan in it.
     """
     first, last = month_of(period)
     catalogue = await check_catalogue(conn, yaml_text=yaml_text, source_name=source_name, now=first)
     plans = {plan.name: canonical_json(plan_to_json(plan)) for plan in catalogue.plans}
+    plans |= dict(_own_plans(catalogue, plans))
     if not plans:
         raise InvalidFieldError("yaml", "declares no plan", remedy="give the new plan under its present name")
     for close in await closes.read_closes_between(conn, first, last):
@@ -72,11 +82,8 @@ async def what_if(conn: Connection, *, yaml_text: str, source_name: str, period:
 async def _difference(conn: Connection, close: StoredClose, plans: Mapping[str, bytes]) -> Difference | None:
     stored = json.loads(close.inputs)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(close.inputs))
-    instead = {
-        digest: plans[name]
-        for digest, definition in definitions.items()
-        if (name := json.loads(definition)["name"]) in plans
-    }
+    taken = {digest: await _taken_for(conn, digest, definition, plans) for digest, definition in definitions.items()}
+    instead = {digest: definition for digest, definition in taken.items() if definition is not None}
     if not instead:
         return None
     before = rate_inputs(close.inputs, definitions).charges
@@ -95,6 +102,29 @@ async def _difference(conn: Connection, close: StoredClose, plans: Mapping[str, 
         before_minor=_before_credit(before),
         after_minor=_before_credit(after),
     )
+
+
+def _own_plans(catalogue: Catalogue, plans: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Give the plans of tenants whose own prices stand in the catalogue."""
+    for tenant in catalogue.tenants:
+        name = f"{tenant.plan}/{tenant.subscription.currency}"
+        definition = plans.get(name) or plans.get(tenant.plan)
+        if definition is not None and (tenant.fees or tenant.prices):
+            own = with_own_prices(json.loads(definition), tenant)
+            yield own["name"], canonical_json(own)
+
+
+async def _taken_for(conn: Connection, digest: str, definition: bytes, plans: Mapping[str, bytes]) -> bytes | None:
+    """Give what a plan version is taken for; None where it stays.
+
+    A tenant's own prices go on: as the catalogue has them, else as they were beside the list's of their time.
+    """
+    own = json.loads(definition)
+    name = list_plan(own["name"])
+    if own["name"] in plans or name not in plans:
+        return plans.get(own["name"])
+    beside = await closes.read_list_version(conn, bytes.fromhex(digest), name)
+    return canonical_json(with_own_kept(json.loads(plans[name]), own, json.loads(beside)))
 
 
 def _rated_instead(inputs: bytes, definitions: Mapping[str, bytes], instead: Mapping[str, bytes]) -> Charges:

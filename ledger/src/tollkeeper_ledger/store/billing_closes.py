@@ -110,6 +110,12 @@ async def read_definitions_by_digest(conn: Connection, digests: Collection[str])
     return {row["digest"].hex(): row["definition"] for row in rows}
 
 
+async def read_list_version(conn: Connection, digest: bytes, name: str) -> bytes:
+    """Read the version of a plan that was the newest when another plan version, named by its digest, was made."""
+    definition: bytes = await conn.fetchval(sql("billing.list_version"), digest, name)
+    return definition
+
+
 async def read_producers(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, list[ProducerState]]:
     """Read the producers that served tenants; tenants that none served are left out."""
     found: dict[UUID, list[ProducerState]] = {}

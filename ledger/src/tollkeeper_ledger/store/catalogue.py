@@ -79,6 +79,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         tax_id=row["tax_id"],
         subscription=subscription,
         ended_at=row["ended_at"],
+        declared=row["declared"],
     )
 
 

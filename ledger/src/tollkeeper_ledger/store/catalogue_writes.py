@@ -9,7 +9,7 @@ from tollkeeper_ledger.store.logos import keep_logo
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -149,11 +149,26 @@ async def last_segment_end(conn: Connection, tenant_id: UUID, subscription_id: U
     return end
 
 
+async def declare_subscriptions(conn: Connection, said: Mapping[str, JsonObject]) -> None:
+    """Keep what a catalogue says of tenants' subscriptions, by wire id."""
+    if said:
+        await conn.execute(sql("catalogue.declare_subscriptions"), list(said), list(said.values()))
+
+
 async def move_subscription(
-    conn: Connection, tenant_id: UUID, subscription_id: UUID, *, plan: str, prices_from: datetime
+    conn: Connection,
+    tenant_id: UUID,
+    subscription_id: UUID,
+    *,
+    plan: str,
+    prices_from: datetime,
+    follows: Sequence[str] | None,
 ) -> None:
-    """Move a subscription to a plan's newest version: limits now, prices of periods that start from then on."""
-    await conn.execute(sql("catalogue.move_subscription"), subscription_id, tenant_id, plan, prices_from)
+    """Move a subscription to a plan's newest version: limits now, prices of what is used from then on.
+
+    Later phases move as well, where `follows` is given only those of these plans.
+    """
+    await conn.execute(sql("catalogue.move_subscription"), subscription_id, tenant_id, plan, prices_from, follows)
 
 
 async def set_tenant_state(conn: Connection, tenant_id: UUID, state: str) -> str:

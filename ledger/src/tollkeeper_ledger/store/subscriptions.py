@@ -117,6 +117,12 @@ async def read_newest_plan(conn: Connection, name: str) -> PlanVersion | None:
     return None if row is None else PlanVersion(**row)
 
 
+async def read_declared(conn: Connection, tenant_id: UUID) -> tuple[str, str]:
+    """Read a tenant's wire id and the plan that a catalogue named for it last; empty where none did."""
+    row = await conn.fetchrow(sql("subscriptions.declared"), tenant_id)
+    return row["wire_id"], row["plan"]
+
+
 async def read_last_end(conn: Connection, tenant_id: UUID) -> datetime | None:
     """Read when a tenant's last subscription ends; datetime.max with an offset where it has no end."""
     end: datetime | None = await conn.fetchval(sql("subscriptions.last_end"), tenant_id)

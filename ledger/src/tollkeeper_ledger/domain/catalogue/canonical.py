@@ -84,10 +84,29 @@ def with_own_prices(definition: JsonObject, tenant: Tenant) -> JsonObject:
     prices |= {_price_key(price): price for price in own}
     return {
         **definition,
-        "name": f"{definition['name']}@{tenant.tenant}",
+        "name": own_plan(definition["name"], tenant.tenant),
         "fees": list(fees.values()),
         "prices": list(prices.values()),
     }
+
+
+def with_own_kept(definition: JsonObject, own: JsonObject, beside: JsonObject) -> JsonObject:
+    """Give a plan's definition with what `own`, a tenant's version of it, had otherwise than the list's `beside` it."""
+    fees = {fee["name"]: fee for fee in definition["fees"]}
+    fees |= {fee["name"]: fee for fee in own["fees"] if fee not in beside["fees"]}
+    prices = {_price_key(price): price for price in definition["prices"]}
+    prices |= {_price_key(price): price for price in own["prices"] if price not in beside["prices"]}
+    return {**definition, "name": own["name"], "fees": list(fees.values()), "prices": list(prices.values())}
+
+
+def own_plan(name: str, tenant: str) -> str:
+    """Give the name under which a tenant's own prices of a plan are stored; neither name has an `@`."""
+    return f"{name}@{tenant}"
+
+
+def list_plan(name: str) -> str:
+    """Give the plan that a tenant's own prices stand in for; of a plan of the list, itself."""
+    return name.partition("@")[0]
 
 
 def _price_key(price: JsonObject) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -58,6 +58,8 @@ class KnownTenant:
     subscription: KnownSubscription | None
     ended_at: datetime | None = None
     """When the last subscription that is over ended."""
+    declared: JsonObject | None = None
+    """What the catalogue said last of its subscription; None = no catalogue has named one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class AddSubscription:
     quantity: int = 1
     trial_end: datetime | None = None
     """None = without a trial."""
+    declared: JsonObject | None = None
+    """What the catalogue says of it, to be kept; None = the ledger was told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,10 @@ class ChangeSubscription:
     limits: list[JsonObject]
     prices_from: datetime | None = None
     """None = with the next period."""
+    declared: JsonObject | None = None
+    """What the catalogue says of it, to be kept."""
+    follows: tuple[str, ...] | None = None
+    """Plans whose later phases move as well, others stay; None = all move."""
 
 
 Write: TypeAlias = PutSeller | PutMeter | AddFeature | AddPlanVersion | PutTenant | AddSubscription | ChangeSubscription

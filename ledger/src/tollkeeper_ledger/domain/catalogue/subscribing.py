@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from tollkeeper_ledger.domain.catalogue.canonical import list_plan
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription, Change, ChangeSubscription
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, calendar_anchor
@@ -85,6 +86,7 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
             limits=limits,
             quantity=tenant.subscription.quantity,
             trial_end=trial_end,
+            declared=_declared(asked),
         )
         detail = f"{target.name} v{target.version} from {started_at.isoformat()}"
         after: JsonObject = {
@@ -94,15 +96,83 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
             "limits": limits,
         }
         return Change("create", "subscription", tenant.tenant, detail, write=write, after=after)
-    return _existing_subscription(asked, before.subscription, limits, now=now, faults=faults)
+    return _existing_subscription(asked, before, before.subscription, limits, now=now, faults=faults)
 
 
 def _existing_subscription(
-    asked: Asked, before: KnownSubscription, limits: list[JsonObject], *, now: datetime, faults: Faults
+    asked: Asked,
+    known: KnownTenant,
+    before: KnownSubscription,
+    limits: list[JsonObject],
+    *,
+    now: datetime,
+    faults: Faults,
 ) -> Change:
     tenant, target = asked.tenant, asked.target
-    _check_fixed(asked, before, faults)
-    moves = (before.plan, before.version) != (target.name, target.version) and tenant.move_to_latest
+    declared = _declared(asked)
+    said = known.declared or {}
+    _check_fixed(asked, before, said, faults)
+    was_moved = _was_moved(asked, before, said)
+    moves = not was_moved and tenant.move_to_latest and (before.plan, before.version) != (target.name, target.version)
+    if not was_moved:
+        _check_plan(asked, before, moves=moves, now=now, faults=faults)
+    prices_from = tenant.subscription.prices_from
+    detail: list[str] = []
+    if moves:
+        since = "the next period on" if prices_from is None else f"{prices_from.isoformat()} on"
+        detail.append(
+            f"{before.plan} v{before.version} -> {target.name} v{target.version}: limits and features now, prices from "
+            f"{since}"
+        )
+    elif was_moved:
+        detail.append(f"stays on {before.plan} v{before.version}, as the ledger was told")
+    elif target.version != before.version:
+        detail.append(f"stays on v{before.version}; `plan_version: latest` moves it to v{target.version}")
+    if limits != before.limits:
+        detail.append(f"{len(limits)} limits of its own")
+    if not moves and limits == before.limits and declared == known.declared:
+        return Change(
+            "unchanged", "subscription", tenant.tenant, "; ".join(detail) or f"{before.plan} v{before.version}"
+        )
+    write = ChangeSubscription(
+        tenant=tenant.tenant,
+        subscription_id=before.subscription_id,
+        plan=target.name if moves else "",
+        limits=limits,
+        prices_from=prices_from if moves else None,
+        declared=declared,
+        follows=(before.plan, target.name) if list_plan(before.plan) == list_plan(target.name) else None,
+    )
+    old: JsonObject = {"plan": before.plan, "version": before.version, "limits": before.limits}
+    new: JsonObject = {
+        "plan": target.name if moves else before.plan,
+        "version": target.version if moves else before.version,
+        "limits": limits,
+    }
+    shown = "; ".join(detail) or f"{before.plan} v{before.version}, named by the catalogue"
+    return Change("update", "subscription", tenant.tenant, shown, write=write, before=old, after=new)
+
+
+def _declared(asked: Asked) -> JsonObject:
+    """Give what the catalogue says of a subscription, as it says it."""
+    wanted = asked.tenant.subscription
+    return {
+        "plan": asked.target.name,
+        "start": wanted.start.isoformat() if wanted.start is not None else "",
+        "anchor": wanted.anchor,
+        "time_zone": wanted.time_zone,
+    }
+
+
+def _was_moved(asked: Asked, before: KnownSubscription, said: JsonObject) -> bool:
+    """Say whether the ledger was told of another plan since the catalogue named the one that it names now."""
+    named = list_plan(asked.target.name)
+    return bool(said) and list_plan(said["plan"]) == named != list_plan(before.plan)
+
+
+def _check_plan(asked: Asked, before: KnownSubscription, *, moves: bool, now: datetime, faults: Faults) -> None:
+    """Refuse a move that was not asked for, or that no catalogue makes."""
+    tenant, target = asked.tenant, asked.target
     if target.name != before.plan and not tenant.move_to_latest:
         asked.fault(
             faults,
@@ -119,53 +189,27 @@ def _existing_subscription(
             value=tenant.plan,
             remedy="`tollkeeper subscription change` moves between intervals; currencies stay",
         )
-    prices_from = tenant.subscription.prices_from
-    if moves and prices_from is not None:
-        _check_prices_from(asked, before, prices_from, now=now, faults=faults)
-    detail: list[str] = []
-    if moves:
-        since = "the next period on" if prices_from is None else f"{prices_from.isoformat()} on"
-        detail.append(
-            f"{before.plan} v{before.version} -> {target.name} v{target.version}: limits and features now, prices from "
-            f"{since}"
-        )
-    elif target.version != before.version:
-        detail.append(f"stays on v{before.version}; `plan_version: latest` moves it to v{target.version}")
-    if limits != before.limits:
-        detail.append(f"{len(limits)} limits of its own")
-    if not moves and limits == before.limits:
-        return Change(
-            "unchanged", "subscription", tenant.tenant, "; ".join(detail) or f"{before.plan} v{before.version}"
-        )
-    write = ChangeSubscription(
-        tenant=tenant.tenant,
-        subscription_id=before.subscription_id,
-        plan=target.name if moves else "",
-        limits=limits,
-        prices_from=prices_from if moves else None,
-    )
-    old: JsonObject = {"plan": before.plan, "version": before.version, "limits": before.limits}
-    new: JsonObject = {
-        "plan": target.name if moves else before.plan,
-        "version": target.version if moves else before.version,
-        "limits": limits,
-    }
-    return Change("update", "subscription", tenant.tenant, "; ".join(detail), write=write, before=old, after=new)
+    if moves and tenant.subscription.prices_from is not None:
+        _check_prices_from(asked, before, tenant.subscription.prices_from, now=now, faults=faults)
 
 
-def _check_fixed(asked: Asked, before: KnownSubscription, faults: Faults) -> None:
-    """Refuse what a running subscription can't change: its periods were promised."""
+def _check_fixed(asked: Asked, before: KnownSubscription, said: JsonObject, faults: Faults) -> None:
+    """Refuse what a catalogue can't change of a running subscription: its periods were promised.
+
+    What it said before as well is in order: the ledger may have been told otherwise since.
+    """
     wanted = asked.tenant.subscription
     started_at = wanted.start or before.started_at
     time_zone = wanted.time_zone or before.time_zone
     anchor = anchor_of(wanted.anchor, started_at, before.interval, time_zone) if wanted.anchor else before.anchor
+    declared = _declared(asked)
     pairs = (
         ("start", started_at.isoformat(), before.started_at.isoformat()),
         ("time_zone", time_zone, before.time_zone),
         ("anchor", anchor.isoformat(), before.anchor.isoformat()),
     )
     for name, new, old in pairs:
-        if new != old:
+        if new != old and declared[name] and declared[name] != said.get(name):
             asked.fault(
                 faults,
                 "subscription",

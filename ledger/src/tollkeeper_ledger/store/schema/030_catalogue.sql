@@ -86,6 +86,8 @@ CREATE TABLE tenant (
   tax_id text NOT NULL,
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),
   created_at timestamptz NOT NULL,
+  -- What a catalogue said last of its subscription: {plan, start, anchor, time_zone}, as the file has it; null = nothing.
+  declared jsonb,
   CONSTRAINT tenant_wire_id_unique UNIQUE (wire_id),
   CONSTRAINT tenant_not_its_parent CHECK (parent_tenant_id <> tenant_id)
 );

@@ -21,6 +21,11 @@ WHERE c.billable AND NOT c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
                   AND i.period_start = c.period_start)
 ORDER BY c.closed_at, c.tenant_id, c.subscription_id, c.period_start LIMIT $2;
 
+-- name: list_version
+-- Gives the version of a plan that was the newest when another plan version was made. $1 digest of that, $2 plan.
+SELECT v.definition FROM plan_version own, plan p JOIN plan_version v USING (plan_id)
+WHERE own.digest = $1 AND p.name = $2 AND v.created_at <= own.created_at ORDER BY v.version DESC LIMIT 1;
+
 -- name: producers
 -- Gives the producers that served tenants. $1 tenant ids as an array literal.
 SELECT pt.tenant_id, p.producer_id, p.state, p.watermark,

@@ -40,7 +40,7 @@ WITH RECURSIVE line AS (
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
        coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
-       p.name AS plan, v.definition,
+       p.name AS plan, v.definition, t.declared,
        (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
 FROM (SELECT DISTINCT tenant_id FROM line) named
 JOIN tenant t USING (tenant_id)
@@ -95,6 +95,11 @@ FROM unnest($1::uuid[], $3::text[], $4::text[], $5::text[]) AS put (tenant_id, w
 ON CONFLICT ON CONSTRAINT tenant_wire_id_unique
 DO UPDATE SET display_name = excluded.display_name, tax_id = excluded.tax_id;
 
+-- name: declare_subscriptions
+-- Keeps what a catalogue says of tenants' subscriptions. $1 wire ids, $2 what it says of each.
+UPDATE tenant SET declared = said.declared
+FROM unnest($1::text[], $2::jsonb[]) AS said (wire_id, declared) WHERE tenant.wire_id = said.wire_id;
+
 -- name: relate_tenant
 -- Sets a tenant's address, parent and payer. $1 wire id, $2 address lines, $3 parent or '', $4 payer or ''.
 UPDATE tenant SET
@@ -133,22 +138,27 @@ SELECT max(period_end) FROM billing_segment WHERE tenant_id = $1 AND subscriptio
 
 -- name: move_subscription
 -- Moves a subscription to a plan's newest version: limits now, prices of what is used from $4 on; later phases keep
--- state and seats. $1 id, $2 tenant id, $3 plan, $4 instant.
+-- state and seats, and those of other plans than $5 keep theirs. $1 id, $2 tenant id, $3 plan, $4 instant, $5 plans, or
+-- null where every later phase follows.
 WITH target AS (
   SELECT v.plan_version_id FROM plan p JOIN plan_version v USING (plan_id)
   WHERE p.name = $3 ORDER BY v.version DESC LIMIT 1
 ), moved AS (
   UPDATE subscription SET plan_version_id = target.plan_version_id FROM target
   WHERE subscription_id = $1 AND tenant_id = $2
+), followed AS (
+  SELECT v.plan_version_id FROM plan p JOIN plan_version v USING (plan_id) WHERE $5::text[] IS NULL OR p.name = ANY ($5)
 ), later AS (
   UPDATE subscription_phase SET plan_version_id = target.plan_version_id FROM target
   WHERE subscription_id = $1 AND tenant_id = $2 AND starts_at > $4
+    AND subscription_phase.plan_version_id IN (SELECT plan_version_id FROM followed)
 ), before AS (
-  SELECT state, quantity FROM subscription_phase
+  SELECT state, quantity, plan_version_id FROM subscription_phase
   WHERE subscription_id = $1 AND tenant_id = $2 AND starts_at <= $4 ORDER BY starts_at DESC LIMIT 1
 )
 INSERT INTO subscription_phase (tenant_id, subscription_id, starts_at, plan_version_id, state, quantity)
 SELECT $2, $1, $4, target.plan_version_id, before.state, before.quantity FROM target, before
+WHERE before.plan_version_id IN (SELECT plan_version_id FROM followed)
 ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET plan_version_id = excluded.plan_version_id;
 
 -- name: tenant_ids

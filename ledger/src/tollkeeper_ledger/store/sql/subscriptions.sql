@@ -57,6 +57,10 @@ SELECT DISTINCT tenant_id FROM subscription_phase WHERE NOT applied AND starts_a
 SELECT v.plan_version_id, v.version, v.definition FROM plan p JOIN plan_version v USING (plan_id)
 WHERE p.name = $1 ORDER BY v.version DESC LIMIT 1;
 
+-- name: declared
+-- Gives the plan that a catalogue named last for a tenant, empty where none did. $1 tenant id.
+SELECT wire_id, coalesce(declared->>'plan', '') AS plan FROM tenant WHERE tenant_id = $1;
+
 -- name: last_end
 -- Gives the latest end of a tenant's subscriptions, infinity for one without end; null without any. $1 tenant id.
 SELECT max(coalesce(s.ended_at, p.starts_at, 'infinity')) FROM subscription s
