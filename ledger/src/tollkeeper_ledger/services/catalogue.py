@@ -175,7 +175,8 @@ async def _write(conn: Connection, changes: Sequence[Change], *, now: datetime, 
                 await _write_shared(conn, other)
     await writes.put_tenants(conn, puts, now=now)
     await writes.add_subscriptions(conn, added)
-    said = {one.tenant: one.declared for one in (*(one for _, one in added), *moved) if one.declared is not None}
+    said = {one.tenant: one.declared for _, one in added if one.declared is not None}
+    said |= {one.tenant: one.declared for one in moved if one.declared is not None}
     await writes.declare_subscriptions(conn, said)
     tenant_ids = await find_tenant_ids(conn, {one.tenant for one in moved})
     for one in sorted(moved, key=lambda one: tenant_ids[one.tenant]):

@@ -119,7 +119,7 @@ async def read_newest_plan(conn: Connection, name: str) -> PlanVersion | None:
 
 async def read_declared(conn: Connection, tenant_id: UUID) -> tuple[str, str]:
     """Read a tenant's wire id and the plan that a catalogue named for it last; empty where none did."""
-    row = await conn.fetchrow(sql("subscriptions.declared"), tenant_id)
+    (row,) = await conn.fetch(sql("subscriptions.declared"), tenant_id)
     return row["wire_id"], row["plan"]
 
 
