@@ -115,3 +115,32 @@ def test_usage_is_recorded_from_the_command_line_once_per_id(run: Run) -> None:
     assert run("usage", "record", "requests=1", "--tenant", "ops", "--id", "typed-2")[0] == 2
     assert run("usage", "record", "requests=1", "--tenant", "ops")[0] == 0
     assert "typed-1" in run("usage", "list", "--tenant", "ops", "-o", "csv")[1]
+
+
+def test_a_record_in_quarantine_is_shown_tried_again_and_discarded(run: Run) -> None:
+    """What conflicts waits under its name; a release tries it again, a discard ends it and needs a reason."""
+    at, name = datetime.now(UTC).isoformat(), f"twice-{uuid.uuid4()}"
+    words = ["--tenant", "ops", "--id", name, "--at", at]
+    assert run("usage", "record", "requests=1", *words)[0] == 0
+    assert run("usage", "record", "requests=2", *words)[0] == 1
+
+    def listed(*more: str) -> list[tuple[str, str, str]]:
+        code, out, err = run("usage", "quarantine", "list", "--tenant", "ops", "-o", "json", *more)
+        assert code == 0, err
+        return [(row["record"], row["reason"], row["state"]) for row in json.loads(out) if row["id"] == name]
+
+    ((record, reason, state),) = listed("--reason", "CONFLICT")
+    assert (reason, state) == ("CONFLICT", "waiting")
+    code, out, err = run("usage", "quarantine", "release", record, "--note", "again", "-o", "json")
+    assert (code, [(one["state"], one["reason"]) for one in json.loads(out)]) == (1, [("waiting", "CONFLICT")]), err
+    assert run("usage", "quarantine", "release")[0] == 2
+    assert run("usage", "quarantine", "release", record, "--all")[0] == 2
+    assert run("usage", "quarantine", "discard", record)[0] == 2
+    assert run("usage", "quarantine", "discard", record, "--tenant", "child", "--note", "x")[0] == 2
+    assert run("usage", "quarantine", "discard", record, "--note", "sent twice")[0] == 0
+    assert listed() == []
+    assert listed("--ended") == [(record, "CONFLICT", "discarded")]
+    code, out, err = run("usage", "quarantine", "show", record)
+    shown = json.loads(out)
+    assert (code, [act["state"] for act in shown["acts"]]) == (0, ["waiting", "discarded"]), err
+    assert shown["content"]["quantities"] == [["requests", 2]]

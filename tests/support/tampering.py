@@ -23,6 +23,7 @@ TABLES = (
     "usage_record",
     "usage_id",
     "usage_quarantine",
+    "usage_quarantine_act",
     "usage_chain",
     "usage_chain_head",
     "usage_rollup_minute",

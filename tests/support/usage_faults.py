@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tollkeeper_ledger.domain.usage import Problem
 from usage_bench import superuser
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from usage_bench import Bench
+
+    class Reached(Protocol):
+        """A database."""
+
+        @property
+        def url(self) -> str:
+            """Give where it is."""
+            ...
+
 
 ROLLUP_DIFFERENCES = """
     SELECT * FROM (
@@ -50,7 +59,7 @@ POISON = Problem("UNSTORABLE", "")
 
 
 @asynccontextmanager
-async def refusing(bench: Bench, table: str, condition: str, code: str) -> AsyncIterator[None]:
+async def refusing(bench: Reached, table: str, condition: str, code: str) -> AsyncIterator[None]:
     """Have Postgres refuse rows of a table with an error of its own while the block runs."""
     async with superuser(bench.url) as conn:
         await conn.execute(

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from quarantine_support import discard, keys_of, release
 from rollup_support import KINDS, add_kinds
 from tampering import tamper
 from tollkeeper_ledger.domain.usage_audit import Finding
+from tollkeeper_ledger.domain.usage_quarantine import ActOutcome
 from tollkeeper_ledger.services import usage_rebuild
 from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
@@ -22,7 +24,7 @@ from tollkeeper_ledger.services.usage_roots import KEY_FILE, ROOTS_FILE, RootSig
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import open_pool, transaction
-from usage_bench import TENANTS, open_bench, superuser
+from usage_bench import TENANTS, add_catalogue, open_bench, superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
     from tollkeeper_ledger.store.pool import Connection
     from usage_bench import Bench
+    from usage_support import Log
 
 pytestmark = pytest.mark.asyncio
 TAMPERINGS = int(os.environ.get("TAMPERINGS", "500"))
@@ -62,9 +65,12 @@ async def fill(bench: Bench) -> None:
                 ],
                 bench.use("bad", quantities=(("requests", -1),)),
             )
+            if step == 1:
+                log.record(bench.use("later", quantities=(("declared_later", 1),)))
             if step == 2:
                 log.lose(2)
             await bench.ingest.append(log.cut(first))
+    await _act_on_quarantine(bench, logs)
     async with transaction(bench.pool) as conn:
         rows = await conn.fetch(
             "SELECT id FROM usage_record JOIN tenant USING (tenant_id) WHERE wire_id = 'acme' LIMIT 4"
@@ -72,6 +78,15 @@ async def fill(bench: Bench) -> None:
         ids = [row["id"] for row in rows]
         now = await ledger_now(conn)
         await void_usage(conn, bench.ingest, uuid.UUID(int=7), tenant="acme", ids=ids, now=now)
+
+
+async def _act_on_quarantine(bench: Bench, logs: Sequence[Log]) -> None:
+    """Have an act of every outcome: a record that is released, its like, one that is discarded, one refused again."""
+    async with superuser(bench.url) as conn:
+        await add_catalogue(conn, (), ("declared_later",))
+    ended = await release(bench, [*keys_of(logs[0], 7, 15), *keys_of(logs[1], 15)])
+    assert [ActOutcome.REFUSED, ActOutcome.RELEASED, ActOutcome.DUPLICATE] == [one.outcome for one in ended]
+    await discard(bench, keys_of(logs[1], 7))
 
 
 async def audit(conn: Connection, outside: Sequence[SignedRoot] = ()) -> list[Finding]:
@@ -95,6 +110,8 @@ def is_located(done: Tampering, found: list[Finding], names: dict[object, str]) 
     for row in (done.before, after):
         if done.table in ("usage_record", "usage_id"):
             words = [f"id {row['id']!r}"]
+        elif done.table == "usage_quarantine_act":
+            words = [f"producer {row['producer_id'].hex}, number {row['seq']}, act {row['number']}"]
         elif done.table == "usage_quarantine":
             words = [f"producer {row['producer_id'].hex}, number {row['seq']}"]
         elif done.table == "usage_chain":

@@ -143,6 +143,8 @@ class UsageAppend:
     watermark_us: int
     tenants_served: Sequence[str]
     closing: bool
+    shipping_max_us: int = SHIPPING_MAX_US
+    """How long after its receive time a record may be committed here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,21 @@ def hashes_of(record: AuditedRecord) -> tuple[bytes, bytes]:
     )
 
 
+def hash_of_refused(record: RefusedRecord) -> bytes:
+    """Give the hash of a row in quarantine as it follows from what is stored."""
+    return refused_hash(
+        tenant_id=record.tenant_id.bytes,
+        producer_id=record.producer_id.bytes,
+        batch_id=record.batch_id,
+        seq=record.seq,
+        at_us=record.at_us,
+        reason=record.reason,
+        field=record.field,
+        content_hash=record.content_hash,
+        record=record.record,
+    )
+
+
 def check_link(stream: int, position: int, *, stored: int, previous: bytes, body: BatchBody, hashed: bytes) -> str:
     """Say what is wrong with a link whose place should be `position`; empty where nothing is."""
     if stored != position or stream < 0:
@@ -144,20 +159,7 @@ def check_batch(body: BatchBody, records: Sequence[AuditedRecord], *, now_us: in
 
 def check_refused(body: BatchBody, refused: Sequence[RefusedRecord]) -> Iterator[Finding]:
     """Give what is wrong with what of a batch went to quarantine, in sequence order."""
-    hashes = [
-        refused_hash(
-            tenant_id=one.tenant_id.bytes,
-            producer_id=one.producer_id.bytes,
-            batch_id=one.batch_id,
-            seq=one.seq,
-            at_us=one.at_us,
-            reason=one.reason,
-            field=one.field,
-            content_hash=one.content_hash,
-            record=one.record,
-        )
-        for one in refused
-    ]
+    hashes = [hash_of_refused(one) for one in refused]
     wrong = [one for one, hashed in zip(refused, hashes, strict=True) if row_check(hashed) != one.row_check]
     for one in wrong:
         yield Finding("usage_quarantine", one.name, "its fields are not those that were committed")

@@ -43,7 +43,10 @@ def judge(
     unknown = {at for at, shape in enumerate(batch.shapes) if not all(known[meter] for meter in shape)}
     allowed = [meters[meter].span if meter in meters else WIDEST for meter in batch.meters]
     least = reduce(TimeSpan.and_of, allowed, WIDEST)
-    fit = skip >= len(records) or times_fit(records.event_us[skip:], records.received_us[skip:], now_us, least)
+    shipping_max_us = batch.source.shipping_max_us
+    fit = skip >= len(records) or times_fit(
+        records.event_us[skip:], records.received_us[skip:], now_us, least, shipping_max_us=shipping_max_us
+    )
     if fit and not strangers and not unknown:
         return problems
     spans = [reduce(TimeSpan.and_of, [allowed[meter] for meter in shape], WIDEST) for shape in batch.shapes]
@@ -58,8 +61,14 @@ def judge(
             # As old as what it takes back, which the ledger holds.
             continue
         else:
-            span = spans[records.shape[place]]
-            if problem := time_problem(records.event_us[place], records.received_us[place], now_us, span):
+            problem = time_problem(
+                records.event_us[place],
+                records.received_us[place],
+                now_us,
+                spans[records.shape[place]],
+                shipping_max_us=shipping_max_us,
+            )
+            if problem:
                 problems[place] = problem
     return problems
 
@@ -71,14 +80,14 @@ def verdicts_of(batch: UsageBatch, refused: Mapping[int, Problem], taken: Mappin
 
 
 def describe_records(batch: UsageBatch, places: Iterable[int]) -> dict[int, bytes]:
-    """Give records as canonical JSON in UTF-8, exactly as they came, whatever they hold."""
+    """Give records as canonical JSON in UTF-8, exactly as they came, whatever they hold. `tenant` stands last."""
     columns = batch.source.columns
     records = batch.records
     ends = list(accumulate(columns.attribute_count))
     described = {}
     for place in places:
         attributes = slice(ends[place] - columns.attribute_count[place], ends[place])
-        content = {
+        content: dict[str, object] = {
             "attributes": [
                 [columns.attribute_names[name], columns.attribute_values[value]]
                 for name, value in zip(
@@ -95,5 +104,15 @@ def describe_records(batch: UsageBatch, places: Iterable[int]) -> dict[int, byte
             "received_us": records.received_us[place],
             "tenant": batch.tenants[records.tenant[place]],
         }
+        if home := records.home[place]:
+            content["home"] = columns.homes[home - 1].hex()
+        if place in batch.levels:
+            content["levels"] = [
+                [
+                    *(change.level.tenant, change.level.limit, change.level.key_hash.hex()),
+                    *(change.holder.hex(), change.units, change.over),
+                ]
+                for change in batch.levels[place]
+            ]
         described[place] = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     return described

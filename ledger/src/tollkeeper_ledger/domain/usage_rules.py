@@ -48,9 +48,16 @@ def find_problems(columns: UsageColumns, *, own: bool = False) -> dict[int, Prob
     return problems
 
 
-def time_problem(event_us: int, received_us: int, now_us: int, span: TimeSpan = WIDEST) -> Problem | None:
+def time_problem(
+    event_us: int,
+    received_us: int,
+    now_us: int,
+    span: TimeSpan = WIDEST,
+    *,
+    shipping_max_us: int = usage.SHIPPING_MAX_US,
+) -> Problem | None:
     """Say what is wrong with a record's times. Lateness is judged at receive time, so an outage makes nothing late."""
-    if now_us - received_us > usage.SHIPPING_MAX_US:
+    if now_us - received_us > shipping_max_us:
         return Problem("DEDUP_EXPIRED", "received_us")
     if received_us - now_us > usage.CLOCK_AHEAD_MAX_US:
         return Problem("FIELD_OUT_OF_RANGE", "received_us")
@@ -61,11 +68,18 @@ def time_problem(event_us: int, received_us: int, now_us: int, span: TimeSpan = 
     return None
 
 
-def times_fit(event_us: Sequence[int], received_us: Sequence[int], now_us: int, span: TimeSpan = WIDEST) -> bool:
+def times_fit(
+    event_us: Sequence[int],
+    received_us: Sequence[int],
+    now_us: int,
+    span: TimeSpan = WIDEST,
+    *,
+    shipping_max_us: int = usage.SHIPPING_MAX_US,
+) -> bool:
     """Say whether no record has a problem with its times: one pass over a whole batch."""
     lags = [received - event for event, received in zip(event_us, received_us, strict=True)]
     return (
-        now_us - min(received_us) <= usage.SHIPPING_MAX_US
+        now_us - min(received_us) <= shipping_max_us
         and max(received_us) - now_us <= usage.CLOCK_AHEAD_MAX_US
         and max(lags) <= span.late_us
         and -min(lags) <= span.early_us

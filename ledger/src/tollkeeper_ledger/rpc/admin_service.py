@@ -11,6 +11,7 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.admin_quarantine import AdminQuarantine
 from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
 from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
@@ -58,11 +59,12 @@ def _change(change: Change) -> admin_pb2.CatalogueChange:
     return admin_pb2.CatalogueChange(action=change.action, kind=change.kind, name=change.name, detail=change.detail)
 
 
-class AdminService(AdminWindows, AdminSubscriptions, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(AdminWindows, AdminSubscriptions, AdminQuarantine, admin_pb2_grpc.AdminServiceServicer):
     """Serve operators."""
 
     def __init__(self, resources: Resources, limits: Limits) -> None:
         super().__init__(resources, limits)
+        AdminQuarantine.__init__(self, resources, limits)
         self._pools = resources.pools
 
     async def ApplyCatalogue(

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 SAFE_AFTER = timedelta(hours=24)
 """Age from which a commit counts as safe from a restore, where nobody has said better."""
 
+_EVER_US = 2**62
+
 Answer = TypeVar("Answer")
 
 OWN_HOLDER = b"ledger"
@@ -209,6 +211,15 @@ class UsageIngest:
         columns = columns_of(uses, received_us=to_us(now))
         return await self._append_own(conn, known, columns, now=now, own=False)
 
+    async def append_again(self, conn: Connection, producer_id: UUID, columns: UsageColumns) -> AppendOutcome:
+        """Commit records that were refused before, in the caller's transaction, as `append_own` does.
+
+        However long ago they were received: the caller has seen to it that their ids are still kept.
+        """
+        now = await ledger_now(conn)
+        known = await self._lock_own(conn, producer_id, now)
+        return await self._append_own(conn, known, columns, now=now, own=False, shipping_max_us=_EVER_US)
+
     async def lock_input(self, conn: Connection, producer_id: UUID) -> datetime:
         """Take a way in alone until the transaction ends, as `append_input` does; give the ledger time then."""
         await self._lock_own(conn, producer_id, await ledger_now(conn))
@@ -223,7 +234,14 @@ class UsageIngest:
         return known
 
     async def _append_own(
-        self, conn: Connection, known: Producer, columns: UsageColumns, *, now: datetime, own: bool
+        self,
+        conn: Connection,
+        known: Producer,
+        columns: UsageColumns,
+        *,
+        now: datetime,
+        own: bool,
+        shipping_max_us: int = SHIPPING_MAX_US,
     ) -> AppendOutcome:
         append = UsageAppend(
             producer_id=known.producer_id,
@@ -235,6 +253,7 @@ class UsageIngest:
             watermark_us=0 if own else to_us(now),
             tenants_served=(),
             closing=True,
+            shipping_max_us=shipping_max_us,
         )
         batch = await asyncio.to_thread(read_batch, append, own=own)
         await self._need_timeline(conn, [batch])

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link, check_refused
+from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link, check_refused, hashes_of
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
+from tollkeeper_ledger.domain.usage_quarantine import act_problem
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.archive_file import file_digest
 from tollkeeper_ledger.services.closed_usage import check_usage, read_away
@@ -18,6 +19,7 @@ from tollkeeper_ledger.services.usage_roots import is_signed
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_audit as store
+from tollkeeper_ledger.store import usage_quarantine as quarantine
 from tollkeeper_ledger.store import usage_roots as roots
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.usage_rollups import all_meters
@@ -74,6 +76,8 @@ async def verify_usage(
             yield found
     for finding in await _strays(conn):
         yield finding
+    async for finding in _acts(conn, names):
+        yield finding
     parts = (
         _roots(conn, outside, checked),
         _archives(conn, archive, checked),
@@ -95,6 +99,27 @@ async def _strays(conn: Connection) -> list[Finding]:
         *(Finding("usage_id", row, "has no record") for row in ids),
         *(Finding("producer", one.hex, "stands elsewhere than its last link says") for one in producers),
     ]
+
+
+async def _acts(conn: Connection, names: Mapping[int, str]) -> AsyncIterator[Finding]:
+    """Compare what operators did about quarantine with the records that it released, and with the audit log."""
+    async for page in quarantine.all_acts(conn):
+        places = [(one.act.batch_id, one.act.batch_seq) for one in page if one.act.batch_id]
+        counted = await store.placed_rows(conn, places, names)
+        away = await archives.archived_counts(conn, [batch for batch, _ in places])
+        for one in page:
+            record = counted.get((one.act.batch_id, one.act.batch_seq))
+            problem = act_problem(
+                one.act,
+                stored_check=one.row_check,
+                refused_hash=one.content_hash,
+                counted_hash=hashes_of(record)[0] if record is not None else None,
+                away=one.act.batch_id in away,
+            )
+            if problem or not one.noted:
+                yield Finding("usage_quarantine_act", one.act.name, problem or "is not in the audit log")
+    for subject in await quarantine.lost_acts(conn, count_max=store.FINDINGS_MAX):
+        yield Finding("usage_quarantine_act", subject, "is told by the audit log and is not there")
 
 
 async def _rollups(conn: Connection, meters: Mapping[str, MeterFacts], checked: Checked) -> AsyncIterator[Found]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_rollup import RawRecord
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 FINDINGS_MAX = 1_000
 """Rows of one kind that are named."""
@@ -57,24 +57,35 @@ async def batch_rows(
     """Give the records of batches with their ids, by batch, in sequence order."""
     found: dict[int, list[AuditedRecord]] = {}
     for row in await conn.fetch(sql("audit.batch_rows"), batches):
-        kept = None if row["kept_batch"] is None else (row["kept_batch"], row["kept_seq"], row["kept_hash"])
-        names = [meters.get(meter_id, f"#{meter_id}") for meter_id in row["meter_ids"]]
-        record = AuditedRecord(
-            tenant=row["wire_id"],
-            id=row["id"],
-            batch_id=row["batch_id"],
-            seq=row["seq"],
-            event_us=to_us(row["event_time"]),
-            received_us=to_us(row["received_at"]),
-            flags=row["flags"],
-            segment_id=row["segment_id"],
-            quantities=list(zip(names, row["units"], strict=True)),
-            attributes=row["attributes"],
-            row_check=row["row_check"],
-            kept=kept,
-        )
-        found.setdefault(record.batch_id, []).append(record)
+        found.setdefault(row["batch_id"], []).append(_audited(row, meters))
     return found
+
+
+async def placed_rows(
+    conn: Connection, places: Sequence[tuple[int, int]], meters: Mapping[int, str]
+) -> dict[tuple[int, int], AuditedRecord]:
+    """Give the records that stand at batch and number, by these."""
+    batches, seqs = [batch for batch, _ in places], [seq for _, seq in places]
+    rows = await conn.fetch(sql("audit.placed_rows"), batches, seqs)
+    return {(row["batch_id"], row["seq"]): _audited(row, meters) for row in rows}
+
+
+def _audited(row: Row, meters: Mapping[int, str]) -> AuditedRecord:
+    names = [meters.get(meter_id, f"#{meter_id}") for meter_id in row["meter_ids"]]
+    return AuditedRecord(
+        tenant=row["wire_id"],
+        id=row["id"],
+        batch_id=row["batch_id"],
+        seq=row["seq"],
+        event_us=to_us(row["event_time"]),
+        received_us=to_us(row["received_at"]),
+        flags=row["flags"],
+        segment_id=row["segment_id"],
+        quantities=list(zip(names, row["units"], strict=True)),
+        attributes=row["attributes"],
+        row_check=row["row_check"],
+        kept=None if row["kept_batch"] is None else (row["kept_batch"], row["kept_seq"], row["kept_hash"]),
+    )
 
 
 async def batch_refused(conn: Connection, batches: Sequence[int]) -> dict[int, list[RefusedRecord]]:

@@ -774,6 +774,35 @@ CREATE TABLE usage_quarantine (
   PRIMARY KEY (tenant_id, producer_id, seq)
 );
 CREATE INDEX usage_quarantine_by_batch ON usage_quarantine USING brin (batch_id) WITH (pages_per_range = 16);
+CREATE INDEX usage_quarantine_by_seq ON usage_quarantine (producer_id, seq);
+
+-- What operators did about records in quarantine, numbered from 1. A record that was released, found to be stored, or
+-- discarded is done with; `refused` leaves it where it is.
+CREATE TABLE usage_quarantine_act (
+  tenant_id uuid NOT NULL,
+  producer_id uuid NOT NULL,
+  seq bigint NOT NULL,
+  number integer NOT NULL CONSTRAINT usage_quarantine_act_number_positive CHECK (number > 0),
+  outcome text NOT NULL CONSTRAINT usage_quarantine_act_outcome_known
+    CHECK (outcome IN ('released', 'duplicate', 'discarded', 'refused')),
+  -- Why it was refused again; empty for the other outcomes.
+  reason text NOT NULL,
+  field text NOT NULL,
+  -- Why the operator did it.
+  note text NOT NULL,
+  actor text NOT NULL,
+  at timestamptz NOT NULL,
+  -- Batch and number of the stored record, for `released` and `duplicate`; else 0.
+  batch_id bigint NOT NULL,
+  batch_seq bigint NOT NULL,
+  -- As in usage_record.
+  row_check bigint NOT NULL,
+  PRIMARY KEY (tenant_id, producer_id, seq, number),
+  CONSTRAINT usage_quarantine_act_of FOREIGN KEY (tenant_id, producer_id, seq) REFERENCES usage_quarantine
+);
+-- Nobody can release twice, or release what another has discarded.
+CREATE UNIQUE INDEX usage_quarantine_act_end ON usage_quarantine_act (tenant_id, producer_id, seq)
+  WHERE outcome <> 'refused';
 
 -- How reservations ended whose records another producer than their home sent, until the home has taken it in. The home
 -- alone gives units back; without this it would never hear.
@@ -917,6 +946,7 @@ CALL secure_tenant_table('usage_record', 'tollkeeper_ingest', 'tollkeeper_billin
 CALL secure_tenant_table('usage_id', 'tollkeeper_ingest', 'tollkeeper_billing', 'tollkeeper_owner');
 CALL secure_tenant_table('settlement', 'tollkeeper_ingest');
 CALL secure_tenant_table('usage_quarantine', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('usage_quarantine_act', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_minute', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_quarter', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('usage_rollup_state', 'tollkeeper_ingest', 'tollkeeper_billing');
@@ -928,14 +958,16 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON usage_rollup_minute, usage_rollup_quarte
   usage_rollup_value TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON metric_series TO tollkeeper_ingest;
-GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_chain TO tollkeeper_ingest;
-GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarantine, usage_rollup_minute, usage_rollup_quarter,
-  usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head TO tollkeeper_billing;
+GRANT SELECT, INSERT ON producer_tenant, usage_record, usage_id, usage_quarantine, usage_quarantine_act, usage_chain
+  TO tollkeeper_ingest;
+GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarantine, usage_quarantine_act,
+  usage_rollup_minute, usage_rollup_quarter, usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head
+  TO tollkeeper_billing;
 GRANT SELECT, INSERT ON usage_root TO tollkeeper_billing;
 -- An operator declares a producer lost.
 GRANT UPDATE (state) ON producer TO tollkeeper_billing;
-GRANT SELECT ON usage_record, usage_quarantine, usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
-  usage_rollup_value TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON usage_record, usage_quarantine, usage_quarantine_act, usage_rollup_minute, usage_rollup_quarter,
+  usage_rollup_state, usage_rollup_value TO tollkeeper_admin, tollkeeper_reader;
 
 -- Row triggers come to partitions with the attachment; TRUNCATE triggers don't, so the makers below add them.
 CREATE TRIGGER usage_record_append_only BEFORE UPDATE OR DELETE ON usage_record
@@ -950,6 +982,14 @@ CREATE TRIGGER usage_id_no_truncate BEFORE TRUNCATE ON usage_id
 CREATE TRIGGER usage_chain_append_only BEFORE UPDATE OR DELETE ON usage_chain
   FOR EACH ROW EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER usage_chain_no_truncate BEFORE TRUNCATE ON usage_chain
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_quarantine_append_only BEFORE UPDATE OR DELETE ON usage_quarantine
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_quarantine_no_truncate BEFORE TRUNCATE ON usage_quarantine
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_quarantine_act_append_only BEFORE UPDATE OR DELETE ON usage_quarantine_act
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER usage_quarantine_act_no_truncate BEFORE TRUNCATE ON usage_quarantine_act
   FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER usage_root_append_only BEFORE UPDATE OR DELETE ON usage_root
   FOR EACH ROW EXECUTE FUNCTION refuse_change();

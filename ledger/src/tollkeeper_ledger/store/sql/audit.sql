@@ -20,6 +20,13 @@ SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.received_at, r.flags,
 FROM usage_record r JOIN tenant t USING (tenant_id) LEFT JOIN usage_id i ON i.tenant_id = r.tenant_id AND i.id = r.id
 WHERE r.batch_id = ANY ($1::bigint[]) ORDER BY r.batch_id, r.seq;
 
+-- name: placed_rows
+-- Gives the records that stand at places, as batch_rows does. Columns $1 batches, $2 numbers.
+SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.received_at, r.flags, r.segment_id, r.meter_ids, r.units,
+       r.attributes, r.row_check, i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
+FROM usage_record r JOIN tenant t USING (tenant_id) LEFT JOIN usage_id i ON i.tenant_id = r.tenant_id AND i.id = r.id
+WHERE r.batch_id = ANY ($1::bigint[]) AND (r.batch_id, r.seq) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]));
+
 -- name: unchained_records
 -- Gives records whose batch no link names. $1 most.
 SELECT t.wire_id, r.id FROM usage_record r LEFT JOIN tenant t USING (tenant_id)

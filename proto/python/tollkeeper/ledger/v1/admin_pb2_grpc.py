@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tollkeeper.ledger.v1 import admin_pb2 as tollkeeper_dot_ledger_dot_v1_dot_admin__pb2
+from tollkeeper.ledger.v1 import quarantine_pb2 as tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -186,6 +187,26 @@ class AdminServiceStub:
                 '/tollkeeper.ledger.v1.AdminService/InvalidateCaches',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListQuarantine',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
+        self.GetQuarantined = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/GetQuarantined',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantined = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ReleaseQuarantined',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.DiscardQuarantined = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/DiscardQuarantined',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.FromString,
                 _registered_method=True)
         self.SetClock = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/SetClock',
@@ -418,6 +439,34 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuarantine(self, request, context):
+        """Lists records that the ledger could not store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuarantined(self, request, context):
+        """Gives one of them whole, with everything that was done about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantined(self, request, context):
+        """Appends records of quarantine again, each once however often it is released: what is refused again stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardQuarantined(self, request, context):
+        """Says of records in quarantine that they never count.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetClock(self, request, context):
         """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only.
         """
@@ -584,6 +633,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.InvalidateCaches,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineResponse.SerializeToString,
+            ),
+            'GetQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuarantined,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedResponse.SerializeToString,
+            ),
+            'ReleaseQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantined,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedResponse.SerializeToString,
+            ),
+            'DiscardQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardQuarantined,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.SerializeToString,
             ),
             'SetClock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetClock,
@@ -1409,6 +1478,114 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/InvalidateCaches',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.InvalidateCachesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListQuarantine',
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/GetQuarantined',
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.GetQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ReleaseQuarantined',
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.ReleaseQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/DiscardQuarantined',
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ What operators declare and change."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from tollkeeper.ledger.v1 import admin_pb2 as _admin_pb2
+from tollkeeper.ledger.v1 import quarantine_pb2 as _quarantine_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -102,6 +103,14 @@ class AdminServiceStub:
     """Makes every live sidecar lease one second of demand ahead."""
     InvalidateCaches: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InvalidateCachesRequest, _admin_pb2.InvalidateCachesResponse]
     """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
+    ListQuarantine: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ListQuarantineRequest, _quarantine_pb2.ListQuarantineResponse]
+    """Lists records that the ledger could not store."""
+    GetQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.GetQuarantinedRequest, _quarantine_pb2.GetQuarantinedResponse]
+    """Gives one of them whole, with everything that was done about it."""
+    ReleaseQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ReleaseQuarantinedRequest, _quarantine_pb2.ReleaseQuarantinedResponse]
+    """Appends records of quarantine again, each once however often it is released: what is refused again stays."""
+    DiscardQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]
+    """Says of records in quarantine that they never count."""
     SetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
@@ -181,6 +190,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Makes every live sidecar lease one second of demand ahead."""
     InvalidateCaches: _aio.UnaryUnaryMultiCallable[_admin_pb2.InvalidateCachesRequest, _admin_pb2.InvalidateCachesResponse]  # type: ignore[assignment]
     """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
+    ListQuarantine: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ListQuarantineRequest, _quarantine_pb2.ListQuarantineResponse]  # type: ignore[assignment]
+    """Lists records that the ledger could not store."""
+    GetQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.GetQuarantinedRequest, _quarantine_pb2.GetQuarantinedResponse]  # type: ignore[assignment]
+    """Gives one of them whole, with everything that was done about it."""
+    ReleaseQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ReleaseQuarantinedRequest, _quarantine_pb2.ReleaseQuarantinedResponse]  # type: ignore[assignment]
+    """Appends records of quarantine again, each once however often it is released: what is refused again stays."""
+    DiscardQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]  # type: ignore[assignment]
+    """Says of records in quarantine that they never count."""
     SetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]  # type: ignore[assignment]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
@@ -437,6 +454,38 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.InvalidateCachesResponse, _abc.Awaitable[_admin_pb2.InvalidateCachesResponse]]:
         """Makes every live sidecar give its leases back and read its limits again. Counters and reservations stay."""
+
+    @_abc_1.abstractmethod
+    def ListQuarantine(
+        self,
+        request: _quarantine_pb2.ListQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.ListQuarantineResponse, _abc.Awaitable[_quarantine_pb2.ListQuarantineResponse]]:
+        """Lists records that the ledger could not store."""
+
+    @_abc_1.abstractmethod
+    def GetQuarantined(
+        self,
+        request: _quarantine_pb2.GetQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.GetQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.GetQuarantinedResponse]]:
+        """Gives one of them whole, with everything that was done about it."""
+
+    @_abc_1.abstractmethod
+    def ReleaseQuarantined(
+        self,
+        request: _quarantine_pb2.ReleaseQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.ReleaseQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.ReleaseQuarantinedResponse]]:
+        """Appends records of quarantine again, each once however often it is released: what is refused again stays."""
+
+    @_abc_1.abstractmethod
+    def DiscardQuarantined(
+        self,
+        request: _quarantine_pb2.DiscardQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.DiscardQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.DiscardQuarantinedResponse]]:
+        """Says of records in quarantine that they never count."""
 
     @_abc_1.abstractmethod
     def SetClock(
