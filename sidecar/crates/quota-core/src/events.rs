@@ -191,14 +191,7 @@ impl Engine {
 
     /// Forgets a window whose next round has begun: its units are nobody's, its refusals say nothing any more.
     fn on_replaced(&mut self, tenant: &str, limit: &str, key_hash: KeyHash, id: WindowId) {
-        let Some(limit) = self
-            .catalog
-            .limit_named(tenant, limit)
-            .and_then(|index| self.catalog.limit(index))
-        else {
-            return;
-        };
-        for key in limit.buckets.clone() {
+        for key in self.catalog.buckets_named(tenant, limit) {
             let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };
@@ -224,13 +217,7 @@ impl Engine {
         units: crate::Units,
     ) {
         self.recall_unclaimed(now, tenant, limit, key_hash);
-        let Some(index) = self.catalog.limit_named(tenant, limit) else {
-            return;
-        };
-        let Some(limit) = self.catalog.limit(index) else {
-            return;
-        };
-        for key in limit.buckets.clone() {
+        for key in self.catalog.buckets_named(tenant, limit) {
             let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };

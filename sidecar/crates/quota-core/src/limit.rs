@@ -114,6 +114,14 @@ impl LimitRule {
         )
     }
 
+    /// Whether this is what another rule was before it changed: units of one are units of the other. One of another kind,
+    /// or split by another key, is another limit, which begins when its time has come and not before.
+    pub(crate) fn is_same_limit(&self, other: &Self) -> bool {
+        let is_same_kind =
+            std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind);
+        self.name == other.name && is_same_kind && self.key == other.key
+    }
+
     /// Units that all holders together keep apart for when no authority answers: a fiftieth of a hard window limit.
     pub(crate) fn standby_units(&self) -> Units {
         let keeps = self.kind == LimitKind::Window

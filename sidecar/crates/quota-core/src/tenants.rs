@@ -23,7 +23,8 @@ const STRANGERS_MAX: usize = 16_384;
 /// A tenant and this many ancestors.
 const DEPTH_MAX: usize = 5;
 
-/// One limit of one tenant; keeps its place while the process lives, so that windows and sequences are never begun anew.
+/// One limit of one tenant, in one kind and split by one key; keeps its place while the process lives, so that windows
+/// and sequences are never begun anew.
 #[derive(Debug)]
 pub(crate) struct Limit {
     /// Its tenant's wire id.
@@ -98,7 +99,7 @@ pub(crate) enum Changed {
     Raised,
     /// Less than before: the new amount.
     Lowered(Units),
-    /// Rate, burst, kind or key.
+    /// Rate or burst, or the amount of what has no window.
     Shape,
     /// Not declared any more.
     Removed,
@@ -176,13 +177,27 @@ impl Catalog {
             .is_some_and(|limit| matches!(limit.rule.kind, LimitKind::TokenBucket { .. }))
     }
 
-    /// A limit by its tenant's wire id and its name, declared now or before.
-    pub(crate) fn limit_named(&self, tenant: &str, name: &str) -> Option<u32> {
-        let tenant = self.tenants.get(*self.by_name.get(tenant)? as usize)?;
-        tenant.limits.iter().copied().find(|index| {
-            self.limit(*index)
-                .is_some_and(|limit| &*limit.rule.name == name)
+    /// Limits by their tenant's wire id and their name, declared now or before: one for each kind and key that the name
+    /// ever had. Until a change of those comes into force two may be declared at once, one after the other.
+    pub(crate) fn limits_named<'a>(
+        &'a self,
+        tenant: &str,
+        name: &'a str,
+    ) -> impl Iterator<Item = (u32, &'a Limit)> {
+        let place = self.by_name.get(tenant).copied();
+        let tenant = place.and_then(|place| self.tenants.get(place as usize));
+        let limits = tenant.map_or(&[][..], |tenant| &tenant.limits);
+        limits.iter().filter_map(move |index| {
+            let limit = self.limit(*index)?;
+            (&*limit.rule.name == name).then_some((*index, limit))
         })
+    }
+
+    /// Buckets of all limits of this name, in whatever kind and key they have or had.
+    pub(crate) fn buckets_named(&self, tenant: &str, name: &str) -> Vec<Key> {
+        self.limits_named(tenant, name)
+            .flat_map(|(_, limit)| limit.buckets.iter().copied())
+            .collect()
     }
 
     fn tenant_index(&mut self, name: &Arc<str>) -> (u32, bool) {
@@ -493,7 +508,7 @@ impl Catalog {
                 && !snapshot
                     .limits
                     .iter()
-                    .any(|rule| rule.name == limit.rule.name)
+                    .any(|rule| rule.is_same_limit(&limit.rule))
             {
                 limit.is_live = false;
                 changes.push((index, Changed::Removed));
@@ -537,7 +552,11 @@ impl Catalog {
         tenant_name: &Arc<str>,
         rule: LimitRule,
     ) -> Option<(u32, Changed)> {
-        if let Some(index) = self.limit_named(tenant_name, &rule.name) {
+        let known = self
+            .limits_named(tenant_name, &rule.name)
+            .find(|(_, limit)| limit.rule.is_same_limit(&rule))
+            .map(|(index, _)| index);
+        if let Some(index) = known {
             let limit = self.limits.get_mut(index as usize)?;
             let before = std::mem::replace(&mut limit.rule, rule);
             let was_live = std::mem::replace(&mut limit.is_live, true);
@@ -561,9 +580,7 @@ impl Catalog {
 
 fn change_of(before: &LimitRule, after: &LimitRule, was_live: bool) -> Option<Changed> {
     let windows = (before.kind, after.kind) == (LimitKind::Window, LimitKind::Window);
-    if before.key != after.key
-        || (!windows && (before.kind, before.amount) != (after.kind, after.amount))
-    {
+    if !windows && (before.kind, before.amount) != (after.kind, after.amount) {
         return Some(Changed::Shape);
     }
     let (old, new) = (

@@ -49,10 +49,8 @@ impl Engine {
         }
         let catalog = &self.catalog;
         self.unclaimed.give_up_of_limits(|tenant, limit| {
-            let found = catalog.limit_named(tenant, limit);
-            found
-                .and_then(|index| catalog.limit(index))
-                .is_none_or(|limit| limit.rule.learns)
+            let mut found = catalog.limits_named(tenant, limit).peekable();
+            found.peek().is_none() || found.any(|(_, limit)| limit.rule.learns)
         });
         for key in self.buckets.keys() {
             self.fall_behind(key);

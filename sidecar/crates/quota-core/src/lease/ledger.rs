@@ -454,14 +454,7 @@ impl Engine {
     /// Takes in a notice of the ledger: units may be there of which a pool knows nothing, because it was reported as lost.
     /// What that pool refuses proves nothing before the ledger has been asked.
     pub(crate) fn on_units_notice(&mut self, tenant: &str, limit: &str, key_hash: KeyHash) {
-        let Some(limit) = self
-            .catalog
-            .limit_named(tenant, limit)
-            .and_then(|index| self.catalog.limit(index))
-        else {
-            return;
-        };
-        for key in limit.buckets.clone() {
+        for key in self.catalog.buckets_named(tenant, limit) {
             if self
                 .buckets
                 .get(key)

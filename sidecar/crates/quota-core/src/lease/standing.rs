@@ -292,13 +292,7 @@ impl Engine {
 
     /// Takes in that a fall of a level was recorded here, so that figures show it before the ledger has it.
     pub fn fell(&mut self, change: &LevelChange) {
-        let keys = self
-            .catalog
-            .limit_named(&change.tenant, &change.limit)
-            .and_then(|index| self.catalog.limit(index))
-            .map(|limit| limit.buckets.clone())
-            .unwrap_or_default();
-        for key in keys {
+        for key in self.catalog.buckets_named(&change.tenant, &change.limit) {
             let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };

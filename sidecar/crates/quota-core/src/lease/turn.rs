@@ -125,15 +125,18 @@ impl Engine {
             .arm(key, bucket, now.real_us.saturating_add(left_us.max(1)));
     }
 
-    /// Ledger time at which the next window of a bucket is to be leased; `None` where nobody knows yet when it begins.
+    /// Ledger time at which the next window of a bucket is to be leased; `None` where nobody knows yet when it begins,
+    /// or the limit is over by then.
     pub(crate) fn early_at(&self, now: Now, key: Key) -> Option<i64> {
         let bucket = self.buckets.get(key)?;
-        if self.catalog.limit(bucket.limit)?.rule.is_rolling {
+        let rule = &self.catalog.limit(bucket.limit)?.rule;
+        if rule.is_rolling {
             return None;
         }
         let window = bucket.current.as_ref()?;
         let end_us = window.info.end_us;
-        if bucket.next.is_some() || bucket.early_at_us == end_us {
+        let is_last = rule.valid_to_us.is_some_and(|to_us| to_us <= end_us);
+        if is_last || bucket.next.is_some() || bucket.early_at_us == end_us {
             return None;
         }
         let length_us = end_us.saturating_sub(window.info.start_us);
