@@ -22,7 +22,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
 )
 from tollkeeper_ledger.domain.limits import rule_from_json
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
-from tollkeeper_ledger.services.catalogue import read_catalogue
+from tollkeeper_ledger.services.catalogue import CatalogueInvalidError, read_catalogue
 
 NOW = datetime(2025, 5, 17, 12, 30, tzinfo=UTC)
 
@@ -404,3 +404,44 @@ def test_a_price_names_dimensions_only() -> None:
     assert faults_of(split, Known()) == [("plans[0].prices[0].group_by", "names a dimension that does not exist")]
     declared = split.replace("attributes: [user]", "attributes: [user], dimensions: [user]")
     assert faults_of(declared, Known()) == []
+
+
+OWN = """version: 1
+seller: {id: s, name: Seller, currency: USD}
+meters: [{name: tokens, unit: tokens}]
+plans:
+- {name: p, billing_interval: month, progressive_threshold: "50.00"}
+- {name: q, billing_interval: month}
+- {name: e, billing_interval: month, currency: EUR}
+tenants:
+- id: t
+  plan: PLAN
+  OWN
+"""
+
+
+@pytest.mark.parametrize("term", ["free_events: 2", 'free_total: "5"'])
+def test_own_prices_beside_a_threshold_are_refused(term: str) -> None:
+    """A tenant's price that depends on the order of records can't be invoiced within the period; others can."""
+    own = OWN.replace("OWN", f"prices: [{{meter: tokens, model: percentage, rate_percent: 1, {term}}}]")
+    field = f"tenants[0].prices[0].{term.partition(':')[0]}"
+    problem = "stands beside the progressive_threshold of the plan 'p'"
+    assert faults_of(own.replace("PLAN", "p"), Known()) == [(field, problem)]
+    assert faults_of(own.replace("PLAN", "q"), Known()) == []
+    plain = OWN.replace("OWN", "prices: [{meter: tokens, model: percentage, rate_percent: 1}]")
+    assert faults_of(plain.replace("PLAN", "p"), Known()) == []
+    # The plan may have been stored before, without the tenant.
+    stored = replace(known_after(own[: own.index("tenants:")]), tenants={})
+    later = own[: own.index("plans:")] + own[own.index("tenants:") :]
+    assert faults_of(later.replace("PLAN", "p"), stored) == [(field, problem)]
+
+
+def test_own_fees_are_in_the_currency_that_is_paid() -> None:
+    """A fee per currency is read in the plan's where none is named; one without that currency is refused."""
+    own = OWN.replace("PLAN", "e").replace("OWN", 'fees: [{name: Extra, amount: {EUR: "5", USD: "6"}}]')
+    changes = compare(read_catalogue(own, source_name="x"), Known(), now=NOW, faults=Faults())
+    (version,) = [one.write for one in changes if one.kind == "plan" and one.name == "e@t"]
+    assert isinstance(version, AddPlanVersion)
+    assert [fee["amount"] for fee in json.loads(version.definition)["fees"]] == ["5.00"]
+    with pytest.raises(CatalogueInvalidError, match="has no amount in EUR"):
+        read_catalogue(own.replace('EUR: "5", ', ""), source_name="x")

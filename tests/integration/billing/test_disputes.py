@@ -159,4 +159,6 @@ async def test_a_disputes_fee_is_booked_and_the_seller_hears_of_each_step(bench:
         message = make_message(mail, content, sender="", logo="")
         assert [] == list(message.iter_attachments())
         assert "Disputed payment of invoice TK-000001: open" == message["Subject"]
-        assert f"the dispute du_{said['id']} is open now" in " ".join(message.get_content().split())
+        body = message.get_body(("plain",))
+        assert body is not None
+        assert f"the dispute du_{said['id']} is open now" in " ".join(body.get_content().split())

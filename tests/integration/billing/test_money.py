@@ -182,6 +182,7 @@ async def test_a_void_invoice_is_issued_again_once(bench: BillingBench) -> None:
         document["number"], document["billing_tenant"]["address"], document["subtotal_minor"], document["tax_minor"],
     )  # fmt: skip
     assert ("finalised", "TK-000001") == (made.standing.state, made.standing.replaces)
+    assert "TK-000001" == document["replaces"]
     assert ("void", {"receivable": 2975, "revenue": -2500, "tax": -475}) == (
         (await receivable(bench, old["invoice_id"]))["state"],
         await balances(bench),

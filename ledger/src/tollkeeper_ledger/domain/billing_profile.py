@@ -21,7 +21,7 @@ TAX_MODES = ("exclusive", "inclusive", "reverse_charge")
 DUNNING_POLICIES = ("mark", "suspend", "uncollectible", "fallback")
 DUE_DAYS_MAX = 365
 DUNNING_DAYS_DEFAULT = (1, 3, 5, 7)
-_EMAIL_CHARS_MAX = 254
+EMAIL_CHARS_MAX = 254
 _TAXES_MAX = 16
 _NAME_CHARS_MAX = 64
 _DUNNING_STEPS_MAX = 10
@@ -119,16 +119,21 @@ def check_profile(profile: BillingProfile) -> None:
     _check_taxes(profile.taxes)
 
 
-def check_email(address: str) -> None:
-    """Raise InvalidFieldError for what is no address of one mailbox."""
+def is_email(address: str) -> bool:
+    """Whether this is the address of one mailbox."""
     name, at, host = address.rpartition("@")
     is_one_word = address.isprintable() and address.isascii() and not set(address) & set(' ,;:<>()[]"\\')
-    if not at or not name or "." not in host.strip(".") or not is_one_word or len(address) > _EMAIL_CHARS_MAX:
+    return bool(at and name) and "." in host.strip(".") and is_one_word and len(address) <= EMAIL_CHARS_MAX
+
+
+def check_email(address: str) -> None:
+    """Raise InvalidFieldError for what is no address of one mailbox."""
+    if not is_email(address):
         raise InvalidFieldError(
             "profile.email",
             "is no address",
             value=ascii(address[:64]),
-            bound="one mailbox, at most 254 ASCII characters",
+            bound=f"one mailbox, at most {EMAIL_CHARS_MAX} ASCII characters",
         )
 
 

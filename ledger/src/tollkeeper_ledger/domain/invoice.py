@@ -192,10 +192,14 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
     })  # fmt: skip
 
 
-def with_parties(inputs: bytes, parties: Parties, billing: Json) -> bytes:
-    """Give the same inputs with seller's, tenant's and payer's data and terms as they are now."""
+def with_parties(inputs: bytes, parties: Parties, billing: Json, *, replaces: str) -> bytes:
+    """Give the same inputs with seller's, tenant's and payer's data and terms as they are now.
+
+    `replaces`: number of the void invoice, which the new one names.
+    """
     stored = json.loads(inputs)
     stored.update(seller=parties.seller, tenant=parties.tenant, billing_tenant=parties.billing_tenant, billing=billing)
+    stored["replaces"] = replaces
     return canonical_json(stored)
 
 
@@ -345,6 +349,7 @@ def document_of(found: RatedInputs, finalised: Finalised) -> Json:
         **{name: stored[name] for name in names},
         "billing": stored["billing"],
         **({"is_cut": True} if stored["facts"].get("is_cut") else {}),
+        **({"replaces": stored["replaces"]} if "replaces" in stored else {}),
         **found.sums,
         "manifest": manifest,
     }

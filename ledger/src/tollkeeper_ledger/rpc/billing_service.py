@@ -123,13 +123,16 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         async with transaction(self._pool) as conn:
             credit_note = await find_credit_note(conn, request.invoice)
         if credit_note is not None:
-            (document, digest), number = credit_note, request.invoice
+            (document, digest), number, is_void = credit_note, request.invoice, False
         else:
             stored = await self._find(request.invoice)
             document, digest, number = stored.document, stored.digest, stored.read()["number"]
+            is_void = stored.standing.state == "void"
         async with transaction(self._pool) as conn:
             logo = await logo_of(conn, document)
-        pdf = await asyncio.to_thread(render_pdf, document, digest=digest, paper=request.paper, logo=logo)
+        pdf = await asyncio.to_thread(
+            render_pdf, document, digest=digest, paper=request.paper, logo=logo, is_void=is_void
+        )
         return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{number}.pdf")
 
     async def VoidInvoice(

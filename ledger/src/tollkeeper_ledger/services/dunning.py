@@ -11,6 +11,7 @@ from tollkeeper_ledger.domain import receivable as owed
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.overrides import Act
+from tollkeeper_ledger.services.pdf.mail_texts import LAST_TRY
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed
 from tollkeeper_ledger.services.subscription_changes import ChangeAsked, change_subscription, live_subscription
 from tollkeeper_ledger.services.tenants import set_tenant_state
@@ -41,8 +42,9 @@ async def payment_failed(
     after = replace(job, failures=failures, failed_at=first, error=problem, tries=0)
     billed = await need_billed(conn, job.invoice_id)
     await change_receivable(conn, billed, owed.past_due, subject=billed.number, now=ledger_time)
-    await queue(conn, billed, "payment_failed", stage=str(failures))
-    if failures <= len(days):
+    is_last = failures > len(days)
+    await queue(conn, billed, "payment_failed", stage=f"{failures}/{LAST_TRY}" if is_last else str(failures))
+    if not is_last:
         await jobs.save_job(conn, replace(after, next_at=first + timedelta(days=days[failures - 1])))
         return
     facts = dict(after.facts)

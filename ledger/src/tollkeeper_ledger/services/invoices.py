@@ -75,7 +75,7 @@ async def void_invoice(
         return None
     parties = (await closes.read_parties(conn, [billed.tenant_id]))[billed.tenant_id]
     profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
-    inputs = with_parties(stored.inputs, parties, profile.frozen())
+    inputs = with_parties(stored.inputs, parties, profile.frozen(), replaces=billed.number)
     key = CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     issuing = Issuing(key=key, rated=rate_and_sum(inputs, definitions), replaces=billed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -110,13 +111,17 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMe
     )
     address = sender or texts.seller_email
     message = EmailMessage(policy=SMTP)
-    message["From"] = address
+    message["From"] = Address(display_name=texts.seller, addr_spec=address)
+    if texts.seller_email and texts.seller_email != address:
+        message["Reply-To"] = texts.seller_email
     message["To"] = mail.recipient
     message["Subject"] = texts.subject
     message["Message-ID"] = f"<{mail.mail_id}@{address.rpartition('@')[2] or 'localhost'}>"
     warned_at = mail.queued_at if mail.kind in WARNINGS else None
     message["Date"] = texts.date if warned_at is None else format_datetime(warned_at)
+    message["Auto-Submitted"] = "auto-generated"
     message.set_content(texts.body)
+    message.add_alternative(texts.html, subtype="html")
     if warned_at is not None:
         return message
     pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo)

@@ -18,6 +18,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
     PutTenant,
 )
 from tollkeeper_ledger.domain.catalogue.model import LIMITED, PRICED
+from tollkeeper_ledger.domain.catalogue.price import ordered_terms
 from tollkeeper_ledger.domain.catalogue.subscribing import Asked, Target, subscription_change, target_from
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
             continue
         target = _target_of(tenant, f"tenants[{place}]", targets, faults)
         if tenant.fees or tenant.prices:
+            _check_own_prices(tenant, f"tenants[{place}]", target, faults)
             own = with_own_prices(json.loads(target.definition), tenant)
             change, target = _plan_change(own["name"], canonical_json(own), seller, known)
             changes.append(change)
@@ -84,6 +86,21 @@ def _target_of(tenant: Tenant, path: str, targets: Mapping[str, Target], faults:
         )
         return target
     return targets[f"{tenant.plan}/{currency}"]
+
+
+def _check_own_prices(tenant: Tenant, path: str, target: Target, faults: Faults) -> None:
+    """Refuse own prices that depend on the order of records beside a plan that is invoiced within its periods."""
+    if "progressive_threshold" not in json.loads(target.definition):
+        return
+    for place, price in enumerate(tenant.prices):
+        for term in ordered_terms(price):
+            faults.add(
+                price.line,
+                f"{path}.prices[{place}].{term}",
+                f"stands beside the progressive_threshold of the plan {target.name!r}",
+                value=price.meter,
+                remedy=f"leave {term} out, or give the tenant a plan without a threshold",
+            )
 
 
 def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> None:

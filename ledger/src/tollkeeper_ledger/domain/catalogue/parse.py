@@ -6,6 +6,7 @@ import re
 from datetime import date
 from typing import TYPE_CHECKING, TypeVar
 
+from tollkeeper_ledger.domain.billing_profile import EMAIL_CHARS_MAX, is_email
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
 from tollkeeper_ledger.domain.catalogue.logo import LOGO_BYTES_MAX, logo_fault
 from tollkeeper_ledger.domain.catalogue.model import (
@@ -20,13 +21,13 @@ from tollkeeper_ledger.domain.catalogue.model import (
     Subscription,
     Tenant,
 )
-from tollkeeper_ledger.domain.catalogue.price import PRICE_FIELDS, read_price
+from tollkeeper_ledger.domain.catalogue.price import PRICE_FIELDS, ordered_terms, read_price
 from tollkeeper_ledger.domain.catalogue.reader import Collected, Fields
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
 
     from tollkeeper_ledger.domain.catalogue.faults import Faults
@@ -81,11 +82,12 @@ def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
         lambda variants: variants[0].name,
         aliases={"quotas": "limits"},
     )
+    currencies = {variants[0].name: variants[0].currency for variants in plans}
     tenants = _unique(
         fields,
         "tenants",
         _TENANT_FIELDS,
-        lambda inner: _read_tenant(inner, time_zone=time_zone),
+        lambda inner: _read_tenant(inner, currencies, time_zone=time_zone),
         lambda tenant: tenant.tenant,
         aliases={"tier": "plan", "quotas": "limits"},
     )
@@ -134,7 +136,7 @@ def _read_seller(fields: Fields) -> Seller | None:
         name=inner.text("name", required=True),
         address=inner.texts("address", count_max=8),
         tax_id=inner.text("tax_id", length_max=64),
-        email=inner.text("email"),
+        email=_read_email(inner),
         website=inner.text("website"),
         tax_note=inner.text("tax_note", length_max=500),
         payment_note=inner.text("payment_note", length_max=500),
@@ -143,6 +145,15 @@ def _read_seller(fields: Fields) -> Seller | None:
         time_zone=inner.time_zone("time_zone", default="UTC"),
         logo=_read_logo(inner),
     )
+
+
+def _read_email(fields: Fields) -> str:
+    address = fields.text("email", length_max=EMAIL_CHARS_MAX)
+    if address and not is_email(address):
+        bound = f"one mailbox like billing@example.com, at most {EMAIL_CHARS_MAX} ASCII characters"
+        fields.fault("email", "is no address", value=ascii(address)[1:-1], bound=bound)
+        return ""
+    return address
 
 
 def _read_logo(fields: Fields) -> str:
@@ -266,7 +277,7 @@ def _read_threshold(fields: Fields, prices: Sequence[Price]) -> Decimal | None:
     """Read the amount at which usage is invoiced within its period; prices that depend on records' order have none."""
     if not fields.has("progressive_threshold"):
         return None
-    ordered = [price for price in prices if any(term in price.terms for term in ("free_events", "free_total"))]
+    ordered = [price for price in prices if ordered_terms(price)]
     if ordered:
         fields.fault(
             "progressive_threshold",
@@ -301,10 +312,11 @@ def _read_limits(fields: Fields, *, time_zone: str) -> tuple[Limit, ...]:
     return tuple(sorted(limits, key=lambda limit: limit.name))
 
 
-def _read_tenant(fields: Fields, *, time_zone: str) -> Tenant:
+def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: str) -> Tenant:
+    """Read a tenant; `currencies` are those of the catalogue's plans: own fees are in them where none is named."""
     tenant = fields.name("id")
     subscription = _read_subscription(fields)
-    fields.in_currency(subscription.currency)
+    fields.in_currency(subscription.currency or currencies.get(fields.scalar_text("plan") or "", ""))
     parent = fields.name("parent", required=False, refers_to="tenant")
     if parent and parent == tenant:
         fields.fault("parent", "is the tenant itself", value=parent, remedy="name another tenant, or null")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -42,6 +42,7 @@ class Price:
     description: str
     terms: JsonObject
     """What only this model has, and the shared terms that are set; amounts as decimals."""
+    line: int = field(default=0, compare=False)
 
     @property
     def key(self) -> str:
@@ -63,7 +64,13 @@ def read_price(fields: Fields) -> Price:
         included=fields.whole("included", least=0),
         description=fields.text("description"),
         terms=read_terms(fields) | _read_shared(fields),
+        line=fields.line,
     )
+
+
+def ordered_terms(price: Price) -> tuple[str, ...]:
+    """Name the terms by which a record costs less for those before it: no invoice within the period can have them."""
+    return tuple(term for term in ("free_events", "free_total") if term in price.terms)
 
 
 def price_to_json(price: Price, *, digits: int) -> JsonObject:

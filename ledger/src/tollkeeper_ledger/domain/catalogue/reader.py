@@ -216,12 +216,7 @@ class Fields:
     def decimal(self, name: str, *, required: bool = True) -> Decimal:
         """Read an exact decimal of at least 0; one that is given per currency, in the currency that is being read."""
         if isinstance(self._nodes.get(name), Table):
-            by_currency = Fields(self._nodes[name], self._at(name), self._collected, names=frozenset(CURRENCY_DIGITS))
-            currency = self._collected.currency
-            if not by_currency.has(currency):
-                self.fault(name, f"has no amount in {currency or 'any currency'}", remedy="add one for each currency")
-                return Decimal(0)
-            return by_currency.decimal(currency)
+            return self._decimal_in_currency(name)
         node = self._scalar(name, required=required)
         if node is None:
             return Decimal(0)
@@ -235,6 +230,18 @@ class Fields:
             self.fault(name, "is negative", value=node.text, bound=bound)
             return Decimal(0)
         return value
+
+    def _decimal_in_currency(self, name: str) -> Decimal:
+        by_currency = Fields(self._nodes[name], self._at(name), self._collected, names=frozenset(CURRENCY_DIGITS))
+        currency = self._collected.currency
+        if currency and by_currency.has(currency):
+            return by_currency.decimal(currency)
+        if currency:
+            self.fault(name, f"has no amount in {currency}", remedy="add one for each currency")
+        else:
+            remedy = "name the currency, for example `subscription: {currency: EUR}`"
+            self.fault(name, "is given per currency, and nothing says which one is paid", remedy=remedy)
+        return Decimal(0)
 
     def choice(
         self, name: str, options: tuple[str, ...], *, default: str, later: tuple[str, ...] = (), required: bool = False

@@ -39,7 +39,7 @@ from tollkeeper_ledger.domain.rating.reductions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import LateUsage, PriceJson, Total
 
@@ -190,10 +190,15 @@ def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_
     return Share(span.start, span.end, part=part, whole=count, by=by, quantity=quantity)
 
 
-def _runs(stretches: Sequence[Stretch]) -> list[tuple[tuple[str, int], Period]]:
-    """Join neighbours for which the same fees are due; leave out where none are."""
+def _key_for(fee: PriceJson | None, key: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Name what one fee depends on: seats only where it is due for each."""
+    return (key[0], 1) if key is not None and fee is not None and not fee.get("per_seat") else key
+
+
+def _runs(stretches: Sequence[Stretch], fee: PriceJson | None = None) -> list[tuple[tuple[str, int], Period]]:
+    """Join neighbours for which the same is due, of one fee or of all; leave out where nothing is."""
     runs = []
-    for key, group in groupby(stretches, key=lambda stretch: stretch.key):
+    for key, group in groupby(stretches, key=lambda stretch: _key_for(fee, stretch.key)):
         joined = list(group)
         if key is not None:
             runs.append((key, Period(start=joined[0].span.start, end=joined[-1].span.end)))
@@ -206,14 +211,13 @@ def _fees(plan: PriceJson, timing: str) -> list[PriceJson]:
 
 def _arrears(facts: PeriodFacts, digest: str, plan: PriceJson, currency: Currency) -> list[Charge]:
     """Give the lines of a plan's fees after the period. Unshared ones are due whole, to the last plan in force."""
-    runs = _runs(facts.stretches)
-    if proration_of(plan) == NEVER:
-        runs = runs[-1:]
     lines: list[Charge] = []
-    for (of_plan, quantity), span in runs:
-        share = _share(facts, span, plan, quantity)
-        if of_plan == digest and share.part:
-            lines.extend(fee_line(fee, share, currency) for fee in _fees(plan, "arrears"))
+    for fee in _fees(plan, "arrears"):
+        runs = _runs(facts.stretches, fee)
+        for (of_plan, quantity), span in runs[-1:] if proration_of(plan) == NEVER else runs:
+            share = _share(facts, span, plan, quantity)
+            if of_plan == digest and share.part:
+                lines.append(fee_line(fee, share, currency))
     return lines
 
 
@@ -227,29 +231,40 @@ def _fees_ahead(ahead: Ahead, plan: PriceJson, time_zone: str, currency: Currenc
 def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[Charge]:
     """Take back what was billed ahead and not used, and charge the fees in advance that nobody billed ahead."""
     ahead = facts.ahead
-    key = None if ahead is None else (ahead.plan, ahead.quantity)
     lines: list[Charge] = []
     if ahead is not None and proration_of(plans[ahead.plan]) != NEVER:
-        for span in _unused(facts, ahead):
-            share = _share(facts, span, plans[ahead.plan], ahead.quantity)
-            if share.part:
-                fees = _fees(plans[ahead.plan], "advance")
-                lines.extend(fee_line(fee, share, currency, words="unused", is_credit=True) for fee in fees)
-    for (digest, quantity), span in _runs(facts.stretches):
+        for fee in _fees(plans[ahead.plan], "advance"):
+            for span in _unused(facts, ahead, fee):
+                share = _share(facts, span, plans[ahead.plan], ahead.quantity)
+                if share.part:
+                    lines.append(fee_line(fee, share, currency, words="unused", is_credit=True))
+    for digest in dict.fromkeys(stretch.plan for stretch in facts.stretches):
         plan = plans[digest]
-        fees = _fees(plan, "advance")
-        if not fees or (digest, quantity) == key or (ahead is not None and proration_of(plan) == NEVER):
-            continue
-        share = _share(facts, span, plan, quantity)
-        if share.part:
-            lines.extend(fee_line(fee, share, currency) for fee in fees)
+        if ahead is None or proration_of(plan) != NEVER:
+            for fee in _fees(plan, "advance"):
+                lines.extend(_not_billed_ahead(facts, digest, fee, plan, currency))
     return lines
 
 
-def _unused(facts: PeriodFacts, ahead: Ahead) -> list[Period]:
-    """Give the spans that were billed ahead under what was not in force then, neighbours joined."""
-    key = (ahead.plan, ahead.quantity)
-    spans = [stretch.span for stretch in facts.stretches if stretch.key != key]
+def _not_billed_ahead(
+    facts: PeriodFacts, digest: str, fee: PriceJson, plan: PriceJson, currency: Currency
+) -> Iterator[Charge]:
+    """Give the lines of a fee in advance for the time that nobody billed ahead."""
+    ahead = facts.ahead
+    for key, run in _runs(facts.stretches, fee):
+        span = run
+        if ahead is not None and key == _key_for(fee, (ahead.plan, ahead.quantity)):
+            # A change that was to end the period within it, and was taken back after the bill, leaves a rest.
+            span = Period(start=max(run.start, ahead.span.end), end=run.end)
+        share = _share(facts, span, plan, key[1]) if key[0] == digest and span.start < span.end else None
+        if share is not None and share.part:
+            yield fee_line(fee, share, currency)
+
+
+def _unused(facts: PeriodFacts, ahead: Ahead, fee: PriceJson) -> list[Period]:
+    """Give the spans for which a fee was billed ahead under what was not in force then, neighbours joined."""
+    key = _key_for(fee, (ahead.plan, ahead.quantity))
+    spans = [stretch.span for stretch in facts.stretches if _key_for(fee, stretch.key) != key]
     if facts.period.end < ahead.span.end:
         spans.append(Period(start=facts.period.end, end=ahead.span.end))
     joined: list[Period] = []

@@ -1,5 +1,4 @@
-# ruff: noqa: RUF001 - French has typographic apostrophes
-"""What mails say, in the payer's language."""
+"""What mails say, in the payer's language: as text, and as a page for programs that show HTML."""
 
 from __future__ import annotations
 
@@ -8,23 +7,23 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, datetime
 from email.utils import format_datetime as rfc_date
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
-from babel.dates import format_date
-
-from tollkeeper_ledger.services.pdf.texts import money_text
+from tollkeeper_ledger.services.pdf.figures import day_text, money_text, period_text
+from tollkeeper_ledger.services.pdf.mail_html import mail_html
+from tollkeeper_ledger.services.pdf.mail_words import SENTENCES, SUBJECTS
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tollkeeper_ledger.services.pdf.words import Words
 
+Json: TypeAlias = dict[str, Any]
 
 WARNINGS = ("card_expires", "dispute")
 """Kinds of mails that come without a PDF."""
+LAST_TRY = "last"
+"""Ends the stage of a mail about a failed payment after which no other is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,64 +32,12 @@ class MailTexts:
 
     subject: str
     body: str
+    html: str
     date: str
+    seller: str
     seller_email: str
     paper: str
     number: str
-
-
-_SUBJECTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "en": {
-            "invoice": "Invoice {number} from {seller}",
-            "credit_note": "Credit note {number} from {seller}",
-            "payment_failed": "Payment of invoice {number} failed",
-            "card_expires": "Your card expires soon",
-            "dispute": "Disputed payment of invoice {number}: {stage}",
-        },
-        "de": {
-            "invoice": "Rechnung {number} von {seller}",
-            "credit_note": "Gutschrift {number} von {seller}",
-            "payment_failed": "Zahlung der Rechnung {number} fehlgeschlagen",
-            "card_expires": "Ihre Karte läuft bald ab",
-        },
-        "fr": {
-            "invoice": "Facture {number} de {seller}",
-            "credit_note": "Avoir {number} de {seller}",
-            "payment_failed": "Échec du paiement de la facture {number}",
-            "card_expires": "Votre carte expire bientôt",
-        },
-    }
-)
-_BODIES: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "en": {
-            "invoice": "Please find attached invoice {number} over {total}, payable by {due}.",
-            "credit_note": "Please find attached credit note {number} over {total}.",
-            "payment_failed": "We could not collect {open} for invoice {number}. We will try again.",
-            "card_expires": "The card {card} that we charge is good until {expires}. Please enter a new one in time.",
-            "dispute": "The bank of {payer} disputes a payment of invoice {number}; the dispute {dispute} is {stage} "
-            "now. `tollkeeper payment disputes` tells amount, reason, and until when evidence can be sent.",
-            "pay": "Pay here: {url}",
-        },
-        "de": {
-            "invoice": "Anbei erhalten Sie die Rechnung {number} über {total}, zahlbar bis {due}.",
-            "credit_note": "Anbei erhalten Sie die Gutschrift {number} über {total}.",
-            "payment_failed": "Wir konnten {open} für die Rechnung {number} nicht einziehen. Wir versuchen es wieder.",
-            "card_expires": "Die Karte {card}, die wir belasten, ist bis {expires} gültig. "
-            "Bitte hinterlegen Sie rechtzeitig eine neue.",
-            "pay": "Hier bezahlen: {url}",
-        },
-        "fr": {
-            "invoice": "Veuillez trouver ci-joint la facture {number} de {total}, payable au plus tard le {due}.",
-            "credit_note": "Veuillez trouver ci-joint l’avoir {number} de {total}.",
-            "payment_failed": "Nous n’avons pas pu encaisser {open} pour la facture {number}. Nous réessaierons.",
-            "card_expires": "La carte {card} que nous débitons est valable jusqu’au {expires}. "
-            "Veuillez en enregistrer une nouvelle à temps.",
-            "pay": "Payer ici : {url}",
-        },
-    }
-)
 
 
 def mail_texts(
@@ -99,42 +46,89 @@ def mail_texts(
     """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale.
 
     `stage` of a warning is a card and the last month in which it is good, `visa 4242/2030-12`, or a dispute and where
-    it is.
+    it is; of a failed payment its count, `3`, or `4/last` where no other try follows.
     """
     read = json.loads(document)
     # Of disputes the seller hears, not the payer.
     words = LANGUAGES["en" if kind == "dispute" else read["billing"]["locale"]]
-    zone = ZoneInfo(read["time_zone"])
-    seller = " ".join(read["seller"]["name"].split())
-    fields = {
-        "number": read["number"],
-        "seller": seller,
-        "total": money_text(read["total_minor"], read["currency"], words),
-        "open": money_text(due_minor, read["currency"], words),
-        "due": format_date(due_at.astimezone(zone), words.day, locale=words.locale),
-        "url": pay_url,
-        "card": stage.rpartition("/")[0],
-        "dispute": stage.rpartition("/")[0],
-        "stage": stage.rpartition("/")[2],
-        "payer": " ".join(read["billing_tenant"]["name"].split()),
-        "expires": _last_day(stage.rpartition("/")[2], words) if kind == "card_expires" else "",
-    }
-    bodies = _BODIES[words.locale]
-    rows = [bodies[kind].format(**fields)]
-    if pay_url and kind not in ("credit_note", *WARNINGS):
-        rows.append(bodies["pay"].format(**fields))
-    rows.append(seller)
+    said = SENTENCES[words.locale]
+    fields = _fields(kind, read, words, due_at=due_at, due_minor=due_minor, stage=stage)
+    sentences = [said[kind], *(said[name] for name in _more(kind, read, due_minor=due_minor, stage=stage))]
+    hello = [] if kind == "dispute" else [said["hello"].format(**fields)]
+    before = [*hello, " ".join(sentences).format(**fields)]
+    asks = due_minor > 0 and kind in ("invoice", "payment_failed")
+    button = (said["pay"], pay_url) if pay_url and asks else None
+    after = [f"{said['bye']}\n{fields['seller']}"]
+    link = [] if button is None else [said["pay at"].format(url=pay_url)]
+    subject = SUBJECTS[words.locale][kind].format(**fields)
+    facts = _facts(kind, fields, words, asks=asks)
     return MailTexts(
-        subject=_SUBJECTS[words.locale][kind].format(**fields),
-        body="\n\n".join(rows) + "\n",
+        subject=subject,
+        body="\n\n".join([*before, *link, *after]) + "\n",
+        html=mail_html(
+            lang=words.locale,
+            title=subject,
+            seller=fields["seller"],
+            before=before,
+            facts=facts,
+            button=button,
+            after=after,
+        ),
         date=rfc_date(datetime.fromisoformat(read["finalised_at"])),
+        seller=fields["seller"],
         seller_email=read["seller"]["email"],
         paper=read["billing"]["paper"],
         number=read["number"],
     )
 
 
+def _fields(kind: str, read: Json, words: Words, *, due_at: datetime, due_minor: int, stage: str) -> dict[str, str]:
+    zone = ZoneInfo(read["time_zone"])
+    first, _, last = stage.rpartition("/")
+    return {
+        "number": read["number"],
+        "invoice": read.get("invoice", ""),
+        "seller": " ".join(read["seller"]["name"].split()),
+        "payer": " ".join(read["billing_tenant"]["name"].split()),
+        "period": period_text(read["period"], zone, words),
+        "total": money_text(read["total_minor"], read["currency"], words),
+        "open": money_text(due_minor, read["currency"], words),
+        "due": day_text(due_at.astimezone(zone), words),
+        "card": first,
+        "dispute": first,
+        "stage": last.replace("_", " "),
+        "expires": _last_day(last, words) if kind == "card_expires" else "",
+    }
+
+
+def _more(kind: str, read: Json, *, due_minor: int, stage: str) -> tuple[str, ...]:
+    """Name the sentences that say what is to be done."""
+    if kind == "payment_failed":
+        return (LAST_TRY,) if stage.endswith(f"/{LAST_TRY}") else ("again",)
+    if kind != "invoice":
+        return ()
+    total_minor = read["total_minor"]
+    if total_minor <= 0:
+        return ("favour" if total_minor else "nothing",)
+    if due_minor <= 0:
+        return ("settled",)
+    return ("open" if due_minor == total_minor else "open of",)
+
+
+def _facts(kind: str, fields: dict[str, str], words: Words, *, asks: bool) -> list[tuple[str, str]]:
+    """Give what a reader looks for first."""
+    if kind in WARNINGS:
+        return []
+    facts = [(words["Credit note" if kind == "credit_note" else "Invoice"], fields["number"])]
+    if kind == "credit_note":
+        facts.append((words["For invoice"], fields["invoice"]))
+    facts += [(words["Billing period"], fields["period"]), (words["Total"], fields["total"])]
+    if asks:
+        facts += [(words["Amount due"], fields["open"]), (words["Due date"], fields["due"])]
+    return facts
+
+
 def _last_day(month: str, words: Words) -> str:
     """Give a month's last day in the payer's language."""
     first = date.fromisoformat(f"{month}-01")
-    return format_date(first.replace(day=monthrange(first.year, first.month)[1]), words.day, locale=words.locale)
+    return day_text(first.replace(day=monthrange(first.year, first.month)[1]), words)

@@ -19,26 +19,29 @@ PAPERS = {"a4": "a4", "letter": "us-letter"}
 """Names of papers as callers and typst have them."""
 
 
-def render_pdf(document: bytes, *, digest: bytes, paper: str = "", logo: str = "") -> bytes:
+def render_pdf(document: bytes, *, digest: bytes, paper: str = "", logo: str = "", is_void: bool = False) -> bytes:
     """Give the PDF of an invoice's canonical bytes: the same bytes every time. Takes time: run in a thread.
 
-    `paper`: one of PAPERS; empty: the payer's. `logo`: the SVG that the document names.
+    `paper`: one of PAPERS; empty: the payer's. `logo`: the SVG that the document names. `is_void`: the page says that
+    the invoice counts no more.
 
     Raises KeyError for a paper that is not in PAPERS.
     """
-    pdf: bytes = _compile(document, digest=digest, paper=paper, logo=logo, extra={})
+    pdf: bytes = _compile(document, digest=digest, paper=paper, logo=logo, is_void=is_void, extra={})
     return pdf
 
 
 def render_png(document: bytes, *, digest: bytes, paper: str = "", logo: str = "", ppi: int = 110) -> list[bytes]:
     """Give the pages as PNG, for previews and for looking at."""
-    pages = _compile(document, digest=digest, paper=paper, logo=logo, extra={"format": "png", "ppi": ppi})
+    extra = {"format": "png", "ppi": ppi}
+    pages = _compile(document, digest=digest, paper=paper, logo=logo, is_void=False, extra=extra)
     return [pages] if isinstance(pages, bytes) else list(pages)
 
 
-def _compile(document: bytes, *, digest: bytes, paper: str, logo: str, extra: dict[str, Any]) -> Any:
+def _compile(document: bytes, *, digest: bytes, paper: str, logo: str, is_void: bool, extra: dict[str, Any]) -> Any:
     read = json.loads(document)
-    texts = invoice_texts(read, digest=digest.hex(), paper=PAPERS[paper or read["billing"]["paper"]])
+    paper = PAPERS[paper or read["billing"]["paper"]]
+    texts = invoice_texts(read, digest=digest.hex(), paper=paper, is_void=is_void)
     finalised_at = datetime.fromisoformat(read["finalised_at"] or read["period"]["start"])
     with as_file(files("tollkeeper_ledger.services.pdf")) as folder:
         return typst.compile(

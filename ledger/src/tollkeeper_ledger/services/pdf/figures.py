@@ -1,0 +1,91 @@
+"""Write dates, periods, quantities and money as a language does, exactly. Pure: no clock, no machine locale."""
+
+from __future__ import annotations
+
+from datetime import datetime, time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from babel.dates import format_date, format_datetime
+from babel.numbers import format_currency, format_decimal, get_currency_symbol
+
+from tollkeeper_ledger.domain.money import EXACT, Currency, exact
+
+if TYPE_CHECKING:
+    from datetime import date
+    from zoneinfo import ZoneInfo
+
+    from tollkeeper_ledger.services.pdf.words import Words
+
+Json: TypeAlias = dict[str, Any]
+
+_MINUS = "\N{MINUS SIGN}"
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_PRICE_DIGITS_MAX = 15
+_SIGN = "\N{CURRENCY SIGN}"
+
+
+def day_text(day: date, words: Words) -> str:
+    """Write a date that stands alone."""
+    return str(format_date(day, words.day, locale=words.locale))
+
+
+def period_text(period: Json, zone: ZoneInfo, words: Words) -> str:
+    """Write a period: whole days by their dates, the last day included; anything else to the minute."""
+    start, end = (datetime.fromisoformat(period[name]).astimezone(zone) for name in ("start", "end"))
+    dash = "\N{EN DASH}"
+    if start.time() == end.time() == time(0):
+        last = end.date().fromordinal(end.date().toordinal() - 1)
+        if start.date() == last:
+            return day_text(last, words)
+        first = format_date(start, words.short_day, locale=words.locale)
+        return f"{first} {dash} {format_date(last, words.short_day, locale=words.locale)}"
+    first = format_datetime(start, f"{words.short_day}, HH:mm", locale=words.locale)
+    pattern = "HH:mm" if start.date() == end.date() else f"{words.short_day}, HH:mm"
+    zone_name = str(format_datetime(end, "zzz", locale=words.locale))
+    if zone_name[:1] in "+-":
+        # A language without a name for the zone says how far it is from Greenwich.
+        zone_name = str(format_datetime(end, "ZZZZ", locale=words.locale))
+    return f"{first} {dash} {format_datetime(end, pattern, locale=words.locale)} {zone_name}"
+
+
+@exact
+def number_text(value: int | Decimal, words: Words) -> str:
+    """Write a number with all of its digits."""
+    shown = format_decimal(value, locale=words.locale, decimal_quantization=False)
+    return str(shown).replace("-", _MINUS)
+
+
+def units_text(quantity: int | Decimal, scale: int, words: Words) -> str:
+    """Write a quantity that is stored in units of 10^-scale."""
+    return number_text(EXACT.scaleb(Decimal(quantity), -scale), words)
+
+
+def percent_text(percent: str, words: Words) -> str:
+    """Write a percentage."""
+    return f"{number_text(Decimal(percent), words)}{_NO_BREAK}%"
+
+
+def money_text(amount_minor: int, currency_code: str, words: Words) -> str:
+    """Write an amount of minor units."""
+    currency = Currency.from_code(currency_code)
+    digits = f"#,##0{'.' if currency.digits else ''}{'0' * currency.digits}"
+    return _currency_text(EXACT.scaleb(Decimal(amount_minor), -currency.digits), currency, digits, words)
+
+
+def price_text(price: Decimal, currency: Currency, words: Words) -> str:
+    """Write a price in major units with all of its digits, and at least those of the currency."""
+    more = "#" * (_PRICE_DIGITS_MAX - currency.digits)
+    return _currency_text(price, currency, f"#,##0.{'0' * currency.digits}{more}", words)
+
+
+@exact
+def _currency_text(amount: Decimal, currency: Currency, digits: str, words: Words) -> str:
+    pattern = words.money.replace("#,##0", digits)
+    if get_currency_symbol(currency.code, words.locale)[-1:].isalpha():
+        # A code needs a space before the figure, a sign does not.
+        pattern = pattern.replace(f"{_SIGN}#", f"{_SIGN}{_NO_BREAK}#")
+    shown = format_currency(
+        amount, currency.code, pattern, locale=words.locale, currency_digits=False, decimal_quantization=False
+    )
+    return str(shown).replace("-", _MINUS)
