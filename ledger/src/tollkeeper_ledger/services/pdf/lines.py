@@ -84,7 +84,7 @@ def _fee_words(description: str, words: Words) -> str:
 
 def _own_period(line: Json, document: Json, words: Words) -> list[str]:
     """Give a line's own period where it isn't the invoice's."""
-    period: Json = line.get("period", document["period"])
+    period = line["period"] if "period" in line else document["period"]
     if period == document["period"]:
         return []
     return [period_text(period, ZoneInfo(document["time_zone"]), words)]
