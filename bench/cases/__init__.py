@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.cases.cold import open_cold
 from bench.cases.ingest import open_ingest
-from bench.cases.invoices import open_run
+from bench.cases.invoices import open_preview, open_run
 from bench.cases.queries import open_month
 from bench.cases.rating import open_rating
 from bench.cases.sidecar import open_check, open_get_quota, open_record, open_record_single
@@ -34,5 +34,6 @@ CASES: Mapping[str, Opener] = MappingProxyType(
         "usage_of_a_month": open_month,
         "rating": open_rating,
         "invoice_run": open_run,
+        "invoice_preview": open_preview,
     }
 )

@@ -1,4 +1,4 @@
-"""An invoice run over many tenants of a fee and five meters, called as `invoice run` calls it; beside bare inserts."""
+"""Invoices of tenants with a fee and five meters, called as the command line calls: a run over many, and previews."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, usage_pb2, usage
 
 from bench.cases.ingest import open_producer, send, uuid7s
 from bench.frame import Bench, Goal, Sample
+from bench.load import in_flight
 from bench.stage import SELLER
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _PLAN = (
 )
 _AGO = timedelta(hours=1, minutes=10)
 """Since when tenants are subscribed: one hour is over and due, the next is not."""
+_RUNNING = timedelta(minutes=10)
+"""Since when tenants are whose first hour runs."""
 _TENANTS_A_CALL, _RECORDS_A_CALL = 1_000, 1_000
 _TIMEOUT_S = 600.0
 _PER_S = 100_000 / 120
@@ -59,6 +62,7 @@ CREATE TABLE IF NOT EXISTS bench_line (
   invoice_id uuid NOT NULL REFERENCES bench_invoice, line integer NOT NULL, description text NOT NULL,
   amount_minor bigint NOT NULL, PRIMARY KEY (invoice_id, line))
 """
+_FLOOR_SUMS = "SELECT meter_id, sum(units) FROM usage_rollup_minute WHERE tenant_id = $1 GROUP BY 1"
 _FLOOR_INVOICES = """
 INSERT INTO bench_invoice
 SELECT invoice_id, invoice_id, (SELECT coalesce(max(number), 0) FROM bench_invoice) + place, 2000, document
@@ -105,8 +109,49 @@ async def open_run(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
         )
 
 
+@asynccontextmanager
+async def open_preview(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Subscribe tenants and send their usage of the running hour; no preview was asked for before the first sample."""
+    names = [f"previewed-{number}" for number in range(20)]
+    async with AsyncExitStack() as opened:
+        channel = await opened.enter_async_context(stage.ledger())
+        owner = await opened.enter_async_context(stage.owner())
+        usage: Any = usage_pb2_grpc.UsageServiceStub(channel)
+        billing: Any = billing_pb2_grpc.BillingServiceStub(channel)
+        await _prepare(stage, usage, await open_producer(usage), names, ago=_RUNNING)
+        rows = await owner.fetch("SELECT tenant_id FROM tenant WHERE wire_id = ANY ($1::text[])", names)
+        count = effort.of(500, quick=40)
+
+        async def ask(number: int) -> None:
+            request = billing_pb2.PreviewInvoiceRequest(tenant=names[number % len(names)])
+            answer = await billing.PreviewInvoice(request, timeout=_TIMEOUT_S)
+            if len(answer.invoice.lines) != _LINES:
+                raise RuntimeError(f"{len(answer.invoice.lines)} lines of {_LINES}")
+
+        async def look(number: int) -> None:
+            await owner.fetch(_FLOOR_SUMS, rows[number % len(rows)]["tenant_id"])
+
+        async def ours() -> Sample:
+            with stage.spending("ledger", "postgres") as spent:
+                taken = await in_flight(ask, count=count, at_once=1)
+            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+        async def floor() -> Sample:
+            with stage.spending("driver", "postgres") as spent:
+                taken = await in_flight(look, count=count, at_once=1)
+            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+        yield Bench(
+            unit="previews",
+            ours=ours,
+            floor=floor,
+            floor_is="asyncpg, the sums of the same meters",
+            goals=(Goal("ours.p99_ms", 50, is_at_least=False),),
+        )
+
+
 async def _bill(billing: Any) -> int:
-    request = billing_pb2.RunInvoicesRequest(request_id=secrets.token_hex(8))
+    request = billing_pb2.RunInvoicesRequest(request_id=secrets.token_hex(8), without_lines=True)
     made = 0
     async for step in billing.RunInvoices(request, timeout=_TIMEOUT_S):
         if step.held_tenant:
@@ -115,8 +160,10 @@ async def _bill(billing: Any) -> int:
     return made
 
 
-async def _prepare(stage: Stage, usage: Any, producer: Producer, names: Sequence[str]) -> None:
-    start = datetime.now(UTC).replace(microsecond=0) - _AGO
+async def _prepare(
+    stage: Stage, usage: Any, producer: Producer, names: Sequence[str], *, ago: timedelta = _AGO
+) -> None:
+    start = datetime.now(UTC).replace(microsecond=0) - ago
     meters = "".join(f"\n  - {{name: {name}, unit: units}}" for name in _METERS)
     subscribed = f'plan: bench-invoices, subscription: {{start: "{start.isoformat()}", anchor: start}}'
     for first in range(0, len(names), _TENANTS_A_CALL):

@@ -26,6 +26,7 @@ from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.invoice_run import bill_thresholds
+from tollkeeper_ledger.services.invoices import warm_preview
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
 from tollkeeper_ledger.services.provider import open_provider
@@ -89,7 +90,7 @@ async def open_resources(settings: Settings, log: FilteringBoundLogger) -> Async
     redis = open_redis(settings.redis_url, log)
     try:
         await redis.start()
-        async with open_pools(settings) as pools:
+        async with open_pools(settings, warm_billing=warm_preview) as pools:
             clock = LedgerClock(pools.ingest, log, embedded=settings.embedded, monotonic_ns=_boottime_ns)
             await clock.refresh()
             listener = Listener(settings.database_url, role="tollkeeper_ingest", log=log)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError
-from tollkeeper_ledger.domain.invoice import CloseInputs
+from tollkeeper_ledger.domain.invoice import CloseInputs, PlanReference
 from tollkeeper_ledger.domain.periods import Period
+from tollkeeper_ledger.domain.phases import SubscriptionSchedule
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
 from tollkeeper_ledger.services.billing_facts import (
+    PeriodPlans,
     cut_facts,
     opening_facts,
     period_facts,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.billing_profile import BillingProfile
     from tollkeeper_ledger.domain.invoice import Parties
     from tollkeeper_ledger.domain.rating.period import PeriodFacts
-    from tollkeeper_ledger.services.billing_facts import Known, PeriodPlans
+    from tollkeeper_ledger.services.billing_facts import Known
     from tollkeeper_ledger.store.billing_closes import PeriodSegment
     from tollkeeper_ledger.store.pool import Connection
 
@@ -81,27 +84,15 @@ async def gather(
 
     Changes nothing. All is of one moment where `conn` is in a REPEATABLE READ transaction or has the tenants alone.
     """
-    tenant_ids = [one.found.schedule.tenant_id for one in periods]
-    known = await read_known(conn, [(one.found.schedule, one.period) for one in periods])
-    with_usage = [UsageAsked(one.found, one.span, one.is_meant) for one in periods if not one.is_opening]
-    used = await read_usage_of(conn, with_usage) if with_usage else {}
-    parties = await closes.read_parties(conn, tenant_ids)
-    payers = {uuid.UUID(one.billing_tenant["tenant_id"]) for one in parties.values()}
-    shared = _Shared(
-        parties=parties,
-        profiles=await read_profiles(conn, payers),
-        items=await read_waiting_items(conn, tenant_ids),
-        chain_heads=await closes.read_chain_heads(conn),
-        at=at,
-    )
+    shared = await _read(conn, periods, at=at)
     gathered: dict[UUID, Gathered | ValueError] = {}
     for one in periods:
         name = one.found.schedule.subscription_id
-        usage = used.get(name, _NOTHING)
+        usage = shared.used.get(name, _NOTHING)
         if isinstance(usage, ValueError):
             gathered[name] = usage
             continue
-        made = _gathered(one, known[name], usage, shared)
+        made = _gathered(one, usage, shared)
         invoiced = await read_invoiced(conn, one.found, one.span)
         gathered[name] = replace(made, inputs=replace(made.inputs, invoiced=invoiced)) if invoiced else made
     return gathered
@@ -109,6 +100,10 @@ async def gather(
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
+    """What is stored of periods, by subscription, and of their tenants."""
+
+    known: dict[UUID, Known]
+    used: dict[UUID, Used | ValueError]
     parties: dict[UUID, Parties]
     profiles: dict[UUID, BillingProfile]
     items: dict[tuple[UUID, str], tuple[closes.Json, ...]]
@@ -116,8 +111,27 @@ class _Shared:
     at: datetime
 
 
-def _gathered(asked: PeriodAsked, known: Known, used: Used, shared: _Shared) -> Gathered:
+async def _read(conn: Connection, periods: Sequence[PeriodAsked], *, at: datetime) -> _Shared:
+    tenant_ids = [one.found.schedule.tenant_id for one in periods]
+    known = await read_known(conn, [(one.found.schedule, one.period) for one in periods])
+    with_usage = [UsageAsked(one.found, one.span, one.is_meant) for one in periods if not one.is_opening]
+    used = await read_usage_of(conn, with_usage) if with_usage else {}
+    parties = await closes.read_parties(conn, tenant_ids)
+    payers = {uuid.UUID(one.billing_tenant["tenant_id"]) for one in parties.values()}
+    return _Shared(
+        known=known,
+        used=used,
+        parties=parties,
+        profiles=await read_profiles(conn, payers),
+        items=await read_waiting_items(conn, tenant_ids),
+        chain_heads=await closes.read_chain_heads(conn),
+        at=at,
+    )
+
+
+def _gathered(asked: PeriodAsked, used: Used, shared: _Shared) -> Gathered:
     found, schedule = asked.found, asked.found.schedule
+    known = shared.known[schedule.subscription_id]
     facts = _facts(asked, known)
     last = facts.stretches[-1].span.start if facts.stretches else facts.period.start
     parties = shared.parties[schedule.tenant_id]
@@ -168,3 +182,17 @@ async def running_inputs(conn: Connection, tenant_id: UUID, *, wire_id: str, now
     if isinstance(gathered, ValueError):
         raise unbillable(wire_id, gathered) from gathered
     return gathered.inputs
+
+
+async def warm(conn: Connection, *, at: datetime) -> None:
+    """Ask Postgres whatever `running_inputs` asks, of a subscription that nobody has. Changes nothing."""
+    nobody, digest = uuid.UUID(int=0), "00" * 32
+    month = Period(start=at, end=at + timedelta(days=1))
+    schedule = SubscriptionSchedule(
+        tenant_id=nobody, subscription_id=nobody, eras=(), ended_at=None, billed_until=at, phases=()
+    )
+    definition = closes.PlanDefinition(PlanReference(name="", version=1, digest=digest), b'{"prices":[]}')
+    await read_schedules(conn, [nobody])
+    await read_plans_of(conn, [schedule])
+    await _read(conn, [PeriodAsked(PeriodPlans(schedule, {nobody: definition}), month)], at=at)
+    await closes.read_definitions_by_digest(conn, {digest})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from uuid import UUID
 
     from tollkeeper_ledger.config import Settings
@@ -21,7 +21,12 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Row: TypeAlias = asyncpg.Record
 """One row of an answer: a mapping of column names."""
 
+Warming: TypeAlias = "Callable[[Connection], Awaitable[None]]"
+"""Has a new connection do what it will be asked for first, so that nobody waits for Postgres to prepare it."""
+
 SEARCH_PATH = "tollkeeper, pg_temp"
+_STATEMENTS_KEPT = 400
+"""Statements that a connection keeps prepared: all that there are, so none drives another out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,19 @@ async def _keep_session(_: object) -> None:
     """
 
 
-async def open_pool(url: str, *, role: str, size: int) -> Pool:
-    """Open a pool whose connections act as `role` with the ledger's search path and UTC."""
+async def open_pool(url: str, *, role: str, size: int, warm: Warming | None = None) -> Pool:
+    """Open a pool whose connections act as `role` with the ledger's search path and UTC.
+
+    With `warm` all connections are opened now and stay open, and each, also what replaces one that broke, does that
+    before anybody gets it. What Postgres refuses of it is left out.
+    """
+
+    async def prepare(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+        await _prepare(conn)
+        if warm is not None:
+            with suppress(asyncpg.PostgresError):
+                await warm(conn)
+
     settings = {
         "role": role,
         "search_path": SEARCH_PATH,
@@ -60,19 +76,28 @@ async def open_pool(url: str, *, role: str, size: int) -> Pool:
         "idle_in_transaction_session_timeout": "60000",
     }
     pool: Any = await asyncpg.create_pool(
-        url, min_size=1, max_size=size, server_settings=settings, init=_prepare, reset=_keep_session, command_timeout=60
+        url,
+        min_size=1 if warm is None else size,
+        max_size=size,
+        server_settings=settings,
+        init=prepare,
+        reset=_keep_session,
+        command_timeout=60,
+        # Statements stay prepared: to prepare those of a preview anew takes longer than the preview.
+        statement_cache_size=_STATEMENTS_KEPT,
+        max_cached_statement_lifetime=0,
     )
     opened: Pool = pool
     return opened
 
 
 @asynccontextmanager
-async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
-    """Open all pools and close them at the end."""
+async def open_pools(settings: Settings, *, warm_billing: Warming | None = None) -> AsyncIterator[Pools]:
+    """Open all pools and close them at the end; those of billing warm, where it is said how."""
     url = settings.database_url
     ingest, billing, admin, reader = await asyncio.gather(
         open_pool(url, role="tollkeeper_ingest", size=settings.pool_size_ingest),
-        open_pool(url, role="tollkeeper_billing", size=settings.pool_size_billing),
+        open_pool(url, role="tollkeeper_billing", size=settings.pool_size_billing, warm=warm_billing),
         open_pool(url, role="tollkeeper_admin", size=settings.pool_size_admin),
         open_pool(url, role="tollkeeper_reader", size=settings.pool_size_reader),
     )
