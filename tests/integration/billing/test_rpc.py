@@ -122,6 +122,7 @@ async def test_a_run_streams_and_its_invoices_are_served(settings: Settings) -> 
         steps = [step async for step in client.billing.RunInvoices(billing_pb2.RunInvoicesRequest(request_id="r"))]
         assert [(step.due, step.done) for step in steps] == [(2, 0), (2, 1), (2, 2)]
         assert [step.invoice.number for step in steps[1:]] == ["TK-000001", "TK-000002"]
+        assert [len(step.invoice.lines) for step in steps[1:]] == [1, 1]
         page = await client.billing.ListInvoices(billing_pb2.ListInvoicesRequest(page_size=1))
         rest = await client.billing.ListInvoices(billing_pb2.ListInvoicesRequest(page_token=page.next_page_token))
         assert [one.number for one in [*page.invoices, *rest.invoices]] == ["TK-000002", "TK-000001"]
@@ -138,6 +139,12 @@ async def test_a_run_streams_and_its_invoices_are_served(settings: Settings) -> 
             len(by_id.invoice.lines),
         ) == ("finalised", "hourly v1", 2000, 1)
         assert len(by_id.invoice.digest) == 64
+        later = timestamp_pb2.Timestamp(seconds=now.seconds + 3600)
+        await client.admin.SetClock(admin_pb2.SetClockRequest(request_id="d", now=later))
+        brief = billing_pb2.RunInvoicesRequest(request_id="s", without_lines=True)
+        steps = [step async for step in client.billing.RunInvoices(brief)]
+        assert [step.invoice.number for step in steps[1:]] == ["TK-000003", "TK-000004"]
+        assert not any(step.invoice.lines for step in steps)
         for paper in ("", "a4", "letter"):
             pdf = await client.billing.GetInvoicePdf(billing_pb2.GetInvoicePdfRequest(invoice="TK-000001", paper=paper))
             assert pdf.pdf.startswith(b"%PDF-")

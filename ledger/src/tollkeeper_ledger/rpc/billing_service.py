@@ -87,7 +87,7 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
                 due=step.due, done=step.done, held_tenant=step.held_tenant, held_reason=step.held_reason
             )
             if step.invoice is not None:
-                message.invoice.CopyFrom(stored_to_message(step.invoice, with_lines=True))
+                message.invoice.CopyFrom(stored_to_message(step.invoice, with_lines=not request.without_lines))
             yield message
 
     async def ListInvoices(

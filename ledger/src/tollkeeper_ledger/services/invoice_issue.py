@@ -174,4 +174,5 @@ def _stored(new: NewInvoice, owed: NewReceivable, replaces: Billed | None, *, at
             refunded_minor=receivable.refunded_minor,
             replaces="" if replaces is None else replaces.number,
         ),
+        made=new.document,
     )

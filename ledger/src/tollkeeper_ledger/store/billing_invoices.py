@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -43,10 +43,12 @@ class StoredInvoice:
     """Canonical JSON."""
     digest: bytes
     standing: Standing
+    made: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """The document as JSON, where the invoice was just made of it; read only."""
 
     def read(self) -> dict[str, Any]:
         """Give the document as JSON."""
-        document: dict[str, Any] = json.loads(self.document)
+        document: dict[str, Any] = json.loads(self.document) if self.made is None else self.made
         return document
 
 

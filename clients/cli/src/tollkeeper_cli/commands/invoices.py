@@ -61,7 +61,7 @@ def preview(context: typer.Context, tenant: TenantOption = "", output: OutputOpt
 
 def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
     """Close every period that is due and finalise its invoice, once each. Safe to repeat."""
-    request = billing_pb2.RunInvoicesRequest(request_id=new_request_id(), tenant=tenant)
+    request = billing_pb2.RunInvoicesRequest(request_id=new_request_id(), tenant=tenant, without_lines=True)
     notes = Console(stderr=True)
     made: list[billing_pb2.Invoice] = []
     shown = Progress(TextColumn("billing"), BarColumn(), MofNCompleteColumn(), console=notes, transient=True)

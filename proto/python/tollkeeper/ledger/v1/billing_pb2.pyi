@@ -330,19 +330,23 @@ class RunInvoicesRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    WITHOUT_LINES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id of the run."""
     tenant: _builtins.str
     """Only this tenant; empty = all."""
+    without_lines: _builtins.bool
+    """Leave the invoices' lines out of the answer: for runs over many tenants."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tenant: _builtins.str = ...,
+        without_lines: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant", "without_lines", b"without_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
