@@ -10,6 +10,7 @@ import pytest
 from pdf_support import document, line, pdf_of
 
 MILLIMETRES_PER_POINT = 25.4 / 72
+FOOTER_POINTS = 85
 MANY = 300
 
 
@@ -107,6 +108,40 @@ def test_nothing_runs_over_an_edge(paper: str) -> None:
 def _overlap(one: tuple[float, ...], other: tuple[float, ...], axis: int) -> float:
     """Give how far two boxes overlap along an axis, in points."""
     return min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis])
+
+
+def figures_of(name: str) -> tuple[str, list[tuple[int, str]]]:
+    """Give the text of a page with a name on it, and each character right of the names with where it stands.
+
+    The footer has another digest, and other letters may be higher: what counts is the place in the line, in points.
+    """
+    party = {"id": "a", "tenant_id": "x", "name": f"{name} 42", "address": [], "tax_id": ""}
+    with pypdfium2.PdfDocument(pdf_of(document(line(description=f"{name} 7"), billing_tenant=party))) as read:
+        page = read[0]
+        text = page.get_textpage()
+        boxes = [(text.get_text_range(place, 1), text.get_charbox(place)) for place in range(text.count_chars())]
+        right = [
+            (round(box[0]), letter)
+            for letter, box in boxes
+            if box[0] > page.get_width() * 0.4 and box[1] > FOOTER_POINTS and letter.strip()
+        ]
+        return text.get_text_range(), sorted(right)
+
+
+@pytest.mark.parametrize("name", ["חברת הדוגמה", "شركة الأمثلة"])
+def test_right_to_left_names_leave_figures_where_they_are(name: str) -> None:
+    """A Hebrew or Arabic name is on the page in its own letters; every figure stands where it does beside another."""
+    text, figures = figures_of(name)
+    assert [letter for letter in name if letter not in text] == []
+    assert len(figures) > 100
+    assert figures == figures_of("Name")[1]
+
+
+def test_hostile_text_is_printed_as_it_is() -> None:
+    """What looks like markup or code of the template stands on the page as it was written."""
+    evil = '#read("/etc/passwd") $x$ [*b*] <label> @ref'
+    (text,) = pages_of(pdf_of(document(line(description=evil, unit="#x"))))
+    assert evil in text.replace("\n", " ")
 
 
 def test_a_void_invoice_says_so() -> None:

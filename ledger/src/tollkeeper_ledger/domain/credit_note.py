@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.period_facts import instant_text
+from tollkeeper_ledger.domain.shares import cut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from tollkeeper_ledger.domain.receivable import Change
@@ -32,7 +34,6 @@ def credit_note_document(
     """Give a credit note over `amount_minor`, tax contained; `change` is what it did to its invoice."""
     stored = json.loads(invoice)
     tax_minor = sum(one.amount_minor * ((one.debit == "tax") - (one.credit == "tax")) for one in change.transfers)
-    rate = stored["taxes"][0] if len(stored["taxes"]) == 1 else {"name": "", "percent": "0"}
     net_minor = amount_minor - tax_minor
     return {
         "format": FORMAT,
@@ -48,7 +49,34 @@ def credit_note_document(
         "lines_minor": net_minor,
         "discount_minor": 0,
         "subtotal_minor": net_minor,
-        "taxes": [{"name": rate["name"], "percent": rate["percent"], "base_minor": net_minor, "tax_minor": tax_minor}],
+        "taxes": _taxes(stored, change, amount_minor=amount_minor, tax_minor=tax_minor),
         "tax_minor": tax_minor,
         "total_minor": amount_minor,
     }
+
+
+def _taxes(stored: Json, change: Change, *, amount_minor: int, tax_minor: int) -> list[Json]:
+    """Share base and tax of a credit note out over its invoice's rates, in proportion to what the invoice has of each.
+
+    Shares are differences of those of all that is credited so far: credits of a whole invoice take each rate's whole.
+    """
+    rates = stored["taxes"]
+    net_minor = amount_minor - tax_minor
+    if not rates:
+        return [{"name": "", "percent": "0", "base_minor": net_minor, "tax_minor": tax_minor}]
+    after = change.receivable
+    tax = _shares([rate["tax_minor"] for rate in rates], after.credited_tax_minor, tax_minor)
+    bases = [rate["base_minor"] for rate in rates]
+    # Lines without any tax have their share of what is credited as well.
+    untaxed_minor = stored["subtotal_minor"] - sum(bases)
+    base = _shares([*bases, untaxed_minor], after.credited_minor - after.credited_tax_minor, net_minor)
+    return [
+        {"name": rate["name"], "percent": rate["percent"], "base_minor": base[place], "tax_minor": tax[place]}
+        for place, rate in enumerate(rates)
+    ]
+
+
+def _shares(weights: Sequence[int], so_far: int, now: int) -> list[int]:
+    """Share out what is credited now, of what is credited so far with it. Rates below zero have no share."""
+    shown = [max(weight, 0) for weight in weights]
+    return [after - before for after, before in zip(cut(so_far, shown), cut(so_far - now, shown), strict=True)]

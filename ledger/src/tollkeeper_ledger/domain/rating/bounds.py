@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tollkeeper_ledger.domain.money import EXACT, exact
-from tollkeeper_ledger.domain.rating.parts import ZERO
+from tollkeeper_ledger.domain.rating.parts import ZERO, Part
 
 _PERCENT = Decimal("0.01")
+_ONE = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,23 @@ class Bounded:
     def amount(self) -> Decimal:
         """Give what is billed now."""
         return EXACT.add(EXACT.subtract(self.gross, self.discount), self.true_up)
+
+
+DISCOUNT, MAXIMUM, MINIMUM = "discount", "maximum", "minimum"
+"""Names of what bounds add to a price's parts."""
+
+
+def bound_parts(result: Bounded, bounds: Bounds) -> tuple[Part, ...]:
+    """Give what bounds change as parts: the percent or the bound as unit price, and what it takes off or adds."""
+    found = []
+    if result.discount:
+        is_capped = bounds.maximum is not None and EXACT.subtract(result.gross, result.discount) == bounds.maximum
+        name, bound = (MAXIMUM, bounds.maximum) if is_capped else (DISCOUNT, bounds.discount_percent)
+        found.append(Part(name=name, quantity=_ONE, unit_price=bound or ZERO, amount=-result.discount, is_count=True))
+    if result.true_up:
+        minimum = bounds.minimum or ZERO
+        found.append(Part(name=MINIMUM, quantity=_ONE, unit_price=minimum, amount=result.true_up, is_count=True))
+    return tuple(found)
 
 
 def bounded(gross: Decimal, bounds: Bounds, *, billed_before: Decimal, is_period_end: bool) -> Bounded:

@@ -76,6 +76,18 @@ class Rated(NamedTuple):
     currency: Currency
     parts: tuple[Part, ...] = ()
     """Tiers, packages and flat fees that the amount is made of, before discounts and bounds."""
+    bounds: tuple[Part, ...] = ()
+    """What discount, maximum and minimum take off or add."""
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the one price is for another unit than the meter's."""
+        return bool(self.unit_price) and any(each.is_count for each in self.parts)
+
+    @property
+    def shown_parts(self) -> tuple[Part, ...]:
+        """Give what a reader needs beside quantity and unit price to come to the amount."""
+        return self.bounds if self.unit_price and not self.is_converted else (*self.parts, *self.bounds)
 
 
 class Charge(NamedTuple):
@@ -97,7 +109,7 @@ class Charge(NamedTuple):
     period_end: datetime
     late: bool
     parts: tuple[Part, ...] = ()
-    """What a line of several prices is made of, before discounts and bounds; empty where one price explains it."""
+    """What a line is made of, with what discounts and bounds change; empty where one price explains it."""
     discount_minor: int = 0
     """This line's share of coupons: taken off before tax, shown by itself, not in `amount_minor`."""
     tax_name: str = ""

@@ -121,7 +121,7 @@ def _usage_line(
         period_start=facts.period_start,
         period_end=facts.period_end,
         late=False,
-        parts=() if rated.unit_price else rated.parts,
+        parts=rated.shown_parts,
         dimensions=attributes,
     )
 
@@ -157,7 +157,8 @@ def _late_line(
         quantity=total.units,
         included=total.units - (new.charged - old.charged),
         charged=new.charged - old.charged,
-        unit_price=new.unit_price,
+        # One for another unit than the quantity's explains nothing without its steps.
+        unit_price="" if new.is_converted else new.unit_price,
         price_per=new.price_per,
         amount_minor=new_minor - old_minor,
         explanation=(

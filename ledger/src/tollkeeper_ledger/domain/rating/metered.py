@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import exact, plain
-from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, bounded
+from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, bound_parts, bounded
 from tollkeeper_ledger.domain.rating.charges import Rated
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, total
 from tollkeeper_ledger.domain.rating.plan_models import (
@@ -70,9 +70,10 @@ def rate_price(
     if len(parts) > 1:
         steps.append(f"together {_amount(gross, currency)}")
     bounds, amount = bounds_of(price), gross
+    limited: tuple[Part, ...] = ()
     if bounds is not UNBOUNDED:
         result = bounded(gross, bounds, billed_before=ZERO, is_period_end=True)
-        amount = result.amount
+        amount, limited = result.amount, bound_parts(result, bounds)
         if result.discount:
             steps.append(f"less discount and maximum: -{_amount(result.discount, currency)}")
         if result.true_up:
@@ -87,6 +88,7 @@ def rate_price(
         steps=tuple(steps),
         currency=currency,
         parts=parts,
+        bounds=limited,
     )
 
 

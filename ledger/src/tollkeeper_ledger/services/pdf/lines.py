@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from tollkeeper_ledger.domain.invoiced import INVOICED_PREFIX
 from tollkeeper_ledger.domain.money import EXACT, plain
+from tollkeeper_ledger.domain.rating.bounds import DISCOUNT, MAXIMUM, MINIMUM
 from tollkeeper_ledger.domain.rating.engine import LATE_SEPARATOR
 from tollkeeper_ledger.services.pdf.figures import (
     money_text,
@@ -32,6 +33,7 @@ _FEE_WORDS = re.compile(
 """What rating puts behind a fee's name: what it is, and of how much of the period."""
 _PART_WORDS = re.compile(r"(?P<word>tier|event) (?P<number>[0-9]+)(?: (?P<what>flat|blocks))?")
 _PERCENTAGE = "percentage"
+_BOUNDS = frozenset({DISCOUNT, MAXIMUM, MINIMUM})
 _RECORDS = re.compile(r"(?P<part>[0-9]+) of (?P<whole>[0-9]+) records")
 
 
@@ -92,6 +94,7 @@ def _own_period(line: Json, document: Json, words: Words) -> list[str]:
 
 def _usage(line: Json, document: Json, currency: Currency, words: Words) -> Json:
     unit = line["unit"]
+    is_converted = any(not part["name"] for part in line["parts"])
     times, per_units = _whole_units(line["price_per"], line["scale"])
     per = units_text(per_units, line["scale"], words)
     per = unit if per == "1" else f"{per} {unit}"
@@ -116,8 +119,8 @@ def _usage(line: Json, document: Json, currency: Currency, words: Words) -> Json
         "notes": notes,
         "quantity": f"{units_text(line['quantity'], line['scale'], words)} {unit}",
         "included": units_text(line["included"], line["scale"], words) if line["included"] else "",
-        "unit_price": _unit_price(line, currency, words, times=times),
-        "per": "" if line["parts"] else f"{words['per']} {per}",
+        "unit_price": _unit_price(line, currency, words, times=1 if is_converted else times),
+        "per": f"{words['per']} {per}" if line["unit_price"] and not is_converted else "",
     }
 
 
@@ -128,23 +131,38 @@ def _for_people(name: str) -> str:
 
 
 def _part(part: Json, currency: Currency, words: Words) -> str:
-    """Write one tier, package count or flat fee, exact to what a reader can check."""
+    """Write one tier, package count, flat fee or bound, exact to what a reader can check."""
+    if part["name"] in _BOUNDS:
+        return _bound(part, currency, words)
     shown = units_text(Decimal(part["quantity"]), part["scale"], words)
     times, per_units = _whole_units(part["per"], part["scale"])
     per = units_text(per_units, part["scale"], words)
     if per != "1":
         shown = f"{shown} / {per}"
     name = _for_people(_part_name(part["name"], words))
-    amount = price_text(Decimal(part["amount"]), currency, words)
+    amount = Decimal(part["amount"])
     if part["name"] == _PERCENTAGE or _RECORDS.fullmatch(part["name"]):
         price = percent_text(plain(EXACT.scaleb(Decimal(part["unit_price"]), 2)), words)
+        if EXACT.multiply(Decimal(part["quantity"]), Decimal(part["unit_price"])) != amount:
+            price += f", {words['with what is due per record']}"
     else:
         price = price_text(EXACT.multiply(Decimal(part["unit_price"]), times), currency, words)
-    return f"{name}: {shown} \N{MULTIPLICATION SIGN} {price} = {amount}"
+    return f"{name}: {shown} \N{MULTIPLICATION SIGN} {price} = {price_text(amount, currency, words)}"
+
+
+def _bound(part: Json, currency: Currency, words: Words) -> str:
+    """Write what a discount, a maximum or a minimum takes off or adds."""
+    is_percent = part["name"] == DISCOUNT
+    bound = Decimal(part["unit_price"])
+    shown = percent_text(plain(bound), words) if is_percent else price_text(bound, currency, words)
+    name = words["Discount" if is_percent else part["name"]]
+    return f"{_for_people(name)} {shown}: {price_text(Decimal(part['amount']), currency, words)}"
 
 
 def _part_name(name: str, words: Words) -> str:
     """Write what rating calls a step of a price in the invoice's language."""
+    if not name:
+        return words["converted"]
     if words.locale == "en":
         return name
     if (records := _RECORDS.fullmatch(name)) is not None:
