@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent import futures
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,24 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
 
 
 class FakeReports(reports_pb2_grpc.ReportServiceServicer):
-    """Has three records, one with an attribute that a spreadsheet would run."""
+    """Has three records, one with an attribute that a spreadsheet would run, and one tenant near its limit."""
+
+    def ListAlerts(self, request: Any, context: Any) -> Any:
+        """List one alert."""
+        alert = {
+            "id": "a", "tenant": "acme", "kind": "limit", "subject": "day", "key_values": ["u", "v"],
+            "threshold": "90%", "base": "100", "value": "91", "starts_at": "", "ends_at": "", "fired_at": "",
+        }  # fmt: skip
+        return reports_pb2.ListAlertsResponse(alerts=[json.dumps(alert)])
+
+    def CheckAlerts(self, request: Any, context: Any) -> Any:
+        """Tell of a limit of everybody, which one tenant has used up to 91 %, and of its spend."""
+        day = reports_pb2.AlertState(kind="limit", subject="day", base="100", value="0", at=["90%"])
+        if request.tenant != "acme":
+            return reports_pb2.CheckAlertsResponse(states=[day])
+        day.value, day.reached[:] = "91", ["90%"]
+        spend = reports_pb2.AlertState(kind="spend", subject="USD", base="50.00", value="2.00", at=["75%"])
+        return reports_pb2.CheckAlertsResponse(states=[day, spend])
 
     def ListUsageRecords(self, request: Any, context: Any) -> Any:
         """Stream records in two messages."""

@@ -242,7 +242,31 @@ def test_wrong_usage_is_exit_2(words: list[str]) -> None:
     assert main(words) == 2
 
 
-@pytest.mark.parametrize("later", ["alerts", "overage", "cache", "rate"])
-def test_later_commands_are_absent(later: str) -> None:
-    """What isn't built isn't offered."""
-    assert main([later]) == 2
+@pytest.mark.parametrize(
+    ("words", "subjects", "code"),
+    [
+        (["check", "--tenant", "acme"], ["day", "USD"], 1),
+        (["check", "--tenant", "probe"], ["day"], 0),
+        (["monitor-all"], ["day"], 1),
+    ],
+)
+def test_checks_of_thresholds_exit_with_1_where_one_is_reached(
+    tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str], words: list[str], subjects: list[str], code: int
+) -> None:
+    """A check names everything, the monitor of all tenants what is reached; both say so by their exit code."""
+    assert code == tollkeeper("alerts", *words, "-o", "json")
+    assert subjects == [row["subject"] for row in json.loads(capsys.readouterr().out)]
+
+
+def test_alerts_are_listed_with_their_figures(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every alert is a row, its keys one text."""
+    assert tollkeeper("alerts", "list", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert tuple(row[name] for name in ("tenant", "subject", "key", "threshold", "value", "base")) == (
+        "acme",
+        "day",
+        "u, v",
+        "90%",
+        "91",
+        "100",
+    )

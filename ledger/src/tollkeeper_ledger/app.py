@@ -23,6 +23,7 @@ from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.payments.smtp import SmtpServer
 from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
+from tollkeeper_ledger.services.alerting import Alerter
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.invoice_run import bill_thresholds
@@ -156,6 +157,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
             *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
             *(tasks.create_task(loop) for loop in _mailing(resources)),
+            tasks.create_task(every(1.0, Alerter(resources.pools.billing, log).run_all, log=log)),
         ]
         try:
             yield Running(resources=resources, port=port, http_port=http.port)

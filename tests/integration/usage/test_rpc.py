@@ -194,7 +194,7 @@ async def test_a_bad_envelope_is_refused_with_its_reason(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("name", ["ListAlerts", "ListViolations"])
+@pytest.mark.parametrize("name", ["ListViolations"])
 async def test_what_is_not_built_says_so(channel: grpc.aio.Channel, name: str) -> None:
     """A report of a later version answers UNIMPLEMENTED with NOT_IMPLEMENTED, never with something made up."""
     request = getattr(reports_pb2, f"{name}Request")()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tollkeeper_cli.aliases import with_our_words
 from tollkeeper_cli.commands import (
+    alerts,
     cache,
     catalogue,
     demo,
@@ -47,7 +48,7 @@ def build_app() -> typer.Typer:
     app.callback()(_choose_servers)
     modules = (
         processes, demo, replay, catalogue, quota, cache,
-        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments,
+        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments, alerts,
     )  # fmt: skip
     for module in modules:
         module.register(app)

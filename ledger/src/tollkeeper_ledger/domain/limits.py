@@ -109,6 +109,8 @@ class LimitRule:
     shared: bool = False
     """Callers of child tenants see its figures."""
     after_restore: AfterRestore = AfterRestore.FREEZE
+    alerts: tuple[str, ...] | None = None
+    """Thresholds that are told of; None = the default."""
 
     @property
     def learns(self) -> bool:
@@ -182,6 +184,7 @@ def rule_from_json(value: Json) -> LimitRule:
         valid_to_us=_instant_from_json(value.get("valid_to")),
         shared=bool(value.get("shared", False)),
         after_restore=AfterRestore(value.get("after_restore", "freeze")),
+        alerts=tuple(value["alerts"]) if "alerts" in value else None,
     )
 
 

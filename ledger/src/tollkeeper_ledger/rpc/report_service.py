@@ -10,6 +10,7 @@ from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.rpc.acting import timestamp
+from tollkeeper_ledger.rpc.alert_reports import AlertReports
 from tollkeeper_ledger.rpc.money_reports import MoneyReports
 from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 _AUDIT_DIGITS_MAX = 18
 
 
-class ReportService(MoneyReports, UsageReports, UsageAudits, reports_pb2_grpc.ReportServiceServicer):
+class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, reports_pb2_grpc.ReportServiceServicer):
     """Serve readers."""
 
     def __init__(self, resources: Resources) -> None:
+        AlertReports.__init__(self, resources)
         MoneyReports.__init__(self, resources)
         UsageReports.__init__(self, resources)
         UsageAudits.__init__(self, resources)
 
-    ListAlerts = not_built("ListAlerts")
     ListViolations = not_built("ListViolations")
 
     async def ListUsageRecords(

@@ -56,6 +56,22 @@ async def queue_to_seller(conn: Connection, billed: Billed, kind: str, *, stage:
         await mails.queue_mails(conn, [_mail(billed, kind, stage=stage, recipient=recipient)], now=_AT_ONCE)
 
 
+async def queue_alerts(conn: Connection, told: Sequence[tuple[UUID, str, UUID]]) -> None:
+    """Queue a mail about each alert: payer, address, alert. Once per alert."""
+    queued = [
+        mails.Mail(
+            tenant_id=payer_id,
+            mail_id=uuid.uuid4(),
+            kind="alert",
+            invoice_id=None,
+            stage=str(alert_id),
+            recipient=recipient,
+        )
+        for payer_id, recipient, alert_id in told
+    ]
+    await mails.queue_mails(conn, queued, now=_AT_ONCE)
+
+
 def _mail(billed: Billed, kind: str, *, stage: str, recipient: str) -> mails.Mail:
     return mails.Mail(
         tenant_id=billed.account.payer_id,

@@ -9,12 +9,15 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.payments.smtp import NotSentError, UnknownError
+from tollkeeper_ledger.services.alert_mail import make_alert_message
 from tollkeeper_ledger.services.pdf.mail_texts import WARNINGS, mail_texts
 from tollkeeper_ledger.services.pdf.render import render_pdf
 from tollkeeper_ledger.store import mails
+from tollkeeper_ledger.store.alerts import read_alert
 from tollkeeper_ledger.store.logos import logo_of
 from tollkeeper_ledger.store.pool import transaction
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.payments.smtp import SmtpServer
     from tollkeeper_ledger.store.mails import Mail
-    from tollkeeper_ledger.store.pool import Pool, Row
+    from tollkeeper_ledger.store.pool import Connection, Pool, Row
 
 TRIES_MAX = 12
 """With doubled waits from a minute on: two days and a half."""
@@ -65,13 +68,19 @@ class Mailer:
                 return True
             number = 1 if last is None else last.attempt + 1
             await mails.begin_try(conn, mail, number, now=self.now())
-            content = await mails.read_content(
-                conn, mail.invoice_id, credit_note=mail.stage if mail.kind == "credit_note" else ""
-            )
-            logo = await logo_of(conn, content["document"])
-        message = await asyncio.to_thread(make_message, mail, content, sender=self.sender, logo=logo)
-        await self._send(mail, number, message)
+            make = await self._content_of(conn, mail)
+        await self._send(mail, number, await asyncio.to_thread(make))
         return True
+
+    async def _content_of(self, conn: Connection, mail: Mail) -> Callable[[], EmailMessage]:
+        """Read what a mail is made of; what is given makes it."""
+        if mail.kind == "alert":
+            return partial(make_alert_message, mail, await read_alert(conn, mail.stage), sender=self.sender)
+        content = await mails.read_content(
+            conn, mail.invoice_id, credit_note=mail.stage if mail.kind == "credit_note" else ""
+        )
+        logo = await logo_of(conn, content["document"])
+        return partial(make_message, mail, content, sender=self.sender, logo=logo)
 
     async def _send(self, mail: Mail, number: int, message: EmailMessage) -> None:
 

@@ -80,6 +80,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         subscription=subscription,
         ended_at=row["ended_at"],
         declared=row["declared"],
+        alerts=tuple(row["alerts"]),
     )
 
 

@@ -111,7 +111,10 @@ async def put_tenants(conn: Connection, puts: Sequence[tuple[UUID, PutTenant]], 
     )
     await conn.executemany(
         sql("catalogue.relate_tenant"),
-        [(tenant.tenant, tenant.address, tenant.parent, tenant.billing_tenant) for tenant in tenants],
+        [
+            (tenant.tenant, tenant.address, tenant.parent, tenant.billing_tenant, list(tenant.alerts))
+            for tenant in tenants
+        ],
     )
 
 

@@ -22,7 +22,8 @@ class Mail:
     tenant_id: UUID
     mail_id: UUID
     kind: str
-    invoice_id: UUID
+    invoice_id: UUID | None
+    """None of an alert, which `stage` names."""
     stage: str
     recipient: str
     queued_at: datetime | None = None
@@ -109,7 +110,7 @@ async def set_state(conn: Connection, mail: Mail, state: str, *, next_at: dateti
     await conn.execute(sql("mail.set_state"), mail.mail_id, state, next_at)
 
 
-async def read_content(conn: Connection, invoice_id: UUID, *, credit_note: str) -> Row:
+async def read_content(conn: Connection, invoice_id: UUID | None, *, credit_note: str) -> Row:
     """Read what a mail is made of."""
     row = await conn.fetchrow(sql("mail.content"), invoice_id, credit_note)
     if row is None:

@@ -54,6 +54,8 @@ def plan_to_json(plan: Plan) -> JsonObject:
         extra["commitment"] = plain(plan.commitment, digits_min=digits)
     if plan.progressive_threshold is not None:
         extra["progressive_threshold"] = plain(plan.progressive_threshold, digits_min=digits)
+    if plan.alerts:
+        extra["alerts"] = list(plan.alerts)
     return {
         "format": PLAN_FORMAT,
         "name": plan.name,

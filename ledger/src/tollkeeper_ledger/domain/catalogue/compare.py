@@ -17,7 +17,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
     PutSeller,
     PutTenant,
 )
-from tollkeeper_ledger.domain.catalogue.model import LIMITED, PRICED
+from tollkeeper_ledger.domain.catalogue.model import ADDED_UP, LIMITED, PRICED
 from tollkeeper_ledger.domain.catalogue.price import ordered_terms
 from tollkeeper_ledger.domain.catalogue.subscribing import Asked, Target, subscription_change, target_from
 
@@ -154,7 +154,7 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
         if reference.kind != "meter" or reference.name not in meters:
             continue
         aggregation = meters[reference.name].aggregation
-        served, who = (PRICED, "prices") if ".prices[" in reference.path else (LIMITED, "limits")
+        served, who = _served(reference.path)
         if aggregation not in served:
             faults.add(
                 reference.line,
@@ -164,6 +164,13 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
                 bound="meters of aggregation " + ", ".join(served),
                 remedy="declare a meter of such an aggregation beside it and record both",
             )
+
+
+def _served(path: str) -> tuple[tuple[str, ...], str]:
+    """Give the aggregations that whoever names a meter may name, and who that is."""
+    if ".prices[" in path:
+        return PRICED, "prices"
+    return (ADDED_UP, "alerts") if ".alerts[" in path else (LIMITED, "limits")
 
 
 def _counts_values(meters: Mapping[str, Meter], dimension: str) -> bool:
@@ -277,4 +284,5 @@ def _tenant_change(tenant: Tenant, seller: Seller, known: Known) -> Change:
 
 def _tenant_json(tenant: Tenant | KnownTenant) -> JsonObject:
     names = ("display_name", "parent", "billing_tenant", "address", "tax_id")
-    return {name: _plain(getattr(tenant, name)) for name in names}
+    shown = {name: _plain(getattr(tenant, name)) for name in names}
+    return {**shown, "alerts": list(tenant.alerts)} if tenant.alerts else shown

@@ -60,6 +60,8 @@ class KnownTenant:
     """When the last subscription that is over ended."""
     declared: JsonObject | None = None
     """What the catalogue said last of its subscription; None = no catalogue has named one."""
+    alerts: tuple[JsonObject, ...] = ()
+    """Rules on use and spend of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tollkeeper_ledger.domain.catalogue.alert import read_thresholds
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -34,7 +36,7 @@ LIMIT_ALIASES = {
 }
 LIMIT_FIELDS = frozenset({
     "name", "meter", "kind", "amount", "window", "refill", "burst", "enforcement", "failure_policy", "match", "key",
-    "valid_from", "valid_to", "shared", "after_restore",
+    "valid_from", "valid_to", "shared", "after_restore", "alerts",
 })  # fmt: skip
 _MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
 _WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment"})
@@ -90,6 +92,8 @@ class Limit:
     """Callers of child tenants see its figures."""
     after_restore: str = "freeze"
     """What happens to windows that were open when Postgres was set back."""
+    alerts: tuple[str, ...] | None = None
+    """Thresholds that are told of; None = the default."""
 
 
 def read_limit(fields: Fields, *, time_zone: str) -> Limit:
@@ -127,7 +131,14 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
         valid_to=valid_to,
         shared=fields.flag("shared"),
         after_restore=_read_after_restore(fields, kind),
+        alerts=_read_alerts(fields, kind),
     )
+
+
+def _read_alerts(fields: Fields, kind: str) -> tuple[str, ...] | None:
+    if fields.has("alerts") and kind != "window":
+        fields.fault("alerts", "belongs to kind window only", value=kind, remedy="remove it")
+    return read_thresholds(fields, "alerts")
 
 
 def _read_after_restore(fields: Fields, kind: str) -> str:
@@ -239,6 +250,8 @@ def limit_to_json(limit: Limit) -> JsonObject:
         stored["shared"] = True
     if limit.after_restore != "freeze":
         stored["after_restore"] = limit.after_restore
+    if limit.alerts is not None:
+        stored["alerts"] = list(limit.alerts)
     return stored
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-    from tollkeeper_ledger.domain.catalogue.limit import Limit
+    from tollkeeper_ledger.domain.catalogue.limit import JsonObject, Limit
     from tollkeeper_ledger.domain.catalogue.price import Price
     from tollkeeper_ledger.domain.catalogue.reader import Reference
     from tollkeeper_ledger.domain.periods import Interval
@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 
 LIMITED = ("sum", "unique")
 """Aggregations of meters that limits may name."""
+ADDED_UP = ("sum", "count")
+"""Aggregations of meters that alerts on a billing period may name."""
 PRICED = ("sum", "count", "unique")
 """Aggregations of meters that prices may name: what adds up over segments, and what is counted over all of them."""
 
@@ -104,6 +106,8 @@ class Plan:
     """What a period costs at least, in major units."""
     progressive_threshold: Decimal | None = None
     """Usage is invoiced within the period whenever so much of it is not yet invoiced, in major units before tax."""
+    alerts: tuple[JsonObject, ...] = ()
+    """Rules on use and spend of a billing period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ class Tenant:
     """Instead of the plan's of the same name, or beside them."""
     prices: tuple[Price, ...] = ()
     """Instead of the plan's for the same meter and match, or beside them."""
+    alerts: tuple[JsonObject, ...] = ()
+    """Instead of the plan's about the same, or beside them."""
 
 
 @dataclass(frozen=True, slots=True)

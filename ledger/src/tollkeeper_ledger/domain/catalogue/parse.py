@@ -7,6 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, TypeVar
 
 from tollkeeper_ledger.domain.billing_profile import EMAIL_CHARS_MAX, is_email
+from tollkeeper_ledger.domain.catalogue.alert import read_rules
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
 from tollkeeper_ledger.domain.catalogue.logo import LOGO_BYTES_MAX, logo_fault
 from tollkeeper_ledger.domain.catalogue.model import (
@@ -46,13 +47,13 @@ _METER_FIELDS = frozenset({
 })  # fmt: skip
 _PLAN_FIELDS = frozenset({
     "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
-    "trial_days", "proration", "commitment", "progressive_threshold",
+    "trial_days", "proration", "commitment", "progressive_threshold", "alerts",
 })  # fmt: skip
 _FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
 _SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
-    "fees", "prices",
+    "fees", "prices", "alerts",
 })  # fmt: skip
 _AGGREGATIONS = ("sum", "count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
 _DIMENSIONS_MAX = 4
@@ -270,6 +271,7 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
         proration=fields.choice("proration", ("day", "second", "none"), default=""),
         commitment=fields.decimal("commitment") if fields.has("commitment") else None,
         progressive_threshold=_read_threshold(fields, prices),
+        alerts=read_rules(fields),
     )
 
 
@@ -326,7 +328,7 @@ def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: st
     plan = fields.name("plan", required=False, refers_to="plan")
     limits = _read_limits(fields, time_zone=time_zone)
     if not plan:
-        for name in ("subscription", "limits", "plan_version", "fees", "prices"):
+        for name in ("subscription", "limits", "plan_version", "fees", "prices", "alerts"):
             if fields.has(name):
                 fields.fault(name, "needs a plan", remedy="add `plan: …`")
     return Tenant(
@@ -344,6 +346,7 @@ def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: st
         lines={name: fields.line_of(name) for name in ("plan", "parent", "subscription", "billing_tenant")},
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
         prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter"),
+        alerts=read_rules(fields),
     )
 
 

@@ -276,6 +276,8 @@ CREATE TABLE tenant (
   billing_tenant_id uuid REFERENCES tenant,
   address text[] NOT NULL,
   tax_id text NOT NULL,
+  -- Its own rules on use and spend, an array of the shape that plan definitions have.
+  alerts jsonb NOT NULL DEFAULT '[]',
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),
   created_at timestamptz NOT NULL,
   -- What a catalogue said last of its subscription: {plan, start, anchor, time_zone}, as the file has it; null = nothing.
@@ -656,12 +658,12 @@ CREATE TABLE bucket_shard (
   PRIMARY KEY (tenant_id, limit_name, shard)
 );
 
-CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest');
-CALL secure_tenant_table('limit_window', 'tollkeeper_ingest');
+CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('limit_window', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('pool_generation', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
-CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest');
+CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('learned_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
 
@@ -669,7 +671,7 @@ GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, hol
   holder_consumption, bucket_shard TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON learned_lease TO tollkeeper_ingest;
-GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.
 CREATE FUNCTION ensure_limit_day(day integer) RETURNS void
@@ -1535,15 +1537,15 @@ CALL secure_tenant_table('provider_job', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_request', 'tollkeeper_billing');
 
 -- From schema/067_mail.sql
--- Mails to payers, and to sellers of disputes. `tenant_id` is the payer's. Times are real time.
+-- Mails to payers, and to sellers of disputes. Those about alerts have no invoice. `tenant_id` is the payer's. Times are real time.
 
 CREATE TABLE mail (
   tenant_id uuid NOT NULL REFERENCES tenant,
   mail_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute')),
-  invoice_id uuid NOT NULL,
+  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute', 'alert')),
+  invoice_id uuid,
   -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request, a
-  -- card with its last month, a dispute with where it is.
+  -- card with its last month, a dispute with where it is, an alert.
   stage text NOT NULL,
   recipient text NOT NULL,
   -- Unknown: the server may or may not have taken it; it is not sent again by itself.
@@ -1551,7 +1553,8 @@ CREATE TABLE mail (
   next_at timestamptz NOT NULL,
   queued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant_id, mail_id),
-  CONSTRAINT mail_once UNIQUE (tenant_id, kind, invoice_id, stage)
+  CONSTRAINT mail_once UNIQUE NULLS NOT DISTINCT (tenant_id, kind, invoice_id, stage),
+  CONSTRAINT mail_of_invoice CHECK ((kind = 'alert') = (invoice_id IS NULL))
 );
 CREATE INDEX mail_ready ON mail (next_at) WHERE state = 'queued';
 
@@ -1573,6 +1576,63 @@ CREATE TABLE mail_attempt (
 GRANT SELECT, INSERT, UPDATE ON mail, mail_attempt TO tollkeeper_billing;
 CALL secure_tenant_table('mail', 'tollkeeper_billing');
 CALL secure_tenant_table('mail_attempt', 'tollkeeper_billing');
+
+-- From schema/068_alerts.sql
+-- What was told of use and spend, and what is still to be looked at. Times are ledger time.
+
+-- One row per threshold that was reached, once per window or billing period: whoever adds it tells of it.
+CREATE TABLE alert (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  alert_id uuid NOT NULL,
+  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend')),
+  -- Limit or meter; the currency of spend.
+  subject text NOT NULL,
+  -- The window's id in hex; subscription and start of the billing period.
+  span text NOT NULL,
+  -- `90%`, or an amount.
+  threshold text NOT NULL,
+  -- Of a limit that is split by key, an array of texts.
+  key_values jsonb NOT NULL,
+  starts_at timestamptz NOT NULL,
+  ends_at timestamptz NOT NULL,
+  -- What percentages are of, and how far it was then: units, or major units of the currency.
+  base numeric NOT NULL,
+  value numeric NOT NULL,
+  fired_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, alert_id),
+  CONSTRAINT alert_once UNIQUE (tenant_id, kind, subject, span, threshold)
+);
+CREATE INDEX alert_newest ON alert (fired_at, alert_id);
+CREATE TRIGGER alert_append_only BEFORE UPDATE OR DELETE ON alert
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER alert_no_truncate BEFORE TRUNCATE ON alert
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Windows and tenants with more use since they were looked at last; written with the use itself, taken by whoever looks.
+CREATE TABLE alert_window_hint (
+  hint_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  window_ids bytea[] NOT NULL
+);
+CREATE TABLE alert_usage_hint (
+  hint_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_ids uuid[] NOT NULL
+);
+
+-- Tenants whose billing period is to be looked at. `marks` rises, so that nobody who began to look before misses one.
+CREATE TABLE alert_due (
+  tenant_id uuid PRIMARY KEY REFERENCES tenant,
+  marks bigint NOT NULL DEFAULT 1,
+  -- Looks that ended in an error.
+  failures integer NOT NULL DEFAULT 0
+);
+
+GRANT INSERT ON alert_window_hint, alert_usage_hint TO tollkeeper_ingest;
+GRANT SELECT, UPDATE, DELETE ON alert_window_hint, alert_usage_hint TO tollkeeper_billing;
+GRANT SELECT, INSERT ON alert TO tollkeeper_billing;
+GRANT SELECT ON alert TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON alert_due TO tollkeeper_billing;
+CALL secure_tenant_table('alert', 'tollkeeper_billing');
+CALL secure_tenant_table('alert_due', 'tollkeeper_billing');
 
 -- From schema/070_audit.sql
 -- Every administrative act: who, what, before, after. Append-only.

@@ -84,6 +84,8 @@ CREATE TABLE tenant (
   billing_tenant_id uuid REFERENCES tenant,
   address text[] NOT NULL,
   tax_id text NOT NULL,
+  -- Its own rules on use and spend, an array of the shape that plan definitions have.
+  alerts jsonb NOT NULL DEFAULT '[]',
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),
   created_at timestamptz NOT NULL,
   -- What a catalogue said last of its subscription: {plan, start, anchor, time_zone}, as the file has it; null = nothing.

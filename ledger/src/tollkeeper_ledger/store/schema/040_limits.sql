@@ -181,12 +181,12 @@ CREATE TABLE bucket_shard (
   PRIMARY KEY (tenant_id, limit_name, shard)
 );
 
-CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest');
-CALL secure_tenant_table('limit_window', 'tollkeeper_ingest');
+CALL secure_tenant_table('limit_cursor', 'tollkeeper_ingest', 'tollkeeper_billing');
+CALL secure_tenant_table('limit_window', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('pool_generation', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
-CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest');
+CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('learned_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
 
@@ -194,7 +194,7 @@ GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, hol
   holder_consumption, bucket_shard TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON learned_lease TO tollkeeper_ingest;
-GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.
 CREATE FUNCTION ensure_limit_day(day integer) RETURNS void

@@ -1,12 +1,12 @@
--- Mails to payers, and to sellers of disputes. `tenant_id` is the payer's. Times are real time.
+-- Mails to payers, and to sellers of disputes. Those about alerts have no invoice. `tenant_id` is the payer's. Times are real time.
 
 CREATE TABLE mail (
   tenant_id uuid NOT NULL REFERENCES tenant,
   mail_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute')),
-  invoice_id uuid NOT NULL,
+  kind text NOT NULL CONSTRAINT mail_kind_known CHECK (kind IN ('invoice', 'credit_note', 'payment_failed', 'card_expires', 'dispute', 'alert')),
+  invoice_id uuid,
   -- What distinguishes mails of one kind about one invoice: a credit note's number, how many payments failed, a request, a
-  -- card with its last month, a dispute with where it is.
+  -- card with its last month, a dispute with where it is, an alert.
   stage text NOT NULL,
   recipient text NOT NULL,
   -- Unknown: the server may or may not have taken it; it is not sent again by itself.
@@ -14,7 +14,8 @@ CREATE TABLE mail (
   next_at timestamptz NOT NULL,
   queued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant_id, mail_id),
-  CONSTRAINT mail_once UNIQUE (tenant_id, kind, invoice_id, stage)
+  CONSTRAINT mail_once UNIQUE NULLS NOT DISTINCT (tenant_id, kind, invoice_id, stage),
+  CONSTRAINT mail_of_invoice CHECK ((kind = 'alert') = (invoice_id IS NULL))
 );
 CREATE INDEX mail_ready ON mail (next_at) WHERE state = 'queued';
 

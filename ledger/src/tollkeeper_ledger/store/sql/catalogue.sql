@@ -38,7 +38,7 @@ WITH RECURSIVE line AS (
   FROM tenant t JOIN line ON t.tenant_id = line.parent_tenant_id WHERE line.depth < 8
 )
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
-       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.state, s.subscription_id, s.started_at,
+       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.alerts, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
        p.name AS plan, v.definition, t.declared,
        (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
@@ -101,9 +101,11 @@ UPDATE tenant SET declared = said.declared
 FROM unnest($1::text[], $2::jsonb[]) AS said (wire_id, declared) WHERE tenant.wire_id = said.wire_id;
 
 -- name: relate_tenant
--- Sets a tenant's address, parent and payer. $1 wire id, $2 address lines, $3 parent or '', $4 payer or ''.
+-- Sets a tenant's address, parent, payer and alerts. $1 wire id, $2 address lines, $3 parent or '', $4 payer or '',
+-- $5 rules.
 UPDATE tenant SET
   address = $2,
+  alerts = $5,
   parent_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $3),
   billing_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $4)
 WHERE wire_id = $1;

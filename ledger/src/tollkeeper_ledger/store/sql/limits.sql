@@ -136,8 +136,10 @@ ON CONFLICT (tenant_id, window_id, generation, holder, end_day)
   DO UPDATE SET returned_cum = greatest(r.returned_cum, excluded.returned_cum);
 
 -- name: write_consumption
--- Stores what a holder consumed and gave back, never lowering a figure. $1 window ids, $2 consumed_cum, $3 over_cum,
--- $6 given_back_cum pairwise, $4 holder, $5 end days. Windows that do not exist are left out.
+-- Stores what a holder consumed and gave back, never lowering a figure, and notes what rose for alerts. $1 window ids,
+-- $2 consumed_cum, $3 over_cum, $6 given_back_cum pairwise, $4 holder, $5 end days. Windows that do not exist are left
+-- out.
+WITH stored AS (
 INSERT INTO holder_consumption AS h (tenant_id, window_id, end_day, holder, consumed_cum, over_cum, given_back_cum)
 SELECT w.tenant_id, w.window_id, w.end_day, $4, n.consumed_cum, n.over_cum, n.given_back_cum
 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $6::bigint[])
@@ -151,7 +153,10 @@ ON CONFLICT (tenant_id, window_id, holder, end_day)
     over_cum = greatest(h.over_cum, excluded.over_cum),
     given_back_cum = greatest(h.given_back_cum, excluded.given_back_cum)
   WHERE h.consumed_cum < excluded.consumed_cum OR h.over_cum < excluded.over_cum
-    OR h.given_back_cum < excluded.given_back_cum;
+    OR h.given_back_cum < excluded.given_back_cum
+RETURNING h.window_id
+)
+INSERT INTO alert_window_hint (window_ids) SELECT array_agg(window_id) FROM stored HAVING count(*) > 0;
 
 -- name: read_use
 -- Reads what all holders consumed of windows and did not give back. $1 window ids, $2 end days.

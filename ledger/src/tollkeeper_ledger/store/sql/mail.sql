@@ -63,8 +63,8 @@ WHERE i.invoice_id = $1;
 
 -- name: mails
 -- Lists mails, newest first. $1 at most so many.
-SELECT m.mail_id, t.wire_id, m.kind, i.number, m.recipient, m.state,
+SELECT m.mail_id, t.wire_id, m.kind, coalesce(i.number, '') AS number, m.recipient, m.state,
        (SELECT count(*) FROM mail_attempt a WHERE a.mail_id = m.mail_id) AS attempts,
        coalesce((SELECT reply FROM mail_attempt a WHERE a.mail_id = m.mail_id ORDER BY attempt DESC LIMIT 1), '') AS reply
-FROM mail m JOIN tenant t USING (tenant_id) JOIN invoice i USING (invoice_id)
+FROM mail m JOIN tenant t USING (tenant_id) LEFT JOIN invoice i USING (invoice_id)
 ORDER BY m.queued_at DESC, m.mail_id LIMIT $1;

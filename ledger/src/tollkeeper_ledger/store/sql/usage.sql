@@ -127,7 +127,7 @@ ROWS FROM (
 -- name: add_sums
 -- Adds to sums per quarter of an hour and per minute, either in the order given. $1 tenant ids, $2 segment ids; of
 -- minutes $3 places in $1 and $2, $4 meter ids, $5 dimensions in lines, $6 starts in microseconds, $7 units, $8 records;
--- $9 to $14 the same of quarters.
+-- $9 to $14 the same of quarters. Notes the tenants for alerts.
 WITH named AS MATERIALIZED (SELECT $1::text::uuid[] AS tenant_ids, $2::text::uuid[] AS segment_ids),
 minutes AS (
   INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, dims, minute, units, records)
@@ -139,6 +139,8 @@ minutes AS (
     AS added (pair, meter_id, dims, start_us, units, records)
   ON CONFLICT (tenant_id, segment_id, meter_id, dims, minute)
   DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records
+), noted AS (
+  INSERT INTO alert_usage_hint (tenant_ids) SELECT tenant_ids FROM named
 )
 INSERT INTO usage_rollup_quarter AS stored (tenant_id, segment_id, meter_id, dims, quarter, units, records)
 SELECT tenant_ids[pair], segment_ids[pair], meter_id, dims,

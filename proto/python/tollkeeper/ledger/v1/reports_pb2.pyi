@@ -1091,19 +1091,23 @@ class ListAlertsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 = 100, most 1,000."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1121,7 +1125,9 @@ class ListAlertsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each as canonical JSON."""
+        """Each as canonical JSON: id, tenant, kind (`limit`, `meter`, `spend`), subject, key_values, threshold, base, value,
+        starts_at, ends_at, fired_at. Figures are decimals as text, in units, of spend in major units.
+        """
 
     def __init__(
         self,
@@ -1136,6 +1142,126 @@ class ListAlertsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAlertsResponse: _TypeAlias = ListAlertsResponse  # noqa: Y015
+
+@_typing.final
+class CheckAlertsRequest(_message.Message):
+    """Asks how far something is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    notify: _builtins.bool
+    """Tell now of what is reached and was not told of, instead of within seconds of its next use."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        notify: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notify", b"notify", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckAlertsRequest: _TypeAlias = CheckAlertsRequest  # noqa: Y015
+
+@_typing.final
+class AlertState(_message.Message):
+    """How far one thing is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    KEY_VALUES_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    FIRED_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`limit`, `meter` or `spend`."""
+    subject: _builtins.str
+    """Limit or meter; the currency of spend."""
+    base: _builtins.str
+    """What percentages are of, a decimal: units, or major units of the currency."""
+    value: _builtins.str
+    """How far it is, a decimal."""
+    @_builtins.property
+    def key_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a limit that is split by key."""
+
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the window or billing period."""
+
+    @_builtins.property
+    def end(self) -> _timestamp_pb2.Timestamp:
+        """Its end."""
+
+    @_builtins.property
+    def at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Thresholds in force."""
+
+    @_builtins.property
+    def reached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of these, those that are reached."""
+
+    @_builtins.property
+    def fired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of these, those that were told of."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        key_values: _abc.Iterable[_builtins.str] | None = ...,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        end: _timestamp_pb2.Timestamp | None = ...,
+        base: _builtins.str = ...,
+        value: _builtins.str = ...,
+        at: _abc.Iterable[_builtins.str] | None = ...,
+        reached: _abc.Iterable[_builtins.str] | None = ...,
+        fired: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "base", b"base", "end", b"end", "fired", b"fired", "key_values", b"key_values", "kind", b"kind", "reached", b"reached", "start", b"start", "subject", b"subject", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlertState: _TypeAlias = AlertState  # noqa: Y015
+
+@_typing.final
+class CheckAlertsResponse(_message.Message):
+    """How far a tenant is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlertState]:
+        """Windows in order of limit and key, up to 1,000; then what is counted per billing period."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___AlertState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckAlertsResponse: _TypeAlias = CheckAlertsResponse  # noqa: Y015
 
 @_typing.final
 class ListViolationsRequest(_message.Message):

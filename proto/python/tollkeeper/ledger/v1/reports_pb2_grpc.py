@@ -85,6 +85,11 @@ class ReportServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsResponse.FromString,
                 _registered_method=True)
+        self.CheckAlerts = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/CheckAlerts',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsResponse.FromString,
+                _registered_method=True)
         self.ListViolations = channel.unary_unary(
                 '/tollkeeper.ledger.v1.ReportService/ListViolations',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsRequest.SerializeToString,
@@ -175,7 +180,14 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAlerts(self, request, context):
-        """Lists alerts. Not served yet: UNIMPLEMENTED.
+        """Lists thresholds that were reached, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckAlerts(self, request, context):
+        """Says how far a tenant's windows and billing periods are from their thresholds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,6 +273,11 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.ListAlerts,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'CheckAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAlerts,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsResponse.SerializeToString,
             ),
             'ListViolations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListViolations,
@@ -554,6 +571,33 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/ListAlerts',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/CheckAlerts',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.CheckAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,7 +52,9 @@ class ReportServiceStub:
     ExportFocus: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]
     """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]
-    """Lists alerts. Not served yet: UNIMPLEMENTED."""
+    """Lists thresholds that were reached, newest first."""
+    CheckAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]
+    """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]
     """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
     ListAuditLog: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]
@@ -86,7 +88,9 @@ class ReportServiceAsyncStub(ReportServiceStub):
     ExportFocus: _aio.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]  # type: ignore[assignment]
     """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]  # type: ignore[assignment]
-    """Lists alerts. Not served yet: UNIMPLEMENTED."""
+    """Lists thresholds that were reached, newest first."""
+    CheckAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]  # type: ignore[assignment]
+    """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]  # type: ignore[assignment]
     """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
     ListAuditLog: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]  # type: ignore[assignment]
@@ -177,7 +181,15 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.ListAlertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.ListAlertsResponse, _abc.Awaitable[_reports_pb2.ListAlertsResponse]]:
-        """Lists alerts. Not served yet: UNIMPLEMENTED."""
+        """Lists thresholds that were reached, newest first."""
+
+    @_abc_1.abstractmethod
+    def CheckAlerts(
+        self,
+        request: _reports_pb2.CheckAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.CheckAlertsResponse, _abc.Awaitable[_reports_pb2.CheckAlertsResponse]]:
+        """Says how far a tenant's windows and billing periods are from their thresholds."""
 
     @_abc_1.abstractmethod
     def ListViolations(

@@ -1,0 +1,55 @@
+-- What was told of use and spend, and what is still to be looked at. Times are ledger time.
+
+-- One row per threshold that was reached, once per window or billing period: whoever adds it tells of it.
+CREATE TABLE alert (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  alert_id uuid NOT NULL,
+  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend')),
+  -- Limit or meter; the currency of spend.
+  subject text NOT NULL,
+  -- The window's id in hex; subscription and start of the billing period.
+  span text NOT NULL,
+  -- `90%`, or an amount.
+  threshold text NOT NULL,
+  -- Of a limit that is split by key, an array of texts.
+  key_values jsonb NOT NULL,
+  starts_at timestamptz NOT NULL,
+  ends_at timestamptz NOT NULL,
+  -- What percentages are of, and how far it was then: units, or major units of the currency.
+  base numeric NOT NULL,
+  value numeric NOT NULL,
+  fired_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, alert_id),
+  CONSTRAINT alert_once UNIQUE (tenant_id, kind, subject, span, threshold)
+);
+CREATE INDEX alert_newest ON alert (fired_at, alert_id);
+CREATE TRIGGER alert_append_only BEFORE UPDATE OR DELETE ON alert
+  FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER alert_no_truncate BEFORE TRUNCATE ON alert
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Windows and tenants with more use since they were looked at last; written with the use itself, taken by whoever looks.
+CREATE TABLE alert_window_hint (
+  hint_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  window_ids bytea[] NOT NULL
+);
+CREATE TABLE alert_usage_hint (
+  hint_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_ids uuid[] NOT NULL
+);
+
+-- Tenants whose billing period is to be looked at. `marks` rises, so that nobody who began to look before misses one.
+CREATE TABLE alert_due (
+  tenant_id uuid PRIMARY KEY REFERENCES tenant,
+  marks bigint NOT NULL DEFAULT 1,
+  -- Looks that ended in an error.
+  failures integer NOT NULL DEFAULT 0
+);
+
+GRANT INSERT ON alert_window_hint, alert_usage_hint TO tollkeeper_ingest;
+GRANT SELECT, UPDATE, DELETE ON alert_window_hint, alert_usage_hint TO tollkeeper_billing;
+GRANT SELECT, INSERT ON alert TO tollkeeper_billing;
+GRANT SELECT ON alert TO tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON alert_due TO tollkeeper_billing;
+CALL secure_tenant_table('alert', 'tollkeeper_billing');
+CALL secure_tenant_table('alert_due', 'tollkeeper_billing');
