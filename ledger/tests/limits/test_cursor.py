@@ -39,7 +39,7 @@ def test_whatever_is_asked_in_whatever_order_windows_never_overlap(asks: list[tu
 
 
 def test_after_a_change_of_length_the_new_window_begins_where_the_old_ends() -> None:
-    """Kind and length change at the next turn; the amount of the old window is not given again for the same time."""
+    """Length changes at the next turn; the amount of the old window is not given again for the same time."""
     cursor = Cursor(newer=Place(b"hour", Span(0, 3600)))
     assert cursor.find(1000) == Place(b"hour", Span(0, 3600))
     assert cursor.open(4000, Span(0, 86_400), lambda _: b"day") == Place(b"day", Span(3600, 86_400))

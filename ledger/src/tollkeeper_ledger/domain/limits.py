@@ -26,6 +26,7 @@ Json: TypeAlias = "Mapping[str, Any]"
 
 UNITS_MAX = 9_007_199_254_740_991
 UNLIMITED = -1
+TIME_US_MAX = 2**63 - 1
 _REFILL_US = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000, "day": 86_400_000_000}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -125,6 +126,12 @@ class EffectiveLimit:
     rule: LimitRule
     source: Source
     amount_version: int
+    shape: int = 0
+    """Rises with its kind and key."""
+    from_us: int = 0
+    """The limit of this name has this kind and key from here, in ledger time."""
+    until_us: int = TIME_US_MAX
+    """Until here, exclusive: a change of kind or key waits for a window's end."""
 
 
 def _match_from_json(value: Json) -> AttributeMatch:
@@ -188,13 +195,11 @@ def rule_from_json(value: Json) -> LimitRule:
     )
 
 
-def resolve(
-    plan: Iterable[Json], subscription: Iterable[Json], overrides: Iterable[Json]
-) -> list[tuple[LimitRule, Source]]:
-    """Give the rules in force in name order: of one name the most specific stands.
+def merge(plan: Iterable[Json], subscription: Iterable[Json], overrides: Iterable[Json]) -> list[tuple[Json, Source]]:
+    """Give the rules that are declared, as JSON in name order: of one name the most specific stands.
 
     A more specific entry with a `kind` replaces the whole rule; one without changes only the fields that it has, and
-    says nothing where there is no rule to change. Raises KeyError or ValueError for an entry that isn't a rule.
+    says nothing where there is no rule to change. Raises KeyError for an entry that isn't a rule.
     """
     merged: dict[str, tuple[Json, Source]] = {}
     for source, rules in ((Source.PLAN, plan), (Source.SUBSCRIPTION, subscription), (Source.OVERRIDE, overrides)):
@@ -204,4 +209,4 @@ def resolve(
                 merged[name] = (rule, source)
             elif name in merged:
                 merged[name] = ({**merged[name][0], **rule}, source)
-    return [(rule_from_json(value), source) for _, (value, source) in sorted(merged.items())]
+    return [found for _, found in sorted(merged.items(), key=lambda pair: pair[0])]

@@ -139,7 +139,7 @@ async def window_figures(conn: Connection, uses: Sequence[WindowUse]) -> list[Fi
     views = {view.tenant_id: view for view in await load_tenants(conn, tenant_ids={use.tenant_id for use in uses})}
     figures = []
     for use in uses:
-        limit = views[use.tenant_id].limit(use.limit)
+        limit = views[use.tenant_id].limit(use.limit, use.start_us)
         at = () if limit is None else thresholds_of(limit.rule)
         if limit is not None and at:
             figures.append(store.window_figure(use, at, is_mailed=is_mailed(limit.rule)))

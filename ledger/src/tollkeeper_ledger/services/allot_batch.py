@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.services.openings import Openings
     from tollkeeper_ledger.services.restores import Restores
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
-    from tollkeeper_ledger.store.limits import Identity
+    from tollkeeper_ledger.store.limits import Amounts, Identity
     from tollkeeper_ledger.store.pool import Connection, Pool
     from tollkeeper_ledger.store.pool_functions import Call, PoolFunctions
     from tollkeeper_ledger.store.tenants import TenantView
@@ -128,7 +128,7 @@ class AllotBatch:
     def _resolve(self, index: int, entry: Entry, tenant: TenantView | None) -> _Target | Refused:
         if tenant is None:
             return Refused("TENANT_UNKNOWN", f"no such tenant: {entry.tenant[:128]!r}")
-        limit = tenant.limit(entry.limit)
+        limit = tenant.limit(entry.limit, entry.at_us)
         if limit is None:
             return Refused("LIMIT_UNKNOWN", f"tenant {tenant.wire_id} has no limit {entry.limit[:128]!r}")
         problem = self._problem(entry, limit)
@@ -141,6 +141,9 @@ class AllotBatch:
         ask = entry.ask
         if len(entry.key_hash) not in (0, KEY_HASH_BYTES):
             return Refused("FIELD_INVALID", "key_hash must be empty or 16 bytes")
+        if limit.shape > 0 and len(entry.key_values) != len(limit.rule.key):
+            # Who asks has not heard of the limit's key of that time: the units would be beside those of the right keys.
+            return Refused("FIELD_INVALID", f"limit {entry.limit!r} is split by {list(limit.rule.key)} then")
         if not (0 <= ask.need <= UNITS_MAX and 0 <= ask.want <= UNITS_MAX and 0 <= ask.allotted_cum_seen <= UNITS_MAX):
             return Refused("FIELD_OUT_OF_RANGE", f"need, want and allotted_cum_seen must be 0 to {UNITS_MAX}")
         slack = slack_us(self._clock.speed_milli)
@@ -190,14 +193,23 @@ class AllotBatch:
             clock=self._clock,
             timeline=self._issuing.timeline,
         )
-        for target in self._bucket_targets:
-            generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry)
-            self._results[target.index] = FromBucket(generation=generation, keys=keys)
+        if self._bucket_targets:
+            await self._place_buckets(conn)
         if self._issuing.is_restricted:
             await self._refuse_openings(conn)
         if self._targets:
             calls += await self._run_windows(conn)
         return [result for result in self._results if result is not None], calls
+
+    async def _place_buckets(self, conn: Connection) -> None:
+        """Answer asks of token buckets, whose shards are open and locked."""
+        amounts = await amounts_in_force(conn, {target.identity[:2] for target in self._bucket_targets})
+        for target in self._bucket_targets:
+            if _is_stale(target, amounts.get(target.identity[:2])):
+                self._results[target.index] = _changing(target)
+                continue
+            generation, keys = self._buckets.place(target.tenant.tenant_id, target.entry)
+            self._results[target.index] = FromBucket(generation=generation, keys=keys)
 
     async def _refuse_openings(self, conn: Connection) -> None:
         """Refuse asks that would open a window which may not be opened now; their identities stay unknown."""
@@ -306,14 +318,15 @@ class AllotBatch:
         )
         return WindowRow(identity=target.identity, window_id=place.window_id, span=place.span, state=state, is_new=True)
 
-    def _decide(self, target: _Target, place: Place | None, amount: tuple[int, int] | None) -> Result:
+    def _decide(self, target: _Target, place: Place | None, amounts: Amounts | None) -> Result:
         if place is None:
             return Refused("FIELD_OUT_OF_RANGE", f"the window at {target.entry.at_us} is over")
-        if amount is None:
-            return Refused("LIMIT_UNKNOWN", f"limit {target.entry.limit!r} is no longer there")
-        if amount[0] == UNLIMITED:
-            return Refused("FIELD_INVALID", f"limit {target.entry.limit!r} is unlimited: nothing to allot")
+        if amounts is None or _is_stale(target, amounts):
+            return _changing(target)
         row = self._rows[place.window_id]
+        amount, amount_version = amounts.at(row.span.start_us)
+        if amount == UNLIMITED:
+            return Refused("FIELD_INVALID", f"limit {target.entry.limit!r} is unlimited: nothing to allot")
         kind = target.limit.rule.kind
         if (kind in STANDING_KINDS) != (row.end_day == STANDING_DAY):
             return Refused(
@@ -321,7 +334,7 @@ class AllotBatch:
                 f"limit {target.entry.limit!r} was of another kind, whose units are out: name the new limit otherwise",
             )
         cursor = self._cursors[target.identity]
-        follow_amount(row.state, amount=amount[0], amount_version=amount[1])
+        follow_amount(row.state, amount=amount, amount_version=amount_version)
         row.state.generation_n = cursor.generation_n
         counts_values = self._context.tenants.counts_values(target.limit.rule.meter)
         ask = self._as_seen_from_here(target.entry.ask, row, counts_values=counts_values)
@@ -363,6 +376,15 @@ class AllotBatch:
             # Hygiene only: Redis keeps the keys an hour beyond the window's end, in real time.
             ends_in_s = max(0, row.span.end_us - now_us) // (1000 * max(1000, speed_milli))
             yield from calls_for(row, expire_at_unix_s=int(time.time()) + ends_in_s + 3600)
+
+
+def _is_stale(target: _Target, amounts: Amounts | None) -> bool:
+    """Whether the limit went, or got another kind or key, since it was read for this ask."""
+    return amounts is None or amounts.shape != target.limit.shape
+
+
+def _changing(target: _Target) -> Refused:
+    return Refused("LIMIT_UNKNOWN", f"limit {target.entry.limit!r} is no longer there, or changes just now")
 
 
 def _is_rolling(target: _Target) -> bool:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.allotment import follow_amount, notice_due
+from tollkeeper_ledger.domain.limits import UNLIMITED
 from tollkeeper_ledger.domain.windows import end_day_of
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.pool_calls import calls_for
@@ -123,7 +124,8 @@ class AmountFollower:
             amounts = await amounts_in_force(conn, {row.identity[:2] for row in rows.values()})
             changed: list[WindowRow] = []
             for row in rows.values():
-                amount, version = amounts.get(row.identity[:2], (-1, 0))
+                known = amounts.get(row.identity[:2])
+                amount, version = (UNLIMITED, 0) if known is None else known.at(row.span.start_us)
                 if amount >= 0 and follow_amount(row.state, amount=amount, amount_version=version):
                     changed.append(row)
             noticed = [row.identity for row in changed if notice_due(row.state)]

@@ -121,7 +121,7 @@ class Learning:
         heard: list[_Heard] = []
         for one in said:
             view = views.get(one.tenant)
-            limit = None if view is None else view.limit(one.limit)
+            limit = None if view is None else view.limit(one.limit, one.span.start_us)
             if view is not None and limit is not None and limit.rule.learns:
                 identity = (view.tenant_id, one.limit, one.key_hash)
                 heard.append(_Heard(identity=identity, leases=one, amount=max(0, limit.rule.amount)))

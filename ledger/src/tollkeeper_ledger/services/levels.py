@@ -10,6 +10,7 @@ from tollkeeper_ledger.domain.cursor import Place
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.keys import key_hash
 from tollkeeper_ledger.domain.limits import UNITS_MAX, UNLIMITED, LimitKind
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.standing import STANDING, STANDING_DAY, leased, set_level
 from tollkeeper_ledger.services.notices import announce_units
 from tollkeeper_ledger.services.overrides import effective_limit
@@ -21,6 +22,7 @@ from tollkeeper_ledger.store.limits import (
     amounts_in_force,
     lock_cursors,
     lock_windows,
+    write_cursors,
     write_windows,
 )
 from tollkeeper_ledger.store.queries import sql
@@ -71,14 +73,14 @@ async def set_level_to(
     InvalidFieldError, UnknownNameError, PreconditionError: the limit is unlimited, or Postgres was set back and nobody
     has confirmed it, so that nobody knows what is leased.
     """
-    await _check(conn, tenant_id, asked)
+    await _check(conn, tenant_id, asked, to_us(act.now))
     await conn.execute(sql("limits.ensure_day"), STANDING_DAY)
-    row = await _locked(conn, tenant_id, asked, timeline=issuing.timeline, random_bytes=random_bytes)
+    row = await _locked(conn, tenant_id, asked, to_us(act.now), timeline=issuing.timeline, random_bytes=random_bytes)
     refused = issuing.refuses_window(row.span, timeline=row.state.timeline)
     if refused is not None:
         raise PreconditionError(refused.message, reason=refused.reason)
-    amounts = await amounts_in_force(conn, {(tenant_id, asked.limit)})
-    amount, version = amounts.get((tenant_id, asked.limit), (UNLIMITED, 0))
+    known = (await amounts_in_force(conn, {(tenant_id, asked.limit)})).get((tenant_id, asked.limit))
+    amount, version = (UNLIMITED, 0) if known is None else known.at(row.span.start_us)
     if amount == UNLIMITED:
         raise PreconditionError(f"limit {asked.limit!r} is unlimited: nothing is counted", reason="FIELD_INVALID")
     follow_amount(row.state, amount=amount, amount_version=version)
@@ -97,7 +99,7 @@ async def set_level_to(
     return LevelSet(before=before, after=asked.units, leased=leased(row.state), amount=amount)
 
 
-async def _check(conn: Connection, tenant_id: UUID, asked: LevelAsked) -> None:
+async def _check(conn: Connection, tenant_id: UUID, asked: LevelAsked, now_us: int) -> None:
     if not 0 <= asked.units <= UNITS_MAX:
         raise InvalidFieldError(
             "units", "is out of range", reason="FIELD_OUT_OF_RANGE", value=asked.units, bound=f"0 to {UNITS_MAX}"
@@ -110,7 +112,7 @@ async def _check(conn: Connection, tenant_id: UUID, asked: LevelAsked) -> None:
             bound=f"1 to {_REASON_BYTES_MAX} bytes",
             remedy="say why the level is set",
         )
-    limit = await effective_limit(conn, tenant_id, asked.limit)
+    limit = await effective_limit(conn, tenant_id, asked.limit, at_us=now_us)
     if limit is None:
         raise UnknownNameError("limit", asked.limit, remedy="list the tenant's limits")
     if limit.rule.kind is not LimitKind.LEVEL:
@@ -125,6 +127,7 @@ async def _locked(
     conn: Connection,
     tenant_id: UUID,
     asked: LevelAsked,
+    now_us: int,
     *,
     timeline: int,
     random_bytes: Callable[[int], bytes],
@@ -132,9 +135,16 @@ async def _locked(
     identity = (tenant_id, asked.limit, key_hash(asked.key))
     name = STANDING_DAY.to_bytes(DAY_BYTES, "big") + random_bytes(16 - DAY_BYTES)
     cursors = await lock_cursors(conn, [Proposal(identity, tuple(asked.key), Place(name, STANDING))])
-    place = cursors[identity].newer
+    cursor = cursors[identity]
+    place = cursor.find(now_us)
+    if place is None:
+        # Its windows are over: the limit was of another kind.
+        place = cursor.open(now_us, STANDING, lambda _: name)
+        await write_cursors(conn, [(identity, cursor)])
+    if place is None:
+        raise PreconditionError("the level begins later", reason="FIELD_INVALID")
     if place.window_id == name:
-        state = new_window(amount=0, amount_version=0, timeline=timeline, generation_n=0)
-        return WindowRow(identity=identity, window_id=name, span=STANDING, state=state, is_new=True)
+        state = new_window(amount=0, amount_version=0, timeline=timeline, generation_n=cursor.generation_n)
+        return WindowRow(identity=identity, window_id=name, span=place.span, state=state, is_new=True)
     rows = await lock_windows(conn, [place.window_id])
     return rows[place.window_id]

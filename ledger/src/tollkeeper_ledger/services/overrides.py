@@ -10,7 +10,7 @@ from tollkeeper_ledger.domain.catalogue.limit import LIMIT_FIELDS, limit_to_json
 from tollkeeper_ledger.domain.catalogue.model import LIMITED
 from tollkeeper_ledger.domain.catalogue.reader import NAME, Collected, Fields
 from tollkeeper_ledger.domain.catalogue.tree import Entry, Listing, Node, Scalar, Table
-from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.limits import UNITS_MAX, LimitKind
 from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.catalogue import EVERYTHING, read_meters, read_override
@@ -39,7 +39,7 @@ class OverrideAsked:
     enforcement: str | None
     burst: int | None
     rule: JsonObject | None
-    """A whole new rule, in the catalogue's form."""
+    """A whole rule, in the catalogue's form: in place of whatever there is of that name."""
     note: str
     shared: bool | None = None
     """Callers of child tenants see its figures."""
@@ -57,18 +57,14 @@ class Act:
 async def set_override(conn: Connection, tenant_id: UUID, asked: OverrideAsked, act: Act) -> int:
     """Set or replace an override and push it; give the change number, with which it is in force.
 
-    `conn` is in a transaction of this tenant. Raises UnknownNameError: no limit of that name and no rule for one;
-    InvalidFieldError: a value breaks a rule; AlreadyExistsError: a whole rule for a limit that exists.
+    A whole rule replaces all that plan, subscription or override say of that name; another kind or key of a limit that
+    is used comes into force with the next turn. `conn` is in a transaction of this tenant. Raises UnknownNameError: no
+    limit of that name and no rule for one; InvalidFieldError: a value breaks a rule.
     """
     _check_asked(asked)
     existing = await effective_limit(conn, tenant_id, asked.name)
     before = await read_override(conn, tenant_id, name=asked.name)
     if asked.rule is not None:
-        if existing is not None:
-            raise AlreadyExistsError(
-                f"the tenant has a limit {asked.name!r}: set its amount, enforcement, burst or shared",
-                metadata={"limit": asked.name, "remedy": "leave rule out, or choose another name"},
-            )
         rule = await _checked_rule(conn, asked)
     else:
         if existing is None:
@@ -88,10 +84,12 @@ async def delete_override(conn: Connection, tenant_id: UUID, *, name: str, act: 
     return await _finish(conn, tenant_id, name, act, action="DeleteOverride", before=before, after=None)
 
 
-async def effective_limit(conn: Connection, tenant_id: UUID, name: str) -> EffectiveLimit | None:
-    """Give the tenant's limit of that name in force."""
+async def effective_limit(
+    conn: Connection, tenant_id: UUID, name: str, *, at_us: int | None = None
+) -> EffectiveLimit | None:
+    """Give the tenant's limit of that name as declared, or with the kind and key that it has at `at_us`."""
     views = await load_tenants(conn, tenant_ids=[tenant_id])
-    return next((view.limit(name) for view in views if view.tenant_id == tenant_id), None)
+    return next((view.limit(name, at_us) for view in views if view.tenant_id == tenant_id), None)
 
 
 async def _finish(

@@ -69,19 +69,19 @@ async def reset_limit(
     Raises UnknownNameError, InvalidFieldError: no such limit, or its kind has no windows.
     """
     check_note(asked.note)
-    _check_resettable(tenant, asked)
     now_us = to_us(act.now)
+    _check_resettable(tenant, asked, now_us)
     known = await lock_limit(conn, tenant.tenant_id, asked.limit, asked.key_values or None)
     places = [(one, place) for one in known if (place := one.cursor.find(now_us)) is not None]
     rows = await lock_windows(conn, [place.window_id for _, place in places])
-    amounts = await amounts_in_force(conn, {(tenant.tenant_id, asked.limit)})
-    amount, version = amounts[tenant.tenant_id, asked.limit]
+    amounts = (await amounts_in_force(conn, {(tenant.tenant_id, asked.limit)}))[tenant.tenant_id, asked.limit]
+    amount, _ = amounts.at(now_us)
     pairs: list[tuple[WindowRow, WindowRow]] = []
     for one, place in places:
         before = rows[place.window_id]
         renewed = one.cursor.replace(place.window_id, _fresh_name(place.span))
         after = successor(before, renewed.window_id, timeline=issuing.timeline, allotted=0, rounds=1)
-        follow_amount(after.state, amount=amount, amount_version=version)
+        follow_amount(after.state, amount=amount, amount_version=amounts.version)
         _close(before)
         pairs.append((before, after))
     await write_windows(conn, [row for pair in pairs for row in pair])
@@ -95,10 +95,10 @@ async def reset_limit(
     return views[:STATES_MAX]
 
 
-def _check_resettable(tenant: TenantView, asked: ResetAsked) -> None:
-    limit = tenant.limit(asked.limit)
+def _check_resettable(tenant: TenantView, asked: ResetAsked, now_us: int) -> None:
+    limit = tenant.limit(asked.limit, now_us)
     if limit is None:
-        known = ", ".join(one.rule.name for one in tenant.limits) or "none"
+        known = ", ".join(dict.fromkeys(one.rule.name for one in tenant.limits)) or "none"
         raise UnknownNameError("limit", asked.limit, remedy=f"this tenant's limits: {known}")
     if limit.rule.kind is not LimitKind.WINDOW:
         raise InvalidFieldError(
@@ -193,8 +193,8 @@ async def _turn(
     for one in found:
         tenant_id, name, _ = one.identity
         view = views.get(tenant_id)
-        limit = None if view is None else view.limit(name)
-        if view is None or limit is None or not _turns(limit):
+        limit = None if view is None else view.limit(name, now_us)
+        if view is None or limit is None or not _turns(limit) or len(one.key_values) != len(limit.rule.key):
             continue
         try:
             span = span_of(view, limit, now_us)
@@ -205,7 +205,8 @@ async def _turn(
         place = one.cursor.open(now_us, span, _fresh_name)
         if place is None:
             continue
-        amount, version = amounts.get((tenant_id, name), (limit.rule.amount, limit.amount_version))
+        known = amounts.get((tenant_id, name))
+        amount, version = (limit.rule.amount, limit.amount_version) if known is None else known.at(span.start_us)
         state = new_window(
             amount=max(0, amount),
             amount_version=version,

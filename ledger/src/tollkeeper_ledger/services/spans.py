@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.periods import from_us, period_at, to_us
-from tollkeeper_ledger.domain.windows import Alignment, Span, WindowUnit, end_day_of, rolling_at, window_at
+from tollkeeper_ledger.domain.spans import span_at
+from tollkeeper_ledger.domain.windows import Span, end_day_of
 from tollkeeper_ledger.store.limits import DAY_BYTES
 
 if TYPE_CHECKING:
@@ -23,22 +23,11 @@ def name_window(span: Span, random_bytes: Callable[[int], bytes]) -> bytes:
 def span_of(tenant: TenantView, limit: EffectiveLimit, at_us: int) -> Span:
     """Give the window that holds `at_us`; a rolling one begins there.
 
-    Raises ValueError or OverflowError where the limit has none then.
+    It is cut to the time in which the limit has this kind and key. Raises ValueError or OverflowError where the limit
+    has none then.
     """
     rule = limit.rule.window
     if rule is None:
         raise ValueError("the limit has no window")
-    if rule.alignment is Alignment.ROLLING:
-        return rolling_at(rule, at_us)
-    if rule.unit is WindowUnit.BILLING_PERIOD:
-        return _billing_span(tenant, at_us)
-    return window_at(rule, at_us)
-
-
-def _billing_span(tenant: TenantView, at_us: int) -> Span:
-    if tenant.schedule is None:
-        raise ValueError(f"tenant {tenant.wire_id} has no subscription, so no billing period")
-    period = period_at(tenant.schedule, from_us(at_us))
-    if period is None:
-        raise ValueError(f"tenant {tenant.wire_id} has no billing period then")
-    return Span(to_us(period.start), to_us(period.end))
+    span = span_at(rule, tenant.schedule, at_us)
+    return Span(max(span.start_us, limit.from_us), min(span.end_us, limit.until_us))

@@ -78,12 +78,34 @@ def day_of(window_id: bytes) -> int:
     return int.from_bytes(window_id[:DAY_BYTES], "big")
 
 
-async def amounts_in_force(
-    conn: Connection, limits: Collection[tuple[UUID, str]]
-) -> dict[tuple[UUID, str], tuple[int, int]]:
-    """Read (amount, version) of limits by (tenant, name)."""
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """A limit's amount and its version; until `held_until_us` the amount is `held_amount`."""
+
+    amount: int
+    version: int
+    shape: int
+    held_amount: int = 0
+    held_until_us: int = 0
+
+    def at(self, start_us: int) -> tuple[int, int]:
+        """Give amount and version of a window that begins there."""
+        return (self.held_amount if start_us < self.held_until_us else self.amount), self.version
+
+
+async def amounts_in_force(conn: Connection, limits: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], Amounts]:
+    """Read the amounts of limits by (tenant, name)."""
     rows = await conn.fetch(sql("limits.amounts"), [tenant for tenant, _ in limits], [name for _, name in limits])
-    return {(row["tenant_id"], row["name"]): (row["amount"], row["amount_version"]) for row in rows}
+    return {
+        (row["tenant_id"], row["name"]): Amounts(
+            amount=row["amount"],
+            version=row["amount_version"],
+            shape=row["shape"],
+            held_amount=row["held_amount"] or 0,
+            held_until_us=row["held_until_us"] or 0,
+        )
+        for row in rows
+    }
 
 
 async def lock_cursors(conn: Connection, proposals: Iterable[Proposal]) -> dict[Identity, Cursor]:

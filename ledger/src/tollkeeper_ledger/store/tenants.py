@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.catalogue.model import EARLY_MAX_S, LATE_MAX_S
-from tollkeeper_ledger.domain.limits import EffectiveLimit, resolve
+from tollkeeper_ledger.domain.limits import merge, rule_from_json
+from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.domain.reshape import Hold, Use, hold_after, limits_in_turn
 from tollkeeper_ledger.store.billing_segments import schedule_from
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from tollkeeper_ledger.domain.limits import EffectiveLimit, Json, Source
     from tollkeeper_ledger.domain.periods import Schedule
     from tollkeeper_ledger.store.pool import Connection
 
@@ -35,14 +40,17 @@ class TenantView:
     """Name; empty = none."""
     features: tuple[str, ...]
     limits: tuple[EffectiveLimit, ...]
-    """In name order."""
+    """In name order; two of a name where a change of kind or key waits for a window's end, the present one first."""
     schedule: Schedule | None
     """Billing periods of the running subscription."""
     change: int
 
-    def limit(self, name: str) -> EffectiveLimit | None:
-        """Find a limit by name."""
-        return next((limit for limit in self.limits if limit.rule.name == name), None)
+    def limit(self, name: str, at_us: int | None = None) -> EffectiveLimit | None:
+        """Find a limit by name: with the kind and key that it has at `at_us`, or else as it is declared."""
+        found = (limit for limit in self.limits if limit.rule.name == name)
+        if at_us is None:
+            return next(iter(deque(found, maxlen=1)), None)
+        return next((limit for limit in found if limit.from_us <= at_us < limit.until_us), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +81,16 @@ async def load_tenants(
         ids.update(row["tenant_id"] for row in await conn.fetch(sql("tenants.by_wire_id"), list(wire_ids)))
     if tenant_ids:
         ids.update(row["tenant_id"] for row in await conn.fetch(sql("tenants.with_ancestors"), list(tenant_ids)))
+    return [_view(row, plan) for row, plan in await _facts(conn, ids)]
+
+
+async def _facts(conn: Connection, ids: Collection[UUID]) -> list[tuple[asyncpg.Record, dict[str, Any]]]:
+    """Read what snapshots are made of, with the plan's definition."""
     if not ids:
         return []
     rows = await conn.fetch(sql("tenants.facts"), list(ids))
     definitions = await _plan_definitions(conn, rows)
-    return [_view(row, definitions) for row in rows]
+    return [(row, definitions.get(row["plan_version_id"], {})) for row in rows]
 
 
 async def _plan_definitions(conn: Connection, rows: Sequence[asyncpg.Record]) -> dict[UUID, dict[str, Any]]:
@@ -86,9 +99,17 @@ async def _plan_definitions(conn: Connection, rows: Sequence[asyncpg.Record]) ->
     return {row["plan_version_id"]: json.loads(row["definition"]) for row in found}
 
 
-def _view(row: asyncpg.Record, definitions: dict[UUID, dict[str, Any]]) -> TenantView:
-    plan = definitions.get(row["plan_version_id"], {})
-    versions: dict[str, int] = row["versions"]
+def _declared(row: asyncpg.Record, plan: dict[str, Any]) -> list[tuple[Json, Source]]:
+    return merge(plan.get("limits", ()), row["subscription_limits"], row["overrides"])
+
+
+def _view(row: asyncpg.Record, plan: dict[str, Any]) -> TenantView:
+    limits: list[EffectiveLimit] = []
+    for rule, source in _declared(row, plan):
+        state: dict[str, Any] = row["states"].get(rule["name"], {})
+        hold = Hold(rule=state["held"], until_us=state["until_us"]) if "held" in state else None
+        version, shape = state.get("version", 1), state.get("shape", 0)
+        limits += limits_in_turn(rule_from_json(rule), source, hold, amount_version=version, shape=shape)
     return TenantView(
         tenant_id=row["tenant_id"],
         wire_id=row["wire_id"],
@@ -96,10 +117,7 @@ def _view(row: asyncpg.Record, definitions: dict[UUID, dict[str, Any]]) -> Tenan
         parent=row["parent"] or "",
         plan=row["plan"] or "",
         features=tuple(sorted(plan.get("features", ()))),
-        limits=tuple(
-            EffectiveLimit(rule=rule, source=source, amount_version=versions.get(rule.name, 1))
-            for rule, source in resolve(plan.get("limits", ()), row["subscription_limits"], row["overrides"])
-        ),
+        limits=tuple(limits),
         schedule=_schedule(row),
         change=row["change"],
     )
@@ -129,16 +147,50 @@ async def load_meters(conn: Connection) -> tuple[MeterView, ...]:
 
 
 async def write_limit_states(conn: Connection, tenant_ids: Collection[UUID]) -> None:
-    """Bring the last effective amounts of these tenants up to date; a version rises exactly where one changed."""
-    if not tenant_ids:
+    """Bring what is known of these tenants' limits up to date; a version rises exactly where an amount changed.
+
+    Where a kind or key changed the rule before is held until its windows are over.
+    """
+    facts = await _facts(conn, set(tenant_ids))
+    schedules = {row["tenant_id"]: _schedule(row) for row, _ in facts}
+    declared = {(row["tenant_id"], str(rule["name"])): rule for row, plan in facts for rule, _ in _declared(row, plan)}
+    if not declared:
         return
-    wanted = set(tenant_ids)
-    views = [view for view in await load_tenants(conn, tenant_ids=wanted) if view.tenant_id in wanted]
-    pairs = [(view, limit) for view in views for limit in view.limits]
+    holds = await _holds(conn, declared, schedules)
     await conn.execute(
         sql("tenants.write_limit_states"),
-        [view.tenant_id for view, _ in pairs],
-        [limit.rule.name for _, limit in pairs],
-        [limit.rule.amount for _, limit in pairs],
-        [limit.rule.enforcement.value for _, limit in pairs],
+        [tenant_id for tenant_id, _ in declared],
+        [name for _, name in declared],
+        [int(rule["amount"]) for rule in declared.values()],
+        [str(rule.get("enforcement", "hard")) for rule in declared.values()],
+        [json.dumps(rule) for rule in declared.values()],
+        [json.dumps(holds[limit].rule) if limit in holds else None for limit in declared],
+        [int(holds[limit].rule["amount"]) if limit in holds else None for limit in declared],
+        [holds[limit].until_us if limit in holds else None for limit in declared],
     )
+
+
+async def _holds(
+    conn: Connection, declared: dict[tuple[UUID, str], Json], schedules: dict[UUID, Schedule | None]
+) -> dict[tuple[UUID, str], Hold]:
+    """Find what is held of limits whose kind or key changes."""
+    rows = await conn.fetch(
+        sql("tenants.reshaped_limits"),
+        [tenant_id for tenant_id, _ in declared],
+        [name for _, name in declared],
+        [json.dumps(rule) for rule in declared.values()],
+    )
+    if not rows:
+        return {}
+    now_us = to_us(await ledger_now(conn))
+    used = await conn.fetch(sql("tenants.limit_use"), [row["tenant_id"] for row in rows], [row["name"] for row in rows])
+    uses = {(row["tenant_id"], row["name"]): Use(is_used=row["is_used"], last_end_us=row["end_us"]) for row in used}
+    holds: dict[tuple[UUID, str], Hold] = {}
+    for row in rows:
+        limit = (row["tenant_id"], row["name"])
+        before = None if row["held"] is None else Hold(rule=row["held"], until_us=row["held_until_us"])
+        schedule = schedules[row["tenant_id"]]
+        hold = hold_after(row["rule"], before, declared[limit], uses[limit], schedule=schedule, now_us=now_us)
+        if hold is not None:
+            holds[limit] = hold
+    return holds

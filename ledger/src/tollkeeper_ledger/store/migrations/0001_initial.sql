@@ -147,7 +147,8 @@ CREATE FUNCTION ledger_now_us() RETURNS bigint
   LANGUAGE sql VOLATILE
   SET search_path = tollkeeper, pg_temp
   AS $$ SELECT (extract(epoch FROM ledger_now()) * 1000000)::bigint $$;
-GRANT EXECUTE ON FUNCTION ledger_now_us() TO tollkeeper_ingest;
+GRANT EXECUTE ON FUNCTION ledger_now_us()
+  TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT EXECUTE ON FUNCTION ledger_now() TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 
 -- One row: the number of the last change. Locked as the last statement of a changing transaction, so that numbers
@@ -436,14 +437,24 @@ CREATE TABLE limit_override (
 );
 
 -- The last effective amount and enforcement of every limit name that a tenant ever had, so that amount_version rises
--- exactly when one of them changes. Rows stay when a limit goes, so the version never goes back.
+-- exactly when one of them changes. Rows stay when a limit goes, so the version never goes back, and a limit that goes
+-- and comes back with another kind or key finds what it was.
 CREATE TABLE limit_state (
   tenant_id uuid NOT NULL REFERENCES tenant,
   name text NOT NULL,
   amount bigint NOT NULL,
   enforcement text NOT NULL,
   amount_version bigint NOT NULL CONSTRAINT limit_state_version_positive CHECK (amount_version > 0),
-  PRIMARY KEY (tenant_id, name)
+  -- The rule as declared last, and how often kind or key changed, or the time at which such a change is in force.
+  rule jsonb,
+  shape bigint NOT NULL DEFAULT 0,
+  -- The rule before, in force until then because its windows may be open, and its amount.
+  held jsonb,
+  held_amount bigint,
+  held_until_us bigint,
+  PRIMARY KEY (tenant_id, name),
+  CONSTRAINT limit_state_held CHECK (
+    (held IS NULL) = (held_amount IS NULL) AND (held IS NULL) = (held_until_us IS NULL))
 );
 
 -- The catalogue itself is no tenant's: every role reads it, billing writes it.
@@ -665,13 +676,14 @@ CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('learned_lease', 'tollkeeper_ingest');
-CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
+CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest', 'tollkeeper_billing');
 
 GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, holder_lease, lost_return,
   holder_consumption, bucket_shard TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON learned_lease TO tollkeeper_ingest;
 GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON bucket_shard TO tollkeeper_admin, tollkeeper_billing;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.
 CREATE FUNCTION ensure_limit_day(day integer) RETURNS void

@@ -64,7 +64,8 @@ CREATE FUNCTION ledger_now_us() RETURNS bigint
   LANGUAGE sql VOLATILE
   SET search_path = tollkeeper, pg_temp
   AS $$ SELECT (extract(epoch FROM ledger_now()) * 1000000)::bigint $$;
-GRANT EXECUTE ON FUNCTION ledger_now_us() TO tollkeeper_ingest;
+GRANT EXECUTE ON FUNCTION ledger_now_us()
+  TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 GRANT EXECUTE ON FUNCTION ledger_now() TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
 
 -- One row: the number of the last change. Locked as the last statement of a changing transaction, so that numbers

@@ -244,14 +244,24 @@ CREATE TABLE limit_override (
 );
 
 -- The last effective amount and enforcement of every limit name that a tenant ever had, so that amount_version rises
--- exactly when one of them changes. Rows stay when a limit goes, so the version never goes back.
+-- exactly when one of them changes. Rows stay when a limit goes, so the version never goes back, and a limit that goes
+-- and comes back with another kind or key finds what it was.
 CREATE TABLE limit_state (
   tenant_id uuid NOT NULL REFERENCES tenant,
   name text NOT NULL,
   amount bigint NOT NULL,
   enforcement text NOT NULL,
   amount_version bigint NOT NULL CONSTRAINT limit_state_version_positive CHECK (amount_version > 0),
-  PRIMARY KEY (tenant_id, name)
+  -- The rule as declared last, and how often kind or key changed, or the time at which such a change is in force.
+  rule jsonb,
+  shape bigint NOT NULL DEFAULT 0,
+  -- The rule before, in force until then because its windows may be open, and its amount.
+  held jsonb,
+  held_amount bigint,
+  held_until_us bigint,
+  PRIMARY KEY (tenant_id, name),
+  CONSTRAINT limit_state_held CHECK (
+    (held IS NULL) = (held_amount IS NULL) AND (held IS NULL) = (held_until_us IS NULL))
 );
 
 -- The catalogue itself is no tenant's: every role reads it, billing writes it.

@@ -188,13 +188,14 @@ CALL secure_tenant_table('holder_lease', 'tollkeeper_ingest');
 CALL secure_tenant_table('lost_return', 'tollkeeper_ingest');
 CALL secure_tenant_table('holder_consumption', 'tollkeeper_ingest', 'tollkeeper_billing');
 CALL secure_tenant_table('learned_lease', 'tollkeeper_ingest');
-CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest');
+CALL secure_tenant_table('bucket_shard', 'tollkeeper_ingest', 'tollkeeper_billing');
 
 GRANT SELECT, INSERT, UPDATE ON limit_cursor, limit_window, pool_generation, holder_lease, lost_return,
   holder_consumption, bucket_shard TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON ended_holder TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON learned_lease TO tollkeeper_ingest;
 GRANT SELECT ON limit_cursor, limit_window, holder_consumption TO tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
+GRANT SELECT ON bucket_shard TO tollkeeper_admin, tollkeeper_billing;
 
 -- Makes the partitions of windows that end on this day; those that are there stay.
 CREATE FUNCTION ensure_limit_day(day integer) RETURNS void

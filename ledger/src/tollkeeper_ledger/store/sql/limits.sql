@@ -5,8 +5,8 @@
 SELECT ensure_limit_day($1);
 
 -- name: amounts
--- Reads amount and version in force. $1 tenant ids, $2 limit names, pairwise.
-SELECT s.tenant_id, s.name, s.amount, s.amount_version
+-- Reads amounts and versions in force, of the rule that is held too. $1 tenant ids, $2 limit names, pairwise.
+SELECT s.tenant_id, s.name, s.amount, s.amount_version, s.shape, s.held_amount, s.held_until_us
 FROM limit_state s
 JOIN (SELECT DISTINCT * FROM unnest($1::uuid[], $2::text[])) AS asked (tenant_id, name) USING (tenant_id, name);
 
@@ -255,7 +255,8 @@ FROM limit_state s
 JOIN limit_cursor c ON c.tenant_id = s.tenant_id AND c.limit_name = s.name
 CROSS JOIN LATERAL (VALUES (c.older_id, c.older_end_us), (c.newer_id, c.newer_end_us)) AS open (window_id, end_us)
 JOIN limit_window w ON w.window_id = open.window_id AND w.tenant_id = s.tenant_id
-WHERE s.tenant_id = ANY ($1::uuid[]) AND open.end_us > $2 AND s.amount >= 0 AND w.amount_version < s.amount_version
+WHERE s.tenant_id = ANY ($1::uuid[]) AND open.end_us > $2 AND w.amount_version < s.amount_version
+  AND CASE WHEN w.start_us < s.held_until_us THEN s.held_amount ELSE s.amount END >= 0
   AND open.window_id > $4
 ORDER BY open.window_id
 LIMIT $3;

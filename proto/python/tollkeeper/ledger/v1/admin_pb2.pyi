@@ -1207,7 +1207,9 @@ class SetOverrideRequest(_message.Message):
     """Whether callers of child tenants see its figures; absent = as it is."""
     @_builtins.property
     def rule(self) -> _limits_pb2.LimitRule:
-        """A whole new rule, for a name that does not exist yet."""
+        """A whole rule, instead of all that plan, subscription and override say of that name. What is unspecified in it has
+        its default. Another kind or key of a limit that is used is in force with the next turn of its window.
+        """
 
     def __init__(
         self,
@@ -1253,7 +1255,7 @@ class SetOverrideResponse(_message.Message):
     """Number of the change; sidecars that report it have the limit."""
     @_builtins.property
     def limit(self) -> _limits_pb2.LimitRule:
-        """The limit in force now."""
+        """The limit as declared now; `valid_from_us` tells where its kind or key wait for a window's end."""
 
     def __init__(
         self,
