@@ -107,16 +107,18 @@ pub fn run_many(
 ) -> Sum {
     let sum = Mutex::new(Sum::default());
     let (broken, is_stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+    let next = AtomicU64::new(first);
     thread::scope(|scope| {
-        for thread in 0..threads {
-            let (sum, broken, is_stopped) = (&sum, &broken, &is_stopped);
-            scope.spawn(move || {
+        for _ in 0..threads {
+            scope.spawn(|| {
                 switch(mutant);
                 let mut own = Sum::default();
-                let mut seed = first + thread;
-                while seed < first + count && !is_stopped.load(Ordering::Relaxed) {
+                while !is_stopped.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        break;
+                    }
                     if kind.is_some_and(|kind| Schedule::draw(seed).is_about() != kind) {
-                        seed += threads;
                         continue;
                     }
                     let outcome = run_seed(seed, false);
@@ -126,7 +128,6 @@ pub fn run_many(
                         is_stopped.store(true, Ordering::Relaxed);
                     }
                     own.add(outcome);
-                    seed += threads;
                     if is_over() {
                         break;
                     }

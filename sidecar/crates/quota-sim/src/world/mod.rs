@@ -142,13 +142,15 @@ pub struct World {
     meters: BTreeSet<Arc<str>>,
     value_attributes: BTreeMap<Arc<str>, Box<str>>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    messages: Vec<Option<Box<Message>>>,
+    messages: Vec<Option<Message>>,
     vacant: Vec<usize>,
     outcomes: BTreeMap<ReservationId, Outcome>,
     homes: BTreeMap<ReservationId, Holder>,
     ledger_ticked_us: u64,
     /// Key values that were asked for, with their hashes.
     keys: Vec<(Box<str>, KeyHash)>,
+    /// Taken and put back by `carry`, so that it is allocated once.
+    effects: Vec<Effect>,
     serial: u64,
     tickets: Ticket,
     lives: u64,
@@ -199,6 +201,7 @@ impl World {
             homes: BTreeMap::new(),
             ledger_ticked_us: 0,
             keys: Vec::new(),
+            effects: Vec::new(),
             serial: 0,
             tickets: 0,
             lives: 0,
@@ -239,8 +242,8 @@ impl World {
     /// The present.
     #[must_use]
     pub fn now(&self) -> Now {
-        let elapsed = i128::from(self.real_us) * i128::from(self.speed_milli) / 1_000;
-        let ledger_us = self.origin_us + i64::try_from(elapsed).expect("in range");
+        let real_us = i64::try_from(self.real_us).expect("in range");
+        let ledger_us = self.origin_us + real_us * self.speed_milli / 1_000;
         Now {
             ledger_us,
             real_us: self.real_us,
@@ -465,9 +468,9 @@ impl World {
 
     /// Carries out what an engine wants.
     pub fn carry(&mut self, node: usize) {
-        let mut effects = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
         self.nodes[node].engine.drain_effects(&mut effects);
-        for effect in effects {
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Decide { ticket, decision } => self.decided(ticket, decision),
                 Effect::Expired(id) => {
@@ -493,6 +496,7 @@ impl World {
                 } => self.send(node, id, timeout_ms, command),
             }
         }
+        self.effects = effects;
         let now = self.now_of(node);
         let due_us = self.nodes[node].engine.next_due(now);
         self.nodes[node].due_us = self.real_us + due_us.max(1);
@@ -535,7 +539,7 @@ impl World {
             && let Some(message) = self.messages[place].take()
         {
             self.vacant.push(place);
-            self.deliver(*message);
+            self.deliver(message);
         }
         true
     }

@@ -33,7 +33,7 @@ pub(super) enum Message {
         node: usize,
         life: u64,
         id: CommandId,
-        event: Event,
+        question: Question,
     },
     Heartbeat,
     /// The ledger tells a home how a reservation ended.
@@ -54,10 +54,20 @@ pub(super) enum Message {
     },
 }
 
+/// What a command asks for, so far as its failure must know.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    Allot,
+    Return,
+    Report,
+    Functions,
+    Other,
+}
+
 impl World {
     pub(super) fn post(&mut self, at_us: u64, message: Message) {
         self.serial += 1;
-        let message = Some(Box::new(message));
+        let message = Some(message);
         let place = if let Some(place) = self.vacant.pop() {
             self.messages[place] = message;
             place
@@ -80,7 +90,7 @@ impl World {
         *self.commands.entry(name_of(&command)).or_default() += 1;
         self.note_returns(node, &command);
         self.nodes[node].pending.insert(id);
-        let silence = failure(FailureKind::Deadline, &command, id);
+        let question = question_of(&command);
         let silent_us = self.real_us + u64::from(timeout_ms) * 1_000;
         self.post(
             silent_us,
@@ -88,7 +98,7 @@ impl World {
                 node,
                 life,
                 id,
-                event: silence,
+                question,
             },
         );
         if self.nodes[node].cut || self.rng.chance(self.weather.loss) {
@@ -226,15 +236,19 @@ impl World {
                 life,
                 id,
                 event,
+            } => {
+                if self.awaits(node, life, id) {
+                    self.handle(node, event);
+                }
             }
-            | Message::Timeout {
+            Message::Timeout {
                 node,
                 life,
                 id,
-                event,
+                question,
             } => {
-                if self.nodes[node].life == life && self.nodes[node].pending.remove(&id) {
-                    self.handle(node, event);
+                if self.awaits(node, life, id) {
+                    self.handle(node, failure(FailureKind::Deadline, question, id));
                 }
             }
             Message::Ask {
@@ -246,6 +260,11 @@ impl World {
                 self.answer(node, life, id, &command);
             }
         }
+    }
+
+    /// Whether this process still waits for the answer to a command, which it hears now.
+    fn awaits(&mut self, node: usize, life: u64, id: CommandId) -> bool {
+        self.nodes[node].life == life && self.nodes[node].pending.remove(&id)
     }
 
     /// Carries out what a sidecar asks, and sends the answer off where the line still is there.
@@ -419,7 +438,7 @@ impl World {
             Command::Redis(_) | Command::Subscribe(_) | Command::Unsubscribe(_)
         );
         if (is_redis && !self.is_redis_up) || (!is_redis && !self.is_ledger_up) {
-            return failure(FailureKind::Unreachable, command, id);
+            return failure(FailureKind::Unreachable, question_of(command), id);
         }
         if let Command::Redis(calls) = command {
             let server = self.server_of(node);
@@ -524,19 +543,29 @@ fn name_of(command: &Command) -> &'static str {
     }
 }
 
-fn failure(kind: FailureKind, command: &Command, id: CommandId) -> Event {
+fn question_of(command: &Command) -> Question {
+    match command {
+        Command::Allot { .. } => Question::Allot,
+        Command::ReturnUnits { .. } => Question::Return,
+        Command::ReportConsumption { .. } | Command::ReportLeases { .. } => Question::Report,
+        Command::Redis(_) => Question::Functions,
+        Command::Subscribe(_) | Command::Unsubscribe(_) | Command::WatchTenants(_) => {
+            Question::Other
+        }
+    }
+}
+
+fn failure(kind: FailureKind, question: Question, id: CommandId) -> Event {
     let failure = CommandFailure {
         kind,
         reason: "".into(),
     };
-    match command {
-        Command::Allot { .. } => Event::Allotted(id, Err(failure)),
-        Command::ReturnUnits { .. } => Event::Returned(id, Err(failure)),
-        Command::ReportConsumption { .. } | Command::ReportLeases { .. } => {
-            Event::Reported(id, Err(failure))
-        }
-        Command::Redis(_) => Event::Functions(id, Err(failure)),
-        _ => Event::Done(id, Err(failure)),
+    match question {
+        Question::Allot => Event::Allotted(id, Err(failure)),
+        Question::Return => Event::Returned(id, Err(failure)),
+        Question::Report => Event::Reported(id, Err(failure)),
+        Question::Functions => Event::Functions(id, Err(failure)),
+        Question::Other => Event::Done(id, Err(failure)),
     }
 }
 
