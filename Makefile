@@ -107,8 +107,10 @@ mutants: sim-build ## Search a seed for every rule broken on purpose, 60 s each 
 	@$(if $(MUTANT),true,$(RUN)/python tests/sim/search_mutants.py)
 
 .PHONY: sim-replay
-sim-replay: sim-build ## Replay the recorded seeds: each breaks a rule with its mutant, and none without
+sim-replay: sim-build ## Replay the recorded seeds: each breaks a rule with its mutant, none without; mutants found by tests
 	@$(SIM) replay --finds $(SIM_FINDS)
+	@cd sidecar && cargo test --quiet --locked --package quota-sim --features mutants --test '*' -- mutants_of >/dev/null
+	@echo "mutants of buckets, values, returns and heirs found by their tests"
 
 .PHONY: test-rust
 test-rust: install ## Run the Rust tests

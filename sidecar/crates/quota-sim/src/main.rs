@@ -20,7 +20,7 @@ use std::{
 
 use quota_core::Mutant;
 use quota_sim::{
-    mutants::{FOUND_BY_TESTS, is_shown, read, search, write},
+    mutants::{FOUND_BY_TESTS, is_shown, read, search, unrecorded, write},
     search::{run_many, run_seed},
     sim::{Fault, Schedule, trace},
     waste::{LLM_COSTS, Load, share_admitted},
@@ -112,6 +112,22 @@ fn run(options: &BTreeMap<String, String>) -> ExitCode {
 fn mutants(options: &BTreeMap<String, String>) -> ExitCode {
     let span = Duration::from_secs(number(options, "seconds", 60));
     let wanted = options.get("mutant").filter(|name| !name.is_empty());
+    if let Some(name) = wanted {
+        match Mutant::ALL.iter().find(|mutant| mutant.name() == name) {
+            None => {
+                eprintln!("no mutant is called {name}; all there are:");
+                for mutant in Mutant::ALL {
+                    eprintln!("  {:<26} {}", mutant.name(), mutant.reason().trim());
+                }
+                return ExitCode::from(2);
+            }
+            Some(mutant) if FOUND_BY_TESTS.contains(mutant) => {
+                println!("{name} is found by a test, not by schedules: `make sim-replay` runs it");
+                return ExitCode::SUCCESS;
+            }
+            Some(_) => (),
+        }
+    }
     let all = Mutant::ALL
         .iter()
         .copied()
@@ -153,6 +169,13 @@ fn mutants(options: &BTreeMap<String, String>) -> ExitCode {
 fn replay(options: &BTreeMap<String, String>) -> ExitCode {
     let path = options.get("finds").expect("--finds FILE");
     let finds = read(&std::fs::read_to_string(path).expect("the file of finds"));
+    let unrecorded = unrecorded(&finds);
+    for mutant in &unrecorded {
+        println!(
+            "{} has no recorded seed: `make mutants` searches one",
+            mutant.name()
+        );
+    }
     let begun = Instant::now();
     let lost: Vec<_> = finds.iter().filter(|find| !is_shown(find)).collect();
     for find in &lost {
@@ -168,7 +191,7 @@ fn replay(options: &BTreeMap<String, String>) -> ExitCode {
         begun.elapsed().as_secs_f64(),
         finds.len() - lost.len()
     );
-    if lost.is_empty() && !finds.is_empty() {
+    if lost.is_empty() && unrecorded.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -73,6 +73,15 @@ pub fn is_shown(find: &Find) -> bool {
     with.is_some() && run_seed(find.seed, false).violation.is_none()
 }
 
+/// Mutants that schedules must find and that these finds lack.
+#[must_use]
+pub fn unrecorded(finds: &[Find]) -> Vec<Mutant> {
+    let is_recorded = |mutant: &Mutant| finds.iter().any(|find| find.mutant == *mutant);
+    let all = Mutant::ALL.iter().copied();
+    all.filter(|mutant| !FOUND_BY_TESTS.contains(mutant) && !is_recorded(mutant))
+        .collect()
+}
+
 /// Finds as JSON, one a line.
 #[must_use]
 pub fn write(finds: &[Find]) -> String {

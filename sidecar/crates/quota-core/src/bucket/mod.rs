@@ -2,6 +2,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod demand;
+pub(crate) mod saved;
 pub(crate) mod shard;
 pub(crate) mod source;
 pub(crate) mod token;

@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    bucket::demand::Demand,
+    bucket::{
+        demand::Demand,
+        saved::{MILLION, Saved},
+    },
     id::ReservationId,
     mutant::{self, Mutant},
     proof::Sent,
@@ -27,8 +30,6 @@ const ROUGH_US: u64 = 50_000;
 const SLICES: usize = 4;
 /// Calls of the shard whose units were spent and may yet be given back; older ones would have come again by now.
 const RECENT: usize = 8;
-/// Parts of a whole, in which shares are counted.
-const MILLION: u64 = 1_000_000;
 
 /// Which call of a shard's generation took units; of several, the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -99,33 +100,6 @@ impl Refill {
         time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
     }
 
-    /// Ledger µs in which a share of the rate brings so many tokens.
-    fn share_time_for(&self, tokens: Units, share_ppm: u64) -> i64 {
-        let spans = u128::from(tokens)
-            .saturating_mul(u128::try_from(self.interval_us).unwrap_or(0))
-            .saturating_mul(u128::from(MILLION));
-        let rate = u128::from(self.units).saturating_mul(u128::from(share_ppm));
-        let time = spans
-            .saturating_add(rate.saturating_sub(1))
-            .checked_div(rate);
-        time.map_or(i64::MAX, |time| i64::try_from(time).unwrap_or(i64::MAX))
-    }
-
-    /// Takes `units` of what a share of the rate saved up since `bare_us`, `most` at most: the ledger time at which there
-    /// would have been nothing left, or `None` where there is less than that.
-    fn draw_saved(
-        &self,
-        bare_us: i64,
-        (units, most): (Units, Units),
-        share_ppm: u64,
-        ledger_us: i64,
-    ) -> Option<i64> {
-        let fills_us = self.share_time_for(most, share_ppm);
-        let since_us = bare_us.max(ledger_us.saturating_sub(fills_us));
-        let bare_after_us = since_us.saturating_add(self.share_time_for(units, share_ppm));
-        (units <= most && bare_after_us <= ledger_us).then_some(bare_after_us)
-    }
-
     /// Tokens that come in so many ledger µs.
     fn tokens_in(&self, span_us: i64) -> Units {
         let flow = i128::from(span_us.max(0)).saturating_mul(i128::from(self.units));
@@ -147,10 +121,12 @@ pub(crate) struct Tokens {
     pub(crate) give_seq: u64,
     /// The return that is under way.
     pub(crate) giving: Option<Lot>,
-    /// Ledger time at which nothing of the standing share was saved up.
-    bare_us: Option<i64>,
-    /// Policy `open`: ledger time at which all that may be admitted without an authority was admitted.
-    uncovered_us: Option<i64>,
+    /// What was saved up of the standing share since the shard was heard.
+    standing: Option<Saved>,
+    /// Policy `open`: what may be admitted without an authority; `None` = all that ever may.
+    uncovered: Option<Saved>,
+    /// Tokens in an interval, as the shard was last asked with.
+    pub(crate) asked_rate: Units,
     /// Last request sent.
     pub(crate) request_seq: u64,
     /// Request under way.
@@ -341,7 +317,7 @@ impl Tokens {
     /// Takes in how many tokens the shard has now.
     pub(crate) fn heard(&mut self, level: Units, now: Now) {
         self.level = Some((level, now.ledger_us, now.real_us));
-        self.bare_us = Some(now.ledger_us);
+        self.standing = Some(Saved::nothing(now.ledger_us, self.asked_rate));
     }
 
     /// Spends units of the standing share, which saves up from the moment at which the shard was heard last, up to the
@@ -354,7 +330,7 @@ impl Tokens {
         ledger_us: i64,
         is_look: bool,
     ) -> bool {
-        let Some(bare_us) = self.bare_us.filter(|_| share_ppm > 0) else {
+        let Some(saved) = self.standing.filter(|_| share_ppm > 0) else {
             return false;
         };
         let burst = u128::from(refill.burst).saturating_mul(u128::from(share_ppm));
@@ -364,11 +340,11 @@ impl Tokens {
             let most = burst.checked_div(u128::from(MILLION)).unwrap_or(0);
             Units::try_from(most).unwrap_or(0).max(1)
         };
-        let bare_after_us = refill.draw_saved(bare_us, (units, most), share_ppm, ledger_us);
-        if let Some(bare_after_us) = bare_after_us.filter(|_| !is_look) {
-            self.bare_us = Some(bare_after_us);
+        let left = saved.draw((units, most), refill, share_ppm, ledger_us);
+        if left.is_some() && !is_look {
+            self.standing = left;
         }
-        bare_after_us.is_some()
+        left.is_some()
     }
 
     /// Admits units without cover as policy `open` does, as much as a bucket of the same kind would that was full at
@@ -380,12 +356,12 @@ impl Tokens {
         ledger_us: i64,
         is_look: bool,
     ) -> bool {
-        let bare_us = self.uncovered_us.unwrap_or(i64::MIN);
-        let drawn = refill.draw_saved(bare_us, (units, refill.burst), MILLION, ledger_us);
-        if let Some(bare_after_us) = drawn.filter(|_| !is_look) {
-            self.uncovered_us = Some(bare_after_us);
+        let saved = self.uncovered.unwrap_or(Saved::all(refill.units));
+        let left = saved.draw((units, refill.burst), refill, MILLION, ledger_us);
+        if left.is_some() && !is_look {
+            self.uncovered = left;
         }
-        drawn.is_some()
+        left.is_some()
     }
 
     /// Whether something would be lost by forgetting it: units that reservations hold, or that are on their way back.

@@ -134,6 +134,7 @@ impl Engine {
         let want = want.min(refill.burst).max(size.need);
         tokens.request_seq = tokens.request_seq.saturating_add(1);
         tokens.flight = Some(ask);
+        tokens.asked_rate = refill.units;
         let call = FunctionCall {
             function: "bucket_take",
             keys: bucket_keys(shard, bucket.key_hash),

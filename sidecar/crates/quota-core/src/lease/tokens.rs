@@ -82,6 +82,7 @@ impl Engine {
         };
         tokens.give_seq = tokens.give_seq.saturating_add(1);
         tokens.giving = Some(lot);
+        tokens.asked_rate = refill.units;
         let call = FunctionCall {
             function: "bucket_give",
             keys: bucket_keys(shard, bucket.key_hash),

@@ -48,6 +48,8 @@ struct Tally {
 struct PoolTally {
     allotted: u64,
     out: u64,
+    /// The replication history in which it granted first.
+    history: Option<u64>,
 }
 
 impl Tally {
@@ -287,11 +289,12 @@ impl Audit {
         }
     }
 
-    /// I2, I4: over all servers a generation gave no more than went into it.
+    /// I2: over all servers a generation gave no more than went into it. I4: it did so in one replication history.
     fn grant(&mut self, fact: &Fact, world: &World) {
         let Fact::Granted {
             window,
             generation,
+            history,
             holder,
             give,
             returned,
@@ -302,6 +305,13 @@ impl Audit {
         let Some(pool) = self.pools.get_mut(&(window, generation)) else {
             return self.break_rule("I2", format!("generation {generation} was never opened"));
         };
+        let first = *pool.history.get_or_insert(history);
+        if first != history {
+            let detail = format!(
+                "generation {generation} granted in history {history}, and before in {first}"
+            );
+            return self.break_rule("I4", detail);
+        }
         *(self.taken_back.entry((holder, window, generation))).or_default() += returned;
         pool.out += give;
         let sane = pool.out.checked_sub(returned);

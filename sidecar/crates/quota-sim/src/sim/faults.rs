@@ -42,6 +42,8 @@ pub enum Fault {
     RestartEmpty,
     /// Redis' wall clock goes back.
     RedisClock,
+    /// The wall clock of Redis jumps ahead.
+    RedisAhead,
     /// Ledger time jumps forward; sidecars hear of it one by one.
     LedgerClock,
     /// The limit is raised.
@@ -75,6 +77,7 @@ impl Fault {
         Self::Flush,
         Self::RestartEmpty,
         Self::RedisClock,
+        Self::RedisAhead,
         Self::LedgerClock,
         Self::Raise,
         Self::Lower,
@@ -99,6 +102,10 @@ fn some_limit(world: &mut World) -> (Arc<str>, Arc<str>) {
     let mut names = world.ledger.limits.keys();
     let name = names.nth(usize::try_from(place).expect("small"));
     name.expect("there is a limit").clone()
+}
+
+fn clock_span(world: &mut World) -> i64 {
+    i64::try_from(world.rng.below(10_000_000)).expect("small")
 }
 
 /// Breaks or mends something of this kind.
@@ -183,9 +190,12 @@ fn strike_redis(world: &mut World, fault: Fault) {
             reconnect_all(world);
         }
         Fault::RedisClock => {
-            // A jump ahead mints tokens, up to a burst: not promised.
-            let span_us = i64::try_from(world.rng.below(10_000_000)).expect("small");
+            let span_us = clock_span(world);
             world.redis.jump(-span_us);
+        }
+        Fault::RedisAhead => {
+            let span_us = clock_span(world);
+            world.redis.jump(span_us);
         }
         _ => {}
     }

@@ -198,6 +198,11 @@ impl Run {
             if fault == Fault::Restore {
                 self.audit.stock.forget(&self.world.ledger.rows.recorded);
             }
+            if let Some(tokens) = &mut self.audit.tokens
+                && fault == Fault::RedisAhead
+            {
+                tokens.clock_jumped_ahead();
+            }
             if matches!(fault, Fault::Raise | Fault::Lower) {
                 let (now, amount) = (self.world.now(), self.world.amount("t", "limit"));
                 if let Some(tokens) = &mut self.audit.tokens {

@@ -15,6 +15,8 @@ use crate::world::fact::Fact;
 const SLICE_US: u64 = 200_000;
 /// A request that was sent before its sender heard of a change arrives within this, real µs.
 const UNDER_WAY_US: u64 = 1_000_000;
+/// A shard's clock gets no further ahead of its callers' ledger time than this, µs, where ledger time is real time.
+const AHEAD_US: i128 = 2_000_000;
 /// The standing share of all holders: one in so many tokens.
 const SHARE: u64 = 50;
 
@@ -57,6 +59,9 @@ pub struct Tokens {
     fading: VecDeque<(u64, u64)>,
     share_level: i128,
     share_us: i64,
+    /// What clocks that jumped ahead may have brought before its time, µs: a shard that begins anew may be ahead anew.
+    ahead_us: i128,
+    is_ahead: bool,
     /// What broke.
     pub broken: Option<String>,
 }
@@ -85,6 +90,8 @@ impl Tokens {
             fading: VecDeque::new(),
             share_level: 0,
             share_us: at_us,
+            ahead_us: 0,
+            is_ahead: false,
             broken: None,
         };
         tokens.share_level = tokens.share_most();
@@ -96,6 +103,14 @@ impl Tokens {
         self.fade(self.amount, real_us);
         self.amount = amount;
         self.charge(0, at_us, real_us);
+    }
+
+    /// Takes in that the shard's wall clock jumped ahead.
+    pub fn clock_jumped_ahead(&mut self) {
+        if !self.is_ahead {
+            self.is_ahead = true;
+            self.ahead_us += AHEAD_US;
+        }
     }
 
     /// Takes in what a shard did, or a sidecar heard.
@@ -140,6 +155,7 @@ impl Tokens {
             }
             // What was lent by the shard before comes on top of what this one may give: it is on its way.
             Fact::Began { real_us } => {
+                self.is_ahead = false;
                 let lots = self.lots.values().flatten();
                 let lent = lots.filter(|lot| lot.charged.is_none() && lot.ends_us > real_us);
                 let under_way: u64 = lent.map(|lot| lot.units).sum();
@@ -296,7 +312,7 @@ impl Tokens {
             charge: units,
             rate,
         });
-        if self.level < 0 && self.broken.is_none() {
+        if self.level < 0 && self.level < -self.brought_ahead() && self.broken.is_none() {
             let beyond = -self.level / self.interval_us + 1;
             self.broken = Some(format!(
                 "{units} tokens: {beyond} more than burst {} and rate {rate} allow",
@@ -304,6 +320,16 @@ impl Tokens {
             ));
         }
         self.moves.len() - 1
+    }
+
+    /// What came before its time, at most, tokens × interval.
+    fn brought_ahead(&self) -> i128 {
+        self.ahead_us * i128::from(self.rate_most())
+    }
+
+    /// The highest rate that ever was in force.
+    fn rate_most(&self) -> u64 {
+        self.moves.iter().map(|one| one.rate).max().unwrap_or(0)
     }
 
     /// Takes a part of a charge back; a new level is to be reckoned.
@@ -362,7 +388,7 @@ impl Tokens {
     }
 
     fn take_share(&mut self, units: u64, at_us: i64) {
-        let rate = self.moves.iter().map(|one| one.rate).max().unwrap_or(0);
+        let rate = self.rate_most();
         let flow = i128::from((at_us - self.share_us).max(0)) * i128::from(rate);
         self.share_level = (self.share_level + flow).min(self.share_most());
         self.share_us = self.share_us.max(at_us);

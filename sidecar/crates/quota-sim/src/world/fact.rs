@@ -16,6 +16,8 @@ pub enum Fact {
         window: WindowId,
         /// The pool's generation.
         generation: u64,
+        /// The replication history of the server that it was on.
+        history: u64,
         /// To whom.
         holder: Holder,
         /// Units given.

@@ -270,6 +270,7 @@ impl Redis {
         self.note(Fact::Granted {
             window: window_of(&call.keys[0]),
             generation,
+            history: self.servers[server].history,
             holder: ask.holder,
             give: seat.give,
             returned,

@@ -134,6 +134,7 @@ impl Redis {
         self.note(Fact::Granted {
             window: window_of(&call.keys[0]),
             generation,
+            history: self.servers[server].history,
             holder,
             give: seat.give,
             returned,
@@ -198,6 +199,7 @@ impl Redis {
         self.note(Fact::Granted {
             window: window_of(&call.keys[0]),
             generation,
+            history: self.servers[server].history,
             holder,
             give: 0,
             returned,
