@@ -204,14 +204,7 @@ impl World {
             return self.nodes[node].inbox.push(message);
         }
         match message {
-            Message::Resume { node } if self.is_paused(node) => {
-                self.post(self.nodes[node].paused_until_us, Message::Resume { node });
-            }
-            Message::Resume { node } => {
-                for message in std::mem::take(&mut self.nodes[node].inbox) {
-                    self.deliver(message);
-                }
-            }
+            Message::Resume { node } => self.resume(node),
             Message::Snapshots { node, life } => {
                 if self.nodes[node].life == life {
                     for snapshot in self.tenants.values().cloned().collect::<Vec<_>>() {
@@ -259,6 +252,16 @@ impl World {
             } => {
                 self.answer(node, life, id, &command);
             }
+        }
+    }
+
+    /// Lets a sidecar hear what came while it was paused, where it is not paused anew.
+    fn resume(&mut self, node: usize) {
+        if self.is_paused(node) {
+            return self.post(self.nodes[node].paused_until_us, Message::Resume { node });
+        }
+        for message in std::mem::take(&mut self.nodes[node].inbox) {
+            self.deliver(message);
         }
     }
 

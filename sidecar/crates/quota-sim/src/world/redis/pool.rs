@@ -267,18 +267,30 @@ impl Redis {
         if pool.is_short() && !was_short {
             self.shorts.push((server, channel.clone()));
         }
-        self.note(Fact::Granted {
-            window: window_of(&call.keys[0]),
-            generation,
-            history: self.servers[server].history,
-            holder: ask.holder,
-            give: seat.give,
-            returned,
-        });
+        let moved = (seat.give, returned);
+        self.note_grant((server, &call.keys[0]), generation, ask.holder, moved);
         if is_due {
             self.publish(server, channel);
         }
         answer
+    }
+
+    /// Notes what a server's pool gave to a holder, and what it took back.
+    pub(super) fn note_grant(
+        &mut self,
+        (server, pool): (usize, &str),
+        generation: u64,
+        holder: Holder,
+        (give, returned): (u64, u64),
+    ) {
+        self.note(Fact::Granted {
+            window: window_of(pool),
+            generation,
+            history: self.servers[server].history,
+            holder,
+            give,
+            returned,
+        });
     }
 }
 

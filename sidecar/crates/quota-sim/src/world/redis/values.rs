@@ -9,9 +9,8 @@ use quota_core::{
 
 use super::{
     Redis, err, err_with, number,
-    pool::{Pool, Seat, holder_of, window_of},
+    pool::{Pool, Seat, holder_of},
 };
-use crate::world::fact::Fact;
 
 /// What stands at a value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,14 +130,12 @@ impl Redis {
         if is_short && !was_short {
             self.shorts.push((server, channel.clone()));
         }
-        self.note(Fact::Granted {
-            window: window_of(&call.keys[0]),
+        self.note_grant(
+            (server, &call.keys[0]),
             generation,
-            history: self.servers[server].history,
             holder,
-            give: seat.give,
-            returned,
-        });
+            (seat.give, returned),
+        );
         if is_due {
             self.publish(server, &channel);
         }
@@ -196,14 +193,7 @@ impl Redis {
         pool.seats.insert(holder, seat);
         let is_due = pool.next_wanted(0, 0);
         let reply = answer(pool, &seat, seat.returned.to_string());
-        self.note(Fact::Granted {
-            window: window_of(&call.keys[0]),
-            generation,
-            history: self.servers[server].history,
-            holder,
-            give: 0,
-            returned,
-        });
+        self.note_grant((server, &call.keys[0]), generation, holder, (0, returned));
         if is_due {
             self.publish(server, &channel);
         }
