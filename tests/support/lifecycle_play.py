@@ -15,6 +15,7 @@ from tollkeeper_ledger.services import prepaid
 from tollkeeper_ledger.services import subscription_changes as changes
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.overrides import Act
+from tollkeeper_ledger.services.subscription_dates import take_back
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection, transaction
@@ -133,6 +134,8 @@ async def _act(
 ) -> None:
     """Let an operator's event happen."""
     when = event.get("when", changes.NOW)
+    if when not in {changes.NOW, changes.PERIOD_END}:
+        when = instant(when, zone)
     match event["do"]:
         case "subscribe":
             asked = changes.SubscriptionAsked(
@@ -160,6 +163,8 @@ async def _act(
             await changes.resume_subscription(conn, tenant_id, act=act)
         case "cancel":
             await changes.cancel_subscription(conn, tenant_id, at=when, act=act)
+        case "unschedule":
+            await take_back(conn, tenant_id, instant(event["of"], zone), act=act)
         case "coupon":
             coupon = prepaid.CouponAsked(
                 name=event["name"],

@@ -39,6 +39,23 @@ def test_a_change_says_only_what_was_asked(tollkeeper: Tollkeeper, ledger: FakeL
     assert (plan.plan, plan.HasField("quantity"), plan.at) == ("big", False, "period_end")
 
 
+def test_changes_to_come_are_told_listed_and_taken_back(
+    tollkeeper: Tollkeeper, ledger: FakeLedger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A time goes as a time, not as a word; what is none is a usage error; the listing shows what will be."""
+    assert tollkeeper("subscription", "change", "--tenant", "code", "--plan", "big", "--at", "2031-05-01") == 0
+    assert tollkeeper("subscription", "unschedule", "--tenant", "code", "--at", "2031-05-01T00:00:00Z") == 0
+    change, undo = ledger.requests
+    assert (change.at, change.at_time.seconds, undo.at_time) == ("", 1_935_360_000, change.at_time)
+    capsys.readouterr()
+    assert tollkeeper("subscription", "scheduled", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["tenant"], row["plan"], row["plan_version"], row["quantity"]) == ("code", "big", 2, 3)
+    assert row["at_time"].startswith("2023-11-16")
+    for wrong in (("change", "--plan", "big", "--at", "soon"), ("unschedule",), ("pause", "--at", "")):
+        assert tollkeeper("subscription", wrong[0], "--tenant", "code", *wrong[1:]) == 2
+
+
 def test_an_end_is_shown(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever cancels sees when it ends."""
     assert tollkeeper("subscription", "cancel", "--tenant", "code", "--at", "period_end", "-o", "json") == 0

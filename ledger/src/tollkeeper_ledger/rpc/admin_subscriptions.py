@@ -20,6 +20,7 @@ from tollkeeper_ledger.rpc.idempotent import Answer, answer_once
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.services import subscription_changes as changes
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
+from tollkeeper_ledger.services.subscription_dates import take_back
 from tollkeeper_ledger.services.subscriptions import FIRST, list_subscriptions
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.clock import ledger_now
@@ -79,6 +80,17 @@ def _subscription(view: SubscriptionView) -> admin_pb2.Subscription:
         message.period_end.CopyFrom(timestamp(view.running.end))
     if view.ends_at is not None:
         message.ends_at.CopyFrom(timestamp(view.ends_at))
+    for one in view.scheduled:
+        message.scheduled.add(
+            at_time=timestamp(one.at),
+            plan=one.plan,
+            plan_version=one.plan_version,
+            quantity=one.quantity,
+            state=one.state,
+            anchor=one.anchor,
+            time_zone=one.time_zone,
+            interval=one.interval,
+        )
     return message
 
 
@@ -133,7 +145,7 @@ class AdminSubscriptions:
             quantity=_quantity(request.quantity) if request.HasField("quantity") else None,
             anchor=_anchor(request.anchor),
             time_zone=_time_zone(request.time_zone),
-            at=request.at or changes.NOW,
+            at=_when(request),
         )
         if asked == changes.ChangeAsked(at=asked.at):
             remedy = "give a plan, a quantity, an anchor or a time zone"
@@ -149,9 +161,10 @@ class AdminSubscriptions:
         self, request: admin_pb2.PauseSubscriptionRequest, context: Context
     ) -> admin_pb2.PauseSubscriptionResponse:
         """Pause a subscription."""
+        when = _when(request)
 
         async def work(conn: Connection, tenant_id: UUID, act: Act) -> admin_pb2.PauseSubscriptionResponse:
-            await changes.pause_subscription(conn, tenant_id, at=request.at or changes.NOW, act=act)
+            await changes.pause_subscription(conn, tenant_id, at=when, act=act)
             return admin_pb2.PauseSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
 
         return await self._once(request, admin_pb2.PauseSubscriptionResponse, work, context)
@@ -171,12 +184,28 @@ class AdminSubscriptions:
         self, request: admin_pb2.CancelSubscriptionRequest, context: Context
     ) -> admin_pb2.CancelSubscriptionResponse:
         """End a subscription."""
+        when = _when(request)
 
         async def work(conn: Connection, tenant_id: UUID, act: Act) -> admin_pb2.CancelSubscriptionResponse:
-            await changes.cancel_subscription(conn, tenant_id, at=request.at or changes.NOW, act=act)
+            await changes.cancel_subscription(conn, tenant_id, at=when, act=act)
             return admin_pb2.CancelSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
 
         return await self._once(request, admin_pb2.CancelSubscriptionResponse, work, context)
+
+    async def UnscheduleSubscription(
+        self, request: admin_pb2.UnscheduleSubscriptionRequest, context: Context
+    ) -> admin_pb2.UnscheduleSubscriptionResponse:
+        """Take back a change that is to come."""
+        if not request.HasField("at_time"):
+            remedy = "say for when it is scheduled"
+            raise InvalidFieldError("at_time", "is missing", reason="FIELD_REQUIRED", remedy=remedy)
+        instant = _instant("at_time", request.at_time)
+
+        async def work(conn: Connection, tenant_id: UUID, act: Act) -> admin_pb2.UnscheduleSubscriptionResponse:
+            await take_back(conn, tenant_id, instant, act=act)
+            return admin_pb2.UnscheduleSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
+
+        return await self._once(request, admin_pb2.UnscheduleSubscriptionResponse, work, context)
 
     async def AddCoupon(self, request: admin_pb2.AddCouponRequest, context: Context) -> admin_pb2.AddCouponResponse:
         """Take something off a subscription's next invoices."""
@@ -295,6 +324,18 @@ def _asked(request: admin_pb2.CreateSubscriptionRequest) -> changes.Subscription
         quantity=_quantity(request.quantity) if request.HasField("quantity") else 1,
         trial_days=request.trial_days if request.HasField("trial_days") else None,
     )
+
+
+def _when(
+    request: admin_pb2.ChangeSubscriptionRequest
+    | admin_pb2.PauseSubscriptionRequest
+    | admin_pb2.CancelSubscriptionRequest,
+) -> str | datetime:
+    if not request.HasField("at_time"):
+        return request.at or changes.NOW
+    if request.at:
+        raise InvalidFieldError("at", "stands beside at_time", value=ascii(request.at[:32]), remedy="give one of them")
+    return _instant("at_time", request.at_time)
 
 
 def _time_zone(name: str) -> str:

@@ -18,9 +18,15 @@ from tollkeeper_ledger.domain.catalogue.subscribing import anchor_of, target_fro
 from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import Schedule, same_date_from
 from tollkeeper_ledger.domain.phases import CANCELLED, Phase
+from tollkeeper_ledger.domain.scheduled import check_free, check_to_come, idle_phases, phase_in_force, trial_end_after
 from tollkeeper_ledger.store import subscriptions as store
 from tollkeeper_ledger.store.billing_closes import read_definitions
-from tollkeeper_ledger.store.billing_segments import cut_segments, read_schedules
+from tollkeeper_ledger.store.billing_segments import (
+    cut_segments,
+    has_segments_from,
+    join_segments,
+    read_schedules,
+)
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit, add_subscriptions, last_segment_end
 from tollkeeper_ledger.store.changes import record_changes
 from tollkeeper_ledger.store.clock import ledger_now
@@ -97,7 +103,7 @@ async def create_subscription(
     )
     await add_subscriptions(conn, [(new_id(), added)])
     after: JsonObject = {"plan": target.name, "version": target.version, "started_at": started_at.isoformat()}
-    await _announce(conn, tenant_id, "CreateSubscription", act, before=None, after=after)
+    await announce(conn, tenant_id, "CreateSubscription", act, before=None, after=after)
 
 
 async def _plan_in(conn: Connection, tenant_id: UUID, name: str, currency: str) -> store.PlanVersion:
@@ -130,7 +136,8 @@ class ChangeAsked:
     anchor: str = ""
     """What periods are counted from: `start` = when the change is in force, `calendar`, or a date."""
     time_zone: str = ""
-    at: str = NOW
+    at: str | datetime = NOW
+    """`now`, `period_end`, or a time to come."""
 
     @property
     def names_plan(self) -> bool:
@@ -143,8 +150,9 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
 
     Where interval, anchor or zone change, the running period ends there and the next one goes up to the new count's
     next boundary; both are shares of whole periods. A change of the zone waits until both zones have the same date, so
-    that no day is billed twice or to nobody. Raises UnknownNameError: no running subscription, no such plan;
-    InvalidFieldError: another interval is scheduled and no plan is named.
+    that no day is billed twice or to nobody. What was to change later about the same thing is replaced; by a change for
+    a time to come nothing is. Raises UnknownNameError: no running subscription, no such plan; InvalidFieldError:
+    another interval is scheduled and no plan is named; the time to come has something behind it, or is no such time.
     """
     schedule, instant = await _begin(conn, tenant_id, at=asked.at, act=act)
     before = schedule.era_at(instant)
@@ -153,6 +161,10 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
             instant = same_date_from(instant, before.time_zone, asked.time_zone)
         except ValueError as error:
             raise InvalidFieldError("time_zone", f"can't follow: {error}", value=asked.time_zone) from error
+    if asked.at not in {NOW, PERIOD_END}:
+        counts = asked.names_plan or bool(asked.anchor or asked.time_zone)
+        check_to_come(schedule, instant, now=act.now)
+        check_free(schedule, instant, plan=counts, seats=asked.quantity is not None)
     phase = schedule.phase_at(instant)
     plan_version_id, interval = phase.plan_version_id, before.interval
     if asked.names_plan:
@@ -198,7 +210,7 @@ async def _free_of_usage(
     if instant == schedule.started_at and act.now >= instant:
         return instant + _TICK
     last_end = await last_segment_end(conn, schedule.tenant_id, schedule.subscription_id)
-    return instant if asked.at == NOW or last_end is None else max(instant, last_end)
+    return instant if asked.at != PERIOD_END or last_end is None else max(instant, last_end)
 
 
 async def _drop_later(
@@ -236,10 +248,12 @@ async def _target(
     return found.plan_version_id, target_from(found.version, found.definition).interval
 
 
-async def pause_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
+async def pause_subscription(conn: Connection, tenant_id: UUID, *, at: str | datetime, act: Act) -> None:
     """Pause an active subscription until it is resumed. Raises UnknownNameError; InvalidFieldError: it isn't active."""
     schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
     phase = schedule.phase_at(instant)
+    if at not in {NOW, PERIOD_END}:
+        check_free(schedule, instant, state=True)
     _need_state(phase, "active")
     await store.change_later_phases(conn, schedule, after=instant, state="paused")
     await _put(conn, schedule, replace(phase, starts_at=instant, state="paused"), "PauseSubscription", act)
@@ -260,16 +274,25 @@ async def resume_subscription(conn: Connection, tenant_id: UUID, *, act: Act) ->
         _need_state(phase, "paused")
     before = [one for one in schedule.phases if one.state != CANCELLED]
     await store.revoke_end(conn, schedule, before[-1])
+    await drop_idle(conn, schedule, now=act.now)
     after: JsonObject = {"state": phase.state}
-    await _announce(conn, tenant_id, "ResumeSubscription", act, before={"ends_at": str(schedule.ended_at)}, after=after)
+    await announce(conn, tenant_id, "ResumeSubscription", act, before={"ends_at": str(schedule.ended_at)}, after=after)
 
 
-async def cancel_subscription(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> None:
-    """End a subscription now or with the running period. Raises UnknownNameError."""
+async def cancel_subscription(conn: Connection, tenant_id: UUID, *, at: str | datetime, act: Act) -> None:
+    """End a subscription now, with the running period or at a time to come; what was to change after that is dropped.
+
+    Raises UnknownNameError; InvalidFieldError: no such time.
+    """
     schedule, instant = await _begin(conn, tenant_id, at=at, act=act)
     instant = max(instant, schedule.started_at + _TICK)
     phase = schedule.phase_at(instant)
     await store.drop_eras(conn, schedule, [one for one in schedule.eras[1:] if one.started_at >= instant])
+    # The end of a trial is kept for `resume`; what else was to change after the end is not.
+    kept = trial_end_after(schedule, instant)
+    for later in schedule.phases:
+        if later.starts_at > instant and later.starts_at != kept:
+            await store.drop_phase(conn, schedule, later.starts_at)
     await store.change_later_phases(conn, schedule, after=instant, state=CANCELLED)
     await _put(conn, schedule, replace(phase, starts_at=instant, state=CANCELLED), "CancelSubscription", act)
 
@@ -289,12 +312,17 @@ async def _live(conn: Connection, tenant_id: UUID, *, now: datetime) -> Subscrip
     return None
 
 
-async def _begin(conn: Connection, tenant_id: UUID, *, at: str, act: Act) -> tuple[SubscriptionSchedule, datetime]:
+async def _begin(
+    conn: Connection, tenant_id: UUID, *, at: str | datetime, act: Act
+) -> tuple[SubscriptionSchedule, datetime]:
     """Take the tenant alone and find when the change is in force."""
-    if at not in {NOW, PERIOD_END}:
+    if isinstance(at, str) and at not in {NOW, PERIOD_END}:
         raise InvalidFieldError("at", "is not known", value=at, bound=f"{NOW}, {PERIOD_END}")
     await lock_tenant(conn, tenant_id)
     schedule = await live_subscription(conn, tenant_id, now=act.now)
+    if not isinstance(at, str):
+        check_to_come(schedule, at, now=act.now)
+        return schedule, at
     instant = max(act.now, schedule.started_at)
     running = schedule.period_at(instant)
     return schedule, running.end if at == PERIOD_END and running is not None else instant
@@ -322,8 +350,29 @@ async def _put(
     counted = schedule.era_at(phase.starts_at)
     if is_due:
         await store.follow_phase(conn, schedule, phase, era or counted, now=phase.starts_at)
+    await drop_idle(conn, schedule, now=act.now)
     shown = _shown(before, counted), _shown(phase, era or counted)
-    await _announce(conn, schedule.tenant_id, action, act, before=shown[0], after=shown[1])
+    await announce(conn, schedule.tenant_id, action, act, before=shown[0], after=shown[1])
+
+
+async def drop_idle(conn: Connection, schedule: SubscriptionSchedule, *, now: datetime) -> SubscriptionSchedule:
+    """Remove phases to come at which nothing changes any more, which would cut periods; give what is left.
+
+    One stays where usage from then on is stamped with it already.
+    """
+    ids = schedule.tenant_id, schedule.subscription_id
+    (found,) = [one for one in await read_schedules(conn, [ids[0]]) if one.subscription_id == ids[1]]
+    idle = [at for at in idle_phases(found, now=now) if not await has_segments_from(conn, *ids, at)]
+    if not idle:
+        return found
+    left = replace(found, phases=tuple(one for one in found.phases if one.starts_at not in idle))
+    for at in idle:
+        await store.drop_phase(conn, found, at)
+    for at in idle:
+        stretch = left.stretch_at(at - _TICK)
+        if stretch is not None:
+            await join_segments(conn, *ids, at=at, end=stretch.end)
+    return left
 
 
 def _shown(phase: Phase, era: Schedule) -> JsonObject:
@@ -338,9 +387,10 @@ def _shown(phase: Phase, era: Schedule) -> JsonObject:
     }
 
 
-async def _announce(
+async def announce(
     conn: Connection, tenant_id: UUID, action: str, act: Act, *, before: JsonObject | None, after: JsonObject
 ) -> None:
+    """Note a change of a tenant's subscription and let sidecars hear of it; the last of a transaction."""
     entry = AuditEntry(subject="subscription", tenant_id=tenant_id, before=before, after=after)
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
     await record_changes(conn, [tenant_id])
@@ -356,6 +406,7 @@ async def follow_due_phases(pool: Pool) -> int:
             now = await ledger_now(conn)
             for schedule in await read_schedules(conn, [tenant_id]):
                 if schedule.started_at <= now:
-                    await store.follow_phase(conn, schedule, schedule.phase_at(now), schedule.era_at(now), now=now)
+                    phase = phase_in_force(schedule, now)
+                    await store.follow_phase(conn, schedule, phase, schedule.era_at(now), now=now)
             await record_changes(conn, [tenant_id])
     return len(due)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import period_at
+from tollkeeper_ledger.services.subscription_dates import read_scheduled
 from tollkeeper_ledger.store.billing_segments import schedule_from
 from tollkeeper_ledger.store.catalogue import read_subscriptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from tollkeeper_ledger.domain.periods import Period, Schedule
+    from tollkeeper_ledger.services.subscription_dates import Scheduled
     from tollkeeper_ledger.store.pool import Connection
 
 FIRST = ("", str(uuid.UUID(int=0)))
@@ -37,6 +40,8 @@ class SubscriptionView:
     ends_at: datetime | None
     counted: Schedule
     """What its periods are counted by now."""
+    scheduled: Sequence[Scheduled] = ()
+    """What is to change, in order of time."""
 
 
 async def list_subscriptions(
@@ -45,6 +50,7 @@ async def list_subscriptions(
     """List subscriptions in order of wire id; `only` keeps to one tenant. Raises ValueError for a malformed key."""
     key = (after[0], uuid.UUID(after[1]))
     rows = await read_subscriptions(conn, after=key, count_max=count_max, only=only)
+    scheduled = await read_scheduled(conn, [row["subscription_id"] for row in rows])
     return [
         SubscriptionView(
             subscription_id=str(row["subscription_id"]),
@@ -57,6 +63,7 @@ async def list_subscriptions(
             quantity=row["quantity"],
             ends_at=row["ends_at"],
             counted=counted,
+            scheduled=scheduled.get(row["subscription_id"], ()),
         )
         for row in rows
         for counted in [schedule_from(row, started_at=row["period_from"])]

@@ -178,3 +178,16 @@ async def add_segments(conn: Connection, segments: Sequence[NewSegment]) -> list
 async def cut_segments(conn: Connection, tenant_id: UUID, subscription_id: UUID, *, at: datetime) -> None:
     """End what is open at an instant there: the subscription changes. The transaction has the tenant alone."""
     await conn.execute(sql("segments.cut_segments"), tenant_id, subscription_id, at)
+
+
+async def join_segments(
+    conn: Connection, tenant_id: UUID, subscription_id: UUID, *, at: datetime, end: datetime
+) -> None:
+    """Let what is open and ends at an instant go on: nothing changes there any more. The tenant is locked."""
+    await conn.execute(sql("segments.join_segments"), tenant_id, subscription_id, at, end)
+
+
+async def has_segments_from(conn: Connection, tenant_id: UUID, subscription_id: UUID, instant: datetime) -> bool:
+    """Say whether usage from an instant on is stamped already."""
+    has: bool = await conn.fetchval(sql("segments.has_segments_from"), tenant_id, subscription_id, instant)
+    return has

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.periods import Schedule
     from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,16 @@ async def drop_eras(conn: Connection, schedule: SubscriptionSchedule, eras: Sequ
     if eras:
         starts = [era.started_at for era in eras]
         await conn.execute(sql("subscriptions.drop_eras"), schedule.tenant_id, schedule.subscription_id, starts)
+
+
+async def drop_phase(conn: Connection, schedule: SubscriptionSchedule, starts_at: datetime) -> None:
+    """Remove the phase that was to begin then."""
+    await conn.execute(sql("subscriptions.drop_phase"), schedule.tenant_id, schedule.subscription_id, starts_at)
+
+
+async def read_scheduled(conn: Connection, subscription_ids: Sequence[UUID]) -> Sequence[Row]:
+    """Read the phases of subscriptions that are to come, in order of time."""
+    return await conn.fetch(sql("subscriptions.scheduled"), subscription_ids)
 
 
 async def change_later_phases(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
@@ -32,15 +31,10 @@ _BRIEF = ("tenant", "plan", "plan_version", "state", "quantity", "period_start",
 _TIMES = ("period_start", "period_end", "ends_at", "started_at")
 
 
-class When(StrEnum):
-    """When a change is in force."""
-
-    NOW = "now"
-    PERIOD_END = "period_end"
-
-
 PlanOption = Annotated[str, typer.Option("--plan", help="The plan; its newest version.")]
-WhenOption = Annotated[When, typer.Option("--at", help="When it is in force.")]
+WhenOption = Annotated[str, typer.Option("--at", help="When it is in force: now, period_end, or a time to come.")]
+_WORDS = ("now", "period_end")
+_UPCOMING = ("at_time", "plan", "plan_version", "state", "quantity", "interval", "anchor", "time_zone")
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +49,8 @@ def register(app: typer.Typer) -> None:
         ("pause", pause),
         ("resume", resume),
         ("cancel", cancel),
+        ("scheduled", scheduled),
+        ("unschedule", unschedule),
         ("coupon", coupon),
     ):
         group.command(name)(command)
@@ -125,7 +121,7 @@ def change(
     seats: Annotated[int | None, typer.Option(min=0, help="Seats.")] = None,
     anchor: Annotated[str, typer.Option(help="start, calendar, or a date: what periods are counted from.")] = "",
     time_zone: Annotated[str, typer.Option(help="IANA name: the zone of its periods.")] = "",
-    at: WhenOption = When.NOW,
+    at: WhenOption = "now",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Move a subscription to a plan's newest version and interval, another number of seats, anchor or time zone."""
@@ -135,7 +131,7 @@ def change(
         request_id=new_request_id(),
         tenant=require_tenant(tenant),
         plan=plan,
-        at=at.value,
+        **_when(at),
         quantity=seats,
         anchor=anchor,
         time_zone=time_zone,
@@ -144,11 +140,11 @@ def change(
 
 
 def pause(
-    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = When.NOW, output: OutputOption = Output.TABLE
+    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = "now", output: OutputOption = Output.TABLE
 ) -> None:
     """Pause a subscription: no fees, and its checks are denied."""
     request = admin_pb2.PauseSubscriptionRequest(
-        request_id=new_request_id(), tenant=require_tenant(tenant), at=at.value
+        request_id=new_request_id(), tenant=require_tenant(tenant), **_when(at)
     )
     _call(context, lambda stub: stub.PauseSubscription(request, timeout=CALL_TIMEOUT_S), output)
 
@@ -160,13 +156,40 @@ def resume(context: typer.Context, *, tenant: TenantOption = "", output: OutputO
 
 
 def cancel(
-    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = When.NOW, output: OutputOption = Output.TABLE
+    context: typer.Context, *, tenant: TenantOption = "", at: WhenOption = "now", output: OutputOption = Output.TABLE
 ) -> None:
     """End a subscription now, or with the running period."""
     request = admin_pb2.CancelSubscriptionRequest(
-        request_id=new_request_id(), tenant=require_tenant(tenant), at=at.value
+        request_id=new_request_id(), tenant=require_tenant(tenant), **_when(at)
     )
     _call(context, lambda stub: stub.CancelSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def scheduled(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """List what is to change about subscriptions, of one tenant or of all: what each will be from then on."""
+    rows: list[dict[str, Cell]] = [
+        {"tenant": one.tenant}
+        | {name: to_text(change.at_time) if name == "at_time" else getattr(change, name) for name in _UPCOMING}
+        for one in _found(context, tenant)
+        for change in one.scheduled
+    ]
+    show(rows, ("tenant", *_UPCOMING), output, title="Changes to come")
+
+
+def unschedule(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    at: Annotated[str, typer.Option(help="For when it is scheduled.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take back what is to change at a time to come."""
+    if not at:
+        raise UsageError("which change? Give --at TIME; `tollkeeper subscription scheduled` lists them")
+    request = admin_pb2.UnscheduleSubscriptionRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), at_time=moment(at, what="--at")
+    )
+    _call(context, lambda stub: stub.UnscheduleSubscription(request, timeout=CALL_TIMEOUT_S), output)
 
 
 def coupon(
@@ -192,6 +215,11 @@ def coupon(
     typer.echo(answer.coupon_id)
 
 
+def _when(at: str) -> dict[str, Any]:
+    """Give what a request says of when it is in force."""
+    return {"at": at} if at in _WORDS else {"at_time": moment(at, what="--at")}
+
+
 def _call(
     context: typer.Context,
     call: Callable[
@@ -200,7 +228,8 @@ def _call(
         | admin_pb2.ChangeSubscriptionResponse
         | admin_pb2.PauseSubscriptionResponse
         | admin_pb2.ResumeSubscriptionResponse
-        | admin_pb2.CancelSubscriptionResponse,
+        | admin_pb2.CancelSubscriptionResponse
+        | admin_pb2.UnscheduleSubscriptionResponse,
     ],
     output: Output,
 ) -> None:

@@ -277,6 +277,7 @@ GRANT SELECT ON tenant, subscription, subscription_phase, billing_segment, limit
 GRANT INSERT ON billing_segment TO tollkeeper_ingest;
 GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segment, limit_state, subscription_coupon
   TO tollkeeper_billing;
+GRANT DELETE ON subscription_phase TO tollkeeper_billing;
 GRANT INSERT ON prepaid_grant, prepaid_entry TO tollkeeper_billing;
 GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;

@@ -64,6 +64,15 @@ UPDATE billing_segment SET period_end = $3
 WHERE tenant_id = $1 AND subscription_id = $2 AND late_for IS NULL AND state = 'open'
   AND period_start < $3 AND period_end > $3;
 
+-- name: join_segments
+-- Lets open segments go on that end at an instant. $1 tenant id, $2 subscription id, $3 instant, $4 end.
+UPDATE billing_segment SET period_end = $4
+WHERE tenant_id = $1 AND subscription_id = $2 AND late_for IS NULL AND state = 'open' AND period_end = $3;
+
+-- name: has_segments_from
+-- Says whether a subscription has segments that begin at an instant or later. $1 tenant id, $2 subscription id, $3 it.
+SELECT EXISTS (SELECT FROM billing_segment WHERE tenant_id = $1 AND subscription_id = $2 AND period_start >= $3);
+
 -- name: part_segments
 -- Parts the open segments of a running period and opens the next part of each; gives the parted ones. Late ones stay.
 -- $1 tenant id, $2 subscription id, $3 period start, $4 the cut.

@@ -20,6 +20,17 @@ ON CONFLICT (tenant_id, subscription_id, starts_at) DO UPDATE SET
 UPDATE subscription_phase SET anchor = null, time_zone = null, interval_unit = null, interval_count = null
 WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at = ANY ($3::timestamptz[]);
 
+-- name: drop_phase
+-- Removes a phase that was to come. $1 tenant id, $2 subscription id, $3 its start.
+DELETE FROM subscription_phase WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at = $3;
+
+-- name: scheduled
+-- Gives phases that are to come. $1 subscription ids.
+SELECT s.subscription_id, s.starts_at, s.state, s.quantity, s.anchor, s.time_zone, s.interval_unit, s.interval_count,
+       p.name AS plan, v.version
+FROM subscription_phase s JOIN plan_version v USING (plan_version_id) JOIN plan p USING (plan_id)
+WHERE s.subscription_id = ANY ($1::uuid[]) AND NOT s.applied ORDER BY s.starts_at;
+
 -- name: change_later_phases
 -- Changes phases after one; nulls leave as it is, and an end stays an end unless the state is `cancelled`. $1 tenant id,
 -- $2 subscription id, $3 after this, $4 plan version, $5 state, $6 quantity.
@@ -29,10 +40,15 @@ UPDATE subscription_phase SET
 WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at > $3;
 
 -- name: revoke_end
--- Lets a subscription go on where it was to end: the phases from an end on are as the one before. $1 tenant id,
--- $2 subscription id, $3 plan version, $4 state, $5 quantity.
-UPDATE subscription_phase SET plan_version_id = $3, state = $4, quantity = $5
-WHERE tenant_id = $1 AND subscription_id = $2 AND state = 'cancelled';
+-- Lets a subscription go on where it was to end: the phases from an end on are as the one before, but the last of them
+-- ends a trial. $1 tenant id, $2 subscription id, $3 plan version, $4 state, $5 quantity.
+UPDATE subscription_phase p SET plan_version_id = $3, quantity = $5,
+  state = CASE WHEN $4 = 'trialing' AND p.starts_at = last.starts_at THEN 'active' ELSE $4 END
+FROM (
+  SELECT max(starts_at) AS starts_at FROM subscription_phase
+  WHERE tenant_id = $1 AND subscription_id = $2 AND state = 'cancelled'
+) last
+WHERE p.tenant_id = $1 AND p.subscription_id = $2 AND p.state = 'cancelled';
 
 -- name: follow_phase
 -- Lets a subscription's limits, features and state follow a phase; what is overdue stays overdue. $1 tenant id,

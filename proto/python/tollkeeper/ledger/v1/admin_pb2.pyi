@@ -628,6 +628,7 @@ class Subscription(_message.Message):
     ANCHOR_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """Internal id, a UUID in text."""
     tenant: _builtins.str
@@ -662,6 +663,10 @@ class Subscription(_message.Message):
     def ends_at(self) -> _timestamp_pb2.Timestamp:
         """When it ends or ended; absent = no end is known."""
 
+    @_builtins.property
+    def scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledChange]:
+        """What is to change, in order of time, up to the end."""
+
     def __init__(
         self,
         *,
@@ -678,14 +683,67 @@ class Subscription(_message.Message):
         anchor: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         interval: _builtins.str = ...,
+        scheduled: _abc.Iterable[Global___ScheduledChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "period_end", b"period_end", "period_start", b"period_start", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "ends_at", b"ends_at", "interval", b"interval", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "ends_at", b"ends_at", "interval", b"interval", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "scheduled", b"scheduled", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class ScheduledChange(_message.Message):
+    """What a subscription will be from a time on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """Plan name."""
+    plan_version: _builtins.int
+    """Plan version."""
+    quantity: _builtins.int
+    """Seats."""
+    state: _builtins.str
+    """`active`, `paused` or `cancelled`."""
+    anchor: _builtins.str
+    """Where periods are counted anew: the wall clock time they are counted from; empty = as before, like the two below."""
+    time_zone: _builtins.str
+    """Its IANA time zone."""
+    interval: _builtins.str
+    """Length of a period."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is in force."""
+
+    def __init__(
+        self,
+        *,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+        plan: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        quantity: _builtins.int = ...,
+        state: _builtins.str = ...,
+        anchor: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        interval: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "at_time", b"at_time", "interval", b"interval", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "state", b"state", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledChange: _TypeAlias = ScheduledChange  # noqa: Y015
 
 @_typing.final
 class ListSubscriptionsRequest(_message.Message):
@@ -845,6 +903,7 @@ class ChangeSubscriptionRequest(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     ANCHOR_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
@@ -861,6 +920,10 @@ class ChangeSubscriptionRequest(_message.Message):
     """
     time_zone: _builtins.str
     """IANA time zone of periods; empty = as it is. Waits until both zones have the same date."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """A time to come, up to 3,660 days ahead, instead of `at`. Refused where the same thing is to change from then on."""
+
     def __init__(
         self,
         *,
@@ -871,10 +934,11 @@ class ChangeSubscriptionRequest(_message.Message):
         quantity: _builtins.int | None = ...,
         anchor: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "quantity", b"quantity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "at_time", b"at_time", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "anchor", b"anchor", "at", b"at", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "anchor", b"anchor", "at", b"at", "at_time", b"at_time", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
     _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
@@ -915,22 +979,28 @@ class PauseSubscriptionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
     """Wire id of the tenant."""
     at: _builtins.str
     """`now` (default) or `period_end`."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """A time to come, up to 3,660 days ahead, instead of `at`."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tenant: _builtins.str = ...,
         at: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_time", b"at_time", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1019,22 +1089,28 @@ class CancelSubscriptionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
     """Wire id of the tenant."""
     at: _builtins.str
     """`now` (default) or `period_end`."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """A time to come, up to 3,660 days ahead, instead of `at`."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tenant: _builtins.str = ...,
         at: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "at_time", b"at_time", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1063,6 +1139,62 @@ class CancelSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class UnscheduleSubscriptionRequest(_message.Message):
+    """Takes back a change that is to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """For when it is scheduled."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnscheduleSubscriptionRequest: _TypeAlias = UnscheduleSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class UnscheduleSubscriptionResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription as it is now."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnscheduleSubscriptionResponse: _TypeAlias = UnscheduleSubscriptionResponse  # noqa: Y015
 
 @_typing.final
 class AddCouponRequest(_message.Message):

@@ -108,6 +108,11 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.UnscheduleSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/UnscheduleSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionResponse.FromString,
+                _registered_method=True)
         self.AddCoupon = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/AddCoupon',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.SerializeToString,
@@ -320,6 +325,13 @@ class AdminServiceServicer:
 
     def CancelSubscription(self, request, context):
         """Ends a subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnscheduleSubscription(self, request, context):
+        """Takes back what was to change about a subscription at a time to come. The end of a trial stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -553,6 +565,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CancelSubscription,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'UnscheduleSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnscheduleSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionResponse.SerializeToString,
             ),
             'AddCoupon': grpc.unary_unary_rpc_method_handler(
                     servicer.AddCoupon,
@@ -1046,6 +1063,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/CancelSubscription',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnscheduleSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/UnscheduleSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.UnscheduleSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

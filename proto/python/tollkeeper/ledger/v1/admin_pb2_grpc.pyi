@@ -67,6 +67,8 @@ class AdminServiceStub:
     """Ends a pause, or takes back a cancellation that is still to come."""
     CancelSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelSubscriptionRequest, _admin_pb2.CancelSubscriptionResponse]
     """Ends a subscription."""
+    UnscheduleSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UnscheduleSubscriptionRequest, _admin_pb2.UnscheduleSubscriptionResponse]
+    """Takes back what was to change about a subscription at a time to come. The end of a trial stays."""
     AddCoupon: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]
     """Takes something off a subscription's next invoices."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
@@ -154,6 +156,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Ends a pause, or takes back a cancellation that is still to come."""
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelSubscriptionRequest, _admin_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
     """Ends a subscription."""
+    UnscheduleSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.UnscheduleSubscriptionRequest, _admin_pb2.UnscheduleSubscriptionResponse]  # type: ignore[assignment]
+    """Takes back what was to change about a subscription at a time to come. The end of a trial stays."""
     AddCoupon: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]  # type: ignore[assignment]
     """Takes something off a subscription's next invoices."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
@@ -322,6 +326,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CancelSubscriptionResponse, _abc.Awaitable[_admin_pb2.CancelSubscriptionResponse]]:
         """Ends a subscription."""
+
+    @_abc_1.abstractmethod
+    def UnscheduleSubscription(
+        self,
+        request: _admin_pb2.UnscheduleSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UnscheduleSubscriptionResponse, _abc.Awaitable[_admin_pb2.UnscheduleSubscriptionResponse]]:
+        """Takes back what was to change about a subscription at a time to come. The end of a trial stays."""
 
     @_abc_1.abstractmethod
     def AddCoupon(
