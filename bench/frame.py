@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ class Sample:
     """User and system time of the processes that are measured, together."""
     latencies_ms: Sequence[float] = ()
     """Of single calls, where these were timed."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Figures of another kind, by names that end with their unit."""
 
     def figures(self) -> dict[str, float]:
         """Give what is compared: work per second, CPU time per unit, and the latencies' p50 and p99."""
-        found = {"per_s": self.count / self.wall_s, "cpu_us": self.cpu_s * 1e6 / self.count}
+        found = {"per_s": self.count / self.wall_s, "cpu_us": self.cpu_s * 1e6 / self.count, **self.more}
         if len(self.latencies_ms) > 1:
             found["p50_ms"] = statistics.median(self.latencies_ms)
             found["p99_ms"] = statistics.quantiles(self.latencies_ms, n=_PERCENT)[-1]

@@ -6,6 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from bench.cases.buckets import open_buckets
 from bench.cases.cold import open_cold
 from bench.cases.ingest import open_ingest
 from bench.cases.invoices import open_preview, open_run
@@ -31,6 +32,7 @@ CASES: Mapping[str, Opener] = MappingProxyType(
         "get_quota_21_limits": open_get_quota,
         "start_answered": partial(open_start, decided=False),
         "start_decided": partial(open_start, decided=True),
+        "live_buckets": open_buckets,
         "usage_of_a_month": open_month,
         "rating": open_rating,
         "invoice_run": open_run,

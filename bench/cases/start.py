@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
-import socket
 import subprocess
 import sys
 import time
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import psutil
 from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
 from tollkeeper_cli.stack import CHANNEL_OPTIONS
 
 from bench.cases.catalogue import METERS, declare
 from bench.frame import Bench, Goal, Sample
+from bench.own_sidecar import POLL_S, OwnSidecar, own_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from bench.frame import Effort
     from bench.stage import Stage
@@ -38,57 +33,25 @@ _ROOM_BYTES = 68 << 24
 _RECORDS_A_CALL = 1_000
 _AT_ONCE = 8
 _TIMEOUT_S = 60.0
-_POLL_S = 0.0005
 _GOAL_MS = 250
 
 
-@dataclass(frozen=True, slots=True)
-class _Volume:
-    """A sidecar's volume, and the settings of whoever is started on it."""
-
-    folder: Path
-    environment: Mapping[str, str]
-
-    @property
-    def _socket(self) -> str:
-        return self.environment["TOLLKEEPER_SIDECAR_SOCKET"]
-
-    @contextmanager
-    def serving(self, **settings: str) -> Iterator[tuple[int, quota_pb2_grpc.QuotaServiceStub]]:
-        """Execute the installed command; give its process id, and calls to it, once it is there; kill it at the end."""
-        command = Path(sys.executable).with_name("tollkeeper-sidecar")
-        Path(self._socket).unlink(missing_ok=True)
-        with (self.folder / "sidecar.log").open("ab") as log:
-            own = {**os.environ, **self.environment, **settings}
-            process = subprocess.Popen([command], env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            while not _is_taking_calls(self._socket):
-                if process.poll() is not None:
-                    raise RuntimeError((self.folder / "sidecar.log").read_text())
-                time.sleep(_POLL_S)
-            with grpc.insecure_channel(f"unix:{self._socket}", options=CHANNEL_OPTIONS) as channel:
-                yield process.pid, quota_pb2_grpc.QuotaServiceStub(channel)
-        finally:
-            process.kill()
-            process.wait()
-
-    def alone(self) -> AbstractContextManager[tuple[int, quota_pb2_grpc.QuotaServiceStub]]:
-        """Do the same where neither ledger nor Redis is."""
-        return self.serving(TOLLKEEPER_LEDGER_ADDRESS=_NOBODY, TOLLKEEPER_REDIS_URL=f"redis://{_NOBODY}")
-
-    def start(self, is_enough: Callable[[quota_pb2_grpc.QuotaServiceStub], bool]) -> tuple[float, float]:
-        """Start alone; give milliseconds and CPU seconds until an answer is enough."""
-        began = time.perf_counter()
-        with self.alone() as (pid, stub):
-            while not is_enough(stub):
-                time.sleep(_POLL_S)
-            taken_ms = (time.perf_counter() - began) * 1e3
-            return taken_ms, sum(psutil.Process(pid).cpu_times()[:2])
+_AWAY = {"TOLLKEEPER_LEDGER_ADDRESS": _NOBODY, "TOLLKEEPER_REDIS_URL": f"redis://{_NOBODY}"}
 
 
-def _is_taking_calls(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
+@contextmanager
+def _calls(sidecar: OwnSidecar) -> Iterator[quota_pb2_grpc.QuotaServiceStub]:
+    with grpc.insecure_channel(sidecar.target, options=CHANNEL_OPTIONS) as channel:
+        yield quota_pb2_grpc.QuotaServiceStub(channel)
+
+
+def _start(sidecar: OwnSidecar, is_enough: Callable[[quota_pb2_grpc.QuotaServiceStub], bool]) -> tuple[float, float]:
+    """Start where neither ledger nor Redis is; give milliseconds and CPU seconds until an answer is enough."""
+    began = time.perf_counter()
+    with sidecar.serving(**_AWAY) as process, _calls(sidecar) as stub:
+        while not is_enough(stub):
+            time.sleep(POLL_S)
+        return (time.perf_counter() - began) * 1e3, sum(process.cpu_times()[:2])
 
 
 def _is_answered(stub: quota_pb2_grpc.QuotaServiceStub) -> bool:
@@ -127,42 +90,33 @@ def _fill(stub: quota_pb2_grpc.QuotaServiceStub, calls: int) -> None:
             return
 
 
-def _prepare(volume: _Volume, calls: int) -> None:
+def _prepare(sidecar: OwnSidecar, calls: int) -> None:
     """Let a sidecar learn its tenant of the ledger and die, and the next one, without a ledger, fill the log."""
-    snapshot = Path(volume.environment["TOLLKEEPER_USAGE_LOG_DIR"]) / "snapshot"
+    snapshot = sidecar.log_folder / "snapshot"
     deadline = time.monotonic() + _TIMEOUT_S
-    with volume.serving() as (_, stub):
+    with sidecar.serving(), _calls(sidecar) as stub:
         while not (_is_decided(stub) and snapshot.exists() and _TENANT.encode() in snapshot.read_bytes()):
             if time.monotonic() > deadline:
-                raise RuntimeError((volume.folder / "sidecar.log").read_text())
-            time.sleep(_POLL_S)
-    with volume.alone() as (_, stub):
+                raise TimeoutError(f"no snapshot in {snapshot} after {_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+    with sidecar.serving(**_AWAY), _calls(sidecar) as stub:
         while not _is_decided(stub):
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
         _fill(stub, calls)
 
 
 @asynccontextmanager
 async def open_start(stage: Stage, effort: Effort, *, decided: bool) -> AsyncIterator[Bench]:
     """Have a log full of records that the ledger lacks, and nobody there: what a start then reads is its own."""
-    folder = stage.stack.directory / "start"
-    log_folder, room_bytes = folder / "log", effort.of(_ROOM_BYTES, quick=4 << 20)
-    own = {
-        "TOLLKEEPER_USAGE_LOG_DIR": str(log_folder),
-        "TOLLKEEPER_USAGE_LOG_BYTES": str(room_bytes),
-        "TOLLKEEPER_SIDECAR_SOCKET": str(folder / "s.sock"),
-        "TOLLKEEPER_SIDECAR_LISTEN": "off",
-        "TOLLKEEPER_SIDECAR_HTTP": "off",
-    }
-    volume = _Volume(folder, {**stage.stack.environment(), **own})
-    if not folder.exists():
-        folder.mkdir()
+    room_bytes = effort.of(_ROOM_BYTES, quick=4 << 20)
+    sidecar = own_sidecar(stage, "start", log_bytes=room_bytes)
+    if not sidecar.log_folder.exists():
         await declare(stage, _PLAN, [_TENANT], limits=[_LIMIT])
-        await asyncio.to_thread(_prepare, volume, room_bytes // _RECORDS_A_CALL)
+        await asyncio.to_thread(_prepare, sidecar, room_bytes // _RECORDS_A_CALL)
     starts, is_enough = effort.of(5, quick=2), _is_decided if decided else _is_answered
 
     async def ours() -> Sample:
-        return _sample([await asyncio.to_thread(volume.start, is_enough) for _ in range(starts)])
+        return _sample([await asyncio.to_thread(_start, sidecar, is_enough) for _ in range(starts)])
 
     async def floor() -> Sample:
         return _sample([await asyncio.to_thread(_bare_start) for _ in range(starts)])
