@@ -10,7 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tollkeeper_cli.output import Output, csv_text, money, show
+from tollkeeper_cli.output import Cell, Output, csv_text, money, scaled, show
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
@@ -54,6 +54,14 @@ def test_table_shows_hostile_text_as_text(capsys: pytest.CaptureFixture[str]) ->
 def test_money_follows_its_currency(minor: int, currency: str, expected: str) -> None:
     """Digits after the point are the currency's own."""
     assert money(minor, currency) == expected
+
+
+def test_a_spreadsheet_gets_amounts_as_numbers() -> None:
+    """Money and quantities are plain decimals in CSV, below zero too; readers get them grouped, in their currency."""
+    row: dict[str, Cell] = {"a": money(-123_450, "USD"), "b": money(1_234, "JPY"), "c": scaled(-1_234_500, 3), "d": 7}
+    assert csv_text([row], ("a", "b", "c", "d")).splitlines()[1] == "-1234.50,1234,-1234.5,7"
+    assert [row[name] for name in "abc"] == ["-1,234.50 USD", "1,234 JPY", "-1,234.5"]
+    assert (scaled(1500, 0), scaled(2000, 3)) == (1500, "2")
 
 
 @pytest.mark.parametrize("columns", [20, 60, 200, None])

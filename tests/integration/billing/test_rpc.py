@@ -151,6 +151,22 @@ async def test_a_run_streams_and_its_invoices_are_served(settings: Settings) -> 
             assert pdf.file_name == "TK-000001.pdf"
 
 
+async def test_an_invoice_is_told_whole(settings: Settings) -> None:
+    """Over gRPC a line has its scale, period, dimensions and steps; the invoice its parties, taxes and zone."""
+    async with client_of(settings) as client:
+        yaml = catalogue(client.start, "code").replace("name: base, amount", "name: base, timing: advance, amount")
+        await client.apply(yaml)
+        preview = await client.billing.PreviewInvoice(billing_pb2.PreviewInvoiceRequest(tenant="code"))
+        told = preview.invoice
+        assert (told.seller_name, told.billing_name, told.time_zone, told.tax_mode) == (
+            "Example AI GmbH", "code", "UTC", "exclusive",
+        )  # fmt: skip
+        fee = next(line for line in told.lines if line.kind == "fee")
+        assert (fee.quantity, fee.scale, fee.late) == (1, 0, False)
+        assert fee.period_end.seconds - fee.period_start.seconds == 3600
+        assert sum(line.amount_minor for line in told.lines) == told.total_minor
+
+
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 LATER = grpc.StatusCode.UNIMPLEMENTED
 SET = admin_pb2.SetOverrideRequest

@@ -78,12 +78,16 @@ def show(
 ) -> None:
     """Print rows to standard output. JSON and CSV carry every column as it is; the table shows those of `brief`."""
     if output is Output.JSON:
-        told = [{name: row.get(name) for name in columns} for row in rows]
-        sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        show_json([{name: row.get(name) for name in columns} for row in rows])
     elif output is Output.CSV:
         write_csv(sys.stdout, rows, columns)
     else:
         _print_table(rows, brief or columns, title)
+
+
+def show_json(value: object) -> None:
+    """Print JSON to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
@@ -99,13 +103,34 @@ def csv_text(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def money(amount_minor: int, currency: str) -> str:
+class Amount(str):
+    """An amount for reading, which a spreadsheet gets as the plain number that it is."""
+
+    __slots__ = ("plain",)
+    plain: str
+    """For example `-1234.50`; its currency stands in a column of its own."""
+
+
+def money(amount_minor: int, currency: str) -> Amount:
     """Return an amount for reading, for example `1,234.50 USD`."""
     digits = _MINOR_DIGITS.get(currency, _MINOR_DIGITS_DEFAULT)
     whole, rest = divmod(abs(amount_minor), 10**digits)
     sign = "-" if amount_minor < 0 else ""
     fraction = f".{rest:0{digits}d}" if digits else ""
-    return f"{sign}{whole:,}{fraction} {currency}"
+    shown = Amount(f"{sign}{whole:,}{fraction} {currency}")
+    shown.plain = f"{sign}{whole}{fraction}"
+    return shown
+
+
+def scaled(quantity: int, scale: int) -> int | Amount:
+    """Return a quantity in whole units, for example 1500 of scale 3 as `1.5`; whole numbers stay numbers."""
+    if not scale:
+        return quantity
+    whole, rest = divmod(abs(quantity), 10**scale)
+    sign, fraction = "-" if quantity < 0 else "", f"{rest:0{scale}d}".rstrip("0")
+    shown = Amount(f"{sign}{whole:,}" + (f".{fraction}" if fraction else ""))
+    shown.plain = shown.replace(",", "")
+    return shown
 
 
 def _csv_line(cells: Sequence[str | int]) -> str:
@@ -123,6 +148,8 @@ def _csv_cell(value: Cell) -> str | int:
         return str(value).lower()
     if isinstance(value, int):
         return value
+    if isinstance(value, Amount):
+        return value.plain
     text = _plain(value)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 

@@ -45,6 +45,12 @@ def invoice_to_message(document: dict[str, Any], *, digest: bytes, with_lines: b
         plan=f"{plan['name']} v{plan['version']}",
         record_count=document["record_count"],
         discount_minor=document["discount_minor"],
+        replaces=document.get("replaces", ""),
+        taxes=[billing_pb2.InvoiceTax(**tax) for tax in document["taxes"]],
+        tax_mode=document["billing"]["tax_mode"],
+        seller_name=document["seller"]["name"],
+        billing_name=document["billing_tenant"]["name"],
+        time_zone=document["time_zone"],
     )
     if document["finalised_at"]:
         message.finalised_at.CopyFrom(_timestamp(document["finalised_at"]))
@@ -68,6 +74,14 @@ def _line(line: dict[str, Any]) -> billing_pb2.InvoiceLine:
         discount_minor=line["discount_minor"],
         tax=f"{line['tax']['name']} {line['tax']['percent']} %" if line["tax"]["name"] else "",
         tax_minor=line["tax"]["tax_minor"],
+        kind=line.get("kind", "usage"),
+        scale=line["scale"],
+        period_start=_timestamp(line["period"]["start"]),
+        period_end=_timestamp(line["period"]["end"]),
+        late=line["late"],
+        dimensions=line["dimensions"],
+        parts=[billing_pb2.InvoiceLinePart(**part) for part in line["parts"]],
+        invoiced=line.get("invoiced", ()),
     )
 
 

@@ -21,14 +21,11 @@ from tollkeeper_cli.commands.common import (
     targets_of,
 )
 from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
+from tollkeeper_cli.commands.invoice_whole import show_whole
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to
 from tollkeeper_cli.errors import UsageError
-from tollkeeper_cli.output import Cell, Output, money, show
+from tollkeeper_cli.output import Output, show
 
-_LINE_BRIEF = ("description", "quantity", "included", "charged", "unit_price", "amount", "tax")
-_LINE_COLUMNS = (
-    "description", "meter", "quantity", "unit", "included", "charged", "unit_price", "price_per", "amount", "tax",
-)  # fmt: skip
 _RUN_TIMEOUT_S = 3_600.0
 
 
@@ -56,7 +53,7 @@ def preview(context: typer.Context, tenant: TenantOption = "", output: OutputOpt
     request = billing_pb2.PreviewInvoiceRequest(tenant=require_tenant(tenant))
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = billing_pb2_grpc.BillingServiceStub(channel).PreviewInvoice(request, timeout=CALL_TIMEOUT_S)
-    _show_with_lines(answer.invoice, output)
+    show_whole(answer.invoice, output)
 
 
 def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -90,7 +87,7 @@ def show_invoice(context: typer.Context, invoice: InvoiceArgument, output: Outpu
     request = billing_pb2.GetInvoiceRequest(invoice=invoice)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = billing_pb2_grpc.BillingServiceStub(channel).GetInvoice(request, timeout=CALL_TIMEOUT_S)
-    _show_with_lines(answer.invoice, output)
+    show_whole(answer.invoice, output)
 
 
 def pdf(
@@ -110,32 +107,3 @@ def pdf(
     except OSError as error:
         raise UsageError(f"{target}: {error}") from error
     typer.echo(str(target))
-
-
-def _show_with_lines(invoice: billing_pb2.Invoice, output: Output) -> None:
-    """Show an invoice's head and its lines; JSON and CSV carry the lines, each with the invoice's number."""
-    lines: list[dict[str, Cell]] = [
-        {
-            "invoice": invoice.number,
-            "description": line.description,
-            "meter": line.meter,
-            "quantity": line.quantity,
-            "unit": line.unit,
-            "included": line.included,
-            "charged": line.charged,
-            "unit_price": line.unit_price,
-            "price_per": line.price_per,
-            "amount": money(line.amount_minor, invoice.currency),
-            "amount_minor": line.amount_minor,
-            "tax": line.tax,
-            "tax_minor": line.tax_minor,
-            "discount_minor": line.discount_minor,
-            "explanation": list(line.explanation),
-        }
-        for line in invoice.lines
-    ]
-    if output is Output.TABLE:
-        show([invoice_row(invoice)], COLUMNS, output, title=f"Invoice {invoice.number or '(preview)'}", brief=BRIEF)
-        show(lines, _LINE_COLUMNS, output, title="Lines", brief=_LINE_BRIEF)
-    else:
-        show(lines, ("invoice", *_LINE_COLUMNS, "amount_minor", "discount_minor", "tax_minor", "explanation"), output)

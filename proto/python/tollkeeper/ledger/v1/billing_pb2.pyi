@@ -82,6 +82,26 @@ class InvoiceLine(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METER_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
@@ -95,6 +115,14 @@ class InvoiceLine(_message.Message):
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
     TAX_FIELD_NUMBER: _builtins.int
     TAX_MINOR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    PERIOD_END_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    INVOICED_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it is, for people."""
     meter: _builtins.str
@@ -119,9 +147,35 @@ class InvoiceLine(_message.Message):
     """Name and percent of the tax, for example `VAT 19 %`; empty where none applies."""
     tax_minor: _builtins.int
     """Tax on the line in minor units."""
+    kind: _builtins.str
+    """`usage`, `fee`, `commitment`, `credit` or `item`."""
+    scale: _builtins.int
+    """Digits after the point of quantity, included, charged and price_per: 1500 of scale 3 is 1.5."""
+    late: _builtins.bool
+    """Whether the usage came after its own period had been closed."""
     @_builtins.property
     def explanation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """How the amount came about, step by step."""
+
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """Start of the time that the line is for."""
+
+    @_builtins.property
+    def period_end(self) -> _timestamp_pb2.Timestamp:
+        """Its end, exclusive."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Attribute values that the line is for, by name; values may be empty."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLinePart]:
+        """Tiers, packages, conversions and bounds that the amount is made of; empty where quantity and unit price explain it."""
+
+    @_builtins.property
+    def invoiced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Numbers of invoices within the period that said it already; empty for a charge."""
 
     def __init__(
         self,
@@ -139,14 +193,98 @@ class InvoiceLine(_message.Message):
         discount_minor: _builtins.int = ...,
         tax: _builtins.str = ...,
         tax_minor: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        scale: _builtins.int = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        period_end: _timestamp_pb2.Timestamp | None = ...,
+        late: _builtins.bool = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        parts: _abc.Iterable[Global___InvoiceLinePart] | None = ...,
+        invoiced: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "discount_minor", b"discount_minor", "explanation", b"explanation", "included", b"included", "meter", b"meter", "price_per", b"price_per", "quantity", b"quantity", "tax", b"tax", "tax_minor", b"tax_minor", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "dimensions", b"dimensions", "discount_minor", b"discount_minor", "explanation", b"explanation", "included", b"included", "invoiced", b"invoiced", "kind", b"kind", "late", b"late", "meter", b"meter", "parts", b"parts", "period_end", b"period_end", "period_start", b"period_start", "price_per", b"price_per", "quantity", b"quantity", "scale", b"scale", "tax", b"tax", "tax_minor", b"tax_minor", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvoiceLine: _TypeAlias = InvoiceLine  # noqa: Y015
+
+@_typing.final
+class InvoiceLinePart(_message.Message):
+    """One step of a line's amount."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name within its price, for example `tier 2` or `maximum`."""
+    quantity: _builtins.str
+    """So many, decimal, of scale `scale`."""
+    unit_price: _builtins.str
+    """Price of `per` of them, decimal, in major units."""
+    per: _builtins.int
+    """The price is for so many."""
+    scale: _builtins.int
+    """Digits after the point of quantity and per."""
+    amount: _builtins.str
+    """What it comes to, decimal, in major units, exact."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+        unit_price: _builtins.str = ...,
+        per: _builtins.int = ...,
+        scale: _builtins.int = ...,
+        amount: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "name", b"name", "per", b"per", "quantity", b"quantity", "scale", b"scale", "unit_price", b"unit_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceLinePart: _TypeAlias = InvoiceLinePart  # noqa: Y015
+
+@_typing.final
+class InvoiceTax(_message.Message):
+    """What an invoice has of one tax."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    BASE_MINOR_FIELD_NUMBER: _builtins.int
+    TAX_MINOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, for example `VAT`."""
+    percent: _builtins.str
+    """Its percent, decimal."""
+    base_minor: _builtins.int
+    """What is taxed, without the tax, in minor units."""
+    tax_minor: _builtins.int
+    """The tax in minor units."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        percent: _builtins.str = ...,
+        base_minor: _builtins.int = ...,
+        tax_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_minor", b"base_minor", "name", b"name", "percent", b"percent", "tax_minor", b"tax_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceTax: _TypeAlias = InvoiceTax  # noqa: Y015
 
 @_typing.final
 class Invoice(_message.Message):
@@ -179,6 +317,11 @@ class Invoice(_message.Message):
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
     PAY_URL_FIELD_NUMBER: _builtins.int
+    TAXES_FIELD_NUMBER: _builtins.int
+    TAX_MODE_FIELD_NUMBER: _builtins.int
+    SELLER_NAME_FIELD_NUMBER: _builtins.int
+    BILLING_NAME_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """Internal id, a UUID in text."""
     number: _builtins.str
@@ -219,6 +362,14 @@ class Invoice(_message.Message):
     """Number of the void invoice that this one replaces; empty where it replaces none."""
     pay_url: _builtins.str
     """The provider's page on which it is paid; empty where there is none."""
+    tax_mode: _builtins.str
+    """`exclusive`, `inclusive` or `reverse_charge`."""
+    seller_name: _builtins.str
+    """Name of the seller."""
+    billing_name: _builtins.str
+    """Name of the tenant that pays."""
+    time_zone: _builtins.str
+    """IANA time zone of the period."""
     @_builtins.property
     def period_start(self) -> _timestamp_pb2.Timestamp:
         """Start of the period."""
@@ -238,6 +389,10 @@ class Invoice(_message.Message):
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
         """When it is to be paid; absent on previews and drafts."""
+
+    @_builtins.property
+    def taxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceTax]:
+        """Each tax, in order of its first line."""
 
     def __init__(
         self,
@@ -267,10 +422,15 @@ class Invoice(_message.Message):
         discount_minor: _builtins.int = ...,
         replaces: _builtins.str = ...,
         pay_url: _builtins.str = ...,
+        taxes: _abc.Iterable[Global___InvoiceTax] | None = ...,
+        tax_mode: _builtins.str = ...,
+        seller_name: _builtins.str = ...,
+        billing_name: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due_at", b"due_at", "finalised_at", b"finalised_at", "period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_minor", b"balance_minor", "billing_tenant", b"billing_tenant", "credited_minor", b"credited_minor", "currency", b"currency", "digest", b"digest", "discount_minor", b"discount_minor", "due_at", b"due_at", "due_minor", b"due_minor", "finalised_at", b"finalised_at", "invoice_id", b"invoice_id", "lines", b"lines", "number", b"number", "paid_minor", b"paid_minor", "pay_url", b"pay_url", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "record_count", b"record_count", "refunded_minor", b"refunded_minor", "replaces", b"replaces", "state", b"state", "subtotal_minor", b"subtotal_minor", "tax_minor", b"tax_minor", "tenant", b"tenant", "total_minor", b"total_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_minor", b"balance_minor", "billing_name", b"billing_name", "billing_tenant", b"billing_tenant", "credited_minor", b"credited_minor", "currency", b"currency", "digest", b"digest", "discount_minor", b"discount_minor", "due_at", b"due_at", "due_minor", b"due_minor", "finalised_at", b"finalised_at", "invoice_id", b"invoice_id", "lines", b"lines", "number", b"number", "paid_minor", b"paid_minor", "pay_url", b"pay_url", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "record_count", b"record_count", "refunded_minor", b"refunded_minor", "replaces", b"replaces", "seller_name", b"seller_name", "state", b"state", "subtotal_minor", b"subtotal_minor", "tax_minor", b"tax_minor", "tax_mode", b"tax_mode", "taxes", b"taxes", "tenant", b"tenant", "time_zone", b"time_zone", "total_minor", b"total_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
