@@ -38,6 +38,11 @@ def plan(fields: str) -> str:
     return HEAD + "plans:\n- {name: p, billing_interval: month, " + fields + "}\n"
 
 
+def window(fields: str) -> str:
+    """Give a catalogue whose only limit, on line 6, has this window."""
+    return plan(f"limits: [{{name: l, meter: tokens, kind: window, amount: 1, window: {{{fields}}}}}]")
+
+
 def tenant(fields: str) -> str:
     """Give a catalogue whose only tenant has these fields, on line 6."""
     return HEAD + "tenants:\n- {id: t, " + fields + "}\n"
@@ -105,6 +110,15 @@ TABLE = [
         "seller.invoice_prefix",
         "malformed",
     ),
+    (window("unit: week, anchor: someday"), 6, "plans[0].limits[0].window.anchor", "is not a day"),
+    (window("unit: week, anchor: 1969-12-31"), 6, "plans[0].limits[0].window.anchor", "is out of range"),
+    (
+        window("unit: week, anchor: 2026-01-04, alignment: rolling"),
+        6,
+        "plans[0].limits[0].window.anchor",
+        "belongs to calendar windows only",
+    ),
+    (window("unit: billing_period, anchor: 2026-01-04"), 6, "plans[0].limits[0].window.unit", "always one period"),
     (plan("prices: [{meter: tokens, unit_price: 1e3}]"), 6, "plans[0].prices[0].unit_price", "is not a decimal"),
     (plan("prices: [{meter: tokens, unit_price: -1}]"), 6, "plans[0].prices[0].unit_price", "is negative"),
     (plan("prices: [{meter: tokens, unit_price: .nan}]"), 6, "plans[0].prices[0].unit_price", "is not a decimal"),

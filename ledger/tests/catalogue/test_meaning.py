@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json
@@ -160,6 +160,17 @@ def test_stored_limits_are_what_resolution_reads() -> None:
         day.match[0].values,
     ) == ("day", -1, "Europe/Berlin", ("a", "b"))
     assert (rate.name, rate.amount, rate.burst, rate.refill_interval_us) == ("rate", 60, 60, 60_000_000)
+
+
+def test_a_windows_anchor_is_kept() -> None:
+    """What windows are counted from is stored and read again, and leaves no trace where it isn't said."""
+    anchored = PLAIN.replace("window: {unit: day}", "window: {unit: week, count: 2, anchor: 2026-01-08}")
+    for yaml, anchor in ((PLAIN, None), (anchored, date(2026, 1, 8))):
+        (plan,) = read_catalogue(yaml, source_name="x").plans
+        (stored,) = [limit for limit in plan_to_json(plan)["limits"] if limit["kind"] == "window"]
+        window = rule_from_json(stored).window
+        assert window is not None
+        assert (anchor, anchor is not None) == (window.anchor, "anchor" in stored["window"])
 
 
 def test_canonical_json_refuses_floats() -> None:

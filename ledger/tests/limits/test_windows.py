@@ -176,3 +176,34 @@ def test_worked_cases(zone: str, unit: WindowUnit, count: int, at: str, expected
     """Windows begin and last as a wall clock of the zone says."""
     span = window_at(WindowRule(unit=unit, count=count, time_zone=zone), us(at))
     assert expected == (local(span.start_us, zone), (span.end_us - span.start_us) / 3_600_000_000)
+
+
+@pytest.mark.parametrize(
+    ("zone", "unit", "count", "anchor", "at", "expected"),
+    [
+        # Weeks that begin on Sundays; the one in which clocks go forward is an hour short.
+        ("Europe/Berlin", WindowUnit.WEEK, 1, "2026-01-04", "2026-03-29T12:00:00+00:00", ("2026-03-29 00:00", 167)),
+        # Sprints of two weeks and decades of days, from their own Thursday, whatever lies between.
+        ("America/New_York", WindowUnit.WEEK, 2, "2026-01-08", "2026-03-10T12:00:00+00:00", ("2026-03-05 00:00", 335)),
+        ("Europe/Berlin", WindowUnit.DAY, 10, "2026-03-25", "2026-04-03T21:59:59+00:00", ("2026-03-25 00:00", 239)),
+        ("Europe/Berlin", WindowUnit.DAY, 10, "2026-03-25", "2026-04-03T22:00:00+00:00", ("2026-04-04 00:00", 240)),
+        # Before the anchor windows are counted back from it.
+        ("UTC", WindowUnit.DAY, 2, "2030-01-02", "2029-12-31T23:00:00+00:00", ("2029-12-31 00:00", 48)),
+        # Months from the 5th, also of the day that weeks are counted from otherwise; from the 31st, back to it.
+        ("UTC", WindowUnit.MONTH, 1, "2026-01-05", "2026-03-04T23:59:59+00:00", ("2026-02-05 00:00", 672)),
+        ("UTC", WindowUnit.MONTH, 1, "1970-01-05", "2026-03-04T23:59:59+00:00", ("2026-02-05 00:00", 672)),
+        ("America/New_York", WindowUnit.MONTH, 1, "2024-01-31", "2026-03-10T12:00:00+00:00", ("2026-02-28 00:00", 743)),
+        # Tax years.
+        ("Europe/London", WindowUnit.YEAR, 1, "2025-04-06", "2026-04-05T22:59:59+00:00", ("2025-04-06 00:00", 8760)),
+        ("Europe/London", WindowUnit.YEAR, 1, "2025-04-06", "2026-04-05T23:00:00+00:00", ("2026-04-06 00:00", 8760)),
+        # Hours are elapsed time from the anchor's midnight, over the change of clocks.
+        ("Europe/Berlin", WindowUnit.HOUR, 5, "2026-03-28", "2026-03-29T04:59:59+00:00", ("2026-03-29 01:00", 5)),
+        ("Europe/Berlin", WindowUnit.HOUR, 5, "2026-03-28", "2026-03-29T05:00:00+00:00", ("2026-03-29 07:00", 5)),
+    ],
+)
+def test_worked_cases_of_anchors(
+    *, zone: str, unit: WindowUnit, count: int, anchor: str, at: str, expected: tuple[str, float]
+) -> None:
+    """Windows are counted from the anchor's local midnight, by the zone's calendar and clocks."""
+    span = window_at(WindowRule(unit=unit, count=count, time_zone=zone, anchor=date.fromisoformat(anchor)), us(at))
+    assert expected == (local(span.start_us, zone), (span.end_us - span.start_us) / 3_600_000_000)

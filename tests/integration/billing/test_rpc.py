@@ -98,6 +98,46 @@ async def test_overrides_change_limits_and_go_again(settings: Settings) -> None:
         ]
 
 
+async def test_an_override_replaces_a_whole_rule(settings: Settings) -> None:
+    """A whole rule stands for the plan's of its name in everything, and going it leaves the plan's as it was."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code"))
+        asked = admin_pb2.ListLimitsRequest(tenant="code")
+        before = {one.name: one for one in (await client.admin.ListLimits(asked)).limits}
+        rule = limits_pb2.LimitRule(
+            meter="context_tokens",
+            kind=decision_pb2.LIMIT_KIND_WINDOW,
+            amount=7,
+            window_unit=limits_pb2.WINDOW_UNIT_WEEK,
+            window_count=2,
+            time_zone="Europe/Berlin",
+            anchor="2026-01-08",
+            key=["model"],
+            failure_policy=decision_pb2.FAILURE_POLICY_CLOSED,
+        )
+        request = admin_pb2.SetOverrideRequest(request_id="w1", tenant="code", limit="rate", rule=rule)
+        answer = await client.admin.SetOverride(request)
+        (found,) = [one for one in (await client.admin.ListLimits(asked)).limits if one.name == "rate"]
+        assert answer.limit == found
+        rule.name, rule.source, rule.amount_version = "rate", "override", 2
+        rule.enforcement = decision_pb2.ENFORCEMENT_HARD
+        rule.alignment = limits_pb2.WINDOW_ALIGNMENT_CALENDAR
+        rule.after_restore = limits_pb2.AFTER_RESTORE_FREEZE
+        assert rule == found
+        wrong = limits_pb2.LimitRule()
+        wrong.CopyFrom(rule)
+        wrong.anchor = "someday"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.admin.SetOverride(
+                admin_pb2.SetOverrideRequest(request_id="w2", tenant="code", limit="rate", rule=wrong)
+            )
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await client.admin.DeleteOverride(admin_pb2.DeleteOverrideRequest(request_id="w3", tenant="code", limit="rate"))
+        (after,) = [one for one in (await client.admin.ListLimits(asked)).limits if one.name == "rate"]
+        before["rate"].amount_version = after.amount_version
+        assert before["rate"] == after
+
+
 async def test_a_tenant_is_suspended_and_comes_back(settings: Settings) -> None:
     """The state changes with an audit entry, and a repeat of the same state changes nothing."""
     async with client_of(settings) as client:

@@ -4,7 +4,8 @@ A rule's JSON form is what plan definitions, subscriptions and overrides hold:
 
     {"name": "tokens-per-day", "meter": "tokens", "kind": "window", "amount": 1000000, "enforcement": "hard",
      "failure_policy": "standby", "match": [{"attribute": "model", "exact": "large"}], "key": ["user"],
-     "window": {"unit": "day", "count": 1, "time_zone": "Europe/Berlin", "alignment": "calendar"}}
+     "window": {"unit": "day", "count": 2, "time_zone": "Europe/Berlin", "alignment": "calendar",
+                "anchor": "2026-01-15"}}
 
 Token buckets have `"refill": {"unit": "second", "count": 1}` and `burst` instead of `window`; `valid_from` and
 `valid_to` are UTC instants as text. What stands for a default may be left out.
@@ -13,7 +14,7 @@ Token buckets have `"refill": {"unit": "second", "count": 1}` and `burst` instea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -154,6 +155,7 @@ def _window_from_json(value: Json) -> WindowRule:
         count=int(value.get("count", 1)),
         time_zone=str(value.get("time_zone", "UTC")),
         alignment=Alignment(value.get("alignment", "calendar")),
+        anchor=date.fromisoformat(value["anchor"]) if "anchor" in value else None,
     )
 
 

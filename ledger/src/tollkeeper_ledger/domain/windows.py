@@ -2,7 +2,8 @@
 
 A window is [start, end) in UTC. Minutes and hours are spans of elapsed time counted from the anchor's instant; days,
 weeks, months and years are spans of local calendar time counted from the anchor's date, so that a day has 23 or 25
-hours where the zone changes its offset. The anchor defaults to Monday 1970-01-05, 00:00 local.
+hours where the zone changes its offset. Without an anchor they are counted from Monday 1970-01-05, 00:00 local, months
+and years from 1970-01-01.
 
 A local time that does not exist (clocks go forward) means the instant at which the gap ends; one that exists twice
 means the first. Months begin on the anchor's day of month or, in shorter months, on their last day.
@@ -17,6 +18,7 @@ from enum import Enum
 from zoneinfo import ZoneInfo
 
 ANCHOR_DEFAULT = date(1970, 1, 5)
+_MONTH_ANCHOR_DEFAULT = date(1970, 1, 1)
 COUNT_MAX = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -53,7 +55,8 @@ class WindowRule:
     count: int = 1
     time_zone: str = "UTC"
     alignment: Alignment = Alignment.CALENDAR
-    anchor: date = ANCHOR_DEFAULT
+    anchor: date | None = None
+    """The local day that windows are counted from; None = the calendar's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def window_at(rule: WindowRule, at_us: int) -> Span:
 
 def _elapsed_window(rule: WindowRule, zone: ZoneInfo, at_us: int) -> Span:
     length_us = rule.count * _ELAPSED_US[rule.unit]
-    anchor_us = (local_start(rule.anchor, zone) - _EPOCH) // _MICROSECOND
+    anchor_us = (local_start(_anchor(rule), zone) - _EPOCH) // _MICROSECOND
     start_us = anchor_us + (at_us - anchor_us) // length_us * length_us
     return Span(start_us, start_us + length_us)
 
@@ -144,22 +147,24 @@ def _calendar_window(rule: WindowRule, zone: ZoneInfo, at_us: int) -> Span:
 
 
 def _index_guess(rule: WindowRule, day: date) -> int:
+    anchor = _anchor(rule)
     if rule.unit in (WindowUnit.DAY, WindowUnit.WEEK):
-        return (day - rule.anchor).days // _days(rule)
-    return ((day.year - rule.anchor.year) * 12 + day.month - rule.anchor.month) // _months(rule)
+        return (day - anchor).days // _days(rule)
+    return ((day.year - anchor.year) * 12 + day.month - anchor.month) // _months(rule)
 
 
 def _start_us(rule: WindowRule, zone: ZoneInfo, index: int) -> int:
     if rule.unit in (WindowUnit.DAY, WindowUnit.WEEK):
-        day = rule.anchor + timedelta(days=index * _days(rule))
+        day = _anchor(rule) + timedelta(days=index * _days(rule))
     else:
-        day = add_months(_month_anchor(rule), index * _months(rule))
+        day = add_months(_anchor(rule), index * _months(rule))
     return (local_start(day, zone) - _EPOCH) // _MICROSECOND
 
 
-def _month_anchor(rule: WindowRule) -> date:
-    """Give the anchor of months and years: calendar ones by default, the anchor's own day where one is stated."""
-    return date(1970, 1, 1) if rule.anchor == ANCHOR_DEFAULT else rule.anchor
+def _anchor(rule: WindowRule) -> date:
+    if rule.anchor is not None:
+        return rule.anchor
+    return _MONTH_ANCHOR_DEFAULT if rule.unit in (WindowUnit.MONTH, WindowUnit.YEAR) else ANCHOR_DEFAULT
 
 
 def _days(rule: WindowRule) -> int:

@@ -59,6 +59,7 @@ def rule_to_message(limit: EffectiveLimit) -> limits_pb2.LimitRule:
         message.window_count = rule.window.count
         message.time_zone = rule.window.time_zone
         message.alignment = _ALIGNMENTS[rule.window.alignment]
+        message.anchor = "" if rule.window.anchor is None else rule.window.anchor.isoformat()
     return message
 
 
@@ -131,6 +132,8 @@ def _window_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
         window["alignment"] = _name(
             message.alignment, limits_pb2.WindowAlignment, "WINDOW_ALIGNMENT_", "rule.alignment"
         )
+    if message.anchor:
+        window["anchor"] = message.anchor
     return window
 
 

@@ -6,6 +6,7 @@ The same JSON stands in plan definitions, subscriptions and overrides; the resol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.catalogue.alert import read_thresholds
@@ -39,7 +40,8 @@ LIMIT_FIELDS = frozenset({
     "valid_from", "valid_to", "shared", "after_restore", "alerts",
 })  # fmt: skip
 _MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
-_WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment"})
+_WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment", "anchor"})
+ANCHOR_MIN, ANCHOR_MAX = date(1970, 1, 1), date(2199, 12, 31)
 _PERIOD_WORDS = {
     "minutely": "minute",
     "hourly": "hour",
@@ -68,6 +70,8 @@ class Window:
     count: int
     time_zone: str
     alignment: str
+    anchor: date | None = None
+    """The local day that they are counted from; None = the calendar's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +177,29 @@ def _read_window(fields: Fields, *, time_zone: str) -> Window | None:
         count=inner.whole("count", least=1, most=1000, default=1),
         time_zone=inner.time_zone("time_zone", default=time_zone),
         alignment=inner.choice("alignment", ALIGNMENTS, default="calendar"),
+        anchor=_read_anchor(inner),
     )
-    if window.unit == "billing_period" and (window.count != 1 or window.alignment != "calendar"):
+    if window.anchor is not None and window.alignment == "rolling":
+        inner.fault("anchor", "belongs to calendar windows only", remedy="remove it: rolling ones begin at first use")
+    is_plain = window.count == 1 and window.alignment == "calendar" and window.anchor is None
+    if window.unit == "billing_period" and not is_plain:
         inner.fault("unit", "billing_period is always one period, aligned to the subscription", remedy="leave the rest")
     return window
+
+
+def _read_anchor(fields: Fields) -> date | None:
+    text = fields.text("anchor")
+    if not text:
+        return None
+    try:
+        anchor = date.fromisoformat(text)
+    except ValueError:
+        fields.fault("anchor", "is not a day", value=text, bound="YYYY-MM-DD")
+        return None
+    if not ANCHOR_MIN <= anchor <= ANCHOR_MAX:
+        fields.fault("anchor", "is out of range", value=text, bound=f"{ANCHOR_MIN} to {ANCHOR_MAX}")
+        return None
+    return anchor
 
 
 def _read_refill(fields: Fields) -> tuple[str, int] | None:
@@ -239,6 +262,8 @@ def limit_to_json(limit: Limit) -> JsonObject:
             "time_zone": window.time_zone,
             "alignment": window.alignment,
         }
+        if window.anchor is not None:
+            stored["window"]["anchor"] = window.anchor.isoformat()
     if limit.refill is not None:
         stored["refill"] = {"unit": limit.refill[0], "count": limit.refill[1]}
         stored["burst"] = limit.burst

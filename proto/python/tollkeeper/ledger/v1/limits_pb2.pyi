@@ -1122,6 +1122,7 @@ class LimitRule(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     AFTER_RESTORE_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the tenant."""
     meter: _builtins.str
@@ -1158,6 +1159,10 @@ class LimitRule(_message.Message):
     """Callers of child tenants see its figures; else they see that it counts them, and no more."""
     after_restore: Global___AfterRestore.ValueType
     """What happens to its windows that were open when Postgres was set back."""
+    anchor: _builtins.str
+    """Calendar windows: the day, YYYY-MM-DD of their time zone, that they are counted from, 1970-01-01 to 2199-12-31;
+    empty = Monday 1970-01-05, for months and years 1970-01-01.
+    """
     @_builtins.property
     def match(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeMatch]:
         """Every one must match; none = all calls."""
@@ -1189,10 +1194,11 @@ class LimitRule(_message.Message):
         source: _builtins.str = ...,
         shared: _builtins.bool = ...,
         after_restore: Global___AfterRestore.ValueType = ...,
+        anchor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "after_restore", b"after_restore", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "after_restore", b"after_restore", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "anchor", b"anchor", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__valid_from_us: _TypeAlias = _typing.Literal["valid_from_us"]  # noqa: Y015
     _WhichOneofArgType__valid_from_us: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us"]  # noqa: Y015

@@ -480,6 +480,10 @@ pub struct LimitRule {
     /// What happens to its windows that were open when Postgres was set back.
     #[prost(enumeration = "AfterRestore", tag = "20")]
     pub after_restore: i32,
+    /// Calendar windows: the day, YYYY-MM-DD of their time zone, that they are counted from, 1970-01-01 to 2199-12-31;
+    /// empty = Monday 1970-01-05, for months and years 1970-01-01.
+    #[prost(string, tag = "21")]
+    pub anchor: ::prost::alloc::string::String,
 }
 /// A ledger-proved denial has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
