@@ -82,11 +82,12 @@ def _append_answered_before_commit(usage: Any) -> None:
         held = False
         for batch, result in zip(batches, results, strict=True):
             told = early.pop(batch.source.producer_id, None)
-            if told is not None and not told.done() and not isinstance(result, Exception):
+            # One without records is committed at once: the next one would wait for it, and be sent anew.
+            if told is not None and not told.done() and len(batch.records) and not isinstance(result, Exception):
                 told.set_result(result)
                 held = True
         if held:
-            await asyncio.sleep(HELD_S)
+            await asyncio.sleep(UNCOMMITTED_S)
         return results
 
     async def answered_early(self: Any, request: Any) -> Any:
