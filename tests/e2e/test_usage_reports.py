@@ -144,3 +144,20 @@ def test_a_record_in_quarantine_is_shown_tried_again_and_discarded(run: Run) -> 
     shown = json.loads(out)
     assert (code, [act["state"] for act in shown["acts"]]) == (0, ["waiting", "discarded"]), err
     assert shown["content"]["quantities"] == [["requests", 2]]
+
+
+def test_producers_are_listed_with_their_lag(run: Run) -> None:
+    """Exit code 1 says that one is gone; a word about one that nobody knows is refused, and so is one without why."""
+    code, out, err = run("usage", "producers", "list", "-o", "json")
+    rows = json.loads(out)
+    assert code == int(any(row["state"] in ("silent", "lost") for row in rows)), err
+    assert any(row["state"] == "open" and row["lag_ms"] is not None and row["lag_ms"] >= 0 for row in rows)
+    assert "closed" not in {row["state"] for row in rows}
+    assert len(json.loads(run("usage", "producers", "list", "--closed", "-o", "json")[1])) >= len(rows)
+    assert run("usage", "producers", "lost", rows[0]["producer"])[0] == 2
+    assert run("usage", "producers", "lost", "nobody", "--note", "x")[0] == 2
+    code, _, err = run("usage", "producers", "lost", "kafka/tollkeeper/none/0", "--note", "x")
+    assert (code != 0, "kafka/tollkeeper/none/0" in err) == (True, True)
+    code, out, err = run("ledger", "mark-safe", "--note", "nightly")
+    assert (code, out.startswith("safe before 2")) == (0, True), err
+    assert run("ledger", "mark-safe", "--at", "2999-01-01T00:00:00Z")[0] == 2

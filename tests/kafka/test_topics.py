@@ -18,12 +18,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from http_support import findings, served, stored
 from kafka_broker import kafka_broker, make_topics
-from ledger_process import killed, process
+from ledger_process import process
 from ports import free_port
+from topic_support import CATALOGUE, DEAD, PARTITIONS, TOPIC, reader
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tollkeeper_ledger.config import Settings
@@ -33,26 +33,7 @@ pytestmark = [
     pytest.mark.asyncio,
     pytest.mark.skipif(not LIB, reason="needs a Kafka broker: `make kafka` fetches one and runs this"),
 ]
-TOPIC, DEAD, PARTITIONS = "usage", "usage.dead-letter", 4
 RECORDS, KILLS = 6_000, 8
-CATALOGUE = """
-version: 1
-seller: {id: default, name: Example GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}
-meters: [{name: requests, unit: requests, aggregation: sum}]
-plans: [{name: free, currency: USD, billing_interval: {unit: month, count: 1}}]
-tenants: [{id: acme, name: Acme, plan: free}]
-"""
-
-
-def reader(broker: str, ledger_port: int) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
-    """Run a reader process until the block ends, which kills it."""
-    environment = {
-        "TOLLKEEPER_KAFKA_SERVERS": broker,
-        "TOLLKEEPER_KAFKA_TOPICS": TOPIC,
-        "TOLLKEEPER_LEDGER_ADDRESS": f"127.0.0.1:{ledger_port}",
-        "TOLLKEEPER_LOG_LEVEL": "ERROR",
-    }
-    return killed("tollkeeper_ledger.kafka", environment=environment)
 
 
 def messages() -> tuple[list[bytes], set[str], int]:

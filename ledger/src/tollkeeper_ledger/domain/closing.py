@@ -21,10 +21,10 @@ _GRACE_MINUTES = {"minute": 1, "hour": 60, "day": 1440}
 
 @dataclass(frozen=True, slots=True)
 class ProducerState:
-    """A producer that served the tenant."""
+    """A producer that served the tenant, or a partition of a topic."""
 
     producer: str
-    """Its id, hex."""
+    """Its id, hex; of a partition its name."""
     state: str
     """`open`, `closed` or `lost`."""
     watermark: datetime | None

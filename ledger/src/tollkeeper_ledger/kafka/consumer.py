@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.kafka.progress import Progress
+
     RecordUsage = Callable[[usage_pb2.RecordUsageRequest], Awaitable[usage_pb2.RecordUsageResponse]]
 
 RECORDS_MAX = 1_000
@@ -68,11 +70,13 @@ class TopicReader:
         consumer: AIOKafkaConsumer,
         producer: AIOKafkaProducer,
         record_usage: RecordUsage,
+        progress: Progress,
         log: FilteringBoundLogger,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
         self._record_usage = record_usage
+        self._progress = progress
         self._log = log
         self.counts = Counts()
 
@@ -85,10 +89,18 @@ class TopicReader:
                 if polled:
                     await self._take(polled)
                 wait_s = _WAIT_FIRST_S
+                await self._tell()
             except (KafkaError, grpc.RpcError) as error:
                 self._log.warning("usage of topics waits", error=str(error), kind=type(error).__name__, wait_s=wait_s)
                 await sleep_unless(stop, wait_s)
                 wait_s = min(_WAIT_MAX_S, wait_s * 2)
+
+    async def _tell(self) -> None:
+        """Say how far it is; reading goes on whatever becomes of that."""
+        try:
+            await self._progress.tell()
+        except (KafkaError, grpc.RpcError) as error:
+            self._log.info("how far topics are read is not told", error=str(error), kind=type(error).__name__)
 
     async def _take(self, polled: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]) -> None:
         """Commit the records of these messages in the ledger, then their offsets; else read them again."""

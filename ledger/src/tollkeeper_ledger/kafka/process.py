@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
-from tollkeeper.ledger.v1 import usage_pb2_grpc
+from tollkeeper.ledger.v1 import producers_pb2_grpc, usage_pb2_grpc
 
 from tollkeeper_ledger.kafka.consumer import TopicReader, sleep_unless
+from tollkeeper_ledger.kafka.progress import Progress
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,10 +32,12 @@ async def read_topics(settings: KafkaSettings, log: FilteringBoundLogger, stop: 
     """Read until `stop`. A cluster that can't be reached is waited for, at the start as well."""
     async with grpc.aio.insecure_channel(settings.ledger_address) as channel:
         record_usage = partial(usage_pb2_grpc.UsageServiceStub(channel).RecordUsage, timeout=_CALL_S)
+        report = partial(producers_pb2_grpc.TopicServiceStub(channel).ReportTopics, timeout=_CALL_S)
         while not stop.is_set():
             try:
                 async with _open(settings) as (consumer, producer):
-                    reader = TopicReader(consumer, producer, record_usage, log)
+                    progress = Progress(consumer, report, group=settings.kafka_group)
+                    reader = TopicReader(consumer, producer, record_usage, progress, log)
                     log.info("topics are read", topics=settings.kafka_topics, group=settings.kafka_group)
                     await reader.run(stop)
                     log.info("topics are no longer read", **asdict(reader.counts))

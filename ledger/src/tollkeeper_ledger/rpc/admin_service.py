@@ -17,6 +17,7 @@ from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_from_message, rule_to_message
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
+from tollkeeper_ledger.rpc.producer_service import AdminProducers
 from tollkeeper_ledger.services import catalogue, overrides
 from tollkeeper_ledger.services.levels import LevelAsked, set_level_to
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant, set_tenant_state
@@ -59,12 +60,15 @@ def _change(change: Change) -> admin_pb2.CatalogueChange:
     return admin_pb2.CatalogueChange(action=change.action, kind=change.kind, name=change.name, detail=change.detail)
 
 
-class AdminService(AdminWindows, AdminSubscriptions, AdminQuarantine, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(
+    AdminWindows, AdminSubscriptions, AdminQuarantine, AdminProducers, admin_pb2_grpc.AdminServiceServicer
+):
     """Serve operators."""
 
     def __init__(self, resources: Resources, limits: Limits) -> None:
         super().__init__(resources, limits)
         AdminQuarantine.__init__(self, resources, limits)
+        AdminProducers.__init__(self, resources)
         self._pools = resources.pools
 
     async def ApplyCatalogue(

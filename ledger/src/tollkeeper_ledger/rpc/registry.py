@@ -13,6 +13,8 @@ from tollkeeper.ledger.v1 import (
     limits_pb2_grpc,
     payments_pb2,
     payments_pb2_grpc,
+    producers_pb2,
+    producers_pb2_grpc,
     reports_pb2,
     reports_pb2_grpc,
     usage_pb2,
@@ -24,6 +26,7 @@ from tollkeeper_ledger.rpc.limit_service import LimitService
 from tollkeeper_ledger.rpc.otlp_service import SERVICE as OTLP_SERVICE
 from tollkeeper_ledger.rpc.otlp_service import MetricsService, read_rules
 from tollkeeper_ledger.rpc.payment_service import PaymentService
+from tollkeeper_ledger.rpc.producer_service import TopicService
 from tollkeeper_ledger.rpc.report_service import ReportService
 from tollkeeper_ledger.rpc.usage_service import UsageService, add_usage_service
 from tollkeeper_ledger.services.usage import UsageIngest
@@ -43,6 +46,7 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
     billing_pb2_grpc.add_BillingServiceServicer_to_server(BillingService(resources), server)
     limits_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(resources, limits), server)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentService(resources), server)
+    producers_pb2_grpc.add_TopicServiceServicer_to_server(TopicService(resources), server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(ReportService(resources), server)
     add_usage_service(server, UsageService(resources, limits, usage_input(resources, limits, "calls")))
     names = [service.full_name for service in described_services()]
@@ -70,6 +74,7 @@ def described_services() -> list[ServiceDescriptor]:
         billing_pb2.DESCRIPTOR,
         limits_pb2.DESCRIPTOR,
         payments_pb2.DESCRIPTOR,
+        producers_pb2.DESCRIPTOR,
         reports_pb2.DESCRIPTOR,
         usage_pb2.DESCRIPTOR,
     ]

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
+from tollkeeper.ledger.v1 import producers_pb2, reports_pb2, reports_pb2_grpc
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.rpc.acting import timestamp
@@ -21,6 +22,7 @@ from tollkeeper_ledger.services import reports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     import grpc.aio
 
@@ -69,7 +71,7 @@ class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, repor
     async def GetIngestStatus(
         self, request: reports_pb2.GetIngestStatusRequest, context: Context
     ) -> reports_pb2.GetIngestStatusResponse:
-        """Say how far ingest is: producers, totals."""
+        """Say how far ingest is: producers, topics, lag, totals."""
         status = await reports.ingest_status(self._pools)
         return reports_pb2.GetIngestStatusResponse(
             producers=[
@@ -80,8 +82,22 @@ class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, repor
                     committed_seq=view.row.committed_seq,
                     watermark=None if view.row.watermark is None else timestamp(view.row.watermark),
                     seen_at=timestamp(view.row.seen_at),
+                    lag_ms=None if view.state == "closed" else _lag_ms(view.row.watermark, status.now),
                 )
                 for view in status.producers
+            ],
+            producers_cut=status.producers_cut,
+            topics=[
+                producers_pb2.TopicStatus(
+                    name=view.row.name,
+                    state=view.state,
+                    next_offset=view.row.next_offset,
+                    end_offset=view.row.end_offset,
+                    watermark=None if view.row.watermark is None else timestamp(view.row.watermark),
+                    seen_at=timestamp(view.row.seen_at),
+                    lag_ms=_lag_ms(view.row.watermark, status.now),
+                )
+                for view in status.topics
             ],
             records=status.records,
             quarantined=status.quarantined,
@@ -96,6 +112,10 @@ class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, repor
         rows = await reports.list_audit_log(self._pools, before=before, count_max=size + 1)
         token = to_token(str(rows[size - 1].audit_id)) if len(rows) > size else ""
         return reports_pb2.ListAuditLogResponse(entries=map(_entry, rows[:size]), next_page_token=token)
+
+
+def _lag_ms(watermark: datetime | None, now: datetime) -> int | None:
+    return None if watermark is None else max(0, (now - watermark) // timedelta(milliseconds=1))
 
 
 def _entry(row: AuditRow) -> reports_pb2.AuditEntry:

@@ -130,6 +130,7 @@ async def _due(
     plans = await read_plans_of(conn, [schedules[name] for _, name in subscriptions if name in schedules])
     opened = await closes.read_opened(conn, tenant_ids)
     producers = await closes.read_producers(conn, tenant_ids)
+    topics = await closes.read_topic_states(conn)
     asked: list[PeriodAsked] = []
     outcomes: dict[UUID, Outcome] = {}
     for name, found in plans.items():
@@ -137,7 +138,7 @@ async def _due(
         if first is not None:
             asked.append(PeriodAsked(found, first, is_opening=True))
             continue
-        judged = _judged(found, producers.get(found.schedule.tenant_id, ()), now=now)
+        judged = _judged(found, [*producers.get(found.schedule.tenant_id, ()), *topics], now=now)
         if isinstance(judged, PeriodAsked):
             asked.append(judged)
         else:

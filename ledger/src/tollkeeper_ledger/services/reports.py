@@ -12,8 +12,10 @@ from tollkeeper_ledger.domain.usage_producer import state_now
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.services.usage_query import BEGINNING, END
 from tollkeeper_ledger.store import usage_reports as store
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import tenant_transaction, transaction
 from tollkeeper_ledger.store.usage_archive import archived_between
+from tollkeeper_ledger.store.usage_topics import read_topics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.store.pool import Pools
+    from tollkeeper_ledger.store.usage_topics import TopicRow
 
 RECORDS_PAGE = 1000
 PRODUCERS_MAX = 10_000
@@ -50,10 +53,22 @@ class ProducerView:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicView:
+    """A partition of a topic with its state as of now."""
+
+    row: TopicRow
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class IngestStatus:
     """Say how far ingest is."""
 
+    now: datetime
     producers: Sequence[ProducerView]
+    topics: Sequence[TopicView]
+    producers_cut: bool
+    """There are more producers."""
     records: int
     quarantined: int
 
@@ -105,15 +120,22 @@ def _stored(row: store.RecordRow, names: Mapping[int, str], producers: Mapping[i
 async def ingest_status(pools: Pools) -> IngestStatus:
     """Say how far every producer is, and how many records were stored and quarantined ever."""
     async with transaction(pools.billing) as conn:
-        rows = await store.read_producers(conn, count_max=PRODUCERS_MAX)
+        now = await ledger_now(conn)
+        rows = await store.read_producers(conn, count_max=PRODUCERS_MAX + 1)
+        topics = await read_topics(conn)
         stored, quarantined = await store.ingest_totals(conn)
-    producers = [
-        ProducerView(
-            row=row, state=state_now(row.state, quiet=row.quiet, silent_after=SILENT_AFTER, lost_after=LOST_AFTER)
-        )
-        for row in rows
-    ]
-    return IngestStatus(producers=producers, records=stored, quarantined=quarantined)
+    return IngestStatus(
+        now=now,
+        producers=[ProducerView(row=row, state=_state_of(row)) for row in rows[:PRODUCERS_MAX]],
+        topics=[TopicView(row=row, state=_state_of(row)) for row in topics],
+        producers_cut=len(rows) > PRODUCERS_MAX,
+        records=stored,
+        quarantined=quarantined,
+    )
+
+
+def _state_of(row: store.ProducerRow | TopicRow) -> str:
+    return state_now(row.state, quiet=row.quiet, silent_after=SILENT_AFTER, lost_after=LOST_AFTER)
 
 
 async def list_audit_log(pools: Pools, *, before: int | None, count_max: int) -> list[store.AuditRow]:

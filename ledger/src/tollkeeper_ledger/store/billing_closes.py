@@ -12,6 +12,7 @@ from tollkeeper_ledger.domain.rating.charges import Total
 from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.logos import logo_digest
 from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.usage_topics import read_topics
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -128,6 +129,14 @@ async def read_producers(conn: Connection, tenant_ids: Collection[UUID]) -> dict
         )
         found.setdefault(row["tenant_id"], []).append(state)
     return found
+
+
+async def read_topic_states(conn: Connection) -> list[ProducerState]:
+    """Read how far topics are read. Any tenant's records may be in one."""
+    return [
+        ProducerState(producer=one.name, state=one.state, watermark=one.watermark, silent_for=one.quiet)
+        for one in await read_topics(conn)
+    ]
 
 
 def columns_of(spans: Collection[ClosingSpan]) -> tuple[str, str, list[datetime], list[datetime]]:

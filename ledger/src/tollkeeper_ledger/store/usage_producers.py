@@ -81,7 +81,7 @@ async def see_producer(conn: Connection, producer_id: UUID) -> None:
 
 
 async def safe_seq(conn: Connection, producer_id: UUID, *, before: datetime) -> int:
-    """Give the last sequence number that was committed by then; 0 = none."""
+    """Give the last sequence number that was committed by then, or is in a backup; 0 = none."""
     found: int | None = await conn.fetchval(sql("usage.safe_seq"), producer_id, before)
     return found or 0
 

@@ -1,11 +1,13 @@
-"""`ledger state`, `confirm-restore` and `confirm-clock`: what stops the ledger from issuing, and going on."""
+"""`ledger state`, `confirm-restore`, `confirm-clock`, `mark-safe`: what stops issuing, and what a restore keeps."""
 
 from __future__ import annotations
 
-import typer  # noqa: TC002 - typer reads the annotations
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from typing import Annotated
 
-from tollkeeper_cli.commands.common import NoteOption, OutputOption, new_request_id, targets_of
+import typer
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, producers_pb2
+
+from tollkeeper_cli.commands.common import NoteOption, OutputOption, moment, new_request_id, targets_of
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import FoundProblemsError
 from tollkeeper_cli.output import Cell, Output, show
@@ -19,6 +21,7 @@ def register(group: typer.Typer) -> None:
     group.command("state")(state)
     group.command("confirm-restore")(confirm_restore)
     group.command("confirm-clock")(confirm_clock)
+    group.command("mark-safe")(mark_safe)
 
 
 def state(context: typer.Context, *, output: OutputOption = Output.TABLE) -> None:
@@ -75,3 +78,22 @@ def confirm_clock(context: typer.Context, *, note: NoteOption = "", output: Outp
         answer = admin_pb2_grpc.AdminServiceStub(channel).ConfirmClock(request, timeout=CALL_TIMEOUT_S)
     row: dict[str, Cell] = {"now": to_text(answer.now), "was_held": answer.was_held}
     show([row], tuple(row), output)
+
+
+def mark_safe(
+    context: typer.Context,
+    *,
+    at: Annotated[str, typer.Option("--at", help="When the backup was begun, RFC 3339; else now.")] = "",
+    note: NoteOption = "",
+) -> None:
+    """Say, when a backup of Postgres is complete, that it is: sidecars may drop what it has from their usage logs.
+
+    For backup tooling. Without it what is 24 h old counts as safe.
+    """
+    targets = targets_of(context)
+    request = producers_pb2.MarkSafeRequest(request_id=new_request_id(), note=note)
+    if at:
+        request.at.CopyFrom(moment(at, what="--at"))
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
+        answer = admin_pb2_grpc.AdminServiceStub(channel).MarkSafe(request, timeout=CALL_TIMEOUT_S)
+    typer.echo(f"safe before {to_text(answer.safe_before)}")

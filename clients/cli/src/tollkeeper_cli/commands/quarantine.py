@@ -98,7 +98,8 @@ def release(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Have records stored after what was wrong is mended: each counts once, at its own time. Exits 1 if one stays."""
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+    targets = targets_of(context)
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         names = _chosen(admin, records or [], every=every, tenant=tenant, reason=reason)
         results = _in_parts(admin.ReleaseQuarantined, quarantine_pb2.ReleaseQuarantinedRequest, names, tenant, note)
@@ -120,7 +121,8 @@ def discard(
     """Say that records never count; --note says why. They stay in the books. Exits 1 if one counts already."""
     if not note:
         raise UsageError("why? Give --note TEXT for the audit log")
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+    targets = targets_of(context)
+    with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         names = _chosen(admin, records or [], every=every, tenant=tenant, reason=reason)
         results = _in_parts(admin.DiscardQuarantined, quarantine_pb2.DiscardQuarantinedRequest, names, tenant, note)

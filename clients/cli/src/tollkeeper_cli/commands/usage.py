@@ -13,7 +13,7 @@ import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tollkeeper.quota.v1 import usage_pb2 as quota_usage_pb2
 
-from tollkeeper_cli.commands import quarantine
+from tollkeeper_cli.commands import producers, quarantine
 from tollkeeper_cli.commands.common import (
     AttributesOption,
     NoteOption,
@@ -83,6 +83,7 @@ def register(app: typer.Typer) -> None:
     group.command("void")(void)
     group.command("prove")(prove)
     quarantine.register(group)
+    producers.register(group)
     app.add_typer(group, name="usage")
 
 

@@ -23,6 +23,28 @@ CREATE TABLE producer (
   seen_at timestamptz NOT NULL
 );
 
+-- How far topics are read, by partition, as their readers say. Any tenant's record may be in one, so every period waits.
+CREATE TABLE usage_topic (
+  consumer_group text NOT NULL,
+  topic text NOT NULL,
+  partition integer NOT NULL,
+  -- Everything before it is committed; where the partition ended when that was last asked.
+  next_offset bigint NOT NULL,
+  end_offset bigint NOT NULL,
+  -- All that was in it before this ledger time is committed; null = not known.
+  watermark timestamptz,
+  state text NOT NULL CONSTRAINT usage_topic_state_known CHECK (state IN ('open', 'lost')),
+  -- Real time, as a producer's.
+  seen_at timestamptz NOT NULL,
+  PRIMARY KEY (consumer_group, topic, partition)
+);
+
+-- What was committed before this ledger time is in a backup.
+CREATE TABLE usage_safe (
+  is_only boolean PRIMARY KEY DEFAULT true CONSTRAINT usage_safe_one_row CHECK (is_only),
+  safe_before timestamptz NOT NULL
+);
+
 -- Which producers served a tenant: a period closes when their watermarks have passed its end.
 CREATE TABLE producer_tenant (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -263,7 +285,7 @@ CALL secure_tenant_table('usage_rollup_state', 'tollkeeper_ingest', 'tollkeeper_
 CALL secure_tenant_table('usage_rollup_value', 'tollkeeper_ingest', 'tollkeeper_billing');
 
 GRANT USAGE ON SEQUENCE usage_batch_number TO tollkeeper_ingest;
-GRANT SELECT, INSERT, UPDATE ON producer, usage_chain_head TO tollkeeper_ingest;
+GRANT SELECT, INSERT, UPDATE ON producer, usage_topic, usage_safe, usage_chain_head TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE, DELETE ON usage_rollup_minute, usage_rollup_quarter, usage_rollup_state,
   usage_rollup_value TO tollkeeper_ingest;
 GRANT SELECT, INSERT, DELETE ON settlement TO tollkeeper_ingest;
@@ -274,8 +296,7 @@ GRANT SELECT ON producer, producer_tenant, usage_record, usage_id, usage_quarant
   usage_rollup_minute, usage_rollup_quarter, usage_rollup_state, usage_rollup_value, usage_chain, usage_chain_head
   TO tollkeeper_billing;
 GRANT SELECT, INSERT ON usage_root TO tollkeeper_billing;
--- An operator declares a producer lost.
-GRANT UPDATE (state) ON producer TO tollkeeper_billing;
+GRANT SELECT ON usage_topic TO tollkeeper_billing;
 GRANT SELECT ON usage_record, usage_quarantine, usage_quarantine_act, usage_rollup_minute, usage_rollup_quarter,
   usage_rollup_state, usage_rollup_value TO tollkeeper_admin, tollkeeper_reader;
 

@@ -21,10 +21,14 @@ WHERE producer_id = $1;
 
 -- name: advance_producers
 -- Moves producers, which are locked, to the end of their batches. Columns $1 ids, $2 committed_seq, $3 h, $4 watermarks,
--- null = none, $5 closing.
+-- null = none, $5 closing. One that an operator gave up stays lost until its watermark moves.
 UPDATE producer known
 SET committed_seq = moved.committed_seq, h = moved.h, watermark = greatest(known.watermark, moved.watermark),
-    state = CASE WHEN moved.closing THEN 'closed' ELSE 'open' END, seen_at = clock_timestamp()
+    state = CASE WHEN moved.closing THEN 'closed'
+                 WHEN known.state = 'lost'
+                   AND NOT coalesce(moved.watermark > coalesce(known.watermark, '-infinity'), false) THEN 'lost'
+                 ELSE 'open' END,
+    seen_at = clock_timestamp()
 FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::timestamptz[], $5::boolean[])
   AS moved (producer_id, committed_seq, h, watermark, closing)
 WHERE known.producer_id = moved.producer_id;
@@ -34,9 +38,9 @@ WHERE known.producer_id = moved.producer_id;
 UPDATE producer SET seen_at = clock_timestamp() WHERE producer_id = $1;
 
 -- name: safe_seq
--- Gives what was committed up to then. $1 producer id, $2 ledger time.
+-- Gives what was committed up to then, or to what a backup has. $1 producer id, $2 ledger time.
 SELECT last_seq FROM usage_chain
-WHERE producer_id = $1 AND committed_at <= $2 ORDER BY committed_at DESC, last_seq DESC LIMIT 1;
+WHERE producer_id = $1 AND committed_at <= greatest($2, (SELECT safe_before FROM usage_safe)) ORDER BY committed_at DESC, last_seq DESC LIMIT 1;
 
 -- name: serve_tenants
 -- Notes tenants that producers serve. $1 tenant ids, $2 producer ids, of equal length.

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tollkeeper.ledger.v1 import admin_pb2 as tollkeeper_dot_ledger_dot_v1_dot_admin__pb2
+from tollkeeper.ledger.v1 import producers_pb2 as tollkeeper_dot_ledger_dot_v1_dot_producers__pb2
 from tollkeeper.ledger.v1 import quarantine_pb2 as tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -212,6 +213,16 @@ class AdminServiceStub:
                 '/tollkeeper.ledger.v1.AdminService/DiscardQuarantined',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.MarkProducerLost = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/MarkProducerLost',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostResponse.FromString,
+                _registered_method=True)
+        self.MarkSafe = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/MarkSafe',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeResponse.FromString,
                 _registered_method=True)
         self.SetClock = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/SetClock',
@@ -479,6 +490,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MarkProducerLost(self, request, context):
+        """Says that a producer, or a topic, is gone: billing periods no longer wait for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkSafe(self, request, context):
+        """Says that a backup is made: sidecars may drop what was committed before it. For backup tooling.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetClock(self, request, context):
         """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only.
         """
@@ -670,6 +695,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DiscardQuarantined,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.SerializeToString,
+            ),
+            'MarkProducerLost': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkProducerLost,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostResponse.SerializeToString,
+            ),
+            'MarkSafe': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkSafe,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeResponse.SerializeToString,
             ),
             'SetClock': grpc.unary_unary_rpc_method_handler(
                     servicer.SetClock,
@@ -1630,6 +1665,60 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/DiscardQuarantined',
             tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_quarantine__pb2.DiscardQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkProducerLost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/MarkProducerLost',
+            tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkProducerLostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkSafe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/MarkSafe',
+            tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_producers__pb2.MarkSafeResponse.FromString,
             options,
             channel_credentials,
             insecure,

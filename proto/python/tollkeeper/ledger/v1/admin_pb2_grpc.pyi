@@ -6,6 +6,7 @@ What operators declare and change."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from tollkeeper.ledger.v1 import admin_pb2 as _admin_pb2
+from tollkeeper.ledger.v1 import producers_pb2 as _producers_pb2
 from tollkeeper.ledger.v1 import quarantine_pb2 as _quarantine_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -113,6 +114,10 @@ class AdminServiceStub:
     """Appends records of quarantine again, each once however often it is released: what is refused again stays."""
     DiscardQuarantined: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]
     """Says of records in quarantine that they never count."""
+    MarkProducerLost: _grpc.UnaryUnaryMultiCallable[_producers_pb2.MarkProducerLostRequest, _producers_pb2.MarkProducerLostResponse]
+    """Says that a producer, or a topic, is gone: billing periods no longer wait for it."""
+    MarkSafe: _grpc.UnaryUnaryMultiCallable[_producers_pb2.MarkSafeRequest, _producers_pb2.MarkSafeResponse]
+    """Says that a backup is made: sidecars may drop what was committed before it. For backup tooling."""
     SetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
@@ -202,6 +207,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Appends records of quarantine again, each once however often it is released: what is refused again stays."""
     DiscardQuarantined: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardQuarantinedRequest, _quarantine_pb2.DiscardQuarantinedResponse]  # type: ignore[assignment]
     """Says of records in quarantine that they never count."""
+    MarkProducerLost: _aio.UnaryUnaryMultiCallable[_producers_pb2.MarkProducerLostRequest, _producers_pb2.MarkProducerLostResponse]  # type: ignore[assignment]
+    """Says that a producer, or a topic, is gone: billing periods no longer wait for it."""
+    MarkSafe: _aio.UnaryUnaryMultiCallable[_producers_pb2.MarkSafeRequest, _producers_pb2.MarkSafeResponse]  # type: ignore[assignment]
+    """Says that a backup is made: sidecars may drop what was committed before it. For backup tooling."""
     SetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClockRequest, _admin_pb2.SetClockResponse]  # type: ignore[assignment]
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
@@ -498,6 +507,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.DiscardQuarantinedResponse, _abc.Awaitable[_quarantine_pb2.DiscardQuarantinedResponse]]:
         """Says of records in quarantine that they never count."""
+
+    @_abc_1.abstractmethod
+    def MarkProducerLost(
+        self,
+        request: _producers_pb2.MarkProducerLostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_producers_pb2.MarkProducerLostResponse, _abc.Awaitable[_producers_pb2.MarkProducerLostResponse]]:
+        """Says that a producer, or a topic, is gone: billing periods no longer wait for it."""
+
+    @_abc_1.abstractmethod
+    def MarkSafe(
+        self,
+        request: _producers_pb2.MarkSafeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_producers_pb2.MarkSafeResponse, _abc.Awaitable[_producers_pb2.MarkSafeResponse]]:
+        """Says that a backup is made: sidecars may drop what was committed before it. For backup tooling."""
 
     @_abc_1.abstractmethod
     def SetClock(

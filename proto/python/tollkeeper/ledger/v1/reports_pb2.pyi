@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollkeeper.ledger.v1 import producers_pb2 as _producers_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -425,6 +426,7 @@ class ProducerStatus(_message.Message):
     COMMITTED_SEQ_FIELD_NUMBER: _builtins.int
     WATERMARK_FIELD_NUMBER: _builtins.int
     SEEN_AT_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     producer_id: _builtins.bytes
     """16 bytes."""
     state: _builtins.str
@@ -433,6 +435,8 @@ class ProducerStatus(_message.Message):
     """Its incarnation."""
     committed_seq: _builtins.int
     """Last sequence number committed."""
+    lag_ms: _builtins.int
+    """How far its watermark is behind ledger time, milliseconds; absent where it is closed or has none."""
     @_builtins.property
     def watermark(self) -> _timestamp_pb2.Timestamp:
         """Its receive-time watermark."""
@@ -450,12 +454,15 @@ class ProducerStatus(_message.Message):
         committed_seq: _builtins.int = ...,
         watermark: _timestamp_pb2.Timestamp | None = ...,
         seen_at: _timestamp_pb2.Timestamp | None = ...,
+        lag_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_at", b"seen_at", "watermark", b"watermark"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "lag_ms", b"lag_ms", "seen_at", b"seen_at", "watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_seq", b"committed_seq", "incarnation", b"incarnation", "producer_id", b"producer_id", "seen_at", b"seen_at", "state", b"state", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "committed_seq", b"committed_seq", "incarnation", b"incarnation", "lag_ms", b"lag_ms", "producer_id", b"producer_id", "seen_at", b"seen_at", "state", b"state", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lag_ms: _TypeAlias = _typing.Literal["lag_ms"]  # noqa: Y015
+    _WhichOneofArgType__lag_ms: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lag_ms) -> _WhichOneofReturnType__lag_ms | None: ...
 
 Global___ProducerStatus: _TypeAlias = ProducerStatus  # noqa: Y015
 
@@ -468,13 +475,21 @@ class GetIngestStatusResponse(_message.Message):
     PRODUCERS_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    PRODUCERS_CUT_FIELD_NUMBER: _builtins.int
     records: _builtins.int
     """Records stored."""
     quarantined: _builtins.int
     """Records quarantined."""
+    producers_cut: _builtins.bool
+    """There are more producers than are told of."""
     @_builtins.property
     def producers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProducerStatus]:
-        """Producers."""
+        """Producers, last heard of first, at most 10,000."""
+
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[_producers_pb2.TopicStatus]:
+        """Partitions of topics that readers told of, in order of their names."""
 
     def __init__(
         self,
@@ -482,10 +497,12 @@ class GetIngestStatusResponse(_message.Message):
         producers: _abc.Iterable[Global___ProducerStatus] | None = ...,
         records: _builtins.int = ...,
         quarantined: _builtins.int = ...,
+        topics: _abc.Iterable[_producers_pb2.TopicStatus] | None = ...,
+        producers_cut: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["producers", b"producers", "quarantined", b"quarantined", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["producers", b"producers", "producers_cut", b"producers_cut", "quarantined", b"quarantined", "records", b"records", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
