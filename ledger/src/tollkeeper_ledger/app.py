@@ -30,6 +30,7 @@ from tollkeeper_ledger.services.invoice_run import bill_thresholds
 from tollkeeper_ledger.services.invoices import warm_preview
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
+from tollkeeper_ledger.services.producer_watch import ProducerWatch
 from tollkeeper_ledger.services.provider import open_provider
 from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.reconciling import Nightly
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _STOP_GRACE_S = 2.0
 _SIGN_EVERY_S = 60.0
+_WATCH_EVERY_S = 60.0
 _BILLING_TICK_S = 30.0
 _JOB_CONNECTIONS = 4
 _YOUNG_OBJECTS, _COLLECTIONS = 50_000, 20
@@ -154,6 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(1.0, limits.learning.tick, log=log)),
             tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
             *(tasks.create_task(loop) for loop in _signing(resources, limits)),
+            *(tasks.create_task(loop) for loop in _watching(resources)),
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
             *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
             *(tasks.create_task(loop) for loop in _mailing(resources)),
@@ -168,6 +171,13 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await server.stop(_STOP_GRACE_S)
             for loop in loops:
                 loop.cancel()
+
+
+def _watching(resources: Resources) -> list[Coroutine[Any, Any, None]]:
+    """Give the loop that tells of producers that are behind; ledger time that is scaled says nothing of that."""
+    if resources.settings.embedded:
+        return []
+    return [every(_WATCH_EVERY_S, ProducerWatch(resources.pools, resources.log).tick, log=resources.log)]
 
 
 def _signing(resources: Resources, limits: Limits) -> list[Coroutine[Any, Any, None]]:
