@@ -1,4 +1,4 @@
-"""Say in the log which producers and topics are behind or gone: the ledger's alarm, for those that can't ring theirs."""
+"""Say in the log which producers and topics are behind or gone: the alarm for those that ring none themselves."""
 
 from __future__ import annotations
 
