@@ -261,6 +261,9 @@ TABLE = [
         "tenants[0].fees[0].amount",
         "has no amount in USD",
     ),
+    (plan("fees: [{name: f, amount: '1.999'}]"), 6, "plans[0].fees[0].amount", "can't be paid"),
+    (plan("currency: JPY, commitment: '80.5'"), 6, "plans[0].commitment", "can't be paid"),
+    (plan("currency: JPY, progressive_threshold: '80.5'"), 6, "plans[0].progressive_threshold", "can't be paid"),
     (HEAD.replace("currency: USD", "currency: USD, email: a b"), 2, "seller.email", "is no address"),
     (tenant("parent: t"), 6, "tenants[0].parent", "is the tenant itself"),
     (tenant("plan_version: newest"), 6, "tenants[0].plan_version", "is not known"),
@@ -295,6 +298,19 @@ def test_all_faults_are_named_at_once() -> None:
     )
     assert len(error.metadata["problems"].splitlines()) == 5
     assert "did you mean 'plans'?" in error.metadata["problems"]
+
+
+def test_less_than_a_minor_unit_is_due_for_a_seat() -> None:
+    """A fee per seat may have more digits than its currency: what is paid is rounded for all seats."""
+    read_catalogue(plan("currency: KWD, fees: [{name: f, amount: '1.9995', per_seat: true}]"), source_name="x")
+    read_catalogue(plan("currency: KWD, fees: [{name: f, amount: '1.9990'}]"), source_name="x")
+
+
+def test_values_are_told_as_they_are_written() -> None:
+    """Quotes around a value are not escaped, whatever else the message says; what is not ASCII is."""
+    with pytest.raises(CatalogueInvalidError) as caught:
+        read_catalogue(plan("fees: [{name: f, amount: '1e3€'}]"), source_name="x")
+    assert r"(is '1e3\u20ac')" in caught.value.message
 
 
 def test_an_error_fits_into_trailers() -> None:

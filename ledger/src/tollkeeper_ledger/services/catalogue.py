@@ -52,7 +52,7 @@ class CatalogueInvalidError(LedgerError):
         first = found[0]
         count = len(found) + faults.more
         source = ascii(source_name)[1:-1][:128] or "catalogue"
-        lines = [ascii(fault.text())[1:-1] for fault in found]
+        lines = [_in_ascii(fault.text()) for fault in found]
         super().__init__(
             f"{source}: {count} problem{'s' if count > 1 else ''}, nothing was stored: "
             + _joined(lines, "; ", _MESSAGE_CHARS_MAX, count),
@@ -68,6 +68,11 @@ class CatalogueInvalidError(LedgerError):
             },
         )
         self.faults = found
+
+
+def _in_ascii(text: str) -> str:
+    """Escape what can't stand in a trailer; quotes stay as they are."""
+    return "".join(one if one.isascii() and one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _joined(lines: Sequence[str], separator: str, chars_max: int, count: int) -> str:

@@ -269,7 +269,7 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
         line=fields.line,
         trial_days=fields.whole("trial_days", least=0, most=1000),
         proration=fields.choice("proration", ("day", "second", "none"), default=""),
-        commitment=fields.decimal("commitment") if fields.has("commitment") else None,
+        commitment=fields.payable("commitment") if fields.has("commitment") else None,
         progressive_threshold=_read_threshold(fields, prices),
         alerts=read_rules(fields),
     )
@@ -287,18 +287,20 @@ def _read_threshold(fields: Fields, prices: Sequence[Price]) -> Decimal | None:
             value=ordered[0].meter,
             remedy="leave free_events and free_total out, or the threshold",
         )
-    threshold = fields.decimal("progressive_threshold")
+    threshold = fields.payable("progressive_threshold")
     if not threshold:
         fields.fault("progressive_threshold", "is nothing", value="0", bound="above 0", remedy="leave it out")
     return threshold
 
 
 def _read_fee(fields: Fields) -> Fee:
+    per_seat = fields.flag("per_seat")
     return Fee(
         name=fields.text("name", required=True, length_max=128),
-        amount=fields.decimal("amount"),
+        # Of one seat there may be less than a minor unit.
+        amount=fields.decimal("amount") if per_seat else fields.payable("amount"),
         timing=fields.choice("timing", ("arrears", "advance"), default="arrears"),
-        per_seat=fields.flag("per_seat"),
+        per_seat=per_seat,
     )
 
 

@@ -231,6 +231,16 @@ class Fields:
             return Decimal(0)
         return value
 
+    def payable(self, name: str) -> Decimal:
+        """Read an amount that is to be paid as it is: with no more digits than its currency has."""
+        amount = self.decimal(name)
+        currency = self._collected.currency
+        digits = CURRENCY_DIGITS.get(currency, DECIMAL_DIGITS_MAX)
+        if amount != round(amount, digits):
+            bound = f"up to {digits} digits after the point in {currency}"
+            self.fault(name, "can't be paid", value=f"{amount:f}", bound=bound, remedy="round it")
+        return amount
+
     def _decimal_in_currency(self, name: str) -> Decimal:
         by_currency = Fields(self._nodes[name], self._at(name), self._collected, names=frozenset(CURRENCY_DIGITS))
         currency = self._collected.currency
