@@ -157,6 +157,8 @@ async def _act(
                 at=when,
             )
             await changes.change_subscription(conn, tenant_id, asked_change, act=act)
+        case "activate":
+            await changes.activate_subscription(conn, tenant_id, act=act)
         case "pause":
             await changes.pause_subscription(conn, tenant_id, at=when, act=act)
         case "resume":
@@ -165,6 +167,13 @@ async def _act(
             await changes.cancel_subscription(conn, tenant_id, at=when, act=act)
         case "unschedule":
             await take_back(conn, tenant_id, instant(event["of"], zone), act=act)
+        case _:
+            await _act_on_credit(conn, tenant_id, event=event, zone=zone, act=act)
+
+
+async def _act_on_credit(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], zone: str, act: Act) -> None:
+    """Let an event of coupons and grants happen."""
+    match event["do"]:
         case "coupon":
             coupon = prepaid.CouponAsked(
                 name=event["name"],

@@ -75,6 +75,12 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
         self.requests.append(request)
         return admin_pb2.ChangeSubscriptionResponse(subscription=subscription_of(request))
 
+    def ActivateSubscription(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        subscription = admin_pb2.Subscription(tenant=request.tenant, state="active")
+        return admin_pb2.ActivateSubscriptionResponse(subscription=subscription)
+
     def UnscheduleSubscription(self, request: Any, context: Any) -> Any:
         """Remember what was asked."""
         self.requests.append(request)
@@ -83,6 +89,7 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
 
     def ListSubscriptions(self, request: Any, context: Any) -> Any:
         """List one that is to change."""
+        self.requests.append(request)
         to_come = admin_pb2.ScheduledChange(at_time=AT, plan="big", plan_version=2, quantity=3, state="active")
         subscription = admin_pb2.Subscription(tenant="code", plan="pro", state="active", scheduled=[to_come])
         return admin_pb2.ListSubscriptionsResponse(subscriptions=[subscription])

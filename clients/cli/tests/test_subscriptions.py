@@ -56,6 +56,14 @@ def test_changes_to_come_are_told_listed_and_taken_back(
         assert tollkeeper("subscription", wrong[0], "--tenant", "code", *wrong[1:]) == 2
 
 
+def test_a_trial_is_ended_and_states_are_filtered(tollkeeper: Tollkeeper, ledger: FakeLedger) -> None:
+    """The trial of the tenant that is named; the listing asks for the state that is named."""
+    assert tollkeeper("subscription", "activate", "--tenant", "code") == 0
+    assert tollkeeper("subscription", "list", "--state", "past_due") == 0
+    trial, listing = ledger.requests
+    assert (trial.tenant, listing.state, listing.tenant) == ("code", "past_due", "")
+
+
 def test_an_end_is_shown(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever cancels sees when it ends."""
     assert tollkeeper("subscription", "cancel", "--tenant", "code", "--at", "period_end", "-o", "json") == 0

@@ -83,6 +83,12 @@ async def test_a_subscription_is_lived_through(settings: Settings) -> None:
         )  # fmt: skip
         again = admin_pb2.CreateSubscriptionRequest(request_id="9", tenant="bare", plan="team", trial_days=7)
         assert (await admin.CreateSubscription(again)).subscription.state == "trialing"
+        trying = await admin.ListSubscriptions(admin_pb2.ListSubscriptionsRequest(state="trialing"))
+        assert [one.tenant for one in trying.subscriptions] == ["bare"]
+        begin = admin_pb2.ActivateSubscriptionRequest(request_id="11", tenant="bare")
+        for _ in range(2):
+            begun = (await admin.ActivateSubscription(begin)).subscription
+            assert (begun.state, len(begun.scheduled)) == ("active", 0)
 
 
 async def test_grants_have_a_history(settings: Settings) -> None:
@@ -335,6 +341,13 @@ WRONG = [
         "FIELD_INVALID",
         "at",
     ),
+    (
+        "ActivateSubscription",
+        admin_pb2.ActivateSubscriptionRequest(request_id="kf", tenant="code"),
+        "FIELD_INVALID",
+        "tenant",
+    ),
+    ("ListSubscriptions", admin_pb2.ListSubscriptionsRequest(state="overdue"), "FIELD_INVALID", "state"),
     (
         "UnscheduleSubscription",
         admin_pb2.UnscheduleSubscriptionRequest(request_id="kd", tenant="code"),

@@ -56,6 +56,7 @@ QUANTITY_MAX = 1_000_000
 TRIAL_DAYS_MAX = 1_000
 PERIODS_MAX = 1_200
 PRIORITY_MAX = 1_000
+STATES = ("trialing", "active", "past_due", "paused", "cancelled")
 _NAME_CHARS_MAX = 128
 _ANCHOR_WORDS = ("", "start", "calendar")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -115,6 +116,7 @@ class AdminSubscriptions:
                     after=(wire_id, last),
                     count_max=size + 1,
                     only=request.tenant or None,
+                    state=_state(request.state),
                     now=await ledger_now(conn),
                 )
             except ValueError:
@@ -156,6 +158,17 @@ class AdminSubscriptions:
             return admin_pb2.ChangeSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
 
         return await self._once(request, admin_pb2.ChangeSubscriptionResponse, work, context)
+
+    async def ActivateSubscription(
+        self, request: admin_pb2.ActivateSubscriptionRequest, context: Context
+    ) -> admin_pb2.ActivateSubscriptionResponse:
+        """End a trial."""
+
+        async def work(conn: Connection, tenant_id: UUID, act: Act) -> admin_pb2.ActivateSubscriptionResponse:
+            await changes.activate_subscription(conn, tenant_id, act=act)
+            return admin_pb2.ActivateSubscriptionResponse(subscription=await _newest(conn, request.tenant, act.now))
+
+        return await self._once(request, admin_pb2.ActivateSubscriptionResponse, work, context)
 
     async def PauseSubscription(
         self, request: admin_pb2.PauseSubscriptionRequest, context: Context
@@ -324,6 +337,12 @@ def _asked(request: admin_pb2.CreateSubscriptionRequest) -> changes.Subscription
         quantity=_quantity(request.quantity) if request.HasField("quantity") else 1,
         trial_days=request.trial_days if request.HasField("trial_days") else None,
     )
+
+
+def _state(name: str) -> str | None:
+    if name and name not in STATES:
+        raise InvalidFieldError("state", "is not known", value=ascii(name[:32]), bound=", ".join(STATES))
+    return name or None
 
 
 def _when(

@@ -248,6 +248,24 @@ async def _target(
     return found.plan_version_id, target_from(found.version, found.definition).interval
 
 
+async def activate_subscription(conn: Connection, tenant_id: UUID, *, act: Act) -> None:
+    """End a trial now: fees and prices count from here on, and so do periods that were to be counted from its end.
+
+    Raises UnknownNameError; InvalidFieldError: it is not in a trial.
+    """
+    schedule, instant = await _begin(conn, tenant_id, at=NOW, act=act)
+    phase = schedule.phase_at(instant)
+    _need_state(phase, "trialing")
+    if instant == schedule.started_at and act.now >= instant:
+        instant += _TICK
+    era = None
+    counted, trial_end = schedule.era_at(instant), trial_end_after(schedule, instant)
+    if trial_end is not None and counted.anchor == anchor_of("start", trial_end, counted.interval, counted.time_zone):
+        anchor = anchor_of("start", instant, counted.interval, counted.time_zone)
+        era = replace(counted, anchor=anchor, started_at=instant)
+    await _put(conn, schedule, replace(phase, starts_at=instant, state="active"), "ActivateSubscription", act, era=era)
+
+
 async def pause_subscription(conn: Connection, tenant_id: UUID, *, at: str | datetime, act: Act) -> None:
     """Pause an active subscription until it is resumed. Raises UnknownNameError; InvalidFieldError: it isn't active."""
     schedule, instant = await _begin(conn, tenant_id, at=at, act=act)

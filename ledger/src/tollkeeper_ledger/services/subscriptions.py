@@ -45,11 +45,20 @@ class SubscriptionView:
 
 
 async def list_subscriptions(
-    conn: Connection, *, after: tuple[str, str], count_max: int, only: str | None, now: datetime
+    conn: Connection,
+    *,
+    after: tuple[str, str],
+    count_max: int,
+    only: str | None,
+    now: datetime,
+    state: str | None = None,
 ) -> list[SubscriptionView]:
-    """List subscriptions in order of wire id; `only` keeps to one tenant. Raises ValueError for a malformed key."""
+    """List subscriptions in order of wire id; `only` keeps to one tenant, `state` to one state.
+
+    Raises ValueError for a malformed key.
+    """
     key = (after[0], uuid.UUID(after[1]))
-    rows = await read_subscriptions(conn, after=key, count_max=count_max, only=only)
+    rows = await read_subscriptions(conn, after=key, count_max=count_max, only=only, state=state)
     scheduled = await read_scheduled(conn, [row["subscription_id"] for row in rows])
     return [
         SubscriptionView(

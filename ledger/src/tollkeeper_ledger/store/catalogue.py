@@ -120,10 +120,10 @@ async def read_tenants(
 
 
 async def read_subscriptions(
-    conn: Connection, *, after: tuple[str, UUID], count_max: int, only: str | None
+    conn: Connection, *, after: tuple[str, UUID], count_max: int, only: str | None, state: str | None
 ) -> Sequence[Mapping[str, Any]]:
     """Read subscriptions in order of wire id."""
-    rows = await conn.fetch(sql("catalogue.subscriptions"), *after, count_max, only)
+    rows = await conn.fetch(sql("catalogue.subscriptions"), *after, count_max, only, state)
     return [dict(row) for row in rows]
 
 

@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
         ("status", status),
         ("create", create),
         ("change", change),
+        ("activate", activate),
         ("pause", pause),
         ("resume", resume),
         ("cancel", cancel),
@@ -57,9 +58,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="subscription", help=words)
 
 
-def subscriptions(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+def subscriptions(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    state: Annotated[str, typer.Option(help="trialing, active, past_due, paused or cancelled; without it, all.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List subscriptions, of one tenant or of all."""
-    _show(_found(context, tenant), output)
+    _show(_found(context, tenant, state), output)
 
 
 def status(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -67,10 +74,10 @@ def status(context: typer.Context, tenant: TenantOption = "", output: OutputOpti
     _show(_found(context, require_tenant(tenant)), output)
 
 
-def _found(context: typer.Context, tenant: str) -> list[admin_pb2.Subscription]:
+def _found(context: typer.Context, tenant: str, state: str = "") -> list[admin_pb2.Subscription]:
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = admin_pb2_grpc.AdminServiceStub(channel).ListSubscriptions
-        request = admin_pb2.ListSubscriptionsRequest(tenant=tenant)
+        request = admin_pb2.ListSubscriptionsRequest(tenant=tenant, state=state)
         return [one for page in pages(call, request) for one in page.subscriptions]
 
 
@@ -137,6 +144,12 @@ def change(
         time_zone=time_zone,
     )
     _call(context, lambda stub: stub.ChangeSubscription(request, timeout=CALL_TIMEOUT_S), output)
+
+
+def activate(context: typer.Context, *, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+    """End a trial now: fees and prices count from here on."""
+    request = admin_pb2.ActivateSubscriptionRequest(request_id=new_request_id(), tenant=require_tenant(tenant))
+    _call(context, lambda stub: stub.ActivateSubscription(request, timeout=CALL_TIMEOUT_S), output)
 
 
 def pause(
@@ -226,6 +239,7 @@ def _call(
         [admin_pb2_grpc.AdminServiceStub],
         admin_pb2.CreateSubscriptionResponse
         | admin_pb2.ChangeSubscriptionResponse
+        | admin_pb2.ActivateSubscriptionResponse
         | admin_pb2.PauseSubscriptionResponse
         | admin_pb2.ResumeSubscriptionResponse
         | admin_pb2.CancelSubscriptionResponse

@@ -186,15 +186,23 @@ UPDATE tenant SET state = $2 FROM (SELECT state FROM tenant WHERE tenant_id = $1
 WHERE tenant_id = $1 RETURNING before.state;
 
 -- name: subscriptions
--- Lists subscriptions in order of wire id and start. $1 after this wire id, $2 and this subscription id, $3 at most so
--- many, $4 only this wire id or null.
-SELECT t.wire_id, s.tenant_id, s.subscription_id, s.state, s.started_at, s.period_from, s.anchor, s.time_zone, s.interval_unit,
+-- Lists subscriptions in order of wire id and start; an active one with an invoice that is past due is past due.
+-- $1 after this wire id, $2 and this subscription id, $3 at most so many, $4 only this wire id or null, $5 only in this
+-- state or null.
+SELECT t.wire_id, s.tenant_id, s.subscription_id, shown.state, s.started_at, s.period_from, s.anchor, s.time_zone, s.interval_unit,
        s.interval_count, p.name AS plan, v.version, s.quantity,
        coalesce(s.ended_at, (SELECT min(e.starts_at) FROM subscription_phase e WHERE e.tenant_id = s.tenant_id
                              AND e.subscription_id = s.subscription_id AND e.state = 'cancelled')) AS ends_at
 FROM subscription s JOIN tenant t USING (tenant_id)
 JOIN plan_version v ON v.plan_version_id = s.plan_version_id JOIN plan p ON p.plan_id = v.plan_id
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN s.state = 'active' AND EXISTS (
+    SELECT FROM receivable r JOIN invoice i USING (tenant_id, invoice_id)
+    WHERE r.tenant_id = s.tenant_id AND r.state = 'past_due' AND i.subscription_id = s.subscription_id
+  ) THEN 'past_due' ELSE s.state END AS state
+) shown
 WHERE (t.wire_id, s.subscription_id) > ($1, $2::uuid) AND ($4::text IS NULL OR t.wire_id = $4)
+  AND ($5::text IS NULL OR shown.state = $5)
 ORDER BY t.wire_id, s.subscription_id LIMIT $3;
 
 -- name: put_override

@@ -94,6 +94,11 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.ActivateSubscription = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ActivateSubscription',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionResponse.FromString,
+                _registered_method=True)
         self.PauseSubscription = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/PauseSubscription',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.PauseSubscriptionRequest.SerializeToString,
@@ -315,6 +320,13 @@ class AdminServiceServicer:
     def ChangeSubscription(self, request, context):
         """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
         sidecar within 1 s; what was used before is billed as it was, fees are shared out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateSubscription(self, request, context):
+        """Ends a trial now: fees and prices count from here on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -575,6 +587,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ChangeSubscription,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.SerializeToString,
+            ),
+            'ActivateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateSubscription,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionResponse.SerializeToString,
             ),
             'PauseSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseSubscription,
@@ -1017,6 +1034,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/ChangeSubscription',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ChangeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ActivateSubscription',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ActivateSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

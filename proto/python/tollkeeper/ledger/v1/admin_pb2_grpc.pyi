@@ -62,6 +62,8 @@ class AdminServiceStub:
     """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
     sidecar within 1 s; what was used before is billed as it was, fees are shared out.
     """
+    ActivateSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ActivateSubscriptionRequest, _admin_pb2.ActivateSubscriptionResponse]
+    """Ends a trial now: fees and prices count from here on."""
     PauseSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseSubscriptionRequest, _admin_pb2.PauseSubscriptionResponse]
     """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED."""
     ResumeSubscription: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeSubscriptionRequest, _admin_pb2.ResumeSubscriptionResponse]
@@ -155,6 +157,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
     sidecar within 1 s; what was used before is billed as it was, fees are shared out.
     """
+    ActivateSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.ActivateSubscriptionRequest, _admin_pb2.ActivateSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a trial now: fees and prices count from here on."""
     PauseSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseSubscriptionRequest, _admin_pb2.PauseSubscriptionResponse]  # type: ignore[assignment]
     """Pauses a subscription: no fees, and checks of the tenant are denied as TENANT_SUSPENDED."""
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeSubscriptionRequest, _admin_pb2.ResumeSubscriptionResponse]  # type: ignore[assignment]
@@ -311,6 +315,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves a subscription to a plan's newest version, or to another number of seats. Limits and features follow at every
         sidecar within 1 s; what was used before is billed as it was, fees are shared out.
         """
+
+    @_abc_1.abstractmethod
+    def ActivateSubscription(
+        self,
+        request: _admin_pb2.ActivateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ActivateSubscriptionResponse, _abc.Awaitable[_admin_pb2.ActivateSubscriptionResponse]]:
+        """Ends a trial now: fees and prices count from here on."""
 
     @_abc_1.abstractmethod
     def PauseSubscription(
