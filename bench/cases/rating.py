@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,7 @@ async def open_rating(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
     randoms = random.Random(5)
     totals = tuple(Total(meter=f"m{at}", unit="units", scale=0, units=0) for at in range(len(_PRICES)))
     usages = [
-        PeriodUsage(by_plan={"a": tuple(replace(total, units=randoms.randint(1, 5_000_000)) for total in totals)})
+        PeriodUsage(by_plan={"a": tuple(total._replace(units=randoms.randint(1, 5_000_000)) for total in totals)})
         for _ in range(effort.of(10_000, quick=300))
     ]
     facts = PeriodFacts(

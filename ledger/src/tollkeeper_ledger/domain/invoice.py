@@ -7,8 +7,7 @@ finalising adds (id, number, time): it can be made again on another machine and 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of
@@ -17,6 +16,7 @@ from tollkeeper_ledger.domain.period_facts import (
     digests_of_facts,
     facts_from_json,
     facts_to_json,
+    instant_of,
     instant_text,
     period_to_json,
 )
@@ -27,6 +27,7 @@ from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from tollkeeper_ledger.domain.periods import Period
     from tollkeeper_ledger.domain.rating.charges import Attributes
@@ -109,10 +110,6 @@ class CloseInputs:
     def record_count(self) -> int:
         """Give the number of usage records that the invoice is about."""
         return sum(one.record_count for one in self.segments) + sum(one.segment.record_count for one in self.late)
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def merge_totals(groups: Sequence[Sequence[Total]]) -> tuple[Total, ...]:
@@ -274,8 +271,8 @@ def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:
         late=tuple(
             LateUsage(
                 definition=definitions[late["plan"]["digest"]],
-                period_start=_instant(late["period"]["start"]),
-                period_end=_instant(late["period"]["end"]),
+                period_start=instant_of(late["period"]["start"]),
+                period_end=instant_of(late["period"]["end"]),
                 before=_read_totals(late["before"]),
                 added=_read_totals(late["segment"]["totals"]),
             )
@@ -297,7 +294,7 @@ def _totals_by_plan(segments: Sequence[Json]) -> dict[str, list[tuple[Total, ...
     for (plan, _), parts in stretches.items():
         totals = parts[0] if len(parts) == 1 else merge_totals(parts)
         by_plan.setdefault(plan, []).append(
-            tuple(total if total.units >= 0 else replace(total, units=0) for total in totals)
+            tuple(total if total.units >= 0 else total._replace(units=0) for total in totals)
         )
     return by_plan
 

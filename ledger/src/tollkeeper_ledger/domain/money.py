@@ -15,7 +15,7 @@ from decimal import (
     getcontext,
     setcontext,
 )
-from functools import wraps
+from functools import cache, wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -30,6 +30,7 @@ _Result = TypeVar("_Result")
 # 10^-40, so the cut never moves what round_line gives.
 EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 """The context of every calculation with money."""
+_HALF_UP = Context(prec=100, rounding=ROUND_HALF_UP, traps=[InvalidOperation, DivisionByZero, Overflow])
 
 
 def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
@@ -83,7 +84,12 @@ class Currency:
         """Find a currency by its ISO 4217 code. Raises ValueError for an unknown one."""
         if code not in CURRENCY_DIGITS:
             raise ValueError(f"not an ISO 4217 currency: {code[:16]!r}")
-        return cls(code=code, digits=CURRENCY_DIGITS[code])
+        return _currency(code)
+
+
+@cache
+def _currency(code: str) -> Currency:
+    return Currency(code=code, digits=CURRENCY_DIGITS[code])
 
 
 def parse_decimal(text: str) -> Decimal:
@@ -93,9 +99,16 @@ def parse_decimal(text: str) -> Decimal:
     return Decimal(text)
 
 
+def unscaled(value: Decimal) -> str:
+    """Write a decimal without exponent, with the zeros that it has."""
+    text = str(value)
+    # Most have no exponent, and `str` takes a third of the time.
+    return f"{value:f}" if "E" in text else text
+
+
 def plain(value: Decimal, *, digits_min: int = 0) -> str:
     """Write a decimal without exponent or needless zeros, with at least `digits_min` digits after the point."""
-    whole, _, fraction = f"{value:f}".partition(".")
+    whole, _, fraction = unscaled(value).partition(".")
     fraction = fraction.rstrip("0").ljust(digits_min, "0")
     return f"{whole}.{fraction}" if fraction else whole
 
@@ -110,14 +123,12 @@ def round_minor(amount_minor: Decimal) -> int:
 
     Sums of quotients that were cut after 100 digits are brought back to what they stand for first.
     """
-    return int(
-        amount_minor.quantize(_BEYOND_CUTS, context=EXACT).quantize(_WHOLE, rounding=ROUND_HALF_UP, context=EXACT)
-    )
+    return int(_HALF_UP.quantize(EXACT.quantize(amount_minor, _BEYOND_CUTS), _WHOLE))
 
 
 def major(amount_minor: int, currency: Currency) -> str:
     """Write minor units as major units, for example 1234 of USD as 12.34."""
     if not currency.digits:
         return str(amount_minor)
-    whole, rest = divmod(abs(amount_minor), 10**currency.digits)
-    return f"{'-' if amount_minor < 0 else ''}{whole}.{rest:0{currency.digits}}"
+    digits = str(abs(amount_minor)).zfill(currency.digits + 1)
+    return f"{'-' if amount_minor < 0 else ''}{digits[: -currency.digits]}.{digits[-currency.digits :]}"

@@ -77,7 +77,7 @@ def projected(segments: Iterable[SegmentInput], by_plan: Mapping[str, Pace]) -> 
 def _grown(total: Total, pace: Pace) -> Total:
     """Grow a sum; records of a price per record come as often again, so that each still has its own price."""
     if not total.events:
-        return replace(total, units=pace.grown(total.units))
+        return total._replace(units=pace.grown(total.units))
     events: list[tuple[int, int]] = []
     seen = given = 0
     for units, count in total.events:
@@ -85,7 +85,7 @@ def _grown(total: Total, pace: Pace) -> Total:
         more = pace.grown(seen) - given
         given += more
         events.append((units, more))
-    return replace(total, units=sum(units * count for units, count in events), events=tuple(events))
+    return total._replace(units=sum(units * count for units, count in events), events=tuple(events))
 
 
 def overs(now: Charges, then: Charges) -> list[Over]:

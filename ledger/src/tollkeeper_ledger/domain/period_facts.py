@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.periods import Period
@@ -15,10 +16,20 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = dict[str, Any]
 
+_INSTANTS_KEPT = 4_096
+"""Instants that are kept in both forms: most lines of a run are of one span."""
 
+
+@lru_cache(maxsize=_INSTANTS_KEPT)
 def instant_text(instant: datetime) -> str:
     """Write an instant in UTC with microseconds."""
     return f"{instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+@lru_cache(maxsize=_INSTANTS_KEPT)
+def instant_of(text: str) -> datetime:
+    """Read an instant, in UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def period_to_json(period: Period) -> Json:
@@ -28,10 +39,7 @@ def period_to_json(period: Period) -> Json:
 
 def period_from_json(period: Json) -> Period:
     """Read a span of time."""
-    return Period(
-        start=datetime.fromisoformat(period["start"]).astimezone(UTC),
-        end=datetime.fromisoformat(period["end"]).astimezone(UTC),
-    )
+    return Period(start=instant_of(period["start"]), end=instant_of(period["end"]))
 
 
 def facts_to_json(facts: PeriodFacts) -> Json:

@@ -11,6 +11,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -22,6 +23,8 @@ _MICROSECOND = timedelta(microseconds=1)
 # 1970-01-01 was a Thursday; the Monday of its week is where calendar weeks are counted from.
 _FIRST_MONDAY = datetime(1970, 1, 5)  # noqa: DTZ001 - wall clock time on purpose
 
+_INSTANTS_KEPT = 4_096
+"""Boundaries that are kept: most subscriptions of a run have the same."""
 PERIODS_MAX = 200_000
 """Bound of every walk over periods: more than two decades of hours."""
 
@@ -178,6 +181,7 @@ def _estimate(schedule: Schedule, instant: datetime) -> int:
             return _months_between(schedule.anchor, local) // (12 * count)
 
 
+@lru_cache(maxsize=_INSTANTS_KEPT)
 def _to_utc(local: datetime, time_zone: str) -> datetime:
     return local.replace(tzinfo=ZoneInfo(time_zone), fold=0).astimezone(UTC)
 

@@ -43,7 +43,8 @@ def tax_shares(lines: Sequence[Taxable]) -> tuple[int, ...]:
 
 def _shares(lines: Sequence[Taxable], tax: Callable[[int, Decimal], int]) -> tuple[int, ...]:
     taxes = [0] * len(lines)
-    for rate in sorted({line.tax_percent for line in lines}):
+    # A rate of zero has no share to cut.
+    for rate in sorted({line.tax_percent for line in lines if line.tax_percent}):
         places = [place for place, line in enumerate(lines) if line.tax_percent == rate]
         amounts = [lines[place].amount_minor for place in places]
         whole = tax(sum(amounts), rate)

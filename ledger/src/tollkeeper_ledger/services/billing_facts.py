@@ -73,22 +73,27 @@ class PeriodPlans:
 
         `after` is the period that it is billed with, which may be counted in another time zone.
         """
+        if not self._bills_ahead(period.start):
+            return None
         phase = self.schedule.phase_at(period.start)
         found = self.plans[phase.plan_version_id]
-        has_advance = any(fee["timing"] == "advance" for fee in plan_of(found.definition)["fees"])
-        if phase.state != "active" or not has_advance:
-            return None
         whole = self.schedule.whole_period(period.start)
         zone = self.schedule.era_at(period.start).time_zone
         if after is None or self.schedule.era_at(after.start).time_zone == zone:
             zone = ""
         return Ahead(plan=found.plan.digest, quantity=phase.quantity, span=period, whole=whole, time_zone=zone)
 
+    def _bills_ahead(self, instant: datetime) -> bool:
+        """Whether the plan in force at an instant has a fee in advance, which nobody owes who isn't active."""
+        phase = self.schedule.phase_at(instant)
+        fees = plan_of(self.plans[phase.plan_version_id].definition)["fees"]
+        return phase.state == "active" and any(fee["timing"] == "advance" for fee in fees)
+
     def opening(self, *, now: datetime) -> Period | None:
         """Give the first period where its fees in advance are due and no period is closed yet."""
         schedule = self.schedule
         started_at = schedule.started_at
-        if schedule.billed_until != started_at or now < started_at:
+        if schedule.billed_until != started_at or now < started_at or not self._bills_ahead(started_at):
             return None
         first = schedule.period_at(started_at)
         return first if first is not None and self.ahead_of(first) is not None else None

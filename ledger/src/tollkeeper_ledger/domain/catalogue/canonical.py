@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 PLAN_FORMAT = 1
 _PLAIN = frozenset({str, int, bool, type(None)})
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def canonical_json(value: Any) -> bytes:
     """Give UTF-8 JSON with sorted names and no spaces. Raises TypeError for floats: money and units never are."""
     _refuse_floats(value)
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _refuse_floats(value: Any) -> None:
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        if value is None or isinstance(value, (str, int)):
-            return
-        raise TypeError(f"no canonical form: {type(value).__name__}")
-    for inner in value:
-        # Most are plain, and a call for each takes half of the time that writing them takes.
-        if inner.__class__ not in _PLAIN:
-            _refuse_floats(inner)
+    waiting = [value]
+    # Grows while it is walked. Most values are plain and not put there: that would take as long as writing them.
+    for one in waiting:
+        if isinstance(one, dict):
+            waiting += [inner for inner in one.values() if inner.__class__ not in _PLAIN]
+        elif isinstance(one, (list, tuple)):
+            waiting += [inner for inner in one if inner.__class__ not in _PLAIN]
+        elif one is not None and not isinstance(one, (str, int)):
+            raise TypeError(f"no canonical form: {type(one).__name__}")
 
 
 def digest_of(canonical: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.rating.charges import Total
@@ -53,10 +53,16 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
     Usage goes to the first price of its meter that matches its attribute values. A price with `group_by` has its usage
     split by these values, in order of value.
     """
-    found: list[dict[Attributes, Total]] = [{} for _ in prices]
     of_meter: dict[str, list[int]] = {}
+    is_plain = True
     for place_of_price, price in enumerate(prices):
         of_meter.setdefault(price["meter"], []).append(place_of_price)
+        is_plain = is_plain and "match" not in price and "group_by" not in price
+    by_meter = {total.meter: total for total in totals}
+    if is_plain and len(of_meter) == len(prices) and len(by_meter) == len(totals):
+        # One price and one sum for each meter, as in most plans.
+        return [(price, (), by_meter.get(price["meter"]) or _unused(price)) for price in prices]
+    found: list[dict[Attributes, Total]] = [{} for _ in prices]
     for total in totals:
         place = _place_of(prices, of_meter.get(total.meter, ()), total)
         if place is None:
@@ -71,14 +77,17 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
         elif groups:
             lines.extend((price, key, total) for key, total in sorted(groups.items()))
         else:
-            unused = Total(meter=price["meter"], unit="", scale=0, units=0)
-            lines.append((price, tuple(sorted(price.get("match", {}).items())), unused))
+            lines.append((price, tuple(sorted(price.get("match", {}).items())), _unused(price)))
     return lines
+
+
+def _unused(price: PriceJson) -> Total:
+    return Total(meter=price["meter"], unit="", scale=0, units=0)
 
 
 def added(first: Total, second: Total) -> Total:
     """Add two sums of one meter up; records of the second come after those of the first."""
-    return replace(first, units=first.units + second.units, events=(*first.events, *second.events))
+    return first._replace(units=first.units + second.units, events=(*first.events, *second.events))
 
 
 def _place_of(prices: Sequence[PriceJson], places: Sequence[int], total: Total) -> int | None:

@@ -82,7 +82,7 @@ def rate_usage(
     lines = []
     for price, attributes, total in priced(plan["prices"], totals):
         rated = rate_one(price, total.units, currency, events=total.events)
-        free = min(left.get(total.meter, 0), rated.charged)
+        free = min(left.get(total.meter, 0), rated.charged) if left else 0
         if free and not needs_events(price):
             left[total.meter] -= free
             rated = rate_one(price, total.units, currency, events=total.events, granted=free)
@@ -105,25 +105,15 @@ def rounding_step(rated: Rated, amount_minor: int) -> tuple[str, ...]:
 def _usage_line(
     price: PriceJson, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
 ) -> Charge:
-    amount_minor = round_line(rated.amount, rated.currency)
+    included, charged, unit_price, price_per, amount, _, currency, *_ = rated
+    meter, unit, scale, units, _, _ = total
+    amount_minor = round_line(amount, currency)
+    # By place: a line has so many fields that naming them takes as long as rounding it.
     return Charge(
-        description=with_dimensions(price, attributes),
-        meter=total.meter,
-        unit=total.unit,
-        scale=total.scale,
-        quantity=total.units,
-        included=rated.included,
-        charged=rated.charged,
-        unit_price=rated.unit_price,
-        price_per=rated.price_per,
-        amount_minor=amount_minor,
-        explanation=rounding_step(rated, amount_minor),
-        period_start=facts.period_start,
-        period_end=facts.period_end,
-        late=False,
-        parts=rated.shown_parts,
-        dimensions=attributes,
-    )
+        with_dimensions(price, attributes), meter, unit, scale, units, included, charged, unit_price, price_per,
+        amount_minor, rounding_step(rated, amount_minor), facts.period_start, facts.period_end, False,  # noqa: FBT003 - late
+        rated.shown_parts, 0, "", "", "usage", attributes,
+    )  # fmt: skip
 
 
 def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> list[Charge]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from tollkeeper_ledger.domain.money import exact, major, round_line
+from tollkeeper_ledger.domain.money import EXACT, major, round_minor
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.proration import prorate
 from tollkeeper_ledger.domain.rating.charges import Charge
@@ -65,15 +66,21 @@ def length(start: datetime, end: datetime, *, by: str, time_zone: str) -> int:
     return (end.astimezone(zone).date() - start.astimezone(zone).date()).days
 
 
-@exact
 def fee_minor(fee: PriceJson, currency: Currency, *, quantity: int) -> int:
     """Give a fee for a whole period, rounded."""
-    return round_line(Decimal(fee["amount"]) * (quantity if fee.get("per_seat") else 1), currency)
+    return _times_minor(fee["amount"], quantity if fee.get("per_seat") else 1, currency.digits)
+
+
+@lru_cache(maxsize=4096)
+def _times_minor(amount: str, count: int, digits: int) -> int:
+    """Give so many times an amount, rounded; plans have few fees, and every period reads them again."""
+    return round_minor(EXACT.scaleb(EXACT.multiply(Decimal(amount), count), digits))
 
 
 def share_minor(fee: PriceJson, share: Share, currency: Currency) -> int:
     """Give a fee for a share of a period, rounded."""
-    return prorate(fee_minor(fee, currency, quantity=share.quantity), part=share.part, whole=share.whole)
+    whole_minor = fee_minor(fee, currency, quantity=share.quantity)
+    return whole_minor if share.is_whole else prorate(whole_minor, part=share.part, whole=share.whole)
 
 
 def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "", is_credit: bool = False) -> Charge:

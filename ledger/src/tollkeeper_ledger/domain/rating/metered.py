@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.money import exact, plain
+from tollkeeper_ledger.domain.money import exact, plain, unscaled
 from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, bound_parts, bounded
 from tollkeeper_ledger.domain.rating.charges import Rated
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, total
@@ -79,17 +79,8 @@ def rate_price(
         if result.true_up:
             steps.append(f"up to the minimum of {price['minimum']}: +{_amount(result.true_up, currency)}")
     is_one_price = price["model"] == "per_unit"
-    return Rated(
-        included=included + granted,
-        charged=charged,
-        unit_price=price["unit_price"] if is_one_price else "",
-        price_per=int(price["per"]) if is_one_price else 1,
-        amount=amount,
-        steps=tuple(steps),
-        currency=currency,
-        parts=parts,
-        bounds=limited,
-    )
+    unit_price, per = (price["unit_price"], int(price["per"])) if is_one_price else ("", 1)
+    return Rated(included + granted, charged, unit_price, per, amount, tuple(steps), currency, parts, limited)
 
 
 def is_price_free(price: PriceJson) -> bool:
@@ -101,7 +92,7 @@ def is_price_free(price: PriceJson) -> bool:
 
 
 def _amount(amount: Decimal, currency: Currency) -> str:
-    whole, _, fraction = f"{amount:f}".partition(".")
+    whole, _, fraction = unscaled(amount).partition(".")
     if not fraction:
         return f"{whole} {currency.code}"
     if len(fraction) > _SHOWN_DIGITS:

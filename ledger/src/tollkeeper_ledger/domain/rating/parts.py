@@ -33,7 +33,7 @@ def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_
     amount = EXACT.multiply(quantity, unit_price)
     if per != 1:
         amount = EXACT.divide(amount, Decimal(per))
-    return Part(name=name, quantity=quantity, unit_price=unit_price, amount=amount, per=per, is_count=is_count)
+    return Part(name, quantity, unit_price, amount, per, is_count)
 
 
 def total(parts: Sequence[Part]) -> Decimal:

@@ -181,12 +181,12 @@ def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int, *, 
 
 def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_zone: str) -> Share:
     by = proration_of(plan)
-    if by == NEVER:
+    if by == NEVER or span == whole:
         return Share(span.start, span.end, quantity=quantity)
     count = length(whole.start, whole.end, by=by, time_zone=time_zone)
     if not count:
         by, count = BY_SECOND, length(whole.start, whole.end, by=BY_SECOND, time_zone=time_zone)
-    part = count if span == whole else length(span.start, span.end, by=by, time_zone=time_zone)
+    part = length(span.start, span.end, by=by, time_zone=time_zone)
     return Share(span.start, span.end, part=part, whole=count, by=by, quantity=quantity)
 
 
@@ -197,6 +197,9 @@ def _key_for(fee: PriceJson | None, key: tuple[str, int] | None) -> tuple[str, i
 
 def _runs(stretches: Sequence[Stretch], fee: PriceJson | None = None) -> list[tuple[tuple[str, int], Period]]:
     """Join neighbours for which the same is due, of one fee or of all; leave out where nothing is."""
+    if len(stretches) == 1:
+        only = _key_for(fee, stretches[0].key)
+        return [] if only is None else [(only, stretches[0].span)]
     runs = []
     for key, group in groupby(stretches, key=lambda stretch: _key_for(fee, stretch.key)):
         joined = list(group)
