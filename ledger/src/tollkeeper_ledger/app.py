@@ -133,7 +133,8 @@ def _mailing(resources: Resources) -> list[Coroutine[Any, Any, None]]:
         server = SmtpServer.from_url(url.get_secret_value())
     except ValueError as error:
         raise ConfigurationError(f"TOLLKEEPER_SMTP_URL: {error}") from error
-    mailer = Mailer(resources.pools.billing, server, resources.settings.mail_from, _now, resources.log)
+    settings = resources.settings
+    mailer = Mailer(resources.pools.billing, server, settings.mail_from, _now, resources.log, fonts=settings.font_dir)
     return [every(1.0, mailer.run_all, log=resources.log)]
 
 

@@ -78,3 +78,7 @@ class Settings(BaseSettings):
         " without it no mail is sent.",
     )
     mail_from: str = Field(default="", description="Sender of mails; empty: the seller's address.")
+    font_dir: str = Field(
+        default="",
+        description="Folder of fonts for letters on invoices that the shipped fonts lack, for example Japanese ones.",
+    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pypdfium2
 import pytest
 from pdf_support import document, line, pdf_of
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
+from tollkeeper_ledger.services.pdf.render import render_pdf
 
 MILLIMETRES_PER_POINT = 25.4 / 72
 FOOTER_POINTS = 85
@@ -135,6 +138,22 @@ def test_right_to_left_names_leave_figures_where_they_are(name: str) -> None:
     assert [letter for letter in name if letter not in text] == []
     assert len(figures) > 100
     assert figures == figures_of("Name")[1]
+
+
+def fonts_of(name: str, fonts: str) -> set[str]:
+    """Give the fonts that a page with a name on it uses."""
+    party = {"id": "a", "tenant_id": "x", "name": name, "address": [], "tax_id": ""}
+    canonical = canonical_json(document(line(), billing_tenant=party))
+    with pypdfium2.PdfDocument(render_pdf(canonical, digest=bytes(32), fonts=fonts)) as read:
+        texts = [one for one in read[0].get_objects() if isinstance(one, pypdfium2.PdfTextObj)]
+        return {one.get_font().get_base_name().rpartition("+")[2] for one in texts}
+
+
+def test_letters_that_the_fonts_lack_come_from_a_folder() -> None:
+    """An operator's fonts are used for letters that ours lack, and change nothing where ours have all of them."""
+    folder = str(Path(__file__).parent / "data")
+    assert "TestSquare-Regular" in fonts_of("\u682a", folder)
+    assert fonts_of("Name", folder) == fonts_of("Name", "")
 
 
 def test_hostile_text_is_printed_as_it_is() -> None:

@@ -131,7 +131,13 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         async with transaction(self._pool) as conn:
             logo = await logo_of(conn, document)
         pdf = await asyncio.to_thread(
-            render_pdf, document, digest=digest, paper=request.paper, logo=logo, is_void=is_void
+            render_pdf,
+            document,
+            digest=digest,
+            paper=request.paper,
+            logo=logo,
+            is_void=is_void,
+            fonts=self._resources.settings.font_dir,
         )
         return billing_pb2.GetInvoicePdfResponse(pdf=pdf, file_name=f"{number}.pdf")
 

@@ -47,6 +47,8 @@ class Mailer:
     """Empty: the seller's address."""
     now: Callable[[], datetime]
     log: FilteringBoundLogger
+    fonts: str = ""
+    """Folder of fonts for letters that the shipped ones lack; empty: none."""
 
     async def run_all(self) -> int:
         """Try every mail that waits; give how many were tried."""
@@ -80,7 +82,7 @@ class Mailer:
             conn, mail.invoice_id, credit_note=mail.stage if mail.kind == "credit_note" else ""
         )
         logo = await logo_of(conn, content["document"])
-        return partial(make_message, mail, content, sender=self.sender, logo=logo)
+        return partial(make_message, mail, content, sender=self.sender, logo=logo, fonts=self.fonts)
 
     async def _send(self, mail: Mail, number: int, message: EmailMessage) -> None:
 
@@ -108,7 +110,7 @@ class Mailer:
             await mails.set_state(conn, mail, state, next_at=self.now() + wait)
 
 
-def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMessage:
+def make_message(mail: Mail, content: Row, *, sender: str, logo: str, fonts: str = "") -> EmailMessage:
     """Give a mail with its PDF, a warning without: the same bytes on every try but for the boundary, one Message-ID."""
     texts = mail_texts(
         mail.kind,
@@ -133,6 +135,6 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str) -> EmailMe
     message.add_alternative(texts.html, subtype="html")
     if warned_at is not None:
         return message
-    pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo)
+    pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo, fonts=fonts)
     message.add_attachment(pdf, maintype="application", subtype="pdf", filename=f"{texts.number}.pdf")
     return message

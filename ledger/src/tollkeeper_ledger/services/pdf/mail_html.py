@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FONT = "font-family:-apple-system,'Segoe UI',Helvetica,Arial,sans-serif"
-_FACTS = "font-size:14px;margin:18px 0"
+_FACTS = "width:100%;font-size:14px;margin:18px 0"
 _PAGE = """<!doctype html>
 <html lang="{lang}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\
 <title>{title}</title></head>

@@ -19,37 +19,45 @@ PAPERS = {"a4": "a4", "letter": "us-letter"}
 """Names of papers as callers and typst have them."""
 
 
-def render_pdf(document: bytes, *, digest: bytes, paper: str = "", logo: str = "", is_void: bool = False) -> bytes:
+def render_pdf(
+    document: bytes, *, digest: bytes, paper: str = "", logo: str = "", is_void: bool = False, fonts: str = ""
+) -> bytes:
     """Give the PDF of an invoice's canonical bytes: the same bytes every time. Takes time: run in a thread.
 
     `paper`: one of PAPERS; empty: the payer's. `logo`: the SVG that the document names. `is_void`: the page says that
-    the invoice counts no more.
+    the invoice counts no more. `fonts`: a folder with fonts for letters that the shipped ones lack.
 
     Raises KeyError for a paper that is not in PAPERS.
     """
-    pdf: bytes = _compile(document, digest=digest, paper=paper, logo=logo, is_void=is_void, extra={})
+    texts = _texts(document, digest=digest, paper=paper, is_void=is_void)
+    pdf: bytes = _compile(document, texts, logo=logo, fonts=fonts, extra={})
     return pdf
 
 
 def render_png(document: bytes, *, digest: bytes, paper: str = "", logo: str = "", ppi: int = 110) -> list[bytes]:
     """Give the pages as PNG, for previews and for looking at."""
     extra = {"format": "png", "ppi": ppi}
-    pages = _compile(document, digest=digest, paper=paper, logo=logo, is_void=False, extra=extra)
+    texts = _texts(document, digest=digest, paper=paper, is_void=False)
+    pages = _compile(document, texts, logo=logo, fonts="", extra=extra)
     return [pages] if isinstance(pages, bytes) else list(pages)
 
 
-def _compile(document: bytes, *, digest: bytes, paper: str, logo: str, is_void: bool, extra: dict[str, Any]) -> Any:
+def _texts(document: bytes, *, digest: bytes, paper: str, is_void: bool) -> str:
     read = json.loads(document)
     paper = PAPERS[paper or read["billing"]["paper"]]
-    texts = invoice_texts(read, digest=digest.hex(), paper=paper, is_void=is_void)
+    return json.dumps(invoice_texts(read, digest=digest.hex(), paper=paper, is_void=is_void))
+
+
+def _compile(document: bytes, texts: str, *, logo: str, fonts: str, extra: dict[str, Any]) -> Any:
+    read = json.loads(document)
     finalised_at = datetime.fromisoformat(read["finalised_at"] or read["period"]["start"])
     with as_file(files("tollkeeper_ledger.services.pdf")) as folder:
         return typst.compile(
             str(_template(folder)),
             root=str(folder),
-            font_paths=[str(folder / "fonts")],
+            font_paths=[str(folder / "fonts"), *([fonts] if fonts else [])],
             ignore_system_fonts=True,
-            sys_inputs={"invoice": json.dumps(texts), "logo": logo},
+            sys_inputs={"invoice": texts, "logo": logo},
             timestamp=to_us(finalised_at) // 1_000_000,
             **extra,
         )
