@@ -34,6 +34,8 @@ async def test_a_reset_gives_the_full_amount_again_once(platform: Platform, run:
     assert (state["round"], state["amount"]) == (1, 100)
     entry = rows(run, "quota", "history", "op-reset", "--tenant", TENANT)[0]
     assert (entry["actor"], entry["action"], entry["note"]) == ("ada", "ResetLimit", "as agreed")
+    assert run("quota", "set", "op-reset", "-1", "--tenant", TENANT)[0] == 0
+    assert enforced(run, 1_000) == 0
     assert run("quota", "unset", "op-reset", "--tenant", TENANT)[0] == 0
 
 

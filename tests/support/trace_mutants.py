@@ -134,6 +134,15 @@ LUA: Final = (
     ),
 )
 
+ARITHMETIC: Final = (
+    Mutant(
+        "float-arithmetic",
+        "Beyond 2^53 a product is rounded: tokens would be minted, and waits told that are too short.",
+        "  if product <= UNITS_MAX then\n    local quotient = math.floor(product / c)",
+        "  if true then\n    local quotient = math.floor(product / c)",
+    ),
+)
+
 MODEL: Final = (
     Mutant(
         "open-repeated",

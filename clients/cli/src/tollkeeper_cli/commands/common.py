@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the listing.")]
 TenantOption = Annotated[str, typer.Option("--tenant", envvar="TOLLKEEPER_TENANT", help="The tenant.")]
 
-AttributesOption = Annotated[list[str] | None, typer.Option("-a", "--attribute", metavar="NAME=VALUE")]
+AttributesOption = Annotated[
+    list[str] | None,
+    typer.Option("-a", "--attribute", metavar="NAME=VALUE", help="What the call is about; may be given again."),
+]
 NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit log.")]
 
 _PAGE_SIZE = 1_000

@@ -71,7 +71,8 @@ def register(app: typer.Typer) -> None:
     group.command("check")(check)
     group.command("enforce")(enforce)
     group.command("give-back")(give_back)
-    group.command("set")(set_limit)
+    # An amount of -1 is no option.
+    group.command("set", context_settings={"ignore_unknown_options": True})(set_limit)
     group.command("unset")(unset_limit)
     quota_windows.register(group)
     app.add_typer(group, name="quota")
@@ -96,7 +97,9 @@ def get_all(
 
 
 def _title(answer: quota_pb2.GetQuotaResponse) -> str:
-    return f"Limits of {answer.tenant}" + (f", on plan {answer.plan}" if answer.plan else "")
+    plan = f", on plan {answer.plan}" if answer.plan else ""
+    oldest = min((limit.as_of for limit in answer.limits), key=lambda at: (at.seconds, at.nanos), default=None)
+    return f"Limits of {answer.tenant}{plan}" + (f", as of {to_text(oldest)}" if oldest else "")
 
 
 def get(

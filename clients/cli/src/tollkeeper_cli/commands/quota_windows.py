@@ -11,6 +11,7 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 from tollkeeper_cli.commands.common import (
+    AttributesOption,
     NoteOption,
     OutputOption,
     TenantOption,
@@ -46,7 +47,7 @@ _EXPLAIN_COLUMNS = (
     "failure_policy", "balance", "held", "consumed", "debt", "allotted", "round", "pool_generation", "pool_free",
     "pool_total", "pool_holders", "pool_fault", "proof", "proof_need", "proof_age_ms",
 )  # fmt: skip
-_EXPLAIN_BRIEF = ("limit", "says", "cost", "amount", "remaining", "balance", "pool_free", "proof")
+_EXPLAIN_BRIEF = ("limit", "source", "says", "cost", "amount", "remaining", "balance", "pool_free", "proof")
 
 
 def register(group: typer.Typer) -> None:
@@ -64,7 +65,7 @@ def explain(
     costs: Annotated[list[str], typer.Argument(metavar="METER=UNITS...", help="What the call would use.")],
     *,
     tenant: TenantOption = "",
-    attribute: Annotated[list[str] | None, typer.Option("-a", "--attribute", metavar="NAME=VALUE")] = None,
+    attribute: AttributesOption = None,
     feature: Annotated[list[str] | None, typer.Option("--feature", help="A feature that the plan must have.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
