@@ -65,6 +65,22 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
             next_page_token=str(start + PAGE) if start + PAGE < len(names) else "",
         )
 
+    def CreateWebhook(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.CreateWebhookResponse(webhook_id="w", secret="whsec_AA==")  # noqa: S106 - the fake's
+
+    def ListWebhookMessages(self, request: Any, context: Any) -> Any:
+        """List one message that was given up."""
+        self.requests.append(request)
+        message = admin_pb2.WebhookMessage(message_id="m", state="dead", tries=10, status=503, reply="=x", queued_at=AT)
+        return admin_pb2.ListWebhookMessagesResponse(messages=[message])
+
+    def ReplayWebhookMessages(self, request: Any, context: Any) -> Any:
+        """Remember what was asked."""
+        self.requests.append(request)
+        return admin_pb2.ReplayWebhookMessagesResponse(messages=3)
+
     def CreateSubscription(self, request: Any, context: Any) -> Any:
         """Remember what was asked."""
         self.requests.append(request)

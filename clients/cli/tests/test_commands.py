@@ -270,3 +270,19 @@ def test_alerts_are_listed_with_their_figures(tollkeeper: Tollkeeper, capsys: py
         "91",
         "100",
     )
+
+
+def test_receivers_of_alerts_are_added_looked_at_and_sent_to_again(
+    tollkeeper: Tollkeeper, ledger: FakeLedger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The secret is told once; what a receiver answered is harmless in a listing; message or receiver is named."""
+    assert tollkeeper("webhook", "add", "https://example.com", "--tenant", "acme", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"webhook_id": "w", "secret": "whsec_AA=="}]
+    assert tollkeeper("webhook", "messages", "--state", "dead", "-o", "csv") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["state"], row["reply"], row["next_at"]) == ("dead", "'=x", "")
+    assert tollkeeper("webhook", "replay", "--webhook", "w") == 0
+    assert "queued again: 3" in capsys.readouterr().out
+    assert tollkeeper("webhook", "replay") == tollkeeper("webhook", "replay", "--webhook", "w", "--message", "m") == 2
+    added, listed, replayed = ledger.requests
+    assert (added.tenant, listed.state, replayed.webhook_id) == ("acme", "dead", "w")

@@ -21,6 +21,7 @@ from tollkeeper_ledger.commands import archiver_of, move_month, rebuild
 from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.jobs.loops import every
 from tollkeeper_ledger.payments.smtp import SmtpServer
+from tollkeeper_ledger.payments.webhook_http import WebhookHttp
 from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.alerting import Alerter
@@ -37,6 +38,7 @@ from tollkeeper_ledger.services.reconciling import Nightly
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
 from tollkeeper_ledger.services.usage_roots import RootSigner
+from tollkeeper_ledger.services.webhooks import WebhookSender
 from tollkeeper_ledger.store.clock import start_clock
 from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.migrations import migrate
@@ -146,6 +148,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         limits = await open_limits(resources)
         server, port = await start_server(resources, limits)
         provider = resources.provider
+        webhooks = WebhookHttp.connect(private=settings.webhook_private)
         channel = channel_to(settings.ledger_listen, port)
         http = await listen(http_app(resources, channel, described_services()), settings.ledger_http, log)
         loops = [
@@ -161,6 +164,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
             *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
             *(tasks.create_task(loop) for loop in _mailing(resources)),
+            tasks.create_task(WebhookSender(resources.pools.billing, webhooks, _now, log).run()),
             tasks.create_task(every(1.0, Alerter(resources.pools.billing, log).run_all, log=log)),
         ]
         try:
@@ -172,6 +176,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await server.stop(_STOP_GRACE_S)
             for loop in loops:
                 loop.cancel()
+            await webhooks.aclose()
 
 
 def _watching(resources: Resources) -> list[Coroutine[Any, Any, None]]:

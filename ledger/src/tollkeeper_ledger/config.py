@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     stripe_url: str = Field(default="https://api.stripe.com", description="Where Stripe's API is.")
     stripe_account: str = Field(default="", description="Stripe account id; events of another one are refused.")
     stripe_live: bool = Field(default=False, description="The key is a live one; events of the other mode are refused.")
+    webhook_private: bool = Field(
+        default=False,
+        description="Webhooks may be sent to private and link-local addresses, to this machine, and without TLS.",
+    )
     smtp_url: SecretStr | None = Field(
         default=None,
         description="Mail server, smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS from the start;"

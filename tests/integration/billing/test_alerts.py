@@ -7,92 +7,29 @@ import asyncio
 import email
 import email.policy
 import uuid
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
+from alert_support import LOG, give_address, opened
 from billing_bench import use
-from tollkeeper_ledger.domain.billing_profile import BillingProfile
 from tollkeeper_ledger.services import alerting
 from tollkeeper_ledger.services.alerting import Alerter, check_alerts
 from tollkeeper_ledger.services.mailing import Mailer
-from tollkeeper_ledger.services.overrides import Act
-from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import datetime
 
     from billing_bench import BillingBench
-    from usage_support import Log
 
 pytestmark = pytest.mark.asyncio
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
-LOG = structlog.wrap_logger(structlog.ReturnLogger())
-
-CATALOGUE = """
-version: 1
-seller: {{id: default, name: Example AI GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC, email: s@example.com}}
-meters: [{{name: tokens, unit: tokens}}, {{name: calls, unit: calls, aggregation: count}}]
-plans:
-  - name: hourly
-    billing_interval: hour
-    grace: {{unit: minute, count: 5}}
-    fees: [{{name: base, amount: "20.00"}}]
-    prices: [{{meter: tokens, unit_price: "0.01"}}]
-    alerts:
-      - {{spend: "40.00", at: [75%, 100%, "50"]}}
-      - {{meter: tokens, amount: 1000, at: [50%, 100%]}}
-tenants:
-  - id: code
-    plan: hourly
-    subscription: {{start: "{start}"}}
-  - id: own
-    plan: hourly
-    subscription: {{start: "{start}"}}
-    alerts: [{{spend: "1000.00"}}, {{meter: calls, amount: 2}}]
-"""
-"""The first hour costs 20 $ without use; 1,000 tokens are 10 $."""
-
-
-class Look:
-    """A tenant that uses, and whoever looks at it."""
-
-    def __init__(self, bench: BillingBench, log: Log) -> None:
-        self.bench, self.log = bench, log
-        self.alerter = Alerter(bench.billing, LOG)
-        self._count = 0
-
-    async def use(self, tokens: int, *, at: datetime | None = None, tenant: str = "code") -> str:
-        """Use tokens at a time, the bench's start by default, and give the record's id."""
-        self._count += 1
-        name = f"use-{self._count}"
-        moment = at or self.bench.start + MINUTE
-        await self.bench.send(self.log, use(name, moment, tenant=tenant, tokens=tokens), watermark=moment)
-        return name
-
-    async def fired(self) -> list[tuple[str, str, str]]:
-        """Give kind, threshold and figure of every alert that was told of, in order of start, kind and threshold."""
-        rows = await self.bench.rows(
-            "SELECT kind, threshold, trim_scale(value)::text AS value FROM alert"
-            " ORDER BY starts_at, kind, length(threshold), threshold"
-        )
-        return [tuple(row) for row in rows]
-
-
-@asynccontextmanager
-async def opened(bench: BillingBench) -> AsyncIterator[Look]:
-    """Declare the catalogue and open a producer."""
-    await bench.apply(CATALOGUE.format(start=bench.start.isoformat()))
-    yield Look(bench, await bench.new_log())
 
 
 async def test_use_and_spend_are_told_of_exactly_at_their_thresholds(bench: BillingBench) -> None:
@@ -116,7 +53,7 @@ async def test_use_and_spend_are_told_of_exactly_at_their_thresholds(bench: Bill
 async def test_each_threshold_is_told_of_once_whoever_looks_how_often(bench: BillingBench) -> None:
     """Eight look at once, again and again, while usage goes on: one row and one mail each."""
     async with opened(bench) as look:
-        await _give_address(bench)
+        await give_address(bench)
         alerters = [Alerter(bench.billing, LOG) for _ in range(8)]
         for _ in range(6):
             await asyncio.gather(look.use(500), *(alerter.run_all() for alerter in alerters))
@@ -141,7 +78,7 @@ async def test_a_look_that_dies_leaves_everything_to_the_next(
         raise DiedError
 
     async with opened(bench) as look:
-        await _give_address(bench)
+        await give_address(bench)
         await look.use(1000)
         with monkeypatch.context() as patched:
             patched.setattr(f"tollkeeper_ledger.services.alerting.{point}", die)
@@ -262,7 +199,7 @@ async def test_a_payer_is_told_by_mail_in_its_language(
             return "250 kept"
 
     async with opened(bench) as look:
-        await _give_address(bench, locale=locale)
+        await give_address(bench, locale=locale)
         await look.use(1000)
         await look.alerter.run_all()
         server: Any = Server()
@@ -296,16 +233,9 @@ async def test_alerts_are_never_changed(bench: BillingBench) -> None:
     async with opened(bench) as look:
         await look.use(600)
         await look.alerter.run_all()
-        for statement in ("UPDATE alert SET value = 1", "DELETE FROM alert", "TRUNCATE alert"):
+        for statement in ("UPDATE alert SET value = 1", "DELETE FROM alert", "TRUNCATE alert CASCADE"):
             with pytest.raises(Exception, match="append-only"):
                 await bench.rows(statement)
-
-
-async def _give_address(bench: BillingBench, *, locale: str = "en") -> None:
-    (row,) = await bench.rows("SELECT tenant_id FROM tenant WHERE wire_id = 'code'")
-    async with transaction(bench.billing) as conn:
-        act = Act(actor="test", request_id=uuid.uuid4().hex, now=await ledger_now(conn))
-        await set_profile(conn, row["tenant_id"], BillingProfile(email="ap@customer.example", locale=locale), act=act)
 
 
 async def _count(bench: BillingBench, statement: str) -> int:

@@ -30,6 +30,7 @@ from tollkeeper_cli.commands import (
     replay,
     subscriptions,
     usage,
+    webhooks,
 )
 from tollkeeper_cli.connection import find_targets
 from tollkeeper_cli.embedded import ProcessError
@@ -48,7 +49,7 @@ def build_app() -> typer.Typer:
     app.callback()(_choose_servers)
     modules = (
         processes, demo, replay, catalogue, quota, cache,
-        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments, alerts,
+        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments, alerts, webhooks,
     )  # fmt: skip
     for module in modules:
         module.register(app)

@@ -13,6 +13,7 @@ from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
 from tollkeeper_ledger.rpc.admin_quarantine import AdminQuarantine
 from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
+from tollkeeper_ledger.rpc.admin_webhooks import AdminWebhooks
 from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_from_message, rule_to_message
@@ -61,7 +62,12 @@ def _change(change: Change) -> admin_pb2.CatalogueChange:
 
 
 class AdminService(
-    AdminWindows, AdminSubscriptions, AdminQuarantine, AdminProducers, admin_pb2_grpc.AdminServiceServicer
+    AdminWindows,
+    AdminSubscriptions,
+    AdminQuarantine,
+    AdminProducers,
+    AdminWebhooks,
+    admin_pb2_grpc.AdminServiceServicer,
 ):
     """Serve operators."""
 
@@ -69,6 +75,7 @@ class AdminService(
         super().__init__(resources, limits)
         AdminQuarantine.__init__(self, resources, limits)
         AdminProducers.__init__(self, resources)
+        AdminWebhooks.__init__(self, resources, limits)
         self._pools = resources.pools
 
     async def ApplyCatalogue(

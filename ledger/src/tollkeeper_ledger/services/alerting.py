@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.services.billing_facts import read_plans_of
 from tollkeeper_ledger.services.close_inputs import PeriodAsked, gather
 from tollkeeper_ledger.services.mail_queue import queue_alerts
+from tollkeeper_ledger.services.webhooks import queue_webhooks
 from tollkeeper_ledger.store import alerts as store
 from tollkeeper_ledger.store.billing_closes import read_definitions_by_digest
 from tollkeeper_ledger.store.billing_segments import read_schedules
@@ -123,11 +124,12 @@ class Alerter:
 
 
 async def tell(conn: Connection, figures: Sequence[Figure], *, now: datetime) -> list[Alert]:
-    """Add alerts on what is reached and queue their mails; give those that are new."""
+    """Add alerts on what is reached and queue their mails and webhooks; give those that are new."""
     alerts = await store.add_alerts(conn, figures, now=now)
     mailed = [one for one in alerts if one.figure.is_mailed]
     payers = {row["tenant_id"]: row for row in await store.read_payers(conn, {one.figure.tenant_id for one in mailed})}
     told = [(payers[one.figure.tenant_id], one.alert_id) for one in mailed if one.figure.tenant_id in payers]
+    await queue_webhooks(conn, alerts, alert_json)
     await queue_alerts(conn, [(payer["payer_id"], payer["email"], alert_id) for payer, alert_id in told])
     return alerts
 

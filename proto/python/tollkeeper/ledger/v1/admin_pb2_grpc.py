@@ -239,6 +239,36 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockResponse.FromString,
                 _registered_method=True)
+        self.CreateWebhook = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/CreateWebhook',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookResponse.FromString,
+                _registered_method=True)
+        self.ListWebhooks = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListWebhooks',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksResponse.FromString,
+                _registered_method=True)
+        self.RotateWebhookSecret = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/RotateWebhookSecret',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretResponse.FromString,
+                _registered_method=True)
+        self.RemoveWebhook = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/RemoveWebhook',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookResponse.FromString,
+                _registered_method=True)
+        self.ListWebhookMessages = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListWebhookMessages',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesResponse.FromString,
+                _registered_method=True)
+        self.ReplayWebhookMessages = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ReplayWebhookMessages',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -530,6 +560,49 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateWebhook(self, request, context):
+        """Adds a receiver of alerts. Its secret is told once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWebhooks(self, request, context):
+        """Lists receivers of alerts, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateWebhookSecret(self, request, context):
+        """Signs with another secret beside the newest one, so that receivers can go over to it; rotated again, the older one
+        ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveWebhook(self, request, context):
+        """Sends to a receiver no more; what waits for it is given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWebhookMessages(self, request, context):
+        """Lists messages to receivers, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayWebhookMessages(self, request, context):
+        """Sends one message again that is no longer queued, or all of a receiver that were given up, under the ids they had.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -732,6 +805,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetClock,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockResponse.SerializeToString,
+            ),
+            'CreateWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWebhook,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookResponse.SerializeToString,
+            ),
+            'ListWebhooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhooks,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksResponse.SerializeToString,
+            ),
+            'RotateWebhookSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateWebhookSecret,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretResponse.SerializeToString,
+            ),
+            'RemoveWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveWebhook,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookResponse.SerializeToString,
+            ),
+            'ListWebhookMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookMessages,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesResponse.SerializeToString,
+            ),
+            'ReplayWebhookMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayWebhookMessages,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1817,6 +1920,168 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/GetClock',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.GetClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/CreateWebhook',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.CreateWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListWebhooks',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhooksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateWebhookSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/RotateWebhookSecret',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RotateWebhookSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/RemoveWebhook',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListWebhookMessages',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListWebhookMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayWebhookMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ReplayWebhookMessages',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ReplayWebhookMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

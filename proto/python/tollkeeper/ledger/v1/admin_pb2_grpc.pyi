@@ -124,6 +124,20 @@ class AdminServiceStub:
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
     """Reads ledger time."""
+    CreateWebhook: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateWebhookRequest, _admin_pb2.CreateWebhookResponse]
+    """Adds a receiver of alerts. Its secret is told once."""
+    ListWebhooks: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhooksRequest, _admin_pb2.ListWebhooksResponse]
+    """Lists receivers of alerts, oldest first."""
+    RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateWebhookSecretRequest, _admin_pb2.RotateWebhookSecretResponse]
+    """Signs with another secret beside the newest one, so that receivers can go over to it; rotated again, the older one
+    ends.
+    """
+    RemoveWebhook: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveWebhookRequest, _admin_pb2.RemoveWebhookResponse]
+    """Sends to a receiver no more; what waits for it is given up."""
+    ListWebhookMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookMessagesRequest, _admin_pb2.ListWebhookMessagesResponse]
+    """Lists messages to receivers, newest first."""
+    ReplayWebhookMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplayWebhookMessagesRequest, _admin_pb2.ReplayWebhookMessagesResponse]
+    """Sends one message again that is no longer queued, or all of a receiver that were given up, under the ids they had."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -219,6 +233,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Sets the scaled clock and waits until every connected sidecar has it. Embedded setup only."""
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
     """Reads ledger time."""
+    CreateWebhook: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateWebhookRequest, _admin_pb2.CreateWebhookResponse]  # type: ignore[assignment]
+    """Adds a receiver of alerts. Its secret is told once."""
+    ListWebhooks: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhooksRequest, _admin_pb2.ListWebhooksResponse]  # type: ignore[assignment]
+    """Lists receivers of alerts, oldest first."""
+    RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateWebhookSecretRequest, _admin_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
+    """Signs with another secret beside the newest one, so that receivers can go over to it; rotated again, the older one
+    ends.
+    """
+    RemoveWebhook: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveWebhookRequest, _admin_pb2.RemoveWebhookResponse]  # type: ignore[assignment]
+    """Sends to a receiver no more; what waits for it is given up."""
+    ListWebhookMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookMessagesRequest, _admin_pb2.ListWebhookMessagesResponse]  # type: ignore[assignment]
+    """Lists messages to receivers, newest first."""
+    ReplayWebhookMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplayWebhookMessagesRequest, _admin_pb2.ReplayWebhookMessagesResponse]  # type: ignore[assignment]
+    """Sends one message again that is no longer queued, or all of a receiver that were given up, under the ids they had."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves operators. Every mutating request carries request_id; a repeat gives the first answer.
@@ -551,5 +579,55 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetClockResponse, _abc.Awaitable[_admin_pb2.GetClockResponse]]:
         """Reads ledger time."""
+
+    @_abc_1.abstractmethod
+    def CreateWebhook(
+        self,
+        request: _admin_pb2.CreateWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateWebhookResponse, _abc.Awaitable[_admin_pb2.CreateWebhookResponse]]:
+        """Adds a receiver of alerts. Its secret is told once."""
+
+    @_abc_1.abstractmethod
+    def ListWebhooks(
+        self,
+        request: _admin_pb2.ListWebhooksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListWebhooksResponse, _abc.Awaitable[_admin_pb2.ListWebhooksResponse]]:
+        """Lists receivers of alerts, oldest first."""
+
+    @_abc_1.abstractmethod
+    def RotateWebhookSecret(
+        self,
+        request: _admin_pb2.RotateWebhookSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateWebhookSecretResponse, _abc.Awaitable[_admin_pb2.RotateWebhookSecretResponse]]:
+        """Signs with another secret beside the newest one, so that receivers can go over to it; rotated again, the older one
+        ends.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveWebhook(
+        self,
+        request: _admin_pb2.RemoveWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveWebhookResponse, _abc.Awaitable[_admin_pb2.RemoveWebhookResponse]]:
+        """Sends to a receiver no more; what waits for it is given up."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookMessages(
+        self,
+        request: _admin_pb2.ListWebhookMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListWebhookMessagesResponse, _abc.Awaitable[_admin_pb2.ListWebhookMessagesResponse]]:
+        """Lists messages to receivers, newest first."""
+
+    @_abc_1.abstractmethod
+    def ReplayWebhookMessages(
+        self,
+        request: _admin_pb2.ReplayWebhookMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReplayWebhookMessagesResponse, _abc.Awaitable[_admin_pb2.ReplayWebhookMessagesResponse]]:
+        """Sends one message again that is no longer queued, or all of a receiver that were given up, under the ids they had."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
