@@ -41,7 +41,8 @@ def test_every_listing_offers_every_form(capsys: pytest.CaptureFixture[str]) -> 
     listings = (
         "tenant list", "plan list", "subscription list", "audit list", "invoice list", "invoice show", "invoice run",
         "invoice preview", "usage list", "usage report", "quota get-all", "quota get", "quota check", "apply", "diff",
-        "replay", "subscription status", "subscription create", "grant list", "grant history", "rate",
+        "replay", "subscription status", "subscription create",
+        "subscription scheduled", "subscription migrate", "grant list", "grant history", "rate",
         "usage producers list", "usage quarantine list", "usage quarantine release", "usage quarantine discard",
     )  # fmt: skip
     for listing in listings:

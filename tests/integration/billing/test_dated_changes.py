@@ -150,6 +150,17 @@ async def test_usage_that_came_early_keeps_a_change(bench: BillingBench) -> None
     assert await listed(bench) == [(1, "team", 1, "active")]
 
 
+async def test_a_move_from_a_plan_moves_nobody_else(bench: BillingBench) -> None:
+    """Whoever was moved between a listing and the word stays where they are."""
+    await bench.apply(declared(bench.start))
+    await change(bench, plan="team")
+    with pytest.raises(InvalidFieldError, match="is not its plan: it is on team"):
+        await change(bench, plan="hourly", from_plan="free")
+    later = bench.start + timedelta(minutes=5)
+    await change(bench, plan="hourly", from_plan="team", at=later)
+    assert await listed(bench) == [(5, "hourly", 1, "active")]
+
+
 async def test_over_grpc_a_time_stands_instead_of_a_word(ledger_settings: Settings, own_database_url: str) -> None:
     """Change, list, repeat and take back over the wire; beside `at` a time is refused."""
     settings = ledger_settings.model_copy(update={"database_url": own_database_url})

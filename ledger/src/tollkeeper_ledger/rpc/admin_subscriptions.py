@@ -148,8 +148,9 @@ class AdminSubscriptions:
             anchor=_anchor(request.anchor),
             time_zone=_time_zone(request.time_zone),
             at=_when(request),
+            from_plan=request.from_plan,
         )
-        if asked == changes.ChangeAsked(at=asked.at):
+        if asked == changes.ChangeAsked(at=asked.at, from_plan=asked.from_plan):
             remedy = "give a plan, a quantity, an anchor or a time zone"
             raise InvalidFieldError("plan", "is missing", reason="FIELD_REQUIRED", remedy=remedy)
 

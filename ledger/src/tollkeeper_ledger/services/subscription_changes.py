@@ -138,6 +138,8 @@ class ChangeAsked:
     time_zone: str = ""
     at: str | datetime = NOW
     """`now`, `period_end`, or a time to come."""
+    from_plan: str = ""
+    """Refused where it is on another plan than this by then."""
 
     @property
     def names_plan(self) -> bool:
@@ -167,6 +169,10 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
         check_free(schedule, instant, plan=counts, seats=asked.quantity is not None)
     phase = schedule.phase_at(instant)
     plan_version_id, interval = phase.plan_version_id, before.interval
+    if asked.from_plan:
+        running = (await read_definitions(conn, [plan_version_id]))[plan_version_id].plan.name
+        if running != asked.from_plan:
+            raise InvalidFieldError("from_plan", f"is not its plan: it is on {running}", value=asked.from_plan)
     if asked.names_plan:
         plan_version_id, interval = await _target(conn, schedule, phase, asked)
     era = _era_of(asked, before, interval, instant)

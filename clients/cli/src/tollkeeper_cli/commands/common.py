@@ -26,6 +26,7 @@ AttributesOption = Annotated[
 NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit log.")]
 
 _PAGE_SIZE = 1_000
+_WORDS_OF_TIME = ("now", "period_end")
 _LENGTHS_S = (
     ("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60),
     ("second", 1),
@@ -118,3 +119,8 @@ def moment(text: str, *, what: str) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC))
     return stamp
+
+
+def in_force(at: str) -> dict[str, Any]:
+    """Give the fields by which a request says when it is in force: `now`, `period_end`, or a time to come."""
+    return {"at": at} if at in _WORDS_OF_TIME else {"at_time": moment(at, what="--at")}

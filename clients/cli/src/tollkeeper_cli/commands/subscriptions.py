@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
@@ -10,12 +10,14 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_cli.commands.common import (
     OutputOption,
     TenantOption,
+    in_force,
     moment,
     new_request_id,
     pages,
     require_tenant,
     targets_of,
 )
+from tollkeeper_cli.commands.migrate import migrate
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, show
@@ -33,7 +35,6 @@ _TIMES = ("period_start", "period_end", "ends_at", "started_at")
 
 PlanOption = Annotated[str, typer.Option("--plan", help="The plan; its newest version.")]
 WhenOption = Annotated[str, typer.Option("--at", help="When it is in force: now, period_end, or a time to come.")]
-_WORDS = ("now", "period_end")
 _UPCOMING = ("at_time", "plan", "plan_version", "state", "quantity", "interval", "anchor", "time_zone")
 
 
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
         ("status", status),
         ("create", create),
         ("change", change),
+        ("migrate", migrate),
         ("activate", activate),
         ("pause", pause),
         ("resume", resume),
@@ -138,7 +140,7 @@ def change(
         request_id=new_request_id(),
         tenant=require_tenant(tenant),
         plan=plan,
-        **_when(at),
+        **in_force(at),
         quantity=seats,
         anchor=anchor,
         time_zone=time_zone,
@@ -157,7 +159,7 @@ def pause(
 ) -> None:
     """Pause a subscription: no fees, and its checks are denied."""
     request = admin_pb2.PauseSubscriptionRequest(
-        request_id=new_request_id(), tenant=require_tenant(tenant), **_when(at)
+        request_id=new_request_id(), tenant=require_tenant(tenant), **in_force(at)
     )
     _call(context, lambda stub: stub.PauseSubscription(request, timeout=CALL_TIMEOUT_S), output)
 
@@ -173,7 +175,7 @@ def cancel(
 ) -> None:
     """End a subscription now, or with the running period."""
     request = admin_pb2.CancelSubscriptionRequest(
-        request_id=new_request_id(), tenant=require_tenant(tenant), **_when(at)
+        request_id=new_request_id(), tenant=require_tenant(tenant), **in_force(at)
     )
     _call(context, lambda stub: stub.CancelSubscription(request, timeout=CALL_TIMEOUT_S), output)
 
@@ -226,11 +228,6 @@ def coupon(
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = admin_pb2_grpc.AdminServiceStub(channel).AddCoupon(request, timeout=CALL_TIMEOUT_S)
     typer.echo(answer.coupon_id)
-
-
-def _when(at: str) -> dict[str, Any]:
-    """Give what a request says of when it is in force."""
-    return {"at": at} if at in _WORDS else {"at_time": moment(at, what="--at")}
 
 
 def _call(

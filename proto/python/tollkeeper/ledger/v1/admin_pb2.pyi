@@ -908,6 +908,7 @@ class ChangeSubscriptionRequest(_message.Message):
     ANCHOR_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     AT_TIME_FIELD_NUMBER: _builtins.int
+    FROM_PLAN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
@@ -924,6 +925,8 @@ class ChangeSubscriptionRequest(_message.Message):
     """
     time_zone: _builtins.str
     """IANA time zone of periods; empty = as it is. Waits until both zones have the same date."""
+    from_plan: _builtins.str
+    """Refused where it is on another plan than this by then; empty = from any."""
     @_builtins.property
     def at_time(self) -> _timestamp_pb2.Timestamp:
         """A time to come, up to 3,660 days ahead, instead of `at`. Refused where the same thing is to change from then on."""
@@ -939,10 +942,11 @@ class ChangeSubscriptionRequest(_message.Message):
         anchor: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         at_time: _timestamp_pb2.Timestamp | None = ...,
+        from_plan: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "at_time", b"at_time", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "anchor", b"anchor", "at", b"at", "at_time", b"at_time", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quantity", b"_quantity", "anchor", b"anchor", "at", b"at", "at_time", b"at_time", "from_plan", b"from_plan", "plan", b"plan", "quantity", b"quantity", "request_id", b"request_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
     _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
