@@ -105,8 +105,8 @@ async def stored_at_last(fleet: Fleet, tenant: str, acknowledged: set[str]) -> l
 async def test_no_window_admits_more_than_its_limit(fleet: Fleet, fault: str, report: Callable[[str], None]) -> None:
     """Whatever happens to Redis, the ledger, and the sidecars: per window, callers are told at most the limit.
 
-    Auditor A: admitted <= limit. B: acknowledged usage is stored, once. F: every denial and error has an expected
-    reason. G: afterwards every sidecar admits again in time.
+    Auditor A: admitted <= limit; where nothing fails, nobody hears that a limit is used up that isn't. B: acknowledged
+    usage is stored, once. F: every denial and error has an expected reason. G: every sidecar admits again in time.
     """
     tenant = tenant_of(fault)
     await fleet.do(fleet.heal)
@@ -119,7 +119,7 @@ async def test_no_window_admits_more_than_its_limit(fleet: Fleet, fault: str, re
     recovered_s = await fleet.until_admitted(tenant, cell="after-1")
     told = await loading
     acknowledged = await recording
-    verdicts = judge(GRID, told, len(fleet.targets))
+    verdicts = judge(GRID, planned, told, len(fleet.targets))
     stored = await stored_at_last(fleet, tenant, acknowledged)
     over = sum(verdict.over for verdict in verdicts)
     untyped = sum(verdict.untyped for verdict in verdicts)
@@ -133,4 +133,8 @@ async def test_no_window_admits_more_than_its_limit(fleet: Fleet, fault: str, re
     assert [verdict.cell.name for verdict in verdicts if verdict.over] == []
     assert (lost, doubled, untyped) == (0, 0, 0)
     assert sum(verdict.admitted for verdict in verdicts) > 0
+    if fault == "nothing":
+        enough = [verdict for verdict in verdicts if verdict.asked <= verdict.cell.amount]
+        assert [(verdict.cell.name, verdict.wrongly_denied) for verdict in enough if verdict.wrongly_denied] == []
+        assert len(enough) >= len(GRID) // 6
     assert recovered_s <= RECOVERED_S_MAX

@@ -46,7 +46,7 @@ def replay_on(pair: tuple[int, int], source: str | None = None) -> RedisReplay:
 
 
 def test_the_real_functions_do_what_the_simulator_says(pair: tuple[int, int], traces: dict[str, list[Line]]) -> None:
-    """Every reply, pool, holder, bucket and clock of 1,000 schedules is what the model has, through every fault."""
+    """Every reply, pool, holder, bucket and clock in 1,000 schedules' begin is as in the model."""
     replay = replay_on(pair)
     for name, lines in traces.items():
         replay.run(name, lines)
@@ -57,7 +57,7 @@ def test_the_real_functions_do_what_the_simulator_says(pair: tuple[int, int], tr
 async def test_the_real_transactions_do_what_the_simulator_says(
     database_url: str, traces: dict[str, list[Line]]
 ) -> None:
-    """Every answer of the ledger and every row in 1,000 schedules is what the model has, after restores as well."""
+    """Every answer of the ledger and every row in 1,000 schedules' begin is as in the model, after restores as well."""
     pool = await open_ledger_pool(database_url)
     try:
         replay = LedgerReplay(database_url, pool)

@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Verdict:
     """What the callers of one cell were told, all sidecars together. Units, except the counts of checks."""
 
     cell: Cell
+    asked: int = 0
     checks: int = 0
     admitted: int = 0
     by_window: Counter[int] = field(default_factory=Counter)
@@ -142,18 +144,28 @@ class Verdict:
         return max(0, self.most - self.cell.amount)
 
     @property
+    def wrongly_denied(self) -> int:
+        """Return how many checks were told that a limit was used up of which less than all was ever asked for."""
+        is_enough = not self.cell.per_minute and self.asked <= self.cell.amount
+        return self.decisions["QUOTA_EXHAUSTED"] if is_enough else 0
+
+    @property
     def untyped(self) -> int:
         """Return how many checks were denied or failed without one of the expected reasons."""
         unexpected = sum(count for reason, count in self.decisions.items() if reason not in DECISIONS)
         return unexpected + sum(count for reason, count in self.errors.items() if not reason)
 
 
-def judge(grid: Sequence[Cell], told: Sequence[dict[str, Any]], sidecars: int) -> list[Verdict]:
-    """Add up what the flows of each cell were told."""
+def judge(
+    grid: Sequence[Cell], planned: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]], sidecars: int
+) -> list[Verdict]:
+    """Add up what the flows of each cell were to ask, and what they were told."""
     verdicts = []
     for number, cell in enumerate(grid):
         verdict = Verdict(cell)
-        for flow in told[number * sidecars : (number + 1) * sidecars]:
+        own = slice(number * sidecars, (number + 1) * sidecars)
+        verdict.asked = sum(sum(islice(cycle(flow["units"]), flow["checks"])) for flow in planned[own])
+        for flow in told[own]:
             verdict.checks += flow["sent"]
             verdict.admitted += flow["admitted_units"]
             verdict.by_window.update({int(start): units for start, units in flow["admitted_by_window"].items()})
