@@ -14,8 +14,9 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, MINUTE_US, UNITS_MAX
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges
-from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, RollupKey, sum_batch
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, RollupKey, quarters_of, sum_batch
 from tollkeeper_ledger.store.usage_batches import _joined
+from tollkeeper_ledger.store.usage_rollups import _sum_arguments
 
 PARTS = [
     Part(UUID(int=2), UUID(int=9), 0),
@@ -65,6 +66,26 @@ def test_sums_equal_the_obvious_sums(records: list[tuple[int, int, int, tuple[in
         (key, (sum(amount for amount, _ in amounts), sum(count for _, count in amounts)))
         for key, amounts in sorted(expected.items())
     ] == list(found.items())
+    quarters = quarters_of(found)
+    assert list(quarters) == sorted(quarters), "sums are locked in key order"
+    assert (dict(found), dict(quarters)) == sums_told(_sum_arguments(found, quarters))
+
+
+def sums_told(arguments: tuple[str, ...]) -> tuple[dict[tuple[object, ...], tuple[int, int]], ...]:
+    """Give the sums per minute and per quarter of an hour that a statement's arguments say."""
+    tenants, segments = ([UUID(one) for one in text[1:-1].split(",") if one] for text in arguments[:2])
+    told = []
+    for columns in (arguments[2:8], arguments[8:]):
+        pair, meter, start, units, records = (
+            [int(one) for one in columns[at][1:-1].split(",") if one] for at in (0, 1, 3, 4, 5)
+        )
+        dims = columns[2].split("\n") if columns[2] else []
+        keys = [
+            (tenants[at - 1], segments[at - 1], meter_id, text, start_us)
+            for at, meter_id, text, start_us in zip(pair, meter, dims, start, strict=True)
+        ]
+        told.append(dict(zip(keys, zip(units, records, strict=True), strict=True)))
+    return tuple(told)
 
 
 @pytest.mark.parametrize(

@@ -164,33 +164,50 @@ def sum_batch(
     `attributes` are canonical JSON.
     """
     splits = [any(meter.dimensions for meter in meters) for meters in shape_meters]
+    # Parts by their rank in key order: ids are compared once a part, not once a sum.
+    names = [(of.tenant_id, of.segment_id) for of in parts]
+    order = sorted(range(len(parts)), key=names.__getitem__)
+    rank = [0] * len(parts)
+    for place, at in enumerate(order):
+        rank[at] = place
     gathered: dict[tuple[int, int, int, str], list[tuple[int, ...]]] = {}
     for record_part, at, record_shape, amounts, text in zip(part, event_us, shape, units, attributes, strict=True):
-        key = (record_part, record_shape, at // MINUTE_US, text if splits[record_shape] else NO_DIMENSIONS)
+        key = (rank[record_part], record_shape, at // MINUTE_US, text if splits[record_shape] else NO_DIMENSIONS)
         group = gathered.get(key)
         if group is None:
             gathered[key] = [amounts]
         else:
             group.append(amounts)
-    # Places of (tenant, segment) in key order stand for them: their ids are compared once a part, not once a sum.
-    pairs = sorted({(of.tenant_id, of.segment_id) for of in parts})
-    places = {pair: place for place, pair in enumerate(pairs)}
-    place_of = [places[of.tenant_id, of.segment_id] for of in parts]
     sums: dict[tuple[int, int, str, int], tuple[int, int]] = {}
-    named: dict[str, Mapping[str, str]] = {NO_DIMENSIONS: {}}
-    for (record_part, record_shape, minute, text), group in gathered.items():
-        if text not in named:
-            named[text] = json.loads(text)
-        sign, count = sign_of(parts[record_part].flags)
-        for meter, column in zip(shape_meters[record_shape], zip(*group, strict=True), strict=True):
-            dims = dims_of(meter, named[text]) if meter.dimensions else NO_DIMENSIONS
-            name = (place_of[record_part], meter.meter_id, dims, minute * MINUTE_US)
-            total, records = sums.get(name, (0, 0))
-            sums[name] = (total + sign * sum(column), records + count * len(group))
-    return {
-        RollupKey(*pairs[place], meter_id, dims, start_us): RollupSum(*added)
-        for (place, meter_id, dims, start_us), added in sorted(sums.items())
-    }
+    pairs: list[tuple[UUID, UUID]] = []
+    labels: dict[tuple[int, str], list[tuple[int, str]]] = {}
+    # In the order of ranks sums come nearly in key order, which the sort at the end makes use of.
+    for key in sorted(gathered):
+        place, record_shape, minute, text = key
+        of = order[place]
+        if not pairs or pairs[-1] != names[of]:
+            pairs.append(names[of])
+        label = labels.get((record_shape, text))
+        if label is None:
+            label = labels[record_shape, text] = _labels(shape_meters[record_shape], text)
+        group = gathered[key]
+        sign, count = sign_of(parts[of].flags)
+        count *= len(group)
+        pair, start_us = len(pairs) - 1, minute * MINUTE_US
+        totals = group[0] if len(group) == 1 else map(sum, zip(*group, strict=True))
+        for (meter_id, dims), total in zip(label, totals, strict=True):
+            name = (pair, meter_id, dims, start_us)
+            before = sums.get(name)
+            sums[name] = (sign * total, count) if before is None else (before[0] + sign * total, before[1] + count)
+    # Named tuples are made past their own constructors: there are several of each record.
+    make, keys = tuple.__new__, sorted(sums)
+    return {make(RollupKey, (*pairs[key[0]], *key[1:])): make(RollupSum, sums[key]) for key in keys}
+
+
+def _labels(meters: Sequence[MeterFacts], text: str) -> list[tuple[int, str]]:
+    """Give what stands for each meter in keys of records with these attributes: its number and its dimensions."""
+    named: Mapping[str, str] = {} if text == NO_DIMENSIONS else json.loads(text)
+    return [(meter.meter_id, dims_of(meter, named) if meter.dimensions else NO_DIMENSIONS) for meter in meters]
 
 
 def quarters_of(minutes: Mapping[RollupKey, RollupSum]) -> dict[RollupKey, RollupSum]:
@@ -199,10 +216,8 @@ def quarters_of(minutes: Mapping[RollupKey, RollupSum]) -> dict[RollupKey, Rollu
         # The usual batch: a second's records. No two sums meet.
         start_us = next(iter(minutes)).start_us
         start_us -= start_us % QUARTER_US
-        return {
-            RollupKey(tenant_id, segment_id, meter_id, dims, start_us): added
-            for (tenant_id, segment_id, meter_id, dims, _), added in minutes.items()
-        }
+        make = tuple.__new__
+        return {make(RollupKey, (*key[:4], start_us)): added for key, added in minutes.items()}
     sums: dict[RollupKey, RollupSum] = {}
     for key, (units, records) in minutes.items():
         name = key._replace(start_us=key.start_us - key.start_us % QUARTER_US)

@@ -62,7 +62,7 @@ def derive(
     voids = [record for record in followed if record.flags & FLAG_VOID]
     return BatchRollups(
         minutes=minutes,
-        quarters=dict(sorted(quarters_of(minutes).items())),
+        quarters=quarters_of(minutes),
         values=values_of(followed, tracked),
         states=states_of((record for record in followed if not record.flags & FLAG_VOID), tracked),
         voided=frozenset(states_of(voids, tracked)),

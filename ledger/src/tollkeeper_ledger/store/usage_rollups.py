@@ -56,25 +56,56 @@ async def add_sums(
 
 
 def _sum_arguments(minutes: Mapping[RollupKey, RollupSum], quarters: Mapping[RollupKey, RollupSum]) -> tuple[str, ...]:
+    """Give the arguments of `add_sums`.
+
+    In a batch of one minute the columns of both are alike but for their starts: such a column becomes text once.
+    """
     pairs: dict[tuple[UUID, UUID], int] = {}
-    columns = [*_sum_columns(minutes, pairs), *_sum_columns(quarters, pairs)]
+    numbers, dims = _sum_columns(minutes, pairs)
+    other_numbers, other_dims = _sum_columns(quarters, pairs)
+    texts = list(map(array_literal, numbers))
+    others = [
+        text if column == other else array_literal(other)
+        for text, column, other in zip(texts, numbers, other_numbers, strict=True)
+    ]
+    lines = "\n".join(dims)
+    other_lines = lines if dims == other_dims else "\n".join(other_dims)
     return (
         array_literal(tenant_id for tenant_id, _ in pairs),
         array_literal(segment_id for _, segment_id in pairs),
-        *columns,
+        *(*texts[:2], lines, *texts[2:]),
+        *(*others[:2], other_lines, *others[2:]),
     )
 
 
-def _sum_columns(sums: Mapping[RollupKey, RollupSum], pairs: dict[tuple[UUID, UUID], int]) -> tuple[str, ...]:
-    """Give sums as columns; tenants and segments by their place in `pairs`, which grows: ids are long and repeat."""
-    return (
-        array_literal([pairs.setdefault(key[:2], len(pairs) + 1) for key in sums]),
-        array_literal([key.meter_id for key in sums]),
-        "\n".join([key.dims for key in sums]),
-        array_literal([key.start_us for key in sums]),
-        array_literal([total.units for total in sums.values()]),
-        array_literal([total.records for total in sums.values()]),
+def _sum_columns(
+    sums: Mapping[RollupKey, RollupSum], pairs: dict[tuple[UUID, UUID], int]
+) -> tuple[tuple[list[int], ...], list[str]]:
+    """Give sums as columns of numbers, and their dimensions.
+
+    Tenants and segments by their place in `pairs`, which grows: ids are long and repeat.
+    """
+    numbers = (
+        _pairs_of(sums, pairs),
+        [key[2] for key in sums],
+        [key[4] for key in sums],
+        [total[0] for total in sums.values()],
+        [total[1] for total in sums.values()],
     )
+    return numbers, [key[3] for key in sums]
+
+
+def _pairs_of(sums: Iterable[RollupKey], pairs: dict[tuple[UUID, UUID], int]) -> list[int]:
+    """Give each key's place in `pairs`. Those of one tenant stand together and share its id, so few are looked up."""
+    found: list[int] = []
+    tenant_id = segment_id = None
+    place = 0
+    for key in sums:
+        if key[0] is not tenant_id or key[1] is not segment_id:
+            tenant_id, segment_id = key[0], key[1]
+            place = pairs.setdefault((tenant_id, segment_id), len(pairs) + 1)
+        found.append(place)
+    return found
 
 
 async def add_values(conn: Connection, counts: Mapping[ValueKey, int]) -> None:
