@@ -65,7 +65,7 @@ async def open_buckets(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
     """Have a sidecar that has leased units of a hundred thousand keys from the ledger."""
     await declare(stage, _PLAN, [_TENANT], limits=[_LIMIT])
     sidecar = own_sidecar(stage, "buckets", log_bytes=64 << 20)
-    count, checks = effort.of(_BUCKETS, quick=1_000), effort.of(5_000, quick=200)
+    count, checks = effort.of(_BUCKETS, quick=300), effort.of(5_000, quick=100)
     async with AsyncExitStack() as opened:
         process = opened.enter_context(sidecar.serving())
         channel = await opened.enter_async_context(grpc.aio.insecure_channel(sidecar.target, options=CHANNEL_OPTIONS))
