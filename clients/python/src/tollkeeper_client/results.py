@@ -194,3 +194,5 @@ class UsageRecord:
     """Idempotency id, unique per tenant; without one the sidecar makes id and event time, and a repeat counts again."""
     event_time: datetime | None = None
     attributes: Mapping[str, str] | None = None
+    count_against_limits: bool = False
+    """Whether limits that match are charged as well, now and without asking; what they lack is owed."""

@@ -90,6 +90,7 @@ def to_record(record: UsageRecord) -> usage_pb2.UsageRecord:
         event_time=to_timestamp("event_time", record.event_time),
         quantities=to_quantities(record.quantities),
         attributes=dict(record.attributes or {}),
+        count_against_limits=record.count_against_limits,
     )
 
 

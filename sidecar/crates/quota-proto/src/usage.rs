@@ -29,6 +29,8 @@ pub struct ParsedRecord {
     pub quantities: Vec<Cost>,
     /// Attributes sorted by name.
     pub attributes: Attributes,
+    /// It is taken from limits as well.
+    pub counts: bool,
 }
 
 impl TryFrom<quota::UsageRecord> for ParsedRecord {
@@ -69,6 +71,7 @@ impl TryFrom<quota::UsageRecord> for ParsedRecord {
             event_time_us: record.event_time.map(event_time_us).transpose()?,
             quantities: quantities(record.quantities)?,
             attributes: attributes(record.attributes)?,
+            counts: record.count_against_limits,
         })
     }
 }

@@ -383,3 +383,53 @@ async fn undeclared_attributes_are_dropped() {
         (outcomes(&first), outcomes(&second))
     );
 }
+
+fn counting(id: &str, units: i64) -> UsageRecord {
+    UsageRecord {
+        count_against_limits: true,
+        ..record(id, units)
+    }
+}
+
+async fn is_allowed(plane: &Plane, units: i64) -> bool {
+    let answer = plane.client.check(consume(units)).await.unwrap();
+    answer.decision.unwrap().allowed
+}
+
+/// A record counts against limits where it says so, once however often it comes, and not at all where it doesn't.
+#[tokio::test]
+async fn records_count_against_limits_where_they_say_so() {
+    let folder = tempdir().unwrap();
+    let plane = Plane::start(&folder, Script::with_amount(10)).await;
+    recorded(&plane, vec![record("plain", 9)]).await;
+    let results = recorded(&plane, vec![counting("a", 3), counting("a", 3)]).await;
+    assert_eq!(
+        vec![RecordOutcome::Recorded, RecordOutcome::Duplicate],
+        outcomes(&results)
+    );
+    recorded(&plane, vec![counting("a", 3), counting("b", 1)]).await;
+    assert!(is_allowed(&plane, 6).await);
+    assert!(!is_allowed(&plane, 1).await);
+}
+
+/// What was used beyond a limit is recorded all the same, and owed: nothing more is admitted, what was left included.
+#[tokio::test]
+async fn what_was_used_beyond_a_limit_is_owed() {
+    let folder = tempdir().unwrap();
+    let plane = Plane::start(&folder, Script::with_amount(10)).await;
+    assert!(is_allowed(&plane, 4).await);
+    let results = recorded(&plane, vec![counting("beyond", 15)]).await;
+    assert_eq!(vec![RecordOutcome::Recorded], outcomes(&results));
+    assert!(!is_allowed(&plane, 1).await);
+    assert!(!is_allowed(&plane, 6).await);
+}
+
+/// So it is where the sidecar knew nothing of the window yet.
+#[tokio::test]
+async fn what_was_used_beyond_a_cold_limit_is_owed() {
+    let folder = tempdir().unwrap();
+    let plane = Plane::start(&folder, Script::with_amount(10)).await;
+    recorded(&plane, vec![counting("beyond", 15)]).await;
+    assert!(!is_allowed(&plane, 1).await);
+    assert!(!is_allowed(&plane, 9).await);
+}

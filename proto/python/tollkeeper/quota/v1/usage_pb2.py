@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollkeeper/quota/v1/usage.proto\x12\x13tollkeeper.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x08Quantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\"\x85\x02\n\x0bUsageRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\nquantities\x18\x04 \x03(\x0b\x32\x1d.tollkeeper.quota.v1.Quantity\x12\x44\n\nattributes\x18\x05 \x03(\x0b\x32\x30.tollkeeper.quota.v1.UsageRecord.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x01\n\x12RecordUsageRequest\x12\x31\n\x07records\x18\x01 \x03(\x0b\x32 .tollkeeper.quota.v1.UsageRecord\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0e\x32$.tollkeeper.quota.v1.Acknowledgement\"\x7f\n\x0cRecordResult\x12\x33\n\x07outcome\x18\x01 \x01(\x0e\x32\".tollkeeper.quota.v1.RecordOutcome\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"I\n\x13RecordUsageResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.tollkeeper.quota.v1.RecordResult*i\n\x0f\x41\x63knowledgement\x12\x1f\n\x1b\x41\x43KNOWLEDGEMENT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43KNOWLEDGEMENT_LOCAL\x10\x01\x12\x1a\n\x16\x41\x43KNOWLEDGEMENT_LEDGER\x10\x02*\xa3\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_RECORDED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1a\n\x16RECORD_OUTCOME_INVALID\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftollkeeper/quota/v1/usage.proto\x12\x13tollkeeper.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x08Quantity\x12\r\n\x05meter\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\x03\"\xa3\x02\n\x0bUsageRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\nquantities\x18\x04 \x03(\x0b\x32\x1d.tollkeeper.quota.v1.Quantity\x12\x44\n\nattributes\x18\x05 \x03(\x0b\x32\x30.tollkeeper.quota.v1.UsageRecord.AttributesEntry\x12\x1c\n\x14\x63ount_against_limits\x18\x06 \x01(\x08\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x01\n\x12RecordUsageRequest\x12\x31\n\x07records\x18\x01 \x03(\x0b\x32 .tollkeeper.quota.v1.UsageRecord\x12=\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0e\x32$.tollkeeper.quota.v1.Acknowledgement\"\x7f\n\x0cRecordResult\x12\x33\n\x07outcome\x18\x01 \x01(\x0e\x32\".tollkeeper.quota.v1.RecordOutcome\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"I\n\x13RecordUsageResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.tollkeeper.quota.v1.RecordResult*i\n\x0f\x41\x63knowledgement\x12\x1f\n\x1b\x41\x43KNOWLEDGEMENT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43KNOWLEDGEMENT_LOCAL\x10\x01\x12\x1a\n\x16\x41\x43KNOWLEDGEMENT_LEDGER\x10\x02*\xa3\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_RECORDED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1a\n\x16RECORD_OUTCOME_INVALID\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,20 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGERECORD_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_USAGERECORD_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=736
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=841
-  _globals['_RECORDOUTCOME']._serialized_start=844
-  _globals['_RECORDOUTCOME']._serialized_end=1007
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=766
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=871
+  _globals['_RECORDOUTCOME']._serialized_start=874
+  _globals['_RECORDOUTCOME']._serialized_end=1037
   _globals['_QUANTITY']._serialized_start=89
   _globals['_QUANTITY']._serialized_end=129
   _globals['_USAGERECORD']._serialized_start=132
-  _globals['_USAGERECORD']._serialized_end=393
-  _globals['_USAGERECORD_ATTRIBUTESENTRY']._serialized_start=344
-  _globals['_USAGERECORD_ATTRIBUTESENTRY']._serialized_end=393
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=396
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=530
-  _globals['_RECORDRESULT']._serialized_start=532
-  _globals['_RECORDRESULT']._serialized_end=659
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=661
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=734
+  _globals['_USAGERECORD']._serialized_end=423
+  _globals['_USAGERECORD_ATTRIBUTESENTRY']._serialized_start=374
+  _globals['_USAGERECORD_ATTRIBUTESENTRY']._serialized_end=423
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=426
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=560
+  _globals['_RECORDRESULT']._serialized_start=562
+  _globals['_RECORDRESULT']._serialized_end=689
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=691
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=764
 # @@protoc_insertion_point(module_scope)

@@ -135,12 +135,17 @@ class UsageRecord(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    COUNT_AGAINST_LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Idempotency id, 1 to 128 bytes, unique per tenant. The prefixes `r/` and `c/` are reserved for the system.
     Absent together with event_time: the sidecar makes both once, before the record enters its log.
     """
     tenant: _builtins.str
     """The tenant that used it, `[A-Za-z0-9._:-]{1,128}`."""
+    count_against_limits: _builtins.bool
+    """Whether the quantities are taken from windows and token buckets that match as well, now, without asking: what one
+    has no room for its window owes. Only the record that is RECORDED counts, a DUPLICATE does not.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it was used. A caller that chooses an id chooses the event time as well."""
@@ -161,10 +166,11 @@ class UsageRecord(_message.Message):
         event_time: _timestamp_pb2.Timestamp | None = ...,
         quantities: _abc.Iterable[Global___Quantity] | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        count_against_limits: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time", b"event_time", "id", b"id", "quantities", b"quantities", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "count_against_limits", b"count_against_limits", "event_time", b"event_time", "id", b"id", "quantities", b"quantities", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

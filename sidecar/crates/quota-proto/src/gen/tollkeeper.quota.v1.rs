@@ -334,6 +334,10 @@ pub struct UsageRecord {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Whether the quantities are taken from windows and token buckets that match as well, now, without asking: what one
+    /// has no room for its window owes. Only the record that is RECORDED counts, a DUPLICATE does not.
+    #[prost(bool, tag = "6")]
+    pub count_against_limits: bool,
 }
 /// Up to 1,000 records to make durable.
 #[derive(Clone, PartialEq, ::prost::Message)]

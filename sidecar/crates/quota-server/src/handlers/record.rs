@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use usage_log::{Append, Position};
 
 use crate::{
+    handlers::counted::{Use, count},
     journal::{committed, durable},
     recent::{Key, Seen},
     records::{self, Draft, Levels},
@@ -48,6 +49,7 @@ struct Appended {
     last: Option<Position>,
     fresh: Vec<Key>,
     count: u64,
+    uses: Vec<Use>,
 }
 
 impl Appended {
@@ -75,7 +77,10 @@ async fn record_all(
     let mut appended = Appended::default();
     let results = append_all(service, parsed, &known, now, to_ledger, &mut appended);
     let outcome = match (&results, appended.last) {
-        (Ok(_), Some(last)) => acknowledged(service, last, to_ledger, deadline).await,
+        (Ok(_), Some(last)) => {
+            let uses = std::mem::take(&mut appended.uses);
+            acknowledged(service, last, uses, to_ledger, deadline).await
+        }
         _ => Ok(()),
     };
     let results = match (results, outcome) {
@@ -136,12 +141,15 @@ fn judged(
 type Placed = (RecordResult, Option<Position>);
 
 async fn acknowledged(
-    service: &Service,
+    service: &Arc<Service>,
     last: Position,
+    uses: Vec<Use>,
     to_ledger: bool,
     deadline: Option<Duration>,
 ) -> Answer<()> {
     durable(&*service.journal, last).await?;
+    // Whatever the ledger says, or the caller waits for: a repeat would be a duplicate, which counts nothing.
+    count(service, uses).await;
     if !to_ledger {
         return Ok(());
     }
@@ -272,6 +280,11 @@ fn append(
     to_ledger: bool,
     appended: &mut Appended,
 ) -> Answer<Placed> {
+    let used = record.counts.then(|| Use {
+        tenant: record.tenant.as_str().into(),
+        quantities: record.quantities.clone(),
+        attributes: record.attributes.clone(),
+    });
     let named = !record.id.is_empty();
     if !named {
         record.id = service.record_id(now)?;
@@ -322,6 +335,9 @@ fn append(
     })?;
     appended.reach(position);
     appended.count = appended.count.saturating_add(1);
+    if !matches!(seen, Some(Seen::Other)) {
+        appended.uses.extend(used);
+    }
     if let Some(Seen::New(key)) = seen {
         recent.remember(key, content_hash, position);
         appended.fresh.push(key);
