@@ -37,6 +37,7 @@ fn record(id: String, attributes: &[(&str, &str)]) -> UsageRecord {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Default::default()
     }
 }
 
