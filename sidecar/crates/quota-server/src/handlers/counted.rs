@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quota_core::{CheckRequest, Cost, HoldKind, Mode, Reason};
-use quota_proto::Attributes;
+use quota_proto::{Attributes, usage::ParsedRecord};
 use tokio::task::JoinSet;
 
 use crate::{handlers::check::decide, refusal::Answer, service::Service};
@@ -16,6 +16,17 @@ pub(crate) struct Use {
     pub(crate) tenant: Arc<str>,
     pub(crate) quantities: Vec<Cost>,
     pub(crate) attributes: Attributes,
+}
+
+impl Use {
+    /// Reads it from a record, whose undeclared attributes a limit may match all the same.
+    pub(crate) fn of(record: &ParsedRecord) -> Self {
+        Self {
+            tenant: record.tenant.as_str().into(),
+            quantities: record.quantities.clone(),
+            attributes: record.attributes.clone(),
+        }
+    }
 }
 
 /// Takes what records say was used from every limit that matches, all at once; waits as long as a check would.

@@ -280,11 +280,7 @@ fn append(
     to_ledger: bool,
     appended: &mut Appended,
 ) -> Answer<Placed> {
-    let used = record.counts.then(|| Use {
-        tenant: record.tenant.as_str().into(),
-        quantities: record.quantities.clone(),
-        attributes: record.attributes.clone(),
-    });
+    let used = record.counts.then(|| Use::of(&record));
     let named = !record.id.is_empty();
     if !named {
         record.id = service.record_id(now)?;
