@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -208,7 +209,6 @@ async def test_an_invoice_is_told_whole(settings: Settings) -> None:
 
 
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-LATER = grpc.StatusCode.UNIMPLEMENTED
 SET = admin_pb2.SetOverrideRequest
 RULE = limits_pb2.LimitRule
 WRONG = [
@@ -293,12 +293,40 @@ WRONG = [
     ("GetInvoice", billing_pb2.GetInvoiceRequest(), INVALID, "FIELD_REQUIRED", "invoice"),
     ("GetInvoice", billing_pb2.GetInvoiceRequest(invoice="TK-999999"), MISSING, "INVOICE_UNKNOWN", ""),
     ("GetInvoicePdf", billing_pb2.GetInvoicePdfRequest(invoice="x", paper="napkin"), INVALID, "FIELD_INVALID", "paper"),
-    ("ListRateCards", billing_pb2.ListRateCardsRequest(), LATER, "NOT_IMPLEMENTED", "BillingService/ListRateCards"),
+    ("ListRateCards", billing_pb2.ListRateCardsRequest(page_token="x"), INVALID, "FIELD_INVALID", "page_token"),
     ("VoidInvoice", billing_pb2.VoidInvoiceRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.NOT_FOUND, "INVOICE_UNKNOWN", ""),
     ("CreateCreditNote", billing_pb2.CreateCreditNoteRequest(request_id="r", invoice="TK-9"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_OUT_OF_RANGE", "amount_minor"),
     ("ListPayments", billing_pb2.ListPaymentsRequest(page_token="x"), grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", "page_token"),
     ("GetOverage", billing_pb2.GetOverageRequest(), INVALID, "FIELD_REQUIRED", "tenant"),
 ]  # fmt: skip
+
+
+async def test_rate_cards_are_listed_with_own_prices(settings: Settings) -> None:
+    """Each plan's newest version page by page: what it costs and nothing of limits; a tenant's own stand beside."""
+    async with client_of(settings) as client:
+        file = catalogue(client.start, "code", extra=", fees: [{name: base, amount: '3.00'}]")
+        await client.apply(file.replace('"20.00"', '"19.00"'))
+        await client.apply(file, "again")
+        cards: list[dict[str, Any]] = []
+        request = billing_pb2.ListRateCardsRequest(page_size=2)
+        while True:
+            answer = await client.billing.ListRateCards(request)
+            cards += map(json.loads, answer.rate_cards)
+            if not answer.next_page_token:
+                break
+            assert len(answer.rate_cards) == 2
+            request.page_token = answer.next_page_token
+        assert [(card["plan"], card["version"], [fee["amount"] for fee in card["fees"]]) for card in cards] == [
+            ("free", 1, []),
+            ("hourly", 2, ["20.00"]),
+            ("hourly@code", 1, ["3.00"]),
+        ]
+        hourly = cards[1]
+        assert {"plan", "version", "currency", "billing_interval", "fees", "prices"} == set(hourly)
+        assert [(price["meter"], price["unit_price"]) for price in hourly["prices"]] == [
+            ("context_tokens", "2.50"),
+            ("generated_tokens", "10.00"),
+        ]
 
 
 async def test_wrong_requests_get_their_reason(settings: Settings) -> None:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
-from tollkeeper_ledger.domain.catalogue.canonical import digest_of
+from tollkeeper_ledger.domain.catalogue.canonical import digest_of, rate_card_of
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
-from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
-from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, from_token, page_size, to_token
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
@@ -33,6 +32,7 @@ from tollkeeper_ledger.services.receivables import credit_invoice
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.services.what_if import what_if
 from tollkeeper_ledger.store.billing_invoices import list_invoices
+from tollkeeper_ledger.store.catalogue import read_plans
 from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
 from tollkeeper_ledger.store.logos import logo_of
 from tollkeeper_ledger.store.money import find_credit_note, read_payments
@@ -56,7 +56,17 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         self._resources = resources
         self._pool = resources.pools.billing
 
-    ListRateCards = not_built("BillingService/ListRateCards")
+    async def ListRateCards(
+        self, request: billing_pb2.ListRateCardsRequest, context: Context
+    ) -> billing_pb2.ListRateCardsResponse:
+        """List what every plan costs in its newest version, tenants' own prices as well."""
+        size = page_size(request.page_size)
+        (after,) = from_token(request.page_token, start=("",))
+        async with connection(self._pool) as conn:
+            rows = await read_plans(conn, after=after, count_max=size + 1)
+        cards = [rate_card_of(row["definition"], version=row["version"]).decode() for row in rows[:size]]
+        token = to_token(rows[size - 1]["name"]) if len(rows) > size else ""
+        return billing_pb2.ListRateCardsResponse(rate_cards=cards, next_page_token=token)
 
     async def PreviewInvoice(
         self, request: billing_pb2.PreviewInvoiceRequest, context: Context

@@ -101,6 +101,17 @@ def with_own_kept(definition: JsonObject, own: JsonObject, beside: JsonObject) -
     return {**definition, "name": own["name"], "fees": list(fees.values()), "prices": list(prices.values())}
 
 
+_RATE_CARD = ("currency", "billing_interval", "fees", "prices", "commitment", "progressive_threshold", "proration")
+
+
+def rate_card_of(definition: bytes, *, version: int) -> bytes:
+    """Give what a plan version costs, as canonical JSON: its definition without limits, features, trial and grace."""
+    plan = json.loads(definition)
+    return canonical_json(
+        {"plan": plan["name"], "version": version} | {name: plan[name] for name in _RATE_CARD if name in plan}
+    )
+
+
 def own_plan(name: str, tenant: str) -> str:
     """Give the name under which a tenant's own prices of a plan are stored; neither name has an `@`."""
     return f"{name}@{tenant}"

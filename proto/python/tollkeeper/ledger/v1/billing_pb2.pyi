@@ -60,7 +60,9 @@ class ListRateCardsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def rate_cards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each as canonical JSON."""
+        """Each as canonical JSON: plan, version, currency, billing_interval, fees, prices and, where the plan has them,
+        commitment, progressive_threshold and proration.
+        """
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ class BillingServiceServicer:
     """
 
     def ListRateCards(self, request, context):
-        """Lists rate cards. Not served yet: UNIMPLEMENTED.
+        """Lists the rate cards of plans in their newest versions, in name order; `plan@tenant` is a tenant's own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,7 @@ class BillingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BillingServiceAsyncStub: ...
     ListRateCards: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListRateCardsRequest, _billing_pb2.ListRateCardsResponse]
-    """Lists rate cards. Not served yet: UNIMPLEMENTED."""
+    """Lists the rate cards of plans in their newest versions, in name order; `plan@tenant` is a tenant's own."""
     PreviewInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]
     """Rates the running period of a tenant as it stands."""
     RunInvoices: _grpc.UnaryStreamMultiCallable[_billing_pb2.RunInvoicesRequest, _billing_pb2.RunInvoicesResponse]
@@ -75,7 +75,7 @@ class BillingServiceAsyncStub(BillingServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRateCards: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListRateCardsRequest, _billing_pb2.ListRateCardsResponse]  # type: ignore[assignment]
-    """Lists rate cards. Not served yet: UNIMPLEMENTED."""
+    """Lists the rate cards of plans in their newest versions, in name order; `plan@tenant` is a tenant's own."""
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.PreviewInvoiceRequest, _billing_pb2.PreviewInvoiceResponse]  # type: ignore[assignment]
     """Rates the running period of a tenant as it stands."""
     RunInvoices: _aio.UnaryStreamMultiCallable[_billing_pb2.RunInvoicesRequest, _billing_pb2.RunInvoicesResponse]  # type: ignore[assignment]
@@ -116,7 +116,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListRateCardsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListRateCardsResponse, _abc.Awaitable[_billing_pb2.ListRateCardsResponse]]:
-        """Lists rate cards. Not served yet: UNIMPLEMENTED."""
+        """Lists the rate cards of plans in their newest versions, in name order; `plan@tenant` is a tenant's own."""
 
     @_abc_1.abstractmethod
     def PreviewInvoice(
