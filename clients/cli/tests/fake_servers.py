@@ -169,6 +169,14 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
         }  # fmt: skip
         return reports_pb2.ListAlertsResponse(alerts=[json.dumps(alert)])
 
+    def ListViolations(self, request: Any, context: Any) -> Any:
+        """List one window that was used beyond its limit."""
+        violation = {
+            "tenant": "acme", "limit": "day", "key_values": ["u"], "enforcement": "soft", "amount": 100,
+            "consumed": 120, "over": 20, "starts_at": "", "ends_at": "", "first_at": "", "last_at": "",
+        }  # fmt: skip
+        return reports_pb2.ListViolationsResponse(violations=[json.dumps(violation)])
+
     def CheckAlerts(self, request: Any, context: Any) -> Any:
         """Tell of a limit of everybody, which one tenant has used up to 91 %, and of its spend."""
         day = reports_pb2.AlertState(kind="limit", subject="day", base="100", value="0", at=["90%"])

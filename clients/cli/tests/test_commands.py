@@ -259,6 +259,13 @@ def test_checks_of_thresholds_exit_with_1_where_one_is_reached(
     assert subjects == [row["subject"] for row in json.loads(capsys.readouterr().out)]
 
 
+def test_violations_are_listed_with_by_how_much(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every window is a row."""
+    assert tollkeeper("alerts", "violations", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [row[name] for name in ("tenant", "limit", "key", "enforcement", "over")] == ["acme", "day", "u", "soft", 20]
+
+
 def test_alerts_are_listed_with_their_figures(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
     """Every alert is a row, its keys one text."""
     assert tollkeeper("alerts", "list", "-o", "json") == 0

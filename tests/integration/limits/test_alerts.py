@@ -28,6 +28,7 @@ pytestmark = pytest.mark.asyncio
 OWN = """
       - {name: whole, meter: tokens, kind: window, amount: 100, window: day}
       - {name: said, meter: tokens, kind: window, amount: 100, window: minute, key: [user], alerts: [50%, 150%, "7"]}
+      - {name: soft, meter: tokens, kind: window, amount: 100, window: day, enforcement: soft}
       - {name: silent, meter: tokens, kind: window, amount: 100, window: day, alerts: []}
 """
 
@@ -65,7 +66,7 @@ class Window:
 async def opened(serving: Serving, limit: str) -> tuple[Sidecar, Window]:
     """Give a holder with a lease of a new key's window."""
     sidecar = serving.sidecar()
-    answer = await sidecar.ask(limit, b"" if limit in ("whole", "silent") else new_key())
+    answer = await sidecar.ask(limit, b"" if limit in ("whole", "silent", "soft") else new_key())
     assert "lease" == kind(answer)
     return sidecar, Window(serving, answer.window.window_id)
 
@@ -134,6 +135,39 @@ async def test_short_windows_of_keys_tell_nothing_unless_they_say_so(alerting: S
         await window.report(sidecar, 75)
     assert [] == await told(alerting, "minute")
     assert [("75%", "75")] == await told(alerting, "small")
+
+
+async def violations(serving: Serving, **fields: Any) -> list[dict[str, Any]]:
+    """Give violations, page by page."""
+    stub = reports_pb2_grpc.ReportServiceStub(serving.channel)
+    request = reports_pb2.ListViolationsRequest(page_size=1, **fields)
+    found: list[dict[str, Any]] = []
+    while True:
+        page = await stub.ListViolations(request)
+        found += [json.loads(one) for one in page.violations]
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+async def test_what_is_used_beyond_a_limit_is_kept_with_by_how_much(alerting: Serving) -> None:
+    """Per window, over all holders; repeats change nothing, more use raises it, what fits its limit is none."""
+    sidecar, window = await opened(alerting, "soft")
+    await window.report(sidecar, 100)
+    assert [] == await violations(alerting)
+    await window.report(sidecar, 130, over=30)
+    await window.report(sidecar, 130, over=30)
+    await window.report(alerting.sidecar(), 5, over=5)
+    (one,) = await violations(alerting, tenant="acme")
+    assert ("acme", "soft", "soft", 100, 135, 35) == tuple(
+        one[name] for name in ("tenant", "limit", "enforcement", "amount", "consumed", "over")
+    )
+    assert one["starts_at"] < one["first_at"] <= one["last_at"] < one["ends_at"]
+    sidecar, window = await opened(alerting, "said")
+    await window.report(sidecar, 101, over=1)
+    found = [(one["limit"], one["enforcement"], one["over"]) for one in await violations(alerting)]
+    assert [("said", "hard", 1), ("soft", "soft", 35)] == found
+    assert [] == await violations(alerting, tenant="other")
 
 
 async def test_a_check_names_every_open_window(alerting: Serving) -> None:

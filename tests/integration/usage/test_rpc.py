@@ -194,17 +194,6 @@ async def test_a_bad_envelope_is_refused_with_its_reason(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("name", ["ListViolations"])
-async def test_what_is_not_built_says_so(channel: grpc.aio.Channel, name: str) -> None:
-    """A report of a later version answers UNIMPLEMENTED with NOT_IMPLEMENTED, never with something made up."""
-    request = getattr(reports_pb2, f"{name}Request")()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await getattr(reports_pb2_grpc.ReportServiceStub(channel), name)(request)
-    code, info = reason_of(caught.value)
-    assert (code, info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
-
-
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("request_fields", "reason"),
     [

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tollkeeper.ledger.v1 import reports_pb2
 
@@ -14,6 +16,7 @@ from tollkeeper_ledger.services.alerting import alert_json, check_alerts
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.alerts import list_alerts
 from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.violations import list_violations
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.alerts import Figure
     from tollkeeper_ledger.services.resources import Resources
+    from tollkeeper_ledger.store.pool import Row
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -48,6 +52,20 @@ class AlertReports:
             alerts=[alert_json(wire_id, alert) for wire_id, alert in found[:size]], next_page_token=token
         )
 
+    async def ListViolations(
+        self, request: reports_pb2.ListViolationsRequest, context: Context
+    ) -> reports_pb2.ListViolationsResponse:
+        """List windows that were used beyond their limits, those that began last first."""
+        size = page_size(request.page_size)
+        only = await need_tenant(self._alert_pool, request.tenant) if request.tenant else None
+        async with transaction(self._alert_pool) as conn:
+            found = await list_violations(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            token = to_token(str(to_us(last["first_at"])), str(UUID(bytes=last["window_id"])))
+        return reports_pb2.ListViolationsResponse(violations=map(_violation, found[:size]), next_page_token=token)
+
     async def CheckAlerts(
         self, request: reports_pb2.CheckAlertsRequest, context: Context
     ) -> reports_pb2.CheckAlertsResponse:
@@ -55,6 +73,13 @@ class AlertReports:
         tenant_id = await need_tenant(self._alert_pool, request.tenant)
         found = await check_alerts(self._alert_pool, tenant_id, notify=request.notify)
         return reports_pb2.CheckAlertsResponse(states=[_state(figure, fired) for figure, fired in found])
+
+
+def _violation(row: Row) -> str:
+    times = ("starts_at", "ends_at", "first_at", "last_at")
+    shown = {name: row[name] for name in ("enforcement", "key_values", "amount", "consumed", "over")}
+    shown |= {"tenant": row["wire_id"], "limit": row["limit_name"]} | {name: row[name].isoformat() for name in times}
+    return json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _state(figure: Figure, fired: Collection[str]) -> reports_pb2.AlertState:

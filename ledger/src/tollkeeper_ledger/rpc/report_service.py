@@ -13,7 +13,6 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.alert_reports import AlertReports
 from tollkeeper_ledger.rpc.money_reports import MoneyReports
-from tollkeeper_ledger.rpc.not_built import not_built
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.rpc.spans import instant_of
 from tollkeeper_ledger.rpc.usage_audit import UsageAudits
@@ -42,8 +41,6 @@ class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, repor
         MoneyReports.__init__(self, resources)
         UsageReports.__init__(self, resources)
         UsageAudits.__init__(self, resources)
-
-    ListViolations = not_built("ListViolations")
 
     async def ListUsageRecords(
         self, request: reports_pb2.ListUsageRecordsRequest, context: Context

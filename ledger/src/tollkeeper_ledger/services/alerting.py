@@ -27,6 +27,7 @@ from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.faults import TIES
 from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.tenants import load_tenants
+from tollkeeper_ledger.store.violations import note_violations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -74,7 +75,9 @@ class Alerter:
             if not window_ids:
                 return None
             uses = await store.read_window_uses(conn, window_ids)
-            alerts = await tell(conn, await window_figures(conn, uses), now=await ledger_now(conn))
+            now = await ledger_now(conn)
+            await _note_violations(conn, [use for use in uses if use.over > 0], now=now)
+            alerts = await tell(conn, await window_figures(conn, uses), now=now)
         self._say(alerts)
         return len(alerts)
 
@@ -132,6 +135,13 @@ async def tell(conn: Connection, figures: Sequence[Figure], *, now: datetime) ->
     await queue_webhooks(conn, alerts, alert_json)
     await queue_alerts(conn, [(payer["payer_id"], payer["email"], alert_id) for payer, alert_id in told])
     return alerts
+
+
+async def _note_violations(conn: Connection, uses: Sequence[WindowUse], *, now: datetime) -> None:
+    views = {view.tenant_id: view for view in await load_tenants(conn, tenant_ids={use.tenant_id for use in uses})}
+    limits = [views[use.tenant_id].limit(use.limit) for use in uses]
+    enforcements = ["" if limit is None else limit.rule.enforcement.value for limit in limits]
+    await note_violations(conn, list(zip(uses, enforcements, strict=True)), now=now)
 
 
 async def window_figures(conn: Connection, uses: Sequence[WindowUse]) -> list[Figure]:

@@ -19,6 +19,10 @@ _COLUMNS = (
     "fired_at", "tenant", "kind", "subject", "key", "threshold", "value", "base", "starts_at", "ends_at", "id",
 )  # fmt: skip
 _BRIEF = ("fired_at", "tenant", "kind", "subject", "key", "threshold", "value", "base")
+_VIOLATION_COLUMNS = (
+    "first_at", "tenant", "limit", "key", "enforcement", "amount", "consumed", "over", "last_at", "starts_at",
+    "ends_at",
+)  # fmt: skip
 _STATE_COLUMNS = ("tenant", "kind", "subject", "key", "value", "base", "at", "reached", "told", "start", "end")
 _STATE_BRIEF = _STATE_COLUMNS[:-2]
 
@@ -31,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(listing)
     group.command("check")(check)
     group.command("monitor-all")(monitor_all)
+    group.command("violations")(violations)
     app.add_typer(group, name="alerts")
 
 
@@ -52,6 +57,26 @@ def listing(
     read = [json.loads(one) for one in found[:entries]]
     rows: list[Mapping[str, Cell]] = [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
     show(rows, _COLUMNS, output, title="Alerts", brief=_BRIEF)
+
+
+def violations(
+    context: typer.Context,
+    *,
+    tenant: TenantOption = "",
+    entries: Annotated[int, typer.Option("--entries", min=1, max=100_000, help="At most so many.")] = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List windows that were used beyond their limits, those that began last first."""
+    found: list[str] = []
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        call = reports_pb2_grpc.ReportServiceStub(channel).ListViolations
+        for page in pages(call, reports_pb2.ListViolationsRequest(tenant=tenant)):
+            found.extend(page.violations)
+            if len(found) >= entries:
+                break
+    read = [json.loads(one) for one in found[:entries]]
+    rows: list[Mapping[str, Cell]] = [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
+    show(rows, _VIOLATION_COLUMNS, output, title="Violations", brief=_VIOLATION_COLUMNS[:-3])
 
 
 def check(

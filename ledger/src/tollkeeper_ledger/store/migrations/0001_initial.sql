@@ -1660,6 +1660,31 @@ CREATE TABLE alert_due (
   failures integer NOT NULL DEFAULT 0
 );
 
+-- Windows that were used beyond their limit: soft and shadow limits, and hard ones where a reservation was settled above
+-- what it held or no authority could be asked. Figures only rise.
+CREATE TABLE violation (
+  tenant_id uuid NOT NULL REFERENCES tenant,
+  window_id bytea NOT NULL CONSTRAINT violation_window_length CHECK (octet_length(window_id) = 16),
+  limit_name text NOT NULL,
+  -- `hard`, `soft` or `shadow`, as it was when it was seen last; empty: the limit was gone.
+  enforcement text NOT NULL,
+  key_values jsonb NOT NULL,
+  starts_at timestamptz NOT NULL,
+  ends_at timestamptz NOT NULL,
+  amount bigint NOT NULL,
+  -- Admitted in all, and of that beyond the limit.
+  consumed bigint NOT NULL,
+  over bigint NOT NULL CONSTRAINT violation_over_positive CHECK (over > 0),
+  first_at timestamptz NOT NULL,
+  last_at timestamptz NOT NULL,
+  PRIMARY KEY (tenant_id, window_id)
+);
+CREATE INDEX violation_newest ON violation (first_at, window_id);
+
+GRANT SELECT, INSERT, UPDATE ON violation TO tollkeeper_billing;
+GRANT SELECT ON violation TO tollkeeper_admin, tollkeeper_reader;
+CALL secure_tenant_table('violation', 'tollkeeper_billing');
+
 GRANT INSERT ON alert_window_hint, alert_usage_hint TO tollkeeper_ingest;
 GRANT SELECT, UPDATE, DELETE ON alert_window_hint, alert_usage_hint TO tollkeeper_billing;
 GRANT SELECT, INSERT ON alert TO tollkeeper_billing;

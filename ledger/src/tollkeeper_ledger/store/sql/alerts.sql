@@ -104,3 +104,26 @@ SELECT a.*, t.wire_id, t.display_name, s.name AS seller, s.email AS seller_email
 FROM alert a JOIN tenant t USING (tenant_id) JOIN seller s USING (seller_id)
 LEFT JOIN billing_profile f ON f.tenant_id = coalesce(t.billing_tenant_id, t.tenant_id)
 WHERE a.alert_id = $1;
+
+-- name: note_violations
+-- Keeps how far windows are beyond their limits; figures only rise. $1 ledger time; columns $2 tenants, $3 windows,
+-- $4 limits, $5 enforcements, $6 key values as JSON, $7 starts, $8 ends, $9 amounts, $10 consumed, $11 over.
+INSERT INTO violation AS v (tenant_id, window_id, limit_name, enforcement, key_values, starts_at, ends_at, amount,
+                            consumed, over, first_at, last_at)
+SELECT tenant_id, window_id, limit_name, enforcement, key_values::jsonb, starts_at, ends_at, amount, consumed, over, $1, $1
+FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
+            $9::bigint[], $10::bigint[], $11::bigint[])
+  AS seen (tenant_id, window_id, limit_name, enforcement, key_values, starts_at, ends_at, amount, consumed, over)
+ORDER BY tenant_id, window_id
+ON CONFLICT (tenant_id, window_id) DO UPDATE
+SET over = excluded.over, consumed = greatest(v.consumed, excluded.consumed), amount = excluded.amount,
+    enforcement = excluded.enforcement, last_at = excluded.last_at
+WHERE v.over < excluded.over;
+
+-- name: violations
+-- Lists violations, the newest first. $1 before this time or null, $2 and this window, $3 at most so many, $4 only this
+-- tenant or null.
+SELECT v.*, t.wire_id FROM violation v JOIN tenant t USING (tenant_id)
+WHERE ($1::timestamptz IS NULL OR (v.first_at, v.window_id) < ($1, $2::bytea))
+  AND ($4::uuid IS NULL OR v.tenant_id = $4)
+ORDER BY v.first_at DESC, v.window_id DESC LIMIT $3;

@@ -1288,19 +1288,23 @@ class ListViolationsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many; 0 = 100, most 1,000."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1318,7 +1322,9 @@ class ListViolationsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Each as canonical JSON."""
+        """Each as canonical JSON: tenant, limit, key_values, enforcement, amount, consumed, over (all in units), starts_at and
+        ends_at of the window, first_at, last_at, when it was seen.
+        """
 
     def __init__(
         self,

@@ -194,7 +194,7 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListViolations(self, request, context):
-        """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED.
+        """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

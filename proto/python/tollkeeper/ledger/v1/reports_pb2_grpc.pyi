@@ -56,7 +56,7 @@ class ReportServiceStub:
     CheckAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]
     """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]
-    """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
+    """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
     ListAuditLog: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]
     """Lists administrative acts, newest first."""
     VerifyUsage: _grpc.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]
@@ -92,7 +92,7 @@ class ReportServiceAsyncStub(ReportServiceStub):
     CheckAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]  # type: ignore[assignment]
     """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]  # type: ignore[assignment]
-    """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
+    """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
     ListAuditLog: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]  # type: ignore[assignment]
     """Lists administrative acts, newest first."""
     VerifyUsage: _aio.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]  # type: ignore[assignment]
@@ -197,7 +197,7 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.ListViolationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.ListViolationsResponse, _abc.Awaitable[_reports_pb2.ListViolationsResponse]]:
-        """Lists denials and soft crossings. Not served yet: UNIMPLEMENTED."""
+        """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
 
     @_abc_1.abstractmethod
     def ListAuditLog(
