@@ -39,10 +39,11 @@ ORDER BY c.limit_name, c.key_hash, w.start_us LIMIT $4;
 -- name: rules
 -- Gives tenants' own rules, and the plan versions of their running subscriptions. $1 tenant ids.
 SELECT t.tenant_id, t.wire_id, t.alerts, v.plan_version_id, v.definition
-FROM tenant t
-JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
+FROM unnest($1::uuid[]) AS asked (tenant_id)
+JOIN tenant t USING (tenant_id)
+JOIN subscription s ON s.tenant_id = asked.tenant_id AND s.ended_at IS NULL
 JOIN plan_version v ON v.plan_version_id = s.plan_version_id
-WHERE t.tenant_id = ANY ($1::uuid[]) ORDER BY t.tenant_id;
+ORDER BY t.tenant_id;
 
 -- name: mark_due
 -- Notes tenants whose billing period is to be looked at. $1 tenant ids.
