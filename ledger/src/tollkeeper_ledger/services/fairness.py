@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
 ITEMS_PER_TURN = 100
 
@@ -22,3 +22,9 @@ async def in_turns(items: Iterable[Item], *, each: int = ITEMS_PER_TURN) -> Asyn
         if index % each == each - 1:
             await asyncio.sleep(0)
         yield item
+
+
+def far_apart(items: Sequence[Item], *, at_once: int) -> list[Item]:
+    """Order items so that any `at_once` in a row lie as far apart as they can: neighbours would wait for each other."""
+    stride = -(-len(items) // at_once)
+    return [item for first in range(stride) for item in items[first::stride]]

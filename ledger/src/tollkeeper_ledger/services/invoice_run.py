@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from uuid import UUID
 
 from tollkeeper_ledger.domain.invoice import digests_named, rate_and_sum
-from tollkeeper_ledger.services.fairness import in_turns
+from tollkeeper_ledger.services.fairness import far_apart, in_turns
 from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes
 from tollkeeper_ledger.services.invoices_close import RATED_PER_TURN, Closed, Held, close_due, count_due
 from tollkeeper_ledger.services.progressive import cut_passed
@@ -134,14 +134,18 @@ async def _find_due(pool: Pool, *, only: str | None) -> list[_Subscribed]:
 
 
 def _batches(subscribed: Sequence[_Subscribed]) -> list[_Batch]:
-    """Put tenants together whose locks are neighbours; within a batch they keep their order."""
+    """Put tenants together whose locks are neighbours; within a batch they keep their order.
+
+    Batches that follow each other are far apart: neighbours have a stripe of locks in common, and wait for each other.
+    """
     tenants: dict[UUID, deque[_Subscribed]] = {}
     for one in subscribed:
         tenants.setdefault(one.tenant_id, deque()).append(one)
     places = {tenant_id: place for place, tenant_id in enumerate(tenants)}
     by_lock = sorted(tenants, key=tenant_lock_key)
-    pages = (by_lock[first : first + TENANTS_PER_BATCH] for first in range(0, len(by_lock), TENANTS_PER_BATCH))
-    return [[tenants[tenant_id] for tenant_id in sorted(page, key=places.__getitem__)] for page in pages]
+    pages = [by_lock[first : first + TENANTS_PER_BATCH] for first in range(0, len(by_lock), TENANTS_PER_BATCH)]
+    apart = far_apart(pages, at_once=BATCHES_AT_ONCE)
+    return [[tenants[tenant_id] for tenant_id in sorted(page, key=places.__getitem__)] for page in apart]
 
 
 class _Biller:
