@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,24 @@ async def test_a_reset_gives_the_full_amount_again_once(platform: Platform, run:
     assert run("quota", "set", "op-reset", "-1", "--tenant", TENANT)[0] == 0
     assert enforced(run, 1_000) == 0
     assert run("quota", "unset", "op-reset", "--tenant", TENANT)[0] == 0
+
+
+def test_a_limit_is_set_whole_and_what_is_not_named_stays(run: Run) -> None:
+    """Windows of several units, zones, anchors, keys are set by options; another one changes only what it names."""
+    words = ("quota", "set", "op-whole", "7", "--tenant", TENANT)
+    assert run(*words, "--window", "2 weeks")[0] == 2
+    options = ("--window", "2 weeks", "--time-zone", "Europe/Berlin", "--anchor", "2026-01-08", "--key", "model")
+    code, out, err = run(*words, "--meter", "op-tokens", *options)
+    assert (code, err) == (0, ""), out
+    assert run("quota", "set", "op-whole", "9", "--anchor", "2026-01-15", "--tenant", TENANT)[0] == 0
+    (entry, *_) = rows(run, "quota", "history", "op-whole", "--tenant", TENANT)
+    kept = {"unit": "week", "count": 2, "time_zone": "Europe/Berlin", "alignment": "calendar", "anchor": "2026-01-15"}
+    after = json.loads(entry["after"]) if isinstance(entry["after"], str) else entry["after"]
+    assert (after["window"], after["key"], after["amount"]) == (kept, ["model"], 9)
+    assert run("quota", "set", "op-whole", "9", "--key", "", "--tenant", TENANT)[0] == 0
+    for wrong in (("--window", "fortnight"), ("--anchor", "someday"), ("--time-zone", "Mars")):
+        assert run("quota", "set", "op-whole", "9", *wrong, "--tenant", TENANT)[0] == 2
+    assert run("quota", "unset", "op-whole", "--tenant", TENANT)[0] == 0
 
 
 async def test_explain_names_the_limit_that_denies_and_why_others_do_not_count(platform: Platform, run: Run) -> None:

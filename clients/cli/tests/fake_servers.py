@@ -65,6 +65,10 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
             next_page_token=str(start + PAGE) if start + PAGE < len(names) else "",
         )
 
+    def ListLimits(self, request: Any, context: Any) -> Any:
+        """List none."""
+        return admin_pb2.ListLimitsResponse()
+
     def CreateWebhook(self, request: Any, context: Any) -> Any:
         """Remember what was asked."""
         self.requests.append(request)

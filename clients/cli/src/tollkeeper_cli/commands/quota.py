@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 from tollkeeper_cli.commands import quota_windows
@@ -24,6 +24,7 @@ from tollkeeper_cli.commands.common import (
     targets_of,
     whole_number,
 )
+from tollkeeper_cli.commands.quota_rule import RuleAsked, known_rule, rule_of
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import FoundProblemsError, UsageError
 from tollkeeper_cli.output import Cell, Output, show
@@ -50,17 +51,6 @@ class EnforcementChoice(StrEnum):
     HARD = "hard"
     SOFT = "soft"
     SHADOW = "shadow"
-
-
-class WindowChoice(StrEnum):
-    """Unit of a new limit's window."""
-
-    MINUTE = "minute"
-    HOUR = "hour"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-    YEAR = "year"
 
 
 def register(app: typer.Typer) -> None:
@@ -185,15 +175,29 @@ def set_limit(
     tenant: TenantOption = "",
     enforcement: Annotated[EnforcementChoice | None, typer.Option(help="What happens beyond it.")] = None,
     burst: Annotated[int | None, typer.Option(help="Token buckets: the most that it holds.")] = None,
-    meter: Annotated[str, typer.Option(help="For a new limit: what it counts.")] = "",
-    window: Annotated[WindowChoice | None, typer.Option(help="For a new limit: its window.")] = None,
+    meter: Annotated[str, typer.Option(help="What it counts; a new limit needs it.")] = "",
+    window: Annotated[
+        str, typer.Option(help="`day`, `15 minutes`, `2 weeks`, `billing_period`; a new limit needs it.")
+    ] = "",
+    time_zone: Annotated[str, typer.Option(help="Zone of its days, as Europe/Berlin; UTC for a new limit.")] = "",
+    anchor: Annotated[str, typer.Option(help="Day that windows are counted from, YYYY-MM-DD.")] = "",
+    rolling: Annotated[
+        bool | None, typer.Option("--rolling/--calendar", help="Whether windows begin at first use.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Attribute that splits it; may be given again, '' = not split.")
+    ] = None,
     shared: Annotated[
         bool | None, typer.Option("--shared/--hidden", help="Whether callers of child tenants see its figures.")
     ] = None,
     note: NoteOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Set or add one limit of one tenant, over what its plan says. In force within a second."""
+    """Set or add one limit of one tenant, over what its plan says. In force within a second.
+
+    What no option names stays as it is. Another length, zone or key of a limit that is used is in force when its window
+    turns.
+    """
     units = -1 if amount == "unlimited" else whole_number(amount, what="the amount")
     request = admin_pb2.SetOverrideRequest(
         request_id=new_request_id(), tenant=require_tenant(tenant), limit=limit, amount=units, note=note
@@ -204,11 +208,14 @@ def set_limit(
         request.burst = burst
     if shared is not None:
         request.shared = shared
-    if meter or window is not None:
-        request.rule.CopyFrom(_new_rule(limit, units, meter, window, enforcement))
+    asked = RuleAsked(meter=meter, window=window, time_zone=time_zone, anchor=anchor, rolling=rolling, key=key)
     targets = targets_of(context)
     with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
-        rule = admin_pb2_grpc.AdminServiceStub(channel).SetOverride(request, timeout=CALL_TIMEOUT_S).limit
+        stub = admin_pb2_grpc.AdminServiceStub(channel)
+        if not asked.is_empty:
+            known = known_rule(stub, request.tenant, limit)
+            request.rule.CopyFrom(rule_of(limit, units, asked, known))
+        rule = stub.SetOverride(request, timeout=CALL_TIMEOUT_S).limit
     row: dict[str, Cell] = {
         "name": rule.name,
         "meter": rule.meter,
@@ -230,25 +237,6 @@ def unset_limit(
     targets = targets_of(context)
     with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:
         admin_pb2_grpc.AdminServiceStub(channel).DeleteOverride(request, timeout=CALL_TIMEOUT_S)
-
-
-def _new_rule(
-    limit: str, units: int, meter: str, window: WindowChoice | None, enforcement: EnforcementChoice | None
-) -> limits_pb2.LimitRule:
-    """Describe a window limit that doesn't exist yet."""
-    if not meter or window is None:
-        raise UsageError("a new limit needs both --meter and --window")
-    return limits_pb2.LimitRule(
-        name=limit,
-        meter=meter,
-        kind=decision_pb2.LIMIT_KIND_WINDOW,
-        amount=units,
-        enforcement=decision_pb2.Enforcement.Value(f"ENFORCEMENT_{(enforcement or EnforcementChoice.HARD).upper()}"),
-        window_unit=limits_pb2.WindowUnit.Value(f"WINDOW_UNIT_{window.upper()}"),
-        window_count=1,
-        time_zone="UTC",
-        alignment=limits_pb2.WINDOW_ALIGNMENT_CALENDAR,
-    )
 
 
 def _get_quota(
