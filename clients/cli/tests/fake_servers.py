@@ -20,6 +20,8 @@ from tollkeeper.ledger.v1 import (
     billing_pb2,
     billing_pb2_grpc,
     limits_pb2,
+    payments_pb2,
+    payments_pb2_grpc,
     reports_pb2,
     reports_pb2_grpc,
 )
@@ -273,6 +275,23 @@ class FakeBilling(billing_pb2_grpc.BillingServiceServicer):
         return billing_pb2.GetInvoicePdfResponse(pdf=b"%PDF-1.7", file_name="../../TK-000001.pdf")
 
 
+class FakePayments(payments_pb2_grpc.PaymentServiceServicer):
+    """Keeps one profile, with a tax on one meter."""
+
+    def __init__(self) -> None:
+        self.profile = payments_pb2.BillingProfile(email="a@example.com", dunning_days=[1, 3, 5, 7])
+        self.profile.taxes.add(name="VAT", percent="7", meters=["books"])
+
+    def GetBillingProfile(self, request: Any, context: Any) -> Any:
+        """Show the profile."""
+        return payments_pb2.GetBillingProfileResponse(profile=self.profile)
+
+    def SetBillingProfile(self, request: Any, context: Any) -> Any:
+        """Keep the profile."""
+        self.profile = request.profile
+        return payments_pb2.SetBillingProfileResponse(profile=self.profile)
+
+
 class FakeQuota(quota_pb2_grpc.QuotaServiceServicer):
     """Denies costs above 100, calls those above 50 a soft excess."""
 
@@ -324,6 +343,7 @@ def serving(ledger: FakeLedger, quota: FakeQuota) -> Iterator[str]:
     admin_pb2_grpc.add_AdminServiceServicer_to_server(ledger, server)
     reports_pb2_grpc.add_ReportServiceServicer_to_server(FakeReports(), server)
     billing_pb2_grpc.add_BillingServiceServicer_to_server(FakeBilling(), server)
+    payments_pb2_grpc.add_PaymentServiceServicer_to_server(FakePayments(), server)
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

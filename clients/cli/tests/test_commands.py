@@ -294,3 +294,23 @@ def test_receivers_of_alerts_are_added_looked_at_and_sent_to_again(
     assert tollkeeper("webhook", "replay") == tollkeeper("webhook", "replay", "--webhook", "w", "--message", "m") == 2
     added, listed, replayed = ledger.requests
     assert (added.tenant, listed.state, replayed.webhook_id) == ("acme", "dead", "w")
+
+
+def test_a_profile_is_changed_field_by_field(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not named stays, taxes on meters too; several taxes of one name may name different meters."""
+    assert tollkeeper("payment", "set-profile", "--tenant", "acme", "--dunning-days", "2, 9", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["taxes"], row["dunning_days"], row["email"]) == (["VAT=7@books"], ["2", "9"], "a@example.com")
+    taxes = ["--tax", "VAT=7@books,maps", "--tax", "VAT=19"]
+    assert tollkeeper("payment", "set-profile", "--tenant", "acme", *taxes, "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["taxes"] == ["VAT=7@books,maps", "VAT=19"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--tax", "VAT"], ["--tax", "=7"], ["--tax", "VAT=7@"], ["--dunning-days", "x"], ["--dunning-days", "0"]],
+)
+def test_a_profile_that_can_not_be_read_is_wrong_usage(tollkeeper: Tollkeeper, words: list[str]) -> None:
+    """Nothing is guessed and nothing is sent."""
+    assert tollkeeper("payment", "set-profile", "--tenant", "acme", *words) == 2

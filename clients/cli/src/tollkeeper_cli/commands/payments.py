@@ -13,12 +13,13 @@ from tollkeeper_cli.commands.common import (
     moment,
     new_request_id,
     pages,
-    pairs,
     require_tenant,
     targets_of,
+    whole_number,
 )
 from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, money, show
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _PAYMENT_COLUMNS = ("received_at", "tenant", "invoice", "amount", "amount_minor", "currency", "provider", "reference")
 _JOURNAL_COLUMNS = ("at", "tenant", "kind", "debit", "credit", "amount", "amount_minor", "currency", "subject")
+_TAX_HELP = "NAME=PERCENT, or NAME=PERCENT@METER,METER for these meters alone; again for more. Replaces all taxes."
+_DAYS_MAX = 365
 _ACCOUNT_COLUMNS = ("currency", "account", "sum", "sum_minor")
 
 
@@ -70,9 +73,10 @@ def set_profile(
     paper: Annotated[str | None, typer.Option(help="a4 or letter.")] = None,
     provider: Annotated[str | None, typer.Option(help="manual or stripe.")] = None,
     due_days: Annotated[int | None, typer.Option(help="Days until an invoice is to be paid.", min=0)] = None,
-    tax: Annotated[list[str] | None, typer.Option(help="NAME=PERCENT; again for more.")] = None,
+    tax: Annotated[list[str] | None, typer.Option(help=_TAX_HELP)] = None,
     tax_mode: Annotated[str | None, typer.Option(help="exclusive, inclusive or reverse_charge.")] = None,
     review: Annotated[bool | None, typer.Option(help="Invoices wait as drafts.")] = None,
+    dunning_days: Annotated[str | None, typer.Option(help="When a failed payment is tried again: 1,3,5,7.")] = None,
     dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend, uncollectible or fallback.")] = None,
     fallback_plan: Annotated[str | None, typer.Option(help="The plan that fallback moves to.")] = None,
     output: OutputOption = Output.TABLE,
@@ -96,10 +100,27 @@ def set_profile(
             setattr(changed, field, value)
     if tax is not None:
         del changed.taxes[:]
-        for tax_name, percent in pairs([one for one in tax if one], what="--tax").items():
-            changed.taxes.add(name=tax_name, percent=percent)
+        changed.taxes.extend(_tax_rate(one) for one in tax if one)
+    if dunning_days is not None:
+        changed.dunning_days[:] = [_day(one) for one in dunning_days.split(",") if one.strip()]
     request = payments_pb2.SetBillingProfileRequest(request_id=new_request_id(), profile=changed)
     _show_profile(call_payments(context, "SetBillingProfile", request).profile, output)
+
+
+def _tax_rate(word: str) -> payments_pb2.TaxRate:
+    rate, at, meters = word.partition("@")
+    name, equals, percent = rate.partition("=")
+    named = [meter.strip() for meter in meters.split(",") if meter.strip()]
+    if not equals or not name or (at and not named):
+        raise UsageError(f"--tax {word!r} is not of the form NAME=PERCENT or NAME=PERCENT@METER,METER")
+    return payments_pb2.TaxRate(name=name, percent=percent, meters=named)
+
+
+def _day(text: str) -> int:
+    day = whole_number(text.strip(), what="--dunning-days")
+    if not 0 < day <= _DAYS_MAX:
+        raise UsageError(f"--dunning-days has {day}, expected days from 1 to {_DAYS_MAX}")
+    return day
 
 
 def record(
@@ -301,6 +322,10 @@ def reconciliations(context: typer.Context, output: OutputOption = Output.TABLE)
         raise typer.Exit(1)
 
 
+def _tax_text(tax: payments_pb2.TaxRate) -> str:
+    return f"{tax.name}={tax.percent}{'@' if tax.meters else ''}{','.join(tax.meters)}"
+
+
 def _show_profile(shown: payments_pb2.BillingProfile, output: Output) -> None:
     row: dict[str, Cell] = {
         "tenant": shown.tenant,
@@ -309,7 +334,7 @@ def _show_profile(shown: payments_pb2.BillingProfile, output: Output) -> None:
         "paper": shown.paper,
         "provider": shown.provider,
         "due_days": shown.due_days,
-        "taxes": [f"{tax.name}={tax.percent}" for tax in shown.taxes],
+        "taxes": [_tax_text(tax) for tax in shown.taxes],
         "tax_mode": shown.tax_mode,
         "review": shown.review,
         "dunning_days": [str(day) for day in shown.dunning_days],
