@@ -62,6 +62,43 @@ fn standby_share_serves_while_nobody_answers() {
     assert!((50..=200).contains(&more), "{more}");
 }
 
+/// Uses up a limit but for `left` units over sixteen sidecars, loses every authority, and answers how many calls pass from
+/// then on at all of them together.
+fn admitted_apart(failure_policy: FailurePolicy, left: u64) -> u64 {
+    let mut world = world(16, failure_policy, 10_000);
+    for turn in 0..10_000 - left {
+        let node = usize::try_from(turn % 16).unwrap();
+        assert!(admits(&mut world, node));
+        world.run_for(500);
+    }
+    world.is_redis_up = false;
+    world.is_ledger_up = false;
+    let mut admitted = 0;
+    for node in 0..16 {
+        while admits(&mut world, node) {
+            admitted += 1;
+        }
+    }
+    let total: u64 = world.admitted.values().sum();
+    assert!(total <= 10_000, "{total}");
+    admitted
+}
+
+/// What sixteen sidecars that have known of each other for a while keep apart for such a time is two percent of the limit at
+/// most; once a tenth of it is left nothing is kept apart any more.
+#[test]
+fn standby_shares_of_many_sidecars_add_up() {
+    let more = |left: u64| {
+        let standby = admitted_apart(FailurePolicy::Standby, left);
+        standby.checked_sub(admitted_apart(FailurePolicy::Closed, left))
+    };
+    for left in [5_000, 2_000] {
+        let apart = more(left).unwrap();
+        assert!((50..=200).contains(&apart), "{apart} with {left} left");
+    }
+    assert_eq!([Some(0); 2], [900, 500].map(more));
+}
+
 /// What is kept apart is spent before anybody is denied: a limit is admitted to its last unit, over five sidecars, and
 /// nobody holds back what others lack.
 #[test]
