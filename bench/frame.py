@@ -43,7 +43,10 @@ Side: TypeAlias = "Callable[[], Awaitable[Sample]]"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on one figure: `ours.NAME`, or `ratio.NAME`, which is ours divided by the floor's of the same repeat."""
+    """A bound on one figure: `ours.NAME`, or `ratio.NAME`, which is ours divided by the floor's of the same repeat.
+
+    `ratio:WHO.NAME` is ours divided by that of one who is measured beside.
+    """
 
     figure: str
     bound: float
@@ -64,6 +67,8 @@ class Bench:
     floor_is: str
     """What the floor does; where there is none, what is missing for it."""
     goals: tuple[Goal, ...]
+    beside: Mapping[str, Side] = field(default_factory=dict)
+    """Others that are measured in the same turns, by name: peers, and further floors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,14 @@ Opener: TypeAlias = "Callable[[Stage, Effort], AbstractAsyncContextManager[Bench
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Medians of one who was measured beside, and of ours divided by theirs of the same repeat."""
+
+    figures: Mapping[str, float]
+    ratio: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """A bench's medians."""
 
@@ -93,40 +106,52 @@ class Outcome:
     ours: Mapping[str, float]
     floor: Mapping[str, float]
     ratio: Mapping[str, float]
+    beside: Mapping[str, Beside]
 
     def value(self, figure: str) -> float | None:
         """Give a figure by the name that goals use; None where it was not measured."""
         side, _, name = figure.partition(".")
-        found: Mapping[str, float] = getattr(self, side)
+        kind, _, who = side.partition(":")
+        if who:
+            return self.beside[who].ratio.get(name) if who in self.beside else None
+        found: Mapping[str, float] = getattr(self, kind)
         return found.get(name)
 
 
+_OURS, _FLOOR = "ours", "floor"
+
+
 async def run_interleaved(benches: Mapping[str, Bench], *, repeats: int, say: Callable[[str], None]) -> list[Outcome]:
-    """Sample every side of every bench once per repeat, ours and the floor in turns, and give the medians."""
-    samples: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {name: [] for name in benches}
+    """Sample every side of every bench once per repeat, in turns, and give the medians."""
+    samples: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in benches}
     for repeat in range(repeats):
         for name, bench in benches.items():
             say(f"{repeat + 1}/{repeats} {name}")
+            sides = {_OURS: bench.ours, **({} if bench.floor is None else {_FLOOR: bench.floor}), **bench.beside}
             # Whoever comes first may find colder caches: they take turns.
-            if repeat % 2 and bench.floor is not None:
-                floor = (await bench.floor()).figures()
-                ours = (await bench.ours()).figures()
-            else:
-                ours = (await bench.ours()).figures()
-                floor = {} if bench.floor is None else (await bench.floor()).figures()
-            samples[name].append((ours, floor))
+            order = list(sides)[:: -1 if repeat % 2 else 1]
+            samples[name].append({side: (await sides[side]()).figures() for side in order})
     return [_outcome(bench, samples[name]) for name, bench in benches.items()]
 
 
-def _outcome(bench: Bench, pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Outcome:
-    ratios = [
-        {name: ours[name] / floor[name] for name in ours.keys() & floor.keys() if floor[name]} for ours, floor in pairs
-    ]
+def _outcome(bench: Bench, turns: Sequence[Mapping[str, Mapping[str, float]]]) -> Outcome:
+    beside = {who: Beside(_medians([turn[who] for turn in turns]), _ratio(turns, who)) for who in bench.beside}
     return Outcome(
         bench=bench,
-        ours=_medians([ours for ours, _ in pairs]),
-        floor=_medians([floor for _, floor in pairs]),
-        ratio=_medians(ratios),
+        ours=_medians([turn[_OURS] for turn in turns]),
+        floor=_medians([turn.get(_FLOOR, {}) for turn in turns]),
+        ratio=_ratio(turns, _FLOOR),
+        beside=beside,
+    )
+
+
+def _ratio(turns: Sequence[Mapping[str, Mapping[str, float]]], who: str) -> Mapping[str, float]:
+    pairs = [(turn[_OURS], turn.get(who, {})) for turn in turns]
+    return _medians(
+        [
+            {name: ours[name] / theirs[name] for name in ours.keys() & theirs.keys() if theirs[name]}
+            for ours, theirs in pairs
+        ]
     )
 
 

@@ -1,16 +1,20 @@
-"""Send calls and time them: from this process, or by h2load where it is installed."""
+"""Send calls and time them: from this process, by the native client, or by h2load where it is installed."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 import shutil
 import struct
+import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
 _DONE = re.compile(r"finished in ([0-9.]+)(s|ms|us)")
@@ -37,26 +41,35 @@ async def in_flight(call: Callable[[int], Awaitable[object]], *, count: int, at_
     return taken
 
 
-async def paced(call: Callable[[int], Awaitable[object]], *, count: int, per_s: int) -> list[float]:
-    """Begin `count` calls at this rate whatever the earlier ones do; gives each one's milliseconds since it was due.
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What came of calls."""
 
-    So a slow answer is not hidden by calls that were never made.
+    wall_s: float
+    latencies_ms: Sequence[float]
+
+
+async def unary(target: str, method: str, message: bytes, *, calls: int, at_once: int = 0, per_s: int = 0) -> Called:
+    """Have the native client make unary calls from a process of its own: so many at once, or begun at a pace.
+
+    Latencies of paced calls count from when each was due, so a slow answer is not hidden by calls that were never made.
+    Raises RuntimeError where a call fails or goes unanswered.
     """
-    taken: list[float] = []
-    began = time.perf_counter()
-
-    async def work(number: int, due: float) -> None:
-        await call(number)
-        taken.append((time.perf_counter() - due) * 1e3)
-
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(count):
-            due = began + number / per_s
-            ahead_s = due - time.perf_counter()
-            if ahead_s > 0:
-                await asyncio.sleep(ahead_s)
-            tasks.create_task(work(number, due))
-    return taken
+    planned = {"target": target, "method": method, "message": base64.b64encode(message).decode(), "calls": calls}
+    plan = {"calls": [planned | {"in_flight": at_once, "rate": per_s}], "seconds": _TIMEOUT_S}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tollkeeper_sidecar.probe", "load"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await asyncio.wait_for(child.communicate(json.dumps(plan).encode()), _TIMEOUT_S)
+    if child.returncode:
+        raise RuntimeError(f"the native client ended with {child.returncode}")
+    (told,) = json.loads(said)
+    if told["errors"] or len(told["latencies_us"]) != calls:
+        raise RuntimeError(f"{method}: of {calls} calls {len(told['latencies_us'])} were answered; {told['errors']}")
+    return Called(wall_s=told["took_us"] / 1e6, latencies_ms=[us / 1e3 for us in told["latencies_us"]])
 
 
 def has_h2load() -> bool:

@@ -53,6 +53,13 @@ def _entry(name: str, outcome: Outcome, *, is_quick: bool) -> dict[str, Any]:
         "ours": {figure: _rounded(value) for figure, value in outcome.ours.items()},
         "floor": {figure: _rounded(value) for figure, value in outcome.floor.items()},
         "ratio": {figure: _rounded(value) for figure, value in outcome.ratio.items()},
+        "beside": {
+            who: {
+                "figures": {figure: _rounded(value) for figure, value in beside.figures.items()},
+                "ratio": {figure: _rounded(value) for figure, value in beside.ratio.items()},
+            }
+            for who, beside in outcome.beside.items()
+        },
         "goals": goals,
     }
 
@@ -78,12 +85,24 @@ def table_of(report: Mapping[str, Any]) -> str:
             f"{_shown(ours.get('cpu_us')):>10}{_shown(ratio.get('cpu_us')):>10}{_shown(ours.get('p99_ms')):>9}"
         )
         lines.append(f"    floor: {entry['floor_is']}")
+        lines.extend(_line_beside(who, found) for who, found in entry["beside"].items())
         for goal in entry["goals"]:
             sign = ">=" if goal["at_least"] else "<="
             met = {True: "met", False: "NOT MET", None: "not judged"}[goal["met"]]
             lines.append(f"    goal: {goal['figure']} {sign} {goal['bound']:,}: {_shown(goal['value'])}, {met}")
     lines.extend(f"missing: {name}" for name in report["missing"])
     return "\n".join(lines)
+
+
+def _line_beside(who: str, found: Mapping[str, Any]) -> str:
+    """Give those who were measured beside, and what ours is of theirs."""
+    figures, ratio = found["figures"], found["ratio"]
+    shown = [
+        f"{figure} {_shown(figures[figure])} ({_shown(ratio.get(figure))})"
+        for figure in ("per_s", "cpu_us", "p50_ms", "p99_ms")
+        if figures.get(figure)
+    ]
+    return f"    beside: {who}: {', '.join(shown)}"
 
 
 def _shown(value: float | None) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
 from tollkeeper_cli.stack import is_free
 
 from bench.cases.catalogue import METERS, declare
+from bench.disk import commit_groups, commit_paced, written_file
 from bench.frame import Bench, Goal, Sample
-from bench.load import grpc_body, h2load, has_h2load, in_flight, paced
+from bench.load import grpc_body, h2load, has_h2load, unary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
-    import grpc.aio
+    from google.protobuf.message import Message
 
     from bench.frame import Effort
     from bench.stage import Stage
@@ -35,41 +35,27 @@ _RECORDS_A_CALL = 100
 _SINGLE_PER_S = 2_000
 _LIMITS = 20
 _OF_NGHTTPD = 0.85
-_QUIET_S = 2.5
-"""A batch leaves the sidecar each second: silence of this length means that all of them have."""
+_LOGGED_BYTES = 200
+"""What one of these records takes in the usage log."""
+_STORED = "SELECT coalesce(sum(stored_total), 0)::bigint FROM usage_chain_head"
 _HUGE = 9_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """One sidecar's channel, with calls of bytes: nothing is encoded while time is taken."""
+    """One sidecar, called with bytes by the native client: nothing is encoded while time is taken."""
 
     stage: Stage
-    channel: grpc.aio.Channel
 
-    def unary(self, method: str, message: Any) -> Callable[[int], Awaitable[object]]:
-        """Give a function that makes the call."""
-        call: Any = self.channel.unary_unary(method)
-        body: bytes = message if isinstance(message, bytes) else message.SerializeToString()
-        return lambda _number: call(body, timeout=_TIMEOUT_S)
-
-    async def sample(self, call: Callable[[int], Awaitable[object]], *, calls: int, of_each: int = 1) -> Sample:
-        """Make calls, 32 at once, and measure the sidecar."""
+    async def sample(
+        self, method: str, message: Message | None, *, calls: int, of_each: int = 1, at_once: int = 0, per_s: int = 0
+    ) -> Sample:
+        """Make calls, 32 at once where nothing else is said, and measure the sidecar."""
+        body = b"" if message is None else message.SerializeToString()
+        target = self.stage.stack.addresses.sidecar_target
         with self.stage.spending("sidecar") as spent:
-            taken = await in_flight(call, count=calls, at_once=_AT_ONCE)
-        return Sample(count=calls * of_each, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
-    async def paced(self, call: Callable[[int], Awaitable[object]], *, calls: int) -> Sample:
-        """Make calls at 2,000 a second and measure the sidecar."""
-        with self.stage.spending("sidecar") as spent:
-            taken = await paced(call, count=calls, per_s=_SINGLE_PER_S)
-        return Sample(count=calls, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
-    async def one_by_one(self, call: Callable[[int], Awaitable[object]], *, calls: int) -> Sample:
-        """Make calls one after the other and measure the sidecar."""
-        with self.stage.spending("sidecar") as spent:
-            taken = await in_flight(call, count=calls, at_once=1)
-        return Sample(count=calls, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
+            called = await unary(target, method, body, calls=calls, at_once=at_once, per_s=per_s)
+        return Sample(calls * of_each, wall_s=called.wall_s, cpu_s=spent.cpu_s, latencies_ms=called.latencies_ms)
 
 
 @asynccontextmanager
@@ -88,7 +74,7 @@ async def _open(stage: Stage) -> AsyncIterator[_Calls]:
             for meter in METERS:
                 while not (await stub.CheckQuota(_check(meter), timeout=_TIMEOUT_S)).decision.allowed:
                     pass
-        yield _Calls(stage, channel)
+        yield _Calls(stage)
 
 
 def _check(meter: str) -> quota_pb2.CheckQuotaRequest:
@@ -104,13 +90,13 @@ async def open_check(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
             async with _beside_nghttpd(stage, message.SerializeToString(), effort) as bench:
                 yield bench
             return
-        count = effort.of(10_000, quick=500)
+        count = effort.of(40_000, quick=500)
 
         async def ours() -> Sample:
-            return await calls.sample(calls.unary(_CHECK, message), calls=count)
+            return await calls.sample(_CHECK, message, calls=count)
 
         async def floor() -> Sample:
-            return await calls.sample(calls.unary(_HEALTH, b""), calls=count)
+            return await calls.sample(_HEALTH, None, calls=count)
 
         yield Bench(
             unit="checks",
@@ -167,23 +153,34 @@ async def open_record(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
     """Have calls of 100 records without ids, acknowledged when synced to the log."""
     async with _open(stage) as calls:
         message = usage_pb2.RecordUsageRequest(records=[_record() for _ in range(_RECORDS_A_CALL)])
-        count = effort.of(500, quick=20)
+        count = effort.of(4_000, quick=20)
 
         async def ours() -> Sample:
-            sample = await calls.sample(calls.unary(_RECORD, message), calls=count, of_each=_RECORDS_A_CALL)
-            await _shipped(stage)
-            return sample
+            async with _shipping(stage, records=count * _RECORDS_A_CALL):
+                return await calls.sample(_RECORD, message, calls=count, of_each=_RECORDS_A_CALL)
 
-        async def floor() -> Sample:
-            return await calls.sample(calls.unary(_HEALTH, b""), calls=count, of_each=_RECORDS_A_CALL)
+        async def health() -> Sample:
+            return await calls.sample(_HEALTH, None, calls=count, of_each=_RECORDS_A_CALL)
 
-        yield Bench(
-            unit="records",
-            ours=ours,
-            floor=floor,
-            floor_is="the sidecar's health check, counted as a hundred, same client",
-            goals=(Goal("ours.per_s", 500_000),),
-        )
+        with written_file(stage.stack.directory) as file:
+
+            async def disk() -> Sample:
+                groups = count // _AT_ONCE + 1
+                records = _RECORDS_A_CALL * _AT_ONCE
+                with stage.spending("driver") as spent:
+                    wall_s = await asyncio.to_thread(
+                        commit_groups, file, count=groups, group_bytes=_LOGGED_BYTES * records
+                    )
+                return Sample(count=groups * records, wall_s=wall_s, cpu_s=spent.cpu_s)
+
+            yield Bench(
+                unit="records",
+                ours=ours,
+                floor=disk,
+                floor_is="the disk alone: groups of as many records as are in flight, each written and synced",
+                goals=(Goal("ours.per_s", 500_000),),
+                beside={"health check, counted as a hundred": health},
+            )
 
 
 @asynccontextmanager
@@ -194,20 +191,29 @@ async def open_record_single(stage: Stage, effort: Effort) -> AsyncIterator[Benc
         count = effort.of(6_000, quick=500)
 
         async def ours() -> Sample:
-            sample = await calls.paced(calls.unary(_RECORD, message), calls=count)
-            await _shipped(stage)
-            return sample
+            async with _shipping(stage, records=count):
+                return await calls.sample(_RECORD, message, calls=count, per_s=_SINGLE_PER_S)
 
-        async def floor() -> Sample:
-            return await calls.paced(calls.unary(_HEALTH, b""), calls=count)
+        async def check() -> Sample:
+            return await calls.sample(_CHECK, _check(METERS[1]), calls=count, per_s=_SINGLE_PER_S)
 
-        yield Bench(
-            unit="records",
-            ours=ours,
-            floor=floor,
-            floor_is="the sidecar's health check at the same 2,000 a second",
-            goals=(Goal("ours.p99_ms", 3, is_at_least=False),),
-        )
+        with written_file(stage.stack.directory) as file:
+
+            async def disk() -> Sample:
+                with stage.spending("driver") as spent:
+                    taken = await asyncio.to_thread(
+                        commit_paced, file, count=count, per_s=_SINGLE_PER_S, record_bytes=_LOGGED_BYTES
+                    )
+                return Sample(count, wall_s=count / _SINGLE_PER_S, cpu_s=spent.cpu_s, latencies_ms=taken)
+
+            yield Bench(
+                unit="records",
+                ours=ours,
+                floor=disk,
+                floor_is="the disk alone: what came due at the same 2,000 a second written and synced",
+                goals=(Goal("ours.p99_ms", 3, is_at_least=False),),
+                beside={"CheckQuota": check},
+            )
 
 
 def _record() -> usage_pb2.UsageRecord:
@@ -215,17 +221,20 @@ def _record() -> usage_pb2.UsageRecord:
     return usage_pb2.UsageRecord(tenant=_TENANT, quantities=quantities, attributes={"model": "small"})
 
 
-async def _shipped(stage: Stage) -> None:
-    """Wait until nothing more arrives in the ledger, so that shipping disturbs nobody else's figures."""
-    stored, seen_at = -1, time.monotonic()
-    async with stage.owner() as conn, asyncio.timeout(_TIMEOUT_S * 5):
-        while True:
-            now = await conn.fetchval("SELECT coalesce(sum(stored_total), 0) FROM usage_chain_head")
-            if now != stored:
-                stored, seen_at = now, time.monotonic()
-            elif time.monotonic() - seen_at > _QUIET_S:
-                return
-            await asyncio.sleep(0.05)
+@asynccontextmanager
+async def _shipping(stage: Stage, *, records: int) -> AsyncIterator[None]:
+    """Wait until the ledger has all records of the block, and see that it has no other ones.
+
+    So shipping disturbs nobody else's figures, and what was acknowledged is known to be stored.
+    """
+    async with stage.owner() as conn:
+        before = await conn.fetchval(_STORED)
+        yield
+        async with asyncio.timeout(_TIMEOUT_S * 5):
+            while (stored := await conn.fetchval(_STORED) - before) < records:  # noqa: ASYNC110 - another process has no event for it
+                await asyncio.sleep(0.05)
+        if stored != records:
+            raise RuntimeError(f"of {records} records {stored} were stored")
 
 
 @asynccontextmanager
@@ -237,10 +246,10 @@ async def open_get_quota(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
         count = effort.of(2_000, quick=200)
 
         async def ours() -> Sample:
-            return await calls.one_by_one(calls.unary(_QUOTA, message), calls=count)
+            return await calls.sample(_QUOTA, message, calls=count, at_once=1)
 
         async def floor() -> Sample:
-            return await calls.one_by_one(calls.unary(_HEALTH, b""), calls=count)
+            return await calls.sample(_HEALTH, None, calls=count, at_once=1)
 
         yield Bench(
             unit="calls",

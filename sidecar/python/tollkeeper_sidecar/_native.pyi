@@ -96,10 +96,10 @@ def measure_checks(target: str, tenant: str, meter: str, checks: int, rate: int)
     """
 
 def measure_load(plan_json: str) -> str:
-    """Load sidecars with checks on pipelined streams and return what the callers were told, as a JSON array.
+    """Load sidecars with checks on pipelined streams, and unary calls; return what the callers were told, as a JSON array.
 
-    ``plan_json`` is ``{"flows": [...], "seconds": 10}``; the flows run at the same time and end after so long, done or
-    not. A flow has ``target`` (``unix:PATH`` or ``host:port``), ``tenant``, ``meter``, and optionally ``attributes``,
+    ``plan_json`` is ``{"flows": [...], "calls": [...], "seconds": 10}``; all run at the same time and end after so long,
+    done or not. A flow has ``target`` (``unix:PATH`` or ``host:port``), ``tenant``, ``meter``, and optionally ``attributes``,
     ``units`` (of the checks in turn, default 1 each), ``checks`` (0 = as many as there is time for), ``rate`` (checks
     a second, 0 = as fast as answers come), ``in_flight`` (default 256) and ``insists`` (a check that was denied without
     an authority is sent again). A stream that breaks is opened again; what was in flight on it counts as
@@ -110,5 +110,11 @@ def measure_load(plan_json: str) -> str:
     Unix microseconds), ``reopened``, ``unreachable_first_ms``, ``unreachable_last_ms``, ``admitted_last_ms`` (from the
     start, or null), ``p50_us``, ``p99_us`` and ``max_us`` (from sending to answer).
 
-    Raises ValueError for a plan that can't be read, OSError where a target is no address.
+    An item of ``calls`` has ``target``, ``method`` (``/package.Service/Method``), and optionally ``message`` (encoded,
+    in base64), ``calls`` (0 = as many as there is time for), ``rate`` (calls a second, begun when they are due whatever
+    became of earlier ones; 0 = as answers come) and ``in_flight`` (without a rate, default 32). Its result, after those
+    of the flows, has ``errors`` (counts by status code), ``answers`` (counts by length in bytes), ``took_us`` and
+    ``latencies_us`` of each answered call: with a rate from when it was due, else from when it was sent.
+
+    Raises ValueError for a plan that can't be read, OSError where a target is no address or nobody answers calls there.
     """

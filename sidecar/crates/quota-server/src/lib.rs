@@ -18,6 +18,7 @@ const _: () = assert!(
 );
 
 mod bell;
+pub mod calls;
 pub mod clock;
 pub mod config;
 mod directory;

@@ -20,7 +20,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-use crate::probe::{ProbeError, endpoint, percentile, to_json};
+use crate::{
+    calls::{Called, Calls},
+    probe::{ProbeError, endpoint, percentile, to_json},
+};
 
 const STREAM: PathAndQuery =
     PathAndQuery::from_static("/tollkeeper.quota.v1.QuotaService/StreamQuota");
@@ -36,7 +39,11 @@ const QUEUE: usize = 64;
 #[serde(deny_unknown_fields)]
 pub struct LoadPlan {
     /// Flows that run at the same time.
+    #[serde(default)]
     pub flows: Vec<Flow>,
+    /// Unary calls that are made at the same time.
+    #[serde(default)]
+    pub calls: Vec<Calls>,
     /// The flows end after so long, done or not.
     pub seconds: f64,
 }
@@ -104,22 +111,32 @@ pub struct Loaded {
     pub max_us: u64,
 }
 
-/// Runs a plan that is given as JSON, and gives what each of its flows was told as a JSON array.
+/// What one part of a plan came to.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// Of a flow.
+    Loaded(Loaded),
+    /// Of calls.
+    Called(Called),
+}
+
+/// Runs a plan that is given as JSON, and gives what each of its flows, then of its calls, came to as a JSON array.
 ///
 /// # Errors
-/// Where the plan can't be read or a target is no address.
+/// Where the plan can't be read, a target is no address, or nobody answers calls there.
 pub fn load_json(plan_json: &str) -> Result<String, ProbeError> {
     let plan: LoadPlan = serde_json::from_str(plan_json).map_err(ProbeError::Plan)?;
     to_json(&load(&plan)?)
 }
 
-/// Runs every flow of a plan at the same time, from this thread; returns what each was told, in the plan's order.
+/// Runs every part of a plan at the same time, from this thread; returns what each was told, in the plan's order.
 ///
 /// A check whose stream breaks is not repeated. Checks that come due while a sidecar is away are sent when it is back.
 ///
 /// # Errors
-/// Where a target is no address. A sidecar that is away is waited for.
-pub fn load(plan: &LoadPlan) -> Result<Vec<Loaded>, ProbeError> {
+/// Where a target is no address. A sidecar that is away is waited for by flows, and an error for calls.
+pub fn load(plan: &LoadPlan) -> Result<Vec<Outcome>, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -143,11 +160,21 @@ pub fn load(plan: &LoadPlan) -> Result<Vec<Loaded>, ProbeError> {
             };
             running.push(tokio::spawn(caller.run()));
         }
-        let mut loaded = Vec::with_capacity(running.len());
+        let calling: Vec<_> = plan
+            .calls
+            .iter()
+            .cloned()
+            .map(|calls| tokio::spawn(async move { calls.run(span).await }))
+            .collect();
+        let mut outcomes = Vec::with_capacity(running.len() + calling.len());
         for flow in running {
-            loaded.push(flow.await.unwrap_or_default());
+            outcomes.push(Outcome::Loaded(flow.await.unwrap_or_default()));
         }
-        Ok(loaded)
+        for calls in calling {
+            let called = calls.await.map_err(std::io::Error::other)??;
+            outcomes.push(Outcome::Called(called));
+        }
+        Ok(outcomes)
     })
 }
 

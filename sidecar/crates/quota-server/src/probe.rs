@@ -62,6 +62,9 @@ pub enum ProbeError {
     /// A check failed.
     #[error("a check failed: {0}")]
     Check(#[from] Status),
+    /// What to call is not told right.
+    #[error("no calls: {0}")]
+    Calls(String),
     /// The plan is not one.
     #[error("no plan: {0}")]
     Plan(serde_json::Error),

@@ -101,12 +101,12 @@ fn measure_checks(
         .map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-/// Loads sidecars with checks and tells what their callers were told.
+/// Loads sidecars with checks and calls, and tells what their callers were told.
 #[pyfunction]
 fn measure_load(py: Python<'_>, plan_json: &str) -> PyResult<String> {
     py.detach(|| load::load_json(plan_json))
         .map_err(|error| match error {
-            ProbeError::Plan(_) => PyValueError::new_err(error.to_string()),
+            ProbeError::Plan(_) | ProbeError::Calls(_) => PyValueError::new_err(error.to_string()),
             error => PyOSError::new_err(error.to_string()),
         })
 }
