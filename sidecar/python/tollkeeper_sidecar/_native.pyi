@@ -96,14 +96,14 @@ def measure_checks(target: str, tenant: str, meter: str, checks: int, rate: int)
     """
 
 def measure_load(plan_json: str) -> str:
-    """Load sidecars with checks on pipelined streams, and unary calls; return what the callers were told, as a JSON array.
+    """Load sidecars with checks on streams and with unary calls; return what the callers were told, as a JSON array.
 
-    ``plan_json`` is ``{"flows": [...], "calls": [...], "seconds": 10}``; all run at the same time and end after so long,
-    done or not. A flow has ``target`` (``unix:PATH`` or ``host:port``), ``tenant``, ``meter``, and optionally ``attributes``,
-    ``units`` (of the checks in turn, default 1 each), ``checks`` (0 = as many as there is time for), ``rate`` (checks
-    a second, 0 = as fast as answers come), ``in_flight`` (default 256) and ``insists`` (a check that was denied without
-    an authority is sent again). A stream that breaks is opened again; what was in flight on it counts as
-    ``unanswered`` and is not repeated.
+    ``plan_json`` is ``{"flows": [...], "calls": [...], "seconds": 10}``; all run at the same time and end after so
+    long, done or not. A flow has ``target`` (``unix:PATH`` or ``host:port``), ``tenant``, ``meter``, and optionally
+    ``attributes``, ``units`` (of the checks in turn, default 1 each), ``checks`` (0 = as many as there is time for),
+    ``rate`` (checks a second, 0 = as fast as answers come), ``in_flight`` (default 256) and ``insists`` (a check that
+    was denied without an authority is sent again). A stream that breaks is opened again; what was in flight on it
+    counts as ``unanswered`` and is not repeated.
 
     Each flow's result, in the plan's order, has ``sent``, ``repeated``, ``unanswered``, ``errors`` and ``decisions``
     (counts by reason), ``admitted_units``, ``admitted_by_window`` (units by the start of the binding limit's window,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost_types::Duration;
-use quota_core::Cost;
+use quota_core::{Cost, Units};
 
 use crate::{
     field::{
@@ -11,6 +11,7 @@ use crate::{
         units,
     },
     quota::{self, CheckMode, Detail, ErrorReason},
+    raw::{Quantity, Text},
 };
 
 const TTL_DEFAULT_US: i64 = 600_000_000;
@@ -189,28 +190,51 @@ fn costs(values: Vec<quota::Cost>) -> FieldResult<Vec<Cost>> {
     meter_units(
         "costs",
         values.into_iter().map(|cost| (cost.meter, cost.units)),
+        cost,
     )
 }
 
+/// Units of a meter.
+pub(crate) trait Metered {
+    /// Names the meter, in UTF-8.
+    fn meter(&self) -> &[u8];
+}
+
+impl Metered for Cost {
+    fn meter(&self) -> &[u8] {
+        self.meter.as_bytes()
+    }
+}
+
+impl Metered for Quantity {
+    fn meter(&self) -> &[u8] {
+        &self.meter
+    }
+}
+
+/// Makes a cost.
+pub(crate) fn cost(meter: String, units: Units) -> Cost {
+    Cost {
+        meter: meter.into(),
+        units,
+    }
+}
+
 /// Parses (meter, units) pairs, each of another meter, under the path `list[i]`.
-pub(crate) fn meter_units(
+pub(crate) fn meter_units<M: Text, T: Metered>(
     list: &str,
-    values: impl ExactSizeIterator<Item = (String, i64)>,
-) -> FieldResult<Vec<Cost>> {
-    let mut parsed: Vec<Cost> = Vec::with_capacity(values.len());
+    values: impl ExactSizeIterator<Item = (M, i64)>,
+    made: impl Fn(M, Units) -> T,
+) -> FieldResult<Vec<T>> {
+    let mut parsed: Vec<T> = Vec::with_capacity(values.len());
     for (index, (meter, amount)) in values.enumerate() {
-        text("meter", &meter).map_err(|error| at(error, list, index, ".meter"))?;
-        if parsed.iter().any(|known| *known.meter == *meter) {
-            return Err(FieldError::repeated(
-                format!("{list}[{index}].meter"),
-                &meter,
-            ));
+        let name = meter.text();
+        text("meter", name).map_err(|error| at(error, list, index, ".meter"))?;
+        if parsed.iter().any(|known| known.meter() == name.as_bytes()) {
+            return Err(FieldError::repeated(format!("{list}[{index}].meter"), name));
         }
         let units = units(|| format!("{list}[{index}].units"), amount)?;
-        parsed.push(Cost {
-            meter: meter.into(),
-            units,
-        });
+        parsed.push(made(meter, units));
     }
     Ok(parsed)
 }

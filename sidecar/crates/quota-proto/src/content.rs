@@ -3,33 +3,66 @@
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::{bridge::LoggedUsage, ledger::RecordFlag};
+use crate::{bridge::LoggedUsage, ledger::RecordFlag, raw};
+
+/// Room for what most records say.
+const BYTES_USUAL: usize = 256;
 
 /// Hashes what a record says: two records of one id with equal hashes are the same record.
 ///
 /// Quantities and attributes are taken in the order in which they are logged, which is their names' byte order.
 #[must_use]
 pub fn content_hash(record: &LoggedUsage) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    string(&mut hash, "tollkeeper.content.v1");
-    string(&mut hash, &record.tenant);
-    count(&mut hash, record.quantities.len());
-    for quantity in &record.quantities {
-        string(&mut hash, &quantity.meter);
-        hash.update(quantity.units.to_le_bytes());
+    let quantities = record.quantities.iter();
+    let attributes = record.attributes.iter();
+    hash(
+        record.tenant.as_bytes(),
+        quantities.map(|quantity| (quantity.meter.as_bytes(), quantity.units)),
+        attributes.map(|pair| (pair.name.as_bytes(), pair.value.as_bytes())),
+        (!system_made(record.flags)).then_some(record.event_time_us),
+    )
+}
+
+/// Hashes what a record says that was not copied, to the same.
+#[must_use]
+pub fn raw_content_hash(record: &raw::LoggedUsage) -> [u8; 32] {
+    let quantities = record.quantities.iter();
+    let attributes = record.attributes.iter();
+    hash(
+        &record.tenant,
+        quantities.map(|quantity| (&*quantity.meter, quantity.units)),
+        attributes.map(|pair| (&*pair.name, &*pair.value)),
+        Some(record.event_time_us),
+    )
+}
+
+fn hash<'a>(
+    tenant: &[u8],
+    quantities: impl ExactSizeIterator<Item = (&'a [u8], i64)>,
+    attributes: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>,
+    event_time_us: Option<i64>,
+) -> [u8; 32] {
+    // In one piece: a digest that is fed field by field takes twice the time.
+    let mut bytes = Vec::with_capacity(BYTES_USUAL);
+    string(&mut bytes, b"tollkeeper.content.v1");
+    string(&mut bytes, tenant);
+    count(&mut bytes, quantities.len());
+    for (meter, units) in quantities {
+        string(&mut bytes, meter);
+        bytes.extend_from_slice(&units.to_le_bytes());
     }
-    count(&mut hash, record.attributes.len());
-    for attribute in &record.attributes {
-        string(&mut hash, &attribute.name);
-        string(&mut hash, &attribute.value);
+    count(&mut bytes, attributes.len());
+    for (name, value) in attributes {
+        string(&mut bytes, name);
+        string(&mut bytes, value);
     }
-    if system_made(record.flags) {
-        hash.update(0_u32.to_le_bytes());
-    } else {
-        hash.update(1_u32.to_le_bytes());
-        hash.update(record.event_time_us.to_le_bytes());
-    }
-    hash.finalize().into()
+    count(&mut bytes, usize::from(event_time_us.is_some()));
+    bytes.extend(
+        event_time_us
+            .iter()
+            .flat_map(|time_us| time_us.to_le_bytes()),
+    );
+    Sha256::digest(&bytes).into()
 }
 
 /// Hashes an encoded record; `None` where the payload is none.
@@ -44,14 +77,14 @@ fn system_made(flags: u32) -> bool {
     flags & (RecordFlag::SystemId as u32) != 0
 }
 
-fn string(hash: &mut Sha256, value: &str) {
-    count(hash, value.len());
-    hash.update(value.as_bytes());
+fn string(bytes: &mut Vec<u8>, value: &[u8]) {
+    count(bytes, value.len());
+    bytes.extend_from_slice(value);
 }
 
 /// Lengths are bounded far below 2^32 at the edge; a longer one would only make the hash differ.
-fn count(hash: &mut Sha256, value: usize) {
-    hash.update(u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+fn count(bytes: &mut Vec<u8>, value: usize) {
+    bytes.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 #[cfg(test)]

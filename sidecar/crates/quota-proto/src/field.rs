@@ -4,7 +4,10 @@ use std::{borrow::Cow, collections::HashMap, fmt::Display, hash::BuildHasher};
 
 use quota_core::{UNITS_MAX, Units};
 
-use crate::quota::ErrorReason;
+use crate::{
+    quota::ErrorReason,
+    raw::{Attribute, Text as _},
+};
 
 /// Longest name, id or attribute in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 128;
@@ -138,6 +141,12 @@ const fn deceptive(character: char) -> bool {
     matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Whether nothing in a text could fool its reader.
+fn is_plain(value: &str) -> bool {
+    let is_printable = |byte: u8| matches!(byte, 0x20..0x7f);
+    value.bytes().all(is_printable) || !value.chars().any(deceptive)
+}
+
 /// Parses a tenant's wire id, `[A-Za-z0-9._:-]{1,128}`.
 pub(crate) fn tenant(field: &str, value: &str) -> FieldResult<()> {
     const BOUND: &str = "1 to 128 characters of A-Z a-z 0-9 . _ : -";
@@ -181,7 +190,7 @@ pub(crate) fn optional_text(field: &str, value: &str) -> FieldResult<()> {
     if value.len() > TEXT_BYTES_MAX {
         return Err(FieldError::too_long(field, value, "at most 128 bytes"));
     }
-    if value.chars().any(deceptive) {
+    if !is_plain(value) {
         return Err(FieldError::new(
             ErrorReason::FieldInvalid,
             field,
@@ -214,21 +223,48 @@ pub fn units(field: impl FnOnce() -> String, value: i64) -> FieldResult<Units> {
 /// # Errors
 /// Too many, or a name or value that is malformed.
 pub fn attributes(values: HashMap<String, String, impl BuildHasher>) -> FieldResult<Attributes> {
-    if values.len() > LIST_MAX {
-        return Err(FieldError::too_long(
-            "attributes",
-            values.len(),
-            "at most 16 attributes",
-        ));
-    }
+    attribute_count(values.len())?;
     let mut sorted = Vec::with_capacity(values.len());
     for (name, value) in values {
-        text("attributes.key", &name)?;
-        if value.len() > TEXT_BYTES_MAX || value.chars().any(deceptive) {
-            optional_text(&format!("attributes[{}]", shown(&name)), &value)?;
-        }
+        attribute(&name, &value)?;
         sorted.push((name.into_boxed_str(), value.into_boxed_str()));
     }
     sorted.sort_unstable();
     Ok(sorted)
+}
+
+/// Parses up to 16 attributes as they came and sorts them by name; of several of one name the last counts.
+///
+/// # Errors
+/// As [`attributes`].
+pub(crate) fn raw_attributes(mut values: Vec<Attribute>) -> FieldResult<Vec<Attribute>> {
+    values.sort_by(|left, right| left.name.cmp(&right.name));
+    values.dedup_by(|later, earlier| {
+        let is_same = later.name == earlier.name;
+        if is_same {
+            std::mem::swap(later, earlier);
+        }
+        is_same
+    });
+    attribute_count(values.len())?;
+    for pair in &values {
+        attribute(pair.name.text(), pair.value.text())?;
+    }
+    Ok(values)
+}
+
+fn attribute_count(count: usize) -> FieldResult<()> {
+    if count <= LIST_MAX {
+        return Ok(());
+    }
+    let bound = "at most 16 attributes";
+    Err(FieldError::too_long("attributes", count, bound))
+}
+
+fn attribute(name: &str, value: &str) -> FieldResult<()> {
+    text("attributes.key", name)?;
+    if value.len() > TEXT_BYTES_MAX || !is_plain(value) {
+        optional_text(&format!("attributes[{}]", shown(name)), value)?;
+    }
+    Ok(())
 }

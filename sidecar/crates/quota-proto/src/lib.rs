@@ -30,6 +30,7 @@ pub mod content;
 pub mod decision;
 mod field;
 mod limits;
+pub mod raw;
 pub mod usage;
 pub mod watch;
 

@@ -1,12 +1,18 @@
 //! Usage records and settlements as callers send them.
 
+use prost::bytes::Bytes;
 use prost_types::Timestamp;
-use quota_core::Cost;
+use quota_core::{Cost, Units};
 
 use crate::{
-    check::meter_units,
-    field::{Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, tenant},
+    check::{Metered, cost, meter_units},
+    decision::signed,
+    field::{
+        Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, raw_attributes,
+        tenant,
+    },
     quota::{self, Acknowledgement, ErrorReason},
+    raw::{self, Text},
 };
 
 /// Prefixes of ids that only the system makes.
@@ -16,42 +22,60 @@ const SECONDS_MAX: i64 = 253_402_300_799;
 /// Most records of one call.
 const RECORDS_MAX: usize = 1_000;
 
-/// A usage record whose every field keeps its rule.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A usage record whose every field keeps its rule; its text is what was received.
+#[derive(Clone, PartialEq, Debug)]
 pub struct ParsedRecord {
     /// Idempotency id; empty = the sidecar makes one.
-    pub id: String,
+    pub id: Bytes,
     /// Wire id of the tenant.
-    pub tenant: String,
+    pub tenant: Bytes,
     /// Event time in microseconds; `None` = now.
     pub event_time_us: Option<i64>,
     /// Quantities, each of another meter, in the caller's order.
-    pub quantities: Vec<Cost>,
+    pub quantities: Vec<raw::Quantity>,
     /// Attributes sorted by name.
-    pub attributes: Attributes,
+    pub attributes: Vec<raw::Attribute>,
     /// It is taken from limits as well.
     pub counts: bool,
 }
 
-impl TryFrom<quota::UsageRecord> for ParsedRecord {
+impl ParsedRecord {
+    /// Gives what is logged of it, in the order in which it is hashed, under an id.
+    #[must_use]
+    pub fn logged(mut self, id: String, received_us: i64) -> raw::LoggedUsage {
+        self.quantities
+            .sort_unstable_by(|left, right| left.meter.cmp(&right.meter));
+        raw::LoggedUsage {
+            tenant: self.tenant,
+            id,
+            event_time_us: self.event_time_us.unwrap_or(received_us),
+            received_us,
+            quantities: self.quantities,
+            attributes: self.attributes,
+        }
+    }
+}
+
+impl TryFrom<raw::UsageRecord> for ParsedRecord {
     type Error = FieldError;
 
-    fn try_from(record: quota::UsageRecord) -> FieldResult<Self> {
-        tenant("tenant", &record.tenant)?;
-        optional_text("id", &record.id)?;
+    fn try_from(record: raw::UsageRecord) -> FieldResult<Self> {
+        let id = record.id.text();
+        tenant("tenant", record.tenant.text())?;
+        optional_text("id", id)?;
         if let Some(prefix) = RESERVED_PREFIXES
             .iter()
-            .find(|prefix| record.id.starts_with(**prefix))
+            .find(|prefix| id.starts_with(**prefix))
         {
             return Err(FieldError::new(
                 ErrorReason::FieldInvalid,
                 "id",
-                &record.id,
+                id,
                 format!("free of the system's prefix {prefix}"),
                 "choose another id",
             ));
         }
-        if !record.id.is_empty() && record.event_time.is_none() {
+        if !id.is_empty() && record.event_time.is_none() {
             return Err(FieldError::required(
                 "event_time",
                 "set where id is set",
@@ -65,12 +89,18 @@ impl TryFrom<quota::UsageRecord> for ParsedRecord {
                 "name a meter with its units",
             ));
         }
+        let event_time_us = record.event_time.map(event_time_us).transpose()?;
+        let came = record.quantities.into_iter();
+        let made = |meter, units| raw::Quantity {
+            meter,
+            units: signed(units),
+        };
         Ok(Self {
             id: record.id,
             tenant: record.tenant,
-            event_time_us: record.event_time.map(event_time_us).transpose()?,
-            quantities: quantities(record.quantities)?,
-            attributes: attributes(record.attributes)?,
+            event_time_us,
+            quantities: quantities(came.map(|one| (one.meter, one.units)), made)?,
+            attributes: raw_attributes(record.attributes)?,
             counts: record.count_against_limits,
         })
     }
@@ -95,7 +125,13 @@ impl TryFrom<quota::SettleReservationRequest> for ParsedSettle {
     fn try_from(request: quota::SettleReservationRequest) -> FieldResult<Self> {
         Ok(Self {
             token: token(request.token)?,
-            quantities: quantities(request.quantities)?,
+            quantities: quantities(
+                request
+                    .quantities
+                    .into_iter()
+                    .map(|one| (one.meter, one.units)),
+                cost,
+            )?,
             attributes: attributes(request.attributes)?,
             event_time_us: request.event_time.map(event_time_us).transpose()?,
         })
@@ -174,7 +210,10 @@ impl TryFrom<quota::GetQuotaRequest> for ParsedQuery {
     }
 }
 
-fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
+fn quantities<M: Text, T: Metered>(
+    values: impl ExactSizeIterator<Item = (M, i64)>,
+    made: impl Fn(M, Units) -> T,
+) -> FieldResult<Vec<T>> {
     if values.len() > LIST_MAX {
         return Err(FieldError::too_long(
             "quantities",
@@ -182,12 +221,7 @@ fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
             "at most 16 quantities",
         ));
     }
-    meter_units(
-        "quantities",
-        values
-            .into_iter()
-            .map(|quantity| (quantity.meter, quantity.units)),
-    )
+    meter_units("quantities", values, made)
 }
 
 fn event_time_us(time: Timestamp) -> FieldResult<i64> {

@@ -100,9 +100,9 @@ impl Calls {
             self.as_answers_come(&caller, started, span, &mut running);
         }
         while running.join_next().await.is_some() {}
-        let mut called = std::mem::take(&mut *caller.called.lock());
-        called.took_us = micros(started.elapsed());
-        Ok(called)
+        let mut outcome = std::mem::take(&mut *caller.called.lock());
+        outcome.took_us = micros(started.elapsed());
+        Ok(outcome)
     }
 
     async fn at_a_pace(

@@ -9,10 +9,14 @@ use quota_proto::{
     bridge::{Snapshot, command::Action},
     command::watch_hello,
     ledger::{WatchHello, WatchWelcome},
+    quota::ErrorReason,
     watch::{EARLY_MAX_US, LATE_MAX_US, RecordRules},
 };
 
-use crate::token::TokenKeys;
+use crate::{
+    refusal::{Answer, Refusal},
+    token::TokenKeys,
+};
 
 /// Tenants followed at most, their ancestors left out. Beyond it a new one is answered as if the ledger were away.
 const TENANTS_MAX: usize = 40_000;
@@ -182,6 +186,18 @@ impl Directory {
             .map(|meters| meters.contains_key(meter))
     }
 
+    /// Refuses a meter that does not exist; `field` names where it stands.
+    ///
+    /// # Errors
+    /// Also where the ledger has not said yet which there are.
+    pub(crate) fn require_meter(&self, field: impl FnOnce() -> String, meter: &str) -> Answer<()> {
+        if self.meter_exists(meter).ok_or_else(Refusal::starting)? {
+            return Ok(());
+        }
+        let reason = ErrorReason::MeterUnknown;
+        Err(Refusal::unknown(reason, "meter", field(), meter))
+    }
+
     /// How long before and after its receive time an event with these meters may lie, µs: what all of them allow.
     pub(crate) fn span<'m>(&self, meters: impl Iterator<Item = &'m str>) -> (i64, i64) {
         let facts = meters.filter_map(|meter| self.meters.as_ref()?.get(meter));
@@ -201,11 +217,25 @@ impl Directory {
         let Some(facts) = &self.meters else {
             return attributes.clear();
         };
-        attributes.retain(|(name, _)| {
-            meters
-                .clone()
-                .filter_map(|meter| facts.get(meter))
-                .any(|meter| meter.plain.contains(name))
-        });
+        attributes.retain(|(name, _)| is_declared(facts, meters, name));
     }
+
+    /// Whether one of the meters declares an attribute, to be stored as it is.
+    pub(crate) fn declares<'m>(
+        &self,
+        meters: &(impl Iterator<Item = &'m str> + Clone),
+        name: &str,
+    ) -> bool {
+        let facts = self.meters.as_ref();
+        facts.is_some_and(|facts| is_declared(facts, meters, name))
+    }
+}
+
+fn is_declared<'m>(
+    facts: &HashMap<Arc<str>, MeterFacts>,
+    meters: &(impl Iterator<Item = &'m str> + Clone),
+    name: &str,
+) -> bool {
+    let mut known = meters.clone().filter_map(|meter| facts.get(meter));
+    known.any(|meter| meter.plain.iter().any(|plain| **plain == *name))
 }

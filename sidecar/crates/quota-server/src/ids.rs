@@ -1,11 +1,11 @@
 //! Random names: reservations, and time-ordered ids of usage records.
 
-use std::fmt::Write as _;
-
 use quota_core::ReservationId;
 
 /// Bytes of randomness fetched at once, so that an id costs no system call.
 const POOL: usize = 4_096;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Where randomness comes from.
 pub trait Randomness: Send {
@@ -77,8 +77,7 @@ impl Ids {
             if matches!(index, 4 | 6 | 8 | 10) {
                 text.push('-');
             }
-            // Writing to a string can't fail.
-            let _ = write!(text, "{byte:02x}");
+            push_hex(&mut text, *byte);
         }
         Ok(text)
     }
@@ -88,9 +87,15 @@ impl Ids {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().saturating_mul(2));
     for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
+        push_hex(&mut text, *byte);
     }
     text
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    for digit in [byte >> 4, byte & 0x0f] {
+        text.push(char::from(DIGITS[usize::from(digit)]));
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +114,7 @@ mod tests {
         assert_eq!("01234567-89ab-7", &id[..15]);
         assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
         assert_eq!(36, id.len());
+        assert_eq!("000f10a9ff", hex(&[0, 0x0f, 0x10, 0xa9, 0xff]));
     }
 
     /// A source that fails gives an error, never a predictable id.

@@ -16,6 +16,12 @@ pub trait Journal: Send + Sync {
     /// Nothing was appended.
     fn append(&self, entry: Append<'_>) -> Result<Position, LogError>;
 
+    /// Appends all of these or none, one after the other, as `append` does.
+    ///
+    /// # Errors
+    /// Nothing was appended.
+    fn append_all(&self, entries: &[Append<'_>]) -> Result<Vec<Position>, LogError>;
+
     /// Calls back once the entry is durable or can no longer become so.
     fn on_durable(&self, position: Position, notify: Notify);
 
@@ -29,6 +35,10 @@ pub trait Journal: Send + Sync {
 impl Journal for UsageLog {
     fn append(&self, entry: Append<'_>) -> Result<Position, LogError> {
         Self::append(self, entry)
+    }
+
+    fn append_all(&self, entries: &[Append<'_>]) -> Result<Vec<Position>, LogError> {
+        Self::append_all(self, entries)
     }
 
     fn on_durable(&self, position: Position, notify: Notify) {

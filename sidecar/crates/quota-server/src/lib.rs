@@ -24,6 +24,7 @@ pub mod config;
 mod directory;
 mod ended;
 mod fingerprint;
+mod fresh;
 pub mod handlers;
 mod headers;
 mod hub;

@@ -131,6 +131,18 @@ impl Refusal {
         .retry_after(RETRY_LOG_MS)
     }
 
+    /// A message that can't be read.
+    pub(crate) fn undecodable(why: &str) -> Refusal {
+        Self::new(
+            ErrorReason::FieldInvalid,
+            format!("the message can't be decoded: {why}; send it as the .proto file says"),
+        )
+        .with("field", "message")
+        .with("value", why)
+        .with("bound", "a message of the .proto file, strings in UTF-8")
+        .with("remedy", "send it as the .proto file says")
+    }
+
     /// What the caller names is not known to the ledger.
     #[must_use]
     pub fn unknown(

@@ -10,7 +10,6 @@ use std::{
 
 use parking_lot::Mutex;
 use quota_core::{Now, ReservationId};
-use quota_proto::quota::ErrorReason;
 use tokio::time::{Instant, timeout_at};
 use usage_log::Append;
 
@@ -138,29 +137,13 @@ impl Service {
         }
     }
 
-    /// Says whether a meter exists.
+    /// Refuses a meter that does not exist.
     ///
     /// # Errors
-    /// The ledger has not said yet which there are.
-    pub(crate) fn meter_exists(&self, meter: &str) -> Answer<bool> {
-        self.hub
-            .directory
-            .lock()
-            .meter_exists(meter)
-            .ok_or_else(Refusal::starting)
-    }
-
-    /// Refuses a meter that does not exist.
+    /// Also where the ledger has not said yet which there are.
     pub(crate) fn require_meter(&self, field: impl Into<String>, meter: &str) -> Answer<()> {
-        if self.meter_exists(meter)? {
-            return Ok(());
-        }
-        Err(Refusal::unknown(
-            ErrorReason::MeterUnknown,
-            "meter",
-            field,
-            meter,
-        ))
+        let directory = self.hub.directory.lock();
+        directory.require_meter(|| field.into(), meter)
     }
 
     /// Whether calls can be answered.

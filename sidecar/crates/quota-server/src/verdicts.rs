@@ -35,6 +35,11 @@ impl Verdicts {
         }
     }
 
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// Tells the verdict on a record; none where it was stored, or the ledger has not said.
     pub(crate) fn on(&self, number: u64) -> Option<Verdict> {
         self.0.lock().get(&number).cloned()

@@ -196,7 +196,10 @@ async fn oversized_messages_are_refused_with_the_bound() {
 /// Bytes that are no message, or strings that are no UTF-8, are the caller's error.
 #[tokio::test]
 async fn undecodable_messages_are_refused() {
-    use quota_proto::bridge::{Channels, LoggedExpiry};
+    use quota_proto::{
+        bridge::{Channels, LoggedExpiry},
+        raw,
+    };
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     let not_utf8 = LoggedExpiry {
@@ -214,6 +217,36 @@ async fn undecodable_messages_are_refused() {
         "FIELD_INVALID",
         "message",
     );
+    let records = raw::RecordUsageRequest {
+        records: vec![
+            raw::UsageRecord {
+                tenant: "acme".into(),
+                quantities: vec![raw::Quantity {
+                    meter: "tokens".into(),
+                    units: 1,
+                }],
+                ..raw::UsageRecord::default()
+            },
+            raw::UsageRecord {
+                id: vec![0xff].into(),
+                ..raw::UsageRecord::default()
+            },
+        ],
+        acknowledgement: 0,
+    };
+    let status = plane
+        .client
+        .call::<_, RecordUsageResponse>("RecordUsage", records)
+        .await
+        .unwrap_err();
+    assert_refused(
+        "not UTF-8 in a record",
+        &status,
+        Code::InvalidArgument,
+        "FIELD_INVALID",
+        "message",
+    );
+    assert_eq!(0, plane.stats()["records"]);
     let other_type = Channels {
         channels: vec!["\u{1}".into(); 3],
     };

@@ -251,6 +251,13 @@ pub(crate) fn parse(bytes: &[u8], seed: u32) -> Option<Record<'_>> {
     })
 }
 
+/// Reads the key of a record that was sealed here, and whether it has nothing else.
+pub(crate) fn key_of(record: &[u8]) -> Option<(Key, bool)> {
+    let is_keyed = record.get(25).is_some_and(|flags| flags & KEYED != 0);
+    let is_bare = narrow(u64::from(u32_at(record, 0))) <= KEY;
+    is_keyed.then(|| (array_at(record, RECORD_HEADER), is_bare))
+}
+
 /// First bytes of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SegmentHeader {

@@ -12,6 +12,7 @@ use crate::{
         Append, Committed, Config, Damage, Hash, Key, LogError, NewProducer, Position, Recovered,
         Stats,
     },
+    entry::{Need, Parts},
     format::{COMMIT_BYTES, Kind, PAYLOAD_MAX, push_record, wide},
     scrub::Scrubbed,
 };
@@ -150,56 +151,29 @@ impl Front {
         self.state.lock()
     }
 
-    /// Appends to the group that gathers; see [`crate::UsageLog::append`].
-    pub(crate) fn append(&self, entry: &Append<'_>) -> Result<Position, LogError> {
-        let (kind, key, payload, hash) = match entry {
-            Append::Usage {
-                payload,
-                content_hash,
-                ends,
-            } => (Kind::Usage, ends.as_ref(), *payload, Some(*content_hash)),
-            Append::Open { key, payload } => (Kind::Open, Some(key), *payload, None),
-            Append::Expire { key } => (Kind::Expire, Some(key), [].as_slice(), None),
-            Append::Mark { key, payload } => (Kind::Mark, Some(key), *payload, None),
-        };
-        if payload.len() > self.payload_max {
-            return Err(LogError::TooLong {
-                bytes: payload.len(),
-                bound: self.payload_max,
-            });
+    /// Appends to the group that gathers, all or none; see [`crate::UsageLog::append_all`].
+    pub(crate) fn append_all(&self, entries: &[Append<'_>]) -> Result<Vec<Position>, LogError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
         }
-        let bytes = crate::format::total_bytes(payload.len().saturating_add(crate::format::KEY));
-        // What removes a mark frees units, so it may use the reserve like what ends a reservation.
-        let removes = kind == Kind::Mark && payload.is_empty();
-        let settles = removes || kind == Kind::Expire || (kind == Kind::Usage && key.is_some());
+        let mut need = Need::default();
+        for entry in entries {
+            need.add(&Parts::of(entry), self.payload_max)?;
+        }
+        need.groups = wide(entries.len())
+            .checked_div(u64::from(self.group_records))
+            .unwrap_or(0)
+            .saturating_add(need.bytes.checked_div(wide(self.group_bytes)).unwrap_or(0));
+        let mut positions = Vec::with_capacity(entries.len());
         let mut state = self.state.lock();
-        state.admit(
-            wide(bytes),
-            settles,
-            kind == Kind::Open || (kind == Kind::Mark && !removes),
-            self.pending_bytes,
-        )?;
-        let group = state.gathering(self.group_records, self.group_bytes);
-        let before = group.bytes.len();
-        group.push(kind, key, payload, hash);
-        let added = wide(group.bytes.len().saturating_sub(before));
-        let position = Position {
-            entry: state.next.entry.saturating_add(1),
-            usage: state
-                .next
-                .usage
-                .saturating_add(u64::from(kind == Kind::Usage)),
-        };
-        state.next = position;
-        if let Some(group) = state.groups.back_mut() {
-            group.last = position;
+        state.admit(&need, self.pending_bytes)?;
+        for entry in entries {
+            let parts = Parts::of(entry);
+            positions.push(state.push(&parts, self.group_records, self.group_bytes));
         }
-        state.stats.pending_bytes = state.stats.pending_bytes.saturating_add(added);
-        state.stats.appended = state.stats.appended.saturating_add(1);
-        state.stats.appended_seq = state.seq_of(position.usage);
         drop(state);
         self.work.notify_one();
-        Ok(position)
+        Ok(positions)
     }
 
     /// Calls back when durable; see [`crate::UsageLog::on_durable`].
@@ -495,13 +469,7 @@ impl State {
         self.waiters_made
     }
 
-    fn admit(
-        &self,
-        bytes: u64,
-        settles: bool,
-        lives: bool,
-        pending_max: u64,
-    ) -> Result<(), LogError> {
+    fn admit(&self, need: &Need, pending_max: u64) -> Result<(), LogError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
@@ -510,20 +478,18 @@ impl State {
         }
         let pending = self.stats.pending_bytes;
         let capacity = self.stats.capacity_bytes;
-        // Every group adds a commit record; one more group than gather now may be needed at a segment's end.
-        let commits = wide(
-            self.groups
-                .len()
-                .saturating_add(2)
-                .saturating_mul(COMMIT_BYTES),
-        );
+        // Every group adds a commit record; one more group than gather then may be needed at a segment's end.
+        let commits = wide(self.groups.len())
+            .saturating_add(need.groups)
+            .saturating_add(2)
+            .saturating_mul(wide(COMMIT_BYTES));
         let used = self
             .stats
             .used_bytes
             .saturating_add(pending)
             .saturating_add(commits)
-            .saturating_add(bytes);
-        let bound = if settles {
+            .saturating_add(need.bytes);
+        let bound = if need.settles {
             capacity
         } else {
             capacity
@@ -532,11 +498,11 @@ impl State {
                 .unwrap_or(0)
         };
         // What lives on is rewritten before its segment is reused; more than half of the room would leave none.
-        let too_much_alive = lives
+        let too_much_alive = need.lives
             && self
                 .live_bytes
                 .saturating_add(pending)
-                .saturating_add(bytes)
+                .saturating_add(need.bytes)
                 > capacity.checked_div(2).unwrap_or(0);
         if used > bound || too_much_alive {
             return Err(LogError::Full {
@@ -544,12 +510,31 @@ impl State {
                 capacity_bytes: capacity,
             });
         }
-        if pending.saturating_add(bytes) > pending_max {
+        if pending.saturating_add(need.bytes) > pending_max {
             return Err(LogError::Busy {
                 pending_bytes: pending,
             });
         }
         Ok(())
+    }
+
+    /// Adds an admitted entry to the group that gathers.
+    fn push(&mut self, parts: &Parts<'_>, records: u32, bytes: usize) -> Position {
+        let is_usage = parts.kind == Kind::Usage;
+        let position = Position {
+            entry: self.next.entry.saturating_add(1),
+            usage: self.next.usage.saturating_add(u64::from(is_usage)),
+        };
+        let group = self.gathering(records, bytes);
+        let before = group.bytes.len();
+        group.push(parts.kind, parts.key, parts.payload, parts.hash);
+        group.last = position;
+        let added = wide(group.bytes.len().saturating_sub(before));
+        self.next = position;
+        self.stats.pending_bytes = self.stats.pending_bytes.saturating_add(added);
+        self.stats.appended = self.stats.appended.saturating_add(1);
+        self.stats.appended_seq = self.seq_of(position.usage);
+        position
     }
 
     fn gathering(&mut self, records: u32, bytes: usize) -> &mut Group {

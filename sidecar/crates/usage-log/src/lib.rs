@@ -17,6 +17,7 @@ mod again;
 mod api;
 mod chain;
 mod directory;
+mod entry;
 mod fold;
 mod format;
 mod front;

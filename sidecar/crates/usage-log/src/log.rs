@@ -129,7 +129,18 @@ impl UsageLog {
     /// [`LogError::Full`] (from 95 % on for all but `Usage` with `ends` and `Expire`), [`LogError::Busy`],
     /// [`LogError::Io`], [`LogError::TooLong`], [`LogError::Closed`]. Nothing was appended then.
     pub fn append(&self, entry: Append<'_>) -> Result<Position, LogError> {
-        self.shared.front.append(&entry)
+        let positions = self.append_all(&[entry])?;
+        positions.first().copied().ok_or(LogError::Closed)
+    }
+
+    /// Appends entries, all of them or none, one after the other; gives their positions.
+    ///
+    /// One lock and one wake-up for all: they become durable in one group where one holds them.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; the last 5 % are for them where each of them ends a reservation. Nothing was appended then.
+    pub fn append_all(&self, entries: &[Append<'_>]) -> Result<Vec<Position>, LogError> {
+        self.shared.front.append_all(entries)
     }
 
     /// Calls back once the entry is durable, or can no longer become so; at once when that is known already.

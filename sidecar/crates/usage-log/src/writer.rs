@@ -11,7 +11,7 @@ use crate::{
     directory::Directory,
     fold::{Live, LiveMap, apply_live},
     format::{
-        COMMIT_BYTES, Kind, SEGMENT_HEADER, SegmentHeader, Watermark, narrow, parse, peek,
+        COMMIT_BYTES, Kind, SEGMENT_HEADER, SegmentHeader, Watermark, key_of, narrow, parse, peek,
         push_commit, seal_record, u64_at, wide,
     },
     front::{Front, Group, Update, Work},
@@ -525,13 +525,16 @@ impl Sealed {
         }
         seal_record(record, seed, seq, incarnation);
         self.count = self.count.saturating_add(1);
-        let Some(record) = parse(record, seed) else {
+        if let Some((key, is_bare)) = key_of(record) {
+            self.lives.push((kind, key, is_bare, offset, total));
+        }
+        if kind != Kind::Hole {
             return;
-        };
-        if kind == Kind::Hole {
-            let last_seq = u64_at(record.payload, 0).max(seq);
+        }
+        if let Some(hole) = parse(record, seed) {
+            let last_seq = u64_at(hole.payload, 0).max(seq);
             let reason =
-                String::from_utf8_lossy(record.payload.get(8..).unwrap_or_default()).into_owned();
+                String::from_utf8_lossy(hole.payload.get(8..).unwrap_or_default()).into_owned();
             self.h = chain_next(&self.h, &hole_hash(seq, last_seq));
             self.last_seq = last_seq;
             self.holes.push(Hole {
@@ -539,10 +542,6 @@ impl Sealed {
                 last_seq,
                 reason: reason.into(),
             });
-        }
-        if let Some(key) = record.key {
-            self.lives
-                .push((kind, key, record.payload.is_empty(), offset, total));
         }
     }
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use quota_core::{CheckRequest, Cost, HoldKind, Mode, Reason};
-use quota_proto::{Attributes, usage::ParsedRecord};
+use quota_proto::{
+    Attributes,
+    raw::{Attribute, Quantity, Text as _},
+    usage::ParsedRecord,
+};
 use tokio::task::JoinSet;
 
 use crate::{handlers::check::decide, refusal::Answer, service::Service};
@@ -21,10 +25,15 @@ pub(crate) struct Use {
 impl Use {
     /// Reads it from a record, whose undeclared attributes a limit may match all the same.
     pub(crate) fn of(record: &ParsedRecord) -> Self {
+        let cost = |quantity: &Quantity| Cost {
+            meter: quantity.meter.text().into(),
+            units: u64::try_from(quantity.units).unwrap_or(0),
+        };
+        let pair = |pair: &Attribute| (pair.name.text().into(), pair.value.text().into());
         Self {
-            tenant: record.tenant.as_str().into(),
-            quantities: record.quantities.clone(),
-            attributes: record.attributes.clone(),
+            tenant: record.tenant.text().into(),
+            quantities: record.quantities.iter().map(cost).collect(),
+            attributes: record.attributes.iter().map(pair).collect(),
         }
     }
 }

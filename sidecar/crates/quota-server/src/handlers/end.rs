@@ -352,7 +352,10 @@ impl Plan {
             .collect();
         let attributes = merged(service, &quantities, added, &opened.attributes)?;
         let event_time_us = event_time_us
-            .map(|at| event_time(service, &quantities, at, now_us))
+            .map(|at| {
+                let meters = quantities.iter().map(|quantity| &*quantity.meter);
+                event_time(&service.hub.directory.lock(), meters, at, now_us)
+            })
             .transpose()?
             .unwrap_or(now_us);
         let recorded = if quantities.is_empty() {

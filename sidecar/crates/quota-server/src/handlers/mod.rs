@@ -1,7 +1,7 @@
 //! The calls of `QuotaService`: plain async functions over decoded messages, with no idea of what carries them.
 
 mod check;
-mod counted;
+pub(crate) mod counted;
 mod end;
 mod explain;
 mod give_back;

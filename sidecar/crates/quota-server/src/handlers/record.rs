@@ -2,23 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message as _;
-use quota_core::{Cost, Now};
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+use quota_core::Now;
 use quota_proto::{
     FieldError, FieldResult,
-    content::content_hash,
-    quota::{ErrorReason, RecordOutcome, RecordResult, RecordUsageRequest, RecordUsageResponse},
+    quota::{ErrorReason, RecordOutcome, RecordResult, RecordUsageResponse},
+    raw::{RecordUsageRequest, Text as _},
     reason_name,
     usage::{ParsedRecord, record_count, wants_ledger},
 };
 use tokio::time::timeout;
-use usage_log::{Append, Position};
+use usage_log::Position;
 
 use crate::{
+    directory::Directory,
+    fresh::{Appended, Draft, Fresh, Place},
     handlers::counted::{Use, count},
     journal::{committed, durable},
-    recent::{Key, Seen},
-    records::{self, Draft, Levels},
     refusal::{Answer, Refusal},
     service::Service,
 };
@@ -43,21 +44,6 @@ pub async fn record_usage(
     service.counted(answer)
 }
 
-/// What was appended for one call.
-#[derive(Default)]
-struct Appended {
-    last: Option<Position>,
-    fresh: Vec<Key>,
-    count: u64,
-    uses: Vec<Use>,
-}
-
-impl Appended {
-    fn reach(&mut self, position: Position) {
-        self.last = self.last.max(Some(position));
-    }
-}
-
 async fn record_all(
     service: &Arc<Service>,
     request: RecordUsageRequest,
@@ -65,6 +51,9 @@ async fn record_all(
 ) -> Answer<RecordUsageResponse> {
     let to_ledger = wants_ledger(request.acknowledgement)?;
     record_count(request.records.len())?;
+    if !request.is_text() {
+        return Err(Refusal::undecodable("a string is not UTF-8"));
+    }
     let parsed: Vec<FieldResult<ParsedRecord>> = request
         .records
         .into_iter()
@@ -74,33 +63,25 @@ async fn record_all(
     service.room()?;
     // Read only now: between the receive time and the append nothing may be waited for, or a watermark could overtake.
     let now = service.hub.now()?;
-    let mut appended = Appended::default();
-    let results = append_all(service, parsed, &known, now, to_ledger, &mut appended);
-    let outcome = match (&results, appended.last) {
-        (Ok(_), Some(last)) => {
-            let uses = std::mem::take(&mut appended.uses);
-            acknowledged(service, last, uses, to_ledger, deadline).await
-        }
-        _ => Ok(()),
-    };
-    let results = match (results, outcome) {
-        (Ok(results), Ok(())) => results,
-        (Err(refusal), _) | (_, Err(refusal)) => {
+    let appended = append_all(service, parsed, &known, now, to_ledger)?;
+    if let Some(last) = appended.last {
+        if let Err(refusal) = acknowledged(service, last, appended.uses, to_ledger, deadline).await
+        {
             if refusal.reason == ErrorReason::UsageLogIo {
                 let mut recent = service.recent.lock();
-                appended
-                    .fresh
-                    .into_iter()
-                    .for_each(|key| recent.forget(key));
+                let fresh = appended.fresh.into_iter();
+                fresh.for_each(|key| recent.forget(key));
             }
             return Err(refusal);
         }
-    };
+    }
     service.stats.recorded(appended.count);
-    let judged = results
-        .into_iter()
-        .enumerate()
-        .map(|(index, (result, position))| judged(service, index, result, position));
+    let told = service.verdicts.any();
+    let results = appended.results.into_iter().enumerate();
+    let judged = results.map(|(index, (result, position))| match position {
+        Some(position) if told => judged(service, index, result, position),
+        _ => result,
+    });
     Ok(RecordUsageResponse {
         results: judged.collect(),
     })
@@ -111,10 +92,9 @@ fn judged(
     service: &Service,
     index: usize,
     result: RecordResult,
-    position: Option<Position>,
+    position: Position,
 ) -> RecordResult {
-    let verdict = position.and_then(|position| service.verdicts.on(position.record_number()));
-    let Some(verdict) = verdict else {
+    let Some(verdict) = service.verdicts.on(position.record_number()) else {
         return result;
     };
     let mut told = RecordResult {
@@ -136,9 +116,6 @@ fn judged(
     }
     told
 }
-
-/// The result of a record, and where in the log the record stands that it is about.
-type Placed = (RecordResult, Option<Position>);
 
 async fn acknowledged(
     service: &Arc<Service>,
@@ -168,92 +145,88 @@ async fn acknowledged(
 }
 
 /// Tenants of one call, and whether they exist.
-struct Known(Vec<(Arc<str>, bool)>);
+struct Known(HashMap<Bytes, bool>);
 
 impl Known {
     async fn of(service: &Service, parsed: &[FieldResult<ParsedRecord>]) -> Answer<Self> {
-        let mut tenants: Vec<Arc<str>> = Vec::new();
+        let mut names: Vec<Bytes> = Vec::new();
+        let mut seen: HashSet<&Bytes> = HashSet::new();
         for record in parsed.iter().flatten() {
-            if !tenants.iter().any(|tenant| **tenant == *record.tenant) {
-                tenants.push(record.tenant.as_str().into());
+            // Most calls are of one tenant.
+            if names.last() != Some(&record.tenant) && seen.insert(&record.tenant) {
+                names.push(record.tenant.clone());
             }
         }
+        let tenants: Vec<Arc<str>> = names.iter().map(|name| name.text().into()).collect();
         let known = service.tenants_known(&tenants).await?;
-        Ok(Self(tenants.into_iter().zip(known).collect()))
+        Ok(Self(names.into_iter().zip(known).collect()))
     }
 
-    fn exists(&self, tenant: &str) -> bool {
-        self.0
-            .iter()
-            .any(|(name, exists)| **name == *tenant && *exists)
+    fn exists(&self, tenant: &Bytes) -> bool {
+        self.0.get(tenant).is_some_and(|exists| *exists)
     }
 }
 
+/// Judges a call's records and appends the good ones, all of them or none.
 fn append_all(
     service: &Service,
     parsed: Vec<FieldResult<ParsedRecord>>,
     known: &Known,
     now: Now,
     to_ledger: bool,
-    appended: &mut Appended,
-) -> Answer<Vec<Placed>> {
+) -> Answer<Appended> {
+    let mut fresh = Fresh::default();
     let mut results = Vec::with_capacity(parsed.len());
+    let directory = service.hub.directory.lock();
+    let mut recent = service.recent.lock();
     for (index, record) in parsed.into_iter().enumerate() {
-        let path = format!("records[{index}]");
-        let id = record
-            .as_ref()
-            .map(|record| record.id.clone())
-            .unwrap_or_default();
-        results.push(
-            match record
-                .map_err(Refusal::from)
-                .and_then(|record| checked(service, record, known, now.ledger_us))
-            {
-                Ok(record) => append(service, record, now, to_ledger, appended)?,
-                Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => {
-                    return Err(refusal);
-                }
-                Err(refusal) => (invalid(id, &path, &refusal), None),
-            },
-        );
+        let mut id = String::new();
+        let draft = record.map_err(Refusal::from).and_then(|record| {
+            if let Err(refusal) = checked(&directory, &record, known, now.ledger_us) {
+                record.id.text().clone_into(&mut id);
+                return Err(refusal);
+            }
+            Draft::of(service, &directory, record, now)
+        });
+        results.push(match draft {
+            Ok(draft) => fresh.take(draft, &recent, to_ledger)?,
+            Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => return Err(refusal),
+            Err(refusal) => (invalid(id, index, &refusal), Place::Nowhere),
+        });
     }
-    Ok(results)
+    drop(directory);
+    let positions = service.journal.append_all(&fresh.entries())?;
+    fresh.remember(&mut recent, &positions);
+    Ok(Appended::of(results, &positions, fresh))
 }
 
 /// Checks what only the catalogue and the clock can tell.
-fn checked(
-    service: &Service,
-    record: ParsedRecord,
-    known: &Known,
-    now_us: i64,
-) -> Answer<ParsedRecord> {
+fn checked(directory: &Directory, record: &ParsedRecord, known: &Known, now_us: i64) -> Answer<()> {
     if !known.exists(&record.tenant) {
-        return Err(Refusal::unknown(
-            ErrorReason::TenantUnknown,
-            "tenant",
-            "tenant",
-            &record.tenant,
-        ));
+        let (reason, tenant) = (ErrorReason::TenantUnknown, record.tenant.text());
+        return Err(Refusal::unknown(reason, "tenant", "tenant", tenant));
     }
-    for (index, quantity) in record.quantities.iter().enumerate() {
-        service.require_meter(format!("quantities[{index}].meter"), &quantity.meter)?;
+    let meters = record
+        .quantities
+        .iter()
+        .map(|quantity| quantity.meter.text());
+    for (index, meter) in meters.clone().enumerate() {
+        directory.require_meter(|| format!("quantities[{index}].meter"), meter)?;
     }
-    record
-        .event_time_us
-        .map(|at| event_time(service, &record.quantities, at, now_us))
-        .transpose()?;
-    Ok(record)
+    if let Some(at_us) = record.event_time_us {
+        event_time(directory, meters, at_us, now_us)?;
+    }
+    Ok(())
 }
 
 /// Checks that an event time is neither too late nor too far ahead for any of these meters.
-pub(crate) fn event_time(
-    service: &Service,
-    quantities: &[Cost],
+pub(crate) fn event_time<'m>(
+    directory: &Directory,
+    meters: impl Iterator<Item = &'m str>,
     at_us: i64,
     now_us: i64,
 ) -> Answer<i64> {
-    let meters = quantities.iter().map(|quantity| &*quantity.meter);
-    let (late_us, early_us) = service.hub.directory.lock().span(meters);
+    let (late_us, early_us) = directory.span(meters);
     let least = now_us.saturating_sub(late_us);
     let most = now_us.saturating_add(early_us);
     if (least..=most).contains(&at_us) {
@@ -273,82 +246,15 @@ pub(crate) fn event_time(
     .into())
 }
 
-fn append(
-    service: &Service,
-    mut record: ParsedRecord,
-    now: Now,
-    to_ledger: bool,
-    appended: &mut Appended,
-) -> Answer<Placed> {
-    let used = record.counts.then(|| Use::of(&record));
-    let named = !record.id.is_empty();
-    if !named {
-        record.id = service.record_id(now)?;
-    }
-    service.hub.directory.lock().declared(
-        &record.quantities.iter().map(|quantity| &*quantity.meter),
-        &mut record.attributes,
-    );
-    let logged = records::usage(Draft {
-        tenant: &record.tenant,
-        id: record.id,
-        event_time_us: record.event_time_us.unwrap_or(now.ledger_us),
-        received_us: now.ledger_us,
-        quantities: &record.quantities,
-        attributes: &record.attributes,
-        flags: 0,
-        ends: None,
-        home: None,
-        levels: Levels::default(),
-    });
-    let content_hash = content_hash(&logged);
-    let result = |outcome: RecordOutcome, id: String| RecordResult {
-        outcome: outcome.into(),
-        id,
-        ..RecordResult::default()
-    };
-    let mut recent = service.recent.lock();
-    let seen = if named {
-        Some(recent.look(&logged.tenant, &logged.id, &content_hash))
-    } else {
-        None
-    };
-    match seen {
-        Some(Seen::Same(position)) => {
-            appended.reach(position);
-            return Ok((result(RecordOutcome::Duplicate, logged.id), Some(position)));
-        }
-        Some(Seen::Other) if !to_ledger => {
-            return Ok((result(RecordOutcome::Conflict, logged.id), None));
-        }
-        // The ledger may have refused what was seen here first: who waits for it hears its word.
-        Some(Seen::Other | Seen::New(_)) | None => {}
-    }
-    let position = service.journal.append(Append::Usage {
-        payload: &logged.encode_to_vec(),
-        content_hash,
-        ends: None,
-    })?;
-    appended.reach(position);
-    appended.count = appended.count.saturating_add(1);
-    if !matches!(seen, Some(Seen::Other)) {
-        appended.uses.extend(used);
-    }
-    if let Some(Seen::New(key)) = seen {
-        recent.remember(key, content_hash, position);
-        appended.fresh.push(key);
-    }
-    Ok((result(RecordOutcome::Recorded, logged.id), Some(position)))
-}
-
-fn invalid(id: String, path: &str, refusal: &Refusal) -> RecordResult {
+fn invalid(id: String, index: usize, refusal: &Refusal) -> RecordResult {
+    let path = format!("records[{index}]");
     RecordResult {
         outcome: RecordOutcome::Invalid.into(),
         id,
         reason: reason_name(refusal.reason).to_owned(),
         field: refusal
             .get("field")
-            .map_or_else(|| path.to_owned(), |field| format!("{path}.{field}")),
+            .map_or_else(|| path.clone(), |field| format!("{path}.{field}")),
         message: format!("{path}.{}", refusal.message),
     }
 }

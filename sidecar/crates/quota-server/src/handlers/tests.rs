@@ -55,6 +55,10 @@ impl Journal for Failing {
         self.log.append(entry)
     }
 
+    fn append_all(&self, entries: &[Append<'_>]) -> Result<Vec<Position>, LogError> {
+        self.log.append_all(entries)
+    }
+
     fn on_durable(&self, position: Position, notify: Notify) {
         if self.broken.load(Ordering::SeqCst) {
             notify(Err(LogError::Io("no space left".into())));

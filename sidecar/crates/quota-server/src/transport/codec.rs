@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
+use bytes::Buf as _;
 use prost::Message;
-use quota_proto::quota::ErrorReason;
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -61,19 +61,9 @@ impl<M: Message + Default> Decoder for Reader<M> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        M::decode(buffer)
+        // In one piece, so that fields of bytes are slices of it.
+        M::decode(buffer.copy_to_bytes(buffer.remaining()))
             .map(Some)
-            .map_err(|error| status(undecodable(&error.to_string())))
+            .map_err(|error| status(Refusal::undecodable(&error.to_string())))
     }
-}
-
-pub(super) fn undecodable(why: &str) -> Refusal {
-    Refusal::new(
-        ErrorReason::FieldInvalid,
-        format!("the message can't be decoded: {why}; send it as the .proto file says"),
-    )
-    .with("field", "message")
-    .with("value", why)
-    .with("bound", "a message of the .proto file, strings in UTF-8")
-    .with("remedy", "send it as the .proto file says")
 }

@@ -6,10 +6,7 @@ use quota_proto::quota::ErrorReason;
 use tonic::{Code, Status, codegen::http};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{
-    refusal::Refusal,
-    transport::{codec::undecodable, limits},
-};
+use crate::{refusal::Refusal, transport::limits};
 
 const DOMAIN: &str = "tollkeeper";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -35,7 +32,7 @@ pub(super) fn status(refusal: Refusal) -> Status {
 pub(super) fn refusal_of(found: &Status) -> Option<Refusal> {
     match found.code() {
         Code::OutOfRange | Code::ResourceExhausted => Some(too_long()),
-        Code::Internal | Code::InvalidArgument => Some(undecodable(
+        Code::Internal | Code::InvalidArgument => Some(Refusal::undecodable(
             "it is cut short, badly framed or not of its type",
         )),
         _ => None,

@@ -51,6 +51,53 @@ fn full_then_drained() {
     assert_eq!(Vec::<crate::Kept>::new(), recovered.open);
 }
 
+/// Entries that are appended together take positions one after the other and all become durable; where they don't all fit,
+/// none is there.
+#[test]
+fn appended_together_all_or_none() {
+    let memory = Memory::default();
+    let (log, _) = open(&memory, config());
+    let payload = [b'a'; 200];
+    let entry = Append::Usage {
+        payload: &payload,
+        content_hash: Sha256::digest(payload).into(),
+        ends: None,
+    };
+    let mut numbers = 0_u64;
+    // More than a group holds, and at last more than there is room for.
+    let refusal = loop {
+        match log.append_all(&[entry; 100]) {
+            Ok(positions) => {
+                let expected: Vec<u64> = (numbers + 1..=numbers + 100).collect();
+                let given = positions.iter().map(|at| at.record_number());
+                assert_eq!(expected, given.collect::<Vec<_>>());
+                numbers += 100;
+            }
+            Err(error) => break error,
+        }
+        flush(&log);
+        assert_eq!(numbers, log.stats().durable_seq);
+    };
+    assert!(matches!(refusal, LogError::Full { .. }), "{refusal:?}");
+    assert_eq!(
+        (numbers, 0),
+        (log.stats().appended_seq, log.stats().pending_bytes)
+    );
+    let huge = vec![0; (64 << 10) + 1];
+    let too_long = Append::Open {
+        key: [1; 16],
+        payload: &huge,
+    };
+    let refusal = log.append_all(&[entry, too_long]);
+    assert!(
+        matches!(refusal, Err(LogError::TooLong { .. })),
+        "{refusal:?}"
+    );
+    assert_eq!(numbers, log.stats().appended_seq);
+    assert_eq!(Ok(Vec::new()), log.append_all(&[]));
+    assert!(log.append_all(&[entry]).is_ok());
+}
+
 /// Only what reservations end with gets the last 5 %, and even that ends in a typed refusal.
 #[test]
 fn the_last_part_is_for_settling() {

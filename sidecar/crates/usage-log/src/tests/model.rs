@@ -9,6 +9,8 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Usage(u8),
+    /// So many records of one size, together.
+    Several(u8, u8),
     Open(u8, u8),
     Settle(u8),
     Expire(u8),
@@ -35,6 +37,10 @@ impl Model {
     fn apply(&mut self, step: &Step, id: usize) {
         match step {
             Step::Usage(size) => self.records.push(record(id, *size)),
+            Step::Several(count, size) => {
+                let several = (0..*count).map(|_| record(id, *size));
+                self.records.extend(several);
+            }
             Step::Open(key, size) => {
                 self.open.insert(name(*key), record(id, *size));
             }
@@ -92,11 +98,24 @@ impl World {
     fn step(&mut self, step: &Step, id: usize) {
         let hash = |payload: &[u8]| -> Hash { Sha256::digest(payload).into() };
         let payload = match step {
-            Step::Usage(size) | Step::Open(_, size) | Step::Mark(_, size) => record(id, *size),
+            Step::Usage(size)
+            | Step::Several(_, size)
+            | Step::Open(_, size)
+            | Step::Mark(_, size) => record(id, *size),
             _ => record(id, 3),
         };
         let appended = match step {
             Step::Usage(_) => usage(&self.log, &payload),
+            Step::Several(count, _) => {
+                let entry = Append::Usage {
+                    payload: &payload,
+                    content_hash: hash(&payload),
+                    ends: None,
+                };
+                let entries = vec![entry; usize::from(*count)];
+                let appended = self.log.append_all(&entries);
+                appended.map(|positions| positions[positions.len() - 1])
+            }
             Step::Settle(key) => self.log.append(Append::Usage {
                 payload: &payload,
                 content_hash: hash(&payload),
@@ -256,7 +275,8 @@ fn shape() -> Config {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        12 => any::<u8>().prop_map(Step::Usage),
+        9 => any::<u8>().prop_map(Step::Usage),
+        3 => (1..9_u8, 0..30_u8).prop_map(|(count, size)| Step::Several(count, size)),
         4 => (any::<u8>(), any::<u8>()).prop_map(|(key, size)| Step::Open(key, size)),
         3 => any::<u8>().prop_map(Step::Settle),
         1 => any::<u8>().prop_map(Step::Expire),
