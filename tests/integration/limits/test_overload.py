@@ -1,0 +1,38 @@
+"""More asks than a ledger takes in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from tollkeeper_ledger.domain.errors import OverloadedError
+from tollkeeper_ledger.domain.window_state import Ask, Refused
+from tollkeeper_ledger.services.allot import REQUEST_ENTRIES_MAX, WAITING_ENTRIES_MAX
+from tollkeeper_ledger.services.entries import Entry
+from tollkeeper_ledger.services.limits import open_limits
+
+if TYPE_CHECKING:
+    from limits_support import Serving
+
+ASK = Entry("nobody", "large", b"", (), 0, Ask(holder=bytes(16), request_seq=1, need=1, want=1))
+
+
+async def test_asks_beyond_the_bound_are_refused_by_type_and_nothing_else_suffers(serving: Serving) -> None:
+    """Beyond 40,000 waiting asks a call is told when to come again; those before it, and itself then, are answered."""
+    allot = (await open_limits(serving.ledger.resources)).allot
+    full = [asyncio.ensure_future(allot.allot([ASK] * REQUEST_ENTRIES_MAX)) for _ in range(4)]
+    await asyncio.sleep(0)
+    assert sum(REQUEST_ENTRIES_MAX for _ in full) == WAITING_ENTRIES_MAX
+    with pytest.raises(OverloadedError) as refused:
+        await allot.allot([ASK])
+    assert refused.value.retry_after_ms == 50
+    working = asyncio.ensure_future(allot.run())
+    try:
+        answers = [one for many in await asyncio.gather(*full) for one in many]
+        assert len(answers) == WAITING_ENTRIES_MAX
+        (later,) = await allot.allot([ASK])
+    finally:
+        working.cancel()
+    reasons = {one.reason if isinstance(one, Refused) else "given" for one in [*answers, later]}
+    assert reasons == {"TENANT_UNKNOWN"}
