@@ -45,7 +45,12 @@ def revenue(
     end: Annotated[str, typer.Option("--to", help="Periods that end at or before then.")] = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Sum what was invoiced without tax, by month and group."""
+    """Sum what was invoiced, after coupons and without tax, less credit notes, by month and group.
+
+    Void invoices are left out. An invoice counts in the month (of UTC) in which its period ends, and so do its credit
+    notes, whenever they are written. Every cut has the same sum: fees, items and prepaid credit that pays stand in the
+    group without a meter, and a credit note comes off its invoice's lines in proportion.
+    """
     request = reports_pb2.GetRevenueRequest(by=by.value)
     for name, text in (("from", start), ("to", end)):
         if text:

@@ -17,8 +17,8 @@ WHERE r.state IN ('finalised', 'past_due') AND r.due_minor > 0 AND ($2::uuid IS 
 GROUP BY t.wire_id, i.currency ORDER BY total_minor DESC, t.wire_id, i.currency;
 
 -- name: revenue
--- Sums invoices without tax, credits taken off, by month and group. $1 `month`, `plan` or `tenant`, $2 ends after,
--- $3 ends by, or null.
+-- Sums invoices after coupons without tax, credits taken off, by month and group. $1 `month`, `plan` or `tenant`, $2
+-- ends after, $3 ends by, or null.
 SELECT to_char(i.period_end - interval '1 microsecond', 'YYYY-MM') AS month,
        CASE $1 WHEN 'plan' THEN convert_from(i.document, 'UTF8')::jsonb #>> '{plan,name}' WHEN 'tenant' THEN t.wire_id
          ELSE '' END AS name,
@@ -29,10 +29,27 @@ WHERE r.state <> 'void' AND ($2::timestamptz IS NULL OR i.period_end > $2)
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
 
 -- name: revenue_by_meter
--- Sums lines as they were rated, by month and meter. $1 ends after, $2 ends by, or null.
-SELECT to_char(i.period_end - interval '1 microsecond', 'YYYY-MM') AS month, l.meter AS name, i.currency,
-       sum(l.amount_minor)::bigint AS revenue_minor
-FROM invoice_line l JOIN invoice i USING (tenant_id, invoice_id) JOIN receivable r USING (tenant_id, invoice_id)
-WHERE r.state <> 'void' AND ($1::timestamptz IS NULL OR i.period_end > $1)
-  AND ($2::timestamptz IS NULL OR i.period_end <= $2)
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+-- Sums lines after coupons without tax, by month and meter; what is credited comes off an invoice's lines above zero in
+-- proportion, so that all meters add up to what `revenue` gives. $1 ends after, $2 ends by, or null.
+WITH read AS (
+  SELECT i.tenant_id, i.invoice_id, i.currency,
+         to_char(i.period_end - interval '1 microsecond', 'YYYY-MM') AS month,
+         r.credited_minor - r.credited_tax_minor AS credited_minor, convert_from(i.document, 'UTF8')::jsonb AS document
+  FROM invoice i JOIN receivable r USING (tenant_id, invoice_id)
+  WHERE r.state <> 'void' AND ($1::timestamptz IS NULL OR i.period_end > $1)
+    AND ($2::timestamptz IS NULL OR i.period_end <= $2)
+), line AS (
+  SELECT read.*, place, said.line ->> 'meter' AS name,
+         (said.line ->> 'amount_minor')::numeric - (said.line ->> 'discount_minor')::numeric
+           - CASE document #>> '{billing,tax_mode}' WHEN 'inclusive' THEN (said.line #>> '{tax,tax_minor}')::numeric
+             ELSE 0 END AS net_minor
+  FROM read, jsonb_array_elements(document -> 'lines') WITH ORDINALITY AS said (line, place)
+), weighed AS (
+  SELECT *, sum(greatest(net_minor, 0)) OVER invoiced AS upto, sum(greatest(net_minor, 0)) OVER whole AS weight
+  FROM line WINDOW whole AS (PARTITION BY tenant_id, invoice_id), invoiced AS (whole ORDER BY place)
+)
+SELECT month, name, currency,
+       sum(net_minor - CASE WHEN weight > 0
+             THEN div(credited_minor * upto, weight) - div(credited_minor * (upto - greatest(net_minor, 0)), weight)
+             WHEN place = 1 THEN credited_minor ELSE 0 END)::bigint AS revenue_minor
+FROM weighed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

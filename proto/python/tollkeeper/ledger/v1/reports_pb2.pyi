@@ -680,7 +680,9 @@ class RevenueRow(_message.Message):
     currency: _builtins.str
     """ISO 4217."""
     revenue_minor: _builtins.int
-    """Without tax, in minor units. By meter: lines as they were rated, before coupons and credit notes."""
+    """After coupons, without tax, less credit notes, in minor units; every cut has the same sum. By meter a credit note
+    comes off its invoice's lines above zero in proportion.
+    """
     def __init__(
         self,
         *,
