@@ -45,7 +45,8 @@ class _Waiting:
 class AllotService:
     """Answer asks. While one transaction runs the next one's asks gather, so that many RPCs share a commit.
 
-    A caller that goes away doesn't undo its asks: their answers are kept by request_seq.
+    A caller that goes away doesn't undo its asks: their answers are kept by request_seq. Those whose turn had not
+    come are not served: under load it asks again, and the work for nobody would only grow.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class AllotService:
         while True:
             await self._gathered.wait()
             calls = self._take()
+            if not calls:
+                continue
             try:
                 await self._serve(calls)
             except Exception as error:  # noqa: BLE001 - a loop's top: these callers hear of it, the next are served
@@ -104,9 +107,11 @@ class AllotService:
         taken: list[_Waiting] = []
         count = 0
         while self._waiting and (not taken or count + len(self._waiting[0].entries) <= BATCH_ENTRIES_MAX):
-            taken.append(self._waiting.popleft())
-            count += len(taken[-1].entries)
-        self._waiting_entries -= count
+            call = self._waiting.popleft()
+            self._waiting_entries -= len(call.entries)
+            if not call.answered.cancelled():
+                taken.append(call)
+                count += len(call.entries)
         if not self._waiting:
             self._gathered.clear()
         return taken
