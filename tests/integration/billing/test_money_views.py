@@ -188,3 +188,41 @@ async def test_rows_of_an_invoice_cost_its_total(
         assert len(invoices) == len(owed)
         (earned,) = json.loads(await cli("revenue", "show", "--by", "plan", "-o", "json"))
         assert "hourly" == earned["plan"]
+
+
+@pytest.mark.parametrize("mode", ["exclusive", "inclusive"])
+async def test_rows_of_credit_notes_take_off_their_totals(
+    bench: BillingBench, ledger_settings: Settings, mode: str
+) -> None:
+    """Two credits on an invoice are rows of their own documents, once over all pages; with them rows cost the rest."""
+    first, second, _ = await billed(bench, mode=mode)
+    async with transaction(bench.billing) as conn:
+        for amount_minor in (1190, 1):
+            await credit_invoice(
+                conn, second, amount_minor=amount_minor, note="late", refund=False, act=await act_on(conn)
+            )
+        await void_invoice(conn, first, note="", reissue=False, act=await act_on(conn))
+    async with superuser(bench.url) as conn:
+        left = await conn.fetchval("SELECT sum(total_minor) FROM invoice WHERE invoice_id <> $1", first) - 1191
+        taken = dict(await conn.fetch("SELECT number, -amount_minor FROM credit_note"))
+    settings = ledger_settings.model_copy(update={"database_url": bench.url})
+    rows: list[dict[str, str]] = []
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        stub = reports_pb2_grpc.ReportServiceStub(channel)
+        request = reports_pb2.ExportFocusRequest(page_size=1)
+        while True:
+            page = await stub.ExportFocus(request)
+            rows += [dict(row.columns) for row in page.rows]
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+    assert left == 100 * sum(Decimal(row["BilledCost"]) for row in rows)
+    corrected: dict[str, Decimal] = dict.fromkeys(taken, Decimal(0))
+    for row in rows:
+        if row["ChargeClass"] == "Correction":
+            assert row["ChargeCategory"] in {"Credit", "Tax"}
+            corrected[row["InvoiceId"]] += 100 * Decimal(row["BilledCost"])
+    assert {-1190, -1} == set(taken.values())
+    assert taken == corrected
+    assert 2 == sum(row["ChargeCategory"] == "Credit" for row in rows)
+    assert all(": late" in row["ChargeDescription"] for row in rows if row["ChargeCategory"] == "Credit")

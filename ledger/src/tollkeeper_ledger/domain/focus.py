@@ -1,11 +1,14 @@
-"""An invoice as rows shaped like FOCUS 1.0, the FinOps Foundation's columns for cost. Pure."""
+"""An invoice, and what credits it, as rows shaped like FOCUS 1.0, the FinOps Foundation's columns for cost. Pure."""
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tollkeeper_ledger.domain.money import EXACT, Currency, major, plain
+from tollkeeper_ledger.domain.money import EXACT, Currency, exact, major, plain, round_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Json: TypeAlias = dict[str, Any]
 
@@ -21,22 +24,52 @@ COLUMNS = (
 
 
 def focus_rows(document: Json) -> list[dict[str, str]]:
-    """Give a row per line and one per tax; BilledCost of all rows is the invoice's total."""
+    """Give a row per line and one per tax; BilledCost of all rows is the invoice's total.
+
+    ListUnitPrice x PricingQuantity is ListCost to the last digit, before a line is rounded, wherever ListUnitPrice
+    stands. It is empty where one price doesn't explain a line: tiers, packages, percentages, conversions, bounds,
+    prorated fees, prices with tax in them. ListCost is then the rounded amount.
+    """
     currency = Currency.from_code(document["currency"])
     is_contained = document["billing"]["tax_mode"] == "inclusive"
     rows = [_line_row(document, line, currency, is_contained=is_contained) for line in document["lines"]]
-    for tax in document["taxes"]:
-        row = _common(document)
-        row.update(
-            ChargeCategory="Tax",
-            ChargeDescription=f"{tax['name']} {tax['percent']} %",
-            BilledCost=major(tax["tax_minor"], currency),
-            ListCost=major(tax["tax_minor"], currency),
-            ChargePeriodStart=document["period"]["start"],
-            ChargePeriodEnd=document["period"]["end"],
-        )
-        rows.append(row)
+    rows += [_tax_row(document, tax, currency, sign=1) for tax in document["taxes"]]
+    return _in_columns(rows)
+
+
+def credit_note_rows(document: Json) -> list[dict[str, str]]:
+    """Give a row for what a credit note takes off without tax and one per tax; BilledCost of all is minus its total.
+
+    InvoiceId is the credit note's own number; its description names the invoice.
+    """
+    currency = Currency.from_code(document["currency"])
+    said = f": {document['note']}" if document["note"] else ""
+    credit = _row(document, -document["subtotal_minor"], currency)
+    credit.update(ChargeCategory="Credit", ChargeDescription=f"Credit note on {document['invoice']}{said}")
+    taxes = [_tax_row(document, tax, currency, sign=-1) for tax in document["taxes"] if tax["tax_minor"]]
+    return _in_columns([row | {"ChargeClass": "Correction"} for row in (credit, *taxes)])
+
+
+def _in_columns(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: row.get(name, "") for name in COLUMNS} for row in rows]
+
+
+def _tax_row(document: Json, tax: Json, currency: Currency, *, sign: int) -> dict[str, str]:
+    row = _row(document, sign * tax["tax_minor"], currency)
+    row.update(ChargeCategory="Tax", ChargeDescription=f"{tax['name'] or 'Tax'} {tax['percent']} %")
+    return row
+
+
+def _row(document: Json, amount_minor: int, currency: Currency) -> dict[str, str]:
+    """Give a row for the whole period of a document."""
+    row = _common(document)
+    row.update(
+        BilledCost=major(amount_minor, currency),
+        ListCost=major(amount_minor, currency),
+        ChargePeriodStart=document["period"]["start"],
+        ChargePeriodEnd=document["period"]["end"],
+    )
+    return row
 
 
 def _common(document: Json) -> dict[str, str]:
@@ -66,16 +99,27 @@ def _line_row(document: Json, line: Json, currency: Currency, *, is_contained: b
         BilledCost=major(line["amount_minor"] - line["discount_minor"] - contained, currency),
         ListCost=major(line["amount_minor"] - contained, currency),
     )
+    if line["unit"]:
+        row.update(_priced(line, currency, contained_minor=contained))
     if line["meter"]:
-        quantity, charged = (
-            plain(EXACT.scaleb(Decimal(line[name]), -line["scale"])) for name in ("quantity", "charged")
-        )
-        row.update(
-            ConsumedQuantity=quantity,
-            ConsumedUnit=line["unit"],
-            PricingQuantity=charged,
-            PricingUnit=line["unit"],
-            ListUnitPrice=line["unit_price"],
-            SkuId=line["meter"],
-        )
+        row.update(ConsumedQuantity=_scaled(line, "quantity"), ConsumedUnit=line["unit"], SkuId=line["meter"])
     return row
+
+
+def _scaled(line: Json, name: str) -> str:
+    return plain(EXACT.scaleb(Decimal(line[name]), -line["scale"]))
+
+
+@exact
+def _priced(line: Json, currency: Currency, *, contained_minor: int) -> dict[str, str]:
+    """Give what was charged, and the unit price with the exact list cost where both together explain the line."""
+    priced = {"PricingQuantity": _scaled(line, "charged"), "PricingUnit": line["unit"]}
+    if not line["unit_price"] or line["parts"] or contained_minor:
+        return priced
+    per, unit_price = line["price_per"], Decimal(line["unit_price"])
+    cost = Decimal(line["charged"]) * unit_price
+    whole_price = unit_price.scaleb(line["scale"])
+    price = whole_price / per
+    if price * per != whole_price or round_line(cost / per, currency) != line["amount_minor"]:
+        return priced
+    return priced | {"ListUnitPrice": plain(price), "ListCost": plain(cost / per, digits_min=currency.digits)}

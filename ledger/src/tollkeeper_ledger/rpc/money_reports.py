@@ -6,18 +6,19 @@ from __future__ import annotations
 from dataclasses import fields
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.focus import focus_rows
+from tollkeeper_ledger.domain.focus import credit_note_rows, focus_rows
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
 from tollkeeper_ledger.services.recurring import recurring_revenue
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.money_views import read_receivables, read_revenue
+from tollkeeper_ledger.store.money_views import read_credit_notes, read_receivables, read_revenue
 from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
@@ -122,13 +123,25 @@ class MoneyReports:
     async def ExportFocus(
         self, request: reports_pb2.ExportFocusRequest, context: Context
     ) -> reports_pb2.ExportFocusResponse:
-        """Give lines and taxes of invoices as rows."""
+        """Give lines and taxes of invoices, and what credits them, as rows."""
         size = page_size(request.page_size)
         async with transaction(self._money_pool) as conn:
             found = await list_invoices(conn, before=before_of(request.page_token), count_max=size + 1, only=None)
+            shown = [one for one in found[:size] if one.standing.state != "void"]
+            documents = {one.invoice_id: one.read() for one in shown}
+            credited = [
+                (UUID(documents[one.invoice_id]["billing_tenant"]["tenant_id"]), one.invoice_id)
+                for one in shown
+                if one.standing.credited_minor
+            ]
+            notes = await read_credit_notes(conn, credited)
         token = ""
         if len(found) > size:
             token = to_token(str(to_us(found[size - 1].finalised_at)), str(found[size - 1].invoice_id))
-        shown = [one.read() for one in found[:size] if one.standing.state != "void"]
-        rows = [reports_pb2.FocusRow(columns=row) for document in shown for row in focus_rows(document)]
+        rows = [
+            reports_pb2.FocusRow(columns=row)
+            for invoice_id, document in documents.items()
+            for part in (focus_rows(document), *map(credit_note_rows, notes.get(invoice_id, ())))
+            for row in part
+        ]
         return reports_pb2.ExportFocusResponse(rows=rows, next_page_token=token)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -23,3 +25,15 @@ async def read_revenue(conn: Connection, *, by: str, start: datetime | None, end
     if by == "meter":
         return await conn.fetch(sql("money_views.revenue_by_meter"), start, end)
     return await conn.fetch(sql("money_views.revenue"), by, start, end)
+
+
+async def read_credit_notes(
+    conn: Connection, invoices: Sequence[tuple[UUID, UUID]]
+) -> dict[UUID, list[dict[str, Any]]]:
+    """Read the credit notes of invoices, each given as (payer's tenant id, invoice id): documents by invoice id."""
+    found: dict[UUID, list[dict[str, Any]]] = {}
+    if invoices:
+        payers, ids = zip(*invoices, strict=True)
+        for row in await conn.fetch(sql("money_views.credit_notes_of"), payers, ids):
+            found.setdefault(row["invoice_id"], []).append(json.loads(row["document"]))
+    return found

@@ -128,7 +128,11 @@ def receivables(context: typer.Context, tenant: TenantOption = "", output: Outpu
 
 
 def focus(context: typer.Context, output: OutputOption = Output.CSV) -> None:
-    """Print lines and taxes of invoices as rows shaped like FOCUS, newest invoices first."""
+    """Print lines and taxes of invoices and their credit notes as rows shaped like FOCUS, newest invoices first.
+
+    BilledCost adds up to each document's total (minus it for credit notes). ListUnitPrice x PricingQuantity is
+    ListCost, before rounding; where no single price explains a line, ListUnitPrice is empty.
+    """
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ExportFocus
         found = [dict(row.columns) for page in pages(call, reports_pb2.ExportFocusRequest()) for row in page.rows]

@@ -53,3 +53,9 @@ SELECT month, name, currency,
              THEN div(credited_minor * upto, weight) - div(credited_minor * (upto - greatest(net_minor, 0)), weight)
              WHEN place = 1 THEN credited_minor ELSE 0 END)::bigint AS revenue_minor
 FROM weighed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- name: credit_notes_of
+-- Gives the credit notes of invoices. Columns $1 payers' tenants and $2 invoices.
+SELECT c.invoice_id, c.document
+FROM unnest($1::uuid[], $2::uuid[]) AS asked (tenant_id, invoice_id) JOIN credit_note c USING (tenant_id, invoice_id)
+ORDER BY c.issued_at, c.credit_note_id;

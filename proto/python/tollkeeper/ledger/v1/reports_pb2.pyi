@@ -1086,7 +1086,7 @@ class ExportFocusResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FocusRow]:
-        """Newest invoices first, their lines in order, their taxes last."""
+        """Newest invoices first: their lines in order, their taxes, then their credit notes."""
 
     def __init__(
         self,

@@ -173,7 +173,7 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportFocus(self, request, context):
-        """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out.
+        """Gives lines and taxes of invoices and of their credit notes as rows shaped like FOCUS; void invoices are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class ReportServiceStub:
     GetReceivables: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]
     """Sums what payers owe, by age."""
     ExportFocus: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]
-    """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
+    """Gives lines and taxes of invoices and of their credit notes as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]
     """Lists thresholds that were reached, newest first."""
     CheckAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]
@@ -86,7 +86,7 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetReceivables: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]  # type: ignore[assignment]
     """Sums what payers owe, by age."""
     ExportFocus: _aio.UnaryUnaryMultiCallable[_reports_pb2.ExportFocusRequest, _reports_pb2.ExportFocusResponse]  # type: ignore[assignment]
-    """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
+    """Gives lines and taxes of invoices and of their credit notes as rows shaped like FOCUS; void invoices are left out."""
     ListAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAlertsRequest, _reports_pb2.ListAlertsResponse]  # type: ignore[assignment]
     """Lists thresholds that were reached, newest first."""
     CheckAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]  # type: ignore[assignment]
@@ -173,7 +173,7 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.ExportFocusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.ExportFocusResponse, _abc.Awaitable[_reports_pb2.ExportFocusResponse]]:
-        """Gives lines and taxes of invoices as rows shaped like FOCUS; void invoices are left out."""
+        """Gives lines and taxes of invoices and of their credit notes as rows shaped like FOCUS; void invoices are left out."""
 
     @_abc_1.abstractmethod
     def ListAlerts(
