@@ -27,7 +27,9 @@ def main() -> int:
     return 0
 
 
-def _row(case: dict[str, Any]) -> dict[str, Any]:
+def _row(case: object) -> dict[str, Any]:
+    if not isinstance(case, dict):
+        return {"id": "", "group": "", "error": f"a case must be an object, not {str(case)[:40]!r}; give one"}
     try:
         rated = rate_case(case)
     except CaseError as error:

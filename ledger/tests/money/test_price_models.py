@@ -23,7 +23,11 @@ from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers, graduated, 
 from tollkeeper_ledger.domain.shares import cut
 from tollkeeper_ledger.domain.taxes import Taxable, coupon_shares, tax_shares
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "pricing.json").read_text())["cases"]
+DATA = Path(__file__).parent / "data"
+# Beside worked cases of price lists their edges, worked out by hand: bounds, free units, digits, caps, nothing at all.
+CASES: list[dict[str, Any]] = [
+    case for name in ("pricing.json", "pricing_edges.json") for case in json.loads((DATA / name).read_text())["cases"]
+]
 
 quantities = st.decimals(min_value=0, max_value=10**9, places=3)
 prices = st.decimals(min_value=0, max_value=1_000, places=6)
@@ -89,6 +93,47 @@ def test_a_wrong_case_is_refused_with_its_field(change: dict[str, Any], field: s
     assert (caught.value.problem if field == "model" else caught.value.field).startswith(
         "'free'" if field == "model" else field.rpartition(".")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "field"),
+    [
+        ("graduated", {"tiers": [{"up_to": "5", "unti": "1"}, {"unit": "1"}]}, "params.tiers[0].unti"),
+        ("volume", {"tiers": [{"up_to": "5", "unit": "1"}, {"rate": "1"}]}, "params.tiers[1].rate"),
+        ("graduated_percentage", {"tiers": [{"rate": "1"}]}, "params.tiers[0].rate"),
+        ("graduated_blocks", {"tiers": [{"block_size": "1", "block_price": "1", "max": "2"}]}, "params.tiers[0].max"),
+        ("graduated_blocks", {"tiers": [{"block_price": "1"}]}, "params.tiers[0].block_size"),
+        ("stair_step", {"tiers": [{"up_to": "5"}, {"price": "1"}]}, "params.tiers[0]."),
+        ("stair_step", {"tiers": [{"price": "1", "flat": "2"}]}, "params.tiers[0].flat"),
+        ("stair_step", {"tiers": [{"up_to": "5", "price": "1"}]}, "params"),
+        ("per_unit", {"unit": "1", "convert": {"op": "divide", "factor": "3", "rond": "ceil"}}, "params.convert.rond"),
+        ("graduated", {"tiers": []}, "params"),
+        ("graduated_blocks", {}, "params"),
+        ("graduated_blocks", {"tiers": [{"block_size": "0", "block_price": "1"}]}, "params"),
+        ("package", {"package_size": "0", "package_amount": "1"}, "params"),
+        ("flat", {"amont": "1"}, "params.amount"),
+    ],
+)
+def test_what_is_wrong_within_a_price_is_named(model: str, params: dict[str, Any], field: str) -> None:
+    """A misspelt, missing or impossible field of a tier or conversion is refused with its place, never rated at 0."""
+    with pytest.raises(CaseError) as caught:
+        rate_case({"id": "a", "model": model, "params": params, "input": {"quantity": "3"}})
+    assert caught.value.field.startswith(field)
+    assert caught.value.case == "a"
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "given_"),
+    [
+        ("weighted_sum", {"period_days": "0"}, {"levels": [["1", "1"]]}),
+        ("prorated_flat", {"flat_cents": "100"}, {"days": "1", "period_days": "0"}),
+    ],
+)
+def test_what_cannot_be_calculated_is_refused(model: str, params: dict[str, Any], given_: dict[str, Any]) -> None:
+    """A division by zero is a refused case with its id: it never stops the cases after it."""
+    with pytest.raises(CaseError) as caught:
+        rate_case({"id": "a", "model": model, "params": params, "input": given_})
+    assert caught.value.case == "a"
 
 
 @given(tiers=tier_lists(), quantity=st.integers(min_value=0, max_value=200))

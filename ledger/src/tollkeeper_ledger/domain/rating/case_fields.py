@@ -27,6 +27,7 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], *, path: str) -> None:
         self._values, self._path = values, path
         self._read: set[str] = set()
+        self._within: list[Fields] = []
 
     def __contains__(self, name: str) -> bool:
         return self._get(name) is not None
@@ -84,7 +85,7 @@ class Fields:
         value = self._get(name)
         if not isinstance(value, dict):
             raise self._fault(name, f"must be an object, not {value!r}", remedy="give one")
-        return Fields(value, path=f"{self._path}{name}.")
+        return self._inner(value, name)
 
     def inners(self, name: str) -> tuple[Fields, ...]:
         """Give a list of objects' fields."""
@@ -92,14 +93,21 @@ class Fields:
         for place, value in enumerate(self._list(name)):
             if not isinstance(value, dict):
                 raise self._fault(f"{name}[{place}]", f"must be an object, not {value!r}", remedy="give one")
-            found.append(Fields(value, path=f"{self._path}{name}[{place}]."))
+            found.append(self._inner(value, f"{name}[{place}]"))
         return tuple(found)
 
     def check_all_read(self) -> None:
-        """Raise CaseError for a field that nobody read: a parameter that is not known would be left out silently."""
+        """Raise CaseError for a field that nobody read, here or further in: it would be left out silently."""
         unknown = sorted(set(self._values) - self._read)
         if unknown:
             raise self._fault(unknown[0], "is not known for this model", remedy="remove it or choose another model")
+        for fields in self._within:
+            fields.check_all_read()
+
+    def _inner(self, value: Mapping[str, Any], name: str) -> Fields:
+        fields = Fields(value, path=f"{self._path}{name}.")
+        self._within.append(fields)
+        return fields
 
     def _get(self, name: str) -> Any:
         self._read.add(name)

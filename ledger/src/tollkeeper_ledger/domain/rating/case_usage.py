@@ -57,14 +57,28 @@ def _decimal(value: Decimal | None) -> str | None:
 
 
 def _tiers(params: Fields, unit: str) -> PriceJson:
-    tiers = [
+    return _checked([
         {
             "up_to": _decimal(fields.optional_decimal("up_to")),
             unit: _decimal(fields.decimal("unit" if unit == "unit_price" else unit, default=ZERO)),
             "flat": _decimal(fields.decimal("flat", default=ZERO)),
         }
         for fields in params.inners("tiers")
-    ]
+    ])  # fmt: skip
+
+
+def _stairs(params: Fields) -> PriceJson:
+    return _checked([
+        {
+            "up_to": _decimal(fields.optional_decimal("up_to")),
+            # A step has one amount; tiers of other models call theirs `flat`.
+            "price": _decimal(fields.decimal("price" if "price" in fields else "flat")),
+        }
+        for fields in params.inners("tiers")
+    ])  # fmt: skip
+
+
+def _checked(tiers: list[PriceJson]) -> PriceJson:
     check_tiers(
         tuple(
             Tier(up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]), unit=ZERO, flat=ZERO)
@@ -75,19 +89,30 @@ def _tiers(params: Fields, unit: str) -> PriceJson:
 
 
 def _blocks(params: Fields) -> PriceJson:
-    names = ("block_size", "max_blocks", "block_price")
-    return {
-        "tiers": [
-            {name: _decimal(fields.optional_decimal(name)) for name in names} for fields in params.inners("tiers")
-        ]
-    }
+    tiers = [
+        {
+            "block_size": _decimal(_above_zero(fields.decimal("block_size"), "block_size")),
+            "max_blocks": _decimal(_above_zero(fields.optional_decimal("max_blocks"), "max_blocks")),
+            "block_price": _decimal(fields.decimal("block_price")),
+        }
+        for fields in params.inners("tiers")
+    ]
+    if not tiers or any(tier["max_blocks"] is None for tier in tiers[:-1]):
+        raise ValueError("there must be tiers, and only the last may have no max_blocks")
+    return {"tiers": tiers}
+
+
+def _above_zero(value: Decimal | None, name: str) -> Decimal | None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} must be above zero, not {value}")
+    return value
 
 
 _TERMS: Mapping[str, Callable[[Fields], PriceJson]] = MappingProxyType(
     {
         "per_unit": lambda params: {"unit_price": _decimal(params.decimal("unit")), "per": 1},
         "package": lambda params: {
-            "size": _decimal(params.decimal("package_size")),
+            "size": _decimal(_above_zero(params.decimal("package_size"), "package_size")),
             "price": _decimal(params.decimal("package_amount")),
             "free_units": _decimal(params.decimal("free_units", default=ZERO)),
         },
@@ -95,6 +120,8 @@ _TERMS: Mapping[str, Callable[[Fields], PriceJson]] = MappingProxyType(
         "volume": lambda params: _tiers(params, "unit_price"),
         "graduated_percentage": lambda params: _tiers(params, "rate_percent"),
         "graduated_blocks": _blocks,
+        "stair_step": _stairs,
+        "flat": lambda params: {"amount": _decimal(params.decimal("amount"))},
         "dynamic": lambda params: {"multiplier": _decimal(params.decimal("multiplier", default=Decimal(1)))},
     }
 )

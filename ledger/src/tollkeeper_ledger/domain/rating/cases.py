@@ -58,6 +58,9 @@ def rate_case(case: Mapping[str, Any]) -> RatedCase:
         raise CaseError(fault.field, fault.problem, remedy=fault.remedy, case=name) from fault
     except ValueError as error:
         raise CaseError("params", str(error), remedy="correct the case", case=name) from error
+    except ArithmeticError as error:
+        problem = "divide by zero, or have more digits than are calculated with"
+        raise CaseError("params and input", problem, remedy="correct the case", case=name) from error
     expected = case.get("expect")
     if expected is not None:
         answer = {key: answer.get(key) for key in expected}
