@@ -117,9 +117,9 @@ def _priced(line: Json, currency: Currency, *, contained_minor: int) -> dict[str
     if not line["unit_price"] or line["parts"] or contained_minor:
         return priced
     per, unit_price = line["price_per"], Decimal(line["unit_price"])
-    cost = Decimal(line["charged"]) * unit_price
+    list_cost = EXACT.divide(Decimal(line["charged"]) * unit_price, Decimal(per))
     whole_price = unit_price.scaleb(line["scale"])
-    price = whole_price / per
-    if price * per != whole_price or round_line(cost / per, currency) != line["amount_minor"]:
+    price = EXACT.divide(whole_price, Decimal(per))
+    if price * per != whole_price or round_line(list_cost, currency) != line["amount_minor"]:
         return priced
-    return priced | {"ListUnitPrice": plain(price), "ListCost": plain(cost / per, digits_min=currency.digits)}
+    return priced | {"ListUnitPrice": plain(price), "ListCost": plain(list_cost, digits_min=currency.digits)}
