@@ -20,6 +20,9 @@ const LEASES_MAX: usize = 2_000;
 const CALLS_MAX: usize = 1_000;
 
 const ALLOT_TIMEOUT_MS: u32 = 500;
+/// So many commands ask the ledger for units at a time; what is asked for meanwhile goes together with the next one: an ask
+/// by itself costs the ledger several times what it costs among others.
+const ALLOTS_MAX: usize = 8;
 const REDIS_TIMEOUT_MS: u32 = 100;
 const SLOW_TIMEOUT_MS: u32 = 2_000;
 
@@ -119,6 +122,8 @@ pub(crate) struct Outbox {
     holder: Holder,
     effects: Vec<Effect>,
     asks: Vec<(AllotAsk, AskOrigin)>,
+    /// `Allot` commands without an answer.
+    allots: usize,
     calls: Vec<(FunctionCall, CallOrigin)>,
     returns: Vec<Return>,
     reports: Vec<Report>,
@@ -139,6 +144,7 @@ impl Outbox {
             holder,
             effects: Vec::new(),
             asks: Vec::new(),
+            allots: 0,
             calls: Vec::new(),
             returns: Vec::new(),
             reports: Vec::new(),
@@ -214,7 +220,11 @@ impl Outbox {
 
     /// Takes the command of this name off the list; answers when it was sent as well.
     pub(crate) fn answered(&mut self, id: CommandId) -> Option<(u64, Outstanding)> {
-        self.outstanding.remove(&id)
+        let answered = self.outstanding.remove(&id);
+        if let Some((_, Outstanding::Allot(_))) = answered {
+            self.allots = self.allots.saturating_sub(1);
+        }
+        answered
     }
 
     /// Names a mark.
@@ -246,7 +256,7 @@ impl Outbox {
     /// Whether `flush` would bring anything.
     pub(crate) fn has_news(&self) -> bool {
         !self.effects.is_empty()
-            || !self.asks.is_empty()
+            || self.may_ask()
             || !self.calls.is_empty()
             || !self.returns.is_empty()
             || !self.reports.is_empty()
@@ -254,6 +264,11 @@ impl Outbox {
             || !self.subscribe.is_empty()
             || !self.unsubscribe.is_empty()
             || !self.watch.is_empty()
+    }
+
+    /// Whether there is something to ask the ledger for, and a command may do so now.
+    fn may_ask(&self) -> bool {
+        !self.asks.is_empty() && self.allots < ALLOTS_MAX
     }
 
     fn command(&mut self, timeout_ms: u32, command: Command, outstanding: Outstanding) {
@@ -285,7 +300,8 @@ impl Outbox {
 
     fn flush_ledger(&mut self) {
         let holder = self.holder;
-        while !self.asks.is_empty() {
+        while self.may_ask() {
+            self.allots = self.allots.saturating_add(1);
             let count = self.asks.len().min(ENTRIES_MAX);
             let (asks, origins) = self.asks.drain(..count).unzip();
             self.command(

@@ -522,33 +522,6 @@ fn token_bucket_holds_its_rate() {
     );
 }
 
-/// Many cold keys become one command.
-#[test]
-fn cold_keys_are_asked_together() {
-    let mut rule = window_rule("limit", "m", 5);
-    rule.key = Box::new(["user".into()]);
-    let mut world = one(rule);
-    let now = world.now();
-    for user in 0..500 {
-        let attributes = vec![("user".into(), user.to_string().into())];
-        let call = CheckRequest {
-            attributes,
-            ..request("t", "m", 1)
-        };
-        world.nodes[0].engine.check(now, 10_000 + user, &call);
-    }
-    world.carry(0);
-    assert_eq!(Some(&1), world.commands.get("allot"));
-    world.run_for(SECOND_US);
-    assert_eq!(500, world.decisions.len());
-    assert!(
-        world
-            .decisions
-            .values()
-            .all(|decision| decision.reason == Reason::Allowed)
-    );
-}
-
 /// A recall brings back what is not used within a second.
 #[test]
 fn recall_brings_units_back() {
