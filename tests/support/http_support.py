@@ -13,7 +13,7 @@ version: 1
 seller: {id: default, name: Example GmbH, invoice_prefix: TK, currency: USD, time_zone: UTC}
 meters:
   - {name: requests, unit: requests, aggregation: sum, attributes: [path, who], pseudonymise: [who]}
-  - {name: bytes, unit: bytes, aggregation: sum}
+  - {name: bytes, unit: bytes, aggregation: sum, attributes: [who]}
 plans:
   - {name: free, currency: USD, billing_interval: {unit: month, count: 1}}
 tenants: [{id: acme, name: Acme, plan: free}, {id: other, name: Other, plan: free}]

@@ -31,6 +31,7 @@ ANY_PORT = Addresses(
     ledger_listen="127.0.0.1:0", ledger_http="127.0.0.1:0", sidecar_listen="127.0.0.1:0", sidecar_http="127.0.0.1:0"
 )
 CALL_TIMEOUT_S = 60.0
+VERIFY_TIMEOUT_S = 600.0
 
 
 class AddedSidecar:
@@ -198,6 +199,15 @@ class Platform:
                 reports_pb2.QueryUsageRequest(tenant=tenant), timeout=CALL_TIMEOUT_S
             )
         return {bucket.meter: int(bucket.sum) for bucket in answer.buckets}
+
+    async def findings(self) -> list[reports_pb2.AuditFinding]:
+        """Have everything checked that is stored of usage, chain and sums, and return what is wrong."""
+        async with self.ledger() as channel:
+            stub = reports_pb2_grpc.ReportServiceStub(channel)
+            call = stub.VerifyUsage(reports_pb2.VerifyUsageRequest(), timeout=VERIFY_TIMEOUT_S)
+            told = [answer async for answer in call]
+        assert told[-1].done
+        return [answer.finding for answer in told if answer.HasField("finding")]
 
     async def stored_ids(self, tenant: str) -> list[str]:
         """Return the id of every stored record of a tenant."""

@@ -93,6 +93,30 @@ TABLE = [
     ("version: 1\nmeters: [{name: a, unit: x, early_max_s: -1}]", 2, "meters[0].early_max_s", "out of range"),
     ("version: 1\nmeters: [{name: a, unit: x, value_attribute: u}]", 2, "meters[0].value_attribute", "unique only"),
     ("version: 1\nmeters: [{name: a, unit: x, pseudonymise: [u]}]", 2, "meters[0].pseudonymise", "not declared"),
+    (
+        "version: 1\nmeters:\n- {name: a, unit: x, attributes: [u], dimensions: [u], pseudonymise: [u]}",
+        3,
+        "meters[0].dimensions",
+        "is not stored",
+    ),
+    (
+        (
+            "version: 1\nmeters:\n"
+            "- {name: a, unit: x, aggregation: unique, value_attribute: u, attributes: [u], pseudonymise: [u]}"
+        ),
+        3,
+        "meters[0].value_attribute",
+        "is not stored",
+    ),
+    (
+        (
+            "version: 1\nmeters:\n- {name: a, unit: x, aggregation: unique, value_attribute: u, attributes: [u]}\n"
+            "- {name: b, unit: x, attributes: [u], pseudonymise: [u]}"
+        ),
+        3,
+        "meters[0].value_attribute",
+        "is not stored",
+    ),
     ("version: 1\nmeters: [{name: a, unit: x, attributes: [u, u]}]", 2, "meters[0].attributes", "same twice"),
     ("version: 1\nmeters:\n- {name: a, unit: x}\n- {name: a, unit: x}", 4, "meters[1].name", "stands twice"),
     ('version: 1\nseller: {id: s, name: "a\\u202eb", currency: USD}', 2, "seller.name", "control or direction"),

@@ -18,11 +18,11 @@ from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2, usage_pb2
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage import FLAG_EXCESS, FLAG_EXPIRED, FLAG_SYSTEM_ID
-from usage_bench import superuser
+from usage_bench import open_bench, superuser
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tollkeeper_ledger.config import Settings
     from usage_bench import Bench
@@ -240,6 +240,28 @@ async def test_the_same_end_at_ledger_and_sidecar_is_one_record(bench: Bench, ch
     log.record(bench.use(reserved.record_id, home=reserved.home, **same))
     outcome = await bench.ingest.append(log.cut())
     assert (0, 1, 0) == (outcome.stored, outcome.duplicates, outcome.conflicts)
+
+
+async def test_what_a_meter_of_the_settlement_hides_is_not_stored(
+    new_database: Callable[[], str], ledger_settings: Settings
+) -> None:
+    """Neither of the settlement nor of the reservation's own, though another meter of the record declares it."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        async with superuser(url) as conn:
+            await conn.execute("UPDATE meter SET attributes = '{model,zone}' WHERE name = 'requests'")
+            await conn.execute("UPDATE meter SET attributes = '{model}' WHERE name = 'context_tokens'")
+            await conn.execute("UPDATE meter SET pseudonymised = '{model}' WHERE name = 'context_tokens'")
+        settings = ledger_settings.model_copy(update={"database_url": url})
+        async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+            stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
+            (key,) = await bench.rows("SELECT key_id, secret FROM token_key ORDER BY key_id DESC LIMIT 1")
+            reserved = Reserved(bench, key)
+            both = settlement(reserved.token, 4, attributes={"model": "n", "zone": "z"})
+            both.quantities.append(usage_pb2.Quantity(meter="context_tokens", units=1))
+            await stub.SettleReservation(both)
+        rows = await bench.rows("SELECT attributes FROM usage_record WHERE id = $1", reserved.record_id)
+        assert ['{"zone": "z"}'] == [row["attributes"] for row in rows]
 
 
 async def test_concurrent_ends_at_the_ledger_have_one_outcome(bench: Bench, channel: Any, key: Any) -> None:

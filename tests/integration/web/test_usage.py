@@ -64,6 +64,18 @@ async def test_a_record_is_stored_once_however_often_it_is_sent(http: httpx.Asyn
     assert await findings(http) == []
 
 
+async def test_what_one_meter_hides_is_stored_for_none(http: httpx.AsyncClient) -> None:
+    """An attribute that a meter of the record pseudonymises is dropped, though another declares it in the clear."""
+    units = [{"meter": "bytes", "units": 1}, {"meter": "requests", "units": 1}]
+    ids = []
+    for quantities in (units, units[::-1], units[:1]):
+        one = record(quantities=quantities, attributes={"path": "/a", "who": "ann"})
+        assert (await http.post("/v1/usage", json=one)).status_code == 200
+        ids.append(one["id"])
+    kept = await stored(http)
+    assert [kept[name]["attributes"] for name in ids] == [{"path": "/a"}, {"path": "/a"}, {"who": "ann"}]
+
+
 BAD_RECORDS: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"tenant": "nobody"}, "tenant", "TENANT_UNKNOWN"),
     ({"tenant": "a b"}, "tenant", "FIELD_INVALID"),

@@ -17,6 +17,7 @@ from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, FLAG_EXPIRED, SECOND_
 from tollkeeper_ledger.services.usage import own_producer_id
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.settlements import find_end
+from tollkeeper_ledger.store.tenants import hidden_attributes, stored_attributes
 from tollkeeper_ledger.store.usage_batches import find_tenants
 
 if TYPE_CHECKING:
@@ -80,20 +81,20 @@ class ReservationEnds:
         return await self._ingest.attempted(commit)
 
     def _attributes(self, reservation: Reservation, actual: Actual | None) -> list[tuple[str, str]]:
-        """Give the record's attributes: declared ones of the settlement, and those of the reservation.
+        """Give the record's attributes: of the settlement the declared ones, of the reservation all, hidden ones never.
 
         Raises UnknownNameError METER_UNKNOWN, InvalidFieldError FIELD_TOO_LONG.
         """
         meters = {meter.name: meter for meter in self._tenants.meters}
-        named = dict(reservation.attributes)
-        used = [meter for meter, _ in actual.quantities] if actual is not None else []
-        for meter in used:
+        names = [meter for meter, _ in actual.quantities] if actual is not None else []
+        for meter in names:
             if meter not in meters:
                 raise UnknownNameError("meter", meter)
-        declared = {name for meter in used for name in meters[meter].attributes}
-        hidden = {name for meter in used for name in meters[meter].pseudonymised}
+        used = [meters[meter] for meter in names]
+        hidden, kept = hidden_attributes(used), stored_attributes(used)
         given = actual.attributes if actual is not None else ()
-        named.update((name, value) for name, value in given if name in declared - hidden)
+        named = {name: value for name, value in reservation.attributes if name not in hidden}
+        named.update((name, value) for name, value in given if name in kept)
         if len(named) > ATTRIBUTES_MAX:
             raise InvalidFieldError(
                 "attributes",

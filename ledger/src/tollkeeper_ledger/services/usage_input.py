@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, Over
 from tollkeeper_ledger.domain.usage import CONFLICT
 from tollkeeper_ledger.services.usage_counters import count_readings, keep_counted, rounds_of
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.tenants import stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,7 +221,7 @@ def _kept(use: Use, known: bool, meters: Mapping[str, MeterView], now_us: int) -
             bound=f"{late_s} s back to {early_s} s ahead",
             remedy="send it in time, and set the caller's clock",
         )
-    plain = {name for meter in used for name in meter.attributes if name not in meter.pseudonymised}
+    plain = stored_attributes(used)
     return replace(use, attributes=sorted((pair for pair in use.attributes if pair[0] in plain), key=_in_bytes))
 
 

@@ -16,7 +16,7 @@ from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from uuid import UUID
 
     import asyncpg
@@ -66,6 +66,16 @@ class MeterView:
     """Unique meters: the attribute whose distinct values are counted."""
     late_max_s: int = LATE_MAX_S
     early_max_s: int = EARLY_MAX_S
+
+
+def hidden_attributes(meters: Iterable[MeterView]) -> set[str]:
+    """Name the attributes that a record with these meters must not store: those that any of them hides."""
+    return {name for meter in meters for name in meter.pseudonymised}
+
+
+def stored_attributes(meters: Collection[MeterView]) -> set[str]:
+    """Name the attributes that a record with these meters stores: declared by one of them, hidden by none."""
+    return {name for meter in meters for name in meter.attributes} - hidden_attributes(meters)
 
 
 async def load_tenants(

@@ -33,8 +33,10 @@ pub(crate) struct TenantFacts {
 /// What handlers need of a meter.
 #[derive(Debug)]
 struct MeterFacts {
-    /// Attributes that may be stored as they are.
+    /// Attributes that may be stored as they are, as far as this meter goes.
     plain: Box<[Box<str>]>,
+    /// Attributes that no record with this meter stores.
+    hidden: Box<[Box<str>]>,
     /// How long before its receive time an event may lie, µs.
     late_us: i64,
     /// How long after it, µs.
@@ -102,6 +104,12 @@ impl Directory {
                 .collect();
             let facts = MeterFacts {
                 plain,
+                hidden: rules
+                    .hidden
+                    .iter()
+                    .map(|name| &**name)
+                    .map(Box::from)
+                    .collect(),
                 late_us: rules.late_us,
                 early_us: rules.early_us,
             };
@@ -200,42 +208,50 @@ impl Directory {
 
     /// How long before and after its receive time an event with these meters may lie, µs: what all of them allow.
     pub(crate) fn span<'m>(&self, meters: impl Iterator<Item = &'m str>) -> (i64, i64) {
-        let facts = meters.filter_map(|meter| self.meters.as_ref()?.get(meter));
-        facts.fold((LATE_MAX_US, EARLY_MAX_US), |(late_us, early_us), meter| {
-            (late_us.min(meter.late_us), early_us.min(meter.early_us))
-        })
+        self.facts_of(meters)
+            .fold((LATE_MAX_US, EARLY_MAX_US), |(late_us, early_us), meter| {
+                (late_us.min(meter.late_us), early_us.min(meter.early_us))
+            })
     }
 
-    /// Leaves those attributes that one of the meters declares; the rest is not to be stored.
-    ///
-    /// Attributes to be pseudonymised are left out as well: the ledger does not hand out keys for them yet.
+    /// Leaves those attributes that one of the meters declares and none hides; the rest is not to be stored.
     pub(crate) fn declared<'m>(
         &self,
         meters: &(impl Iterator<Item = &'m str> + Clone),
         attributes: &mut Attributes,
     ) {
-        let Some(facts) = &self.meters else {
-            return attributes.clear();
-        };
-        attributes.retain(|(name, _)| is_declared(facts, meters, name));
+        attributes.retain(|(name, _)| self.declares(meters, name));
     }
 
-    /// Whether one of the meters declares an attribute, to be stored as it is.
+    /// Whether one of the meters declares an attribute and none hides it, so that it is to be stored.
     pub(crate) fn declares<'m>(
         &self,
         meters: &(impl Iterator<Item = &'m str> + Clone),
         name: &str,
     ) -> bool {
-        let facts = self.meters.as_ref();
-        facts.is_some_and(|facts| is_declared(facts, meters, name))
+        let mut used = self.facts_of(meters.clone());
+        used.any(|meter| meter.plain.iter().any(|other| **other == *name))
+            && !self.hides(meters, name)
     }
-}
 
-fn is_declared<'m>(
-    facts: &HashMap<Arc<str>, MeterFacts>,
-    meters: &(impl Iterator<Item = &'m str> + Clone),
-    name: &str,
-) -> bool {
-    let mut known = meters.clone().filter_map(|meter| facts.get(meter));
-    known.any(|meter| meter.plain.iter().any(|plain| **plain == *name))
+    /// Drops those attributes that one of the meters hides (`pseudonymise`): the others may declare them as they like.
+    pub(crate) fn unhidden<'m>(
+        &self,
+        meters: &(impl Iterator<Item = &'m str> + Clone),
+        attributes: &mut Attributes,
+    ) {
+        attributes.retain(|(name, _)| !self.hides(meters, name));
+    }
+
+    fn hides<'m>(&self, meters: &(impl Iterator<Item = &'m str> + Clone), name: &str) -> bool {
+        let mut used = self.facts_of(meters.clone());
+        used.any(|meter| meter.hidden.iter().any(|other| **other == *name))
+    }
+
+    fn facts_of<'m>(
+        &self,
+        meters: impl Iterator<Item = &'m str>,
+    ) -> impl Iterator<Item = &MeterFacts> {
+        meters.filter_map(|meter| self.meters.as_ref()?.get(meter))
+    }
 }

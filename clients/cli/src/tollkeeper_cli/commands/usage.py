@@ -273,7 +273,7 @@ def list_records(
             rows.append(row)
             if len(rows) >= records:
                 break
-    show(rows, _RECORD_COLUMNS, output, title=f"Usage records of {tenant}", brief=_RECORD_COLUMNS[1:4])
+    show(rows, _RECORD_COLUMNS, output, title=f"Usage records of {tenant}", brief=_RECORD_COLUMNS[:4])
 
 
 def export(

@@ -75,6 +75,7 @@ def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
     time_zone = seller.time_zone if seller else "UTC"
     features = [_read_feature(inner) for inner in fields.tables("features", names=frozenset({"name"}))]
     meters = _unique(fields, "meters", _METER_FIELDS, _read_meter, lambda meter: meter.name)
+    _refuse_hidden(meters, faults)
     plans = _unique(
         fields,
         "plans",
@@ -202,6 +203,25 @@ def _read_meter(fields: Fields) -> Meter:
         late_max_s=fields.whole("late_max_s", least=0, most=LATE_MAX_S, default=LATE_MAX_S),
         early_max_s=fields.whole("early_max_s", least=0, most=EARLY_MAX_S, default=EARLY_MAX_S),
     )
+
+
+def _refuse_hidden(meters: Sequence[Meter], faults: Faults) -> None:
+    """Add a fault for each meter that counts or splits by an attribute that a meter hides: nothing would be counted.
+
+    Any meter: what one of a record's meters hides is not stored for the others either.
+    """
+    hidden = {name: meter.name for meter in reversed(meters) for name in meter.pseudonymised}
+    for place, meter in enumerate(meters):
+        for field, names in (("value_attribute", (meter.value_attribute,)), ("dimensions", meter.dimensions)):
+            for name in sorted(hidden.keys() & set(names)):
+                faults.add(
+                    meter.line,
+                    f"meters[{place}].{field}",
+                    "names an attribute that is not stored",
+                    value=name,
+                    bound="attributes that no meter pseudonymises",
+                    remedy=f"take it out of `pseudonymise` of meter {hidden[name]!r}, or send a token of yours",
+                )
 
 
 def _read_value_attribute(fields: Fields, aggregation: str, attributes: tuple[str, ...]) -> str:

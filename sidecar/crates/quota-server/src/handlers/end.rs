@@ -373,7 +373,8 @@ impl Plan {
     }
 }
 
-/// Leaves the declared ones of the attributes that came with the settlement, and adds those of the reservation.
+/// Leaves the declared ones of the attributes that came with the settlement, and adds those of the reservation that none
+/// of the meters hides.
 fn merged(
     service: &Service,
     quantities: &[Cost],
@@ -381,14 +382,15 @@ fn merged(
     reserved: &Attributes,
 ) -> Answer<Attributes> {
     let meters = quantities.iter().map(|quantity| &*quantity.meter);
-    service
-        .hub
-        .directory
-        .lock()
-        .declared(&meters, &mut attributes);
+    let mut reserved = reserved.clone();
+    {
+        let directory = service.hub.directory.lock();
+        directory.declared(&meters, &mut attributes);
+        directory.unhidden(&meters, &mut reserved);
+    }
     for pair in reserved {
         if !attributes.iter().any(|(name, _)| *name == pair.0) {
-            attributes.push(pair.clone());
+            attributes.push(pair);
         }
     }
     attributes.sort_unstable();
