@@ -236,7 +236,7 @@ class Fields:
         amount = self.decimal(name)
         currency = self._collected.currency
         digits = CURRENCY_DIGITS.get(currency, DECIMAL_DIGITS_MAX)
-        if amount != round(amount, digits):
+        if amount != amount.quantize(Decimal(1).scaleb(-digits)):
             bound = f"up to {digits} digits after the point in {currency}"
             self.fault(name, "can't be paid", value=f"{amount:f}", bound=bound, remedy="round it")
         return amount
