@@ -194,14 +194,11 @@ impl Run {
                 eprintln!("{} --- {fault:?}", self.world.real_us);
             }
             outcome.faults[place] += 1;
+            let origin_us = self.world.origin_us;
             faults::strike(&mut self.world, fault, &self.schedule);
+            self.judge_clocks(fault, self.world.origin_us - origin_us);
             if fault == Fault::Restore {
                 self.audit.stock.forget(&self.world.ledger.rows.recorded);
-            }
-            if let Some(tokens) = &mut self.audit.tokens
-                && fault == Fault::RedisAhead
-            {
-                tokens.clock_jumped_ahead();
             }
             if matches!(fault, Fault::Raise | Fault::Lower) {
                 let (now, amount) = (self.world.now(), self.world.amount("t", "limit"));
@@ -209,6 +206,20 @@ impl Run {
                     tokens.change(amount, now.real_us, now.ledger_us);
                 }
             }
+        }
+    }
+
+    /// Takes in what a fault did to clocks, where ledger time jumped by so much.
+    fn judge_clocks(&mut self, fault: Fault, jumped_us: i64) {
+        let now_us = self.world.now().ledger_us;
+        let Some(tokens) = &mut self.audit.tokens else {
+            return;
+        };
+        tokens.fall_behind(jumped_us);
+        match fault {
+            Fault::RedisClock => tokens.clock_went_back(now_us),
+            Fault::RedisAhead => tokens.clock_jumped_ahead(),
+            _ => {}
         }
     }
 

@@ -59,9 +59,12 @@ pub struct Tokens {
     fading: VecDeque<(u64, u64)>,
     share_level: i128,
     share_us: i64,
-    /// What clocks that jumped ahead may have brought before its time, µs: a shard that begins anew may be ahead anew.
+    /// What clocks that jumped ahead may have brought at another time than its own, µs: a shard that begins anew may be
+    /// ahead anew.
     ahead_us: i128,
     is_ahead: bool,
+    /// What the shard's clock may be behind ledger time, µs: a jump ahead brings that as well.
+    behind_us: i64,
     /// What broke.
     pub broken: Option<String>,
 }
@@ -92,6 +95,7 @@ impl Tokens {
             share_us: at_us,
             ahead_us: 0,
             is_ahead: false,
+            behind_us: 0,
             broken: None,
         };
         tokens.share_level = tokens.share_most();
@@ -105,8 +109,20 @@ impl Tokens {
         self.charge(0, at_us, real_us);
     }
 
+    /// Takes in that ledger time jumped: the shard's time did not.
+    pub fn fall_behind(&mut self, span_us: i64) {
+        self.behind_us += span_us;
+    }
+
+    /// Takes in that the shard's wall clock went back: what passed since it was asked last is not seen by it.
+    pub fn clock_went_back(&mut self, at_us: i64) {
+        let last_us = self.moves[self.moves.len() - 1].at_us;
+        self.fall_behind((at_us - last_us).max(0));
+    }
+
     /// Takes in that the shard's wall clock jumped ahead.
     pub fn clock_jumped_ahead(&mut self) {
+        self.ahead_us += i128::from(std::mem::take(&mut self.behind_us));
         if !self.is_ahead {
             self.is_ahead = true;
             self.ahead_us += AHEAD_US;
@@ -155,7 +171,7 @@ impl Tokens {
             }
             // What was lent by the shard before comes on top of what this one may give: it is on its way.
             Fact::Began { real_us } => {
-                self.is_ahead = false;
+                (self.is_ahead, self.behind_us) = (false, 0);
                 let lots = self.lots.values().flatten();
                 let lent = lots.filter(|lot| lot.charged.is_none() && lot.ends_us > real_us);
                 let under_way: u64 = lent.map(|lot| lot.units).sum();
@@ -322,7 +338,7 @@ impl Tokens {
         self.moves.len() - 1
     }
 
-    /// What came before its time, at most, tokens × interval.
+    /// What came at another time than its own, at most, tokens × interval.
     fn brought_ahead(&self) -> i128 {
         self.ahead_us * i128::from(self.rate_most())
     }
