@@ -350,3 +350,17 @@ async def test_an_order_to_sidecars_tells_who_did_it_and_who_was_silent(serving:
         assert kinds[: kinds.index("cache_order")].count("acme") == 2
         assert await stub.InvalidateCaches(request, timeout=20) == answer
         assert [message.WhichOneof("message") for message in busy.heard].count("cache_order") == 1
+
+
+async def test_who_a_lost_pool_refused_hears_of_units_from_the_ledger(serving: Serving) -> None:
+    """Units that come back after a flush find no pool that could tell: the ledger tells everybody, soon."""
+    owner, key = serving.sidecar(), new_key()
+    lease = await owner.ask("large", key, need=100, want=100)
+    pool = (await serving.sidecar().ask("large", key, need=15_900, want=15_900)).pool
+    assert pool.final
+    await serving.redis.delete(pool.pool_key, pool.holders_key)
+    async with watching(serving.channel) as watch:
+        await watch.tenant("acme")
+        await owner.give_back(lease.window.window_id, 50)
+        notice = (await watch.until(lambda message: message.HasField("units"))).units
+    assert (notice.tenant, notice.limit, notice.key_hash) == ("acme", "large", key)

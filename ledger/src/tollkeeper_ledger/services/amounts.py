@@ -96,6 +96,7 @@ class AmountFollower:
                 await self.follow(tenants)
                 await self._close_pools()
                 await self._tell_again()
+                await self._tell_of_gone()
             except Exception as error:  # noqa: BLE001 - a loop's top: the same tenants are tried again
                 self._tenants |= tenants
                 self._log.warning("amounts can't be put in force", error=str(error), kind=type(error).__name__)
@@ -168,6 +169,20 @@ class AmountFollower:
                 row.state.generation.publish = True
                 calls += calls_for(row, expire_at_unix_s=0)
         await self._functions.call([call for call in calls if call.function == "pool_extend"])
+
+    async def _tell_of_gone(self) -> None:
+        """Tell whoever a pool had refused that is gone now: units came back, and the pool can't say so."""
+        window_ids = self._functions.take_gone(_WINDOWS_PER_STEP)
+        if not window_ids:
+            return
+        now_us = self._clock.reading().now_us
+        try:
+            async with transaction(self._pool) as conn:
+                rows = await lock_windows(conn, window_ids)
+                await announce_units(conn, [row.identity for row in rows.values() if row.span.end_us > now_us])
+        except BaseException:
+            self._functions.note_gone(window_ids)
+            raise
 
     async def _credit(self, pool: ClosingPool, unspent: int) -> None:
         """Give the closed generation's rest back to the limit, once; not to a window of an earlier timeline.

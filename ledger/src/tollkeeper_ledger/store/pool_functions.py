@@ -29,6 +29,7 @@ SHARDS = 16
 _TAG_BYTES = 12
 _COMMANDS_PER_PIPELINE = 256
 """Longer ones would not be faster, and a busy machine would let one wait too long for its answer."""
+_GONE = (["ERR", "NO_POOL"], ["ERR", "FENCE"])
 _UNFIT = (ReadOnlyError, ClusterDownError, BusyLoadingError)
 _POOLS_PER_COMMAND = 64
 """Redis does nothing else meanwhile: about a millisecond."""
@@ -153,13 +154,15 @@ class PoolFunctions:
     """Call the function library, one pipeline per server. What may have been carried out is never repeated by itself.
 
     Windows whose pool_extend has an unknown outcome are kept in `untold`, to be told again where they stand by then: a
-    pool that goes on calling itself final would prove denials that are none.
+    pool that goes on calling itself final would prove denials that are none. Windows whose pool is gone are kept in
+    `gone`: whom it had refused hears of units from the ledger, for it can tell nobody.
     """
 
     def __init__(self, servers: RedisServers, log: FilteringBoundLogger) -> None:
         self._servers = servers
         self._log = log
         self._untold: set[bytes] = set()
+        self._gone: set[bytes] = set()
 
     def take_untold(self, count_max: int) -> list[bytes]:
         """Give, and forget, windows whose pools may not know where they stand."""
@@ -170,6 +173,16 @@ class PoolFunctions:
     def tell_again(self, window_ids: Iterable[bytes]) -> None:
         """Note windows whose pools may not know where they stand."""
         self._untold.update(window_ids)
+
+    def take_gone(self, count_max: int) -> list[bytes]:
+        """Give, and forget, windows whose pools were found to be gone."""
+        taken = list(islice(self._gone, count_max))
+        self._gone.difference_update(taken)
+        return taken
+
+    def note_gone(self, window_ids: Iterable[bytes]) -> None:
+        """Note windows whose pools are gone, and nobody was told."""
+        self._gone.update(window_ids)
 
     def serves(self, keys: PoolKeys) -> bool:
         """Tell whether the server of a pool is known, and not known to be down."""
@@ -189,9 +202,9 @@ class PoolFunctions:
         elsewhere = await self._round(calls, results, [_Try(index) for index in range(len(calls))])
         if elsewhere:
             await self._round(calls, results, elsewhere)
-        self._untold.update(
-            call.window_id for call, result in zip(calls, results, strict=True) if result is None and call.window_id
-        )
+        told = [(call, result) for call, result in zip(calls, results, strict=True) if call.window_id]
+        self.tell_again(call.window_id for call, result in told if result is None)
+        self.note_gone(call.window_id for call, result in told if call.function == "pool_extend" and result in _GONE)
         return results
 
     async def _round(self, calls: Sequence[Call], results: list[list[str] | None], tries: Sequence[_Try]) -> list[_Try]:

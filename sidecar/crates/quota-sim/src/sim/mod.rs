@@ -20,6 +20,9 @@ pub use self::{
 };
 use crate::world::{Verdict, World, fact::Log, request};
 
+/// Who is told of units that come back has heard by then, real µs.
+const SOON_US: u64 = 200_000;
+
 /// How a schedule went.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -433,8 +436,14 @@ impl Run {
                 let value = format!("new {node}").into();
                 check.attributes = vec![("user".into(), value)];
             }
-            let reason = self.world.decide_to(node, &check);
+            let mut reason = self.world.decide_to(node, &check);
             self.hear();
+            if reason == Some(Reason::QuotaExhausted) && self.world.units_there() > 0 {
+                // What came back in this very moment is told of within the next.
+                self.world.run_for(SOON_US);
+                reason = self.world.decide_to(node, &check);
+                self.hear();
+            }
             let owes = self.audit.owes(self.world.holder(node));
             let is_there = self.is_single() && !owes && self.world.units_there() > 0;
             let is_true = match reason {

@@ -73,6 +73,8 @@ pub struct Ledger {
     restored_at_us: i64,
     names: u64,
     untold: Vec<WindowId>,
+    /// Windows whose pools were found to be gone: nobody whom they had refused was told yet.
+    gone: Vec<WindowId>,
     /// Who lacks units of a level or in flight, and how many: others are to give back what lies idle.
     pub lacking: Vec<(Identity, Holder, u64)>,
     looks: standing::Looks,
@@ -105,6 +107,7 @@ impl Default for Ledger {
             restored_at_us: i64::MIN,
             names: 0,
             untold: Vec::new(),
+            gone: Vec::new(),
             lacking: Vec::new(),
             looks: BTreeMap::new(),
             learning: Learning::default(),
@@ -538,6 +541,7 @@ impl Ledger {
         self.restored_at_us = now_us;
         self.learning = Learning::begun(now_us);
         self.untold.clear();
+        self.gone.clear();
         if let Some(trace) = trace {
             self.trace_event("restore", now_us, trace);
         }

@@ -46,6 +46,14 @@ impl Line<'_> {
     }
 }
 
+/// Whether a pool said that it is gone: it can tell nobody whom it had refused.
+fn is_gone(reply: Option<&FunctionReply>) -> bool {
+    let Some(FunctionReply::Elements(elements)) = reply else {
+        return false;
+    };
+    matches!(elements.as_slice(), [_, reason, ..] if matches!(&**reason, "NO_POOL" | "FENCE"))
+}
+
 impl Ledger {
     /// Brings Redis to a window's newest generation.
     pub(super) fn publish(&mut self, place: usize, line: &mut Line<'_>) {
@@ -84,6 +92,9 @@ impl Ledger {
             channel.to_string(),
         ];
         let reply = line.call("pool_extend", vec![pool.clone()], arguments);
+        if is_gone(reply.as_ref()) {
+            self.gone.push(id);
+        }
         if reply.is_none() && !self.untold.contains(&id) && !mutant::is(Mutant::UntoldForgotten) {
             self.untold.push(id);
         }
@@ -138,6 +149,12 @@ impl Ledger {
         self.close_pools(line);
         self.look(line.real_us);
         self.end_learning(line, now_us);
+        for id in std::mem::take(&mut self.gone) {
+            if let Some(place) = self.rows.ids.get(&id) {
+                let window = &self.rows.windows[*place];
+                self.notices.push(window.identity.clone());
+            }
+        }
         for id in std::mem::take(&mut self.untold) {
             let Some(place) = self.rows.ids.get(&id).copied() else {
                 continue;
