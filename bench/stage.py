@@ -17,8 +17,11 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_cli.embedded import places
 from tollkeeper_cli.stack import CHANNEL_OPTIONS, Addresses, Stack
 
+from bench.frame import Sample
+from bench.load import in_flight
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 _PORTS = Addresses(
@@ -63,6 +66,12 @@ class Stage:
         yield spent
         spent.wall_s = time.perf_counter() - before
         spent.cpu_s = self._cpu_s(parts) - cpu_before
+
+    async def one_by_one(self, parts: Sequence[str], call: Callable[[int], Awaitable[object]], count: int) -> Sample:
+        """Make `count` calls, one after the other, each given its number, and measure them and these parts."""
+        with self.spending(*parts) as spent:
+            taken = await in_flight(call, count=count, at_once=1)
+        return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
 
     def _cpu_s(self, names: Iterable[str]) -> float:
         total = 0.0

@@ -8,13 +8,13 @@ import time
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 from bench.cases.ingest import open_producer, send, uuid7s
 from bench.frame import Bench, Goal, Sample
-from bench.load import in_flight
 from bench.stage import SELLER
 
 if TYPE_CHECKING:
@@ -131,20 +131,10 @@ async def open_preview(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
         async def look(number: int) -> None:
             await owner.fetch(_FLOOR_SUMS, rows[number % len(rows)]["tenant_id"])
 
-        async def ours() -> Sample:
-            with stage.spending("ledger", "postgres") as spent:
-                taken = await in_flight(ask, count=count, at_once=1)
-            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
-        async def floor() -> Sample:
-            with stage.spending("driver", "postgres") as spent:
-                taken = await in_flight(look, count=count, at_once=1)
-            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
         yield Bench(
             unit="previews",
-            ours=ours,
-            floor=floor,
+            ours=partial(stage.one_by_one, ("ledger", "postgres"), ask, count),
+            floor=partial(stage.one_by_one, ("driver", "postgres"), look, count),
             floor_is="asyncpg, the sums of the same meters",
             goals=(Goal("ours.p99_ms", 50, is_at_least=False),),
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 
 from bench.cases.catalogue import METERS, declare
-from bench.frame import Bench, Goal, Sample
-from bench.load import in_flight
+from bench.frame import Bench, Goal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,20 +69,10 @@ async def open_month(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
         async def look(_number: int) -> None:
             await owner.fetch(_FLOOR, randoms.choice(rows)["tenant_id"], meter_id, _FROM, _TO)
 
-        async def ours() -> Sample:
-            with stage.spending("ledger", "postgres") as spent:
-                taken = await in_flight(ask, count=count, at_once=1)
-            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
-        async def floor() -> Sample:
-            with stage.spending("driver", "postgres") as spent:
-                taken = await in_flight(look, count=count, at_once=1)
-            return Sample(count=count, wall_s=spent.wall_s, cpu_s=spent.cpu_s, latencies_ms=taken)
-
         yield Bench(
             unit="queries",
-            ours=ours,
-            floor=floor,
+            ours=partial(stage.one_by_one, ("ledger", "postgres"), ask, count),
+            floor=partial(stage.one_by_one, ("driver", "postgres"), look, count),
             floor_is="asyncpg, the sums of the same rows by day of UTC",
             goals=(Goal("ours.p99_ms", 10, is_at_least=False),),
         )

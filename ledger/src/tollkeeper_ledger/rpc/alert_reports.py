@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tollkeeper.ledger.v1 import reports_pb2
 
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
-from tollkeeper_ledger.services.alerting import alert_json, check_alerts
+from tollkeeper_ledger.services.alerting import alert_told, check_alerts
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.alerts import list_alerts
 from tollkeeper_ledger.store.pool import transaction
@@ -49,7 +49,8 @@ class AlertReports:
             last = found[size - 1][1]
             token = to_token(str(to_us(last.fired_at)), str(last.alert_id))
         return reports_pb2.ListAlertsResponse(
-            alerts=[alert_json(wire_id, alert) for wire_id, alert in found[:size]], next_page_token=token
+            alerts=[canonical_json(alert_told(wire_id, alert)).decode() for wire_id, alert in found[:size]],
+            next_page_token=token,
         )
 
     async def ListViolations(
@@ -79,7 +80,7 @@ def _violation(row: Row) -> str:
     times = ("starts_at", "ends_at", "first_at", "last_at")
     shown = {name: row[name] for name in ("enforcement", "key_values", "amount", "consumed", "over")}
     shown |= {"tenant": row["wire_id"], "limit": row["limit_name"]} | {name: row[name].isoformat() for name in times}
-    return json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return canonical_json(shown).decode()
 
 
 def _state(figure: Figure, fired: Collection[str]) -> reports_pb2.AlertState:

@@ -7,7 +7,6 @@ see the same add it once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ from tollkeeper_ledger.store.tenants import load_tenants
 from tollkeeper_ledger.store.violations import note_violations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.periods import Period
     from tollkeeper_ledger.store.alerts import Alert, WindowUse
     from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.tenants import TenantView
 
 NOTES_AT_ONCE = 200
 """Notes that one transaction takes; one stands for a transaction that stored use."""
@@ -76,8 +76,9 @@ class Alerter:
                 return None
             uses = await store.read_window_uses(conn, window_ids)
             now = await ledger_now(conn)
-            await _note_violations(conn, [use for use in uses if use.over > 0], now=now)
-            alerts = await tell(conn, await window_figures(conn, uses), now=now)
+            views = await _views_of(conn, uses)
+            await _note_violations(conn, [use for use in uses if use.over > 0], views, now=now)
+            alerts = await tell(conn, window_figures(uses, views), now=now)
         self._say(alerts)
         return len(alerts)
 
@@ -132,23 +133,25 @@ async def tell(conn: Connection, figures: Sequence[Figure], *, now: datetime) ->
     mailed = [one for one in alerts if one.figure.is_mailed]
     payers = {row["tenant_id"]: row for row in await store.read_payers(conn, {one.figure.tenant_id for one in mailed})}
     told = [(payers[one.figure.tenant_id], one.alert_id) for one in mailed if one.figure.tenant_id in payers]
-    await queue_webhooks(conn, alerts, alert_json)
+    await queue_webhooks(conn, alerts, alert_told)
     await queue_alerts(conn, [(payer["payer_id"], payer["email"], alert_id) for payer, alert_id in told])
     return alerts
 
 
-async def _note_violations(conn: Connection, uses: Sequence[WindowUse], *, now: datetime) -> None:
-    views = {view.tenant_id: view for view in await load_tenants(conn, tenant_ids={use.tenant_id for use in uses})}
+async def _views_of(conn: Connection, uses: Sequence[WindowUse]) -> dict[UUID, TenantView]:
+    return {view.tenant_id: view for view in await load_tenants(conn, tenant_ids={use.tenant_id for use in uses})}
+
+
+async def _note_violations(
+    conn: Connection, uses: Sequence[WindowUse], views: Mapping[UUID, TenantView], *, now: datetime
+) -> None:
     limits = [views[use.tenant_id].limit(use.limit) for use in uses]
     enforcements = ["" if limit is None else limit.rule.enforcement.value for limit in limits]
     await note_violations(conn, list(zip(uses, enforcements, strict=True)), now=now)
 
 
-async def window_figures(conn: Connection, uses: Sequence[WindowUse]) -> list[Figure]:
-    """Give how far windows are, of limits that are still in force and have thresholds."""
-    if not uses:
-        return []
-    views = {view.tenant_id: view for view in await load_tenants(conn, tenant_ids={use.tenant_id for use in uses})}
+def window_figures(uses: Sequence[WindowUse], views: Mapping[UUID, TenantView]) -> list[Figure]:
+    """Give how far windows are, of limits that are still in force and have thresholds. `views`: their tenants."""
     figures = []
     for use in uses:
         limit = views[use.tenant_id].limit(use.limit, use.start_us)
@@ -232,7 +235,8 @@ async def check_alerts(pool: Pool, tenant_id: UUID, *, notify: bool) -> list[tup
     async with connection(pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
         now = await ledger_now(conn)
         window_ids = await store.read_open_windows(conn, tenant_id, now=now, count_max=WINDOWS_MAX)
-        figures = await window_figures(conn, await store.read_window_uses(conn, window_ids))
+        uses = await store.read_window_uses(conn, window_ids)
+        figures = window_figures(uses, await _views_of(conn, uses))
         figures.sort(key=lambda one: (one.subject, one.key_values, one.starts_at))
         figures += await period_figures(conn, tenant_id, now=now)
     async with transaction(pool) as conn:
@@ -245,10 +249,10 @@ async def check_alerts(pool: Pool, tenant_id: UUID, *, notify: bool) -> list[tup
     ]
 
 
-def alert_json(wire_id: str, alert: Alert) -> str:
-    """Give an alert as canonical JSON."""
+def alert_told(wire_id: str, alert: Alert) -> Json:
+    """Give what is told of an alert, to be written as canonical JSON."""
     figure = alert.figure
-    shown = {
+    return {
         "id": str(alert.alert_id),
         "tenant": wire_id,
         "kind": figure.kind,
@@ -261,4 +265,3 @@ def alert_json(wire_id: str, alert: Alert) -> str:
         "ends_at": figure.ends_at.isoformat(),
         "fired_at": alert.fired_at.isoformat(),
     }
-    return json.dumps(shown, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

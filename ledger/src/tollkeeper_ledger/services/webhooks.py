@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.webhooks import signatures, wait_s
 from tollkeeper_ledger.store import webhooks as store
 from tollkeeper_ledger.store.pool import transaction
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.domain.alerts import Json
     from tollkeeper_ledger.payments.webhook_http import WebhookHttp
     from tollkeeper_ledger.store.alerts import Alert
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -33,10 +34,10 @@ LOOK_S = 1.0
 _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def queue_webhooks(conn: Connection, alerts: Sequence[Alert], shown: Callable[[str, Alert], str]) -> None:
+async def queue_webhooks(conn: Connection, alerts: Sequence[Alert], told: Callable[[str, Alert], Json]) -> None:
     """Queue a message to each receiver of each alert, in the transaction that adds the alerts.
 
-    `shown` gives an alert of a tenant, named by its wire id, as JSON.
+    `told` gives what is told of an alert of a tenant, named by its wire id.
     """
     receivers = await store.read_receivers(conn, {one.figure.tenant_id for one in alerts}) if alerts else []
     queued = [
@@ -44,7 +45,7 @@ async def queue_webhooks(conn: Connection, alerts: Sequence[Alert], shown: Calla
             tenant_id=one.figure.tenant_id,
             webhook_id=row["webhook_id"],
             alert_id=one.alert_id,
-            body=_body(one, shown(row["wire_id"], one)),
+            body=_body(one, told(row["wire_id"], one)),
         )
         for one in alerts
         for row in receivers
@@ -53,9 +54,8 @@ async def queue_webhooks(conn: Connection, alerts: Sequence[Alert], shown: Calla
     await store.queue_messages(conn, queued, now=_AT_ONCE)
 
 
-def _body(alert: Alert, shown: str) -> bytes:
-    told = {"type": "alert.reached", "timestamp": alert.fired_at.isoformat(), "data": json.loads(shown)}
-    return json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+def _body(alert: Alert, told: Json) -> bytes:
+    return canonical_json({"type": "alert.reached", "timestamp": alert.fired_at.isoformat(), "data": told})
 
 
 @dataclass(frozen=True, slots=True)

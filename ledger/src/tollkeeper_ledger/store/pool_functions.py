@@ -166,9 +166,7 @@ class PoolFunctions:
 
     def take_untold(self, count_max: int) -> list[bytes]:
         """Give, and forget, windows whose pools may not know where they stand."""
-        taken = list(islice(self._untold, count_max))
-        self._untold.difference_update(taken)
-        return taken
+        return _take(self._untold, count_max)
 
     def tell_again(self, window_ids: Iterable[bytes]) -> None:
         """Note windows whose pools may not know where they stand."""
@@ -176,9 +174,7 @@ class PoolFunctions:
 
     def take_gone(self, count_max: int) -> list[bytes]:
         """Give, and forget, windows whose pools were found to be gone."""
-        taken = list(islice(self._gone, count_max))
-        self._gone.difference_update(taken)
-        return taken
+        return _take(self._gone, count_max)
 
     def note_gone(self, window_ids: Iterable[bytes]) -> None:
         """Note windows whose pools are gone, and nobody was told."""
@@ -270,6 +266,12 @@ class PoolFunctions:
             self._servers.doubt(primary)
             return False
         return True
+
+
+def _take(noted: set[bytes], count_max: int) -> list[bytes]:
+    taken = list(islice(noted, count_max))
+    noted.difference_update(taken)
+    return taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ use quota_sim::{
     waste::{LLM_COSTS, Load, share_admitted},
 };
 
-/// A schedule is some 100,000 small messages: a fifth of its time was spent in the system's allocator.
+/// A schedule is thousands of small messages: a fifth of its time was spent in the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

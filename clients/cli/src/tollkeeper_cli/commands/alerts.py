@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,15 +48,10 @@ def listing(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List thresholds that were reached, newest first."""
-    found: list[str] = []
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ListAlerts
-        for page in pages(call, reports_pb2.ListAlertsRequest(tenant=tenant)):
-            found.extend(page.alerts)
-            if len(found) >= entries:
-                break
-    read = [json.loads(one) for one in found[:entries]]
-    rows: list[Mapping[str, Cell]] = [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
+        told = pages(call, reports_pb2.ListAlertsRequest(tenant=tenant))
+        rows = _newest((page.alerts for page in told), entries)
     show(rows, _COLUMNS, output, title="Alerts", brief=_BRIEF)
 
 
@@ -67,16 +63,17 @@ def violations(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List windows that were used beyond their limits, those that began last first."""
-    found: list[str] = []
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ListViolations
-        for page in pages(call, reports_pb2.ListViolationsRequest(tenant=tenant)):
-            found.extend(page.violations)
-            if len(found) >= entries:
-                break
-    read = [json.loads(one) for one in found[:entries]]
-    rows: list[Mapping[str, Cell]] = [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
+        told = pages(call, reports_pb2.ListViolationsRequest(tenant=tenant))
+        rows = _newest((page.violations for page in told), entries)
     show(rows, _VIOLATION_COLUMNS, output, title="Violations", brief=_VIOLATION_COLUMNS[:-3])
+
+
+def _newest(told: Iterable[Iterable[str]], count_max: int) -> list[Mapping[str, Cell]]:
+    """Read JSON objects of pages, no more pages than are needed, as rows."""
+    read = [json.loads(one) for one in islice(chain.from_iterable(told), count_max)]
+    return [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
 
 
 def check(
