@@ -6,8 +6,7 @@ LedgerError
 ├── PreconditionError      PRODUCER_FENCED, PERIOD_CLOSED, EMBEDDED_ONLY, VERSION_UNSUPPORTED, …
 ├── AlreadyExistsError     ALREADY_EXISTS
 ├── NotPermittedError      PERMISSION_DENIED
-├── OverloadedError        LEDGER_FULL
-└── NotBuiltError          NOT_IMPLEMENTED
+└── OverloadedError        LEDGER_FULL
 
 The reason is a name of tollkeeper.quota.v1.ErrorReason without its prefix. Anything that is not a LedgerError is a bug
 and reaches the caller as INTERNAL, its detail only in the log.
@@ -97,10 +96,3 @@ class OverloadedError(LedgerError):
 
     def __init__(self, message: str, *, retry_after_ms: int) -> None:
         super().__init__(message, reason="LEDGER_FULL", retry_after_ms=retry_after_ms)
-
-
-class NotBuiltError(LedgerError):
-    """Answer a call that the contract has and this version does not serve."""
-
-    def __init__(self, rpc: str) -> None:
-        super().__init__(f"{rpc} is not served by this version", reason="NOT_IMPLEMENTED", metadata={"field": rpc})

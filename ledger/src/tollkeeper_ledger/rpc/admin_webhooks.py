@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper.ledger.v1 import admin_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.webhooks import SECRET_BYTES, secret_text, url_fault
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
-from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import webhooks as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -126,7 +125,7 @@ class AdminWebhooks:
             )
         token = ""
         if len(rows) > size:
-            token = to_token(str(to_us(rows[size - 1]["queued_at"])), str(rows[size - 1]["message_id"]))
+            token = before_token(rows[size - 1]["queued_at"], rows[size - 1]["message_id"])
         return admin_pb2.ListWebhookMessagesResponse(messages=map(_message, rows[:size]), next_page_token=token)
 
     async def ReplayWebhookMessages(

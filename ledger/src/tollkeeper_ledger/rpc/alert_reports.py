@@ -9,9 +9,8 @@ from uuid import UUID
 from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
-from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.acting import timestamp
-from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
 from tollkeeper_ledger.services.alerting import alert_told, check_alerts
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.alerts import list_alerts
@@ -47,7 +46,7 @@ class AlertReports:
         token = ""
         if len(found) > size:
             last = found[size - 1][1]
-            token = to_token(str(to_us(last.fired_at)), str(last.alert_id))
+            token = before_token(last.fired_at, last.alert_id)
         return reports_pb2.ListAlertsResponse(
             alerts=[canonical_json(alert_told(wire_id, alert)).decode() for wire_id, alert in found[:size]],
             next_page_token=token,
@@ -64,7 +63,7 @@ class AlertReports:
         token = ""
         if len(found) > size:
             last = found[size - 1]
-            token = to_token(str(to_us(last["first_at"])), str(UUID(bytes=last["window_id"])))
+            token = before_token(last["first_at"], UUID(bytes=last["window_id"]))
         return reports_pb2.ListViolationsResponse(violations=map(_violation, found[:size]), next_page_token=token)
 
     async def CheckAlerts(

@@ -11,12 +11,11 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
 from tollkeeper_ledger.domain.catalogue.canonical import digest_of, rate_card_of
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
-from tollkeeper_ledger.rpc.paging import before_of, from_token, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, before_token, from_token, page_size, to_token
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
@@ -113,7 +112,7 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         token = ""
         if len(found) > size:
             last = found[size - 1]
-            token = to_token(str(to_us(last.finalised_at)), str(last.invoice_id))
+            token = before_token(last.finalised_at, last.invoice_id)
         invoices = [stored_to_message(one, with_lines=False) for one in found[:size]]
         return billing_pb2.ListInvoicesResponse(invoices=invoices, next_page_token=token)
 
@@ -262,7 +261,7 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
             rows = await read_payments(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
         token = ""
         if len(rows) > size:
-            token = to_token(str(to_us(rows[size - 1]["received_at"])), str(rows[size - 1]["payment_id"]))
+            token = before_token(rows[size - 1]["received_at"], rows[size - 1]["payment_id"])
         payments = [
             billing_pb2.Payment(
                 payment_id=str(row["payment_id"]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.periods import from_us
+from tollkeeper_ledger.domain.periods import from_us, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,11 @@ def from_token(token: str, *, start: Sequence[str]) -> list[str]:
             "page_token", "is not one that this listing gave", remedy="use next_page_token of the page before"
         )
     return key
+
+
+def before_token(at: datetime, row_id: object) -> str:
+    """Give the token of a listing that is newest first: what `before_of` reads."""
+    return to_token(str(to_us(at)), str(row_id))
 
 
 def _decoded(token: str) -> object:

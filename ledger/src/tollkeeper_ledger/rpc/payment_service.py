@@ -10,12 +10,11 @@ from tollkeeper.ledger.v1 import payments_pb2, payments_pb2_grpc
 
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
-from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import shown_invoice
-from tollkeeper_ledger.rpc.paging import before_of, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
 from tollkeeper_ledger.services.invoices import need_invoice
 from tollkeeper_ledger.services.mail_queue import queue
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
@@ -194,9 +193,7 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         only = await need_tenant(self._pool, request.tenant) if request.tenant else None
         async with transaction(self._pool) as conn:
             rows = await read_journal(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = (
-            to_token(str(to_us(rows[size - 1]["at"])), str(rows[size - 1]["transfer_id"])) if len(rows) > size else ""
-        )
+        token = before_token(rows[size - 1]["at"], rows[size - 1]["transfer_id"]) if len(rows) > size else ""
         transfers = [
             payments_pb2.JournalTransfer(
                 at=timestamp(row["at"]),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.catalogue.canonical import bare_plan
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.phases import CANCELLED
 from tollkeeper_ledger.domain.recurring import PaidStretch, RecurringBook, Worth, monthly_minor
@@ -91,8 +92,6 @@ def _paid(phases: Sequence[Phase], plans: dict[UUID, PriceJson]) -> list[PaidStr
         plan = plans[phase.plan_version_id]
         minor = monthly_minor(plan, quantity=phase.quantity) if phase.state == "active" else 0
         if minor:
-            # `pro/EUR` and `pro@acme` are `pro` in another currency and with a tenant's own prices.
-            name = plan["name"].partition("@")[0].partition("/")[0]
-            worth = Worth(plan=name, currency=plan["currency"], minor=minor)
+            worth = Worth(plan=bare_plan(plan["name"]), currency=plan["currency"], minor=minor)
             stretches.append(PaidStretch(phase.starts_at, None if following is None else following.starts_at, worth))
     return stretches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +46,11 @@ class TenantView:
 
     def limit(self, name: str, at_us: int | None = None) -> EffectiveLimit | None:
         """Find a limit by name: with the kind and key that it has at `at_us`, or else as it is declared."""
-        found = (limit for limit in self.limits if limit.rule.name == name)
-        if at_us is None:
-            return next(iter(deque(found, maxlen=1)), None)
-        return next((limit for limit in found if limit.from_us <= at_us < limit.until_us), None)
+        # The one that is declared comes last.
+        found = (limit for limit in reversed(self.limits) if limit.rule.name == name)
+        if at_us is not None:
+            found = (limit for limit in found if limit.from_us <= at_us < limit.until_us)
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,5 +122,10 @@ def list_plan(name: str) -> str:
     return name.partition("@")[0]
 
 
+def bare_plan(name: str) -> str:
+    """Give the plan of the list without a currency or a tenant: `pro` of `pro/EUR` and of `pro@acme`."""
+    return list_plan(name).partition("/")[0]
+
+
 def _price_key(price: JsonObject) -> tuple[str, tuple[tuple[str, str], ...]]:
     return price["meter"], tuple(sorted(price.get("match", {}).items()))

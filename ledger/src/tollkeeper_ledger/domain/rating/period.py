@@ -174,9 +174,9 @@ def _used(
     return [line for line in lines if is_due or line.quantity]
 
 
-def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int, *, whole: Period | None = None) -> Share:
+def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int) -> Share:
     """Say how much of the whole period a span is, as the plan measures it."""
-    return _share_of(span, whole or facts.whole, plan, quantity, facts.time_zone)
+    return _share_of(span, facts.whole, plan, quantity, facts.time_zone)
 
 
 def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_zone: str) -> Share:

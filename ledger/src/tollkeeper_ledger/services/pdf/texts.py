@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
+from tollkeeper_ledger.domain.catalogue.canonical import bare_plan
 from tollkeeper_ledger.domain.money import Currency
 from tollkeeper_ledger.services.pdf.figures import day_text, money_text, number_text, percent_text, period_text
 from tollkeeper_ledger.services.pdf.lines import line_text
@@ -158,10 +159,8 @@ def _facts(document: Json, words: Words) -> list[list[str]]:
     if document.get("replaces"):
         facts.append([words["Replaces invoice"], document["replaces"]])
     facts.append([words["Billing period"], period_text(document["period"], zone, words)])
-    # A plan's name goes on with its currency, or with whose own prices it has.
     plan = document["plan"]
-    name = plan["name"].partition("@")[0].partition("/")[0]
-    facts.append([words["Plan"], f"{name}, {words['version']} {plan['version']}"])
+    facts.append([words["Plan"], f"{bare_plan(plan['name'])}, {words['version']} {plan['version']}"])
     facts.append([words["Tenant"], document["tenant"]["id"]])
     if not is_credit:
         facts.append([words["Usage records"], number_text(document["record_count"], words)])

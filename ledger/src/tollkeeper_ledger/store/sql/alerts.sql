@@ -91,7 +91,7 @@ WHERE ($1::timestamptz IS NULL OR (a.fired_at, a.alert_id) < ($1, $2::uuid))
 ORDER BY a.fired_at DESC, a.alert_id DESC LIMIT $3;
 
 -- name: payers
--- Gives who pays for tenants, with address and language. $1 tenant ids.
+-- Gives who pays for tenants, with address. $1 tenant ids.
 SELECT t.tenant_id, p.tenant_id AS payer_id, f.email
 FROM tenant t
 JOIN tenant p ON p.tenant_id = coalesce(t.billing_tenant_id, t.tenant_id)
