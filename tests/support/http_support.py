@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -40,8 +41,7 @@ async def served(http: httpx.AsyncClient) -> None:
     """Wait until the ledger answers."""
     async with asyncio.timeout(120):
         while True:
-            try:
+            with suppress(httpx.TransportError):
                 if (await http.get("/health")).status_code == 200:
                     return
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)

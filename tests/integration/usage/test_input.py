@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,16 @@ from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_columns import Use
 from tollkeeper_ledger.rpc.registry import usage_input
 from tollkeeper_ledger.services.limits import open_limits
-from tollkeeper_ledger.services.usage_input import Fate, input_producer_id
+from tollkeeper_ledger.services.usage import UsageIngest
+from tollkeeper_ledger.services.usage_input import Fate, UsageInput, input_producer_id
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tollkeeper_ledger.app import Running
     from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.services.usage import Answer
+    from tollkeeper_ledger.store.pool import Connection
 
 PRODUCER = "SELECT state, watermark, committed_seq FROM producer WHERE producer_id = $1"
 RECEIVED = "SELECT max(received_at) FROM usage_record"
@@ -60,3 +66,33 @@ async def test_a_way_in_is_a_closed_producer_with_a_true_watermark(ledger_settin
             received = await conn.fetchval(RECEIVED)
         assert (row["state"], row["committed_seq"]) == ("closed", 40)
         assert before_us <= to_us(received) <= to_us(row["watermark"])
+
+
+class Interrupted(UsageIngest):
+    """An ingest whose commits are broken off, the first ones."""
+
+    left = 3
+
+    async def attempted(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Break off, or do the work."""
+        self.left -= 1
+        if self.left >= 0:
+            raise asyncio.CancelledError
+        return await super().attempted(work)
+
+
+async def test_who_waits_for_a_commit_that_is_broken_off_is_told(ledger_settings: Settings) -> None:
+    """Each call of it gets an error, none waits for ever; calls after it are committed."""
+    async with running(ledger_settings) as ledger:
+        await apply(ledger)
+        resources = ledger.resources
+        limits = await open_limits(resources)
+        ingest = Interrupted(resources.pools.ingest, embedded=True)
+        usage = UsageInput(ingest, limits.tenants, resources.clock, producer_id=uuid.uuid4())
+        for _ in range(Interrupted.left):
+            calls = [usage.record([use()]) for _ in range(5)]
+            async with asyncio.timeout(60):
+                told = await asyncio.gather(*calls, return_exceptions=True)
+            assert [RuntimeError] * 5 == [type(one) for one in told]
+        (result,) = await usage.record([use()])
+        assert Fate.RECORDED is result.fate

@@ -182,8 +182,9 @@ class Counter:
         return False
 
     async def settle(self, http: httpx.AsyncClient) -> None:
-        """Tell the last total."""
-        await self._answered(http)
+        """Tell the last total, to a ledger that lives."""
+        async with asyncio.timeout(120):
+            await self._answered(http)
 
 
 async def test_killed_ledgers_count_growing_counters_once(ledger_settings: Settings, tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Map each handler's LedgerError to its status; anything else is logged and answered INTERNAL."""
+    """Map each handler's LedgerError to its status; anything else is logged and answered INTERNAL.
+
+    Work that was broken off while its caller still waits is such a thing: gRPC would answer that call never.
+    """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
@@ -52,7 +55,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             try:
                 return await inner(request, context)
-            except Exception as error:  # noqa: BLE001 - the interceptor is where bugs end
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the interceptor is where bugs end
                 await self._abort(error, context, method)
 
         return call
@@ -62,16 +65,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 async for message in inner(request, context):
                     yield message
-            except Exception as error:  # noqa: BLE001 - the interceptor is where bugs end
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the interceptor is where bugs end
                 await self._abort(error, context, method)
 
         return call
 
-    async def _abort(self, error: Exception, context: Context, method: str) -> None:
-        if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
+    async def _abort(self, error: Exception | asyncio.CancelledError, context: Context, method: str) -> None:
+        if isinstance(error, grpc.aio.AbortError) or (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
             raise error
         if not isinstance(error, LedgerError):
             self._log.error("rpc failed", method=method, exc_info=error)
             error = bug()
         code, message, metadata = status_of(error)
         await context.abort(code, message, metadata)
+
+
+def _is_cancelled() -> bool:
+    """Tell whether it is this call that was cancelled, not something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

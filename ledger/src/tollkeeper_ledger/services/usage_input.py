@@ -132,7 +132,7 @@ class UsageInput:
             finally:
                 self._waiting -= count
                 for job in jobs:
-                    job.done.cancel()  # nothing, where it was answered
+                    _tell(job, RuntimeError("the commit was broken off"))  # nothing, where it was answered
 
     async def _write_together(self, jobs: Sequence[_Job]) -> None:
         try:
