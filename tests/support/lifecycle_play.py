@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from billing_bench import open_billing_bench, use
+from tollkeeper_ledger.domain.billing_profile import BillingProfile
 from tollkeeper_ledger.services import prepaid
 from tollkeeper_ledger.services import subscription_changes as changes
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.overrides import Act
+from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.services.provider_events import PROVIDER, keep_method
 from tollkeeper_ledger.services.subscription_dates import take_back
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection, transaction
+from tollkeeper_ledger.store.provider_jobs import put_customer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,8 +171,23 @@ async def _act(
             await changes.cancel_subscription(conn, tenant_id, at=when, act=act)
         case "unschedule":
             await take_back(conn, tenant_id, instant(event["of"], zone), act=act)
+        case "card" | "uncard" | "agree":
+            await _act_on_payment(conn, tenant_id, event=event, act=act)
         case _:
             await _act_on_credit(conn, tenant_id, event=event, zone=zone, act=act)
+
+
+async def _act_on_payment(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], act: Act) -> None:
+    """Let a payer enter a card, remove it, or agree on something else with its seller."""
+    if event["do"] == "agree":
+        await set_profile(conn, tenant_id, BillingProfile(pays_by=event["what"]), act=act)
+        return
+    customer = f"cus_{tenant_id.hex}"
+    await set_profile(conn, tenant_id, BillingProfile(provider=PROVIDER), act=act)
+    await put_customer(conn, tenant_id, provider=PROVIDER, customer=customer, now=act.now)
+    card = {"brand": "visa", "last4": "4242", "exp_year": 2040, "exp_month": 1}
+    method = {"id": "pm_1", "card": card} if event["do"] == "card" else {}
+    await keep_method(conn, customer, method, now=act.now)
 
 
 async def _act_on_credit(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], zone: str, act: Act) -> None:

@@ -37,6 +37,7 @@ from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.reconciling import Nightly
 from tollkeeper_ledger.services.resources import Resources
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
+from tollkeeper_ledger.services.trials import follow_astray, tell_of_ends
 from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.services.webhooks import WebhookSender
 from tollkeeper_ledger.store.clock import start_clock
@@ -159,6 +160,8 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(1.0, limits.restores.tick, log=log)),
             tasks.create_task(every(1.0, limits.learning.tick, log=log)),
             tasks.create_task(every(0.25, partial(follow_due_phases, resources.pools.billing), log=log)),
+            tasks.create_task(every(1.0, partial(follow_astray, resources.pools.billing), log=log)),
+            tasks.create_task(every(1.0, partial(tell_of_ends, resources.pools.billing), log=log)),
             *(tasks.create_task(loop) for loop in _signing(resources, limits)),
             *(tasks.create_task(loop) for loop in _watching(resources)),
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),

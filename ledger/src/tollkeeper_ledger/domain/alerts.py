@@ -93,9 +93,9 @@ class Figure:
 
     tenant_id: UUID
     kind: str
-    """`limit`, `meter` or `spend`."""
+    """`limit`, `meter`, `spend` or `trial`."""
     subject: str
-    """Limit or meter; the currency of spend."""
+    """Limit or meter; the currency of spend; the plan of a trial."""
     span: str
     """Names the window or the billing period, once and for all."""
     starts_at: datetime

@@ -56,6 +56,8 @@ class BillingProfile:
     dunning_policy: str = "mark"
     fallback_plan: str = ""
     """The plan that the policy `fallback` moves to."""
+    pays_by: str = ""
+    """How a payer of provider `manual` pays, as was agreed with it; empty = nothing was."""
 
     def frozen(self) -> Json:
         """Give what goes into an invoice's inputs."""
@@ -97,6 +99,10 @@ def check_profile(profile: BillingProfile) -> None:
     if profile.dunning_policy == "fallback" and not profile.fallback_plan:
         raise InvalidFieldError(
             "profile.fallback_plan", "is missing", reason="FIELD_REQUIRED", remedy="name the plan to move to"
+        )
+    if not profile.pays_by.isprintable() or len(profile.pays_by) > _NAME_CHARS_MAX:
+        raise InvalidFieldError(
+            "profile.pays_by", "is no name", value=ascii(profile.pays_by[:64]), bound="up to 64 printable characters"
         )
     if profile.email:
         check_email(profile.email)

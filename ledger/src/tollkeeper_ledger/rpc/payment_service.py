@@ -56,6 +56,7 @@ def _profile_to_message(tenant: str, profile: BillingProfile, *, method: str = "
         dunning_days=profile.dunning_days,
         dunning_policy=profile.dunning_policy,
         fallback_plan=profile.fallback_plan,
+        pays_by=profile.pays_by,
         method=method,
     )
 
@@ -74,6 +75,7 @@ def _profile_from_message(message: payments_pb2.BillingProfile) -> BillingProfil
         dunning_days=tuple(message.dunning_days) or defaults.dunning_days,
         dunning_policy=message.dunning_policy or defaults.dunning_policy,
         fallback_plan=message.fallback_plan,
+        pays_by=message.pays_by,
     )
 
 

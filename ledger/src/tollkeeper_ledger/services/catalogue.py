@@ -21,6 +21,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
 from tollkeeper_ledger.domain.catalogue.parse import parse_catalogue
 from tollkeeper_ledger.domain.errors import LedgerError
 from tollkeeper_ledger.domain.periods import period_at
+from tollkeeper_ledger.services import trials
 from tollkeeper_ledger.services.catalogue_source import read_source
 from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.billing_closes import read_definitions
@@ -183,7 +184,10 @@ async def _write(conn: Connection, changes: Sequence[Change], *, now: datetime, 
     said = {one.tenant: one.declared for _, one in added if one.declared is not None}
     said |= {one.tenant: one.declared for one in moved if one.declared is not None}
     await writes.declare_subscriptions(conn, said)
-    tenant_ids = await find_tenant_ids(conn, {one.tenant for one in moved})
+    asking = {one.tenant for _, one in added if one.trial_asks and one.trial_end is not None}
+    tenant_ids = await find_tenant_ids(conn, {one.tenant for one in moved} | asking)
+    for tenant_id in sorted(tenant_ids[name] for name in asking):
+        await trials.lay(conn, tenant_id, now=now)
     for one in sorted(moved, key=lambda one: tenant_ids[one.tenant]):
         await _change_subscription(conn, tenant_ids[one.tenant], one, now=now)
 
@@ -206,6 +210,7 @@ async def _change_subscription(conn: Connection, tenant_id: UUID, change: Change
         return
     # Alone: an append may be stamping usage of the next period with the version that this replaces.
     await lock_tenant(conn, tenant_id)
+    await trials.lift(conn, tenant_id, now=now)
     schedules = await read_schedules(conn, [tenant_id])
     schedule = next(one for one in schedules if one.subscription_id == change.subscription_id)
     counted = schedule.era_at(now)
@@ -235,3 +240,4 @@ async def _change_subscription(conn: Connection, tenant_id: UUID, change: Change
         prices_from=prices_from,
         follows=change.follows,
     )
+    await trials.lay(conn, tenant_id, now=now)

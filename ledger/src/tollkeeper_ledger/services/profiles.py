@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.billing_profile import check_profile
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.services.trials import follow_methods, lock_trials_of
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.billing_profiles import put_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -29,7 +30,9 @@ async def set_profile(conn: Connection, payer_id: UUID, profile: BillingProfile,
     check_profile(profile)
     if profile.fallback_plan and await read_newest_plan(conn, profile.fallback_plan) is None:
         raise UnknownNameError("plan", profile.fallback_plan, remedy="declare it in the catalogue")
+    trying = await lock_trials_of(conn, payer_id)
     await put_profile(conn, payer_id, profile, now=act.now)
+    await follow_methods(conn, trying)
     entry = AuditEntry(subject="billing_profile", tenant_id=payer_id, before=None, after=profile.frozen())
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action="SetBillingProfile", request_id=act.request_id)
 

@@ -12,6 +12,7 @@ from tollkeeper_ledger.payments.signature import UntrustedError, check_signature
 from tollkeeper_ledger.payments.wire import object_path
 from tollkeeper_ledger.services.disputes import dispute_said
 from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_said
+from tollkeeper_ledger.services.trials import follow_methods, lock_trials_of
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.pool import transaction
 
@@ -150,10 +151,15 @@ class Events:
 
 
 async def keep_method(conn: Connection, customer: str, method: dict[str, Any], *, now: datetime) -> None:
-    """Keep which method of a customer is charged, never more of a card than brand, last digits and expiry."""
+    """Keep which method of a customer is charged, never more of a card than brand, last digits and expiry.
+
+    Trials that ask for one follow in the same transaction.
+    """
     card = method.get("card") or {}
     expires = date(int(card["exp_year"]), int(card["exp_month"]), 1) if card.get("exp_year") else None
     label = f"{card['brand']} {card['last4']}" if card else str(method.get("type", ""))
+    # Tenants are locked before anything of their payer's changes.
+    trying = await lock_trials_of(conn, await jobs.find_payer(conn, provider=PROVIDER, customer=customer))
     await jobs.put_method(
         conn,
         provider=PROVIDER,
@@ -163,3 +169,4 @@ async def keep_method(conn: Connection, customer: str, method: dict[str, Any], *
         expires=expires,
         now=now,
     )
+    await follow_methods(conn, trying)

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.catalogue.canonical import list_plan, own_plan
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription
 from tollkeeper_ledger.domain.catalogue.subscribing import anchor_of, target_from, trial_end_of
 from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import Schedule, same_date_from
 from tollkeeper_ledger.domain.phases import CANCELLED, Phase
 from tollkeeper_ledger.domain.scheduled import check_free, check_to_come, idle_phases, phase_in_force, trial_end_after
+from tollkeeper_ledger.domain.trials import AT_START
+from tollkeeper_ledger.services import trials
+from tollkeeper_ledger.services.plan_choice import plan_in
 from tollkeeper_ledger.store import subscriptions as store
 from tollkeeper_ledger.store.billing_closes import read_definitions
 from tollkeeper_ledger.store.billing_segments import (
@@ -74,7 +76,7 @@ async def create_subscription(
     """Subscribe a tenant that has no running subscription.
 
     Raises UnknownNameError: no such plan, or not in that currency; AlreadyExistsError: it is subscribed then;
-    InvalidFieldError: it begins before the last one ended.
+    InvalidFieldError: it begins before the last one ended, or its trial only with a payment method.
     """
     await lock_tenant(conn, tenant_id)
     started_at = asked.start or act.now
@@ -85,11 +87,13 @@ async def create_subscription(
         raise InvalidFieldError(
             "start", "lies in another subscription", value=started_at.isoformat(), bound=f"from {last_end.isoformat()}"
         )
-    found = await _plan_in(conn, tenant_id, asked.plan, asked.currency)
+    found = await plan_in(conn, tenant_id, asked.plan, asked.currency)
     target = target_from(found.version, found.definition)
     time_zone = asked.time_zone or await store.read_seller_time_zone(conn, tenant_id)
-    days = target.trial_days if asked.trial_days is None else asked.trial_days
+    days = target.trial.days if asked.trial_days is None else asked.trial_days
     trial_end = trial_end_of(started_at, days, time_zone)
+    if trial_end is not None and target.trial.payment_method == AT_START:
+        await trials.need_method(conn, tenant_id, asked.plan)
     added = AddSubscription(
         tenant=tenant,
         plan=target.name,
@@ -104,23 +108,6 @@ async def create_subscription(
     await add_subscriptions(conn, [(new_id(), added)])
     after: JsonObject = {"plan": target.name, "version": target.version, "started_at": started_at.isoformat()}
     await announce(conn, tenant_id, "CreateSubscription", act, before=None, after=after)
-
-
-async def _plan_in(conn: Connection, tenant_id: UUID, name: str, currency: str) -> store.PlanVersion:
-    """Find a plan's newest version in a currency, with the tenant's own prices where the catalogue gives it some."""
-    tenant, declared = await store.read_declared(conn, tenant_id)
-    if name != list_plan(name) and name != own_plan(list_plan(name), tenant):
-        problem = "has another tenant's own prices"
-        raise InvalidFieldError("plan", problem, value=name, remedy=f"name {list_plan(name)!r}")
-    found = await store.read_newest_plan(conn, name)
-    if found is not None and currency and json.loads(found.definition)["currency"] != currency:
-        name = f"{list_plan(name)}/{currency}"
-        found = await store.read_newest_plan(conn, name)
-    if found is not None and own_plan(name, tenant) == declared:
-        found = await store.read_newest_plan(conn, declared)
-    if found is None:
-        raise UnknownNameError("plan", name, remedy="declare it in the catalogue")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +237,7 @@ async def _target(
         return asked.plan_version_id, target_from(named.plan.version, named.definition).interval
     running = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
     currency = json.loads(running.definition)["currency"]
-    found = await _plan_in(conn, schedule.tenant_id, asked.plan, currency)
+    found = await plan_in(conn, schedule.tenant_id, asked.plan, currency)
     return found.plan_version_id, target_from(found.version, found.definition).interval
 
 
@@ -343,6 +330,7 @@ async def _begin(
     if isinstance(at, str) and at not in {NOW, PERIOD_END}:
         raise InvalidFieldError("at", "is not known", value=at, bound=f"{NOW}, {PERIOD_END}")
     await lock_tenant(conn, tenant_id)
+    await trials.lift(conn, tenant_id, now=act.now)
     schedule = await live_subscription(conn, tenant_id, now=act.now)
     if not isinstance(at, str):
         check_to_come(schedule, at, now=act.now)
@@ -415,6 +403,7 @@ async def announce(
     conn: Connection, tenant_id: UUID, action: str, act: Act, *, before: JsonObject | None, after: JsonObject
 ) -> None:
     """Note a change of a tenant's subscription and let sidecars hear of it; the last of a transaction."""
+    await trials.lay(conn, tenant_id, now=act.now)
     entry = AuditEntry(subject="subscription", tenant_id=tenant_id, before=before, after=after)
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
     await record_changes(conn, [tenant_id])

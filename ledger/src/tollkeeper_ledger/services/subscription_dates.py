@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.scheduled import FIELD, without
+from tollkeeper_ledger.services import trials
 from tollkeeper_ledger.services.subscription_changes import announce, drop_idle, live_subscription
 from tollkeeper_ledger.store import subscriptions as store
 from tollkeeper_ledger.store.billing_segments import has_segments_from
@@ -65,6 +66,7 @@ async def take_back(conn: Connection, tenant_id: UUID, instant: datetime, *, act
     recorded already.
     """
     await lock_tenant(conn, tenant_id)
+    await trials.lift(conn, tenant_id, now=act.now)
     schedule = await live_subscription(conn, tenant_id, now=act.now)
     changed = without(schedule, instant, now=act.now)
     if await has_segments_from(conn, tenant_id, schedule.subscription_id, instant):

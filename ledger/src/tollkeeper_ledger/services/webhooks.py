@@ -55,7 +55,8 @@ async def queue_webhooks(conn: Connection, alerts: Sequence[Alert], told: Callab
 
 
 def _body(alert: Alert, told: Json) -> bytes:
-    return canonical_json({"type": "alert.reached", "timestamp": alert.fired_at.isoformat(), "data": told})
+    kind = "trial.ending" if alert.figure.kind == "trial" else "alert.reached"
+    return canonical_json({"type": kind, "timestamp": alert.fired_at.isoformat(), "data": told})
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ def _profile(row: Row) -> BillingProfile:
         dunning_days=tuple(row["dunning_days"]),
         dunning_policy=row["dunning_policy"],
         fallback_plan=row["fallback_plan"],
+        pays_by=row["pays_by"],
     )
 
 
@@ -59,5 +60,6 @@ async def put_profile(conn: Connection, payer_id: UUID, profile: BillingProfile,
         list(profile.dunning_days),
         profile.dunning_policy,
         profile.fallback_plan,
+        profile.pays_by,
         now,
     )

@@ -81,6 +81,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         ended_at=row["ended_at"],
         declared=row["declared"],
         alerts=tuple(row["alerts"]),
+        has_method=row["has_method"],
     )
 
 

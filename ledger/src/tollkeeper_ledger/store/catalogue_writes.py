@@ -135,6 +135,7 @@ async def add_subscriptions(conn: Connection, added: Sequence[tuple[UUID, AddSub
                 one.limits,
                 one.quantity,
                 one.trial_end,
+                one.trial_notice_at,
             )
             for subscription_id, one in added
         ],

@@ -171,6 +171,12 @@ async def put_method(
     await conn.execute(sql("providers.put_method"), provider, customer, method, label, expires, now)
 
 
+async def find_payer(conn: Connection, *, provider: str, customer: str) -> UUID | None:
+    """Find the payer who is a customer at a provider; None where nobody is."""
+    found: UUID | None = await conn.fetchval(sql("providers.payer"), provider, customer)
+    return found
+
+
 async def read_account(conn: Connection, payer_id: UUID, *, provider: str) -> Row | None:
     """Read who a payer is at a provider."""
     return await conn.fetchrow(sql("providers.account"), payer_id, provider)

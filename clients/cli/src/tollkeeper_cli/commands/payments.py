@@ -79,6 +79,7 @@ def set_profile(
     dunning_days: Annotated[str | None, typer.Option(help="When a failed payment is tried again: 1,3,5,7.")] = None,
     dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend, uncollectible or fallback.")] = None,
     fallback_plan: Annotated[str | None, typer.Option(help="The plan that fallback moves to.")] = None,
+    pays_by: Annotated[str | None, typer.Option(help="What was agreed, of manual payers: bank transfer.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change how a payer is billed, from the next invoice on. What is not named stays."""
@@ -94,6 +95,7 @@ def set_profile(
         "review": review,
         "dunning_policy": dunning_policy,
         "fallback_plan": fallback_plan,
+        "pays_by": pays_by,
     }
     for field, value in given.items():
         if value is not None:
@@ -340,6 +342,7 @@ def _show_profile(shown: payments_pb2.BillingProfile, output: Output) -> None:
         "dunning_days": [str(day) for day in shown.dunning_days],
         "dunning_policy": shown.dunning_policy,
         "fallback_plan": shown.fallback_plan,
+        "pays_by": shown.pays_by,
         "method": shown.method,
     }
     show([row], tuple(row), output, title="Billing profile")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
 from tollkeeper_ledger.domain.catalogue.price import price_to_json
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, plain
+from tollkeeper_ledger.domain.trials import terms_to_json
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
@@ -45,9 +46,7 @@ def digest_of(canonical: bytes) -> bytes:
 def plan_to_json(plan: Plan) -> JsonObject:
     """Give a plan version's definition. Equal meaning gives equal JSON: 2.5 and 2.50 of USD are the same."""
     digits = CURRENCY_DIGITS[plan.currency]
-    extra: JsonObject = {}
-    if plan.trial_days:
-        extra["trial_days"] = plan.trial_days
+    extra: JsonObject = terms_to_json(plan.trial)
     if plan.proration:
         extra["proration"] = plan.proration
     if plan.commitment is not None:

@@ -56,6 +56,7 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
         definition = canonical_json(plan_to_json(plan))
         change, targets[plan.name] = _plan_change(plan.name, definition, seller, known)
         changes.append(change)
+    _check_fallbacks(catalogue, targets, faults)
     for place, tenant in enumerate(catalogue.tenants):
         changes.append(_tenant_change(tenant, seller, known))
         if tenant.plan not in targets:
@@ -66,7 +67,9 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
             own = with_own_prices(json.loads(target.definition), tenant)
             change, target = _plan_change(own["name"], canonical_json(own), seller, known)
             changes.append(change)
-        asked = Asked(tenant=tenant, path=f"tenants[{place}]", target=target, seller=seller)
+        payer = known.tenants.get(tenant.billing_tenant or tenant.tenant)
+        has_method = payer is not None and payer.has_method
+        asked = Asked(tenant=tenant, path=f"tenants[{place}]", target=target, seller=seller, has_method=has_method)
         changes.append(subscription_change(asked, known.tenants.get(tenant.tenant), now=now, faults=faults))
     return changes
 
@@ -86,6 +89,22 @@ def _target_of(tenant: Tenant, path: str, targets: Mapping[str, Target], faults:
         )
         return target
     return targets[f"{tenant.plan}/{currency}"]
+
+
+def _check_fallbacks(catalogue: Catalogue, targets: Mapping[str, Target], faults: Faults) -> None:
+    """Refuse plans that trials fall back to in another currency or interval: periods would be cut."""
+    for place, plan in enumerate(catalogue.plans):
+        name = plan.trial.fallback_plan
+        found = [targets[one] for one in (name, f"{name}/{plan.currency}") if one in targets]
+        if found and not any((one.currency, one.interval) == (plan.currency, plan.billing_interval) for one in found):
+            faults.add(
+                plan.line,
+                f"plans[{place}].trial.fallback_plan",
+                "has another currency or billing interval",
+                value=name,
+                bound=f"{plan.currency}, every {plan.billing_interval.count} {plan.billing_interval.unit.value}",
+                remedy="name a plan that has the same",
+            )
 
 
 def _check_own_prices(tenant: Tenant, path: str, target: Target, faults: Faults) -> None:

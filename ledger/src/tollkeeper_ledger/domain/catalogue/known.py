@@ -62,6 +62,8 @@ class KnownTenant:
     """What the catalogue said last of its subscription; None = no catalogue has named one."""
     alerts: tuple[JsonObject, ...] = ()
     """Rules on use and spend of its own."""
+    has_method: bool = False
+    """Whether it has a payment method, as a payer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,10 @@ class AddSubscription:
     quantity: int = 1
     trial_end: datetime | None = None
     """None = without a trial."""
+    trial_asks: bool = False
+    """The trial's end depends on a payment method."""
+    trial_notice_at: datetime | None = None
+    """When the trial's end is told of; None = not at all."""
     declared: JsonObject | None = None
     """What the catalogue says of it, to be kept; None = the ledger was told of it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.trials import NO_TRIAL, TrialTerms
 from tollkeeper_ledger.domain.usage import EARLINESS_MAX_US, LATENESS_MAX_US, SECOND_US
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Plan:
     prices: tuple[Price, ...]
     limits: tuple[Limit, ...]
     line: int
-    trial_days: int = 0
+    trial: TrialTerms = NO_TRIAL
     proration: str = ""
     """`day`, `second` or `none`; empty = by day, of hourly plans by second."""
     commitment: Decimal | None = None

@@ -26,6 +26,16 @@ from tollkeeper_ledger.domain.catalogue.price import PRICE_FIELDS, ordered_terms
 from tollkeeper_ledger.domain.catalogue.reader import Collected, Fields
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
+from tollkeeper_ledger.domain.trials import (
+    CANCEL,
+    FALLBACK,
+    NOT_ASKED,
+    NOTICE_DAYS_DEFAULT,
+    NOTICE_DAYS_MAX,
+    OTHERWISE,
+    PAYMENT_METHOD,
+    TrialTerms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +57,10 @@ _METER_FIELDS = frozenset({
 })  # fmt: skip
 _PLAN_FIELDS = frozenset({
     "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
-    "trial_days", "proration", "commitment", "progressive_threshold", "alerts",
+    "trial_days", "trial", "proration", "commitment", "progressive_threshold", "alerts",
 })  # fmt: skip
+_TRIAL_FIELDS = frozenset({"days", "payment_method", "otherwise", "fallback_plan", "notice_days"})
+_TRIAL_DAYS_MAX = 1000
 _FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
 _SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
 _TENANT_FIELDS = frozenset({
@@ -287,11 +299,34 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
         prices=prices,
         limits=_read_limits(fields, time_zone=time_zone),
         line=fields.line,
-        trial_days=fields.whole("trial_days", least=0, most=1000),
+        trial=_read_trial(fields),
         proration=fields.choice("proration", ("day", "second", "none"), default=""),
         commitment=fields.payable("commitment") if fields.has("commitment") else None,
         progressive_threshold=_read_threshold(fields, prices),
         alerts=read_rules(fields),
+    )
+
+
+def _read_trial(fields: Fields) -> TrialTerms:
+    """Read a trial: `trial`, or its days alone."""
+    days = fields.whole("trial_days", least=0, most=_TRIAL_DAYS_MAX)
+    inner = fields.table("trial", names=_TRIAL_FIELDS)
+    if inner is None:
+        return TrialTerms(days=days)
+    if fields.has("trial_days"):
+        fields.fault("trial_days", "stands beside trial", remedy="keep `trial: {days: …}`")
+    payment_method = inner.choice("payment_method", PAYMENT_METHOD, default=NOT_ASKED)
+    otherwise = inner.choice("otherwise", OTHERWISE, default=CANCEL)
+    if inner.has("otherwise") and payment_method == NOT_ASKED:
+        inner.fault("otherwise", "needs a payment_method that is asked for", value=otherwise, bound="at_end, at_start")
+    if inner.has("fallback_plan") != (otherwise == FALLBACK):
+        inner.fault("fallback_plan", "goes with `otherwise: fallback`", remedy="add or remove one of them")
+    return TrialTerms(
+        days=inner.whole("days", least=1, most=_TRIAL_DAYS_MAX, required=True),
+        payment_method=payment_method,
+        otherwise=otherwise,
+        fallback_plan=inner.name("fallback_plan", required=False, refers_to="plan"),
+        notice_days=inner.whole("notice_days", least=0, most=NOTICE_DAYS_MAX, default=NOTICE_DAYS_DEFAULT),
     )
 
 

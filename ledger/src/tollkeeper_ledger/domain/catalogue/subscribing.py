@@ -12,12 +12,14 @@ from tollkeeper_ledger.domain.catalogue.canonical import list_plan
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription, Change, ChangeSubscription
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, calendar_anchor
+from tollkeeper_ledger.domain.trials import AT_START, terms_from
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.faults import Faults
     from tollkeeper_ledger.domain.catalogue.known import KnownSubscription, KnownTenant
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
     from tollkeeper_ledger.domain.catalogue.model import Seller, Tenant
+    from tollkeeper_ledger.domain.trials import TrialTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Target:
     version: int
     interval: Interval
     currency: str
-    trial_days: int
+    trial: TrialTerms
     definition: bytes
 
 
@@ -41,7 +43,7 @@ def target_from(version: int, definition: bytes) -> Target:
         version=version,
         interval=Interval(unit=IntervalUnit(interval["unit"]), count=interval["count"]),
         currency=plan["currency"],
-        trial_days=plan.get("trial_days", 0),
+        trial=terms_from(definition),
         definition=definition,
     )
 
@@ -54,6 +56,8 @@ class Asked:
     path: str
     target: Target
     seller: Seller
+    has_method: bool = False
+    """Whether who pays for it has a payment method."""
 
     def fault(self, faults: Faults, name: str, problem: str, *, value: str = "", remedy: str = "") -> None:
         """Add a fault of the tenant's entry."""
@@ -75,7 +79,15 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
     if before is None or before.subscription is None:
         started_at = tenant.subscription.start or now
         time_zone = tenant.subscription.time_zone or asked.seller.time_zone
-        trial_end = trial_end_of(started_at, target.trial_days, time_zone)
+        trial_end = trial_end_of(started_at, target.trial.days, time_zone)
+        if trial_end is not None and target.trial.payment_method == AT_START and not asked.has_method:
+            asked.fault(
+                faults,
+                "plan",
+                "begins its trial only for a payer with a payment method",
+                value=tenant.plan,
+                remedy="apply the tenant without a plan, have it enter one, then name the plan",
+            )
         write = AddSubscription(
             tenant=tenant.tenant,
             plan=target.name,
@@ -86,6 +98,8 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
             limits=limits,
             quantity=tenant.subscription.quantity,
             trial_end=trial_end,
+            trial_asks=target.trial.asks,
+            trial_notice_at=target.trial.notice_at(trial_end),
             declared=_declared(asked),
         )
         detail = f"{target.name} v{target.version} from {started_at.isoformat()}"

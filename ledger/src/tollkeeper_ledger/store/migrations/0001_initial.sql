@@ -312,8 +312,16 @@ CREATE TABLE subscription (
   -- End of the last closed period.
   billed_until timestamptz NOT NULL,
   period_from timestamptz NOT NULL,
+  -- The end of its trial depends on a payment method.
+  trial_asks boolean NOT NULL DEFAULT false,
+  -- What phases from there on will be once the payer has one, an array; null = they are so.
+  trial_displaced jsonb,
+  -- When the trial's end is told of; null = it was, or is not.
+  trial_notice_at timestamptz,
   CONSTRAINT subscription_of_tenant_unique UNIQUE (tenant_id, subscription_id)
 );
+CREATE INDEX subscription_trial_asks ON subscription (tenant_id) WHERE trial_asks;
+CREATE INDEX subscription_trial_notice ON subscription (trial_notice_at) WHERE trial_notice_at IS NOT NULL;
 CREATE UNIQUE INDEX subscription_one_live_per_tenant ON subscription (tenant_id) WHERE ended_at IS NULL;
 
 -- What rates the time from starts_at on, until the next phase. A phase within a period cuts the period's segments.
@@ -1294,6 +1302,8 @@ CREATE TABLE billing_profile (
     CONSTRAINT billing_profile_policy_known CHECK (dunning_policy IN ('mark', 'suspend', 'uncollectible', 'fallback')),
   -- The plan that `fallback` moves to.
   fallback_plan text NOT NULL DEFAULT '',
+  -- How a payer of provider `manual` pays, as was agreed with it; empty: nothing was.
+  pays_by text NOT NULL DEFAULT '',
   CONSTRAINT billing_profile_fallback CHECK (dunning_policy <> 'fallback' OR fallback_plan <> ''),
   set_at timestamptz NOT NULL
 );
@@ -1468,6 +1478,11 @@ CREATE TABLE provider_account (
   PRIMARY KEY (tenant_id, provider)
 );
 
+-- Which payers have a payment method: one that is charged, or one that was agreed.
+CREATE VIEW payer_method WITH (security_invoker = true) AS
+SELECT f.tenant_id, CASE f.provider WHEN 'manual' THEN f.pays_by <> '' ELSE coalesce(a.method, '') <> '' END AS has_method
+FROM billing_profile f LEFT JOIN provider_account a ON a.tenant_id = f.tenant_id AND a.provider = f.provider;
+
 -- One thing to carry through at a provider, step by step. Added in the transaction that makes it necessary.
 CREATE TABLE provider_job (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -1566,6 +1581,7 @@ CREATE TABLE reconciliation (
 GRANT SELECT, INSERT, UPDATE ON reconciliation TO tollkeeper_billing;
 GRANT SELECT, INSERT, UPDATE ON provider_account, provider_job, provider_request TO tollkeeper_billing;
 GRANT SELECT, INSERT ON provider_event TO tollkeeper_billing;
+GRANT SELECT ON payer_method TO tollkeeper_billing;
 CALL secure_tenant_table('provider_account', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_job', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_request', 'tollkeeper_billing');
@@ -1618,18 +1634,18 @@ CALL secure_tenant_table('mail_attempt', 'tollkeeper_billing');
 CREATE TABLE alert (
   tenant_id uuid NOT NULL REFERENCES tenant,
   alert_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend')),
-  -- Limit or meter; the currency of spend.
+  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend', 'trial')),
+  -- Limit or meter; the currency of spend; the plan of a trial.
   subject text NOT NULL,
-  -- The window's id in hex; subscription and start of the billing period.
+  -- The window's id in hex; subscription and start of the billing period, or end of the trial.
   span text NOT NULL,
   -- `90%`, or an amount.
   threshold text NOT NULL,
-  -- Of a limit that is split by key, an array of texts.
+  -- Of a limit that is split by key, an array of texts; of a trial, what happens at its end.
   key_values jsonb NOT NULL,
   starts_at timestamptz NOT NULL,
   ends_at timestamptz NOT NULL,
-  -- What percentages are of, and how far it was then: units, or major units of the currency.
+  -- What percentages are of, and how far it was then: units, major units of the currency, or days of a trial.
   base numeric NOT NULL,
   value numeric NOT NULL,
   fired_at timestamptz NOT NULL,

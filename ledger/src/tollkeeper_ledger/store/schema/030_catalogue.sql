@@ -119,8 +119,16 @@ CREATE TABLE subscription (
   -- End of the last closed period.
   billed_until timestamptz NOT NULL,
   period_from timestamptz NOT NULL,
+  -- The end of its trial depends on a payment method.
+  trial_asks boolean NOT NULL DEFAULT false,
+  -- What phases from there on will be once the payer has one, an array; null = they are so.
+  trial_displaced jsonb,
+  -- When the trial's end is told of; null = it was, or is not.
+  trial_notice_at timestamptz,
   CONSTRAINT subscription_of_tenant_unique UNIQUE (tenant_id, subscription_id)
 );
+CREATE INDEX subscription_trial_asks ON subscription (tenant_id) WHERE trial_asks;
+CREATE INDEX subscription_trial_notice ON subscription (trial_notice_at) WHERE trial_notice_at IS NOT NULL;
 CREATE UNIQUE INDEX subscription_one_live_per_tenant ON subscription (tenant_id) WHERE ended_at IS NULL;
 
 -- What rates the time from starts_at on, until the next phase. A phase within a period cuts the period's segments.

@@ -22,6 +22,8 @@ CREATE TABLE billing_profile (
     CONSTRAINT billing_profile_policy_known CHECK (dunning_policy IN ('mark', 'suspend', 'uncollectible', 'fallback')),
   -- The plan that `fallback` moves to.
   fallback_plan text NOT NULL DEFAULT '',
+  -- How a payer of provider `manual` pays, as was agreed with it; empty: nothing was.
+  pays_by text NOT NULL DEFAULT '',
   CONSTRAINT billing_profile_fallback CHECK (dunning_policy <> 'fallback' OR fallback_plan <> ''),
   set_at timestamptz NOT NULL
 );

@@ -15,6 +15,11 @@ CREATE TABLE provider_account (
   PRIMARY KEY (tenant_id, provider)
 );
 
+-- Which payers have a payment method: one that is charged, or one that was agreed.
+CREATE VIEW payer_method WITH (security_invoker = true) AS
+SELECT f.tenant_id, CASE f.provider WHEN 'manual' THEN f.pays_by <> '' ELSE coalesce(a.method, '') <> '' END AS has_method
+FROM billing_profile f LEFT JOIN provider_account a ON a.tenant_id = f.tenant_id AND a.provider = f.provider;
+
 -- One thing to carry through at a provider, step by step. Added in the transaction that makes it necessary.
 CREATE TABLE provider_job (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -113,6 +118,7 @@ CREATE TABLE reconciliation (
 GRANT SELECT, INSERT, UPDATE ON reconciliation TO tollkeeper_billing;
 GRANT SELECT, INSERT, UPDATE ON provider_account, provider_job, provider_request TO tollkeeper_billing;
 GRANT SELECT, INSERT ON provider_event TO tollkeeper_billing;
+GRANT SELECT ON payer_method TO tollkeeper_billing;
 CALL secure_tenant_table('provider_account', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_job', 'tollkeeper_billing');
 CALL secure_tenant_table('provider_request', 'tollkeeper_billing');

@@ -4,18 +4,18 @@
 CREATE TABLE alert (
   tenant_id uuid NOT NULL REFERENCES tenant,
   alert_id uuid NOT NULL,
-  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend')),
-  -- Limit or meter; the currency of spend.
+  kind text NOT NULL CONSTRAINT alert_kind_known CHECK (kind IN ('limit', 'meter', 'spend', 'trial')),
+  -- Limit or meter; the currency of spend; the plan of a trial.
   subject text NOT NULL,
-  -- The window's id in hex; subscription and start of the billing period.
+  -- The window's id in hex; subscription and start of the billing period, or end of the trial.
   span text NOT NULL,
   -- `90%`, or an amount.
   threshold text NOT NULL,
-  -- Of a limit that is split by key, an array of texts.
+  -- Of a limit that is split by key, an array of texts; of a trial, what happens at its end.
   key_values jsonb NOT NULL,
   starts_at timestamptz NOT NULL,
   ends_at timestamptz NOT NULL,
-  -- What percentages are of, and how far it was then: units, or major units of the currency.
+  -- What percentages are of, and how far it was then: units, major units of the currency, or days of a trial.
   base numeric NOT NULL,
   value numeric NOT NULL,
   fired_at timestamptz NOT NULL,

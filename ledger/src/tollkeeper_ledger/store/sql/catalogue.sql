@@ -40,7 +40,7 @@ WITH RECURSIVE line AS (
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
        coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.alerts, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
-       p.name AS plan, v.definition, t.declared,
+       p.name AS plan, v.definition, t.declared, coalesce(m.has_method, false) AS has_method,
        (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
 FROM (SELECT DISTINCT tenant_id FROM line) named
 JOIN tenant t USING (tenant_id)
@@ -49,6 +49,7 @@ LEFT JOIN tenant payer ON payer.tenant_id = t.billing_tenant_id
 LEFT JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
 LEFT JOIN plan_version v ON v.plan_version_id = s.plan_version_id
 LEFT JOIN plan p ON p.plan_id = v.plan_id
+LEFT JOIN payer_method m ON m.tenant_id = t.tenant_id
 ORDER BY t.wire_id;
 
 -- name: put_seller
@@ -112,12 +113,14 @@ WHERE wire_id = $1;
 
 -- name: add_subscription
 -- Subscribes a tenant to a plan's newest version. $1 id, $2 wire id, $3 plan, $4 start, $5 anchor, $6 time zone,
--- $7 interval unit, $8 interval count, $9 own limits, $10 quantity, $11 end of the trial or null.
+-- $7 interval unit, $8 interval count, $9 own limits, $10 quantity, $11 end of the trial or null,
+-- $12 when that is told of or null.
 WITH added AS (
   INSERT INTO subscription (subscription_id, tenant_id, plan_version_id, state, started_at, anchor, time_zone,
-                            interval_unit, interval_count, limits, billed_until, quantity, period_from)
+                            interval_unit, interval_count, limits, billed_until, quantity, period_from,
+                            trial_notice_at)
   SELECT $1, t.tenant_id, v.plan_version_id, CASE WHEN $11::timestamptz IS NULL THEN 'active' ELSE 'trialing' END,
-         $4, $5, $6, $7, $8, $9, $4, $10, $4
+         $4, $5, $6, $7, $8, $9, $4, $10, $4, $12
   FROM tenant t, plan p JOIN plan_version v USING (plan_id)
   WHERE t.wire_id = $2 AND p.name = $3
   ORDER BY v.version DESC LIMIT 1

@@ -127,12 +127,12 @@ SELECT * FROM billing_profile WHERE tenant_id = ANY ($1::uuid[]);
 -- name: put_profile
 -- Sets a profile as a whole. Columns of billing_profile in order.
 INSERT INTO billing_profile (tenant_id, email, locale, paper, provider, due_days, taxes, tax_mode, review, dunning_days,
-                             dunning_policy, fallback_plan, set_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                             dunning_policy, fallback_plan, pays_by, set_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (tenant_id) DO UPDATE SET email = excluded.email, locale = excluded.locale, paper = excluded.paper,
   provider = excluded.provider, due_days = excluded.due_days, taxes = excluded.taxes, tax_mode = excluded.tax_mode,
   review = excluded.review, dunning_days = excluded.dunning_days, dunning_policy = excluded.dunning_policy,
-  fallback_plan = excluded.fallback_plan,
+  fallback_plan = excluded.fallback_plan, pays_by = excluded.pays_by,
   set_at = excluded.set_at;
 
 -- name: add_item

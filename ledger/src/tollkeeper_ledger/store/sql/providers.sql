@@ -72,6 +72,10 @@ WITH changed AS (
 UPDATE provider_job j SET state = 'ready', next_at = $6 FROM changed
 WHERE $3 <> '' AND j.tenant_id = changed.tenant_id AND j.kind = 'collect' AND j.state = 'waiting';
 
+-- name: payer
+-- Gives who a customer of a provider is. $1 provider, $2 customer.
+SELECT tenant_id FROM provider_account WHERE provider = $1 AND customer = $2;
+
 -- name: account
 -- Gives who a payer is at a provider. $1 tenant id, $2 provider.
 SELECT * FROM provider_account WHERE tenant_id = $1 AND provider = $2;

@@ -74,6 +74,7 @@ class BillingProfile(_message.Message):
     DUNNING_POLICY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     FALLBACK_PLAN_FIELD_NUMBER: _builtins.int
+    PAYS_BY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the payer."""
     email: _builtins.str
@@ -98,6 +99,10 @@ class BillingProfile(_message.Message):
     """Brand and last digits of the card at the provider; empty = none. Not set by the caller."""
     fallback_plan: _builtins.str
     """The plan that `fallback` moves to."""
+    pays_by: _builtins.str
+    """How a payer of provider `manual` pays, as was agreed with it: `bank transfer`, `SEPA mandate 4711`, up to 64
+    characters; empty = nothing was agreed. A trial that asks for a payment method takes it for one.
+    """
     @_builtins.property
     def taxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaxRate]:
         """Taxes; the first that names a line's meter, or names none, applies."""
@@ -122,10 +127,11 @@ class BillingProfile(_message.Message):
         dunning_policy: _builtins.str = ...,
         method: _builtins.str = ...,
         fallback_plan: _builtins.str = ...,
+        pays_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_days", b"due_days", "dunning_days", b"dunning_days", "dunning_policy", b"dunning_policy", "email", b"email", "fallback_plan", b"fallback_plan", "locale", b"locale", "method", b"method", "paper", b"paper", "provider", b"provider", "review", b"review", "tax_mode", b"tax_mode", "taxes", b"taxes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_days", b"due_days", "dunning_days", b"dunning_days", "dunning_policy", b"dunning_policy", "email", b"email", "fallback_plan", b"fallback_plan", "locale", b"locale", "method", b"method", "paper", b"paper", "pays_by", b"pays_by", "provider", b"provider", "review", b"review", "tax_mode", b"tax_mode", "taxes", b"taxes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
