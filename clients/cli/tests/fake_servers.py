@@ -258,7 +258,7 @@ class FakeBilling(billing_pb2_grpc.BillingServiceServicer):
         yield billing_pb2.RunInvoicesResponse(
             due=2,
             done=1,
-            invoice=billing_pb2.Invoice(number="TK-000001", tenant="code", currency="USD", total_minor=123),
+            invoices=[billing_pb2.Invoice(number="TK-000001", tenant="code", currency="USD", total_minor=123)],
         )
 
     def SimulatePlans(self, request: Any, context: Any) -> Any:

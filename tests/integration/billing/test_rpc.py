@@ -186,6 +186,13 @@ async def test_a_run_streams_and_its_invoices_are_served(settings: Settings) -> 
         steps = [step async for step in client.billing.RunInvoices(brief)]
         assert [step.invoice.number for step in steps[1:]] == ["TK-000003", "TK-000004"]
         assert not any(step.invoice.lines for step in steps)
+        later = timestamp_pb2.Timestamp(seconds=now.seconds + 7200)
+        await client.admin.SetClock(admin_pb2.SetClockRequest(request_id="e", now=later))
+        brief = billing_pb2.RunInvoicesRequest(request_id="t", without_lines=True, together=True)
+        steps = [step async for step in client.billing.RunInvoices(brief)]
+        assert [(step.due, step.done) for step in steps] == [(2, 0), (2, 2)]
+        assert [[one.number for one in step.invoices] for step in steps] == [[], ["TK-000005", "TK-000006"]]
+        assert not any(step.HasField("invoice") or one.lines for step in steps for one in step.invoices)
         for paper in ("", "a4", "letter"):
             pdf = await client.billing.GetInvoicePdf(billing_pb2.GetInvoicePdfRequest(invoice="TK-000001", paper=paper))
             assert pdf.pdf.startswith(b"%PDF-")

@@ -127,7 +127,7 @@ class LedgerCalls:
 
     async def run_invoices(self) -> dict[str, str]:
         """Close what is due; return what is held, and why, by tenant."""
-        request = billing_pb2.RunInvoicesRequest(request_id=_new_id(), without_lines=True)
+        request = billing_pb2.RunInvoicesRequest(request_id=_new_id(), without_lines=True, together=True)
         return {
             step.held_tenant: step.held_reason
             async for step in self._billing.RunInvoices(request, timeout=_STREAM_TIMEOUT_S)

@@ -17,7 +17,7 @@ from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_inv
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
 from tollkeeper_ledger.rpc.paging import before_of, before_token, from_token, page_size, to_token
 from tollkeeper_ledger.services.invoice_issue import Run
-from tollkeeper_ledger.services.invoice_run import run_invoices
+from tollkeeper_ledger.services.invoice_run import run_invoices, together
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.invoices import (
     finalise_draft,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.billing_invoices import StoredInvoice
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+_STEPS_TOGETHER = 100
 
 
 class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
@@ -91,12 +93,17 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         if request.tenant:
             await need_tenant(self._pool, request.tenant)
         run = Run(actor=actor_of(context), request_id=request.request_id)
-        async for step in run_invoices(self._pool, run=run, only=request.tenant or None):
+        steps = run_invoices(self._pool, run=run, only=request.tenant or None)
+        async for told in together(steps, count_max=_STEPS_TOGETHER if request.together else 1):
             message = billing_pb2.RunInvoicesResponse(
-                due=step.due, done=step.done, held_tenant=step.held_tenant, held_reason=step.held_reason
+                due=told[-1].due, done=told[-1].done, held_tenant=told[-1].held_tenant, held_reason=told[-1].held_reason
             )
-            if step.invoice is not None:
-                message.invoice.CopyFrom(stored_to_message(step.invoice, with_lines=not request.without_lines))
+            made = (step.invoice for step in told if step.invoice is not None)
+            shown = [stored_to_message(one, with_lines=not request.without_lines) for one in made]
+            if request.together:
+                message.invoices.extend(shown)
+            elif shown:
+                message.invoice.CopyFrom(shown[0])
             yield message
 
     async def ListInvoices(

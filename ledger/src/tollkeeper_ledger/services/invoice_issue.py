@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from tollkeeper_ledger.domain.catalogue.canonical import digest_of
 from tollkeeper_ledger.domain.invoice import Finalised, document_of, document_to_bytes
 from tollkeeper_ledger.services.mail_queue import queue_all
 from tollkeeper_ledger.services.receivables import Booking, book_invoices
@@ -127,13 +127,15 @@ async def issue(
 def _invoice(issuing: Issuing, serial: int, *, invoice_id: UUID, at: datetime) -> NewInvoice:
     number = f"{issuing.rated.stored['seller']['invoice_prefix']}-{serial:06d}"
     document = document_of(issuing.rated, Finalised(invoice_id=str(invoice_id), number=number, at=at))
+    document_bytes = document_to_bytes(document)
     void = issuing.replaces
     return NewInvoice(
         key=issuing.key,
         invoice_id=invoice_id,
         serial=serial,
         document=document,
-        document_bytes=document_to_bytes(document),
+        document_bytes=document_bytes,
+        digest=digest_of(document_bytes),
         issue=1 if void is None else void.issue + 1,
         replaces=None if void is None else void.invoice_id,
         inputs=None if void is None else issuing.rated.inputs,
@@ -152,7 +154,7 @@ def _billed(new: NewInvoice) -> Billed:
         period_start=new.key.period_start,
         issue=new.issue,
         document=new.document_bytes,
-        digest=hashlib.sha256(new.document_bytes).digest(),
+        digest=new.digest,
     )
 
 

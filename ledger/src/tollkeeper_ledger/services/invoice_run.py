@@ -35,8 +35,8 @@ PERIODS_PER_RUN_MAX = 200_000
 """Bound of one run; a run that meets it ends, and the next goes on."""
 TENANTS_PER_BATCH = 200
 """Tenants whose periods one transaction closes and bills."""
-BATCHES_AT_ONCE = 2
-"""While Postgres adds one batch, the next is read and rated."""
+BATCHES_AT_ONCE = 3
+"""While Postgres adds one batch, and another waits for the numbers, the next is read and rated."""
 
 _PENDING_BATCH = 1_000
 _COUNTED_AT_ONCE = 200
@@ -112,6 +112,21 @@ async def run_invoices(
         done += 1
         due = max(due, done)
         yield Progress(due=due, done=done, invoice=invoice)
+
+
+async def together(steps: AsyncIterator[Progress], *, count_max: int) -> AsyncIterator[list[Progress]]:
+    """Give steps in lists of at most so many, in their order; the first, and one that is held, end theirs.
+
+    A step may wait for those of the next batch.
+    """
+    waiting: list[Progress] = []
+    async for step in steps:
+        waiting.append(step)
+        if len(waiting) == count_max or step.held_tenant or not step.done:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 async def bill_thresholds(pool: Pool, *, actor: str) -> int:

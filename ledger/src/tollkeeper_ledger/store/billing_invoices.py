@@ -73,6 +73,7 @@ class NewInvoice:
     serial: int
     document: dict[str, Any]
     document_bytes: bytes
+    digest: bytes
     issue: int = 1
     replaces: UUID | None = None
     """The void invoice that this one replaces; its inputs are then its own."""
@@ -133,6 +134,7 @@ async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: dat
             for name in ("subtotal_minor", "tax_minor", "total_minor", "record_count")
         ),
         [one.document_bytes for one in added],
+        [one.digest for one in added],
         array_literal(one.issue for one in added),
         [one.replaces for one in added],
         [one.inputs for one in added],

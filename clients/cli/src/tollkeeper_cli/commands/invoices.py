@@ -58,7 +58,9 @@ def preview(context: typer.Context, tenant: TenantOption = "", output: OutputOpt
 
 def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
     """Close every period that is due and finalise its invoice, once each. Safe to repeat."""
-    request = billing_pb2.RunInvoicesRequest(request_id=new_request_id(), tenant=tenant, without_lines=True)
+    request = billing_pb2.RunInvoicesRequest(
+        request_id=new_request_id(), tenant=tenant, without_lines=True, together=True
+    )
     notes = Console(stderr=True)
     made: list[billing_pb2.Invoice] = []
     shown = Progress(TextColumn("billing"), BarColumn(), MofNCompleteColumn(), console=notes, transient=True)
@@ -66,8 +68,8 @@ def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption 
         task = bar.add_task("billing", total=None)
         for step in billing_pb2_grpc.BillingServiceStub(channel).RunInvoices(request, timeout=_RUN_TIMEOUT_S):
             bar.update(task, total=step.due, completed=step.done)
-            if step.HasField("invoice"):
-                made.append(step.invoice)
+            # A ledger before this client tells of one at a time.
+            made.extend(step.invoices or ([step.invoice] if step.HasField("invoice") else []))
             if step.held_tenant:
                 bar.console.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
     show([invoice_row(invoice) for invoice in made], COLUMNS, output, title="Finalised", brief=BRIEF)

@@ -267,21 +267,19 @@ JOIN invoice i ON i.tenant_id = asked.tenant_id AND i.subscription_id = asked.su
   AND i.period_start = asked.start;
 
 -- name: add_invoices
--- Adds finalised invoices. $1 time of finalising; then columns of invoice in order, without that and digest, ids as array
--- literals.
+-- Adds finalised invoices. $1 time of finalising; then columns of invoice in order, without that, ids as array literals.
 INSERT INTO invoice (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
                      period_end, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
                      document, digest, issue, replaces, inputs)
 SELECT tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start, period_end,
-       currency, subtotal_minor, tax_minor, total_minor, $1, record_count, document, sha256(document), issue, replaces,
-       inputs
+       currency, subtotal_minor, tax_minor, total_minor, $1, record_count, document, digest, issue, replaces, inputs
 FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text::uuid[], $6::text[], $7::text[],
             $8::text::bigint[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text::bigint[],
-            $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::bytea[], $17::text::int[], $18::uuid[],
-            $19::bytea[])
+            $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::bytea[], $17::bytea[], $18::text::int[],
+            $19::uuid[], $20::bytea[])
   AS added (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
-            period_end, currency, subtotal_minor, tax_minor, total_minor, record_count, document, issue, replaces,
-            inputs);
+            period_end, currency, subtotal_minor, tax_minor, total_minor, record_count, document, digest, issue,
+            replaces, inputs);
 
 -- name: add_lines
 -- Adds invoices' lines. Columns $1 tenants, $2 invoices and $3 numbers as array literals, $4 descriptions, $5 meters, $6

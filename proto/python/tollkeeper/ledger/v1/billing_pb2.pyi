@@ -493,22 +493,28 @@ class RunInvoicesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     WITHOUT_LINES_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id of the run."""
     tenant: _builtins.str
     """Only this tenant; empty = all."""
     without_lines: _builtins.bool
     """Leave the invoices' lines out of the answer: for runs over many tenants."""
+    together: _builtins.bool
+    """Answer for up to 100 periods at once instead of for each: `invoices` has what was finalised. For runs over many
+    tenants.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         tenant: _builtins.str = ...,
         without_lines: _builtins.bool = ...,
+        together: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant", "without_lines", b"without_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant", b"tenant", "together", b"together", "without_lines", b"without_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,6 +531,7 @@ class RunInvoicesResponse(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     HELD_TENANT_FIELD_NUMBER: _builtins.int
     HELD_REASON_FIELD_NUMBER: _builtins.int
+    INVOICES_FIELD_NUMBER: _builtins.int
     due: _builtins.int
     """Periods due when the run began."""
     done: _builtins.int
@@ -535,7 +542,11 @@ class RunInvoicesResponse(_message.Message):
     """What holds it, for people."""
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """The invoice just finalised, if any."""
+        """The invoice just finalised, if any; not set where `together` was asked for."""
+
+    @_builtins.property
+    def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]:
+        """The invoices finalised since the last answer, in their order; empty unless `together` was asked for."""
 
     def __init__(
         self,
@@ -545,10 +556,11 @@ class RunInvoicesResponse(_message.Message):
         invoice: Global___Invoice | None = ...,
         held_tenant: _builtins.str = ...,
         held_reason: _builtins.str = ...,
+        invoices: _abc.Iterable[Global___Invoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "due", b"due", "held_reason", b"held_reason", "held_tenant", b"held_tenant", "invoice", b"invoice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "due", b"due", "held_reason", b"held_reason", "held_tenant", b"held_tenant", "invoice", b"invoice", "invoices", b"invoices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
