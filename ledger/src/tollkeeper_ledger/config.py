@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
-    pool_size_billing: int = Field(default=3, ge=1, le=100, description="Postgres connections for billing.")
+    pool_size_billing: int = Field(default=4, ge=1, le=100, description="Postgres connections for billing.")
     pool_size_admin: int = Field(default=3, ge=1, le=100, description="Postgres connections for operators' changes.")
     pool_size_reader: int = Field(default=3, ge=1, le=100, description="Postgres connections for reports.")
     stripe_key: SecretStr | None = Field(

@@ -36,7 +36,8 @@ PERIODS_PER_RUN_MAX = 200_000
 TENANTS_PER_BATCH = 200
 """Tenants whose periods one transaction closes and bills."""
 BATCHES_AT_ONCE = 3
-"""While Postgres adds one batch, and another waits for the numbers, the next is read and rated."""
+"""While Postgres adds one batch, and another waits for the numbers, the next is read and rated; fewer where the pool of
+connections is small, so that others have one."""
 
 _PENDING_BATCH = 1_000
 _COUNTED_AT_ONCE = 200
@@ -172,10 +173,11 @@ class _Biller:
     async def bill(self, batches: Sequence[_Batch]) -> AsyncGenerator[tuple[str, _Step], None]:
         """Close batch after batch, period after period, and give what became of each, with the tenant's wire id."""
         waiting = deque(batches)
+        at_once = min(BATCHES_AT_ONCE, max(1, self._pool.get_max_size() - 1))
         running: dict[asyncio.Task[list[tuple[str, _Step]]], _Batch] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < BATCHES_AT_ONCE:
+                while waiting and len(running) < at_once:
                     batch = waiting.popleft()
                     running[asyncio.create_task(self._round(batch))] = batch
                 ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
