@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     )
     archive_dir: Path | None = Field(
         default=None,
-        description="Directory for months of raw records that `ledger jobs` takes out of Postgres; none: they stay.",
+        description="Directory for months of raw records that `ledger jobs` takes out of Postgres; none: they stay."
+        " Ledgers that prove or verify records of such months read it.",
     )
     archive_after_months: int = Field(
         default=13,

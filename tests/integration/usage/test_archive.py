@@ -6,13 +6,19 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import asyncpg
+import grpc
+import grpc.aio
 import pytest
 import structlog
 from rollup_support import add_kinds
+from rpc_support import error_info
+from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
+from tollkeeper_cli.proof import check_proof
+from tollkeeper_ledger.app import running
 from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.periods import from_us, to_us
@@ -26,6 +32,7 @@ from tollkeeper_ledger.services.reports import list_records
 from tollkeeper_ledger.services.usage_archive import Archiver, span_of_month
 from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
+from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.store.clock import set_clock
 from tollkeeper_ledger.store.pool import open_pools
 from usage_bench import TENANTS, open_bench, superuser
@@ -258,6 +265,49 @@ async def test_a_long_reader_delays_and_loses_nothing(old: Bench, tmp_path: Path
         assert before == await old.rows(RECORDS)
     assert 2 == len(await work.archive_due())
     assert ([], len(before)) == ((await found_by_audit(old, tmp_path))[0], (await found_by_audit(old))[1].archived)
+
+
+async def proof_of(
+    channel: grpc.aio.Channel, tenant: str, record_id: str, at: datetime | None
+) -> reports_pb2.ProveUsageResponse:
+    """Ask for a record's proof, by its event time where one is given."""
+    request = reports_pb2.ProveUsageRequest(tenant=tenant, id=record_id)
+    if at is not None:
+        request.event_time.FromMicroseconds(to_us(at))
+    answer: reports_pb2.ProveUsageResponse = await reports_pb2_grpc.ReportServiceStub(channel).ProveUsage(request)
+    return answer
+
+
+async def test_a_record_is_proved_as_long_as_it_is_kept(old: Bench, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Long after its id has expired a record is proved by id and event time, from Postgres and from files alike.
+
+    Also where its batch is partly here and partly away. Without a time the answer says what to give; without the file
+    it says which month is away.
+    """
+    rows = await old.rows("SELECT wire_id, id, event_time FROM usage_record JOIN tenant USING (tenant_id) ORDER BY id")
+    asked = [(row["wire_id"], row["id"], row["event_time"]) for row in rows if row["id"].startswith("1-2-")]
+    first, second = months_of(old)
+    settings = ledger_settings.model_copy(update={"database_url": old.url, "archive_dir": tmp_path / "files"})
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        signer = RootSigner(ledger.resources.pools.billing, tmp_path / "keys", installation_id=b"i" * 16)
+        await signer.tick()
+        before = [await proof_of(channel, *one) for one in asked]
+        for month in (first, second):
+            assert await archiver(old, tmp_path / "files").archive(month) is not None
+            assert before == [await proof_of(channel, *one) for one in asked]
+        assert 0 == len(await old.rows(RECORDS))
+        for (tenant, record_id, at), proof in zip(asked, before, strict=True):
+            assert check_proof(tenant, record_id, proof, event_us=to_us(at)).public_key
+            for time in (None, at + timedelta(microseconds=1)):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await proof_of(channel, tenant, record_id, time)
+                assert grpc.StatusCode.NOT_FOUND == refused.value.code()
+                assert "event time" in error_info(refused.value).metadata["remedy"]
+        (tmp_path / "files").rename(tmp_path / "elsewhere")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await proof_of(channel, *asked[0])
+        assert grpc.StatusCode.FAILED_PRECONDITION == refused.value.code()
+        assert f"{first:%Y-%m}" == error_info(refused.value).metadata["months"]
 
 
 async def test_several_archivers_archive_once(old: Bench, tmp_path: Path) -> None:

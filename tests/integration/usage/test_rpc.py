@@ -16,11 +16,11 @@ from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage
 from tollkeeper_cli.proof import ProofError, check_proof
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage_hash import h_start
-from tollkeeper_ledger.services.usage_roots import PUBLIC_FILE, RootSigner
+from tollkeeper_ledger.services.usage_roots import PUBLIC_FILE, RootSigner, open_key
 from usage_support import Log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tollkeeper_ledger.config import Settings
@@ -258,8 +258,12 @@ async def test_records_are_listed_within_a_span(bench: Bench, channel: grpc.aio.
 async def test_a_tenant_can_check_by_itself_that_its_record_is_in_the_chain(
     bench: Bench, ledger_settings: Settings, tmp_path: Path
 ) -> None:
-    """A proof leads from the record's fields to a signed root; with any byte of it changed it proves nothing."""
+    """A proof leads from the record's fields to a signed root; with any byte of it changed it proves nothing.
+
+    Also where the system made the id, so that the content hash leaves the event time out.
+    """
     settings = ledger_settings.model_copy(update={"audit_dir": tmp_path})
+    open_key(tmp_path)  # Before the ledger does: both sign with it.
     async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as opened_channel:
         stub, log = await opened(opened_channel)
         for first in (0, 9):
@@ -295,23 +299,68 @@ async def test_a_tenant_can_check_by_itself_that_its_record_is_in_the_chain(
         assert (True, []) == (messages[-1].done, [one.finding for one in messages if one.HasField("finding")])
         assert messages[-1].links >= 2
         assert messages[-1].roots >= 1
-    whole = proofs[2].SerializeToString()
-    believed = 0
-    for place in range(len(whole)):
+    assert {0, 1} == {proofs[at].record.flags for at in (2, 5)}
+    for at in (2, 5):
+        assert [] == [place for place, forged in flipped(proofs[at]) if is_believed(f"proof-{at}", forged)]
+
+
+def flipped(proof: reports_pb2.ProveUsageResponse) -> Iterator[tuple[int, reports_pb2.ProveUsageResponse]]:
+    """Give every proof that differs from this one in a bit of one byte, with the byte's place."""
+    whole = proof.SerializeToString()
+    for place, byte in enumerate(whole):
         forged = reports_pb2.ProveUsageResponse()
         try:
-            forged.ParseFromString(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            forged.ParseFromString(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
         except DecodeError:
             continue
-        if forged == proofs[2]:
-            continue
-        try:
-            check_proof("acme", "proof-2", forged)
-        except ProofError:
-            continue
-        # Fields that no hash covers are not part of the proof: who sent the record and its number.
-        forged.record.producer_id, forged.record.seq = proofs[2].record.producer_id, proofs[2].record.seq
-        forged.record.flags = proofs[2].record.flags
-        assert forged == proofs[2], place
-        believed += 1
-    assert believed < 40
+        if forged != proof:
+            yield place, forged
+
+
+def is_believed(record_id: str, proof: reports_pb2.ProveUsageResponse, **asked: Any) -> bool:
+    """Say whether a tenant takes a proof for that of its record."""
+    try:
+        check_proof("acme", record_id, proof, **asked)
+    except ProofError:
+        return False
+    return True
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("flags", [0, 1])
+async def test_a_proof_is_of_one_id_and_one_time(bench: Bench, channel: grpc.aio.Channel, flags: int) -> None:
+    """Nobody can show a record's proof for another id or another time, whatever else of the record is left as it was.
+
+    A proof without hashes of rows, as ledgers gave it before, is taken by whoever says so, and binds neither.
+    """
+    stub, log = await opened(channel)
+    name = f"bound-{flags}"
+    log.record(*[bench.use(f"{name}-{at}", flags=flags) for at in range(3)])
+    await stub.AppendUsage(message_of(log.cut()))
+    reports: Any = reports_pb2_grpc.ReportServiceStub(channel)
+    proof = await reports.ProveUsage(reports_pb2.ProveUsageRequest(tenant="acme", id=f"{name}-1"))
+    asked = reports_pb2.ProveUsageRequest(tenant="acme", id=f"{name}-1", event_time=proof.record.event_time)
+    assert proof == await reports.ProveUsage(asked)
+    assert is_believed(f"{name}-1", proof, event_us=bench.now_us)
+    assert not is_believed(f"{name}-1", proof, event_us=bench.now_us + 1)
+    asked.event_time.FromMicroseconds(bench.now_us + 1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await reports.ProveUsage(asked)
+    assert "USAGE_UNKNOWN" == reason_of(caught.value)[1].reason
+    changes: dict[str, Callable[[reports_pb2.ProveUsageResponse], object]] = {
+        "id": lambda forged: setattr(forged.record, "id", f"{name}-2"),
+        "time": lambda forged: forged.record.event_time.FromMicroseconds(bench.now_us + 1),
+        "received": lambda forged: setattr(forged, "received_us", bench.now_us + 1),
+        "number": lambda forged: setattr(forged.record, "seq", 3),
+        "flags": lambda forged: setattr(forged.record, "flags", 1 - flags),
+        "producer": lambda forged: setattr(forged.record, "producer_id", bytes(16)),
+        "segment": lambda forged: setattr(forged, "segment_id", bytes(16)),
+        "order": lambda forged: forged.row_hashes.append(forged.row_hashes.pop(0)),
+        "no rows": lambda forged: forged.ClearField("row_hashes"),
+    }
+    for what, change in changes.items():
+        forged = reports_pb2.ProveUsageResponse()
+        forged.CopyFrom(proof)
+        change(forged)
+        assert not is_believed(forged.record.id, forged), what
+    assert is_believed(f"{name}-1", forged, must_bind=False)

@@ -36,12 +36,29 @@ class Proved:
     public_key: str
 
 
-def check_proof(tenant: str, record_id: str, proof: reports_pb2.ProveUsageResponse, *, public_key: str = "") -> Proved:
-    """Check every step of a proof. Raises ProofError for the first that does not hold."""
+def check_proof(
+    tenant: str,
+    record_id: str,
+    proof: reports_pb2.ProveUsageResponse,
+    *,
+    event_us: int | None = None,
+    public_key: str = "",
+    must_bind: bool = True,
+) -> Proved:
+    """Check every step of a proof. Raises ProofError for the first that does not hold.
+
+    `event_us`: the event time that the record must have, in microseconds. `must_bind=False` takes proofs of ledgers
+    that gave no hashes of rows as well: those show that such content was recorded, under whatever id, and for ids that
+    the system made at whatever time.
+    """
     if proof.record.id != record_id:
         raise ProofError("it is about another record")
     if proof.record.event_time.nanos % 1_000:
         raise ProofError("its event time has parts of a microsecond")
+    if event_us is not None and to_micros(proof.record.event_time) != event_us:
+        raise ProofError("it is about a record of another time")
+    if must_bind or proof.row_hashes:
+        _check_row(proof)
     if _content(tenant, proof.record) != proof.content_hash:
         raise ProofError("the content hash is not the record's")
     tenant_root = _climb(proof.content_hash, proof.tenant_path)
@@ -58,6 +75,22 @@ def check_proof(tenant: str, record_id: str, proof: reports_pb2.ProveUsageRespon
     if not proof.HasField("root"):
         return Proved(signed_at="", public_key="")
     return _root(proof, hashed, link.position + len(proof.later_batches), public_key)
+
+
+def _check_row(proof: reports_pb2.ProveUsageResponse) -> None:
+    """Hold id, times, number, flags and producer of the record against the digest over the batch's rows."""
+    record, link = proof.record, proof.link
+    if not proof.row_hashes:
+        raise ProofError("it says nothing that binds the record's id and time: ask a newer ledger")
+    numbers = (link.batch_id, record.seq, to_micros(record.event_time), proof.received_us, record.flags)
+    head = _string("tollkeeper.row.v1") + proof.content_hash + _string(record.id)
+    row = sha256(head + struct.pack("<qqqqq", *numbers) + proof.segment_id).digest()
+    if any(len(hashed) != len(row) for hashed in proof.row_hashes) or row not in proof.row_hashes:
+        raise ProofError("the record's id, time, number or flags are not those that were stored")
+    if sha256(b"".join(proof.row_hashes)).digest() != link.rows_digest:
+        raise ProofError("the rows are not those of the link")
+    if record.producer_id != link.producer_id:
+        raise ProofError("another producer sent the batch")
 
 
 def _root(proof: reports_pb2.ProveUsageResponse, hashed: bytes, position: int, public_key: str) -> Proved:

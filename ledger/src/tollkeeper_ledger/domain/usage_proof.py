@@ -46,6 +46,8 @@ class UsageProof:
     """A record's way into the chain: content hash, paths to the batch's Merkle root, link, links after it, root."""
 
     content_hash: bytes
+    row_hashes: Sequence[bytes]
+    """Of every row of the batch in order: `rows_digest` is over them, and each binds its record's id and times."""
     tenant_path: Sequence[Step]
     tenant_records: int
     batch_path: Sequence[Step]

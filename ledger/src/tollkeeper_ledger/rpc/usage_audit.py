@@ -11,10 +11,12 @@ from tollkeeper.ledger.v1 import reports_pb2
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_audit import Finding
 from tollkeeper_ledger.rpc.acting import timestamp
+from tollkeeper_ledger.rpc.spans import instant_of
 from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
 from tollkeeper_ledger.services.usage_proofs import prove_usage
 from tollkeeper_ledger.services.usage_roots import read_roots_file
 from tollkeeper_ledger.store.pool import connection
+from tollkeeper_ledger.store.usage_archive import hold_months
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -44,6 +46,7 @@ class UsageAudits:
             connection(self._resources.pools.billing) as conn,
             conn.transaction(isolation="repeatable_read", readonly=True),
         ):
+            await hold_months(conn)
             archive = self._resources.settings.archive_dir
             async for found in verify_usage(conn, outside=outside, archive=archive):
                 if isinstance(found, Finding):
@@ -62,7 +65,13 @@ class UsageAudits:
         self, request: reports_pb2.ProveUsageRequest, context: Context
     ) -> reports_pb2.ProveUsageResponse:
         """Show that a tenant's record is in the chain."""
-        record, proof = await prove_usage(self._resources.pools, tenant=request.tenant, record_id=request.id)
+        record, proof = await prove_usage(
+            self._resources.pools,
+            tenant=request.tenant,
+            record_id=request.id,
+            at=instant_of(request, "event_time"),
+            archive=self._resources.settings.archive_dir,
+        )
         answer = reports_pb2.ProveUsageResponse(
             record=reports_pb2.StoredRecord(
                 id=record.id,
@@ -79,6 +88,9 @@ class UsageAudits:
             batch_path=_steps(proof.batch_path),
             link=_link(proof),
             later_batches=proof.later_batches,
+            row_hashes=proof.row_hashes,
+            received_us=record.received_us,
+            segment_id=record.segment_id.bytes,
         )
         if proof.root is not None:
             answer.root.statement = proof.root.statement

@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.usage_audit import AuditedRecord, hashes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -95,20 +96,19 @@ def read_month_file(path: Path) -> Iterator[AuditedRecord]:
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches():
             for row in batch.to_pylist():
-                yield AuditedRecord(
-                    tenant=row["tenant"],
-                    id=row["id"],
-                    batch_id=row["batch_id"],
-                    seq=row["seq"],
-                    event_us=to_us(row["event_time"]),
-                    received_us=to_us(row["received_at"]),
-                    flags=row["flags"],
-                    segment_id=UUID(row["segment_id"]),
-                    quantities=list(zip(row["meters"], row["units"], strict=True)),
-                    attributes=dict(row["attributes"]),
-                    row_check=row["row_check"],
-                    kept=None,
-                )
+                yield _record(row)
+
+
+def find_in_file(path: Path, **values: str | int | datetime) -> list[AuditedRecord]:
+    """Give the records of a month's file whose columns have these values, in order.
+
+    Reads of the file only what may have them: records of a batch lie together. Raises OSError and ValueError where it
+    can't be read.
+    """
+    from pyarrow import parquet  # noqa: PLC0415 - slow to load, and serving needs none of it otherwise
+
+    wanted = [(column, "=", value) for column, value in values.items()]
+    return [_record(row) for row in parquet.read_table(path, filters=wanted).to_pylist()]
 
 
 def file_digest(path: Path) -> bytes:
@@ -118,6 +118,23 @@ def file_digest(path: Path) -> bytes:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.digest()
+
+
+def _record(row: dict[str, Any]) -> AuditedRecord:
+    return AuditedRecord(
+        tenant=row["tenant"],
+        id=row["id"],
+        batch_id=row["batch_id"],
+        seq=row["seq"],
+        event_us=to_us(row["event_time"]),
+        received_us=to_us(row["received_at"]),
+        flags=row["flags"],
+        segment_id=UUID(row["segment_id"]),
+        quantities=list(zip(row["meters"], row["units"], strict=True)),
+        attributes=dict(row["attributes"]),
+        row_check=row["row_check"],
+        kept=None,
+    )
 
 
 def _row(record: AuditedRecord) -> dict[str, Any]:

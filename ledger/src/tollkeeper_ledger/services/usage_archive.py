@@ -68,12 +68,12 @@ class Archiver:
         """Archive one month; None where it has no records, or is away already.
 
         Raises ArchiveError: a period with records of it is not billed, its ids are still kept, a record is not what was
-        committed, or somebody reads the records for long.
+        committed, somebody reads the records for long, or another archives a month.
         """
         async with transaction(self._pool) as guard:
             await audit.allow_pauses(guard)
-            if not await store.claim_month(guard, month):
-                return None
+            if not await store.claim_archive(guard):
+                raise ArchiveError(f"{month:%Y-%m} stays: another process is archiving a month")
             counts: dict[int, int] = {}
             archived = await self._write_file(month, counts)
             if archived is None:
@@ -88,6 +88,7 @@ class Archiver:
         """Write a month's file and count its records by batch; None where there are none."""
         first, end = span_of_month(month)
         async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await store.hold_months(conn)
             await audit.allow_pauses(conn)
             unbilled = await store.open_period(conn, first, end)
             if unbilled is not None:

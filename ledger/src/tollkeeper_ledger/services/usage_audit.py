@@ -63,8 +63,9 @@ async def verify_usage(
     `outside`: roots that are kept outside of Postgres. Whoever can rewrite all of the chain can't rewrite those.
     `archive`: directory with the files of archived months; without it they are taken at Postgres' word.
 
-    `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment. A row that
-    was changed is named by itself; of rows that are gone the batch is named. Reads everything that is stored.
+    `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment; it begins
+    with `hold_months`. A row that was changed is named by itself; of rows that are gone the batch is named. Reads
+    everything that is stored.
     """
     await store.allow_pauses(conn)
     checked = Checked()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.errors import UnknownNameError
+from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us
+from tollkeeper_ledger.domain.usage_archive import away_text, need_records
 from tollkeeper_ledger.domain.usage_audit import hashes_of
 from tollkeeper_ledger.domain.usage_proof import UsageProof, batch_paths, read_statement
+from tollkeeper_ledger.services.archive_file import find_in_file
 from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_roots as store
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.usage_audit import batch_rows
@@ -16,53 +20,106 @@ from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date, datetime
+    from pathlib import Path
+
     from tollkeeper_ledger.domain.usage_audit import AuditedRecord
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
     from tollkeeper_ledger.store.pool import Connection, Pools
+    from tollkeeper_ledger.store.verifying import StoredLink
 
 _ROOTS_MAX = 10
 """Roots after a commit among which the first that covers it is."""
+_NAME_IT_BY_TIME = (
+    "ids are kept for 49 days: for an older record give its event time to the microsecond as well (event_time, `--at`)"
+)
+_AS_RECORDED = "give the event time to the microsecond, as it was recorded"
 
 
-async def prove_usage(pools: Pools, *, tenant: str, record_id: str) -> tuple[AuditedRecord, UsageProof]:
+async def prove_usage(
+    pools: Pools, *, tenant: str, record_id: str, at: datetime | None = None, archive: Path | None = None
+) -> tuple[AuditedRecord, UsageProof]:
     """Give a record and its way into the chain, up to the first signed root that covers it, where there is one.
 
-    Shows of other tenants' records one hash each step. Raises UnknownNameError TENANT_UNKNOWN, USAGE_UNKNOWN.
+    Shows of other records of its batch one hash each. `at` is the record's event time: without it, it is found as long
+    as its id is kept. `archive`: directory with the files of archived months, of which no more is read than may hold
+    the batch. Raises UnknownNameError TENANT_UNKNOWN, USAGE_UNKNOWN; PreconditionError USAGE_ARCHIVED where a file is
+    needed that can't be read.
     """
     tenant_id = await need_tenant(pools.billing, tenant)
     async with (
         connection(pools.billing) as conn,
         conn.transaction(isolation="repeatable_read", readonly=True),
     ):
-        found = None if "\0" in record_id else await store.link_of_record(conn, tenant_id, record_id)
-        if found is None:
-            raise UnknownNameError("usage", record_id, remedy="name a stored record of the last 49 days")
-        stream, previous, link = found
-        names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
-        records = (await batch_rows(conn, [link.body.batch_id], names)).get(link.body.batch_id, [])
-        hashes: dict[str, list[bytes]] = {}
-        place = -1
-        mine: AuditedRecord | None = None
-        for record in records:
-            if (record.tenant, record.id) == (tenant, record_id):
-                place, mine = len(hashes.get(tenant, [])), record
-            hashes.setdefault(record.tenant, []).append(hashes_of(record)[0])
-        if mine is None:
+        await archives.hold_months(conn)
+        batch_id = None
+        if "\0" not in record_id:
+            batch_id = await store.batch_of_record(conn, tenant_id, record_id, at)
+            if batch_id is None and at is not None:
+                months = await archives.archive_at(conn, at)
+                away = await _from_files(archive, months, tenant=tenant, id=record_id, event_time=at)
+                batch_id = away[0].batch_id if away else None
+        if batch_id is None:
+            raise UnknownNameError("usage", record_id, remedy=_NAME_IT_BY_TIME if at is None else _AS_RECORDED)
+        found = await store.link_of_batch(conn, batch_id)
+        records = await _batch(conn, batch_id, archive)
+        place = next((n for n, one in enumerate(records) if (one.tenant, one.id) == (tenant, record_id)), None)
+        if found is None or place is None:
             raise UnknownNameError("usage", record_id, remedy="its record is gone: run `tollkeeper audit verify`")
-        tenant_path, batch_path = batch_paths(hashes, tenant, place)
-        root, last = await _root_after(conn, stream, link.position, link.body.committed_us)
-        later = [one.body.digest() async for one in read_links(conn, stream, last=last, after=link.position)]
-    return mine, UsageProof(
-        content_hash=hashes[tenant][place],
+        return records[place], await _proof(conn, records, place, found)
+
+
+async def _batch(conn: Connection, batch_id: int, archive: Path | None) -> list[AuditedRecord]:
+    """Give the records of a batch in order, wherever they are."""
+    names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
+    here = (await batch_rows(conn, [batch_id], names)).get(batch_id, [])
+    away = await _from_files(archive, await archives.archives_of_batch(conn, batch_id), batch_id=batch_id)
+    return sorted([*here, *away], key=lambda record: record.seq)
+
+
+async def _from_files(
+    archive: Path | None, months: Mapping[date, str], **values: str | int | datetime
+) -> list[AuditedRecord]:
+    """Give the records with these values of archived months. Raises PreconditionError where they can't be read."""
+    if archive is None:
+        need_records(list(months))
+        return []
+    records = []
+    for month, file in months.items():
+        try:
+            records += await asyncio.to_thread(find_in_file, archive / file, **values)
+        except (OSError, ValueError) as error:
+            told = f"{away_text([month])}, and their file can't be read here: {error}"
+            raise PreconditionError(told, reason="USAGE_ARCHIVED", metadata={"months": f"{month:%Y-%m}"}) from error
+    return records
+
+
+async def _proof(
+    conn: Connection, records: Sequence[AuditedRecord], place: int, found: tuple[int, bytes, StoredLink]
+) -> UsageProof:
+    """Lead from one of a batch's records to the batch's link, and on to a root."""
+    stream, previous, link = found
+    mine = records[place]
+    hashed = [hashes_of(record) for record in records]
+    hashes: dict[str, list[bytes]] = {}
+    for record, (content, _) in zip(records, hashed, strict=True):
+        hashes.setdefault(record.tenant, []).append(content)
+    before = sum(record.tenant == mine.tenant for record in records[:place])
+    tenant_path, batch_path = batch_paths(hashes, mine.tenant, before)
+    root, last = await _root_after(conn, stream, link.position, link.body.committed_us)
+    return UsageProof(
+        content_hash=hashed[place][0],
+        row_hashes=[row for _, row in hashed],
         tenant_path=tenant_path,
-        tenant_records=len(hashes[tenant]),
+        tenant_records=len(hashes[mine.tenant]),
         batch_path=batch_path,
         stream=stream,
         position=link.position,
         previous_hash=previous,
         body=link.body,
         hash=link.hash,
-        later_batches=later,
+        later_batches=[one.body.digest() async for one in read_links(conn, stream, last=last, after=link.position)],
         root=root,
     )
 

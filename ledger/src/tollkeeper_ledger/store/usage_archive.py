@@ -43,6 +43,16 @@ async def read_archives(conn: Connection) -> dict[date, tuple[ArchivedMonth, boo
     }
 
 
+async def archives_of_batch(conn: Connection, batch_id: int) -> dict[date, str]:
+    """Give the names of the files that records of a batch are in alone, by month."""
+    return {row["month"]: row["file"] for row in await conn.fetch(sql("audit.archives_of_batch"), batch_id)}
+
+
+async def archive_at(conn: Connection, at: datetime) -> dict[date, str]:
+    """Give the name of the file that records of an event time are in alone, by month; nothing where they are here."""
+    return {row["month"]: row["file"] for row in await conn.fetch(sql("audit.archive_at"), at)}
+
+
 async def archived_counts(conn: Connection, batches: Sequence[int]) -> dict[int, int]:
     """Give how many records of batches are in files only; batches without any are left out."""
     rows = await conn.fetch(sql("audit.archived_counts"), batches)
@@ -97,10 +107,19 @@ async def put_records(
     )
 
 
-async def claim_month(conn: Connection, month: date) -> bool:
-    """Take the right to archive a month until this transaction ends; False where another has it."""
-    claimed: bool = await conn.fetchval(sql("audit.claim_month"), f"archiving {month:%Y-%m}")
+async def claim_archive(conn: Connection) -> bool:
+    """Take the right to archive until this transaction ends; False where another has it."""
+    claimed: bool = await conn.fetchval(sql("audit.claim_archive"), "archiving")
     return claimed
+
+
+async def hold_months(conn: Connection) -> None:
+    """Keep months from being archived until this transaction ends; they wait a moment and then for the next turn.
+
+    First in a transaction that sees one moment: a month that left between that moment and the first look at its records
+    would be missing, although nothing says that it is away.
+    """
+    await conn.execute(sql("audit.hold_months"))
 
 
 async def archive_month(conn: Connection, month: ArchivedMonth, batches: Mapping[int, int]) -> bool:

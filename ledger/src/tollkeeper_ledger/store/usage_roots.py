@@ -54,7 +54,17 @@ async def link_hash_at(conn: Connection, stream: int, position: int) -> bytes | 
     return found
 
 
-async def link_of_record(conn: Connection, tenant_id: UUID, record_id: str) -> tuple[int, bytes, StoredLink] | None:
-    """Give stream, hash before and link that a record stands in; None where its id is not known."""
-    row: Any = await conn.fetchrow(sql("audit.link_of"), tenant_id, record_id)
+async def batch_of_record(conn: Connection, tenant_id: UUID, record_id: str, at: datetime | None) -> int | None:
+    """Give the batch of a record in Postgres; without an event time the one that its id is kept for, if it still is."""
+    found: int | None
+    if at is None:
+        found = await conn.fetchval(sql("audit.batch_of_id"), tenant_id, record_id)
+    else:
+        found = await conn.fetchval(sql("audit.batch_of_record"), tenant_id, record_id, at)
+    return found
+
+
+async def link_of_batch(conn: Connection, batch_id: int) -> tuple[int, bytes, StoredLink] | None:
+    """Give stream, hash before and link of a batch; None where no link names it."""
+    row: Any = await conn.fetchrow(sql("audit.link_of"), batch_id)
     return None if row is None else (row["stream"], row["previous_hash"] or bytes(32), link_of_row(row))

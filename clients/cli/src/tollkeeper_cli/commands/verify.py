@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, TenantOption, require_tenant, targets_of
-from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
+from tollkeeper_cli.commands.common import OutputOption, TenantOption, moment, require_tenant, targets_of
+from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_micros, to_text
 from tollkeeper_cli.output import Cell, Output, show
 from tollkeeper_cli.proof import ProofError, check_proof
 
@@ -47,14 +47,20 @@ def prove(
     *,
     tenant: TenantOption = "",
     key: Annotated[str, typer.Option(help="Public key that must have signed the root, hex.")] = "",
+    at: Annotated[
+        str,
+        typer.Option(help="Event time to the microsecond, RFC 3339: needed once the id has expired, after 49 days."),
+    ] = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check by oneself that a record is in the chain, and under which signed root. Exit code 1 where it is not."""
-    request = reports_pb2.ProveUsageRequest(tenant=require_tenant(tenant), id=record)
+    event_time = moment(at, what="--at") if at else None
+    request = reports_pb2.ProveUsageRequest(tenant=require_tenant(tenant), id=record, event_time=event_time)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).ProveUsage(request, timeout=CALL_TIMEOUT_S)
     try:
-        proved = check_proof(request.tenant, record, answer, public_key=key)
+        event_us = None if event_time is None else to_micros(event_time)
+        proved = check_proof(request.tenant, record, answer, event_us=event_us, public_key=key)
     except ProofError as error:
         typer.echo(f"not proved: {error}", err=True)
         raise typer.Exit(1) from error

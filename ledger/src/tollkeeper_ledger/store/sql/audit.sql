@@ -4,6 +4,10 @@
 -- Lets a transaction be idle for an hour.
 SET LOCAL idle_in_transaction_session_timeout = '1h';
 
+-- name: hold_months
+-- Keeps months of records from leaving for a file. First in a transaction: what it sees later must be what it reads.
+LOCK TABLE ONLY usage_record IN ACCESS SHARE MODE;
+
 -- name: streams
 -- Gives every stream of the chain with its head and what its links add up to.
 SELECT stream, head.position, head.hash, head.stored_total, head.quarantined_total, links.last, links.stored, links.refused
@@ -108,12 +112,30 @@ SELECT statement, signature, public_key FROM usage_root WHERE signed_at >= $1 OR
 -- Gives the hash of a link. $1 stream, $2 position.
 SELECT hash FROM usage_chain WHERE stream = $1 AND position = $2;
 
+-- name: batch_of_id
+-- Gives the batch of the record that an id is kept for. $1 tenant id, $2 id.
+SELECT batch_id FROM usage_id WHERE tenant_id = $1 AND id = $2;
+
+-- name: batch_of_record
+-- Gives the batch of a record. $1 tenant id, $2 id, $3 event time.
+SELECT batch_id FROM usage_record WHERE tenant_id = $1 AND id = $2 AND event_time = $3;
+
 -- name: link_of
--- Gives the link that a record stands in, and the hash before it. $1 tenant id, $2 id.
+-- Gives the link of a batch, and the hash before it. $1 batch.
 SELECT link.*, before.hash AS previous_hash
-FROM usage_id known JOIN usage_chain link USING (batch_id)
+FROM usage_chain link
 LEFT JOIN usage_chain before ON before.stream = link.stream AND before.position = link.position - 1
-WHERE known.tenant_id = $1 AND known.id = $2;
+WHERE link.batch_id = $1;
+
+-- name: archives_of_batch
+-- Gives the files that records of a batch are in alone. $1 batch.
+SELECT a.month, a.file FROM usage_archive_batch b JOIN usage_archive a USING (month)
+WHERE b.batch_id = $1 AND is_archived(a.month) ORDER BY a.month;
+
+-- name: archive_at
+-- Gives the file that records of an instant are in alone. $1 event time.
+SELECT month, file FROM usage_archive
+WHERE month = date_trunc('month', $1::timestamptz AT TIME ZONE 'UTC')::date AND is_archived(month);
 
 -- name: usage_months
 -- Gives the first days of the months that have a partition of records.
@@ -161,7 +183,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::integer[], $10::bigint[], $11, $12);
 -- Gives the months of a span whose records are in files only. $1 from, $2 to.
 SELECT archived_months($1, $2) AS month;
 
--- name: claim_month
+-- name: claim_archive
 -- Takes a lock until the transaction ends, or says that another has it. $1 what for.
 SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
 

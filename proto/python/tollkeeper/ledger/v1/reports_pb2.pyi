@@ -1551,19 +1551,27 @@ class ProveUsageRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     id: _builtins.str
     """Idempotency id."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """Event time of the record, to the microsecond. Ids are kept for 49 days from their commit: an older record is found
+        by id and event time alone, also where its month is archived. Absent = the record that the id is kept for.
+        """
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         id: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "id", b"id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1737,12 +1745,19 @@ class ProveUsageResponse(_message.Message):
     LINK_FIELD_NUMBER: _builtins.int
     LATER_BATCHES_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
+    ROW_HASHES_FIELD_NUMBER: _builtins.int
+    RECEIVED_US_FIELD_NUMBER: _builtins.int
+    SEGMENT_ID_FIELD_NUMBER: _builtins.int
     content_hash: _builtins.bytes
     """Its content hash, see usage.proto."""
     tenant_records: _builtins.int
     """Records of the tenant in the batch. The tenant's leaf is SHA-256("tollkeeper.merkle.tenant.v1", tenant, this as
     8 bytes, root of the tenant's records).
     """
+    received_us: _builtins.int
+    """When it was received, microseconds."""
+    segment_id: _builtins.bytes
+    """The billing segment that it is stored in, 16 bytes."""
     @_builtins.property
     def record(self) -> Global___StoredRecord:
         """The record."""
@@ -1767,6 +1782,14 @@ class ProveUsageResponse(_message.Message):
     def root(self) -> Global___SignedRoot:
         """The first signed root that covers it; absent where none does yet."""
 
+    @_builtins.property
+    def row_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Hashes of all rows of the batch in order of their numbers: rows_digest is SHA-256 over them. The record's own,
+        SHA-256("tollkeeper.row.v1", content hash, id, batch_id, seq, event time, received_us, flags, segment_id), is one of
+        them: tag and id with their length as u32 before them, numbers as 8 bytes, times in microseconds, all little-endian.
+        That is what binds the record's id, and its event time where the content hash leaves it out.
+        """
+
     def __init__(
         self,
         *,
@@ -1778,10 +1801,13 @@ class ProveUsageResponse(_message.Message):
         link: Global___ChainLink | None = ...,
         later_batches: _abc.Iterable[_builtins.bytes] | None = ...,
         root: Global___SignedRoot | None = ...,
+        row_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        received_us: _builtins.int = ...,
+        segment_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "record", b"record", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_path", b"batch_path", "content_hash", b"content_hash", "later_batches", b"later_batches", "link", b"link", "record", b"record", "root", b"root", "tenant_path", b"tenant_path", "tenant_records", b"tenant_records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_path", b"batch_path", "content_hash", b"content_hash", "later_batches", b"later_batches", "link", b"link", "received_us", b"received_us", "record", b"record", "root", b"root", "row_hashes", b"row_hashes", "segment_id", b"segment_id", "tenant_path", b"tenant_path", "tenant_records", b"tenant_records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
