@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc.aio
 import pytest
 from billing_bench import BillingBench, catalogue, superuser, use
-from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, payments_pb2, payments_pb2_grpc
-from tollkeeper_cli.main import main
-from tollkeeper_ledger.app import running
+from served_billing import command_line, served
+from tollkeeper.ledger.v1 import billing_pb2, payments_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from tollkeeper_ledger.config import Settings
 
@@ -29,20 +25,6 @@ pytestmark = pytest.mark.asyncio
 
 HOUR = timedelta(hours=1)
 GRACE = timedelta(minutes=5)
-
-
-@asynccontextmanager
-async def served(settings: Settings, url: str) -> AsyncIterator[tuple[Any, Any, str]]:
-    """Serve a ledger on a database: stubs of BillingService and PaymentService, and its address."""
-    own = settings.model_copy(update={"database_url": url})
-    async with running(own) as ledger:
-        address = f"127.0.0.1:{ledger.port}"
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield (
-                billing_pb2_grpc.BillingServiceStub(channel),
-                payments_pb2_grpc.PaymentServiceStub(channel),
-                address,
-            )
 
 
 async def one_hour_billed(bench: BillingBench) -> None:
@@ -101,14 +83,7 @@ async def test_the_command_line_does_the_same(
     """Profile, item, draft, finalize, verify, reproduce, void, pay: each command does it and exits as it says."""
     await bench.apply(catalogue(bench.start, "code"))
     async with served(ledger_settings, bench.url) as (_, _, address):
-
-        async def cli(*words: str, code: int = 0) -> Any:
-            capfd.readouterr()
-            found = await asyncio.to_thread(main, ["--ledger", address, *words])
-            out = capfd.readouterr()
-            assert code == found, out
-            return json.loads(out.out) if "json" in words else out.out
-
+        cli = command_line(address, capfd)
         await cli("payment", "set-profile", "--tenant", "code", "--tax", "VAT=19", "--review", "--due-days", "30")
         (shown,) = await cli("payment", "profile", "--tenant", "code", "-o", "json")
         assert (shown["taxes"], shown["review"], shown["due_days"]) == (["VAT=19"], True, 30)

@@ -17,6 +17,7 @@ from tollkeeper_cli.commands import (
     alerts,
     cache,
     catalogue,
+    coupons,
     demo,
     grants,
     invoices,
@@ -49,7 +50,8 @@ def build_app() -> typer.Typer:
     app.callback()(_choose_servers)
     modules = (
         processes, demo, replay, catalogue, quota, cache,
-        rate, usage, listings, subscriptions, grants, invoices, money_views, overage, payments, alerts, webhooks,
+        rate, usage, listings, subscriptions, coupons, grants, invoices, money_views, overage, payments,
+        alerts, webhooks,
     )  # fmt: skip
     for module in modules:
         module.register(app)

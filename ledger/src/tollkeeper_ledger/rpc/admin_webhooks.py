@@ -13,8 +13,9 @@ from tollkeeper.ledger.v1 import admin_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.webhooks import SECRET_BYTES, secret_text, url_fault
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
+from tollkeeper_ledger.rpc.fields import id_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
-from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
+from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import webhooks as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -85,7 +86,7 @@ class AdminWebhooks:
         self, request: admin_pb2.RotateWebhookSecretRequest, context: Context
     ) -> admin_pb2.RotateWebhookSecretResponse:
         """Sign with another secret beside the newest one."""
-        webhook_id = _id_of(request.webhook_id, "webhook")
+        webhook_id = id_of(request.webhook_id, "webhook")
 
         async def work() -> admin_pb2.RotateWebhookSecretResponse:
             secret = secret_text(secrets.token_bytes(SECRET_BYTES))
@@ -101,7 +102,7 @@ class AdminWebhooks:
         self, request: admin_pb2.RemoveWebhookRequest, context: Context
     ) -> admin_pb2.RemoveWebhookResponse:
         """Send to a receiver no more."""
-        webhook_id = _id_of(request.webhook_id, "webhook")
+        webhook_id = id_of(request.webhook_id, "webhook")
 
         async def work() -> admin_pb2.RemoveWebhookResponse:
             if not await store.remove_webhook(conn, webhook_id):
@@ -123,17 +124,15 @@ class AdminWebhooks:
             rows = await store.list_messages(
                 conn, before=before_of(request.page_token), count_max=size + 1, state=request.state or None
             )
-        token = ""
-        if len(rows) > size:
-            token = before_token(rows[size - 1]["queued_at"], rows[size - 1]["message_id"])
+        token = next_token(rows, size, at="queued_at", row_id="message_id")
         return admin_pb2.ListWebhookMessagesResponse(messages=map(_message, rows[:size]), next_page_token=token)
 
     async def ReplayWebhookMessages(
         self, request: admin_pb2.ReplayWebhookMessagesRequest, context: Context
     ) -> admin_pb2.ReplayWebhookMessagesResponse:
         """Queue messages again under the ids that they had."""
-        message_id = _id_of(request.message_id, "message") if request.message_id else None
-        webhook_id = None if message_id else _id_of(request.webhook_id, "webhook")
+        message_id = id_of(request.message_id, "message") if request.message_id else None
+        webhook_id = None if message_id else id_of(request.webhook_id, "webhook")
 
         async def work() -> admin_pb2.ReplayWebhookMessagesResponse:
             now = datetime.now(UTC)
@@ -152,13 +151,6 @@ async def _audit(
     entry = AuditEntry(subject=f"webhook/{subject}", tenant_id=None, before=None, after=after)
     action = type(request).__name__.removesuffix("Request")
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
-
-
-def _id_of(text: str, kind: str) -> UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise InvalidFieldError(f"{kind}_id", "is no id", value=ascii(text[:64]), bound="a UUID") from None
 
 
 def _unknown(webhook_id: str) -> InvalidFieldError:

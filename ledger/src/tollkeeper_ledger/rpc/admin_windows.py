@@ -13,7 +13,8 @@ from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import Answer, answer_once
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
-from tollkeeper_ledger.services.resets import STATES_MAX, ResetAsked, check_note, reset_all_expired, reset_limit
+from tollkeeper_ledger.services.notes import check_note
+from tollkeeper_ledger.services.resets import STATES_MAX, ResetAsked, reset_all_expired, reset_limit
 from tollkeeper_ledger.services.tenants import check_tenant, need_tenant
 from tollkeeper_ledger.store import witnesses
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit

@@ -12,10 +12,11 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 from tollkeeper_ledger.domain.catalogue.canonical import digest_of, rate_card_of
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.credit_notes import CreditNotes
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
-from tollkeeper_ledger.rpc.paging import before_of, before_token, from_token, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, before_token, from_token, next_token, page_size, to_token
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices, together
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _STEPS_TOGETHER = 100
 
 
-class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
+class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServiceServicer):
     """Serve finance."""
 
     def __init__(self, resources: Resources) -> None:
@@ -266,9 +267,7 @@ class BillingService(OverageReports, billing_pb2_grpc.BillingServiceServicer):
         only = await need_tenant(self._pool, request.tenant) if request.tenant else None
         async with transaction(self._pool) as conn:
             rows = await read_payments(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = ""
-        if len(rows) > size:
-            token = before_token(rows[size - 1]["received_at"], rows[size - 1]["payment_id"])
+        token = next_token(rows, size, at="received_at", row_id="payment_id")
         payments = [
             billing_pb2.Payment(
                 payment_id=str(row["payment_id"]),

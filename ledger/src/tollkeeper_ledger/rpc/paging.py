@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from tollkeeper_ledger.store.pool import Row
+
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 _TOKEN_CHARS_MAX = 1024
@@ -61,6 +63,16 @@ def _decoded(token: str) -> object:
     except (ValueError, binascii.Error, RecursionError):
         return None
     return decoded
+
+
+def next_token(rows: Sequence[Row], size: int, *, at: str, row_id: str) -> str:
+    """Give the token after the last row shown of a listing that is newest first, read with one row more than a page.
+
+    `at` and `row_id` name the columns that it is ordered by. Empty on the last page.
+    """
+    if len(rows) <= size:
+        return ""
+    return before_token(rows[size - 1][at], rows[size - 1][row_id])
 
 
 def before_of(token: str) -> tuple[datetime, UUID] | None:

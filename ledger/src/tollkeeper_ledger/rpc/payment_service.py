@@ -13,11 +13,12 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.idempotent import answer_once
+from tollkeeper_ledger.rpc.invoice_items import InvoiceItems
 from tollkeeper_ledger.rpc.invoice_messages import shown_invoice
-from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
+from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.invoices import need_invoice
 from tollkeeper_ledger.services.mail_queue import queue
-from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
+from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.receivables import need_billed, pay_by_hand, write_off_invoice
 from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.services.tenants import need_tenant
@@ -92,7 +93,7 @@ def _mail_to_message(row: Row) -> payments_pb2.Mail:
     )
 
 
-class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
+class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
     """Serve what comes after an invoice was made."""
 
     def __init__(self, resources: Resources) -> None:
@@ -167,26 +168,6 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
 
             return await answer_once(conn, request, payments_pb2.WriteOffInvoiceResponse, work)
 
-    async def AddInvoiceItem(
-        self, request: payments_pb2.AddInvoiceItemRequest, context: Context
-    ) -> payments_pb2.AddInvoiceItemResponse:
-        """Add a charge or a credit to a tenant's next invoice."""
-        tenant_id = await need_tenant(self._pool, request.tenant)
-        async with transaction(self._pool) as conn:
-
-            async def work() -> payments_pb2.AddInvoiceItemResponse:
-                item_id = await add_invoice_item(
-                    conn,
-                    tenant_id,
-                    description=request.description,
-                    amount_minor=request.amount_minor,
-                    currency=request.currency,
-                    act=await act_of(conn, request, context),
-                )
-                return payments_pb2.AddInvoiceItemResponse(item_id=str(item_id))
-
-            return await answer_once(conn, request, payments_pb2.AddInvoiceItemResponse, work)
-
     async def ListJournal(
         self, request: payments_pb2.ListJournalRequest, context: Context
     ) -> payments_pb2.ListJournalResponse:
@@ -195,7 +176,7 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         only = await need_tenant(self._pool, request.tenant) if request.tenant else None
         async with transaction(self._pool) as conn:
             rows = await read_journal(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = before_token(rows[size - 1]["at"], rows[size - 1]["transfer_id"]) if len(rows) > size else ""
+        token = next_token(rows, size, at="at", row_id="transfer_id")
         transfers = [
             payments_pb2.JournalTransfer(
                 at=timestamp(row["at"]),

@@ -30,8 +30,8 @@ from tollkeeper_ledger.rpc.acting import act_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.record_messages import results_message, uses_of
 from tollkeeper_ledger.rpc.reservation_messages import actual_of, quantities_of, reservation_of, settled_message
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.reservation_ends import ReservationEnds
-from tollkeeper_ledger.services.resets import check_note
 from tollkeeper_ledger.services.usage import UsageIngest, own_producer_id
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit

@@ -232,6 +232,7 @@ def _usable(
         Grant(grant_id=str(grant.grant_id), name=grant.name, meter=grant.meter, left=grant.balance)
         for grant in grants
         if grant.balance
+        and grant.revoked_at is None
         and (grant.currency == currency or (grant.meter and not is_opening))
         and grant.created_at < period.end
         and (grant.expires_at is None or grant.expires_at > period.start)
@@ -306,7 +307,7 @@ async def return_reductions(
 
 def _turn(tenant_id: UUID, grant: StoredGrant, balance: int, period: Period) -> Iterator[GrantEntry]:
     """Give what a period's end does to a grant: expiry, or the next round of a recurring one."""
-    is_over = grant.expires_at is not None and grant.expires_at <= period.end
+    is_over = grant.revoked_at is not None or (grant.expires_at is not None and grant.expires_at <= period.end)
     kept = 0 if is_over else (min(balance, grant.rollover_max) if grant.recurs else balance)
     if kept < balance:
         yield GrantEntry(tenant_id, grant.grant_id, "expired", kept - balance, kept, period.start)

@@ -12,6 +12,7 @@ from tollkeeper_ledger.domain.catalogue.reader import NAME, Collected, Fields
 from tollkeeper_ledger.domain.catalogue.tree import Entry, Listing, Node, Scalar, Table
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.limits import UNITS_MAX, LimitKind
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.catalogue import EVERYTHING, read_meters, read_override
 from tollkeeper_ledger.store.changes import record_changes
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.limits import EffectiveLimit, LimitRule
     from tollkeeper_ledger.store.pool import Connection
 
-_NOTE_BYTES_MAX = 500
 _SINGLE_FIELDS = ("amount", "enforcement", "burst", "shared")
 """What an override may change of a rule, one by one."""
 
@@ -113,8 +113,7 @@ def _check_asked(asked: OverrideAsked) -> None:
         raise InvalidFieldError(
             "limit", "is not a name", reason=reason, value=asked.name, bound="1 to 128 of A-Z a-z 0-9 . _ : -"
         )
-    if len(asked.note.encode()) > _NOTE_BYTES_MAX:
-        raise InvalidFieldError("note", "is too long", reason="FIELD_TOO_LONG", bound=f"up to {_NOTE_BYTES_MAX} bytes")
+    check_note(asked.note)
     if all(value is None for value in (asked.amount, asked.enforcement, asked.burst, asked.shared, asked.rule)):
         raise InvalidFieldError(
             "amount",

@@ -1,4 +1,4 @@
-"""Give coupons, prepaid credit and units."""
+"""Give coupons, prepaid credit and units, and take them back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.subscription_changes import live_subscription
 from tollkeeper_ledger.store.catalogue import EVERYTHING, read_meters
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
-from tollkeeper_ledger.store.prepaid import NewCoupon, StoredGrant, add_coupon, add_grant
+from tollkeeper_ledger.store.prepaid import (
+    NewCoupon,
+    StoredGrant,
+    add_coupon,
+    add_grant,
+    has_coupon,
+    read_grants,
+    remove_coupon,
+    revoke_grant,
+)
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
@@ -100,3 +110,57 @@ async def create_grant(
     entry = AuditEntry(subject=f"grant/{grant.grant_id}", tenant_id=tenant_id, before=None, after=after)
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action="CreateGrant", request_id=act.request_id)
     return grant.grant_id
+
+
+async def take_coupon_back(conn: Connection, tenant_id: UUID, coupon_id: UUID, *, note: str, act: Act) -> None:
+    """Keep a coupon from every invoice whose period is not closed yet. A repeat changes nothing.
+
+    Raises InvalidFieldError: the tenant has no such coupon.
+    """
+    check_note(note)
+    await lock_tenant(conn, tenant_id)
+    removed = await remove_coupon(conn, tenant_id, coupon_id, now=act.now)
+    if removed is None:
+        if await has_coupon(conn, tenant_id, coupon_id):
+            return
+        raise InvalidFieldError(
+            "coupon_id", "names no coupon of the tenant", value=str(coupon_id), remedy="ListCoupons gives the ids"
+        )
+    before: JsonObject = {
+        "name": removed["name"],
+        "percent": None if removed["percent"] is None else f"{removed['percent']:f}",
+        "amount_minor": removed["amount_minor"],
+        "periods": removed["periods_left"],
+    }
+    subject = f"coupon/{coupon_id}"
+    entry = AuditEntry(subject=subject, tenant_id=tenant_id, before=before, after={"note": note})
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action="RemoveCoupon", request_id=act.request_id)
+
+
+async def take_grant_back(conn: Connection, tenant_id: UUID, grant_id: UUID, *, note: str, act: Act) -> int:
+    """Take back what is left of a grant, which comes no more, and give how much that was: 0 on a repeat.
+
+    What closed periods used stays used. Raises InvalidFieldError: the tenant has no such grant.
+    """
+    check_note(note)
+    await lock_tenant(conn, tenant_id)
+    found = [one for one in (await read_grants(conn, [tenant_id])).get(tenant_id, []) if one.grant_id == grant_id]
+    if not found:
+        raise InvalidFieldError(
+            "grant_id", "names no grant of the tenant", value=str(grant_id), remedy="ListGrants gives the ids"
+        )
+    (grant,) = found
+    if grant.revoked_at is not None:
+        return 0
+    await revoke_grant(conn, tenant_id, grant, now=act.now)
+    before: JsonObject = {
+        "name": grant.name,
+        "meter": grant.meter,
+        "currency": grant.currency,
+        "balance": grant.balance,
+        "recurs": grant.recurs,
+    }
+    subject = f"grant/{grant_id}"
+    entry = AuditEntry(subject=subject, tenant_id=tenant_id, before=before, after={"note": note})
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action="RevokeGrant", request_id=act.request_id)
+    return grant.balance

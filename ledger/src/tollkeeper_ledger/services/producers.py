@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.usage import SEQ_MAX
-from tollkeeper_ledger.services.resets import check_note
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.store import usage_topics as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now

@@ -6,13 +6,15 @@ import uuid
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.billing_profile import check_profile
-from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.trials import follow_methods, lock_trials_of
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.billing_profiles import put_profile
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.subscriptions import read_newest_plan
+from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -74,3 +76,23 @@ async def add_invoice_item(
     entry = AuditEntry(subject="invoice_item", tenant_id=tenant_id, before=None, after=after)
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action="AddInvoiceItem", request_id=act.request_id)
     return item_id
+
+
+async def remove_invoice_item(conn: Connection, tenant_id: UUID, item_id: UUID, *, note: str, act: Act) -> None:
+    """Remove an item that waits for its invoice. Raises PreconditionError: none such waits."""
+    check_note(note)
+    await lock_tenant(conn, tenant_id)
+    removed = await money.remove_item(conn, tenant_id, item_id)
+    if removed is None:
+        raise PreconditionError(
+            f"no item {item_id} of the tenant waits for an invoice",
+            reason="INVOICE_STATE",
+            metadata={"remedy": "ListInvoiceItems gives what waits; what is billed is taken back by a credit note"},
+        )
+    entry = AuditEntry(
+        subject="invoice_item",
+        tenant_id=tenant_id,
+        before={"item": str(item_id), **dict(removed)},
+        after={"note": note},
+    )
+    await add_audit(conn, [entry], now=act.now, actor=act.actor, action="RemoveInvoiceItem", request_id=act.request_id)

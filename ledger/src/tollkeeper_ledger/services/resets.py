@@ -11,6 +11,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.limits import UNLIMITED, LimitKind
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.windows import Alignment
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.notices import announce_replaced, announce_units
 from tollkeeper_ledger.services.spans import name_window, span_of
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.tenants import TenantView
 
 STATES_MAX = 1000
-NOTE_BYTES_MAX = 500
 _KEYS_AUDITED_MAX = 20
 
 
@@ -50,12 +50,6 @@ class ResetAsked:
     limit: str
     key_values: tuple[str, ...]
     note: str
-
-
-def check_note(note: str) -> None:
-    """Refuse a note that is too long. Raises InvalidFieldError."""
-    if len(note.encode()) > NOTE_BYTES_MAX:
-        raise InvalidFieldError("note", "is too long", reason="FIELD_TOO_LONG", bound=f"up to {NOTE_BYTES_MAX} bytes")
 
 
 async def reset_limit(

@@ -16,7 +16,7 @@ from tollkeeper_ledger.domain.usage_quarantine import (
     read_refused,
     release_problem,
 )
-from tollkeeper_ledger.services.resets import check_note
+from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.usage_bisect import UNSTORABLE
 from tollkeeper_ledger.store import usage_quarantine as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit

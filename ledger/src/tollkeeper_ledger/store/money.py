@@ -270,6 +270,19 @@ async def find_credit_note(conn: Connection, number: str) -> tuple[bytes, bytes]
     return None if row is None else (row["document"], row["digest"])
 
 
+async def read_credit_notes(
+    conn: Connection,
+    *,
+    before: tuple[datetime, UUID] | None,
+    count_max: int,
+    only: UUID | None,
+    invoice_id: UUID | None,
+) -> list[Row]:
+    """Read credit notes, newest first: of one payer, of one invoice, or all."""
+    at, credit_note_id = before or (None, None)
+    return await conn.fetch(sql("money.credit_notes"), at, credit_note_id, count_max, only, invoice_id)
+
+
 async def add_refund(
     conn: Connection, billed: Billed, *, refund_id: UUID, provider: str, amount_minor: int, state: str, now: datetime
 ) -> None:
@@ -304,6 +317,19 @@ async def add_item(
 ) -> None:
     """Add an item to a tenant's next invoice."""
     await conn.execute(sql("money.add_item"), tenant_id, item_id, description, amount_minor, currency, now)
+
+
+async def read_items(
+    conn: Connection, *, before: tuple[datetime, UUID] | None, count_max: int, only: UUID | None, with_billed: bool
+) -> list[Row]:
+    """Read items, newest first; with those that a close took where asked."""
+    at, item_id = before or (None, None)
+    return await conn.fetch(sql("money.items"), at, item_id, count_max, only, with_billed)
+
+
+async def remove_item(conn: Connection, tenant_id: UUID, item_id: UUID) -> Row | None:
+    """Remove an item that no close has taken and give what it was; None where there is no such one."""
+    return await conn.fetchrow(sql("money.remove_item"), tenant_id, item_id)
 
 
 async def read_waiting_items(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from uuid import UUID
 
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class StoredGrant:
     rollover_max: int
     created_at: datetime
     balance: int
+    revoked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class GrantEntry:
     tenant_id: UUID
     grant_id: UUID
     kind: str
-    """`granted`, `used`, `expired`, or `returned` by a void invoice."""
+    """`granted`, `used`, `expired`, `revoked`, or `returned` by a void invoice."""
     amount: int
     """Below 0 where it leaves the grant."""
     balance: int
@@ -113,6 +114,25 @@ async def add_coupon(
     )
 
 
+async def list_coupons(
+    conn: Connection, *, before: tuple[datetime, UUID] | None, count_max: int, only: UUID | None, with_past: bool
+) -> list[Row]:
+    """Read coupons, newest first; with those that are used up or removed where asked."""
+    at, coupon_id = before or (None, None)
+    return await conn.fetch(sql("billing.list_coupons"), at, coupon_id, count_max, only, with_past)
+
+
+async def remove_coupon(conn: Connection, tenant_id: UUID, coupon_id: UUID, *, now: datetime) -> Row | None:
+    """Take a coupon back and give what it was; None where it was removed before."""
+    return await conn.fetchrow(sql("billing.remove_coupon"), tenant_id, coupon_id, now)
+
+
+async def has_coupon(conn: Connection, tenant_id: UUID, coupon_id: UUID) -> bool:
+    """Whether a tenant has or had a coupon."""
+    found: bool = await conn.fetchval(sql("billing.has_coupon"), tenant_id, coupon_id)
+    return found
+
+
 async def read_grants(conn: Connection, tenant_ids: Iterable[UUID]) -> dict[UUID, list[StoredGrant]]:
     """Read tenants' grants in the order in which they are used, also those that are used up; none = left out."""
     found: dict[UUID, list[StoredGrant]] = {}
@@ -140,6 +160,14 @@ async def add_grant(conn: Connection, tenant_id: UUID, grant: StoredGrant) -> No
     )
     entry = GrantEntry(tenant_id, grant.grant_id, "granted", grant.amount, grant.amount, period_start=None)
     await add_grant_entries(conn, [entry], at=grant.created_at)
+
+
+async def revoke_grant(conn: Connection, tenant_id: UUID, grant: StoredGrant, *, now: datetime) -> None:
+    """Take back what is left of a grant. The transaction has its tenant alone."""
+    await conn.execute(sql("billing.revoke_grant"), tenant_id, grant.grant_id, now)
+    if grant.balance:
+        entry = GrantEntry(tenant_id, grant.grant_id, "revoked", -grant.balance, 0, period_start=None)
+        await add_grant_entries(conn, [entry], at=now)
 
 
 async def add_grant_entries(conn: Connection, entries: Sequence[GrantEntry], *, at: datetime) -> None:

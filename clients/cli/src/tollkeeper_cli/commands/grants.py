@@ -8,6 +8,7 @@ import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 
 from tollkeeper_cli.commands.common import (
+    NoteOption,
     OutputOption,
     TenantOption,
     moment,
@@ -19,7 +20,7 @@ from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
 
 _COLUMNS = ("name", "meter", "currency", "amount", "balance", "priority", "expires_at", "recurs", "rollover_max",
-            "grant_id")  # fmt: skip
+            "revoked_at", "grant_id")  # fmt: skip
 _ENTRY_COLUMNS = ("at", "kind", "amount", "balance", "grant_id")
 
 
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     words = "Prepaid credit and units."
     group = typer.Typer(no_args_is_help=True, help=words)
-    for name, command in (("create", create), ("list", grants), ("history", history)):
+    for name, command in (("create", create), ("list", grants), ("history", history), ("revoke", revoke)):
         group.command(name)(command)
     app.add_typer(group, name="grant", help=words)
 
@@ -73,10 +74,18 @@ def _listed(context: typer.Context, tenant: str) -> admin_pb2.ListGrantsResponse
 def grants(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
     """List a tenant's grants with what is left of them, in the order in which they are used."""
     rows: list[dict[str, Cell]] = [
-        {name: to_text(grant.expires_at) if name == "expires_at" else getattr(grant, name) for name in _COLUMNS}
-        for grant in _listed(context, tenant).grants
+        {name: _told(grant, name) for name in _COLUMNS} for grant in _listed(context, tenant).grants
     ]
-    show(rows, _COLUMNS, output, title="Grants", brief=_COLUMNS[:7])
+    show(rows, _COLUMNS, output, title="Grants", brief=(*_COLUMNS[:7], "revoked_at", "grant_id"))
+
+
+def _told(grant: admin_pb2.Grant, name: str) -> Cell:
+    if name == "expires_at":
+        return to_text(grant.expires_at) if grant.HasField("expires_at") else ""
+    if name == "revoked_at":
+        return to_text(grant.revoked_at) if grant.HasField("revoked_at") else ""
+    cell: Cell = getattr(grant, name)
+    return cell
 
 
 def history(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
@@ -86,3 +95,21 @@ def history(context: typer.Context, tenant: TenantOption = "", output: OutputOpt
         for entry in _listed(context, tenant).entries
     ]
     show(rows, _ENTRY_COLUMNS, output, title="Movements of grants")
+
+
+def revoke(
+    context: typer.Context,
+    grant_id: Annotated[str, typer.Argument(help="Its id; `tollkeeper grant list` has them.")],
+    tenant: TenantOption = "",
+    note: NoteOption = "",
+) -> None:
+    """Take back what is left of a grant, which comes no more, and print how much that was.
+
+    What closed periods used stays used.
+    """
+    request = admin_pb2.RevokeGrantRequest(
+        request_id=new_request_id(), tenant=require_tenant(tenant), grant_id=grant_id, note=note
+    )
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = admin_pb2_grpc.AdminServiceStub(channel).RevokeGrant(request, timeout=CALL_TIMEOUT_S)
+    typer.echo(str(answer.amount))

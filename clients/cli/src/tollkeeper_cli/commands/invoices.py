@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
-from tollkeeper_cli.commands import invoice_changes
+from tollkeeper_cli.commands import credit_notes, invoice_changes
 from tollkeeper_cli.commands.common import (
     OutputOption,
     TenantOption,
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show_invoice)
     group.command("pdf")(pdf)
     invoice_changes.register(group)
+    credit_notes.register(group)
     app.add_typer(group, name="invoice")
 
 

@@ -362,11 +362,14 @@ CREATE TABLE subscription_coupon (
   -- Invoices that it is still good for; null = every one.
   periods_left integer CONSTRAINT subscription_coupon_periods_not_negative CHECK (periods_left >= 0),
   created_at timestamptz NOT NULL,
+  -- Taken back by an operator.
+  removed_at timestamptz,
   PRIMARY KEY (tenant_id, coupon_id),
   CONSTRAINT subscription_coupon_one_kind CHECK ((percent IS NULL) <> (amount_minor IS NULL)),
   CONSTRAINT subscription_coupon_subscription FOREIGN KEY (tenant_id, subscription_id)
     REFERENCES subscription (tenant_id, subscription_id)
 );
+CREATE INDEX subscription_coupon_newest ON subscription_coupon (created_at DESC, coupon_id DESC);
 
 -- Units of a meter, or credit in minor units of a currency, that a tenant may use before it pays.
 CREATE TABLE prepaid_grant (
@@ -385,6 +388,8 @@ CREATE TABLE prepaid_grant (
   recurs boolean NOT NULL,
   rollover_max bigint NOT NULL CONSTRAINT prepaid_grant_rollover_not_negative CHECK (rollover_max >= 0),
   created_at timestamptz NOT NULL,
+  -- Taken back by an operator: it is used and given no more.
+  revoked_at timestamptz,
   PRIMARY KEY (tenant_id, grant_id),
   CONSTRAINT prepaid_grant_one_kind CHECK ((meter = '') <> (currency = ''))
 );
@@ -395,10 +400,11 @@ CREATE TABLE prepaid_entry (
   entry_id bigint GENERATED ALWAYS AS IDENTITY,
   grant_id uuid NOT NULL,
   at timestamptz NOT NULL,
-  kind text NOT NULL CONSTRAINT prepaid_entry_kind_known CHECK (kind IN ('granted', 'used', 'expired', 'returned')),
+  kind text NOT NULL CONSTRAINT prepaid_entry_kind_known
+    CHECK (kind IN ('granted', 'used', 'expired', 'revoked', 'returned')),
   amount bigint NOT NULL,
   balance bigint NOT NULL CONSTRAINT prepaid_entry_balance_not_negative CHECK (balance >= 0),
-  -- The period whose close moved it, or whose invoice became void; null for what an operator granted.
+  -- The period whose close moved it, or whose invoice became void; null for what an operator granted or revoked.
   period_start timestamptz,
   PRIMARY KEY (tenant_id, entry_id),
   CONSTRAINT prepaid_entry_grant FOREIGN KEY (tenant_id, grant_id) REFERENCES prepaid_grant (tenant_id, grant_id)
@@ -480,6 +486,7 @@ GRANT INSERT, UPDATE ON tenant, subscription, subscription_phase, billing_segmen
   TO tollkeeper_billing;
 GRANT DELETE ON subscription_phase TO tollkeeper_billing;
 GRANT INSERT ON prepaid_grant, prepaid_entry TO tollkeeper_billing;
+GRANT UPDATE (revoked_at) ON prepaid_grant TO tollkeeper_billing;
 GRANT UPDATE (state) ON tenant TO tollkeeper_admin;
 GRANT INSERT, UPDATE, DELETE ON limit_override TO tollkeeper_admin;
 GRANT INSERT, UPDATE ON limit_state TO tollkeeper_admin;
@@ -1403,6 +1410,8 @@ CREATE TABLE credit_note (
   CONSTRAINT credit_note_number_unique UNIQUE (seller_id, serial)
 );
 CREATE INDEX credit_note_by_number ON credit_note (number);
+CREATE INDEX credit_note_newest ON credit_note (issued_at DESC, credit_note_id DESC);
+CREATE INDEX credit_note_by_invoice ON credit_note (invoice_id);
 
 -- Money sent back out of a payer's balance. A failed one is put back into it.
 CREATE TABLE refund (
@@ -1432,9 +1441,11 @@ CREATE TABLE invoice_item (
   CONSTRAINT invoice_item_close FOREIGN KEY (tenant_id, subscription_id, period_start)
     REFERENCES billing_close (tenant_id, subscription_id, period_start)
 );
+CREATE INDEX invoice_item_newest ON invoice_item (added_at DESC, item_id DESC);
 CREATE INDEX invoice_item_waiting ON invoice_item (tenant_id) WHERE period_start IS NULL;
 
 GRANT SELECT, INSERT, UPDATE ON billing_profile, billing_account, receivable, refund, invoice_item TO tollkeeper_billing;
+GRANT DELETE ON invoice_item TO tollkeeper_billing;
 GRANT SELECT, INSERT ON journal, payment, credit_note TO tollkeeper_billing;
 GRANT SELECT ON billing_profile, billing_account, receivable, journal, payment, credit_note, refund, invoice_item
   TO tollkeeper_admin, tollkeeper_reader;

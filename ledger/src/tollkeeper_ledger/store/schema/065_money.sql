@@ -123,6 +123,8 @@ CREATE TABLE credit_note (
   CONSTRAINT credit_note_number_unique UNIQUE (seller_id, serial)
 );
 CREATE INDEX credit_note_by_number ON credit_note (number);
+CREATE INDEX credit_note_newest ON credit_note (issued_at DESC, credit_note_id DESC);
+CREATE INDEX credit_note_by_invoice ON credit_note (invoice_id);
 
 -- Money sent back out of a payer's balance. A failed one is put back into it.
 CREATE TABLE refund (
@@ -152,9 +154,11 @@ CREATE TABLE invoice_item (
   CONSTRAINT invoice_item_close FOREIGN KEY (tenant_id, subscription_id, period_start)
     REFERENCES billing_close (tenant_id, subscription_id, period_start)
 );
+CREATE INDEX invoice_item_newest ON invoice_item (added_at DESC, item_id DESC);
 CREATE INDEX invoice_item_waiting ON invoice_item (tenant_id) WHERE period_start IS NULL;
 
 GRANT SELECT, INSERT, UPDATE ON billing_profile, billing_account, receivable, refund, invoice_item TO tollkeeper_billing;
+GRANT DELETE ON invoice_item TO tollkeeper_billing;
 GRANT SELECT, INSERT ON journal, payment, credit_note TO tollkeeper_billing;
 GRANT SELECT ON billing_profile, billing_account, receivable, journal, payment, credit_note, refund, invoice_item
   TO tollkeeper_admin, tollkeeper_reader;

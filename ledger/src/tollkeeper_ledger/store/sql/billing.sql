@@ -154,7 +154,7 @@ WHERE c.tenant_id = ANY ($1::uuid[]) AND c.period_end = s.started_at;
 SELECT c.subscription_id, c.coupon_id, c.name, c.percent, c.amount_minor
 FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, last)
 JOIN subscription_coupon c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
-  AND coalesce(c.periods_left, 1) > 0 AND c.created_at < asked.last
+  AND coalesce(c.periods_left, 1) > 0 AND c.removed_at IS NULL AND c.created_at < asked.last
 ORDER BY c.created_at, c.coupon_id;
 
 -- name: use_coupons
@@ -170,7 +170,7 @@ WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]);
 -- name: grants
 -- Gives tenants' grants with their balances in the order in which they are used. $1 tenant ids as an array literal.
 SELECT g.tenant_id, g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,
-       g.created_at, e.balance
+       g.created_at, e.balance, g.revoked_at
 FROM prepaid_grant g
 CROSS JOIN LATERAL (
   SELECT balance FROM prepaid_entry WHERE tenant_id = g.tenant_id AND grant_id = g.grant_id
@@ -204,6 +204,28 @@ WHERE e.tenant_id = $1 ORDER BY e.entry_id;
 INSERT INTO subscription_coupon (tenant_id, subscription_id, coupon_id, name, percent, amount_minor, periods_left,
                                  created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: list_coupons
+-- Lists coupons, newest first. $1 before this time and $2 this id, or null; $3 at most so many, $4 only this tenant id,
+-- or null; $5 whether also those that are used up or removed.
+SELECT c.coupon_id, t.wire_id, c.name, c.percent, c.amount_minor, c.periods_left, c.created_at, c.removed_at
+FROM subscription_coupon c JOIN tenant t USING (tenant_id)
+WHERE ($1::timestamptz IS NULL OR (c.created_at, c.coupon_id) < ($1, $2::uuid)) AND ($4::uuid IS NULL OR c.tenant_id = $4)
+  AND ($5 OR (coalesce(c.periods_left, 1) > 0 AND c.removed_at IS NULL))
+ORDER BY c.created_at DESC, c.coupon_id DESC LIMIT $3;
+
+-- name: remove_coupon
+-- Takes a coupon back; gives what it was, nothing where it is removed already. $1 tenant id, $2 coupon id, $3 time.
+UPDATE subscription_coupon SET removed_at = $3 WHERE tenant_id = $1 AND coupon_id = $2 AND removed_at IS NULL
+RETURNING name, percent, amount_minor, periods_left;
+
+-- name: has_coupon
+-- Whether a tenant ever had a coupon. $1 tenant id, $2 coupon id.
+SELECT EXISTS (SELECT FROM subscription_coupon WHERE tenant_id = $1 AND coupon_id = $2);
+
+-- name: revoke_grant
+-- Marks a grant as taken back. $1 tenant id, $2 grant id, $3 time.
+UPDATE prepaid_grant SET revoked_at = $3 WHERE tenant_id = $1 AND grant_id = $2;
 
 -- name: chain_heads
 -- Gives the last link of every stream of the usage chain.

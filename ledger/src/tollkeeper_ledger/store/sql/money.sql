@@ -111,6 +111,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, sha256($10));
 -- Finds a credit note by its number. $1 number.
 SELECT tenant_id, invoice_id, document, digest FROM credit_note WHERE number = $1;
 
+-- name: credit_notes
+-- Lists credit notes, newest first. $1 before this time and $2 this id, or null; $3 at most so many, $4 only this payer's
+-- tenant id, $5 only this invoice's id, or null.
+SELECT credit_note_id, issued_at, document, digest FROM credit_note
+WHERE ($1::timestamptz IS NULL OR (issued_at, credit_note_id) < ($1, $2::uuid)) AND ($4::uuid IS NULL OR tenant_id = $4)
+  AND ($5::uuid IS NULL OR invoice_id = $5)
+ORDER BY issued_at DESC, credit_note_id DESC LIMIT $3;
+
 -- name: add_refund
 -- Adds a refund. Columns of refund in order.
 INSERT INTO refund (tenant_id, refund_id, invoice_id, provider, amount_minor, currency, state, asked_at)
@@ -139,6 +147,27 @@ ON CONFLICT (tenant_id) DO UPDATE SET email = excluded.email, locale = excluded.
 -- Adds an item to a tenant's next invoice. $1 tenant id, $2 item id, $3 description, $4 amount, $5 currency, $6 time.
 INSERT INTO invoice_item (tenant_id, item_id, description, amount_minor, currency, added_at)
 VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: items
+-- Lists items, newest first. $1 before this time and $2 this id, or null; $3 at most so many, $4 only this tenant id, or
+-- null; $5 whether also those that a close took.
+SELECT i.item_id, t.wire_id, i.description, i.amount_minor, i.currency, i.added_at,
+       CASE WHEN i.period_start IS NULL THEN 'waiting' WHEN billed.number IS NULL THEN 'drafted' ELSE 'billed' END AS state,
+       coalesce(billed.number, '') AS number
+FROM invoice_item i JOIN tenant t USING (tenant_id)
+LEFT JOIN LATERAL (
+  SELECT number FROM invoice
+  WHERE tenant_id = i.tenant_id AND subscription_id = i.subscription_id AND period_start = i.period_start
+  ORDER BY issue DESC LIMIT 1
+) billed ON true
+WHERE ($1::timestamptz IS NULL OR (i.added_at, i.item_id) < ($1, $2::uuid)) AND ($4::uuid IS NULL OR i.tenant_id = $4)
+  AND ($5 OR i.period_start IS NULL)
+ORDER BY i.added_at DESC, i.item_id DESC LIMIT $3;
+
+-- name: remove_item
+-- Removes an item that no close has taken; gives what it was, nothing where there is none. $1 tenant id, $2 item id.
+DELETE FROM invoice_item WHERE tenant_id = $1 AND item_id = $2 AND period_start IS NULL
+RETURNING description, amount_minor, currency;
 
 -- name: waiting_items
 -- Gives items that no close has taken. $1 tenant ids as an array literal.

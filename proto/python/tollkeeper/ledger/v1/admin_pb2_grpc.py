@@ -124,6 +124,16 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponResponse.FromString,
                 _registered_method=True)
+        self.ListCoupons = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ListCoupons',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsResponse.FromString,
+                _registered_method=True)
+        self.RemoveCoupon = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/RemoveCoupon',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponResponse.FromString,
+                _registered_method=True)
         self.ListLimits = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ListLimits',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
@@ -148,6 +158,11 @@ class AdminServiceStub:
                 '/tollkeeper.ledger.v1.AdminService/ListGrants',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.RevokeGrant = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/RevokeGrant',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantResponse.FromString,
                 _registered_method=True)
         self.ListLimitStates = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ListLimitStates',
@@ -397,6 +412,20 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCoupons(self, request, context):
+        """Lists coupons, newest first, of one tenant or of all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCoupon(self, request, context):
+        """Takes a coupon back from a tenant: invoices that are not closed yet don't have it. Repeated it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLimits(self, request, context):
         """Lists a tenant's effective limits with their source.
         """
@@ -427,6 +456,14 @@ class AdminServiceServicer:
 
     def ListGrants(self, request, context):
         """Lists a tenant's grants with their balances and every movement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeGrant(self, request, context):
+        """Takes back what is left of a grant; it does not come again. What closed periods used stays. Repeated it changes
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -691,6 +728,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.AddCouponResponse.SerializeToString,
             ),
+            'ListCoupons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCoupons,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsResponse.SerializeToString,
+            ),
+            'RemoveCoupon': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCoupon,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponResponse.SerializeToString,
+            ),
             'ListLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimits,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListLimitsRequest.FromString,
@@ -715,6 +762,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListGrants,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'RevokeGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeGrant,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantResponse.SerializeToString,
             ),
             'ListLimitStates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimitStates,
@@ -1310,6 +1362,60 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def ListCoupons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ListCoupons',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListCouponsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCoupon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/RemoveCoupon',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RemoveCouponResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListLimits(request,
             target,
             options=(),
@@ -1434,6 +1540,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/ListGrants',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/RevokeGrant',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.RevokeGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,10 @@ class AdminServiceStub:
     """Takes back what was to change about a subscription at a time to come. The end of a trial stays."""
     AddCoupon: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]
     """Takes something off a subscription's next invoices."""
+    ListCoupons: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCouponsRequest, _admin_pb2.ListCouponsResponse]
+    """Lists coupons, newest first, of one tenant or of all."""
+    RemoveCoupon: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveCouponRequest, _admin_pb2.RemoveCouponResponse]
+    """Takes a coupon back from a tenant: invoices that are not closed yet don't have it. Repeated it changes nothing."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
     """Lists a tenant's effective limits with their source."""
     SetOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.SetOverrideResponse]
@@ -84,6 +88,10 @@ class AdminServiceStub:
     """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay."""
     ListGrants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]
     """Lists a tenant's grants with their balances and every movement."""
+    RevokeGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]
+    """Takes back what is left of a grant; it does not come again. What closed periods used stays. Repeated it changes
+    nothing.
+    """
     ListLimitStates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]
     """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
     ListLimitHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]
@@ -183,6 +191,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Takes back what was to change about a subscription at a time to come. The end of a trial stays."""
     AddCoupon: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddCouponRequest, _admin_pb2.AddCouponResponse]  # type: ignore[assignment]
     """Takes something off a subscription's next invoices."""
+    ListCoupons: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCouponsRequest, _admin_pb2.ListCouponsResponse]  # type: ignore[assignment]
+    """Lists coupons, newest first, of one tenant or of all."""
+    RemoveCoupon: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveCouponRequest, _admin_pb2.RemoveCouponResponse]  # type: ignore[assignment]
+    """Takes a coupon back from a tenant: invoices that are not closed yet don't have it. Repeated it changes nothing."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """Lists a tenant's effective limits with their source."""
     SetOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.SetOverrideResponse]  # type: ignore[assignment]
@@ -193,6 +205,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Grants prepaid units or credit: used, in order of priority and expiry, before anything is to pay."""
     ListGrants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]  # type: ignore[assignment]
     """Lists a tenant's grants with their balances and every movement."""
+    RevokeGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]  # type: ignore[assignment]
+    """Takes back what is left of a grant; it does not come again. What closed periods used stays. Repeated it changes
+    nothing.
+    """
     ListLimitStates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitStatesRequest, _admin_pb2.ListLimitStatesResponse]  # type: ignore[assignment]
     """Lists windows of limits as they stand, of all tenants or one, with what is out above the amount in force."""
     ListLimitHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitHistoryRequest, _admin_pb2.ListLimitHistoryResponse]  # type: ignore[assignment]
@@ -393,6 +409,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes something off a subscription's next invoices."""
 
     @_abc_1.abstractmethod
+    def ListCoupons(
+        self,
+        request: _admin_pb2.ListCouponsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListCouponsResponse, _abc.Awaitable[_admin_pb2.ListCouponsResponse]]:
+        """Lists coupons, newest first, of one tenant or of all."""
+
+    @_abc_1.abstractmethod
+    def RemoveCoupon(
+        self,
+        request: _admin_pb2.RemoveCouponRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveCouponResponse, _abc.Awaitable[_admin_pb2.RemoveCouponResponse]]:
+        """Takes a coupon back from a tenant: invoices that are not closed yet don't have it. Repeated it changes nothing."""
+
+    @_abc_1.abstractmethod
     def ListLimits(
         self,
         request: _admin_pb2.ListLimitsRequest,
@@ -431,6 +463,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListGrantsResponse, _abc.Awaitable[_admin_pb2.ListGrantsResponse]]:
         """Lists a tenant's grants with their balances and every movement."""
+
+    @_abc_1.abstractmethod
+    def RevokeGrant(
+        self,
+        request: _admin_pb2.RevokeGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeGrantResponse, _abc.Awaitable[_admin_pb2.RevokeGrantResponse]]:
+        """Takes back what is left of a grant; it does not come again. What closed periods used stays. Repeated it changes
+        nothing.
+        """
 
     @_abc_1.abstractmethod
     def ListLimitStates(

@@ -75,6 +75,16 @@ class BillingServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteResponse.FromString,
                 _registered_method=True)
+        self.ListCreditNotes = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/ListCreditNotes',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesResponse.FromString,
+                _registered_method=True)
+        self.GetCreditNote = channel.unary_unary(
+                '/tollkeeper.ledger.v1.BillingService/GetCreditNote',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteResponse.FromString,
+                _registered_method=True)
         self.ListPayments = channel.unary_unary(
                 '/tollkeeper.ledger.v1.BillingService/ListPayments',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListPaymentsRequest.SerializeToString,
@@ -172,6 +182,20 @@ class BillingServiceServicer:
 
     def CreateCreditNote(self, request, context):
         """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCreditNotes(self, request, context):
+        """Lists credit notes, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCreditNote(self, request, context):
+        """Gives one credit note.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +299,16 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.CreateCreditNote,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteResponse.SerializeToString,
+            ),
+            'ListCreditNotes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCreditNotes,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesResponse.SerializeToString,
+            ),
+            'GetCreditNote': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCreditNote,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteResponse.SerializeToString,
             ),
             'ListPayments': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPayments,
@@ -534,6 +568,60 @@ class BillingService:
             '/tollkeeper.ledger.v1.BillingService/CreateCreditNote',
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.CreateCreditNoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCreditNotes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/ListCreditNotes',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.ListCreditNotesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCreditNote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.BillingService/GetCreditNote',
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_billing__pb2.GetCreditNoteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class BillingServiceStub:
     """Voids an invoice on which nothing was paid or credited, and issues it again where asked."""
     CreateCreditNote: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CreateCreditNoteRequest, _billing_pb2.CreateCreditNoteResponse]
     """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
+    ListCreditNotes: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListCreditNotesRequest, _billing_pb2.ListCreditNotesResponse]
+    """Lists credit notes, newest first."""
+    GetCreditNote: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetCreditNoteRequest, _billing_pb2.GetCreditNoteResponse]
+    """Gives one credit note."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListPaymentsRequest, _billing_pb2.ListPaymentsResponse]
     """Lists payments, newest first."""
     FinalizeInvoice: _grpc.UnaryUnaryMultiCallable[_billing_pb2.FinalizeInvoiceRequest, _billing_pb2.FinalizeInvoiceResponse]
@@ -90,6 +94,10 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Voids an invoice on which nothing was paid or credited, and issues it again where asked."""
     CreateCreditNote: _aio.UnaryUnaryMultiCallable[_billing_pb2.CreateCreditNoteRequest, _billing_pb2.CreateCreditNoteResponse]  # type: ignore[assignment]
     """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
+    ListCreditNotes: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListCreditNotesRequest, _billing_pb2.ListCreditNotesResponse]  # type: ignore[assignment]
+    """Lists credit notes, newest first."""
+    GetCreditNote: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetCreditNoteRequest, _billing_pb2.GetCreditNoteResponse]  # type: ignore[assignment]
+    """Gives one credit note."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListPaymentsRequest, _billing_pb2.ListPaymentsResponse]  # type: ignore[assignment]
     """Lists payments, newest first."""
     FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_billing_pb2.FinalizeInvoiceRequest, _billing_pb2.FinalizeInvoiceResponse]  # type: ignore[assignment]
@@ -173,6 +181,22 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.CreateCreditNoteResponse, _abc.Awaitable[_billing_pb2.CreateCreditNoteResponse]]:
         """Issues a credit note: less is due, and what was paid already goes into the payer's balance or is refunded."""
+
+    @_abc_1.abstractmethod
+    def ListCreditNotes(
+        self,
+        request: _billing_pb2.ListCreditNotesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.ListCreditNotesResponse, _abc.Awaitable[_billing_pb2.ListCreditNotesResponse]]:
+        """Lists credit notes, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetCreditNote(
+        self,
+        request: _billing_pb2.GetCreditNoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_billing_pb2.GetCreditNoteResponse, _abc.Awaitable[_billing_pb2.GetCreditNoteResponse]]:
+        """Gives one credit note."""
 
     @_abc_1.abstractmethod
     def ListPayments(

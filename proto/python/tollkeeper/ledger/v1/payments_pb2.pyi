@@ -408,6 +408,171 @@ class AddInvoiceItemResponse(_message.Message):
 Global___AddInvoiceItemResponse: _TypeAlias = AddInvoiceItemResponse  # noqa: Y015
 
 @_typing.final
+class ListInvoiceItemsRequest(_message.Message):
+    """Lists items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    WITH_BILLED_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 = 100, most 1,000."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    tenant: _builtins.str
+    """Only of this tenant; empty = all."""
+    with_billed: _builtins.bool
+    """Also those that are on an invoice or a draft."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        with_billed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant", "with_billed", b"with_billed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvoiceItemsRequest: _TypeAlias = ListInvoiceItemsRequest  # noqa: Y015
+
+@_typing.final
+class InvoiceItem(_message.Message):
+    """A charge or a credit that somebody added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    INVOICE_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """Internal id."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    description: _builtins.str
+    """What it is, for people."""
+    amount_minor: _builtins.int
+    """Minor units; below zero for a credit."""
+    currency: _builtins.str
+    """ISO 4217."""
+    state: _builtins.str
+    """`waiting`, `drafted` or `billed`."""
+    invoice: _builtins.str
+    """Number of the invoice that it is on; empty = none yet."""
+    @_builtins.property
+    def added_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was added."""
+
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        description: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        added_at: _timestamp_pb2.Timestamp | None = ...,
+        state: _builtins.str = ...,
+        invoice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "amount_minor", b"amount_minor", "currency", b"currency", "description", b"description", "invoice", b"invoice", "item_id", b"item_id", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceItem: _TypeAlias = InvoiceItem  # noqa: Y015
+
+@_typing.final
+class ListInvoiceItemsResponse(_message.Message):
+    """Items."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceItem]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___InvoiceItem] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInvoiceItemsResponse: _TypeAlias = ListInvoiceItemsResponse  # noqa: Y015
+
+@_typing.final
+class RemoveInvoiceItemRequest(_message.Message):
+    """Removes an item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Idempotency id."""
+    tenant: _builtins.str
+    """Wire id of the tenant."""
+    item_id: _builtins.str
+    """The item's internal id."""
+    note: _builtins.str
+    """Why, for the audit log, up to 500 bytes."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        item_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "note", b"note", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveInvoiceItemRequest: _TypeAlias = RemoveInvoiceItemRequest  # noqa: Y015
+
+@_typing.final
+class RemoveInvoiceItemResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveInvoiceItemResponse: _TypeAlias = RemoveInvoiceItemResponse  # noqa: Y015
+
+@_typing.final
 class ListJournalRequest(_message.Message):
     """Lists the journal."""
 

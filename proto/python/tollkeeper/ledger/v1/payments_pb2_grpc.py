@@ -60,6 +60,16 @@ class PaymentServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemResponse.FromString,
                 _registered_method=True)
+        self.ListInvoiceItems = channel.unary_unary(
+                '/tollkeeper.ledger.v1.PaymentService/ListInvoiceItems',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsResponse.FromString,
+                _registered_method=True)
+        self.RemoveInvoiceItem = channel.unary_unary(
+                '/tollkeeper.ledger.v1.PaymentService/RemoveInvoiceItem',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemResponse.FromString,
+                _registered_method=True)
         self.ListJournal = channel.unary_unary(
                 '/tollkeeper.ledger.v1.PaymentService/ListJournal',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListJournalRequest.SerializeToString,
@@ -146,6 +156,20 @@ class PaymentServiceServicer:
 
     def AddInvoiceItem(self, request, context):
         """Adds a charge or a credit to a tenant's next invoice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvoiceItems(self, request, context):
+        """Lists what was added to invoices, newest first, of one tenant or of all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveInvoiceItem(self, request, context):
+        """Removes an item that waits for its invoice; one that is on an invoice or a draft stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,6 +272,16 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.AddInvoiceItem,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemResponse.SerializeToString,
+            ),
+            'ListInvoiceItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvoiceItems,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsResponse.SerializeToString,
+            ),
+            'RemoveInvoiceItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveInvoiceItem,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemResponse.SerializeToString,
             ),
             'ListJournal': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJournal,
@@ -436,6 +470,60 @@ class PaymentService:
             '/tollkeeper.ledger.v1.PaymentService/AddInvoiceItem',
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.AddInvoiceItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvoiceItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.PaymentService/ListInvoiceItems',
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.ListInvoiceItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveInvoiceItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.PaymentService/RemoveInvoiceItem',
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_payments__pb2.RemoveInvoiceItemResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class PaymentServiceStub:
     """Gives up what is due on an invoice."""
     AddInvoiceItem: _grpc.UnaryUnaryMultiCallable[_payments_pb2.AddInvoiceItemRequest, _payments_pb2.AddInvoiceItemResponse]
     """Adds a charge or a credit to a tenant's next invoice."""
+    ListInvoiceItems: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListInvoiceItemsRequest, _payments_pb2.ListInvoiceItemsResponse]
+    """Lists what was added to invoices, newest first, of one tenant or of all."""
+    RemoveInvoiceItem: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RemoveInvoiceItemRequest, _payments_pb2.RemoveInvoiceItemResponse]
+    """Removes an item that waits for its invoice; one that is on an invoice or a draft stays."""
     ListJournal: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListJournalRequest, _payments_pb2.ListJournalResponse]
     """Lists what moved between the accounts, newest first."""
     GetAccounts: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetAccountsRequest, _payments_pb2.GetAccountsResponse]
@@ -82,6 +86,10 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Gives up what is due on an invoice."""
     AddInvoiceItem: _aio.UnaryUnaryMultiCallable[_payments_pb2.AddInvoiceItemRequest, _payments_pb2.AddInvoiceItemResponse]  # type: ignore[assignment]
     """Adds a charge or a credit to a tenant's next invoice."""
+    ListInvoiceItems: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListInvoiceItemsRequest, _payments_pb2.ListInvoiceItemsResponse]  # type: ignore[assignment]
+    """Lists what was added to invoices, newest first, of one tenant or of all."""
+    RemoveInvoiceItem: _aio.UnaryUnaryMultiCallable[_payments_pb2.RemoveInvoiceItemRequest, _payments_pb2.RemoveInvoiceItemResponse]  # type: ignore[assignment]
+    """Removes an item that waits for its invoice; one that is on an invoice or a draft stays."""
     ListJournal: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListJournalRequest, _payments_pb2.ListJournalResponse]  # type: ignore[assignment]
     """Lists what moved between the accounts, newest first."""
     GetAccounts: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetAccountsRequest, _payments_pb2.GetAccountsResponse]  # type: ignore[assignment]
@@ -145,6 +153,22 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.AddInvoiceItemResponse, _abc.Awaitable[_payments_pb2.AddInvoiceItemResponse]]:
         """Adds a charge or a credit to a tenant's next invoice."""
+
+    @_abc_1.abstractmethod
+    def ListInvoiceItems(
+        self,
+        request: _payments_pb2.ListInvoiceItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListInvoiceItemsResponse, _abc.Awaitable[_payments_pb2.ListInvoiceItemsResponse]]:
+        """Lists what was added to invoices, newest first, of one tenant or of all."""
+
+    @_abc_1.abstractmethod
+    def RemoveInvoiceItem(
+        self,
+        request: _payments_pb2.RemoveInvoiceItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.RemoveInvoiceItemResponse, _abc.Awaitable[_payments_pb2.RemoveInvoiceItemResponse]]:
+        """Removes an item that waits for its invoice; one that is on an invoice or a draft stays."""
 
     @_abc_1.abstractmethod
     def ListJournal(

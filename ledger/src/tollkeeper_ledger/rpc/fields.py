@@ -1,0 +1,36 @@
+"""Fields of requests that several calls read alike."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.periods import from_us
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from google.protobuf import timestamp_pb2
+
+
+def out_of_range(field: str, value: object, bound: str) -> InvalidFieldError:
+    """Give the error for a value beyond its bound."""
+    return InvalidFieldError(field, "is out of range", reason="FIELD_OUT_OF_RANGE", value=value, bound=bound)
+
+
+def instant_of(field: str, message: timestamp_pb2.Timestamp) -> datetime:
+    """Read a time. Raises InvalidFieldError: a year that no calendar has."""
+    try:
+        return from_us(message.ToMicroseconds())
+    except (OverflowError, ValueError):
+        raise out_of_range(field, message.seconds, "years 1 to 9999") from None
+
+
+def id_of(text: str, kind: str) -> UUID:
+    """Read the internal id of the field `<kind>_id`. Raises InvalidFieldError."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidFieldError(f"{kind}_id", "is no id", value=ascii(text[:64]), bound="a UUID") from None
