@@ -16,6 +16,7 @@ from uuid import uuid4
 import grpc.aio
 import pytest
 from billing_bench import BillingBench, catalogue, superuser, use
+from pyarrow import parquet
 from stripe_shop import act_on
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 from tollkeeper_cli.main import main
@@ -28,6 +29,8 @@ from tollkeeper_ledger.store.money_views import read_receivables, read_revenue
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tollkeeper_ledger.config import Settings
 
 pytestmark = pytest.mark.asyncio
@@ -149,11 +152,23 @@ async def test_what_is_owed_moves_through_the_ages(bench: BillingBench) -> None:
         assert [2975, 2000] == [one["total_minor"] for one in found]
 
 
+def as_text(cell: object, text: str) -> str:
+    """Give a cell of Parquet as the export's text says it; a number must be the same, not written the same."""
+    if isinstance(cell, Decimal):
+        return text if cell == Decimal(text) else f"{cell:f}"
+    if isinstance(cell, datetime):
+        return text if cell == datetime.fromisoformat(text) else cell.isoformat()
+    return "" if cell is None else str(cell)
+
+
 @pytest.mark.parametrize("mode", ["exclusive", "inclusive"])
 async def test_rows_of_an_invoice_cost_its_total(
-    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str], mode: str
+    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str], tmp_path: Path, mode: str
 ) -> None:
-    """Page by page every line and tax is a row; an invoice's rows cost its total; the command prints the same."""
+    """Page by page every line and tax is a row; an invoice's rows cost its total; the command prints the same.
+
+    As Parquet they are the same figures as well.
+    """
     invoices = await billed(bench, mode=mode)
     async with superuser(bench.url) as conn:
         totals = dict(await conn.fetch("SELECT number, total_minor FROM invoice"))
@@ -184,6 +199,19 @@ async def test_rows_of_an_invoice_cost_its_total(
             return capfd.readouterr().out
 
         assert rows == list(csv.DictReader(io.StringIO(await cli("revenue", "focus"))))
+        await cli("revenue", "focus", "--format", "parquet", "--file", str(tmp_path / "focus"))
+        for row, read in zip(rows, parquet.read_table(tmp_path / "focus").to_pylist(), strict=True):
+            assert {name: as_text(cell, row[name]) for name, cell in read.items()} == row
+        for words, amount in (
+            (("revenue", "show", "--by", "meter"), "revenue"),
+            (("revenue", "receivables"), "total"),
+            (("invoice", "list"), "total"),
+        ):
+            await cli(*words, "-o", "parquet", "--file", str(tmp_path / "file"))
+            table = parquet.read_table(tmp_path / "file")
+            told = json.loads(await cli(*words, "-o", "json"))
+            assert [one[f"{amount}_minor"] for one in told] == [100 * one for one in table.column(amount).to_pylist()]
+            assert [one[f"{amount}_minor"] for one in told] == table.column(f"{amount}_minor").to_pylist()
         owed = json.loads(await cli("revenue", "receivables", "-o", "json"))
         assert len(invoices) == len(owed)
         (earned,) = json.loads(await cli("revenue", "show", "--by", "plan", "-o", "json"))

@@ -73,6 +73,15 @@ class Output(StrEnum):
     CSV = "csv"
 
 
+class ReportOutput(StrEnum):
+    """A report's form: a listing's, or Parquet."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
 def show(
     rows: Sequence[Row], columns: Sequence[str], output: Output, *, title: str = "", brief: Sequence[str] = ()
 ) -> None:

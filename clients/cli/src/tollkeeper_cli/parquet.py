@@ -1,30 +1,32 @@
-"""Write reports and records as Parquet."""
+"""Write reports, records and money as Parquet.
+
+A file stands under its name only when it is whole: rows go into a file beside it, which is renamed at the end.
+"""
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
-from enum import StrEnum
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_cli.errors import UsageError
+from tollkeeper_cli.output import Amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from tollkeeper_cli.output import Row
+    from tollkeeper_cli.output import Cell, Row
 
 _ROWS_PER_GROUP = 50_000
-
-
-class UsageOutput(StrEnum):
-    """A usage report's form."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
+_DIGITS = 38
+MONEY_SCALE = 18
+"""Digits behind the point of money and prices in Parquet: as decimal128 they leave 20 before it."""
+_EXACT = Context(prec=_DIGITS, traps=[Inexact, InvalidOperation])
+_LAST_DIGIT = Decimal(1).scaleb(-MONEY_SCALE)
+_INSTANTS = ("_at", "_start", "_end", "Start", "End")
 
 
 def write_figures(file: Path, rows: Sequence[Row], columns: Sequence[str], *, texts: Sequence[str]) -> None:
@@ -61,6 +63,52 @@ def write_records(file: Path, rows: Iterable[Row]) -> None:
     _write(file, schema, told)
 
 
+def write_money(
+    file: Path, rows: Iterable[Row], columns: Sequence[str], *, amounts: Collection[str], counts: Collection[str]
+) -> None:
+    """Write rows of money, some thousand at a time, however many there are.
+
+    Columns of `amounts` are decimals of 38 digits, 18 behind the point, never floats; those that end in `_minor`, and
+    `counts`, are 64-bit integers; those that end in `_at`, `_start`, `_end`, `Start` or `End` UTC instants; all others
+    texts. Empty cells are null. Raises UsageError: an amount that has more digits, or the file can't be written.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - slow to load, and most commands don't need it
+
+    kinds: dict[str, tuple[Any, Callable[[Cell], object]]] = {}
+    for name in columns:
+        if name in amounts:
+            kinds[name] = pa.decimal128(_DIGITS, MONEY_SCALE), _decimal
+        elif name in counts or name.endswith("_minor"):
+            kinds[name] = pa.int64(), lambda cell: cell
+        elif name.endswith(_INSTANTS):
+            kinds[name] = pa.timestamp("us", tz="UTC"), _instant
+        else:
+            kinds[name] = pa.string(), lambda cell: None if cell in (None, "") else str(cell)
+    schema = pa.schema([(name, kind) for name, (kind, _) in kinds.items()])
+    told = (
+        [{name: read(row.get(name)) for name, (_, read) in kinds.items()} for row in group] for group in _groups(rows)
+    )
+    _write(file, schema, told)
+
+
+def _decimal(cell: Cell) -> Decimal | None:
+    """Read an amount exactly. Raises UsageError where the column can't hold all of its digits."""
+    text = cell.plain if isinstance(cell, Amount) else str(cell or "")
+    if not text:
+        return None
+    try:
+        amount = _EXACT.create_decimal(text)
+        is_held = amount.quantize(_LAST_DIGIT, context=_EXACT).is_finite()
+    except (Inexact, InvalidOperation):
+        is_held = False
+    if not is_held:
+        before = _DIGITS - MONEY_SCALE
+        raise UsageError(
+            f"{text} does not fit {before} digits before and {MONEY_SCALE} behind the point: export as CSV"
+        )
+    return amount
+
+
 def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
     left = iter(rows)
     while group := list(islice(left, _ROWS_PER_GROUP)):
@@ -82,9 +130,13 @@ def _write(file: Path, schema: Any, groups: Iterator[list[dict[str, Any]]]) -> N
     import pyarrow as pa  # noqa: PLC0415 - slow to load, and most commands don't need it
     from pyarrow import parquet  # noqa: PLC0415 - likewise
 
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             for rows in groups:
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        unfinished.replace(file)
     except OSError as error:
         raise UsageError(f"{file}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,12 +12,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, Targets
 from tollkeeper_cli.errors import UsageError
-from tollkeeper_cli.output import Output
+from tollkeeper_cli.output import Output, ReportOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the listing.")]
+ReportOption = Annotated[ReportOutput, typer.Option("-o", "--output", "--format", help="Form of the report.")]
+FileOption = Annotated[Path | None, typer.Option("--file", help="Where to write Parquet.")]
 TenantOption = Annotated[str, typer.Option("--tenant", envvar="TOLLKEEPER_TENANT", help="The tenant.")]
 
 AttributesOption = Annotated[
@@ -44,6 +47,15 @@ def require_tenant(tenant: str) -> str:
     if not tenant:
         raise UsageError("which tenant? Give --tenant NAME or set TOLLKEEPER_TENANT")
     return tenant
+
+
+def parquet_file(output: ReportOutput, file: Path | None) -> Path | None:
+    """Return where Parquet is to be written, None for another form. Raises UsageError: a form without its file."""
+    if output is ReportOutput.PARQUET and file is None:
+        raise UsageError("where to? Give --file NAME with -o parquet")
+    if output is not ReportOutput.PARQUET and file is not None:
+        raise UsageError("--file is where Parquet goes: give -o parquet, or send the output elsewhere with >")
+    return file
 
 
 def new_request_id() -> str:

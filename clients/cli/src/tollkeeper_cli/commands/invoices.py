@@ -13,18 +13,22 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
 from tollkeeper_cli.commands import credit_notes, invoice_changes
 from tollkeeper_cli.commands.common import (
+    FileOption,
     OutputOption,
+    ReportOption,
     TenantOption,
     new_request_id,
     pages,
+    parquet_file,
     require_tenant,
     targets_of,
 )
 from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
 from tollkeeper_cli.commands.invoice_whole import show_whole
+from tollkeeper_cli.commands.money_forms import tell
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to
 from tollkeeper_cli.errors import UsageError
-from tollkeeper_cli.output import Output, show
+from tollkeeper_cli.output import Output, ReportOutput, show
 
 _RUN_TIMEOUT_S = 3_600.0
 
@@ -76,13 +80,19 @@ def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption 
     show([invoice_row(invoice) for invoice in made], COLUMNS, output, title="Finalised", brief=BRIEF)
 
 
-def list_invoices(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+def list_invoices(
+    context: typer.Context,
+    tenant: TenantOption = "",
+    output: ReportOption = ReportOutput.TABLE,
+    file: FileOption = None,
+) -> None:
     """List invoices, newest first, of one tenant or of all."""
+    parquet_file(output, file)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = billing_pb2_grpc.BillingServiceStub(channel).ListInvoices
         request = billing_pb2.ListInvoicesRequest(tenant=tenant)
-        found = [invoice for page in pages(call, request) for invoice in page.invoices]
-    show([invoice_row(invoice) for invoice in found], COLUMNS, output, title="Invoices", brief=BRIEF)
+        rows = (invoice_row(invoice) for page in pages(call, request) for invoice in page.invoices)
+        tell(rows, COLUMNS, output, file, amounts=("total", "due"), title="Invoices", brief=BRIEF)
 
 
 def show_invoice(context: typer.Context, invoice: InvoiceArgument, output: OutputOption = Output.TABLE) -> None:

@@ -8,13 +8,29 @@ from typing import Annotated
 import typer
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, TenantOption, moment, pages, targets_of
+from tollkeeper_cli.commands.common import (
+    FileOption,
+    ReportOption,
+    TenantOption,
+    moment,
+    pages,
+    parquet_file,
+    targets_of,
+)
+from tollkeeper_cli.commands.money_forms import tell
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to
-from tollkeeper_cli.output import Cell, Output, money, show
+from tollkeeper_cli.output import Cell, ReportOutput, money
 
 _MOVED = ("opening", "new", "returned", "expansion", "moved", "contraction", "churned", "closing", "per_tenant")
 _TENANTS = ("opening_tenants", "new_tenants", "returned_tenants", "churned_tenants", "closing_tenants")
 _SHARES = {"tenant_churn": "tenant_churn_bp", "revenue_churn": "revenue_churn_bp"}
+_FOCUS = (
+    "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd",
+    "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargePeriodEnd", "ChargePeriodStart",
+    "ConsumedQuantity", "ConsumedUnit", "InvoiceId", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
+    "PricingQuantity", "PricingUnit", "ProviderName", "ServiceName", "SkuId", "SubAccountId",
+)  # fmt: skip
+_FOCUS_NUMBERS = ("BilledCost", "ConsumedQuantity", "ListCost", "ListUnitPrice", "PricingQuantity")
 _AGES = ("current", "days_30", "days_60", "days_90", "older", "total")
 
 
@@ -43,7 +59,8 @@ def revenue(
     by: Annotated[Group, typer.Option(help="Month alone, or by plan, meter or tenant as well.")] = Group.MONTH,
     start: Annotated[str, typer.Option("--from", help="Periods that end after then.")] = "",
     end: Annotated[str, typer.Option("--to", help="Periods that end at or before then.")] = "",
-    output: OutputOption = Output.TABLE,
+    output: ReportOption = ReportOutput.TABLE,
+    file: FileOption = None,
 ) -> None:
     """Sum what was invoiced, after coupons and without tax, less credit notes, by month and group.
 
@@ -69,7 +86,7 @@ def revenue(
     ]
     names = ("month",) if by is Group.MONTH else ("month", by.value)
     columns = (*names, "revenue", "currency", "revenue_minor")
-    show(rows, columns, output, title="Revenue", brief=(*names, "revenue"))
+    tell(rows, columns, output, file, amounts=("revenue",), title="Revenue", brief=(*names, "revenue"))
 
 
 def recurring(
@@ -78,7 +95,8 @@ def recurring(
     by_plan: Annotated[bool, typer.Option("--by-plan", help="By plan as well.")] = False,
     start: Annotated[str, typer.Option("--from", help="First month, 2026-01; without it, a year's.")] = "",
     end: Annotated[str, typer.Option("--to", help="Last month; without it, the running one.")] = "",
-    output: OutputOption = Output.TABLE,
+    output: ReportOption = ReportOutput.TABLE,
+    file: FileOption = None,
 ) -> None:
     """Show recurring revenue a month (MRR), what moved it, revenue per tenant (ARPU) and churn, by month and currency.
 
@@ -92,7 +110,9 @@ def recurring(
     minors = tuple(f"{name}_minor" for name in _MOVED)
     brief = (*keys[:-1], "closing", "per_tenant", "new", "expansion", "contraction", "churned")
     columns = (*keys, *_MOVED, *minors, *_TENANTS, *_SHARES, *_SHARES.values())
-    show([_recurring_row(one) for one in answer.rows], columns, output, title="Recurring", brief=brief)
+    rows = [_recurring_row(one) for one in answer.rows]
+    counts = (*_TENANTS, *_SHARES.values())
+    tell(rows, columns, output, file, amounts=_MOVED, counts=counts, title="Recurring", brief=brief)
 
 
 def _recurring_row(one: reports_pb2.RecurringRow) -> dict[str, Cell]:
@@ -109,7 +129,12 @@ def _recurring_row(one: reports_pb2.RecurringRow) -> dict[str, Cell]:
     return row | {name: getattr(one, name) for name in _TENANTS}
 
 
-def receivables(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+def receivables(
+    context: typer.Context,
+    tenant: TenantOption = "",
+    output: ReportOption = ReportOutput.TABLE,
+    file: FileOption = None,
+) -> None:
     """Sum what payers owe by age; who owes most first."""
     request = reports_pb2.GetReceivablesRequest(tenant=tenant)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
@@ -124,16 +149,19 @@ def receivables(context: typer.Context, tenant: TenantOption = "", output: Outpu
         for one in answer.ages
     ]
     minors = tuple(f"{age}_minor" for age in _AGES)
-    show(rows, ("tenant", "currency", *_AGES, *minors), output, title="Owed", brief=("tenant", *_AGES))
+    columns = ("tenant", "currency", *_AGES, *minors)
+    tell(rows, columns, output, file, amounts=_AGES, title="Owed", brief=("tenant", *_AGES))
 
 
-def focus(context: typer.Context, output: OutputOption = Output.CSV) -> None:
+def focus(context: typer.Context, output: ReportOption = ReportOutput.CSV, file: FileOption = None) -> None:
     """Print lines and taxes of invoices and their credit notes as rows shaped like FOCUS, newest invoices first.
 
     BilledCost adds up to each document's total (minus it for credit notes). ListUnitPrice x PricingQuantity is
     ListCost, before rounding; where no single price explains a line, ListUnitPrice is empty.
     """
+    parquet_file(output, file)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ExportFocus
-        found = [dict(row.columns) for page in pages(call, reports_pb2.ExportFocusRequest()) for row in page.rows]
-    show(found, tuple(sorted(found[0])) if found else (), output, title="FOCUS")
+        found = pages(call, reports_pb2.ExportFocusRequest())
+        rows = (dict(row.columns) for page in found for row in page.rows)
+        tell(rows, _FOCUS, output, file, amounts=_FOCUS_NUMBERS, title="FOCUS")

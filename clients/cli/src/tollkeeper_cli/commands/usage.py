@@ -16,12 +16,15 @@ from tollkeeper.quota.v1 import usage_pb2 as quota_usage_pb2
 from tollkeeper_cli.commands import producers, quarantine
 from tollkeeper_cli.commands.common import (
     AttributesOption,
+    FileOption,
     NoteOption,
     OutputOption,
+    ReportOption,
     TenantOption,
     moment,
     new_request_id,
     pairs,
+    parquet_file,
     require_tenant,
     targets_of,
     whole_number,
@@ -29,8 +32,8 @@ from tollkeeper_cli.commands.common import (
 from tollkeeper_cli.commands.verify import prove
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
-from tollkeeper_cli.output import Cell, Output, csv_text, show
-from tollkeeper_cli.parquet import UsageOutput, write_figures, write_records
+from tollkeeper_cli.output import Cell, Output, ReportOutput, csv_text, show
+from tollkeeper_cli.parquet import write_figures, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +46,7 @@ _TINY = 1e-6
 _EXPORT_TIMEOUT_S = 3_600.0
 
 FromOption = Annotated[str, typer.Option("--from", help="Event time from here, RFC 3339.")]
+ExportFile = Annotated[Path | None, typer.Argument(help="Where to write; without it, standard output.")]
 ToOption = Annotated[str, typer.Option("--to", help="Event time to here, exclusive.")]
 
 
@@ -67,8 +71,6 @@ class ExportFormat(StrEnum):
 
 MeterOption = Annotated[list[str] | None, typer.Option(help="Only this meter; may stand more than once.")]
 ZoneOption = Annotated[str, typer.Option(help="IANA time zone of hours, days, weeks and months.")]
-FormOption = Annotated[UsageOutput, typer.Option("-o", "--output", help="Form of the report.")]
-FileOption = Annotated[Path | None, typer.Option("--file", help="Where to write Parquet.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +100,7 @@ def report(
     group_by: Annotated[list[str] | None, typer.Option(help="Attribute to group by; may stand more than once.")] = None,
     percentile: Annotated[list[float] | None, typer.Option(help="Such as 99.9; may stand more than once.")] = None,
     time_zone: ZoneOption = "UTC",
-    output: FormOption = UsageOutput.TABLE,
+    output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
     """Show what every meter makes of its usage, in buckets and groups."""
@@ -123,7 +125,7 @@ def summary(
     context: typer.Context,
     *,
     tenant: TenantOption = "",
-    output: FormOption = UsageOutput.TABLE,
+    output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
     """Show the usage of the running billing period."""
@@ -142,7 +144,7 @@ def trend(
     bucket: Annotated[Bucket, typer.Option(help="Length of the spans.")] = Bucket.DAY,
     spans: Annotated[int, typer.Option(min=1, max=1000, help="How many, the running one included.")] = 14,
     time_zone: ZoneOption = "UTC",
-    output: FormOption = UsageOutput.TABLE,
+    output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
     """Show usage span by span up to now, each with its change to the one before."""
@@ -223,7 +225,7 @@ def _bucket(bucket: Bucket) -> reports_pb2.BucketSize.ValueType:
     return reports_pb2.BucketSize.Value(f"BUCKET_SIZE_{name}")
 
 
-def _show(buckets: Sequence[reports_pb2.UsageBucket], output: UsageOutput, file: Path | None, *, title: str) -> None:
+def _show(buckets: Sequence[reports_pb2.UsageBucket], output: ReportOutput, file: Path | None, *, title: str) -> None:
     """Print figures, or write them as Parquet: one column per group and percentile."""
     groups = sorted({name for found in buckets for name in found.group})
     ranks = sorted({one.permille for found in buckets for one in found.percentiles})
@@ -249,10 +251,9 @@ def _show(buckets: Sequence[reports_pb2.UsageBucket], output: UsageOutput, file:
     columns += [f"p{rank / 10:g}" for rank in ranks]
     if any(row["change_permille"] is not None for row in rows):
         columns.append("change_permille")
-    if output is UsageOutput.PARQUET:
-        if file is None:
-            raise UsageError("where to? Give --file NAME with -o parquet")
-        write_figures(file, rows, columns, texts=groups)
+    target = parquet_file(output, file)
+    if target is not None:
+        write_figures(target, rows, columns, texts=groups)
     else:
         show(rows, columns, Output(output), title=title)
 
@@ -278,7 +279,7 @@ def list_records(
 
 def export(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="Where to write; without it, standard output.")] = None,
+    file: ExportFile = None,
     *,
     tenant: TenantOption = "",
     start: FromOption = "",
