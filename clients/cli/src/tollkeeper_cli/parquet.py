@@ -6,6 +6,7 @@ A file stands under its name only when it is whole: rows go into a file beside i
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from itertools import islice
@@ -96,16 +97,12 @@ def _decimal(cell: Cell) -> Decimal | None:
     text = cell.plain if isinstance(cell, Amount) else str(cell or "")
     if not text:
         return None
-    try:
-        amount = _EXACT.create_decimal(text)
-        is_held = amount.quantize(_LAST_DIGIT, context=_EXACT).is_finite()
-    except (Inexact, InvalidOperation):
-        is_held = False
-    if not is_held:
-        before = _DIGITS - MONEY_SCALE
-        raise UsageError(
-            f"{text} does not fit {before} digits before and {MONEY_SCALE} behind the point: export as CSV"
-        )
+    amount = Decimal("NaN")
+    with suppress(Inexact, InvalidOperation):
+        amount = _EXACT.create_decimal(text).quantize(_LAST_DIGIT, context=_EXACT)
+    if not amount.is_finite():
+        bound = f"{_DIGITS - MONEY_SCALE} digits before and {MONEY_SCALE} behind the point"
+        raise UsageError(f"{text} does not fit {bound}: export as CSV")
     return amount
 
 
