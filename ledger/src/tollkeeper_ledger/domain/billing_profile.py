@@ -17,7 +17,8 @@ Json: TypeAlias = dict[str, Any]
 LOCALES = ("en", "de", "fr")
 PAPERS = ("a4", "letter")
 PROVIDERS = ("manual", "stripe")
-TAX_MODES = ("exclusive", "inclusive", "reverse_charge")
+TAX_MODES = ("exclusive", "inclusive", "reverse_charge", "exempt")
+"""Anything but `exclusive` is the payer's own word, as taxes are; `exempt`: not even its seller's taxes."""
 DUNNING_POLICIES = ("mark", "suspend", "uncollectible", "fallback")
 DUE_DAYS_MAX = 365
 DUNNING_DAYS_DEFAULT = (1, 3, 5, 7)

@@ -24,6 +24,7 @@ from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
 from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
+from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, NOWHERE, SellerTaxes, TaxPlace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,9 @@ class Parties:
     seller: Json
     tenant: Json
     billing_tenant: Json
+    taxes: SellerTaxes = NO_TAXES
+    """The seller's; which of them apply is frozen with the payer's terms."""
+    place: TaxPlace = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tollkeeper_ledger.domain.invoice import CloseInputs, PlanReference
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.phases import SubscriptionSchedule
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
+from tollkeeper_ledger.domain.seller_taxes import frozen_terms
 from tollkeeper_ledger.services.billing_facts import (
     PeriodPlans,
     cut_facts,
@@ -149,7 +150,7 @@ def _gathered(asked: PeriodAsked, used: Used, shared: _Shared) -> Gathered:
         chain_heads=shared.chain_heads,
         not_waited_for=asked.not_waited_for,
         closed_at=shared.at,
-        billing=profile.frozen(),
+        billing=frozen_terms(profile, parties.taxes, parties.place),
         items=() if facts.is_cut else shared.items.get((schedule.tenant_id, found.terms_at(last)["currency"]), ()),
     )
     return Gathered(inputs=inputs, known=known, profile=profile)

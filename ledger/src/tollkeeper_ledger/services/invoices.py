@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.invoice import (
     with_parties,
 )
 from tollkeeper_ledger.domain.period_facts import facts_from_json
+from tollkeeper_ledger.domain.seller_taxes import frozen_terms
 from tollkeeper_ledger.services.billing_facts import return_reductions
 from tollkeeper_ledger.services.close_inputs import running_inputs, unbillable, warm
 from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes, issue, lock_sellers
@@ -76,7 +77,8 @@ async def void_invoice(
         return None
     parties = (await closes.read_parties(conn, [billed.tenant_id]))[billed.tenant_id]
     profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
-    inputs = with_parties(stored.inputs, parties, profile.frozen(), replaces=billed.number)
+    terms = frozen_terms(profile, parties.taxes, parties.place)
+    inputs = with_parties(stored.inputs, parties, terms, replaces=billed.number)
     key = CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     issuing = Issuing(key=key, rated=rate_and_sum(inputs, definitions), replaces=billed)

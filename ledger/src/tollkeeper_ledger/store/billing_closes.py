@@ -9,6 +9,7 @@ from tollkeeper_ledger.domain.closing import ProducerState
 from tollkeeper_ledger.domain.invoice import Parties, PlanReference
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.domain.seller_taxes import TaxPlace, seller_taxes_from
 from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.logos import logo_digest
 from tollkeeper_ledger.store.queries import sql
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.seller_taxes import SellerTaxes
     from tollkeeper_ledger.store.pool import Connection, Row
 
 
@@ -217,10 +219,12 @@ async def read_chain_heads(conn: Connection) -> tuple[Json, ...]:
 async def read_parties(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, Parties]:
     """Read tenants' sellers, themselves and their payers as they are now."""
     rows = await conn.fetch(sql("billing.parties"), array_literal(tenant_ids))
-    return {row["tenant_id"]: _parties(row) for row in rows}
+    sellers = await conn.fetch(sql("billing.seller_taxes"))
+    taxes = {row["seller_id"]: seller_taxes_from(row["taxes"]) for row in sellers}
+    return {row["tenant_id"]: _parties(row, taxes[row["seller_id"]]) for row in rows}
 
 
-def _parties(row: Row) -> Parties:
+def _parties(row: Row, taxes: SellerTaxes) -> Parties:
     return Parties(
         seller={
             "id": row["seller_id"],
@@ -247,6 +251,8 @@ def _parties(row: Row) -> Parties:
             "address": list(row["payer_address"]),
             "tax_id": row["payer_tax_id"],
         },
+        taxes=taxes,
+        place=TaxPlace(country=row["payer_country"], region=row["payer_region"], tax_id=row["payer_tax_id"]),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper_ledger.domain.catalogue.known import Known, KnownPlan, KnownSubscription, KnownTenant
 from tollkeeper_ledger.domain.catalogue.model import Meter, Seller
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
+from tollkeeper_ledger.domain.seller_taxes import seller_taxes_from
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ async def read_known(conn: Connection, wire_ids: Collection[str]) -> Known:
 
 
 def _seller(row: Mapping[str, Any]) -> Seller:
-    return Seller(**{**row, "address": tuple(row["address"])})
+    return Seller(**{**row, "address": tuple(row["address"]), "taxes": seller_taxes_from(row["taxes"])})
 
 
 def _known_plan(row: Mapping[str, Any]) -> KnownPlan:
@@ -77,6 +78,8 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         billing_tenant=row["billing_tenant"],
         address=tuple(row["address"]),
         tax_id=row["tax_id"],
+        country=row["country"],
+        region=row["region"],
         subscription=subscription,
         ended_at=row["ended_at"],
         declared=row["declared"],

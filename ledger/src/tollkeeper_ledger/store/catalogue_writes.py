@@ -50,6 +50,7 @@ async def put_seller(conn: Connection, seller: Seller) -> None:
         seller.currency,
         seller.time_zone,
         seller.logo,
+        seller.taxes.to_json(),
     )
     if seller.logo:
         await keep_logo(conn, seller.logo)
@@ -112,7 +113,15 @@ async def put_tenants(conn: Connection, puts: Sequence[tuple[UUID, PutTenant]], 
     await conn.executemany(
         sql("catalogue.relate_tenant"),
         [
-            (tenant.tenant, tenant.address, tenant.parent, tenant.billing_tenant, list(tenant.alerts))
+            (
+                tenant.tenant,
+                tenant.address,
+                tenant.parent,
+                tenant.billing_tenant,
+                list(tenant.alerts),
+                tenant.country,
+                tenant.region,
+            )
             for tenant in tenants
         ],
     )

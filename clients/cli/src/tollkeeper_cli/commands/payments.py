@@ -74,7 +74,7 @@ def set_profile(
     provider: Annotated[str | None, typer.Option(help="manual or stripe.")] = None,
     due_days: Annotated[int | None, typer.Option(help="Days until an invoice is to be paid.", min=0)] = None,
     tax: Annotated[list[str] | None, typer.Option(help=_TAX_HELP)] = None,
-    tax_mode: Annotated[str | None, typer.Option(help="exclusive, inclusive or reverse_charge.")] = None,
+    tax_mode: Annotated[str | None, typer.Option(help="exclusive, inclusive, reverse_charge or exempt.")] = None,
     review: Annotated[bool | None, typer.Option(help="Invoices wait as drafts.")] = None,
     dunning_days: Annotated[str | None, typer.Option(help="When a failed payment is tried again: 1,3,5,7.")] = None,
     dunning_policy: Annotated[str | None, typer.Option(help="mark, suspend, uncollectible or fallback.")] = None,

@@ -187,7 +187,7 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
 
 def _served(path: str) -> tuple[tuple[str, ...], str]:
     """Give the aggregations that whoever names a meter may name, and who that is."""
-    if ".prices[" in path:
+    if ".prices[" in path or ".taxes[" in path:
         return PRICED, "prices"
     return (ADDED_UP, "alerts") if ".alerts[" in path else (LIMITED, "limits")
 
@@ -228,7 +228,8 @@ def _seller_change(seller: Seller, known: Known) -> Change:
 
 
 def _seller_json(seller: Seller) -> JsonObject:
-    return {name: _plain(getattr(seller, name)) for name in seller.__slots__ if name != "seller_id"}
+    shown = {name: _plain(getattr(seller, name)) for name in seller.__slots__ if name not in {"seller_id", "taxes"}}
+    return {**shown, "taxes": seller.taxes.to_json()}
 
 
 def _plain(value: object) -> object:
@@ -302,6 +303,6 @@ def _tenant_change(tenant: Tenant, seller: Seller, known: Known) -> Change:
 
 
 def _tenant_json(tenant: Tenant | KnownTenant) -> JsonObject:
-    names = ("display_name", "parent", "billing_tenant", "address", "tax_id")
+    names = ("display_name", "parent", "billing_tenant", "address", "tax_id", "country", "region")
     shown = {name: _plain(getattr(tenant, name)) for name in names}
     return {**shown, "alerts": list(tenant.alerts)} if tenant.alerts else shown

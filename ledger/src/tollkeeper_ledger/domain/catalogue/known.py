@@ -62,6 +62,8 @@ class KnownTenant:
     """What the catalogue said last of its subscription; None = no catalogue has named one."""
     alerts: tuple[JsonObject, ...] = ()
     """Rules on use and spend of its own."""
+    country: str = ""
+    region: str = ""
     has_method: bool = False
     """Whether it has a payment method, as a payer."""
 

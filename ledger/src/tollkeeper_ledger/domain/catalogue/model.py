@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, SellerTaxes
 from tollkeeper_ledger.domain.trials import NO_TRIAL, TrialTerms
 from tollkeeper_ledger.domain.usage import EARLINESS_MAX_US, LATENESS_MAX_US, SECOND_US
 
@@ -45,6 +46,8 @@ class Seller:
     time_zone: str
     logo: str = ""
     """SVG; empty: the name alone stands on invoices."""
+    taxes: SellerTaxes = NO_TAXES
+    """Of payers that have none of their own."""
 
 
 LATE_MAX_S = LATENESS_MAX_US // SECOND_US
@@ -151,6 +154,9 @@ class Tenant:
     """Instead of the plan's for the same meter and match, or beside them."""
     alerts: tuple[JsonObject, ...] = ()
     """Instead of the plan's about the same, or beside them."""
+    country: str = ""
+    """Where it is taxed, ISO 3166; empty = where its seller is."""
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)

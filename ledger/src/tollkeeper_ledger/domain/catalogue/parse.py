@@ -24,6 +24,7 @@ from tollkeeper_ledger.domain.catalogue.model import (
 )
 from tollkeeper_ledger.domain.catalogue.price import PRICE_FIELDS, ordered_terms, read_price
 from tollkeeper_ledger.domain.catalogue.reader import Collected, Fields
+from tollkeeper_ledger.domain.catalogue.tax import read_country, read_region, read_seller_taxes
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
 from tollkeeper_ledger.domain.trials import (
@@ -49,7 +50,7 @@ _ROOT_FIELDS = frozenset({"version", "seller", "meters", "features", "plans", "t
 _ROOT_ALIASES = {"customers": "tenants", "tiers": "plans"}
 _SELLER_FIELDS = frozenset({
     "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
-    "time_zone", "logo",
+    "time_zone", "logo", "country", "taxes", "reverse_charge",
 })  # fmt: skip
 _METER_FIELDS = frozenset({
     "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise", "late_max_s",
@@ -65,7 +66,7 @@ _FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
 _SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
-    "fees", "prices", "alerts",
+    "fees", "prices", "alerts", "country", "region",
 })  # fmt: skip
 _AGGREGATIONS = ("sum", "count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
 _DIMENSIONS_MAX = 4
@@ -158,6 +159,7 @@ def _read_seller(fields: Fields) -> Seller | None:
         currency=_read_currency(inner, default=""),
         time_zone=inner.time_zone("time_zone", default="UTC"),
         logo=_read_logo(inner),
+        taxes=read_seller_taxes(inner),
     )
 
 
@@ -404,6 +406,8 @@ def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: st
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
         prices=_unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter"),
         alerts=read_rules(fields),
+        country=read_country(fields),
+        region=read_region(fields),
     )
 
 

@@ -207,7 +207,9 @@ CREATE TABLE seller (
   currency text NOT NULL,
   time_zone text NOT NULL,
   -- SVG; empty: none.
-  logo text NOT NULL DEFAULT ''
+  logo text NOT NULL DEFAULT '',
+  -- {country, rates: [{name, percent, country, region, meters, mode}], reverse_charge}, for payers without taxes of their own.
+  taxes jsonb NOT NULL DEFAULT '{}'
 );
 
 -- Every logo that invoices may name, by SHA-256 over its text.
@@ -277,6 +279,9 @@ CREATE TABLE tenant (
   billing_tenant_id uuid REFERENCES tenant,
   address text[] NOT NULL,
   tax_id text NOT NULL,
+  -- Where it is taxed, ISO 3166: `DE`, `US` and `NY`; empty = where its seller is.
+  country text NOT NULL DEFAULT '',
+  region text NOT NULL DEFAULT '',
   -- Its own rules on use and spend, an array of the shape that plan definitions have.
   alerts jsonb NOT NULL DEFAULT '[]',
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),
@@ -1301,7 +1306,7 @@ CREATE TABLE billing_profile (
   -- [{name, percent, meters}]: the first that names a line's meter, or names none, applies.
   taxes jsonb NOT NULL DEFAULT '[]',
   tax_mode text NOT NULL DEFAULT 'exclusive'
-    CONSTRAINT billing_profile_tax_mode_known CHECK (tax_mode IN ('exclusive', 'inclusive', 'reverse_charge')),
+    CONSTRAINT billing_profile_tax_mode_known CHECK (tax_mode IN ('exclusive', 'inclusive', 'reverse_charge', 'exempt')),
   review boolean NOT NULL DEFAULT false,
   -- Days after a failed payment on which it is tried again; then the policy.
   dunning_days integer[] NOT NULL DEFAULT '{1,3,5,7}',

@@ -14,7 +14,9 @@ CREATE TABLE seller (
   currency text NOT NULL,
   time_zone text NOT NULL,
   -- SVG; empty: none.
-  logo text NOT NULL DEFAULT ''
+  logo text NOT NULL DEFAULT '',
+  -- {country, rates: [{name, percent, country, region, meters, mode}], reverse_charge}, for payers without taxes of their own.
+  taxes jsonb NOT NULL DEFAULT '{}'
 );
 
 -- Every logo that invoices may name, by SHA-256 over its text.
@@ -84,6 +86,9 @@ CREATE TABLE tenant (
   billing_tenant_id uuid REFERENCES tenant,
   address text[] NOT NULL,
   tax_id text NOT NULL,
+  -- Where it is taxed, ISO 3166: `DE`, `US` and `NY`; empty = where its seller is.
+  country text NOT NULL DEFAULT '',
+  region text NOT NULL DEFAULT '',
   -- Its own rules on use and spend, an array of the shape that plan definitions have.
   alerts jsonb NOT NULL DEFAULT '[]',
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),

@@ -14,7 +14,7 @@ CREATE TABLE billing_profile (
   -- [{name, percent, meters}]: the first that names a line's meter, or names none, applies.
   taxes jsonb NOT NULL DEFAULT '[]',
   tax_mode text NOT NULL DEFAULT 'exclusive'
-    CONSTRAINT billing_profile_tax_mode_known CHECK (tax_mode IN ('exclusive', 'inclusive', 'reverse_charge')),
+    CONSTRAINT billing_profile_tax_mode_known CHECK (tax_mode IN ('exclusive', 'inclusive', 'reverse_charge', 'exempt')),
   review boolean NOT NULL DEFAULT false,
   -- Days after a failed payment on which it is tried again; then the policy.
   dunning_days integer[] NOT NULL DEFAULT '{1,3,5,7}',

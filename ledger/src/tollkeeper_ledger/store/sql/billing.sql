@@ -237,9 +237,14 @@ SELECT t.tenant_id, s.seller_id, s.name AS seller_name, s.address AS seller_addr
        s.tax_note, s.payment_note, s.invoice_prefix, s.logo, t.wire_id, t.display_name, t.address, t.tax_id,
        coalesce(p.tenant_id, t.tenant_id) AS payer_id, coalesce(p.wire_id, t.wire_id) AS payer_wire_id,
        coalesce(p.display_name, t.display_name) AS payer_name, coalesce(p.address, t.address) AS payer_address,
-       coalesce(p.tax_id, t.tax_id) AS payer_tax_id
+       coalesce(p.tax_id, t.tax_id) AS payer_tax_id, coalesce(p.country, t.country) AS payer_country,
+       coalesce(p.region, t.region) AS payer_region
 FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id = t.billing_tenant_id
 WHERE t.tenant_id = ANY ($1::text::uuid[]);
+
+-- name: seller_taxes
+-- Gives what sellers say of taxes.
+SELECT seller_id, taxes FROM seller;
 
 -- name: add_closes
 -- Keeps closes. Columns $1 tenants and $2 subscriptions as array literals, $3 starts, $4 ends, $6 billable, $7 draft, $8

@@ -7,7 +7,7 @@ SELECT pg_advisory_xact_lock(7205759403792796);
 -- name: sellers
 -- Reads every seller.
 SELECT seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency, time_zone,
-       logo
+       logo, taxes
 FROM seller ORDER BY seller_id;
 
 -- name: meters
@@ -38,7 +38,7 @@ WITH RECURSIVE line AS (
   FROM tenant t JOIN line ON t.tenant_id = line.parent_tenant_id WHERE line.depth < 8
 )
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
-       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.alerts, t.state, s.subscription_id, s.started_at,
+       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.country, t.region, t.alerts, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
        p.name AS plan, v.definition, t.declared, coalesce(m.has_method, false) AS has_method,
        (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
@@ -55,13 +55,13 @@ ORDER BY t.wire_id;
 -- name: put_seller
 -- Adds or replaces a seller. Columns of seller in order.
 INSERT INTO seller (seller_id, name, address, tax_id, email, website, tax_note, payment_note, invoice_prefix, currency,
-                    time_zone, logo)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                    time_zone, logo, taxes)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (seller_id) DO UPDATE SET
   name = excluded.name, address = excluded.address, tax_id = excluded.tax_id, email = excluded.email,
   website = excluded.website, tax_note = excluded.tax_note, payment_note = excluded.payment_note,
   invoice_prefix = excluded.invoice_prefix, currency = excluded.currency, time_zone = excluded.time_zone,
-  logo = excluded.logo;
+  logo = excluded.logo, taxes = excluded.taxes;
 
 -- name: put_meter
 -- Adds a meter, or changes what of it may change. $1 seller, $2 name, $3 unit, $4 aggregation, $5 scale, $6 attributes,
@@ -102,11 +102,13 @@ UPDATE tenant SET declared = said.declared
 FROM unnest($1::text[], $2::jsonb[]) AS said (wire_id, declared) WHERE tenant.wire_id = said.wire_id;
 
 -- name: relate_tenant
--- Sets a tenant's address, parent, payer and alerts. $1 wire id, $2 address lines, $3 parent or '', $4 payer or '',
--- $5 rules.
+-- Sets a tenant's address, parent, payer, alerts and place. $1 wire id, $2 address lines, $3 parent or '', $4 payer or '',
+-- $5 rules, $6 country, $7 region.
 UPDATE tenant SET
   address = $2,
   alerts = $5,
+  country = $6,
+  region = $7,
   parent_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $3),
   billing_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $4)
 WHERE wire_id = $1;

@@ -88,7 +88,7 @@ class BillingProfile(_message.Message):
     due_days: _builtins.int
     """Days from finalising until it is to be paid, 0 to 365."""
     tax_mode: _builtins.str
-    """`exclusive` (default), `inclusive` or `reverse_charge`."""
+    """`exclusive` (default), `inclusive`, `reverse_charge`, or `exempt`: not even the seller's taxes."""
     review: _builtins.bool
     """Invoices wait as drafts until somebody finalises them."""
     dunning_policy: _builtins.str
@@ -105,7 +105,9 @@ class BillingProfile(_message.Message):
     """
     @_builtins.property
     def taxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaxRate]:
-        """Taxes; the first that names a line's meter, or names none, applies."""
+        """Taxes; the first that names a line's meter, or names none, applies. None, and tax_mode `exclusive` = those that the
+        seller declares for where the payer is.
+        """
 
     @_builtins.property
     def dunning_days(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
