@@ -90,9 +90,17 @@ async def read_open_windows(conn: Connection, tenant_id: UUID, *, now: datetime,
     return [row["window_id"] for row in rows]
 
 
-async def read_rules(conn: Connection, tenant_ids: Collection[UUID]) -> list[Row]:
-    """Read tenants' rules, and their plans'; who has no subscription is left out."""
-    return await conn.fetch(sql("alerts.rules"), list(tenant_ids))
+async def read_running_plans(conn: Connection, tenant_ids: Collection[UUID]) -> list[Row]:
+    """Read the plan versions of tenants' running subscriptions, each once: tenants are many, plans few."""
+    return await conn.fetch(sql("alerts.plans_running"), list(tenant_ids))
+
+
+async def read_rules(conn: Connection, tenant_ids: Collection[UUID], plan_version_ids: Collection[UUID]) -> list[Row]:
+    """Read the own rules, and the plan version, of those tenants that have rules, or have one of these plan versions.
+
+    Who has no subscription is left out.
+    """
+    return await conn.fetch(sql("alerts.rules"), list(tenant_ids), list(plan_version_ids))
 
 
 async def mark_due(conn: Connection, tenant_ids: Collection[UUID]) -> None:

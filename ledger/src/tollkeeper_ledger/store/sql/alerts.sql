@@ -36,13 +36,19 @@ JOIN limit_window w ON w.window_id = open.window_id AND w.tenant_id = c.tenant_i
 WHERE c.tenant_id = $1 AND open.end_us > $2
 ORDER BY c.limit_name, c.key_hash, w.start_us LIMIT $4;
 
+-- name: plans_running
+-- Gives the plan versions of tenants' running subscriptions, each once. $1 tenant ids.
+SELECT plan_version_id, definition FROM plan_version
+WHERE plan_version_id IN (SELECT plan_version_id FROM subscription
+                          WHERE tenant_id = ANY ($1::uuid[]) AND ended_at IS NULL);
+
 -- name: rules
--- Gives tenants' own rules, and the plan versions of their running subscriptions. $1 tenant ids.
-SELECT t.tenant_id, t.wire_id, t.alerts, v.plan_version_id, v.definition
-FROM unnest($1::uuid[]) AS asked (tenant_id)
-JOIN tenant t USING (tenant_id)
-JOIN subscription s ON s.tenant_id = asked.tenant_id AND s.ended_at IS NULL
-JOIN plan_version v ON v.plan_version_id = s.plan_version_id
+-- Gives tenants' own rules, and the plan versions of their running subscriptions; of those alone that have rules of
+-- their own or one of these plan versions. $1 tenant ids, $2 plan versions.
+SELECT t.tenant_id, t.alerts, s.plan_version_id
+FROM tenant t
+JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
+WHERE t.tenant_id = ANY ($1::uuid[]) AND (t.alerts <> '[]' OR s.plan_version_id = ANY ($2::uuid[]))
 ORDER BY t.tenant_id;
 
 -- name: mark_due
