@@ -7,6 +7,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,8 +28,11 @@ meters:
   - {name: web_duration, unit: ms, aggregation: percentile, attributes: [status]}
   - {name: web_users, unit: users, aggregation: unique, value_attribute: user, attributes: [user]}
   - {name: web_slowest, unit: ms, aggregation: max}
+plans:
+  - {name: PLAN, currency: USD, billing_interval: {unit: month, count: 1}}
 tenants:
-  - {id: TENANT, name: Shop}
+  - {id: TENANT, name: Shop, plan: PLAN, subscription: {start: "2026-01-01T00:00:00Z", time_zone: Asia/Kathmandu}}
+  - {id: TENANT.child, name: Branch, billing_tenant: TENANT}
 """
 TENANT = f"web-{uuid.uuid4()}"
 METERS = ("web_duration", "web_requests", "web_slowest", "web_users")
@@ -75,7 +79,7 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
 ) -> None:
     """Figures of every meter come from the same records; a void changes all of them; the chain holds all along."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "web.yaml").write_text(CATALOGUE.replace("TENANT", TENANT))
+    (tmp_path / "web.yaml").write_text(CATALOGUE.replace("TENANT", TENANT).replace("PLAN", f"plan-of-{TENANT}"))
     code, _, err = run("apply", "-f", "web.yaml")
     assert code == 0, err
     record(platform, 40)
@@ -88,6 +92,15 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
     }
     split = figures(run, "--meter", "web_requests", "--group-by", "status", "--bucket", "month")
     assert split == {("web_requests", "2xx"): "30", ("web_requests", "5xx"): "10"}
+    # An attribute's values choose records, from rollups and from records, of the meters that declare it.
+    failed = figures(run, "--where", "status=5xx")
+    assert failed == {("web_requests", None): "10", ("web_duration", None): "20"}
+    both = ("--where", "status=5xx", "--where", "status=2xx", "--where", "user=u1", "--meter", "web_requests")
+    assert figures(run, *both) == {("web_requests", None): "14"}
+    code, out, err = run("usage", "summary", "--tenant", TENANT, "--where", "status=5xx", "-o", "json")
+    assert (code, [row["value"] for row in json.loads(out) if row["meter"] == "web_requests"]) == (0, ["10"]), err
+    code, _, err = run("usage", "report", "--tenant", TENANT, "--where", "statsu=5xx")
+    assert (code, "statsu" in err, "status, user" in err) == (2, True, True), err
     code, out, err = run("usage", "void", "web-40", "web-39", "--tenant", TENANT, "--note", "twice")
     assert (code, out) == (0, "voided 2, before already 0\n"), err
     after = figures(run)
@@ -101,6 +114,33 @@ def test_one_record_feeds_reports_and_can_be_taken_back_and_proved(
     code, out, err = run("audit", "verify", "-o", "json")
     assert (code, json.loads(out)) == (0, []), err
     assert "all as committed" in " ".join(err.split())
+
+
+def zones(run: Run, *words: str) -> set[tuple[str, str]]:
+    """Give the time zone that a report tells, and when its days begin there."""
+    code, out, err = run("usage", *words, "-o", "json")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert rows, words
+    starts = [datetime.fromisoformat(row["start"]).astimezone(ZoneInfo(row["time_zone"])) for row in rows]
+    return {(row["time_zone"], f"{start:%H:%M}") for row, start in zip(rows, starts, strict=True)}
+
+
+def test_days_are_those_of_the_tenant_where_no_zone_is_named(run: Run, tmp_path: Path) -> None:
+    """A report's days are the subscription's, of a tenant that another pays for the payer's, else UTC; it is told."""
+    shop, lone = (f"{name}-{uuid.uuid4()}" for name in ("zone", "lone"))
+    text = CATALOGUE.replace("TENANT", shop).replace("PLAN", f"plan-of-{shop}")
+    (tmp_path / "zone.yaml").write_text(text + f"  - {{id: {lone}, name: Lone}}\n")
+    code, _, err = run("apply", "-f", str(tmp_path / "zone.yaml"))
+    assert code == 0, err
+    for tenant, zone in ((shop, "Asia/Kathmandu"), (f"{shop}.child", "Asia/Kathmandu"), (lone, "UTC")):
+        assert run("usage", "record", "web_slowest=7", "--tenant", tenant)[0] == 0
+        for words in (("report", "--bucket", "day"), ("trend", "--spans", "2")):
+            assert zones(run, *words, "--tenant", tenant) == {(zone, "00:00")}
+            named = (*words, "--tenant", tenant, "--time-zone", "Europe/Berlin")
+            assert zones(run, *named) == {("Europe/Berlin", "00:00")}
+        code, out, err = run("usage", "report", "--tenant", tenant, "--bucket", "day")
+        assert (code, f"Usage of {tenant}, {zone}" in out, "T00:00:00" in out) == (0, True, True), err
 
 
 def test_usage_is_recorded_from_the_command_line_once_per_id(run: Run) -> None:

@@ -53,6 +53,7 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.reports = FakeReports()
 
     def ListTenants(self, request: Any, context: Any) -> Any:
         """List tenants in pages."""
@@ -167,6 +168,9 @@ class FakeLedger(admin_pb2_grpc.AdminServiceServicer):
 class FakeReports(reports_pb2_grpc.ReportServiceServicer):
     """Has three records, one with an attribute that a spreadsheet would run, and one tenant near its limit."""
 
+    def __init__(self) -> None:
+        self.spans: list[str] = []
+
     def ListAlerts(self, request: Any, context: Any) -> Any:
         """List one alert."""
         alert = {
@@ -194,6 +198,10 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
 
     def ListUsageRecords(self, request: Any, context: Any) -> Any:
         """Stream records in two messages."""
+        self.spans.append(getattr(request, "from").ToJsonString())
+        if request.tenant == "broken":
+            yield reports_pb2.ListUsageRecordsResponse(records=[reports_pb2.StoredRecord(id="r/1", event_time=AT)])
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
         for ids in (("r/1", "r/2"), ("r/3",)):
             yield reports_pb2.ListUsageRecordsResponse(
                 records=[
@@ -220,7 +228,8 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
                     group={"status": "2xx"},
                     percentiles=[reports_pb2.Percentile(permille=at, units=at) for at in request.percentiles_permille],
                 ),
-            ]
+            ],
+            time_zone=request.time_zone or "Asia/Kathmandu",
         )
 
     def VerifyUsage(self, request: Any, context: Any) -> Any:
@@ -341,7 +350,7 @@ def serving(ledger: FakeLedger, quota: FakeQuota) -> Iterator[str]:
     """Serve everything on one port and give its address."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
     admin_pb2_grpc.add_AdminServiceServicer_to_server(ledger, server)
-    reports_pb2_grpc.add_ReportServiceServicer_to_server(FakeReports(), server)
+    reports_pb2_grpc.add_ReportServiceServicer_to_server(ledger.reports, server)
     billing_pb2_grpc.add_BillingServiceServicer_to_server(FakeBilling(), server)
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(FakePayments(), server)
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)

@@ -213,6 +213,52 @@ def test_export_writes_every_record(tollkeeper: Tollkeeper, tmp_path: Path) -> N
     assert lines[0]["event_time"] == "2023-11-16T18:17:03.000005Z"
 
 
+def test_an_export_that_breaks_off_leaves_no_half_file(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
+    """What was there stays as it was until all records are written; an empty file never stands for an export."""
+    kept = tmp_path / "kept.csv"
+    kept.write_text("before")
+    for name, form in (("kept.csv", "csv"), ("new.json", "json"), ("new.parquet", "parquet")):
+        assert tollkeeper("usage", "export", name, "--tenant", "broken", "--format", form) == 3
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("kept.csv", "before")]
+    assert tollkeeper("usage", "export", "kept.csv/x", "--tenant", "code") == 2
+
+
+def test_an_export_as_json_is_one_document(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output carries the records and nothing else; how many there were is said beside it."""
+    assert tollkeeper("usage", "export", "--tenant", "code", "--format", "json") == 0
+    captured = capsys.readouterr()
+    assert [row["id"] for row in json.loads(captured.out)] == ["r/1", "r/2", "r/3"]
+    assert captured.err == "3 records\n"
+
+
+def test_a_listing_says_when_there_is_more(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit cuts a listing with a word on standard error, --all gives everything, and what is whole says nothing."""
+    words = ("usage", "list", "--tenant", "code", "-o", "json")
+    for more, count, told in (
+        (("--limit", "2"), 2, "there are more than these 2: give --limit N, or --all\n"),
+        (("--limit", "3"), 3, ""),
+        (("--limit", "1", "--all"), 3, ""),
+    ):
+        assert tollkeeper(*words, *more) == 0
+        captured = capsys.readouterr()
+        assert (len(json.loads(captured.out)), captured.err) == (count, told)
+
+
+def test_times_without_an_offset_are_of_the_zone(
+    tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str], ledger: FakeLedger
+) -> None:
+    """A date begins at the midnight of the zone named, else of the tenant's own; an offset says it by itself."""
+    for start, more in (
+        ("2026-03-01", ()),
+        ("2026-03-01", ("--time-zone", "Europe/Berlin")),
+        ("2026-03-01T00:00:00Z", ("--time-zone", "Europe/Berlin")),
+    ):
+        assert tollkeeper("usage", "list", "--tenant", "code", "--from", start, *more) == 0
+    assert ledger.reports.spans == ["2026-02-28T18:15:00Z", "2026-02-28T23:00:00Z", "2026-03-01T00:00:00Z"]
+    assert tollkeeper("usage", "list", "--tenant", "code", "--from", "2026-03-01", "--time-zone", "Mars/Olympus") == 2
+    assert "give --from with an offset" in " ".join(capsys.readouterr().err.split())
+
+
 def test_invoice_run_names_what_is_held(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:
     """What was made is listed, what is held is said with its reason."""
     assert tollkeeper("invoice", "run", "-o", "json") == 0

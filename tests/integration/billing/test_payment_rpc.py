@@ -109,6 +109,25 @@ async def test_the_command_line_does_the_same(
         assert (await cli("payment", "journal", "-o", "csv")).startswith("at,tenant,kind,debit,credit")
 
 
+async def test_a_listing_without_pages_says_when_it_is_cut(
+    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two mails, of which one was asked for: the answer and the command say that there is more; of two, nothing."""
+    await one_hour_billed(bench)
+    async with served(ledger_settings, bench.url) as (_, payments, address):
+        profile = payments_pb2.BillingProfile(tenant="code", email="payer@example.com")
+        await payments.SetBillingProfile(payments_pb2.SetBillingProfileRequest(request_id="profile", profile=profile))
+        for request_id in ("m1", "m2"):
+            await payments.SendInvoice(payments_pb2.SendInvoiceRequest(request_id=request_id, invoice="TK-000001"))
+        for size, more in ((1, True), (2, False)):
+            answer = await payments.ListMails(payments_pb2.ListMailsRequest(page_size=size))
+            assert (size, more) == (len(answer.mails), answer.more)
+            capfd.readouterr()
+            words = ["--ledger", address, "payment", "mails", "--limit", str(size)]
+            assert await asyncio.to_thread(main, words) == 0
+            assert more == ("there are more than these 1" in capfd.readouterr().err)
+
+
 async def test_a_dump_gives_the_same_bytes_elsewhere(bench: BillingBench, new_database: Callable[[], str]) -> None:
     """The rows of a dump in another database, read by a process in another zone and locale, make the same bytes."""
     await one_hour_billed(bench)

@@ -20,7 +20,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US
 from tollkeeper_ledger.domain.usage_buckets import BucketSize
-from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT
+from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, read_where
 from tollkeeper_ledger.services.usage_query import Question, query_usage
 from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_of
 from tollkeeper_ledger.services.usage_voids import void_usage
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from usage_support import Use
 
 pytestmark = pytest.mark.asyncio
+WHERES = ([], [], ["zone=a"], ["zone=a", "zone=b"], ["user=x", "user=z"], ["zone=b", "user=y"], ["zone=nowhere"])
 ZONES = ("UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns")
 
 
@@ -110,7 +111,10 @@ def same(kind: str, expected: Any, text: str) -> bool:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_reports_say_what_the_records_say(new_database: Callable[[], str], seed: int) -> None:
-    """Sum, count and value of every meter, over random spans, buckets, zones and groups, across a change of clocks."""
+    """Sum, count and value of every meter, over random spans, buckets, zones, groups and choices of attributes.
+
+    Across a change of clocks.
+    """
     chance = random.Random(seed)
     async with stopped(new_database, "2026-03-30T10:07:11+00:00") as (bench, pools):
         uses = await filled(bench, chance)
@@ -127,8 +131,11 @@ async def test_reports_say_what_the_records_say(new_database: Callable[[], str],
                 group_by=tuple(chance.choice([[], ["zone"], ["zone"], ["user", "zone"]])),
                 now_us=bench.now_us,
             )
-            # A gauge is grouped by its dimensions only.
-            meters = [name for name in sorted(KINDS) if name != "k_gauge" or "user" not in asked.group_by]
+            where = read_where(chance.choice(WHERES))
+            # A gauge is grouped and chosen by its dimensions only.
+            by_user = {*asked.group_by, *where} & {"user"}
+            meters = [name for name in sorted(KINDS) if name != "k_gauge" or not by_user]
+            chosen = [use for use in uses if all(dict(use.attributes).get(name) in where[name] for name in where)]
             question = Question(
                 tenant="acme",
                 size=BucketSize(size),
@@ -137,12 +144,15 @@ async def test_reports_say_what_the_records_say(new_database: Callable[[], str],
                 end=from_us(asked.end_us),
                 time_zone=asked.zone,
                 group_by=asked.group_by,
+                where=where,
             )
             given = told(await query_usage(pools, question), asked)
             wanted = {
                 (name, max(at, asked.start_us) if size == "whole" else at, group): figure
-                for (name, at, group), figure in answer(uses, "acme", asked).items()
+                for (name, at, group), figure in answer(chosen, "acme", asked).items()
                 if name in question.meters and (figure[1] or figure[2])
+                # It declares none of the attributes.
+                if name != "requests" or not where
             }
             assert wanted.keys() == given.keys(), asked
             for key, (total, records, value) in wanted.items():
@@ -176,8 +186,9 @@ async def test_a_trend_tells_every_span_and_its_change(new_database: Callable[[]
             log.record(bench.use(f"d{day}", event_us=at, quantities=(("requests", units),)))
         await bench.ingest.append(log.cut())
         points = await trend(
-            pools, tenant="acme", size=BucketSize.WHOLE, spans=5, meters=["requests"], time_zone="Europe/Berlin"
-        )
+            pools, tenant="acme", size=BucketSize.WHOLE, spans=5, meters=["requests"], time_zone="Europe/Berlin",
+            where={},
+        )  # fmt: skip
         assert [("10", None), ("0", -1000), ("20", None), ("30", 500), ("0", -1000)] == [
             (value_of(point.used, 500), point.change_permille) for point in points
         ]
@@ -185,7 +196,7 @@ async def test_a_trend_tells_every_span_and_its_change(new_database: Callable[[]
         assert [24, 24, 24, 23] == [
             (late.used.start - early.used.start) / timedelta(hours=1) for early, late in pairwise(points)
         ]
-        summary = await summarise(pools, "acme")
+        summary = await summarise(pools, "acme", where={})
         assert ("2026-03-01T00:00:00+00:00", "2026-04-01T00:00:00+00:00", "") == (
             summary.start.isoformat(),
             summary.end.isoformat(),
@@ -202,6 +213,9 @@ async def test_a_question_without_an_answer_is_refused(new_database: Callable[[]
             ("group_by", {"group_by": list("abcde")}),
             ("group_by", {"group_by": [""]}),
             ("group_by", {"group_by": ["user"], "meters": ["k_gauge"]}),
+            ("where", {"where": {"nothing": {"x"}}}),
+            ("where", {"where": {"user": {"x"}}, "meters": ["requests"]}),
+            ("where", {"where": {"user": {"x"}}, "meters": ["k_gauge"], "start": from_us(0)}),
             ("percentiles_permille", {"permilles": [0]}),
             ("percentiles_permille", {"permilles": range(1, 12)}),
             ("bucket", {"size": BucketSize.MINUTE, "start": EPOCH, "meters": ["k_gauge"]}),

@@ -206,6 +206,10 @@ async def test_a_bad_envelope_is_refused_with_its_reason(
         ({"tenant": "acme", "to": {"seconds": 61}}, "FIELD_INVALID"),
         ({"tenant": "acme", "to": {"seconds": 2**62}}, "FIELD_OUT_OF_RANGE"),
         ({"tenant": "acme", "meters": ["x"] * 101}, "FIELD_TOO_LONG"),
+        ({"tenant": "acme", "where": ["model=x"] * 33}, "FIELD_TOO_LONG"),
+        ({"tenant": "acme", "where": ["model"]}, "FIELD_INVALID"),
+        ({"tenant": "acme", "where": ["=x"]}, "FIELD_INVALID"),
+        ({"tenant": "acme", "where": ["model=\0"]}, "FIELD_INVALID"),
     ],
 )
 async def test_a_bad_question_is_refused_with_its_reason(

@@ -73,8 +73,13 @@ def from_rpc_error(error: grpc.RpcError, *, server: str) -> CommandError:
     info = error_info(error)
     text = error.details() or code.name
     reason = f" ({info['reason']})" if "reason" in info else ""
+    told = "; ".join(
+        f"{words} {info[name]}"
+        for name, words in (("value", "it is"), ("bound", "allowed:"))
+        if info.get(name) and info[name] not in text
+    )
     remedy = f"\n{info['remedy']}" if info.get("remedy") and info["remedy"] not in text else ""
-    message = f"{text}{reason}{remedy}"
+    message = f"{text}{reason}" + (f"\n{told}" if told else "") + remedy
     if code in _UNREACHABLE:
         return UnreachableError(f"{server} doesn't answer: {message}")
     if code in _USAGE:

@@ -5,7 +5,6 @@ A file stands under its name only when it is whole: rows go into a file beside i
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -13,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_cli.errors import UsageError
+from tollkeeper_cli.files import whole_file
 from tollkeeper_cli.output import Amount
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_cli.output import Cell, Row
 
-_ROWS_PER_GROUP = 50_000
+_ROWS_PER_GROUP = 20_000
 _DIGITS = 38
 MONEY_SCALE = 18
 """Digits behind the point of money and prices in Parquet: as decimal128 they leave 20 before it."""
@@ -34,7 +34,7 @@ def write_figures(file: Path, rows: Sequence[Row], columns: Sequence[str], *, te
     """Write a report. Sums are decimals of 38 digits, values texts of exact decimals, starts UTC instants."""
     import pyarrow as pa  # noqa: PLC0415 - slow to load, and most commands don't need it
 
-    plain = {"meter", "aggregation", "value", "unit", *texts}
+    plain = {"meter", "aggregation", "value", "unit", "time_zone", *texts}
     kinds: dict[str, Any] = {
         "start": pa.timestamp("us", tz="UTC"),
         "sum": pa.decimal128(38, 0),
@@ -127,13 +127,6 @@ def _write(file: Path, schema: Any, groups: Iterator[list[dict[str, Any]]]) -> N
     import pyarrow as pa  # noqa: PLC0415 - slow to load, and most commands don't need it
     from pyarrow import parquet  # noqa: PLC0415 - likewise
 
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for rows in groups:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        unfinished.replace(file)
-    except OSError as error:
-        raise UsageError(f"{file}: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(file) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
+        for rows in groups:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))

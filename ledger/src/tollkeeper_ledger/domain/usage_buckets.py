@@ -34,16 +34,16 @@ _QUARTER = timedelta(minutes=15)
 
 
 def check_time_zone(name: str) -> str:
-    """Give the zone's name, UTC for an empty one. Raises InvalidFieldError for what is no IANA zone."""
+    """Give the zone's name. Raises InvalidFieldError for what is no IANA zone."""
     try:
         plain = len(name) <= _ZONE_CHARS_MAX and name.isascii() and name.isprintable()
-        return ZoneInfo((name or "UTC") if plain else "").key
+        return ZoneInfo(name if plain else "").key
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
         raise InvalidFieldError(
             "time_zone",
             "is not an IANA time zone",
             value=ascii(name[:_ZONE_CHARS_MAX]),
-            remedy="name one such as Europe/Berlin; empty means UTC",
+            remedy="name one such as Europe/Berlin; empty means the tenant's own",
         ) from error
 
 

@@ -6,17 +6,25 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation, merge_states, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from tollkeeper_ledger.domain.usage_aggregate import State
 
 Group: TypeAlias = tuple[tuple[str, str], ...]
 """Names and values of attributes, by name; those that records lack are left out."""
 
+Where: TypeAlias = "Mapping[str, AbstractSet[str]]"
+"""Values that attributes must have one of, by name; empty = any record."""
+
+WHERE_MAX = 32
+"""Values that one question names."""
 PERCENTILES_DEFAULT = (500, 950, 990)
+_SHOWN_CHARS = 64
 _MILLION = 1_000_000
 _US_PER_S = 1_000_000
 
@@ -76,6 +84,28 @@ def _ratio(number: int, by: int) -> str:
 def group_of(attributes: Mapping[str, str], group_by: Iterable[str]) -> Group:
     """Give the values of the attributes grouped by."""
     return tuple((name, attributes[name]) for name in sorted(group_by) if name in attributes)
+
+
+def read_where(words: Sequence[str]) -> dict[str, set[str]]:
+    """Read `NAME=VALUE` words; several of one name are alternatives. Raises InvalidFieldError."""
+    if len(words) > WHERE_MAX:
+        raise InvalidFieldError(
+            "where", "has too many entries", reason="FIELD_TOO_LONG", value=len(words), bound=str(WHERE_MAX)
+        )
+    found: dict[str, set[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals or "\0" in word:
+            raise InvalidFieldError(
+                "where", "is not of the form NAME=VALUE", value=ascii(word[:_SHOWN_CHARS]), remedy="say model=large"
+            )
+        found.setdefault(name, set()).add(value)
+    return found
+
+
+def matches(attributes: Mapping[str, str], where: Where) -> bool:
+    """Tell whether every name asked for has one of its values."""
+    return all(attributes.get(name) in values for name, values in where.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,10 +228,12 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         """List what waits to be finalised."""
         if request.tenant:
             await need_tenant(self._pool, request.tenant)
+        size = page_size(request.page_size)
         async with transaction(self._pool) as conn:
-            found = await list_drafts(conn, only=request.tenant or None, count_max=page_size(request.page_size))
+            found = await list_drafts(conn, only=request.tenant or None, count_max=size + 1)
         return billing_pb2.ListDraftsResponse(
-            invoices=[invoice_to_message(document, digest=b"", with_lines=True) for document in found]
+            invoices=[invoice_to_message(document, digest=b"", with_lines=True) for document in found[:size]],
+            more=len(found) > size,
         )
 
     async def ReproduceInvoice(

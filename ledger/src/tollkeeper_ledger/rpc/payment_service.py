@@ -234,8 +234,9 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
         self, request: payments_pb2.ListProviderJobsRequest, context: Context
     ) -> payments_pb2.ListProviderJobsResponse:
         """List what is being done at the providers."""
+        size = page_size(request.page_size)
         async with transaction(self._pool) as conn:
-            rows = await read_jobs(conn, count_max=page_size(request.page_size))
+            rows = await read_jobs(conn, count_max=size + 1)
         return payments_pb2.ListProviderJobsResponse(
             jobs=[
                 payments_pb2.ProviderJob(
@@ -248,8 +249,9 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
                     error=row["error"],
                     next_at=timestamp(row["next_at"]),
                 )
-                for row in rows
-            ]
+                for row in rows[:size]
+            ],
+            more=len(rows) > size,
         )
 
     async def Reconcile(
@@ -270,8 +272,9 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
         self, request: payments_pb2.ListDisputesRequest, context: Context
     ) -> payments_pb2.ListDisputesResponse:
         """List disputes, open ones first."""
+        size = page_size(request.page_size)
         async with transaction(self._pool) as conn:
-            rows = await read_disputes(conn, count_max=page_size(request.page_size))
+            rows = await read_disputes(conn, count_max=size + 1)
         names = ("dispute_id", "amount_minor", "currency", "reason", "status", "stage")
         return payments_pb2.ListDisputesResponse(
             disputes=[
@@ -282,16 +285,18 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
                     opened_at=timestamp(row["opened_at"]),
                     **{name: row[name] for name in names},
                 )
-                for row in rows
-            ]
+                for row in rows[:size]
+            ],
+            more=len(rows) > size,
         )
 
     async def ListReconciliations(
         self, request: payments_pb2.ListReconciliationsRequest, context: Context
     ) -> payments_pb2.ListReconciliationsResponse:
         """List what nightly comparisons found."""
+        size = page_size(request.page_size)
         async with transaction(self._pool) as conn:
-            rows = await read_reconciliations(conn, count_max=page_size(request.page_size))
+            rows = await read_reconciliations(conn, count_max=size + 1)
         return payments_pb2.ListReconciliationsResponse(
             reconciliations=[
                 payments_pb2.Reconciliation(
@@ -302,8 +307,9 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
                     differences=[payments_pb2.ProviderDifference(**one) for one in row["differences"]],
                     problem=row["problem"],
                 )
-                for row in rows
-            ]
+                for row in rows[:size]
+            ],
+            more=len(rows) > size,
         )
 
     def _provider(self) -> Provider:
@@ -340,6 +346,7 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
         self, request: payments_pb2.ListMailsRequest, context: Context
     ) -> payments_pb2.ListMailsResponse:
         """List mails, newest first."""
+        size = page_size(request.page_size)
         async with transaction(self._pool) as conn:
-            rows = await read_mails(conn, count_max=page_size(request.page_size))
-        return payments_pb2.ListMailsResponse(mails=[_mail_to_message(row) for row in rows])
+            rows = await read_mails(conn, count_max=size + 1)
+        return payments_pb2.ListMailsResponse(mails=map(_mail_to_message, rows[:size]), more=len(rows) > size)

@@ -9,10 +9,10 @@ from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage_buckets import BucketSize
-from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT
+from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, read_where
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.spans import instant_of
-from tollkeeper_ledger.services.usage_query import Question, query_usage
+from tollkeeper_ledger.services.usage_query import Question, query_usage, time_zone_of
 from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_of
 
 if TYPE_CHECKING:
@@ -53,40 +53,45 @@ class UsageReports:
             meters=list(request.meters),
             start=instant_of(request, "from"),
             end=instant_of(request, "to"),
-            time_zone=request.time_zone,
+            time_zone=await time_zone_of(self._pools, request.tenant, request.time_zone),
             group_by=list(dict.fromkeys(request.group_by)),
             permilles=permilles,
+            where=read_where(request.where),
         )
         found = await query_usage(self._pools, asked)
         return reports_pb2.QueryUsageResponse(
-            buckets=[_bucket(one, permilles, whole=size is BucketSize.WHOLE) for one in found]
+            buckets=[_bucket(one, permilles, whole=size is BucketSize.WHOLE) for one in found],
+            time_zone=asked.time_zone,
         )
 
     async def GetUsageSummary(
         self, request: reports_pb2.GetUsageSummaryRequest, context: Context
     ) -> reports_pb2.GetUsageSummaryResponse:
         """Sum a tenant's usage in its running period."""
-        found = await summarise(self._pools, request.tenant)
+        found = await summarise(self._pools, request.tenant, where=read_where(request.where))
         return reports_pb2.GetUsageSummaryResponse(
             buckets=[_bucket(one, PERCENTILES_DEFAULT, whole=True) for one in found.used],
             period_start=timestamp(found.start),
             period_end=timestamp(found.end),
             plan=found.plan,
+            time_zone=found.time_zone,
         )
 
     async def GetUsageTrend(
         self, request: reports_pb2.GetUsageTrendRequest, context: Context
     ) -> reports_pb2.GetUsageTrendResponse:
         """Give usage per span up to now, each with its change."""
+        zone = await time_zone_of(self._pools, request.tenant, request.time_zone)
         points = await trend(
             self._pools,
             tenant=request.tenant,
             size=_size(request.bucket),
             spans=request.spans,
             meters=list(request.meters),
-            time_zone=request.time_zone,
+            time_zone=zone,
+            where=read_where(request.where),
         )
-        answer = reports_pb2.GetUsageTrendResponse()
+        answer = reports_pb2.GetUsageTrendResponse(time_zone=zone)
         for point in points:
             bucket = _bucket(point.used, PERCENTILES_DEFAULT, whole=False)
             if point.change_permille is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,12 +13,21 @@ from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 from tollkeeper_ledger.domain.usage_archive import need_records
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges, too_many
-from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, Figure, Steps, areas, group_of, last_units
+from tollkeeper_ledger.domain.usage_report import (
+    PERCENTILES_DEFAULT,
+    Figure,
+    Steps,
+    areas,
+    group_of,
+    last_units,
+    matches,
+)
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import tenant_transaction
+from tollkeeper_ledger.store.pool import tenant_transaction, transaction
+from tollkeeper_ledger.store.subscriptions import read_time_zone
 from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_aggregate import State
-    from tollkeeper_ledger.domain.usage_report import Group
+    from tollkeeper_ledger.domain.usage_report import Group, Where
     from tollkeeper_ledger.store.pool import Connection, Pools
     from tollkeeper_ledger.store.usage_reports import MeterInfo, Span
 
@@ -55,9 +64,10 @@ class Question:
     start: datetime | None = None
     end: datetime | None = None
     """Exclusive."""
-    time_zone: str = ""
+    time_zone: str = "UTC"
     group_by: Sequence[str] = ()
     permilles: Sequence[int] = PERCENTILES_DEFAULT
+    where: Where = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,18 @@ class Bucketed:
     start: datetime
     group: Group
     figure: Figure
+
+
+async def time_zone_of(pools: Pools, tenant: str, named: str) -> str:
+    """Give the time zone named, else the tenant's own: its subscription's, its payer's, UTC where there is none.
+
+    Raises InvalidFieldError for what is no zone, UnknownNameError for the tenant.
+    """
+    if named:
+        return check_time_zone(named)
+    tenant_id = await need_tenant(pools.billing, tenant)
+    async with transaction(pools.billing) as conn:
+        return await read_time_zone(conn, tenant_id) or "UTC"
 
 
 async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
@@ -84,6 +106,7 @@ async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
         for name in asked.meters:
             if all(name != meter.name for meter in meters):
                 raise UnknownNameError("meter", name)
+        meters = _declaring(meters, asked.where)
         now = await ledger_now(conn)
         answer = _Answer(conn, tenant_id, asked, meters, now)
         found = await answer.give(zone)
@@ -93,23 +116,35 @@ async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
     return found
 
 
+def _declaring(meters: Sequence[MeterInfo], where: Where) -> list[MeterInfo]:
+    """Keep the meters whose records may have the attributes. Raises InvalidFieldError for one that no meter has."""
+    for name in where:
+        if all(name not in meter.attributes for meter in meters):
+            known = sorted({attribute for meter in meters for attribute in meter.attributes})
+            raise InvalidFieldError(
+                "where", "names an attribute that no meter asked for declares", value=name,
+                bound=", ".join(known) or "none", remedy="name one of them, or other meters",
+            )  # fmt: skip
+    return [meter for meter in meters if all(name in meter.attributes for name in where)]
+
+
 def _check(asked: Question) -> None:
-    for field, edge in (("from", asked.start), ("to", asked.end)):
+    for named, edge in (("from", asked.start), ("to", asked.end)):
         if edge is not None and (edge.second or edge.microsecond):
-            raise InvalidFieldError(field, "must be a whole minute", value=edge.isoformat(), bound="whole minutes")
-    for field, values, most in (
+            raise InvalidFieldError(named, "must be a whole minute", value=edge.isoformat(), bound="whole minutes")
+    for named, values, most in (
         ("meters", asked.meters, METERS_MAX),
         ("group_by", asked.group_by, GROUP_BY_MAX),
         ("percentiles_permille", asked.permilles, PERCENTILES_MAX),
     ):
         if len(values) > most:
             raise InvalidFieldError(
-                field, "has too many entries", reason="FIELD_TOO_LONG", value=len(values), bound=str(most)
+                named, "has too many entries", reason="FIELD_TOO_LONG", value=len(values), bound=str(most)
             )
     for name in (*asked.group_by, *asked.meters):
         if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
-            field = "meters" if name in asked.meters else "group_by"
-            raise InvalidFieldError(field, "holds what is no name", bound=f"1 to {NAME_BYTES_MAX} bytes")
+            named = "meters" if name in asked.meters else "group_by"
+            raise InvalidFieldError(named, "holds what is no name", bound=f"1 to {NAME_BYTES_MAX} bytes")
     for permille in asked.permilles:
         if not 1 <= permille <= _PERMILLE_MAX:
             raise InvalidFieldError(
@@ -186,11 +221,13 @@ class _Answer:
         return {meter_id for meter_id, meter in self._meters.items() if meter.facts.aggregation is aggregation}
 
     def _needs_records(self, meter: MeterInfo, *, aligned: bool) -> bool:
-        beyond = set(self._asked.group_by) & set(meter.attributes) - set(meter.facts.dimensions)
+        named = {**dict.fromkeys(self._asked.group_by, "group_by"), **dict.fromkeys(self._asked.where, "where")}
+        beyond = named.keys() & set(meter.attributes) - set(meter.facts.dimensions)
         if beyond and meter.facts.aggregation is Aggregation.TIME_WEIGHTED:
             raise InvalidFieldError(
-                "group_by", "names an attribute that is no dimension of a time-weighted meter", value=min(beyond),
-                bound="its dimensions: " + ", ".join(meter.facts.dimensions), remedy="name the other meters",
+                named[min(beyond)], "names an attribute that is no dimension of a time-weighted meter",
+                value=min(beyond), bound="its dimensions: " + ", ".join(meter.facts.dimensions),
+                remedy="name the other meters",
             )  # fmt: skip
         return bool(beyond) or (meter.facts.is_tracked and not aligned)
 
@@ -200,8 +237,9 @@ class _Answer:
     async def _add_sums(self, meter_ids: Sequence[int], *, by_minute: bool) -> None:
         span = replace(self._span, meter_ids=meter_ids)
         rows = await store.read_sums(
-            self._conn, span, edges=self._edges, by_minute=by_minute, count_max=4 * BUCKETS_MAX + 1
-        )
+            self._conn, span, edges=self._edges, by_minute=by_minute, count_max=4 * BUCKETS_MAX + 1,
+            where=self._asked.where,
+        )  # fmt: skip
         if len(rows) > 4 * BUCKETS_MAX:
             raise too_many()
         for row in rows:
@@ -211,7 +249,8 @@ class _Answer:
 
     async def _add_values(self, meter_ids: Iterable[int]) -> None:
         span = replace(self._span, meter_ids=list(meter_ids))
-        rows = await store.count_values(self._conn, span, edges=self._edges, group_by=sorted(set(self._asked.group_by)))
+        names = sorted(set(self._asked.group_by))
+        rows = await store.count_values(self._conn, span, edges=self._edges, group_by=names, where=self._asked.where)
         for row in rows:
             self._figure(row.meter_id, row.place, group_of(row.dims, self._asked.group_by)).distinct += row.records
 
@@ -220,6 +259,8 @@ class _Answer:
         starts = [to_us(edge) for edge in self._edges]
         series: dict[Series, list[State]] = {}
         for row in await store.read_states(self._conn, span):
+            if not matches(row.dims, self._asked.where):
+                continue
             aggregation = self._meters[row.meter_id].facts.aggregation
             if aggregation is Aggregation.TIME_WEIGHTED:
                 series.setdefault((row.meter_id, tuple(sorted(row.dims.items()))), []).append(row.state)
@@ -237,7 +278,8 @@ class _Answer:
         quarter = to_us(span.start) - to_us(span.start) % QUARTER_US
         held = dict(before)
         for row in await store.states_before(self._conn, replace(span, meter_ids=gauges, start=from_us(quarter))):
-            held.setdefault((row.meter_id, tuple(sorted(row.dims.items()))), last_units(row.state))
+            if matches(row.dims, self._asked.where):
+                held.setdefault((row.meter_id, tuple(sorted(row.dims.items()))), last_units(row.state))
         starts = [to_us(edge) for edge in self._edges]
         starts[0] = max(starts[0], to_us(self._span.start))
         end_us = max(min(to_us(self._now), to_us(span.end)), starts[0])
@@ -250,7 +292,7 @@ class _Answer:
 
     async def _add_records(self, meter_ids: set[int]) -> None:
         """Read the records of the span and add them up one by one."""
-        reader = _Records(self._meters, meter_ids, self._asked.group_by, [to_us(edge) for edge in self._edges])
+        reader = _Records(self._meters, meter_ids, self._asked, [to_us(edge) for edge in self._edges])
         gauges = meter_ids & self._of(Aggregation.TIME_WEIGHTED)
         start_us = to_us(max(self._span.start, BEGINNING))
         span = replace(self._span, meter_ids=sorted(meter_ids), start=from_us(start_us - start_us % QUARTER_US))
@@ -281,10 +323,10 @@ class _Records:
     """Add records to figures one by one."""
 
     def __init__(
-        self, meters: dict[int, MeterInfo], meter_ids: set[int], group_by: Sequence[str], starts: Sequence[int]
+        self, meters: dict[int, MeterInfo], meter_ids: set[int], asked: Question, starts: Sequence[int]
     ) -> None:
         self._meters = {meter_id: meters[meter_id] for meter_id in meter_ids}
-        self._group_by = group_by
+        self._group_by, self._where = asked.group_by, asked.where
         self._starts = starts
         self._values: set[tuple[int, int, Group, str]] = set()
         self.series: dict[Series, list[State]] = {}
@@ -293,6 +335,8 @@ class _Records:
 
     def add(self, row: store.RecordRow, *, counted: bool, figures: dict[tuple[int, int, Group], Figure]) -> None:
         """Add a record; one of before the span counts for nothing but for what it leaves behind."""
+        if not matches(row.attributes, self._where):
+            return
         at_us = to_us(row.event_time)
         place = bisect_right(self._starts, at_us) - 1
         sign, _ = sign_of(row.flags)

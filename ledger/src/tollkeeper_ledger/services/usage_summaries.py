@@ -14,13 +14,14 @@ from tollkeeper_ledger.domain.usage_buckets import BucketSize, check_time_zone, 
 from tollkeeper_ledger.domain.usage_report import Figure
 from tollkeeper_ledger.services.subscriptions import FIRST, list_subscriptions
 from tollkeeper_ledger.services.tenants import need_tenant
-from tollkeeper_ledger.services.usage_query import Bucketed, Question, query_usage
+from tollkeeper_ledger.services.usage_query import Bucketed, Question, query_usage, time_zone_of
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tollkeeper_ledger.domain.usage_report import Where
     from tollkeeper_ledger.store.pool import Pools
 
 SPANS_MAX = 1_000
@@ -46,6 +47,8 @@ class Summary:
     end: datetime
     plan: str
     """Empty without a subscription."""
+    time_zone: str
+    """The tenant's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,11 @@ class TrendPoint:
     """None where the span before had nothing to compare with."""
 
 
-async def summarise(pools: Pools, tenant: str) -> Summary:
-    """Sum a tenant's usage in its running period; in this month of UTC where it has no subscription."""
+async def summarise(pools: Pools, tenant: str, *, where: Where) -> Summary:
+    """Sum a tenant's usage in its running period; in this month of UTC where it has no subscription.
+
+    Raises what `query_usage` raises.
+    """
     await need_tenant(pools.billing, tenant)
     async with transaction(pools.billing) as conn:
         now = await ledger_now(conn)
@@ -68,12 +74,13 @@ async def summarise(pools: Pools, tenant: str) -> Summary:
     end, plan = (start + timedelta(days=31)).replace(day=1), ""
     if running and running[-1].running is not None:
         start, end, plan = running[-1].running.start, running[-1].running.end, running[-1].plan
-    asked = Question(tenant=tenant, size=BucketSize.WHOLE, start=_minute(start), end=_minute(end))
-    return Summary(used=await query_usage(pools, asked), start=start, end=end, plan=plan)
+    asked = Question(tenant=tenant, size=BucketSize.WHOLE, start=_minute(start), end=_minute(end), where=where)
+    used = await query_usage(pools, asked)
+    return Summary(used=used, start=start, end=end, plan=plan, time_zone=await time_zone_of(pools, tenant, ""))
 
 
 async def trend(
-    pools: Pools, *, tenant: str, size: BucketSize, spans: int, meters: Sequence[str], time_zone: str
+    pools: Pools, *, tenant: str, size: BucketSize, spans: int, meters: Sequence[str], time_zone: str, where: Where
 ) -> list[TrendPoint]:
     """Give usage per span up to now, in (meter, start) order, spans without usage too.
 
@@ -90,7 +97,8 @@ async def trend(
         now = _minute(await ledger_now(conn))
     # One span more than is told: the first one told is compared with it.
     starts = edges(now - (wanted + 1) * _LENGTHS[size], now, size=size, time_zone=zone)[-wanted - 1 :]
-    found = await query_usage(pools, Question(tenant=tenant, size=size, meters=meters, start=starts[0], time_zone=zone))
+    asked = Question(tenant=tenant, size=size, meters=meters, start=starts[0], time_zone=zone, where=where)
+    found = await query_usage(pools, asked)
     used = {(one.meter.name, one.start): one for one in found}
     points = []
     for meter in {one.meter.name: one.meter for one in found}.values():

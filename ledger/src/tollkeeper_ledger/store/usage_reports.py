@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_aggregate import State
+    from tollkeeper_ledger.domain.usage_report import Where
     from tollkeeper_ledger.domain.usage_rollup import MeterFacts
     from tollkeeper_ledger.store.pool import Connection, Row
 
@@ -120,11 +121,13 @@ async def usage_extent(conn: Connection, span: Span) -> tuple[datetime, datetime
 
 
 async def read_sums(
-    conn: Connection, span: Span, *, edges: Sequence[datetime], by_minute: bool, count_max: int
+    conn: Connection, span: Span, *, edges: Sequence[datetime], by_minute: bool, count_max: int, where: Where
 ) -> list[SumRow]:
     """Sum usage in buckets that begin at the edges, ascending, per meter and dimensions."""
     statement = sql("reports.sums_by_minute") if by_minute else sql("reports.sums_by_quarter")
-    rows = await conn.fetch(statement, span.tenant_id, span.meter_ids, span.start, span.end, edges, count_max)
+    rows = await conn.fetch(
+        statement, span.tenant_id, span.meter_ids, span.start, span.end, edges, count_max, _allowed(where)
+    )
     return [
         SumRow(
             meter_id=row["meter_id"],
@@ -138,11 +141,12 @@ async def read_sums(
 
 
 async def count_values(
-    conn: Connection, span: Span, *, edges: Sequence[datetime], group_by: Sequence[str]
+    conn: Connection, span: Span, *, edges: Sequence[datetime], group_by: Sequence[str], where: Where
 ) -> list[SumRow]:
     """Count distinct values in buckets, likewise, grouped by some of the dimensions; `records` are the values."""
+    statement = sql("reports.values_by_quarter")
     rows = await conn.fetch(
-        sql("reports.values_by_quarter"), span.tenant_id, span.meter_ids, span.start, span.end, edges, group_by
+        statement, span.tenant_id, span.meter_ids, span.start, span.end, edges, group_by, _allowed(where)
     )
     return [
         SumRow(
@@ -154,6 +158,10 @@ async def count_values(
         )
         for row in rows
     ]
+
+
+def _allowed(where: Where) -> dict[str, list[str]] | None:
+    return {name: sorted(values) for name, values in where.items()} or None
 
 
 async def read_states(conn: Connection, span: Span) -> list[StateRow]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, reports_pb2, reports_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, TenantOption, pages, require_tenant, targets_of
+from tollkeeper_cli.commands.common import (
+    LIMIT_DEFAULT,
+    AllOption,
+    LimitOption,
+    OutputOption,
+    TenantOption,
+    pages,
+    require_tenant,
+    targets_of,
+    up_to,
+)
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
 
@@ -44,14 +53,16 @@ def listing(
     context: typer.Context,
     *,
     tenant: TenantOption = "",
-    entries: Annotated[int, typer.Option("--entries", min=1, max=100_000, help="At most so many.")] = 100,
+    limit: LimitOption = LIMIT_DEFAULT,
+    everything: AllOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List thresholds that were reached, newest first."""
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ListAlerts
         told = pages(call, reports_pb2.ListAlertsRequest(tenant=tenant))
-        rows = _newest((page.alerts for page in told), entries)
+        every = (one for page in told for one in page.alerts)
+        rows = [_read(one) for one in up_to(every, limit, everything=everything)]
     show(rows, _COLUMNS, output, title="Alerts", brief=_BRIEF)
 
 
@@ -59,21 +70,23 @@ def violations(
     context: typer.Context,
     *,
     tenant: TenantOption = "",
-    entries: Annotated[int, typer.Option("--entries", min=1, max=100_000, help="At most so many.")] = 100,
+    limit: LimitOption = LIMIT_DEFAULT,
+    everything: AllOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List windows that were used beyond their limits, those that began last first."""
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ListViolations
         told = pages(call, reports_pb2.ListViolationsRequest(tenant=tenant))
-        rows = _newest((page.violations for page in told), entries)
+        every = (one for page in told for one in page.violations)
+        rows = [_read(one) for one in up_to(every, limit, everything=everything)]
     show(rows, _VIOLATION_COLUMNS, output, title="Violations", brief=_VIOLATION_COLUMNS[:-3])
 
 
-def _newest(told: Iterable[Iterable[str]], count_max: int) -> list[Mapping[str, Cell]]:
-    """Read JSON objects of pages, no more pages than are needed, as rows."""
-    read = [json.loads(one) for one in islice(chain.from_iterable(told), count_max)]
-    return [{**one, "key": ", ".join(one.pop("key_values"))} for one in read]
+def _read(told: str) -> Mapping[str, Cell]:
+    """Read a JSON object as a row."""
+    read = json.loads(told)
+    return {**read, "key": ", ".join(read.pop("key_values"))}
 
 
 def check(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,8 +16,9 @@ from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Output, ReportOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+Entry = TypeVar("Entry")
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the listing.")]
 ReportOption = Annotated[ReportOutput, typer.Option("-o", "--output", "--format", help="Form of the report.")]
 FileOption = Annotated[Path | None, typer.Option("--file", help="Where to write Parquet.")]
@@ -26,9 +28,13 @@ AttributesOption = Annotated[
     list[str] | None,
     typer.Option("-a", "--attribute", metavar="NAME=VALUE", help="What the call is about; may be given again."),
 ]
+LimitOption = Annotated[int, typer.Option("--limit", "--entries", min=1, help="At most so many.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All, however many.")]
+PageOption = Annotated[int, typer.Option("--limit", min=1, max=1_000, help="At most so many.")]
 NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit log.")]
 
-_PAGE_SIZE = 1_000
+LIMIT_DEFAULT = 100
+PAGE_SIZE = 1_000
 _WORDS_OF_TIME = ("now", "period_end")
 _LENGTHS_S = (
     ("year", 31_536_000), ("month", 2_592_000), ("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60),
@@ -65,13 +71,29 @@ def new_request_id() -> str:
 
 def pages(call: Callable[..., Any], request: Any) -> Iterator[Any]:
     """Yield the answers of a listing, page after page."""
-    request.page_size = _PAGE_SIZE
+    request.page_size = PAGE_SIZE
     while True:
         answer = call(request, timeout=CALL_TIMEOUT_S)
         yield answer
         if not answer.next_page_token:
             return
         request.page_token = answer.next_page_token
+
+
+def up_to(rows: Iterable[Entry], limit: int, *, everything: bool) -> list[Entry]:
+    """Take the first rows of a listing, or all; that there are more is said on standard error. Reads one too many."""
+    left = iter(rows)
+    found = list(left if everything else islice(left, limit))
+    if not everything and next(left, None) is not None:
+        typer.echo(f"there are more than these {limit}: give --limit N, or --all", err=True)
+    return found
+
+
+def say_if_cut(answer: Any, limit: int) -> None:
+    """Say on standard error that a listing without pages has more entries than were asked for."""
+    if answer.more:
+        known = f": give --limit, up to {PAGE_SIZE}" if limit < PAGE_SIZE else ""
+        typer.echo(f"there are more than these {limit}{known}", err=True)
 
 
 def name_of(enum: Any, number: int, prefix: str) -> str:

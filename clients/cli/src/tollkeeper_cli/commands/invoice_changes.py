@@ -10,12 +10,15 @@ import typer
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, payments_pb2, payments_pb2_grpc
 
 from tollkeeper_cli.commands.common import (
+    PAGE_SIZE,
     NoteOption,
     OutputOption,
+    PageOption,
     TenantOption,
     moment,
     new_request_id,
     require_tenant,
+    say_if_cut,
     targets_of,
 )
 from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, InvoiceArgument, invoice_row
@@ -72,10 +75,17 @@ def finalize(
     _show([_billing(context, "FinalizeInvoice", request).invoice], output, "Finalised")
 
 
-def drafts(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
+def drafts(
+    context: typer.Context,
+    tenant: TenantOption = "",
+    *,
+    limit: PageOption = PAGE_SIZE,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List drafts, oldest first."""
-    answer = _billing(context, "ListDrafts", billing_pb2.ListDraftsRequest(tenant=tenant, page_size=1_000))
+    answer = _billing(context, "ListDrafts", billing_pb2.ListDraftsRequest(tenant=tenant, page_size=limit))
     _show(answer.invoices, output, "Drafts")
+    say_if_cut(answer, limit)
 
 
 def void(

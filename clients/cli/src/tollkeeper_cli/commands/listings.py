@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, pages, targets_of
+from tollkeeper_cli.commands.common import LIMIT_DEFAULT, AllOption, LimitOption, OutputOption, pages, targets_of, up_to
 from tollkeeper_cli.commands.verify import verify
 from tollkeeper_cli.connection import channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
@@ -70,20 +70,17 @@ def audit(
     context: typer.Context,
     *,
     output: OutputOption = Output.TABLE,
-    entries: Annotated[int, typer.Option("--entries", min=1, max=100_000, help="At most so many.")] = 100,
+    limit: LimitOption = LIMIT_DEFAULT,
+    everything: AllOption = False,
     full: Annotated[bool, typer.Option("--full", help="With before and after as JSON.")] = False,
 ) -> None:
     """List administrative acts, newest first."""
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = reports_pb2_grpc.ReportServiceStub(channel).ListAuditLog
-        found: list[reports_pb2.AuditEntry] = []
-        for page in pages(call, reports_pb2.ListAuditLogRequest()):
-            found.extend(page.entries)
-            if len(found) >= entries:
-                break
+        every = (one for page in pages(call, reports_pb2.ListAuditLogRequest()) for one in page.entries)
+        found = up_to(every, limit, everything=everything)
     columns = ("at", "actor", "action", "tenant", "request_id", *(("before", "after") if full else ()))
     rows: list[dict[str, Cell]] = [
-        {name: to_text(entry.at) if name == "at" else getattr(entry, name) for name in columns}
-        for entry in found[:entries]
+        {name: to_text(entry.at) if name == "at" else getattr(entry, name) for name in columns} for entry in found
     ]
     show(rows, columns, output, title="Audit log", brief=(*columns[:4], *columns[5:]))

@@ -8,12 +8,16 @@ import typer
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, payments_pb2, payments_pb2_grpc
 
 from tollkeeper_cli.commands.common import (
+    LIMIT_DEFAULT,
+    PAGE_SIZE,
     OutputOption,
+    PageOption,
     TenantOption,
     moment,
     new_request_id,
     pages,
     require_tenant,
+    say_if_cut,
     targets_of,
     whole_number,
 )
@@ -228,9 +232,9 @@ def remove_method(context: typer.Context, tenant: TenantOption = "") -> None:
     call_payments(context, "RemovePaymentMethod", request)
 
 
-def jobs(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def jobs(context: typer.Context, *, limit: PageOption = PAGE_SIZE, output: OutputOption = Output.TABLE) -> None:
     """List what is being done at the providers, failures first. Exit code 1 where something failed."""
-    answer = call_payments(context, "ListProviderJobs", payments_pb2.ListProviderJobsRequest(page_size=1_000))
+    answer = call_payments(context, "ListProviderJobs", payments_pb2.ListProviderJobsRequest(page_size=limit))
     rows: list[dict[str, Cell]] = [
         {
             "invoice": one.invoice,
@@ -244,13 +248,14 @@ def jobs(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
         for one in answer.jobs
     ]
     show(rows, ("invoice", "tenant", "kind", "step", "state", "next_at", "error"), output, title="Provider jobs")
+    say_if_cut(answer, limit)
     if any(one.state == "failed" for one in answer.jobs):
         raise typer.Exit(1)
 
 
-def mails(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def mails(context: typer.Context, *, limit: PageOption = PAGE_SIZE, output: OutputOption = Output.TABLE) -> None:
     """List mails, newest first. Exit code 1 where one failed or may not have arrived."""
-    answer = call_payments(context, "ListMails", payments_pb2.ListMailsRequest(page_size=1_000))
+    answer = call_payments(context, "ListMails", payments_pb2.ListMailsRequest(page_size=limit))
     rows: list[dict[str, Cell]] = [
         {
             "invoice": one.invoice,
@@ -264,6 +269,7 @@ def mails(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
         for one in answer.mails
     ]
     show(rows, ("invoice", "tenant", "kind", "recipient", "state", "attempts", "reply"), output, title="Mails")
+    say_if_cut(answer, limit)
     if any(one.state in ("failed", "unknown") for one in answer.mails):
         raise typer.Exit(1)
 
@@ -284,9 +290,9 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def disputes(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def disputes(context: typer.Context, *, limit: PageOption = PAGE_SIZE, output: OutputOption = Output.TABLE) -> None:
     """List payments that payers had their banks take back, open ones first; exit code 1 where one is open."""
-    answer = call_payments(context, "ListDisputes", payments_pb2.ListDisputesRequest())
+    answer = call_payments(context, "ListDisputes", payments_pb2.ListDisputesRequest(page_size=limit))
     names = ("invoice", "tenant", "stage", "status", "reason", "amount_minor", "currency", "dispute_id")
     rows: list[dict[str, Cell]] = [
         {
@@ -299,13 +305,16 @@ def disputes(context: typer.Context, output: OutputOption = Output.TABLE) -> Non
     ]
     brief = ("invoice", "tenant", "stage", "amount", "reason", "evidence_by")
     show(rows, (*names, "amount", "evidence_by", "opened_at"), output, title="Disputes", brief=brief)
+    say_if_cut(answer, limit)
     if any(one.stage == "open" for one in answer.disputes):
         raise typer.Exit(1)
 
 
-def reconciliations(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def reconciliations(
+    context: typer.Context, *, limit: PageOption = LIMIT_DEFAULT, output: OutputOption = Output.TABLE
+) -> None:
     """List what the nightly comparisons found, newest first; exit code 1 where the newest found a difference."""
-    answer = call_payments(context, "ListReconciliations", payments_pb2.ListReconciliationsRequest())
+    answer = call_payments(context, "ListReconciliations", payments_pb2.ListReconciliationsRequest(page_size=limit))
     rows: list[dict[str, Cell]] = [
         {
             "at": to_text(one.at),
@@ -319,6 +328,7 @@ def reconciliations(context: typer.Context, output: OutputOption = Output.TABLE)
         for difference in one.differences or [payments_pb2.ProviderDifference(problem=one.problem)]
     ]
     show(rows, ("at", "provider", "since", "compared", "invoice", "problem"), output, title="Nightly comparisons")
+    say_if_cut(answer, limit)
     newest = answer.reconciliations[:1]
     if any(one.differences or one.problem for one in newest):
         raise typer.Exit(1)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tollkeeper.quota.v1 import usage_pb2 as quota_usage_pb2
 
-from tollkeeper_cli.commands import producers, quarantine
+from tollkeeper_cli.commands import producers, quarantine, usage_records
 from tollkeeper_cli.commands.common import (
     AttributesOption,
     FileOption,
     NoteOption,
-    OutputOption,
     ReportOption,
     TenantOption,
     moment,
@@ -29,25 +24,19 @@ from tollkeeper_cli.commands.common import (
     targets_of,
     whole_number,
 )
+from tollkeeper_cli.commands.usage_span import FromMinuteOption, ToMinuteOption, ZoneOption, local_text, set_span
 from tollkeeper_cli.commands.verify import prove
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
-from tollkeeper_cli.output import Cell, Output, ReportOutput, csv_text, show
-from tollkeeper_cli.parquet import write_figures, write_records
+from tollkeeper_cli.output import Cell, Output, ReportOutput, show
+from tollkeeper_cli.parquet import write_figures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
-    import grpc
-
-_RECORD_COLUMNS = ("id", "event_time", "units", "attributes", "producer_id", "seq", "flags")
 _PERMILLE_MAX = 1_000
 _TINY = 1e-6
-_EXPORT_TIMEOUT_S = 3_600.0
-
-FromOption = Annotated[str, typer.Option("--from", help="Event time from here, RFC 3339.")]
-ExportFile = Annotated[Path | None, typer.Argument(help="Where to write; without it, standard output.")]
-ToOption = Annotated[str, typer.Option("--to", help="Event time to here, exclusive.")]
 
 
 class Bucket(StrEnum):
@@ -61,16 +50,15 @@ class Bucket(StrEnum):
     MONTH = "month"
 
 
-class ExportFormat(StrEnum):
-    """Form of an export."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
-
 MeterOption = Annotated[list[str] | None, typer.Option(help="Only this meter; may stand more than once.")]
-ZoneOption = Annotated[str, typer.Option(help="IANA time zone of hours, days, weeks and months.")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Only records with this value of an attribute; may stand more than once: one name's values are "
+        "alternatives, several names must all hold.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +67,7 @@ def register(app: typer.Typer) -> None:
     group.command("report")(report)
     group.command("summary")(summary)
     group.command("trend")(trend)
-    group.command("list")(list_records)
-    group.command("export")(export)
+    usage_records.register(group)
     group.command("record")(record)
     group.command("void")(void)
     group.command("prove")(prove)
@@ -94,12 +81,19 @@ def report(
     *,
     tenant: TenantOption = "",
     meter: MeterOption = None,
-    start: FromOption = "",
-    end: ToOption = "",
+    where: WhereOption = None,
+    start: FromMinuteOption = "",
+    end: ToMinuteOption = "",
     bucket: Annotated[Bucket, typer.Option(help="Length of the buckets.")] = Bucket.TOTAL,
-    group_by: Annotated[list[str] | None, typer.Option(help="Attribute to group by; may stand more than once.")] = None,
-    percentile: Annotated[list[float] | None, typer.Option(help="Such as 99.9; may stand more than once.")] = None,
-    time_zone: ZoneOption = "UTC",
+    group_by: Annotated[list[str] | None, typer.Option(help="Attribute to group by; may stand up to 4 times.")] = None,
+    percentile: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Such as 99.9, of meters of that aggregation, at most 0.8 % off; may stand up to 10 times. "
+            "Default: 50, 95, 99."
+        ),
+    ] = None,
+    time_zone: ZoneOption = "",
     output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
@@ -111,29 +105,30 @@ def report(
         group_by=group_by or [],
         percentiles_permille=[_permille(number) for number in percentile or []],
         bucket=_bucket(bucket),
+        where=where or [],
     )
-    if start:
-        getattr(request, "from").CopyFrom(moment(start, what="--from"))
-    if end:
-        request.to.CopyFrom(moment(end, what="--to"))
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        set_span(channel, request, start=start, end=end, time_zone=time_zone)
         answer = reports_pb2_grpc.ReportServiceStub(channel).QueryUsage(request, timeout=CALL_TIMEOUT_S)
-    _show(answer.buckets, output, file, title=f"Usage of {request.tenant}")
+    title = f"Usage of {request.tenant}, {answer.time_zone}"
+    _show(answer.buckets, output, file, title=title, zone=answer.time_zone)
 
 
 def summary(
     context: typer.Context,
     *,
     tenant: TenantOption = "",
+    where: WhereOption = None,
     output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
-    """Show the usage of the running billing period."""
-    request = reports_pb2.GetUsageSummaryRequest(tenant=require_tenant(tenant))
+    """Show the usage of the running billing period; of this month of UTC where there is no subscription."""
+    request = reports_pb2.GetUsageSummaryRequest(tenant=require_tenant(tenant), where=where or [])
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).GetUsageSummary(request, timeout=CALL_TIMEOUT_S)
-    span = f"{to_text(answer.period_start)} to {to_text(answer.period_end)}"
-    _show(answer.buckets, output, file, title=f"{request.tenant}, plan {answer.plan or 'none'}, {span}")
+    zone = answer.time_zone
+    span = f"{local_text(to_text(answer.period_start), zone)} to {local_text(to_text(answer.period_end), zone)}, {zone}"
+    _show(answer.buckets, output, file, title=f"{request.tenant}, plan {answer.plan or 'none'}, {span}", zone=zone)
 
 
 def trend(
@@ -141,9 +136,10 @@ def trend(
     *,
     tenant: TenantOption = "",
     meter: MeterOption = None,
+    where: WhereOption = None,
     bucket: Annotated[Bucket, typer.Option(help="Length of the spans.")] = Bucket.DAY,
     spans: Annotated[int, typer.Option(min=1, max=1000, help="How many, the running one included.")] = 14,
-    time_zone: ZoneOption = "UTC",
+    time_zone: ZoneOption = "",
     output: ReportOption = ReportOutput.TABLE,
     file: FileOption = None,
 ) -> None:
@@ -151,11 +147,13 @@ def trend(
     if bucket is Bucket.TOTAL:
         raise UsageError("a trend has spans: give --bucket minute, hour, day, week or month")
     request = reports_pb2.GetUsageTrendRequest(
-        tenant=require_tenant(tenant), bucket=_bucket(bucket), spans=spans, meters=meter or [], time_zone=time_zone
-    )
+        tenant=require_tenant(tenant), bucket=_bucket(bucket), spans=spans, meters=meter or [], time_zone=time_zone,
+        where=where or [],
+    )  # fmt: skip
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).GetUsageTrend(request, timeout=CALL_TIMEOUT_S)
-    _show(answer.buckets, output, file, title=f"Trend of {request.tenant}")
+    title = f"Trend of {request.tenant}, {answer.time_zone}"
+    _show(answer.buckets, output, file, title=title, zone=answer.time_zone)
 
 
 def record(
@@ -225,14 +223,19 @@ def _bucket(bucket: Bucket) -> reports_pb2.BucketSize.ValueType:
     return reports_pb2.BucketSize.Value(f"BUCKET_SIZE_{name}")
 
 
-def _show(buckets: Sequence[reports_pb2.UsageBucket], output: ReportOutput, file: Path | None, *, title: str) -> None:
-    """Print figures, or write them as Parquet: one column per group and percentile."""
+def _show(
+    buckets: Sequence[reports_pb2.UsageBucket], output: ReportOutput, file: Path | None, *, title: str, zone: str
+) -> None:
+    """Print figures, or write them as Parquet: one column per group and percentile, and the time zone of the buckets.
+
+    Times are UTC but in a table, which has those of the zone.
+    """
     groups = sorted({name for found in buckets for name in found.group})
     ranks = sorted({one.permille for found in buckets for one in found.percentiles})
     rows: list[dict[str, Cell]] = [
         {
             "meter": found.meter,
-            "start": to_text(found.start),
+            "start": local_text(to_text(found.start), zone) if output is ReportOutput.TABLE else to_text(found.start),
             **{name: found.group.get(name) for name in groups},
             "aggregation": found.aggregation,
             "value": found.value,
@@ -244,6 +247,7 @@ def _show(buckets: Sequence[reports_pb2.UsageBucket], output: ReportOutput, file
                 for rank in ranks
             },
             "change_permille": found.change_permille if found.HasField("change_permille") else None,
+            "time_zone": zone,
         }
         for found in buckets
     ]
@@ -251,89 +255,9 @@ def _show(buckets: Sequence[reports_pb2.UsageBucket], output: ReportOutput, file
     columns += [f"p{rank / 10:g}" for rank in ranks]
     if any(row["change_permille"] is not None for row in rows):
         columns.append("change_permille")
+    brief, columns = columns, [*columns, "time_zone"]
     target = parquet_file(output, file)
     if target is not None:
         write_figures(target, rows, columns, texts=groups)
     else:
-        show(rows, columns, Output(output), title=title)
-
-
-def list_records(
-    context: typer.Context,
-    *,
-    tenant: TenantOption = "",
-    start: FromOption = "",
-    end: ToOption = "",
-    records: Annotated[int, typer.Option("--records", min=1, help="At most so many.")] = 100,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """List stored usage records in order of their event times."""
-    rows: list[dict[str, Cell]] = []
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
-        for row in _records(channel, require_tenant(tenant), start, end):
-            rows.append(row)
-            if len(rows) >= records:
-                break
-    show(rows, _RECORD_COLUMNS, output, title=f"Usage records of {tenant}", brief=_RECORD_COLUMNS[:4])
-
-
-def export(
-    context: typer.Context,
-    file: ExportFile = None,
-    *,
-    tenant: TenantOption = "",
-    start: FromOption = "",
-    end: ToOption = "",
-    form: Annotated[ExportFormat, typer.Option("--format", help="Form of the export.")] = ExportFormat.CSV,
-) -> None:
-    """Write every stored usage record of a tenant, one per line or row."""
-    if form is ExportFormat.PARQUET:
-        if file is None:
-            raise UsageError("where to? Parquet needs the name of a file")
-        with channel_to(targets_of(context).ledger, server="ledger") as channel:
-            write_records(file, _records(channel, require_tenant(tenant), start, end))
-        return
-    with channel_to(targets_of(context).ledger, server="ledger") as channel, _writer(file) as stream:
-        header = form is ExportFormat.CSV
-        for row in _records(channel, require_tenant(tenant), start, end):
-            if form is ExportFormat.JSONL:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-                continue
-            text = csv_text([row], _RECORD_COLUMNS)
-            stream.write(text if header else text.partition("\n")[2])
-            header = False
-        if header:
-            stream.write(csv_text([], _RECORD_COLUMNS))
-
-
-def _records(channel: grpc.Channel, tenant: str, start: str, end: str) -> Iterator[dict[str, Cell]]:
-    """Yield the stored records as rows."""
-    request = reports_pb2.ListUsageRecordsRequest(tenant=tenant)
-    if start:
-        getattr(request, "from").CopyFrom(moment(start, what="--from"))
-    if end:
-        request.to.CopyFrom(moment(end, what="--to"))
-    for page in reports_pb2_grpc.ReportServiceStub(channel).ListUsageRecords(request, timeout=_EXPORT_TIMEOUT_S):
-        for record in page.records:
-            yield {
-                "id": record.id,
-                "event_time": to_text(record.event_time),
-                "units": dict(sorted(record.units.items())),
-                "attributes": dict(sorted(record.attributes.items())),
-                "producer_id": record.producer_id.hex(),
-                "seq": record.seq,
-                "flags": record.flags,
-            }
-
-
-@contextmanager
-def _writer(file: Path | None) -> Iterator[TextIO]:
-    """Open the file, or standard output."""
-    if file is None:
-        yield sys.stdout
-        return
-    try:
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-    except OSError as error:
-        raise UsageError(f"{file}: {error}") from error
+        show(rows, columns, Output(output), title=title, brief=brief)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 
-from tollkeeper_cli.commands.common import OutputOption, new_request_id, pages, targets_of
+from tollkeeper_cli.commands.common import (
+    LIMIT_DEFAULT,
+    AllOption,
+    LimitOption,
+    OutputOption,
+    new_request_id,
+    pages,
+    targets_of,
+    up_to,
+)
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
 from tollkeeper_cli.errors import UsageError
 from tollkeeper_cli.output import Cell, Output, show
@@ -80,24 +89,24 @@ def messages(
     context: typer.Context,
     *,
     state: Annotated[str, typer.Option(help="Only queued, sent or dead ones.")] = "",
-    entries: Annotated[int, typer.Option("--entries", min=1, max=100_000, help="At most so many.")] = 100,
+    limit: LimitOption = LIMIT_DEFAULT,
+    everything: AllOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List messages to receivers, newest first."""
-    found: list[admin_pb2.WebhookMessage] = []
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         call = admin_pb2_grpc.AdminServiceStub(channel).ListWebhookMessages
-        for page in pages(call, admin_pb2.ListWebhookMessagesRequest(state=state)):
-            found.extend(page.messages)
-            if len(found) >= entries:
-                break
+        every = (
+            one for page in pages(call, admin_pb2.ListWebhookMessagesRequest(state=state)) for one in page.messages
+        )
+        found = up_to(every, limit, everything=everything)
     rows: list[Mapping[str, Cell]] = [
         {
             **{name: getattr(one, name) for name in _MESSAGE_COLUMNS},
             "queued_at": to_text(one.queued_at),
             "next_at": to_text(one.next_at) if one.HasField("next_at") else "",
         }
-        for one in found[:entries]
+        for one in found
     ]
     show(rows, _MESSAGE_COLUMNS, output, title="Webhook messages", brief=_MESSAGE_BRIEF)
 

@@ -16,21 +16,28 @@ LATERAL (SELECT quarter FROM usage_rollup_quarter r WHERE r.tenant_id = $1 AND r
 
 -- name: sums_by_quarter
 -- Sums usage in buckets between edges; `place` is the bucket's, from 1. $1 tenant id, $2 meter ids, $3 from, $4 to,
--- $5 edges, ascending, $6 most rows.
+-- $5 edges, ascending, $6 most rows, $7 values that dimensions may have, by name; null = any.
 SELECT meter_id, dims, width_bucket(quarter, $5::timestamptz[]) AS place, sum(units)::text AS units,
        sum(records)::bigint AS records
 FROM usage_rollup_quarter
-WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4 GROUP BY 1, 2, 3 LIMIT $6;
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4
+  AND ($7::jsonb IS NULL OR NOT EXISTS (SELECT FROM jsonb_each($7) AS w (name, allowed)
+                                        WHERE NOT coalesce(w.allowed ? (dims::jsonb ->> w.name), false)))
+GROUP BY 1, 2, 3 LIMIT $6;
 
 -- name: sums_by_minute
 -- The same from minutes, for edges that are no quarters of an hour. Arguments as sums_by_quarter.
 SELECT meter_id, dims, width_bucket(minute, $5::timestamptz[]) AS place, sum(units)::text AS units,
        sum(records)::bigint AS records
 FROM usage_rollup_minute
-WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND minute >= $3 AND minute < $4 GROUP BY 1, 2, 3 LIMIT $6;
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND minute >= $3 AND minute < $4
+  AND ($7::jsonb IS NULL OR NOT EXISTS (SELECT FROM jsonb_each($7) AS w (name, allowed)
+                                        WHERE NOT coalesce(w.allowed ? (dims::jsonb ->> w.name), false)))
+GROUP BY 1, 2, 3 LIMIT $6;
 
 -- name: values_by_quarter
--- Counts distinct values in buckets. $1 tenant id, $2 meter ids, $3 from, $4 to, $5 edges, $6 names to group by.
+-- Counts distinct values in buckets. $1 tenant id, $2 meter ids, $3 from, $4 to, $5 edges, $6 names to group by,
+-- $7 as sums_by_quarter.
 SELECT meter_id, chosen, place, count(*) AS distinct_values
 FROM (
   SELECT meter_id, width_bucket(quarter, $5::timestamptz[]) AS place, value,
@@ -38,6 +45,8 @@ FROM (
           FROM unnest($6::text[]) AS name) AS chosen
   FROM usage_rollup_value
   WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4
+    AND ($7::jsonb IS NULL OR NOT EXISTS (SELECT FROM jsonb_each($7) AS w (name, allowed)
+                                          WHERE NOT coalesce(w.allowed ? (dims::jsonb ->> w.name), false)))
   GROUP BY 1, 2, 3, 4 HAVING sum(records) > 0
 ) AS found
 GROUP BY 1, 2, 3;

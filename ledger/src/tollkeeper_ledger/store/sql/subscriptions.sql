@@ -86,6 +86,12 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE s.tenant_id = $1;
 
+-- name: tenant_time_zone
+-- Gives the time zone of a tenant's subscription, else of its payer's; living ones first. $1 tenant id.
+SELECT s.time_zone FROM tenant t JOIN subscription s ON s.tenant_id IN (t.tenant_id, t.billing_tenant_id)
+WHERE t.tenant_id = $1
+ORDER BY s.ended_at IS NULL DESC, s.tenant_id = t.tenant_id DESC, s.started_at DESC LIMIT 1;
+
 -- name: seller_time_zone
 -- Gives the time zone of a tenant's seller. $1 tenant id.
 SELECT s.time_zone FROM tenant t JOIN seller s USING (seller_id) WHERE t.tenant_id = $1;

@@ -940,6 +940,9 @@ class ListProviderJobsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more than these."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderJob]:
         """Failed ones first."""
@@ -948,10 +951,11 @@ class ListProviderJobsResponse(_message.Message):
         self,
         *,
         jobs: _abc.Iterable[Global___ProviderJob] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1164,6 +1168,9 @@ class ListMailsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAILS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more than these."""
     @_builtins.property
     def mails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mail]:
         """Newest first."""
@@ -1172,10 +1179,11 @@ class ListMailsResponse(_message.Message):
         self,
         *,
         mails: _abc.Iterable[Global___Mail] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mails", b"mails"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mails", b"mails", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1258,6 +1266,9 @@ class ListReconciliationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECONCILIATIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more than these."""
     @_builtins.property
     def reconciliations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reconciliation]:
         """Newest first."""
@@ -1266,10 +1277,11 @@ class ListReconciliationsResponse(_message.Message):
         self,
         *,
         reconciliations: _abc.Iterable[Global___Reconciliation] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliations", b"reconciliations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "reconciliations", b"reconciliations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1366,6 +1378,9 @@ class ListDisputesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DISPUTES_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more than these."""
     @_builtins.property
     def disputes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dispute]:
         """Open ones first."""
@@ -1374,10 +1389,11 @@ class ListDisputesResponse(_message.Message):
         self,
         *,
         disputes: _abc.Iterable[Global___Dispute] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disputes", b"disputes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disputes", b"disputes", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

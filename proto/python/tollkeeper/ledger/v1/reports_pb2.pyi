@@ -71,12 +71,15 @@ class QueryUsageRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     PERCENTILES_PERMILLE_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     bucket: Global___BucketSize.ValueType
     """Length of the buckets."""
     time_zone: _builtins.str
-    """IANA time zone of hours, days, weeks and months; empty = UTC."""
+    """IANA time zone of hours, days, weeks and months; empty = the tenant's own: that of its subscription or of its
+    payer's, UTC where there is none.
+    """
     @_builtins.property
     def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these meters; none = all."""
@@ -93,6 +96,13 @@ class QueryUsageRequest(_message.Message):
     def percentiles_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Percentiles of meters of aggregation percentile, in thousandths, up to 10; none = 500, 950, 990."""
 
+    @_builtins.property
+    def where(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only records whose attributes have these values, as `NAME=VALUE`, up to 32; several of one name = any of them,
+        several names = all of them. Meters that don't declare a name are left out; a name that no meter asked for declares
+        is refused. Read from where `group_by` would be.
+        """
+
     def __init__(
         self,
         *,
@@ -103,10 +113,11 @@ class QueryUsageRequest(_message.Message):
         time_zone: _builtins.str = ...,
         group_by: _abc.Iterable[_builtins.str] | None = ...,
         percentiles_permille: _abc.Iterable[_builtins.int] | None = ...,
+        where: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "from", b"from", "group_by", b"group_by", "meters", b"meters", "percentiles_permille", b"percentiles_permille", "tenant", b"tenant", "time_zone", b"time_zone", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "from", b"from", "group_by", b"group_by", "meters", b"meters", "percentiles_permille", b"percentiles_permille", "tenant", b"tenant", "time_zone", b"time_zone", "to", b"to", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +246,9 @@ class QueryUsageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """The IANA time zone that hours, days, weeks and months are of."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageBucket]:
         """In (meter, start) order."""
@@ -243,10 +257,11 @@ class QueryUsageResponse(_message.Message):
         self,
         *,
         buckets: _abc.Iterable[Global___UsageBucket] | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,16 +530,22 @@ class GetUsageSummaryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
+    @_builtins.property
+    def where(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in QueryUsageRequest."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        where: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,8 +561,11 @@ class GetUsageSummaryResponse(_message.Message):
     PERIOD_START_FIELD_NUMBER: _builtins.int
     PERIOD_END_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
     """Name of the plan; empty without a subscription."""
+    time_zone: _builtins.str
+    """The tenant's own time zone; UTC without a subscription."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageBucket]:
         """Usage of the running period per meter."""
@@ -561,10 +585,11 @@ class GetUsageSummaryResponse(_message.Message):
         period_start: _timestamp_pb2.Timestamp | None = ...,
         period_end: _timestamp_pb2.Timestamp | None = ...,
         plan: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["period_end", b"period_end", "period_start", b"period_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,6 +606,7 @@ class GetUsageTrendRequest(_message.Message):
     SPANS_FIELD_NUMBER: _builtins.int
     METERS_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     bucket: Global___BucketSize.ValueType
@@ -588,10 +614,14 @@ class GetUsageTrendRequest(_message.Message):
     spans: _builtins.int
     """How many spans, the running one included; 0 = 14, most 1,000."""
     time_zone: _builtins.str
-    """IANA time zone; empty = UTC."""
+    """IANA time zone; empty = the tenant's own, as in QueryUsageRequest."""
     @_builtins.property
     def meters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these meters; none = all."""
+
+    @_builtins.property
+    def where(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in QueryUsageRequest."""
 
     def __init__(
         self,
@@ -601,10 +631,11 @@ class GetUsageTrendRequest(_message.Message):
         spans: _builtins.int = ...,
         meters: _abc.Iterable[_builtins.str] | None = ...,
         time_zone: _builtins.str = ...,
+        where: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "meters", b"meters", "spans", b"spans", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "meters", b"meters", "spans", b"spans", "tenant", b"tenant", "time_zone", b"time_zone", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,6 +648,9 @@ class GetUsageTrendResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """The IANA time zone that the spans are of."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageBucket]:
         """Usage per span, in (meter, start) order."""
@@ -625,10 +659,11 @@ class GetUsageTrendResponse(_message.Message):
         self,
         *,
         buckets: _abc.Iterable[Global___UsageBucket] | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
