@@ -194,7 +194,7 @@ def test_an_audit_that_finds_something_is_exit_1(tollkeeper: Tollkeeper, capsys:
         in capsys.readouterr().err
     )
     assert tollkeeper("usage", "prove", "x", "--tenant", "code") == 1
-    assert "not proved: the content hash is not the record's" in capsys.readouterr().err
+    assert "not proved: it says nothing that binds the record's id and time" in capsys.readouterr().err
 
 
 def test_export_writes_every_record(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
