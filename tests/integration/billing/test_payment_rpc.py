@@ -15,6 +15,7 @@ import pytest
 from billing_bench import BillingBench, catalogue, superuser, use
 from served_billing import command_line, served
 from tollkeeper.ledger.v1 import billing_pb2, payments_pb2
+from tollkeeper_cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_cli.output import Cell, Row
 
-_ROWS_PER_GROUP = 20_000
+_ROWS_PER_GROUP = 50_000
 _DIGITS = 38
 MONEY_SCALE = 18
 """Digits behind the point of money and prices in Parquet: as decimal128 they leave 20 before it."""
