@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -10,7 +11,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tollkeeper_ledger.app import running
-from tollkeeper_ledger.store.pool import connection, open_pool
+from tollkeeper_ledger.store.pool import connection, open_pool, tenant_transaction
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.config import Settings
@@ -38,5 +39,27 @@ async def test_a_session_that_postgres_ended_is_a_lost_connection_at_any_moment(
                     raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
             async with connection(pool) as conn:
                 assert await conn.fetchval("SELECT 1") == 1
+        finally:
+            pool.terminate()
+
+
+async def test_a_transaction_that_reads_for_a_tenant_changes_and_leaves_nothing(ledger_settings: Settings) -> None:
+    """It sees as that tenant and refuses to write; ended well or badly, it leaves the connection to nobody's tenant."""
+    tenant_id = uuid.uuid4()
+    async with running(ledger_settings):
+        pool = await open_pool(ledger_settings.database_url, role="tollkeeper_reader", size=1)
+        try:
+            async with tenant_transaction(pool, tenant_id, readonly=True) as conn:
+                assert await conn.fetchval("SELECT current_tenant()") == tenant_id
+                assert conn.is_in_transaction()
+            for failure in (asyncpg.ReadOnlySQLTransactionError, asyncio.CancelledError):
+                with pytest.raises(failure):
+                    async with tenant_transaction(pool, tenant_id, readonly=True) as conn:
+                        if failure is asyncio.CancelledError:
+                            raise asyncio.CancelledError
+                        await conn.execute("CREATE TEMPORARY TABLE written (at integer)")
+                async with connection(pool) as conn:
+                    assert not conn.is_in_transaction()
+                    assert await conn.fetchval("SELECT current_tenant()") is None
         finally:
             pool.terminate()

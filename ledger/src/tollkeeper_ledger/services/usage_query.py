@@ -25,8 +25,7 @@ from tollkeeper_ledger.domain.usage_report import (
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_reports as store
-from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import tenant_transaction, transaction
+from tollkeeper_ledger.store.pool import connection, tenant_transaction
 from tollkeeper_ledger.store.subscriptions import read_time_zone
 from tollkeeper_ledger.store.usage_archive import archived_between
 
@@ -88,7 +87,7 @@ async def time_zone_of(pools: Pools, tenant: str, named: str) -> str:
     if named:
         return check_time_zone(named)
     tenant_id = await need_tenant(pools.billing, tenant)
-    async with transaction(pools.billing) as conn:
+    async with connection(pools.billing) as conn:
         return await read_time_zone(conn, tenant_id) or "UTC"
 
 
@@ -107,8 +106,7 @@ async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
             if all(name != meter.name for meter in meters):
                 raise UnknownNameError("meter", name)
         meters = _declaring(meters, asked.where)
-        now = await ledger_now(conn)
-        answer = _Answer(conn, tenant_id, asked, meters, now)
+        answer = _Answer(conn, tenant_id, asked, meters)
         found = await answer.give(zone)
     found.sort(key=lambda one: (one.meter.name, one.start, one.group))
     if len(found) > BUCKETS_MAX:
@@ -159,13 +157,11 @@ def _check(asked: Question) -> None:
 class _Answer:
     """Gather figures per (meter, bucket, group)."""
 
-    def __init__(
-        self, conn: Connection, tenant_id: UUID, asked: Question, meters: Sequence[MeterInfo], now: datetime
-    ) -> None:
+    def __init__(self, conn: Connection, tenant_id: UUID, asked: Question, meters: Sequence[MeterInfo]) -> None:
         self._conn = conn
         self._asked = asked
         self._meters = {meter.facts.meter_id: meter for meter in meters}
-        self._now = now
+        self._now = END
         self._span = store.Span(tenant_id, list(self._meters), asked.start or BEGINNING, asked.end or END)
         self._edges: list[datetime] = []
         self._figures: dict[tuple[int, int, Group], Figure] = {}
@@ -175,12 +171,13 @@ class _Answer:
         first = self._span.start
         quarter = from_us(to_us(first) - to_us(first) % QUARTER_US)
         extent = await store.usage_extent(self._conn, replace(self._span, start=quarter))
+        self._now = extent.now
         gauges = self._of(Aggregation.TIME_WEIGHTED)
-        if extent is None and not (gauges and self._asked.start):
+        if extent.first is None and not (gauges and self._asked.start):
             return []
-        last = self._now if extent is None else from_us(to_us(extent[1]) + QUARTER_US - MINUTE_US)
-        if extent is not None and not (gauges and self._asked.start):
-            first = max(first, extent[0])
+        last = self._now if extent.last is None else from_us(to_us(extent.last) + QUARTER_US - MINUTE_US)
+        if extent.first is not None and not (gauges and self._asked.start):
+            first = max(first, extent.first)
         if gauges:
             last = max(last, from_us(to_us(self._now) - to_us(self._now) % MINUTE_US))
         last = min(last, from_us(to_us(self._span.end) - MINUTE_US))

@@ -7,12 +7,12 @@ import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 import asyncpg
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from uuid import UUID
 
     from tollkeeper_ledger.config import Settings
 
@@ -135,7 +135,21 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def tenant_transaction(pool: Pool, tenant_id: UUID, *, readonly: bool = False) -> AsyncIterator[Connection]:
-    """Begin a transaction that sees and touches this tenant's rows only. Raises what `transaction` raises."""
-    async with connection(pool) as conn, conn.transaction(readonly=readonly):
+    """Begin a transaction that sees and touches this tenant's rows only. Raises what `transaction` raises.
+
+    One that only reads begins with one round trip, and has no transactions within.
+    """
+    if readonly:
+        async with connection(pool) as conn:
+            await conn.execute(f"BEGIN READ ONLY; SET LOCAL tollkeeper.tenant_id = '{UUID(int=tenant_id.int)}'")
+            try:
+                yield conn
+            except BaseException:
+                if not conn.is_closed():
+                    await conn.execute("ROLLBACK")
+                raise
+            await conn.execute("COMMIT")
+        return
+    async with connection(pool) as conn, conn.transaction():
         await conn.execute("SELECT set_config('tollkeeper.tenant_id', $1, true)", str(tenant_id))
         yield conn

@@ -114,10 +114,23 @@ async def read_meters(conn: Connection, names: Sequence[str] | None) -> list[Met
     ]
 
 
-async def usage_extent(conn: Connection, span: Span) -> tuple[datetime, datetime] | None:
-    """Give the starts of the first and the last quarter of an hour with usage; None where there is none."""
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where usage lies in a span."""
+
+    first: datetime | None
+    """Start of the first quarter of an hour with usage, and of the last; None where there is none."""
+    last: datetime | None
+    now: datetime
+    """Ledger time."""
+
+
+async def usage_extent(conn: Connection, span: Span) -> Extent:
+    """Give where usage lies, and ledger time."""
     row = await conn.fetchrow(sql("reports.usage_extent"), span.tenant_id, span.meter_ids, span.start, span.end)
-    return None if row is None or row["first"] is None else (row["first"], row["last"])
+    if row is None:
+        raise RuntimeError("a sum without groups has no row")
+    return Extent(**row)
 
 
 async def read_sums(

@@ -45,6 +45,7 @@ CREATE TABLE alert_due (
   -- Looks that ended in an error.
   failures integer NOT NULL DEFAULT 0
 );
+CREATE INDEX alert_due_next ON alert_due (failures, tenant_id);
 
 -- Windows that were used beyond their limit: soft and shadow limits, and hard ones where a reservation was settled above
 -- what it held or no authority could be asked. Figures only rise.

@@ -6,8 +6,8 @@ SELECT meter_id, name, unit, aggregation, attributes, dimensions, value_attribut
 WHERE $1::text[] IS NULL OR name = ANY ($1) ORDER BY name COLLATE "C";
 
 -- name: usage_extent
--- Gives the first and last quarter of an hour with usage. $1 tenant id, $2 meter ids, $3 from, $4 to.
-SELECT min(early.quarter) AS first, max(late.quarter) AS last
+-- Gives the first and last quarter of an hour with usage, and ledger time. $1 tenant id, $2 meter ids, $3 from, $4 to.
+SELECT min(early.quarter) AS first, max(late.quarter) AS last, ledger_now() AS now
 FROM unnest($2::integer[]) AS wanted (meter_id),
 LATERAL (SELECT quarter FROM usage_rollup_quarter r WHERE r.tenant_id = $1 AND r.meter_id = wanted.meter_id
            AND quarter >= $3 AND quarter < $4 ORDER BY quarter LIMIT 1) early,
