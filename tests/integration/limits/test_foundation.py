@@ -14,7 +14,10 @@ from tollkeeper_ledger.app import running
 from tollkeeper_ledger.store.pool import connection, open_pool, tenant_transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.store.pool import Connection, Pool
 
 
 async def test_a_started_ledger_answers_health_on_both_protocols(ledger_settings: Settings) -> None:
@@ -46,18 +49,29 @@ async def test_a_session_that_postgres_ended_is_a_lost_connection_at_any_moment(
 async def test_a_transaction_that_reads_for_a_tenant_changes_and_leaves_nothing(ledger_settings: Settings) -> None:
     """It sees as that tenant and refuses to write; ended well or badly, it leaves the connection to nobody's tenant."""
     tenant_id = uuid.uuid4()
+
+    async def cancelled(_: Connection) -> None:
+        raise asyncio.CancelledError
+
+    async def written(conn: Connection) -> None:
+        await conn.execute("CREATE TEMPORARY TABLE written (at integer)")
+
+    async def fail(pool: Pool, within: Callable[[Connection], Awaitable[None]]) -> None:
+        async with tenant_transaction(pool, tenant_id, readonly=True) as conn:
+            await within(conn)
+
     async with running(ledger_settings):
         pool = await open_pool(ledger_settings.database_url, role="tollkeeper_reader", size=1)
         try:
             async with tenant_transaction(pool, tenant_id, readonly=True) as conn:
                 assert await conn.fetchval("SELECT current_tenant()") == tenant_id
                 assert conn.is_in_transaction()
-            for failure in (asyncpg.ReadOnlySQLTransactionError, asyncio.CancelledError):
+            for failure, within in (
+                (asyncpg.ReadOnlySQLTransactionError, written),
+                (asyncio.CancelledError, cancelled),
+            ):
                 with pytest.raises(failure):
-                    async with tenant_transaction(pool, tenant_id, readonly=True) as conn:
-                        if failure is asyncio.CancelledError:
-                            raise asyncio.CancelledError
-                        await conn.execute("CREATE TEMPORARY TABLE written (at integer)")
+                    await fail(pool, within)
                 async with connection(pool) as conn:
                     assert not conn.is_in_transaction()
                     assert await conn.fetchval("SELECT current_tenant()") is None
