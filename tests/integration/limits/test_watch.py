@@ -173,6 +173,45 @@ async def test_a_plan_change_is_pushed_within_a_second(serving: Serving) -> None
         assert (resumed.state, resumed.plan) == (limits_pb2.TENANT_STATE_ACTIVE, latest.plan)
 
 
+FEATURED = """
+version: 1
+features: [{name: streaming}, {name: batch}, {name: seats}, {name: support}]
+plans:
+  - {name: bronze, currency: USD, billing_interval: month, features: [streaming, {seats: 5}]}
+  - {name: gold, currency: USD, billing_interval: month, features: {streaming: true, seats: 50, support: gold}}
+tenants: [{id: featured, plan: bronze, features: OWN}]
+"""
+
+
+async def test_features_with_values_follow_the_plan_and_the_tenants_own_word(serving: Serving) -> None:
+    """What the ledger tells of a subscription is what sidecars hear of: own features and a change of plan, at once."""
+    admin = admin_pb2_grpc.AdminServiceStub(serving.channel)
+
+    async def told() -> dict[str, str]:
+        found = await admin.ListSubscriptions(admin_pb2.ListSubscriptionsRequest(tenant="featured"))
+        return {one.name: one.value for one in found.subscriptions[0].features}
+
+    await apply_catalogue(serving.channel, FEATURED.replace("OWN", "[]"))
+    async with watching(serving.channel, tenants=["featured"]) as watch:
+        latest = await watch.tenant("featured")
+        assert (list(latest.features), await told()) == (["seats", "streaming"], {"seats": "5", "streaming": ""})
+        await apply_catalogue(serving.channel, FEATURED.replace("OWN", "{streaming: false, batch: true, seats: 7}"))
+        latest = await watch.tenant("featured", after=latest.change)
+        assert (list(latest.features), await told()) == (["batch", "seats"], {"batch": "", "seats": "7"})
+        change = admin_pb2.ChangeSubscriptionRequest(request_id="gold", tenant="featured", plan="gold", at="now")
+        await admin.ChangeSubscription(change)
+        latest = await watch.tenant("featured", after=latest.change)
+        expected = {"batch": "", "seats": "7", "support": "gold"}
+        assert (list(latest.features), await told()) == (list(expected), expected)
+        await apply_catalogue(serving.channel, FEATURED.replace("OWN", "[]"))
+        latest = await watch.tenant("featured", after=latest.change)
+        assert await told() == {"seats": "50", "streaming": "", "support": "gold"}
+        await admin.CancelSubscription(
+            admin_pb2.CancelSubscriptionRequest(request_id="over", tenant="featured", at="now")
+        )
+        assert await told() == {}
+
+
 async def test_a_change_of_a_stranger_is_not_pushed(serving: Serving) -> None:
     """A stream hears of the tenants that it follows and of nobody else."""
     async with watching(serving.channel) as watch, watching(serving.channel, tenants=["other"]) as other:

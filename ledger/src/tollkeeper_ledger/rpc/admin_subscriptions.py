@@ -11,6 +11,7 @@ from tollkeeper.ledger.v1 import admin_pb2
 
 from tollkeeper_ledger.domain.catalogue.reader import is_time_zone
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.domain.features import value_text
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.admin_reductions import AdminReductions
 from tollkeeper_ledger.rpc.fields import instant_of, out_of_range
@@ -54,6 +55,7 @@ def _subscription(view: SubscriptionView) -> admin_pb2.Subscription:
         anchor=view.counted.anchor.isoformat(),
         time_zone=view.counted.time_zone,
         interval=f"{view.counted.interval.count} {view.counted.interval.unit.value}",
+        features=[admin_pb2.Feature(name=name, value=value_text(value)) for name, value in view.features.items()],
     )
     if view.running is not None:
         message.period_start.CopyFrom(timestamp(view.running.start))

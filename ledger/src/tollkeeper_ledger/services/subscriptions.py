@@ -6,15 +6,19 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.features import features_of
 from tollkeeper_ledger.domain.periods import period_at
+from tollkeeper_ledger.domain.phases import CANCELLED
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.services.subscription_dates import read_scheduled
 from tollkeeper_ledger.store.billing_segments import schedule_from
 from tollkeeper_ledger.store.catalogue import read_subscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from tollkeeper_ledger.domain.features import FeatureValue
     from tollkeeper_ledger.domain.periods import Period, Schedule
     from tollkeeper_ledger.services.subscription_dates import Scheduled
     from tollkeeper_ledger.store.pool import Connection
@@ -40,6 +44,8 @@ class SubscriptionView:
     ends_at: datetime | None
     counted: Schedule
     """What its periods are counted by now."""
+    features: Mapping[str, FeatureValue]
+    """What the tenant may do now, also while that is paused; nothing once it is over."""
     scheduled: Sequence[Scheduled] = ()
     """What is to change, in order of time."""
 
@@ -72,6 +78,7 @@ async def list_subscriptions(
             quantity=row["quantity"],
             ends_at=row["ends_at"],
             counted=counted,
+            features={} if row["state"] == CANCELLED else features_of(plan_of(row["definition"]), row["features"]),
             scheduled=scheduled.get(row["subscription_id"], ()),
         )
         for row in rows

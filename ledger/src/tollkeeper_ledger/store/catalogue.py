@@ -80,6 +80,7 @@ def _known_tenant(row: Mapping[str, Any]) -> KnownTenant:
         tax_id=row["tax_id"],
         country=row["country"],
         region=row["region"],
+        features=row["features"],
         subscription=subscription,
         ended_at=row["ended_at"],
         declared=row["declared"],

@@ -121,6 +121,7 @@ async def put_tenants(conn: Connection, puts: Sequence[tuple[UUID, PutTenant]], 
                 list(tenant.alerts),
                 tenant.country,
                 tenant.region,
+                tenant.features,
             )
             for tenant in tenants
         ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.catalogue.model import EARLY_MAX_S, LATE_MAX_S
+from tollkeeper_ledger.domain.features import features_of
 from tollkeeper_ledger.domain.limits import merge, rule_from_json
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.reshape import Hold, Use, hold_after, limits_in_turn
@@ -126,7 +127,7 @@ def _view(row: asyncpg.Record, plan: dict[str, Any]) -> TenantView:
         state=row["state"],
         parent=row["parent"] or "",
         plan=row["plan"] or "",
-        features=tuple(sorted(plan.get("features", ()))),
+        features=tuple(features_of(plan, row["features"])),
         limits=tuple(limits),
         schedule=_schedule(row),
         change=row["change"],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at", "started_at",
-    "interval", "anchor", "time_zone", "subscription_id",
+    "interval", "anchor", "time_zone", "features", "subscription_id",
 )  # fmt: skip
 _BRIEF = ("tenant", "plan", "plan_version", "state", "quantity", "period_start", "period_end", "ends_at")
 _TIMES = ("period_start", "period_end", "ends_at", "started_at")
@@ -86,6 +86,7 @@ def _found(context: typer.Context, tenant: str, state: str = "") -> list[admin_p
 def _show(found: Iterable[admin_pb2.Subscription], output: Output) -> None:
     rows: list[dict[str, Cell]] = [
         {name: to_text(getattr(one, name)) if name in _TIMES else getattr(one, name) for name in _COLUMNS}
+        | {"features": [f"{each.name}={each.value}" if each.value else each.name for each in one.features]}
         for one in found
     ]
     show(rows, _COLUMNS, output, title="Subscriptions", brief=_BRIEF)

@@ -47,6 +47,8 @@ def plan_to_json(plan: Plan) -> JsonObject:
     """Give a plan version's definition. Equal meaning gives equal JSON: 2.5 and 2.50 of USD are the same."""
     digits = CURRENCY_DIGITS[plan.currency]
     extra: JsonObject = terms_to_json(plan.trial)
+    if plan.feature_values:
+        extra["feature_values"] = plan.feature_values
     if plan.proration:
         extra["proration"] = plan.proration
     if plan.commitment is not None:

@@ -305,4 +305,5 @@ def _tenant_change(tenant: Tenant, seller: Seller, known: Known) -> Change:
 def _tenant_json(tenant: Tenant | KnownTenant) -> JsonObject:
     names = ("display_name", "parent", "billing_tenant", "address", "tax_id", "country", "region")
     shown = {name: _plain(getattr(tenant, name)) for name in names}
-    return {**shown, "alerts": list(tenant.alerts)} if tenant.alerts else shown
+    own: JsonObject = {"alerts": list(tenant.alerts), "features": tenant.features}
+    return shown | {name: said for name, said in own.items() if said}

@@ -64,6 +64,8 @@ class KnownTenant:
     """Rules on use and spend of its own."""
     country: str = ""
     region: str = ""
+    features: JsonObject = field(default_factory=dict)
+    """Features of its own."""
     has_method: bool = False
     """Whether it has a payment method, as a payer."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, SellerTaxes
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject, Limit
     from tollkeeper_ledger.domain.catalogue.price import Price
     from tollkeeper_ledger.domain.catalogue.reader import Reference
+    from tollkeeper_ledger.domain.features import FeatureValue
     from tollkeeper_ledger.domain.periods import Interval
 
 FORMAT_VERSION = 1
@@ -112,6 +113,8 @@ class Plan:
     """Usage is invoiced within the period whenever so much of it is not yet invoiced, in major units before tax."""
     alerts: tuple[JsonObject, ...] = ()
     """Rules on use and spend of a billing period."""
+    feature_values: dict[str, FeatureValue] = field(default_factory=dict)
+    """Of those features that have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,8 @@ class Tenant:
     country: str = ""
     """Where it is taxed, ISO 3166; empty = where its seller is."""
     region: str = ""
+    features: dict[str, FeatureValue] = field(default_factory=dict)
+    """Instead of the plan's, or beside them; False = not there."""
 
 
 @dataclass(frozen=True, slots=True)

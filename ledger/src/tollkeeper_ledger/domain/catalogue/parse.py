@@ -66,7 +66,7 @@ _FEE_FIELDS = frozenset({"name", "amount", "timing", "per_seat"})
 _SUBSCRIPTION_FIELDS = frozenset({"start", "anchor", "time_zone", "currency", "quantity", "prices_from"})
 _TENANT_FIELDS = frozenset({
     "id", "name", "parent", "billing_tenant", "address", "tax_id", "plan", "plan_version", "subscription", "limits",
-    "fees", "prices", "alerts", "country", "region",
+    "fees", "prices", "alerts", "country", "region", "features",
 })  # fmt: skip
 _AGGREGATIONS = ("sum", "count", "min", "max", "avg", "unique", "latest", "time_weighted", "percentile")
 _DIMENSIONS_MAX = 4
@@ -291,12 +291,13 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
     fields.in_currency(currency)
     interval = _read_interval(fields)
     prices = _unique(fields, "prices", PRICE_FIELDS, read_price, lambda price: price.key, key="meter")
+    features = fields.features("features")
     return Plan(
         name=fields.name("name") + suffix,
         currency=currency,
         billing_interval=interval,
         grace=_read_grace(fields),
-        features=tuple(sorted(fields.names("features", refers_to="feature"))),
+        features=tuple(sorted(name for name, value in features.items() if value is not False)),
         fees=_unique(fields, "fees", _FEE_FIELDS, _read_fee, lambda fee: fee.name),
         prices=prices,
         limits=_read_limits(fields, time_zone=time_zone),
@@ -306,6 +307,7 @@ def _read_plan(fields: Fields, *, currency: str, suffix: str, time_zone: str) ->
         commitment=fields.payable("commitment") if fields.has("commitment") else None,
         progressive_threshold=_read_threshold(fields, prices),
         alerts=read_rules(fields),
+        feature_values={name: value for name, value in features.items() if not isinstance(value, bool)},
     )
 
 
@@ -387,7 +389,7 @@ def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: st
     plan = fields.name("plan", required=False, refers_to="plan")
     limits = _read_limits(fields, time_zone=time_zone)
     if not plan:
-        for name in ("subscription", "limits", "plan_version", "fees", "prices", "alerts"):
+        for name in ("subscription", "limits", "plan_version", "fees", "prices", "alerts", "features"):
             if fields.has(name):
                 fields.fault(name, "needs a plan", remedy="add `plan: …`")
     return Tenant(
@@ -408,6 +410,7 @@ def _read_tenant(fields: Fields, currencies: Mapping[str, str], *, time_zone: st
         alerts=read_rules(fields),
         country=read_country(fields),
         region=read_region(fields),
+        features=fields.features("features"),
     )
 
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tollkeeper_ledger.domain.catalogue.faults import Faults
+    from tollkeeper_ledger.domain.features import FeatureValue
 
 UNITS_MAX = 2**53 - 1
 LIST_LENGTH_MAX = 10_000
+_FEATURE_CHARS_MAX = 128
 NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NAME_BOUND = "1 to 128 of A-Z a-z 0-9 . _ : -"
 _WHOLE = re.compile(r"[+-]?[0-9][0-9_]{0,30}")
@@ -189,6 +191,42 @@ class Fields:
             elif one:
                 found.append(one)
         return tuple(found)
+
+    def features(self, name: str) -> dict[str, FeatureValue]:
+        """Read features: names, names with a value, or a table of both; each must exist."""
+        found: dict[str, FeatureValue] = {}
+        for named, value in self._named(name):
+            one = self._checked_name(name, named, "feature")
+            if one in found:
+                self._collected.faults.add(named.line, self._at(name), "names the same twice", value=one)
+            elif one:
+                found[one] = True if value is None else self._feature_value(f"{name}.{one}", value)
+        return found
+
+    def _named(self, name: str) -> Iterator[tuple[Scalar, Node | None]]:
+        """Give names with values, in a list or a table; None = a name alone."""
+        node = self._nodes[name] if self.has(name) else Listing((), self.line)
+        for item in node.items if isinstance(node, Listing) else (node,):
+            if isinstance(item, Scalar):
+                yield item, None
+            elif isinstance(item, Table):
+                for entry in item.entries:
+                    yield Scalar(entry.name, entry.line, plain=True), entry.value
+            else:
+                self.fault(name, "has a list in its list", remedy="name each feature once")
+
+    def _feature_value(self, name: str, node: Node) -> FeatureValue:
+        bound = f"true, false, a whole number up to {UNITS_MAX}, or a text"
+        if not isinstance(node, Scalar) or node.is_null or not node.text:
+            self._collected.faults.add(node.line, self._at(name), "is not a single value", bound=bound)
+            return False
+        if node.plain and node.text in {"true", "false"}:
+            return node.text == "true"
+        if not node.plain or _WHOLE.fullmatch(node.text) is None:
+            return self._safe_text(name, node.text, _FEATURE_CHARS_MAX)
+        if not 0 <= int(node.text) <= UNITS_MAX:
+            self._collected.faults.add(node.line, self._at(name), "is out of range", value=node.text, bound=bound)
+        return int(node.text)
 
     def whole(self, name: str, *, least: int, most: int = UNITS_MAX, required: bool = False, default: int = 0) -> int:
         """Read a whole number within bounds."""

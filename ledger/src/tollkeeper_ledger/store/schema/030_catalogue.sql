@@ -89,6 +89,8 @@ CREATE TABLE tenant (
   -- Where it is taxed, ISO 3166: `DE`, `US` and `NY`; empty = where its seller is.
   country text NOT NULL DEFAULT '',
   region text NOT NULL DEFAULT '',
+  -- Features of its own, {name: true, false, number or text}: instead of its plan's or beside them.
+  features jsonb NOT NULL DEFAULT '{}',
   -- Its own rules on use and spend, an array of the shape that plan definitions have.
   alerts jsonb NOT NULL DEFAULT '[]',
   state text NOT NULL CONSTRAINT tenant_state_known CHECK (state IN ('active', 'suspended')),

@@ -38,7 +38,7 @@ WITH RECURSIVE line AS (
   FROM tenant t JOIN line ON t.tenant_id = line.parent_tenant_id WHERE line.depth < 8
 )
 SELECT t.tenant_id, t.wire_id, t.display_name, coalesce(parent.wire_id, '') AS parent,
-       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.country, t.region, t.alerts, t.state, s.subscription_id, s.started_at,
+       coalesce(payer.wire_id, '') AS billing_tenant, t.address, t.tax_id, t.country, t.region, t.features, t.alerts, t.state, s.subscription_id, s.started_at,
        s.anchor, s.time_zone, s.interval_unit, s.interval_count, s.limits, s.billed_until, s.plan_version_id, v.version,
        p.name AS plan, v.definition, t.declared, coalesce(m.has_method, false) AS has_method,
        (SELECT max(ended.ended_at) FROM subscription ended WHERE ended.tenant_id = t.tenant_id) AS ended_at
@@ -102,13 +102,14 @@ UPDATE tenant SET declared = said.declared
 FROM unnest($1::text[], $2::jsonb[]) AS said (wire_id, declared) WHERE tenant.wire_id = said.wire_id;
 
 -- name: relate_tenant
--- Sets a tenant's address, parent, payer, alerts and place. $1 wire id, $2 address lines, $3 parent or '', $4 payer or '',
--- $5 rules, $6 country, $7 region.
+-- Sets a tenant's address, parent, payer, alerts and place and features. $1 wire id, $2 address lines, $3 parent or '',
+-- $4 payer or '', $5 rules, $6 country, $7 region, $8 features.
 UPDATE tenant SET
   address = $2,
   alerts = $5,
   country = $6,
   region = $7,
+  features = $8,
   parent_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $3),
   billing_tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = $4)
 WHERE wire_id = $1;
@@ -195,7 +196,7 @@ WHERE tenant_id = $1 RETURNING before.state;
 -- $1 after this wire id, $2 and this subscription id, $3 at most so many, $4 only this wire id or null, $5 only in this
 -- state or null.
 SELECT t.wire_id, s.tenant_id, s.subscription_id, shown.state, s.started_at, s.period_from, s.anchor, s.time_zone, s.interval_unit,
-       s.interval_count, p.name AS plan, v.version, s.quantity,
+       s.interval_count, p.name AS plan, v.version, v.definition, t.features, s.quantity,
        coalesce(s.ended_at, (SELECT min(e.starts_at) FROM subscription_phase e WHERE e.tenant_id = s.tenant_id
                              AND e.subscription_id = s.subscription_id AND e.state = 'cancelled')) AS ends_at
 FROM subscription s JOIN tenant t USING (tenant_id)

@@ -25,7 +25,7 @@ SELECT DISTINCT tenant_id FROM chain;
 -- tenant ids.
 SELECT t.tenant_id, t.wire_id,
   CASE WHEN s.subscription_id IS NULL AND EXISTS (SELECT FROM subscription o WHERE o.tenant_id = t.tenant_id)
-    THEN 'suspended' ELSE t.state END AS state, p.wire_id AS parent, s.plan_version_id, plan.name AS plan,
+    THEN 'suspended' ELSE t.state END AS state, p.wire_id AS parent, t.features, s.plan_version_id, plan.name AS plan,
   coalesce(s.limits, '[]') AS subscription_limits, s.started_at, s.anchor, s.time_zone, s.interval_unit,
   s.interval_count,
   coalesce((SELECT jsonb_agg(o.rule) FROM limit_override o WHERE o.tenant_id = t.tenant_id), '[]') AS overrides,

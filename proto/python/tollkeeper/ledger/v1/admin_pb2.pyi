@@ -629,6 +629,7 @@ class Subscription(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     SCHEDULED_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """Internal id, a UUID in text."""
     tenant: _builtins.str
@@ -667,6 +668,10 @@ class Subscription(_message.Message):
     def scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledChange]:
         """What is to change, in order of time, up to the end."""
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
+        """What the tenant may do, in name order: its plan's features, and its own."""
+
     def __init__(
         self,
         *,
@@ -684,14 +689,41 @@ class Subscription(_message.Message):
         time_zone: _builtins.str = ...,
         interval: _builtins.str = ...,
         scheduled: _abc.Iterable[Global___ScheduledChange] | None = ...,
+        features: _abc.Iterable[Global___Feature] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "period_end", b"period_end", "period_start", b"period_start", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "ends_at", b"ends_at", "interval", b"interval", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "scheduled", b"scheduled", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "ends_at", b"ends_at", "features", b"features", "interval", b"interval", "period_end", b"period_end", "period_start", b"period_start", "plan", b"plan", "plan_version", b"plan_version", "quantity", b"quantity", "scheduled", b"scheduled", "started_at", b"started_at", "state", b"state", "subscription_id", b"subscription_id", "tenant", b"tenant", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class Feature(_message.Message):
+    """Something that a tenant may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, as the catalogue declares it."""
+    value: _builtins.str
+    """A number or a text, `5`, `gold`; empty = it has no value."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class ScheduledChange(_message.Message):
