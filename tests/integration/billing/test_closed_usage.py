@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from billing_bench import catalogue, superuser, use
-from tollkeeper_ledger.domain.usage_audit import Finding
-from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
+from tollkeeper_ledger.domain.usage_audit import Checked, Finding
+from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:

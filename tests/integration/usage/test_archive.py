@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ import pytest
 import structlog
 from rollup_support import add_kinds
 from rpc_support import error_info
+from tampering import ARCHIVE_TABLES, is_located, tamper
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 from tollkeeper_cli.proof import check_proof
 from tollkeeper_ledger.app import running
@@ -23,18 +26,19 @@ from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import DAY_US
-from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months
-from tollkeeper_ledger.domain.usage_audit import Finding, hashes_of
+from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months, span_of_month
+from tollkeeper_ledger.domain.usage_audit import Checked, Finding, hashes_of
+from tollkeeper_ledger.domain.usage_hash import row_check
 from tollkeeper_ledger.domain.windows import add_months
 from tollkeeper_ledger.jobs.upkeep import Upkeep
-from tollkeeper_ledger.services.archive_file import read_month_file
+from tollkeeper_ledger.services.archive_file import MonthFile, read_month_file
 from tollkeeper_ledger.services.reports import list_records
-from tollkeeper_ledger.services.usage_archive import Archiver, span_of_month
-from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
+from tollkeeper_ledger.services.usage_archive import Archiver
+from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
 from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.store.clock import set_clock
-from tollkeeper_ledger.store.pool import open_pools
+from tollkeeper_ledger.store.pool import open_pool, open_pools
 from usage_bench import TENANTS, open_bench, superuser
 
 if TYPE_CHECKING:
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 LOG = structlog.get_logger()
 KEPT = 13
+ARCHIVE_TAMPERINGS = int(os.environ.get("TAMPERINGS", "500")) // 12
 RECORDS = "SELECT * FROM usage_record ORDER BY batch_id, seq"
 
 
@@ -71,8 +76,8 @@ async def old(new_database: Callable[[], str]) -> AsyncIterator[Bench]:
                             tenant=TENANTS[at % 2],
                             event_us=turn_us + (at - 5) * DAY_US // 4,
                             received_us=turn_us + 2 * DAY_US - 1,
-                            quantities=(("requests", at + 1), ("k_sum", 7 * at)),
-                            attributes=(("zone", "é" * at),) if at else (),
+                            quantities=(("requests", at + 1), ("k_sum", 7 * at), ("k_max", at), ("k_unique", 1)),
+                            attributes=(("zone", "é" * at), ("user", "uv"[at % 2])) if at else (),
                         )
                         for at in range(10)
                     ]
@@ -186,8 +191,9 @@ async def test_the_file_says_everything_by_name(old: Bench, tmp_path: Path) -> N
     records = await found_records(old, tmp_path, months_of(old)[0])
     assert 60 == len(records)
     one = records["2-3-4"]
-    assert ("acme", [("requests", 5), ("k_sum", 28)]) == (one.tenant, sorted(one.quantities, reverse=True))
-    assert {"zone": "éééé"} == one.attributes
+    assert "acme" == one.tenant
+    assert {"requests": 5, "k_sum": 28, "k_max": 4, "k_unique": 1} == dict(one.quantities)
+    assert {"zone": "éééé", "user": "u"} == one.attributes
     assert one.row_check == int.from_bytes(hashes_of(one)[1][:8], "little", signed=True)
 
 
@@ -210,6 +216,62 @@ async def test_a_file_that_was_changed_or_lost_is_named(old: Bench, tmp_path: Pa
     assert "can't be read" in finding.problem
     with pytest.raises(ArchiveError):
         await work.bring_back(first)
+
+
+async def test_any_changed_field_about_archived_months_is_found_and_its_row_named(old: Bench, tmp_path: Path) -> None:
+    """Single fields of what Postgres keeps of files, of roots, and of archived months' rollups: the first one named.
+
+    Also what straddles a month that is here and one that is away, and files that were changed with their digest.
+    """
+    first, second = months_of(old)
+    for month in (first, second):
+        assert await archiver(old, tmp_path).archive(month) is not None
+    billing = await open_pool(old.url, role="tollkeeper_billing", size=1)
+    try:
+        assert await RootSigner(billing, tmp_path / "keys", installation_id=bytes(16)).tick()
+    finally:
+        billing.terminate()
+    async with superuser(old.url) as conn:
+        await conn.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        meters = {row["meter_id"]: row["name"] for row in await conn.fetch("SELECT meter_id, name FROM meter")}
+        changed = set()
+        for seed in range(ARCHIVE_TAMPERINGS):
+            attempt = conn.transaction()
+            await attempt.start()
+            done = await tamper(conn, random.Random(seed), ARCHIVE_TABLES)
+            found = [one async for one in verify_usage(conn, archive=tmp_path) if isinstance(one, Finding)]
+            assert is_located(done, found, meters), (seed, done, found[:5])
+            changed.add((done.table, done.column))
+            await attempt.rollback()
+        assert {"records", "rows_digest", "file", "file_digest", "month"} <= {
+            column for table, column in changed if table == "usage_archive"
+        }
+    assert [] == (await found_by_audit(old, tmp_path))[0]
+
+
+async def test_a_file_that_was_forged_with_its_digests_is_found_by_the_chain(old: Bench, tmp_path: Path) -> None:
+    """Whoever writes another file, and all that Postgres says of it, leaves batches that are not those of the chain."""
+    first, _ = months_of(old)
+    archived = await archiver(old, tmp_path).archive(first)
+    assert archived is not None
+    path = tmp_path / archived.file
+    records = [
+        one
+        if one.id != "1-2-3"
+        else one._replace(quantities=[(meter, units + (meter == "requests")) for meter, units in one.quantities])
+        for one in read_month_file(path)
+    ]
+    forged = [one._replace(row_check=row_check(hashes_of(one)[1])) for one in records]
+    with MonthFile(path) as file:
+        file.add(forged)
+        rows_digest, digest = file.finish()
+    async with superuser(old.url) as conn:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("UPDATE usage_archive SET rows_digest = $1, file_digest = $2", rows_digest, digest)
+    findings, _ = await found_by_audit(old, tmp_path)
+    batch = next(one.batch_id for one in records if one.id == "1-2-3")
+    assert ("usage_record", f"batch {batch}") == (findings[0].table, findings[0].row)
+    assert {"usage_record", "usage_rollup_minute", "usage_rollup_quarter"} == {one.table for one in findings}
 
 
 async def test_what_is_not_as_committed_stays(old: Bench, tmp_path: Path) -> None:

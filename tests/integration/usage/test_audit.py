@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from quarantine_support import discard, keys_of, release
 from rollup_support import KINDS, add_kinds
-from tampering import tamper
+from tampering import is_located, tamper
 from tollkeeper_ledger.domain.usage_audit import Finding
 from tollkeeper_ledger.domain.usage_quarantine import ActOutcome
 from tollkeeper_ledger.services import usage_rebuild
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from tampering import Tampering
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
     from tollkeeper_ledger.store.pool import Connection
     from usage_bench import Bench
@@ -102,34 +101,11 @@ async def auditing(url: str) -> AsyncIterator[Connection]:
         yield conn
 
 
-def is_located(done: Tampering, found: list[Finding], names: dict[object, str]) -> bool:
-    """Say whether the first finding is about the changed table and one names the row as it was or is."""
-    after = {**done.before, done.column: done.value}
-    # A link that left its stream may only be missed by the head.
-    first = {done.table, "usage_chain_head"} if done.table == "usage_chain" else {done.table}
-    for row in (done.before, after):
-        if done.table in ("usage_record", "usage_id"):
-            words = [f"id {row['id']!r}"]
-        elif done.table == "usage_quarantine_act":
-            words = [f"producer {row['producer_id'].hex}, number {row['seq']}, act {row['number']}"]
-        elif done.table == "usage_quarantine":
-            words = [f"producer {row['producer_id'].hex}, number {row['seq']}"]
-        elif done.table == "usage_chain":
-            words = [str(row["position"])]
-        elif done.table == "usage_chain_head":
-            words = [f"stream {row['stream']}"]
-        else:
-            at = row["minute"] if "minute" in row else row["quarter"]
-            words = [at.isoformat(), f"meter {names.get(row['meter_id'])}", row["dims"]]
-        for finding in found:
-            text = f"{finding.row} {finding.problem}"
-            if finding.table == done.table and all(word in text for word in words):
-                return found[0].table in first
-    return False
-
-
 async def test_any_changed_field_is_found_and_its_row_named(new_database: Callable[[], str]) -> None:
-    """Single fields of records, ids, links, heads and rollups, changed at random past every guard: all are found."""
+    """Single fields of records, ids, links, heads and rollups, changed at random past every guard: all are found.
+
+    The first finding names the changed row.
+    """
     url = await asyncio.to_thread(new_database)
     async with open_bench(url) as bench:
         await fill(bench)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError
@@ -38,6 +39,12 @@ class ArchivedMonth:
 def file_name(month: date) -> str:
     """Name the file of a month."""
     return f"usage_record_{month:%Y%m}.parquet"
+
+
+def span_of_month(month: date) -> tuple[datetime, datetime]:
+    """Give the first instant of a month and of the next, UTC."""
+    first, end = (datetime(day.year, day.month, 1, tzinfo=UTC) for day in (month, add_months(month, 1)))
+    return first, end
 
 
 def due_months(months: Iterable[date], *, today: date, kept: int) -> list[date]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID, LATENESS_MAX_US, SHIPPING_MAX_US
 from tollkeeper_ledger.domain.usage_chain import link_hash
 from tollkeeper_ledger.domain.usage_hash import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_chain import BatchBody
+    from tollkeeper_ledger.domain.usage_rollup import Rollups
 
 ID_KEPT_US = LATENESS_MAX_US + SHIPPING_MAX_US - DAY_US
 """How long an id is there in any case, in microseconds since its commit."""
@@ -34,6 +36,23 @@ class Finding:
     row: str
     """Its key, for people."""
     problem: str
+
+
+@dataclass(slots=True)
+class Checked:
+    """Say how much was checked so far."""
+
+    links: int = 0
+    records: int = 0
+    hours: int = 0
+    periods: int = 0
+    roots: int = 0
+    archived: int = 0
+    """Records that are in files of archived months: counted, and the files compared where their directory is known."""
+
+
+Found: TypeAlias = "Finding | Checked"
+"""What an audit tells, in order: a wrong row, or how far it is."""
 
 
 class AuditedRecord(NamedTuple):
@@ -168,3 +187,23 @@ def check_refused(body: BatchBody, refused: Sequence[RefusedRecord]) -> Iterator
             f"has {len(refused)} records in quarantine, not the {body.conflicts + body.quarantined} that were chained"
         )
         yield Finding("usage_quarantine", f"batch {body.batch_id}", f"{told}, or others")
+
+
+def compare_rollups(
+    kept: Rollups, derived: Rollups, *, tenants: Mapping[UUID, str], names: Mapping[int, str]
+) -> Iterator[Finding]:
+    """Give rows that differ from what the records come to, those that are missing as well."""
+    pairs: tuple[tuple[str, Mapping[Any, Any], Mapping[Any, Any]], ...] = (
+        ("usage_rollup_minute", kept.minutes, derived.minutes),
+        ("usage_rollup_quarter", kept.quarters, derived.quarters),
+        ("usage_rollup_state", kept.states, derived.states),
+        ("usage_rollup_value", kept.values, derived.values),
+    )
+    for table, stored, wanted in pairs:
+        for key in sorted(stored.keys() | wanted.keys()):
+            if stored.get(key) != wanted.get(key):
+                problem = "says" if key in stored else "is missing; it should say"
+                row = f"tenant {tenants.get(key.tenant_id)}, meter {names.get(key.meter_id)}, {key.dims}"
+                at = from_us(key.start_us).isoformat()
+                told = f"{stored.get(key)}, the records {wanted.get(key)}" if key in stored else wanted.get(key)
+                yield Finding(table, f"{row}, {at}", f"{problem} {told}")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.periods import from_us
-from tollkeeper_ledger.domain.usage_audit import Finding
+from tollkeeper_ledger.domain.usage_audit import Checked, Finding
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.spans import instant_of
-from tollkeeper_ledger.services.usage_audit import Checked, verify_usage
+from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.services.usage_proofs import prove_usage
 from tollkeeper_ledger.services.usage_roots import read_roots_file
 from tollkeeper_ledger.store.pool import connection

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import to_us
-from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months, file_name
+from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, due_months, file_name, span_of_month
 from tollkeeper_ledger.domain.usage_audit import check_batch
-from tollkeeper_ledger.domain.windows import add_months
 from tollkeeper_ledger.services.archive_file import MonthFile, file_digest, read_month_file
 from tollkeeper_ledger.store import usage_archive as store
 from tollkeeper_ledger.store import usage_audit as audit
@@ -138,12 +136,6 @@ class Archiver:
                 await store.put_records(conn, page, tenants=tenants, meters=meters)
         self._log.info("month brought back", month=f"{month:%Y-%m}", records=archived.records, file=str(path))
         return archived.records
-
-
-def span_of_month(month: date) -> tuple[datetime, datetime]:
-    """Give the first instant of a month and of the next, UTC."""
-    first, end = (datetime(day.year, day.month, 1, tzinfo=UTC) for day in (month, add_months(month, 1)))
-    return first, end
 
 
 async def _checked_records(

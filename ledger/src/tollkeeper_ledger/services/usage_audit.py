@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, check_link, check_refused, hashes_of
+from tollkeeper_ledger.domain.usage_audit import (
+    Checked,
+    Finding,
+    check_batch,
+    check_link,
+    check_refused,
+    compare_rollups,
+    hashes_of,
+)
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
 from tollkeeper_ledger.domain.usage_quarantine import act_problem
 from tollkeeper_ledger.domain.usage_rollup import roll_up
-from tollkeeper_ledger.services.archive_file import file_digest
+from tollkeeper_ledger.services.archive_audit import check_archives
 from tollkeeper_ledger.services.closed_usage import check_usage, read_away
 from tollkeeper_ledger.services.usage_roots import is_signed
 from tollkeeper_ledger.store import billing_closes as closes
@@ -26,33 +33,18 @@ from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
-    from uuid import UUID
 
+    from tollkeeper_ledger.domain.usage_audit import Found
     from tollkeeper_ledger.domain.usage_proof import SignedRoot
-    from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Rollups
+    from tollkeeper_ledger.domain.usage_rollup import MeterFacts
     from tollkeeper_ledger.store.pool import Connection
     from tollkeeper_ledger.store.verifying import StoredLink
 
 _LINKS_AT_ONCE = 200
 _PERIODS_AT_ONCE = 100
-
-
-@dataclass(slots=True)
-class Checked:
-    """Say how much was checked so far."""
-
-    links: int = 0
-    records: int = 0
-    hours: int = 0
-    periods: int = 0
-    roots: int = 0
-    archived: int = 0
-    """Records that are in files of archived months: counted, and the files compared where their directory is known."""
-
-
-Found: TypeAlias = "Finding | Checked"
 
 
 async def verify_usage(
@@ -61,7 +53,8 @@ async def verify_usage(
     """Recompute every link, record, id and rollup; give what is wrong in order, and how far it is in between.
 
     `outside`: roots that are kept outside of Postgres. Whoever can rewrite all of the chain can't rewrite those.
-    `archive`: directory with the files of archived months; without it they are taken at Postgres' word.
+    `archive`: directory with the files of archived months; without it they are taken at Postgres' word, and their
+    rollups are not compared.
 
     `conn` is in a REPEATABLE READ transaction of a role that sees everything, so that all is of one moment; it begins
     with `hold_months`. A row that was changed is named by itself; of rows that are gone the batch is named. Reads
@@ -72,6 +65,8 @@ async def verify_usage(
     meters = await all_meters(conn)
     names = {facts.meter_id: name for name, facts in meters.items()}
     now_us = to_us(await ledger_now(conn))
+    async for archived in check_archives(conn, archive, meters, checked):
+        yield archived
     for stream in await store.read_streams(conn):
         async for found in _stream(conn, stream, names, checked, now_us=now_us):
             yield found
@@ -81,7 +76,6 @@ async def verify_usage(
         yield finding
     parts = (
         _roots(conn, outside, checked),
-        _archives(conn, archive, checked),
         _rollups(conn, meters, checked),
         _periods(conn, checked),
     )
@@ -156,17 +150,23 @@ async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
 
 async def _roots(conn: Connection, outside: Sequence[SignedRoot], checked: Checked) -> AsyncIterator[Found]:
     """Compare what was signed with the chain: a link that was signed must be there as it was."""
-    inside = [root async for root in roots.read_roots(conn)]
-    known = {root.statement for root in inside}
+    inside = [stored async for stored in roots.read_roots(conn)]
+    known = {stored.root.statement for stored in inside}
     hashes: dict[tuple[int, int], bytes | None] = {}
-    for root in (*inside, *(root for root in outside if root.statement not in known)):
+    both: list[tuple[SignedRoot, str, datetime | None]] = [
+        (one.root, f"number {one.root_id}", one.signed_at) for one in inside
+    ]
+    both += [(root, "kept outside", None) for root in outside if root.statement not in known]
+    for root, place_told, signed_at in both:
         checked.roots += 1
         try:
             signed_us, heads = read_statement(root.statement)
         except ValueError as error:
-            yield Finding("usage_root", f"key {key_name(root.public_key)}", str(error))
+            yield Finding("usage_root", f"{place_told}, key {key_name(root.public_key)}", str(error))
             continue
-        name = f"signed at {from_us(signed_us).isoformat()} with key {key_name(root.public_key)}"
+        name = f"{place_told}, signed at {from_us(signed_us).isoformat()} with key {key_name(root.public_key)}"
+        if signed_at is not None and to_us(signed_at) != signed_us:
+            yield Finding("usage_root", name, f"says that it was signed at {signed_at.isoformat()}")
         if not is_signed(root):
             yield Finding("usage_root", name, "its signature is not of its statement")
         for head in heads:
@@ -176,25 +176,6 @@ async def _roots(conn: Connection, outside: Sequence[SignedRoot], checked: Check
             if hashes[place] != head.hash:
                 problem = f"link {head.position} of stream {head.stream} is not the one that was signed"
                 yield Finding("usage_root", name, problem)
-    yield checked
-
-
-async def _archives(conn: Connection, directory: Path | None, checked: Checked) -> AsyncIterator[Found]:
-    """Compare the files of archived months with what was written; a month that was brought back is checked by rows."""
-    for month, away in (await archives.read_archives(conn)).values():
-        if not away:
-            continue
-        checked.archived += month.records
-        if directory is None:
-            continue
-        try:
-            found = await asyncio.to_thread(file_digest, directory / month.file)
-        except OSError as error:
-            yield Finding("usage_archive", f"month {month.month:%Y-%m}", f"its file can't be read: {error}")
-            continue
-        if found != month.file_digest:
-            problem = f"its file {month.file} is not the one that was written"
-            yield Finding("usage_archive", f"month {month.month:%Y-%m}", problem)
     yield checked
 
 
@@ -233,23 +214,3 @@ async def _stream(
     expected = (stream.last, previous, stream.stored, stream.refused)
     if expected != (stream.position, stream.hash, stream.stored_total, stream.quarantined_total):
         yield Finding("usage_chain_head", f"stream {stream.stream}", "is not what the links of its stream come to")
-
-
-def compare_rollups(
-    kept: Rollups, derived: Rollups, *, tenants: Mapping[UUID, str], names: Mapping[int, str]
-) -> Iterator[Finding]:
-    """Give rows that differ from what the records come to, those that are missing as well."""
-    pairs: tuple[tuple[str, Mapping[Any, Any], Mapping[Any, Any]], ...] = (
-        ("usage_rollup_minute", kept.minutes, derived.minutes),
-        ("usage_rollup_quarter", kept.quarters, derived.quarters),
-        ("usage_rollup_state", kept.states, derived.states),
-        ("usage_rollup_value", kept.values, derived.values),
-    )
-    for table, stored, wanted in pairs:
-        for key in sorted(stored.keys() | wanted.keys()):
-            if stored.get(key) != wanted.get(key):
-                problem = "says" if key in stored else "is missing; it should say"
-                row = f"tenant {tenants.get(key.tenant_id)}, meter {names.get(key.meter_id)}, {key.dims}"
-                at = from_us(key.start_us).isoformat()
-                told = f"{stored.get(key)}, the records {wanted.get(key)}" if key in stored else wanted.get(key)
-                yield Finding(table, f"{row}, {at}", f"{problem} {told}")

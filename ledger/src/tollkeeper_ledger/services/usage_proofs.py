@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
+from tollkeeper_ledger.domain.errors import UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us
-from tollkeeper_ledger.domain.usage_archive import away_text, need_records
 from tollkeeper_ledger.domain.usage_audit import hashes_of
 from tollkeeper_ledger.domain.usage_proof import UsageProof, batch_paths, read_statement
-from tollkeeper_ledger.services.archive_file import find_in_file
+from tollkeeper_ledger.services.batch_records import archived_records, records_of_batch
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_roots as store
 from tollkeeper_ledger.store.pool import connection
-from tollkeeper_ledger.store.usage_audit import batch_rows
 from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import date, datetime
+    from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from tollkeeper_ledger.domain.usage_audit import AuditedRecord
@@ -58,41 +55,17 @@ async def prove_usage(
             batch_id = await store.batch_of_record(conn, tenant_id, record_id, at)
             if batch_id is None and at is not None:
                 months = await archives.archive_at(conn, at)
-                away = await _from_files(archive, months, tenant=tenant, id=record_id, event_time=at)
+                away = await archived_records(archive, months, tenant=tenant, id=record_id, event_time=at)
                 batch_id = away[0].batch_id if away else None
         if batch_id is None:
             raise UnknownNameError("usage", record_id, remedy=_NAME_IT_BY_TIME if at is None else _AS_RECORDED)
         found = await store.link_of_batch(conn, batch_id)
-        records = await _batch(conn, batch_id, archive)
+        names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
+        records = await records_of_batch(conn, batch_id, names, archive)
         place = next((n for n, one in enumerate(records) if (one.tenant, one.id) == (tenant, record_id)), None)
         if found is None or place is None:
             raise UnknownNameError("usage", record_id, remedy="its record is gone: run `tollkeeper audit verify`")
         return records[place], await _proof(conn, records, place, found)
-
-
-async def _batch(conn: Connection, batch_id: int, archive: Path | None) -> list[AuditedRecord]:
-    """Give the records of a batch in order, wherever they are."""
-    names = {facts.meter_id: name for name, facts in (await all_meters(conn)).items()}
-    here = (await batch_rows(conn, [batch_id], names)).get(batch_id, [])
-    away = await _from_files(archive, await archives.archives_of_batch(conn, batch_id), batch_id=batch_id)
-    return sorted([*here, *away], key=lambda record: record.seq)
-
-
-async def _from_files(
-    archive: Path | None, months: Mapping[date, str], **values: str | int | datetime
-) -> list[AuditedRecord]:
-    """Give the records with these values of archived months. Raises PreconditionError where they can't be read."""
-    if archive is None:
-        need_records(list(months))
-        return []
-    records = []
-    for month, file in months.items():
-        try:
-            records += await asyncio.to_thread(find_in_file, archive / file, **values)
-        except (OSError, ValueError) as error:
-            told = f"{away_text([month])}, and their file can't be read here: {error}"
-            raise PreconditionError(told, reason="USAGE_ARCHIVED", metadata={"months": f"{month:%Y-%m}"}) from error
-    return records
 
 
 async def _proof(

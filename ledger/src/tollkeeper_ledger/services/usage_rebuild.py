@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.usage_audit import compare_rollups
 from tollkeeper_ledger.domain.usage_rollup import roll_up
-from tollkeeper_ledger.services.usage_audit import compare_rollups
 from tollkeeper_ledger.store import usage_audit as audit
 from tollkeeper_ledger.store import usage_rollups as store
 from tollkeeper_ledger.store.pool import connection, transaction

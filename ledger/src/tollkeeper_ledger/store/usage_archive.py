@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from tollkeeper_ledger.domain.periods import from_us
-from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError
+from tollkeeper_ledger.domain.usage_archive import ArchivedMonth, ArchiveError, span_of_month
 from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.usage_audit import FINDINGS_MAX, LONG_READ_S
 from tollkeeper_ledger.store.verifying import link_of_row
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ async def read_archives(conn: Connection) -> dict[date, tuple[ArchivedMonth, boo
         )
         for row in await conn.fetch(sql("audit.archives"))
     }
+
+
+async def parts_of(conn: Connection, month: date) -> dict[int, int]:
+    """Give how many records of each batch are in a month's file, as Postgres has it."""
+    rows = await conn.fetch(sql("audit.parts_of"), month, timeout=LONG_READ_S)
+    return {row["batch_id"]: row["records"] for row in rows}
+
+
+async def stray_parts(conn: Connection) -> list[tuple[int, date]]:
+    """Give batches that have records in a month that was never archived, with the month."""
+    rows = await conn.fetch(sql("audit.stray_parts"), FINDINGS_MAX, timeout=LONG_READ_S)
+    return [(row["batch_id"], row["month"]) for row in rows]
+
+
+async def rollup_hours(conn: Connection, month: date) -> list[datetime]:
+    """Give the hours of UTC in a month that rollups are of."""
+    rows = await conn.fetch(sql("audit.rollup_hours"), *span_of_month(month), timeout=LONG_READ_S)
+    return [row["hour"] for row in rows]
 
 
 async def archives_of_batch(conn: Connection, batch_id: int) -> dict[date, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tollkeeper_ledger.domain.usage_proof import Head, SignedRoot
 from tollkeeper_ledger.store.queries import sql
@@ -34,12 +34,21 @@ async def last_root(conn: Connection) -> SignedRoot | None:
     return None if row is None else SignedRoot(**row)
 
 
-async def read_roots(conn: Connection) -> AsyncIterator[SignedRoot]:
+class StoredRoot(NamedTuple):
+    """A signed root as it is stored."""
+
+    root_id: int
+    signed_at: datetime
+    root: SignedRoot
+
+
+async def read_roots(conn: Connection) -> AsyncIterator[StoredRoot]:
     """Give every signed root in order."""
     after = 0
     while rows := await conn.fetch(sql("audit.roots"), after, _ROOTS_AT_ONCE):
         for row in rows:
-            yield SignedRoot(row["statement"], row["signature"], row["public_key"])
+            root = SignedRoot(row["statement"], row["signature"], row["public_key"])
+            yield StoredRoot(row["root_id"], row["signed_at"], root)
         after = rows[-1]["root_id"]
 
 

@@ -1103,8 +1103,7 @@ CREATE TABLE usage_archive (
   rows_digest bytea NOT NULL CONSTRAINT usage_archive_rows_length CHECK (octet_length(rows_digest) = 32),
   -- Name of the file in the archive's directory, and SHA-256 over its bytes.
   file text NOT NULL,
-  file_digest bytea NOT NULL CONSTRAINT usage_archive_file_length CHECK (octet_length(file_digest) = 32),
-  archived_at timestamptz NOT NULL
+  file_digest bytea NOT NULL CONSTRAINT usage_archive_file_length CHECK (octet_length(file_digest) = 32)
 );
 
 -- How many records of a batch are in an archived month: the audit counts them in the batch's place.
@@ -1176,7 +1175,7 @@ BEGIN
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
   IF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month) THEN
-    INSERT INTO usage_archive VALUES (of_month, of_records, of_rows_digest, of_file, of_file_digest, ledger_now());
+    INSERT INTO usage_archive VALUES (of_month, of_records, of_rows_digest, of_file, of_file_digest);
     INSERT INTO usage_archive_batch SELECT batch, of_month, number FROM unnest(batches, in_batches) AS part (batch, number);
   ELSIF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month AND rows_digest = of_rows_digest) THEN
     RAISE EXCEPTION '% was archived with other records', of_month USING ERRCODE = 'invalid_parameter_value';

@@ -102,7 +102,7 @@ SELECT statement, signature, public_key FROM usage_root ORDER BY root_id DESC LI
 
 -- name: roots
 -- Gives signed roots in order. $1 after this number, $2 most.
-SELECT root_id, statement, signature, public_key FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
+SELECT root_id, signed_at, statement, signature, public_key FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
 
 -- name: roots_since
 -- Gives signed roots of a time and later, in order. $1 ledger time, $2 most.
@@ -145,6 +145,22 @@ WHERE relnamespace = 'tollkeeper'::regnamespace AND relname ~ '^usage_record_[0-
 -- name: archives
 -- Gives every month that was archived, in order, and whether its records are in the file only.
 SELECT month, records, rows_digest, file, file_digest, is_archived(month) AS away FROM usage_archive ORDER BY month;
+
+-- name: parts_of
+-- Gives how many records of each batch are in a month's file. $1 month.
+SELECT batch_id, records FROM usage_archive_batch WHERE month = $1;
+
+-- name: stray_parts
+-- Gives batches that have records in a month that was never archived. $1 most.
+SELECT batch_id, month FROM usage_archive_batch WHERE month NOT IN (SELECT month FROM usage_archive)
+ORDER BY batch_id, month LIMIT $1;
+
+-- name: rollup_hours
+-- Gives the hours of UTC that rollups of a span are of. $1 from, $2 to.
+SELECT DISTINCT date_trunc('hour', at, 'UTC') AS hour
+FROM (SELECT minute AS at FROM usage_rollup_minute UNION SELECT quarter FROM usage_rollup_quarter
+      UNION SELECT quarter FROM usage_rollup_state UNION SELECT quarter FROM usage_rollup_value) AS found
+WHERE at >= $1 AND at < $2 ORDER BY 1;
 
 -- name: archived_counts
 -- Gives how many records of batches are in files only. $1 batches.
