@@ -134,9 +134,12 @@ SECONDS ?= 60
 fuzz: tools ## Feed the usage log's reader whatever a disk can hold for SECONDS=60; what fails is kept and replayed by tests
 	@cd sidecar && FUZZ_SECONDS=$(SECONDS) cargo test --quiet --locked --profile sim --package usage-log --lib -- fuzz:: --nocapture
 
+FLIPS_SECONDS ?= 1800
+FLIPS_FROM ?= 0
+
 .PHONY: flips
-flips: tools ## Flip every bit of 64 KiB of usage log, 100,000 of 1 MiB, drop 10,000 subsets of pages: minutes
-	@cd sidecar && LONG=1 cargo test --quiet --locked --profile sim --package usage-log --lib -- larger::
+flips: tools ## Flip every bit of 64 KiB of log, 100,000 of 1 MiB, drop 10,000 subsets of pages (ONLY=, FLIPS_SECONDS=1800 each, FLIPS_FROM=)
+	@cd sidecar && LONG=1 FLIPS_SECONDS=$(FLIPS_SECONDS) FLIPS_FROM=$(FLIPS_FROM) cargo test --quiet --locked --profile sim --package usage-log --lib -- larger::$(ONLY) --nocapture
 
 KILLS ?= 2000
 

@@ -73,6 +73,11 @@ class AddedSidecar:
         """Kill it as a crash would."""
         self._child.kill()
 
+    @property
+    def exit_code(self) -> int | None:
+        """Return the code with which it ended; None while it runs."""
+        return self._child.exit_code
+
     def stop(self) -> bool:
         """End it in order and return whether it did end so within 30 s."""
         return self._child.stop(timeout_s=30)

@@ -73,6 +73,11 @@ class Child:
         """Tell whether the process is there."""
         return self._popen is not None and self._popen.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Return the code with which the process ended, minus the signal's number where one did; None while it runs."""
+        return None if self._popen is None else self._popen.poll()
+
     def start(self) -> None:
         """Start the process, after ending a leftover that an earlier run recorded in the same place."""
         spec = self._spec

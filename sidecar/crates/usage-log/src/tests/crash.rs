@@ -47,8 +47,14 @@ fn by_number(entries: &[(u64, EntryBody)]) -> Vec<Option<Vec<u8>>> {
     entries.iter().flat_map(|(_, body)| numbers(body)).collect()
 }
 
-fn check_prefix(memory: &Memory, kept: &[Vec<u8>], lost: &[Vec<u8>]) -> Recovered {
-    let (log, recovered) = open(memory, small());
+/// Checks that what was durable is there, that of the rest nothing changed, and that the log goes on.
+pub(super) fn check_prefix(
+    memory: &Memory,
+    config: Config,
+    kept: &[Vec<u8>],
+    lost: &[Vec<u8>],
+) -> Recovered {
+    let (log, recovered) = open(memory, config);
     let entries = read_all(&log, 1);
     let found = by_number(&entries);
     let all: Vec<_> = kept.iter().chain(lost).cloned().map(Some).collect();
@@ -85,7 +91,7 @@ fn torn_at_every_byte() {
     for cut in first..=final_byte + 1 {
         let torn = memory.crash(|_, _| false);
         torn.change(name, |bytes| bytes[..cut].copy_from_slice(&after[..cut]));
-        let recovered = check_prefix(&torn, &kept, &lost);
+        let recovered = check_prefix(&torn, small(), &kept, &lost);
         assert!(
             recovered.damage.is_empty(),
             "cut at {cut}: {:?}",
@@ -120,7 +126,7 @@ fn every_subset_of_unsynced_pages() {
                 .position(|known| *known == (name.to_owned(), page))
                 .is_some_and(|at| subset >> at & 1 == 1)
         };
-        let recovered = check_prefix(&memory.crash(keeps), &kept, &lost);
+        let recovered = check_prefix(&memory.crash(keeps), small(), &kept, &lost);
         assert!(
             recovered
                 .holes
