@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.cases.buckets import open_buckets
 from bench.cases.cold import open_cold
 from bench.cases.ingest import open_ingest
-from bench.cases.invoices import open_preview, open_run
+from bench.cases.invoices import open_pdf, open_preview, open_run
 from bench.cases.queries import open_month
 from bench.cases.rating import open_rating
 from bench.cases.sidecar import open_check, open_get_quota, open_record, open_record_single
@@ -37,5 +37,6 @@ CASES: Mapping[str, Opener] = MappingProxyType(
         "rating": open_rating,
         "invoice_run": open_run,
         "invoice_preview": open_preview,
+        "invoice_pdf": open_pdf,
     }
 )

@@ -1,7 +1,8 @@
-"""Invoices of tenants with a fee and five meters, called as the command line calls: a run over many, and previews."""
+"""Invoices of tenants with a fee and five meters, called as the command line calls: runs, previews and PDFs."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import typst
 from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 from bench.cases.ingest import open_producer, send, uuid7s
@@ -62,6 +64,7 @@ CREATE TABLE IF NOT EXISTS bench_line (
   invoice_id uuid NOT NULL REFERENCES bench_invoice, line integer NOT NULL, description text NOT NULL,
   amount_minor bigint NOT NULL, PRIMARY KEY (invoice_id, line))
 """
+_NUMBERS = "SELECT number FROM invoice JOIN tenant USING (tenant_id) WHERE wire_id = ANY ($1::text[])"
 _FLOOR_SUMS = "SELECT meter_id, sum(units) FROM usage_rollup_minute WHERE tenant_id = $1 GROUP BY 1"
 _FLOOR_INVOICES = """
 INSERT INTO bench_invoice
@@ -137,6 +140,44 @@ async def open_preview(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
             floor=partial(stage.one_by_one, ("driver", "postgres"), look, count),
             floor_is="asyncpg, the sums of the same meters",
             goals=(Goal("ours.p99_ms", 50, is_at_least=False),),
+        )
+
+
+@asynccontextmanager
+async def open_pdf(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
+    """Be ready to bill tenants and to ask for each invoice once: what was set before is set faster."""
+    count = effort.of(100, quick=10)
+    async with AsyncExitStack() as opened:
+        channel = await opened.enter_async_context(stage.ledger())
+        owner = await opened.enter_async_context(stage.owner())
+        usage: Any = usage_pb2_grpc.UsageServiceStub(channel)
+        billing: Any = billing_pb2_grpc.BillingServiceStub(channel)
+        producer = await open_producer(usage)
+
+        async def ours() -> Sample:
+            await owner.execute(_NOTHING_DUE)
+            names = [f"printed-{secrets.token_hex(6)}" for _ in range(count)]
+            await _prepare(stage, usage, producer, names)
+            await _bill(billing)
+            rows = await owner.fetch(_NUMBERS, names)
+
+            async def ask(place: int) -> None:
+                request = billing_pb2.GetInvoicePdfRequest(invoice=rows[place]["number"])
+                answer = await billing.GetInvoicePdf(request, timeout=_TIMEOUT_S)
+                if not answer.pdf.startswith(b"%PDF-"):
+                    raise RuntimeError("no PDF")
+
+            return await stage.one_by_one(("ledger", "postgres"), ask, len(rows))
+
+        async def page(number: int) -> None:
+            await asyncio.to_thread(typst.compile, f"Page {number} {secrets.token_hex(6)}".encode())
+
+        yield Bench(
+            unit="PDFs",
+            ours=ours,
+            floor=partial(stage.one_by_one, ("driver",), page, count),
+            floor_is="typst, a page of three words",
+            goals=(Goal("ours.p99_ms", 100, is_at_least=False),),
         )
 
 

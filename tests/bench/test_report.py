@@ -18,11 +18,13 @@ TIMED = {
     "start_decided",
     "usage_of_a_month",
     "invoice_preview",
+    "invoice_pdf",
 }
 NAMES = [
     "ledger_ingest_20_tenants", "ledger_ingest_10000_tenants", "cold_first_leases", "cold_openings", "check_unary",
     "record_calls_of_100", "record_single_2000_per_s", "get_quota_21_limits", "start_answered",
     "start_decided", "live_buckets", "usage_of_a_month", "rating", "invoice_run", "invoice_preview",
+    "invoice_pdf",
 ]  # fmt: skip
 
 
