@@ -85,6 +85,9 @@ def test_the_tiers_have_the_limits_and_flags_that_they_promise() -> None:
     for plan in catalogue.plans:
         assert [limit.amount for limit in plan.limits] == [5_000, 10_000, 1_000, 10, 100_000, 1_000]
     assert [len(plan.features) for plan in catalogue.plans] == [0, 1, 2, 3]
+    for plan in catalogue.plans:
+        on_requests = {limit.enforcement for limit in plan.limits if limit.meter == "requests"}
+        assert on_requests == {"hard" if plan.name == "api-free" else "soft"}, "what a paid tier includes can be used"
     assert len(catalogue.features) == 3
 
 

@@ -142,6 +142,11 @@ def scaled(quantity: int, scale: int) -> int | Amount:
     return shown
 
 
+def plain_figures(row: Row, names: Iterable[str]) -> dict[str, Cell]:
+    """Return a row for JSON: figures that `scaled` gave of these names as plain decimals in text."""
+    return {**row, **{name: cell.plain for name in names if isinstance(cell := row.get(name), Amount)}}
+
+
 def _csv_line(cells: Sequence[str | int]) -> str:
     """Return one line. The writer quotes what is in its terminator: with CR LF a lone CR can't fake a row."""
     line = io.StringIO()

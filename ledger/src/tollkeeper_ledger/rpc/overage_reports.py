@@ -61,6 +61,7 @@ def _message(found: Overage) -> billing_pb2.GetOverageResponse:
                 description=line.description,
                 meter=line.meter,
                 unit=line.unit,
+                scale=line.scale,
                 quantity=line.quantity,
                 charged=line.charged,
                 amount_minor=line.amount_minor,

@@ -160,15 +160,19 @@ class AmountFollower:
         window_ids = self._functions.take_untold(_WINDOWS_PER_STEP)
         if not window_ids:
             return
-        async with transaction(self._pool) as conn:
-            rows = await lock_windows(conn, window_ids)
-        now_us = self._clock.reading().now_us
-        calls: list[Call] = []
-        for row in rows.values():
-            if row.state.generation is not None and row.span.end_us > now_us:
-                row.state.generation.publish = True
-                calls += calls_for(row, expire_at_unix_s=0)
-        await self._functions.call([call for call in calls if call.function == "pool_extend"])
+        try:
+            async with transaction(self._pool) as conn:
+                rows = await lock_windows(conn, window_ids)
+            now_us = self._clock.reading().now_us
+            calls: list[Call] = []
+            for row in rows.values():
+                if row.state.generation is not None and row.span.end_us > now_us:
+                    row.state.generation.publish = True
+                    calls += calls_for(row, expire_at_unix_s=0)
+            await self._functions.call([call for call in calls if call.function == "pool_extend"])
+        except BaseException:
+            self._functions.tell_again(window_ids)
+            raise
 
     async def _tell_of_gone(self) -> None:
         """Tell whoever a pool had refused that is gone now: units came back, and the pool can't say so."""

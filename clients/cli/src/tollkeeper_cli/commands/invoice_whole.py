@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper_cli.commands.invoice_rows import BRIEF, COLUMNS, invoice_row
 from tollkeeper_cli.connection import to_text
-from tollkeeper_cli.output import Amount, Cell, Output, money, scaled, show, show_json
+from tollkeeper_cli.output import Cell, Output, money, plain_figures, scaled, show, show_json
 
 if TYPE_CHECKING:
     from tollkeeper.ledger.v1 import billing_pb2
@@ -72,11 +72,11 @@ def _line(line: billing_pb2.InvoiceLine, invoice: billing_pb2.Invoice) -> dict[s
 def _whole(invoice: billing_pb2.Invoice, lines: list[dict[str, Cell]]) -> dict[str, Any]:
     """Give an invoice as one JSON object."""
     parts = [[{name: getattr(part, name) for name in _PART} for part in line.parts] for line in invoice.lines]
-    for line in lines:
-        line.update({name: cell.plain for name in _QUANTITIES if isinstance(cell := line[name], Amount)})
     return {
         **invoice_row(invoice),
         **{name: getattr(invoice, name) for name in _HEAD},
         "taxes": [{name: getattr(tax, name) for name in _TAX} for tax in invoice.taxes],
-        "lines": [{**line, "parts": of_it} for line, of_it in zip(lines, parts, strict=True)],
+        "lines": [
+            {**plain_figures(line, _QUANTITIES), "parts": of_it} for line, of_it in zip(lines, parts, strict=True)
+        ],
     }

@@ -9,12 +9,13 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
 from tollkeeper_cli.commands.common import OutputOption, TenantOption, require_tenant, targets_of
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_text
-from tollkeeper_cli.output import Cell, Output, money, show
+from tollkeeper_cli.output import Cell, Output, money, plain_figures, scaled, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LINE_BRIEF = ("description", "quantity", "charged", "amount", "projected_quantity", "projected_charged", "projected")
+_QUANTITIES = ("quantity", "charged", "projected_quantity", "projected_charged")
 _LINE_COLUMNS = (
     "tenant", "plan", "period_start", "period_end", "description", "meter", "unit", "quantity", "charged", "amount",
     "amount_minor", "projected_quantity", "projected_charged", "projected", "projected_minor", "currency",
@@ -36,7 +37,10 @@ def register(app: typer.Typer) -> None:
 
 
 def calculate(context: typer.Context, tenant: TenantOption = "", output: OutputOption = Output.TABLE) -> None:
-    """Rate a tenant's running period as it stands, and as it will at its end at this pace. Stores nothing."""
+    """Rate a tenant's running period as it stands, and as it will at its end at this pace. Stores nothing.
+
+    Quantities are in whole units, as on invoices.
+    """
     request = billing_pb2.GetOverageRequest(tenant=require_tenant(tenant))
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         found = billing_pb2_grpc.BillingServiceStub(channel).GetOverage(request, timeout=CALL_TIMEOUT_S)
@@ -47,14 +51,13 @@ def calculate(context: typer.Context, tenant: TenantOption = "", output: OutputO
             "description": line.description,
             "meter": line.meter,
             "unit": line.unit,
-            "quantity": line.quantity,
-            "charged": line.charged,
-            "projected_quantity": line.projected_quantity,
-            "projected_charged": line.projected_charged,
+            **{name: scaled(getattr(line, name), line.scale) for name in _QUANTITIES},
             **_sums(line.amount_minor, line.projected_amount_minor, found.currency),
         }
         for line in found.lines
     ]
+    if output is Output.JSON:
+        rows = [plain_figures(row, _QUANTITIES) for row in rows]
     show(rows, _LINE_COLUMNS, output, title=f"Overage of {request.tenant}", brief=_LINE_BRIEF)
 
 

@@ -1501,6 +1501,7 @@ class OverageLine(_message.Message):
     PROJECTED_QUANTITY_FIELD_NUMBER: _builtins.int
     PROJECTED_CHARGED_FIELD_NUMBER: _builtins.int
     PROJECTED_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """As on the invoice."""
     meter: _builtins.str
@@ -1519,6 +1520,8 @@ class OverageLine(_message.Message):
     """Of these, what is not included."""
     projected_amount_minor: _builtins.int
     """Minor units at the period's end."""
+    scale: _builtins.int
+    """Decimal places of the meter: a quantity of 1,500 at scale 3 is 1.5 units."""
     def __init__(
         self,
         *,
@@ -1531,10 +1534,11 @@ class OverageLine(_message.Message):
         projected_quantity: _builtins.int = ...,
         projected_charged: _builtins.int = ...,
         projected_amount_minor: _builtins.int = ...,
+        scale: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "meter", b"meter", "projected_amount_minor", b"projected_amount_minor", "projected_charged", b"projected_charged", "projected_quantity", b"projected_quantity", "quantity", b"quantity", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "charged", b"charged", "description", b"description", "meter", b"meter", "projected_amount_minor", b"projected_amount_minor", "projected_charged", b"projected_charged", "projected_quantity", b"projected_quantity", "quantity", b"quantity", "scale", b"scale", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
