@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
@@ -11,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, MINUTE_US, UNITS_MAX
+from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges
-from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, RollupKey, quarters_of, sum_batch
-from tollkeeper_ledger.store.usage_batches import _joined
-from tollkeeper_ledger.store.usage_rollups import _sum_arguments
+from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, label_batch
+from tollkeeper_ledger.store.usage_batches import RecordTexts, _joined
+from tollkeeper_ledger.store.usage_rollups import record_sums
 
 PARTS = [
     Part(UUID(int=2), UUID(int=9), 0),
@@ -31,61 +30,35 @@ METERS = {
 }
 SHAPES = [(5,), (5, 3), ()]
 ATTRIBUTES = ["{}", '{"zone":"a"}', '{"user":"u","zone":"a"}']
-RECORDS = st.lists(
-    st.tuples(
-        st.integers(0, 3),
-        st.integers(-3 * MINUTE_US, 3 * MINUTE_US),
-        st.integers(0, 2),
-        st.tuples(st.integers(0, UNITS_MAX), st.integers(0, UNITS_MAX)),
-        st.sampled_from(ATTRIBUTES),
-    ),
-    max_size=40,
-)
+RECORDS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(ATTRIBUTES)), max_size=40)
 
 
 @given(RECORDS)
-def test_sums_equal_the_obvious_sums(records: list[tuple[int, int, int, tuple[int, int], str]]) -> None:
-    """Every (tenant, segment, meter, dimensions, minute) has the exact sum and count, in key order, each key once."""
-    expected: dict[RollupKey, list[tuple[int, int]]] = {}
-    for part, at, shape, amounts, attributes in records:
-        for meter, amount in zip(SHAPES[shape], amounts, strict=False):
-            dims = '{"zone":"a"}' if meter == 3 and "zone" in attributes else "{}"
-            key = RollupKey(*dataclasses.astuple(PARTS[part])[:2], meter, dims, at // MINUTE_US * MINUTE_US)
-            sign, count = SIGNS[part]
-            expected.setdefault(key, []).append((sign * amount, count))
-    found = sum_batch(
-        part=[part for part, *_ in records],
-        parts=PARTS,
-        event_us=[at for _, at, *_ in records],
-        shape=[shape for _, _, shape, _, _ in records],
+def test_records_are_labelled_with_every_sum_they_add_to(records: list[tuple[int, str]]) -> None:
+    """Each quantity points to its meter and the values of its dimensions; series ascend, each is there once."""
+    found = label_batch(
+        shape=[shape for shape, _ in records],
         shape_meters=[[METERS[meter] for meter in shape] for shape in SHAPES],
-        units=[amounts[: len(SHAPES[shape])] for _, _, shape, amounts, _ in records],
-        attributes=[attributes for *_, attributes in records],
+        attributes=[attributes for _, attributes in records],
     )
-    assert [
-        (key, (sum(amount for amount, _ in amounts), sum(count for _, count in amounts)))
-        for key, amounts in sorted(expected.items())
-    ] == list(found.items())
-    quarters = quarters_of(found)
-    assert list(quarters) == sorted(quarters), "sums are locked in key order"
-    assert (dict(found), dict(quarters)) == sums_told(_sum_arguments(found, quarters))
+    for (shape, attributes), label in zip(records, found.label, strict=True):
+        dims = {3: '{"zone":"a"}' if "zone" in attributes else "{}", 5: "{}"}
+        assert [(meter, dims[meter]) for meter in SHAPES[shape]] == [found.series[at] for at in found.lines[label]]
+    assert sorted(set(found.series)) == list(found.series)
 
 
-def sums_told(arguments: tuple[str, ...]) -> tuple[dict[tuple[object, ...], tuple[int, int]], ...]:
-    """Give the sums per minute and per quarter of an hour that a statement's arguments say."""
-    tenants, segments = ([UUID(one) for one in text[1:-1].split(",") if one] for text in arguments[:2])
-    told = []
-    for columns in (arguments[2:8], arguments[8:]):
-        pair, meter, start, units, records = (
-            [int(one) for one in columns[at][1:-1].split(",") if one] for at in (0, 1, 3, 4, 5)
-        )
-        dims = columns[2].split("\n") if columns[2] else []
-        keys = [
-            (tenants[at - 1], segments[at - 1], meter_id, text, start_us)
-            for at, meter_id, text, start_us in zip(pair, meter, dims, start, strict=True)
-        ]
-        told.append(dict(zip(keys, zip(units, records, strict=True), strict=True)))
-    return tuple(told)
+@given(st.permutations(PARTS))
+def test_pairs_ascend_and_parts_count_as_their_flags_say(parts: list[Part]) -> None:
+    """Sums are locked in key order, so tenants and segments stand in it; a void or a decrease counts below 0."""
+    texts = RecordTexts(part="{}", units="", arguments=())
+    found = record_sums(parts, label_batch(shape=[], shape_meters=[], attributes=[]), texts, [MINUTE_US - 1, 0])
+    tenants, segments = ([UUID(one) for one in text[1:-1].split(",")] for text in found.arguments[:2])
+    pairs = list(zip(tenants, segments, strict=True))
+    assert [(UUID(int=1), UUID(int=9)), (UUID(int=2), UUID(int=9))] == pairs
+    place, units, records = ([int(one) for one in text[1:-1].split(",")] for text in found.arguments[2:5])
+    assert [(part.tenant_id, part.segment_id) for part in parts] == [pairs[at - 1] for at in place]
+    assert [SIGNS[PARTS.index(part)] for part in parts] == list(zip(units, records, strict=True))
+    assert (found.first_us, found.last_us) == (0, MINUTE_US - 1)
 
 
 @pytest.mark.parametrize(

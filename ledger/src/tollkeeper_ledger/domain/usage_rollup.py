@@ -148,63 +148,39 @@ class Part:
     flags: int
 
 
-def sum_batch(
-    *,
-    part: Sequence[int],
-    parts: Sequence[Part],
-    event_us: Sequence[int],
-    shape: Sequence[int],
-    shape_meters: Sequence[Sequence[MeterFacts]],
-    units: Sequence[tuple[int, ...]],
-    attributes: Sequence[str],
-) -> dict[RollupKey, RollupSum]:
-    """Sum a batch per minute, in key order.
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Which sums each quantity of a batch's records adds to, beside its tenant, segment and time."""
 
-    `part` points per record into `parts`, `shape` into `shape_meters`, meters in the order of the record's units.
-    `attributes` are canonical JSON.
+    label: Sequence[int]
+    """Per record: index into `lines`."""
+    lines: Sequence[Sequence[int]]
+    """Per label: indexes into `series`, one for each of the record's quantities, in their order."""
+    series: Sequence[tuple[int, str]]
+    """Meter ids and dimensions, ascending."""
+
+
+def label_batch(
+    *, shape: Sequence[int], shape_meters: Sequence[Sequence[MeterFacts]], attributes: Sequence[str]
+) -> Labels:
+    """Label records by what of them names sums: each combination is looked at once.
+
+    `shape` points per record into `shape_meters`, meters in the order of the record's units. `attributes` are canonical
+    JSON.
     """
     splits = [any(meter.dimensions for meter in meters) for meters in shape_meters]
-    # Parts by their rank in key order: ids are compared once a part, not once a sum.
-    names = [(of.tenant_id, of.segment_id) for of in parts]
-    order = sorted(range(len(parts)), key=names.__getitem__)
-    rank = [0] * len(parts)
-    for place, at in enumerate(order):
-        rank[at] = place
-    gathered: dict[tuple[int, int, int, str], list[tuple[int, ...]]] = {}
-    for record_part, at, record_shape, amounts, text in zip(part, event_us, shape, units, attributes, strict=True):
-        key = (rank[record_part], record_shape, at // MINUTE_US, text if splits[record_shape] else NO_DIMENSIONS)
-        group = gathered.get(key)
-        if group is None:
-            gathered[key] = [amounts]
-        else:
-            group.append(amounts)
-    sums: dict[tuple[int, int, str, int], tuple[int, int]] = {}
-    pairs: list[tuple[UUID, UUID]] = []
-    labels: dict[tuple[int, str], list[tuple[int, str]]] = {}
-    # In the order of ranks sums come nearly in key order, which the sort at the end makes use of.
-    for key in sorted(gathered):
-        place, record_shape, minute, text = key
-        of = order[place]
-        if not pairs or pairs[-1] != names[of]:
-            pairs.append(names[of])
-        label = labels.get((record_shape, text))
-        if label is None:
-            label = labels[record_shape, text] = _labels(shape_meters[record_shape], text)
-        group = gathered[key]
-        sign, count = sign_of(parts[of].flags)
-        count *= len(group)
-        pair, start_us = len(pairs) - 1, minute * MINUTE_US
-        totals = group[0] if len(group) == 1 else map(sum, zip(*group, strict=True))
-        for (meter_id, dims), total in zip(label, totals, strict=True):
-            name = (pair, meter_id, dims, start_us)
-            before = sums.get(name)
-            sums[name] = (sign * total, count) if before is None else (before[0] + sign * total, before[1] + count)
-    # Named tuples are made past their own constructors: there are several of each record.
-    make, keys = tuple.__new__, sorted(sums)
-    return {make(RollupKey, (*pairs[key[0]], *key[1:])): make(RollupSum, sums[key]) for key in keys}
+    places: dict[tuple[int, str], int] = {}
+    label = [
+        places.setdefault((form, text if splits[form] else NO_DIMENSIONS), len(places))
+        for form, text in zip(shape, attributes, strict=True)
+    ]
+    named = [_named(shape_meters[form], text) for form, text in places]
+    series = sorted({one for line in named for one in line})
+    rank = {one: at for at, one in enumerate(series)}
+    return Labels(label, [[rank[one] for one in line] for line in named], series)
 
 
-def _labels(meters: Sequence[MeterFacts], text: str) -> list[tuple[int, str]]:
+def _named(meters: Sequence[MeterFacts], text: str) -> list[tuple[int, str]]:
     """Give what stands for each meter in keys of records with these attributes: its number and its dimensions."""
     named: Mapping[str, str] = {} if text == NO_DIMENSIONS else json.loads(text)
     return [(meter.meter_id, dims_of(meter, named) if meter.dimensions else NO_DIMENSIONS) for meter in meters]
@@ -212,12 +188,6 @@ def _labels(meters: Sequence[MeterFacts], text: str) -> list[tuple[int, str]]:
 
 def quarters_of(minutes: Mapping[RollupKey, RollupSum]) -> dict[RollupKey, RollupSum]:
     """Sum minutes per quarter of an hour, in key order where the minutes are."""
-    if len({key.start_us for key in minutes}) == 1:
-        # The usual batch: a second's records. No two sums meet.
-        start_us = next(iter(minutes)).start_us
-        start_us -= start_us % QUARTER_US
-        make = tuple.__new__
-        return {make(RollupKey, (*key[:4], start_us)): added for key, added in minutes.items()}
     sums: dict[RollupKey, RollupSum] = {}
     for key, (units, records) in minutes.items():
         name = key._replace(start_us=key.start_us - key.start_us % QUARTER_US)

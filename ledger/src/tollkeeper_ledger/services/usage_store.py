@@ -12,7 +12,7 @@ from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
 from tollkeeper_ledger.store.billing_segments import segments_of_span
-from tollkeeper_ledger.store.usage_batches import NewRecords, add_records
+from tollkeeper_ledger.store.usage_batches import NewRecords, add_records, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_merge import Merged
     from tollkeeper_ledger.services.usage_rollups import BatchRollups
     from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.usage_batches import RecordTexts
 
 _NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
 
@@ -42,10 +43,10 @@ async def store_records(
     # A shape that only refused records have may hold unknown meters: nobody points at it.
     shapes = [[meters.get(meter, _NO_METER) for meter in shape] for shape in merged.shapes]
     # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
-    rows, rollups, digests = await asyncio.to_thread(
+    texts, rollups, digests = await asyncio.to_thread(
         _rows_and_rollups, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, segments=segments, shapes=shapes
     )
-    await add_records(conn, rows)
+    await add_records(conn, texts)
     await add_rollups(conn, rollups)
     return digests
 
@@ -57,7 +58,7 @@ def _rows_and_rollups(
     tenant_ids: Sequence[UUID],
     segments: Sequence[UUID],
     shapes: Sequence[Sequence[MeterFacts]],
-) -> tuple[NewRecords, BatchRollups, list[bytes]]:
+) -> tuple[RecordTexts, BatchRollups, list[bytes]]:
     records = merged.records
     parts: dict[tuple[UUID, UUID, int], int] = {}
     part = [
@@ -65,7 +66,7 @@ def _rows_and_rollups(
         for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
     ]
     hashed, digests = _hash_rows(merged, batch_ids=batch_ids, segments=segments)
-    rows = NewRecords(
+    new = NewRecords(
         batch_ids=batch_ids,
         starts=merged.starts,
         parts=list(parts),
@@ -80,8 +81,9 @@ def _rows_and_rollups(
         attributes=records.attributes,
         checks=row_checks(hashed),
     )
-    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes)
-    return rows, rollups, digests
+    texts = texts_of(new)
+    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes, texts=texts)
+    return texts, rollups, digests
 
 
 def _hash_rows(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.domain.usage import TimeSpan
+from tollkeeper_ledger.domain.usage import MINUTE_US, TimeSpan
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
-from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord
+from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord, sign_of
 from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_aggregate import State
-    from tollkeeper_ledger.domain.usage_rollup import RollupKey, RollupSum, StateKey, ValueKey
+    from tollkeeper_ledger.domain.usage_rollup import Labels, Part, RollupKey, RollupSum, StateKey, ValueKey
     from tollkeeper_ledger.store.pool import Connection, Row
+    from tollkeeper_ledger.store.usage_batches import RecordTexts
 
 QUARTER = timedelta(microseconds=QUARTER_US)
 
@@ -56,56 +58,70 @@ async def add_sums(
 
 
 def _sum_arguments(minutes: Mapping[RollupKey, RollupSum], quarters: Mapping[RollupKey, RollupSum]) -> tuple[str, ...]:
-    """Give the arguments of `add_sums`.
-
-    In a batch of one minute the columns of both are alike but for their starts: such a column becomes text once.
-    """
+    """Give the arguments of `add_sums`: ids are long and repeat, so sums point to pairs of tenant and segment."""
     pairs: dict[tuple[UUID, UUID], int] = {}
-    numbers, dims = _sum_columns(minutes, pairs)
-    other_numbers, other_dims = _sum_columns(quarters, pairs)
-    texts = list(map(array_literal, numbers))
-    others = [
-        text if column == other else array_literal(other)
-        for text, column, other in zip(texts, numbers, other_numbers, strict=True)
-    ]
-    lines = "\n".join(dims)
-    other_lines = lines if dims == other_dims else "\n".join(other_dims)
+    columns = [text for sums in (minutes, quarters) for text in _sum_columns(sums, pairs)]
     return (
         array_literal(tenant_id for tenant_id, _ in pairs),
         array_literal(segment_id for _, segment_id in pairs),
-        *(*texts[:2], lines, *texts[2:]),
-        *(*others[:2], other_lines, *others[2:]),
+        *columns,
     )
 
 
 def _sum_columns(
     sums: Mapping[RollupKey, RollupSum], pairs: dict[tuple[UUID, UUID], int]
-) -> tuple[tuple[list[int], ...], list[str]]:
-    """Give sums as columns of numbers, and their dimensions.
-
-    Tenants and segments by their place in `pairs`, which grows: ids are long and repeat.
-    """
-    numbers = (
-        _pairs_of(sums, pairs),
-        [key[2] for key in sums],
-        [key[4] for key in sums],
-        [total[0] for total in sums.values()],
-        [total[1] for total in sums.values()],
+) -> tuple[str, str, str, str, str, str]:
+    """Give sums as columns, tenants and segments by their place in `pairs`, which grows."""
+    return (
+        array_literal([pairs.setdefault((key.tenant_id, key.segment_id), len(pairs) + 1) for key in sums]),
+        array_literal([key.meter_id for key in sums]),
+        "\n".join([key.dims for key in sums]),
+        array_literal([key.start_us for key in sums]),
+        array_literal([total.units for total in sums.values()]),
+        array_literal([total.records for total in sums.values()]),
     )
-    return numbers, [key[3] for key in sums]
 
 
-def _pairs_of(sums: Iterable[RollupKey], pairs: dict[tuple[UUID, UUID], int]) -> list[int]:
-    """Give each key's place in `pairs`. Those of one tenant stand together and share its id, so few are looked up."""
-    found: list[int] = []
-    tenant_id = segment_id = None
-    place = 0
-    for key in sums:
-        if key[0] is not tenant_id or key[1] is not segment_id:
-            tenant_id, segment_id = key[0], key[1]
-            place = pairs.setdefault((tenant_id, segment_id), len(pairs) + 1)
-        found.append(place)
-    return found
+@dataclass(frozen=True, slots=True)
+class RecordSums:
+    """What records add to sums, as a statement takes it."""
+
+    tenant_ids: Collection[UUID]
+    first_us: int
+    last_us: int
+    """Event times of the first and the last record."""
+    arguments: tuple[str, ...]
+
+
+def record_sums(parts: Sequence[Part], labels: Labels, texts: RecordTexts, event_us: Sequence[int]) -> RecordSums:
+    """Make text of what sums need beside the records' own texts. CPU-bound. `parts` are those of the texts."""
+    pairs = {(of.tenant_id.int, of.segment_id.int): of for of in parts}
+    ordered = sorted(pairs)
+    rank = {pair: at for at, pair in enumerate(ordered, 1)}
+    signs = [sign_of(of.flags) for of in parts]
+    lines = [(label, place, series) for label, line in enumerate(labels.lines) for place, series in enumerate(line)]
+    arguments = (
+        array_literal(pairs[pair].tenant_id for pair in ordered),
+        array_literal(pairs[pair].segment_id for pair in ordered),
+        array_literal([rank[of.tenant_id.int, of.segment_id.int] for of in parts]),
+        array_literal([units for units, _ in signs]),
+        array_literal([records for _, records in signs]),
+        array_literal([meter_id for meter_id, _ in labels.series]),
+        "\n".join([dims for _, dims in labels.series]),
+        array_literal([label for label, _, _ in lines]),
+        array_literal([place + 1 for _, place, _ in lines]),
+        array_literal([series + 1 for _, _, series in lines]),
+        texts.part,
+        array_literal(labels.label),
+        array_literal([at // MINUTE_US for at in event_us]),
+        texts.units,
+    )
+    return RecordSums({of.tenant_id for of in parts}, min(event_us), max(event_us), arguments)
+
+
+async def add_record_sums(conn: Connection, sums: RecordSums) -> None:
+    """Add records to the sums per minute and per quarter of an hour, locking either in key order. Months must exist."""
+    await conn.execute(sql("usage.add_record_sums"), *sums.arguments)
 
 
 async def add_values(conn: Connection, counts: Mapping[ValueKey, int]) -> None:

@@ -128,6 +128,46 @@ ROWS FROM (
   string_to_table($12::text, E'\n'), string_to_table($13::text, E'\n'), unnest($15::text::bigint[]))
   WITH ORDINALITY AS record (part, shape, id, seq, event_us, received_us, units, attributes, row_check, place);
 
+-- name: add_record_sums
+-- Adds records to sums per quarter of an hour and per minute, either in key order. Pairs, in key order, $1 tenant ids and
+-- $2 segment ids; of parts $3 pairs, what $4 units and $5 a record count for; series, in key order, $6 meter ids and
+-- $7 dimensions in lines; quantities of labels $8 labels, $9 places from 1, $10 series; of records $11 parts, $12 labels,
+-- $13 minutes since 1970, $14 units as array literals in lines. Notes the tenants for alerts.
+WITH named AS MATERIALIZED (
+  SELECT $1::text::uuid[] AS tenant_ids, $2::text::uuid[] AS segment_ids, $6::text::integer[] AS meter_ids,
+         string_to_array($7::text, E'\n') AS dims
+), summed AS MATERIALIZED (
+  SELECT pair, series, minute, sum(units[place] * units_count) AS units, sum(record_count) AS records
+  FROM (
+    SELECT pairs[part] AS pair, units_counts[part] AS units_count, record_counts[part] AS record_count, label, minute,
+           units::bigint[] AS units
+    FROM (SELECT $3::text::integer[] AS pairs, $4::text::bigint[] AS units_counts, $5::text::bigint[] AS record_counts
+          OFFSET 0) AS parts,
+    ROWS FROM (unnest($11::text::integer[]), unnest($12::text::integer[]), unnest($13::text::integer[]),
+               string_to_table($14::text, E'\n')) AS record (part, label, minute, units)
+    OFFSET 0) AS record
+  JOIN ROWS FROM (unnest($8::text::integer[]), unnest($9::text::integer[]), unnest($10::text::integer[]))
+    AS quantity (label, place, series) USING (label)
+  GROUP BY pair, series, minute
+), minutes AS (
+  INSERT INTO usage_rollup_minute AS stored (tenant_id, segment_id, meter_id, dims, minute, units, records)
+  SELECT tenant_ids[pair], segment_ids[pair], meter_ids[series], dims[series],
+         timestamptz 'epoch' + interval '1 minute' * minute, units, records
+  FROM named, (SELECT * FROM summed ORDER BY pair, series, minute) AS added
+  ON CONFLICT (tenant_id, segment_id, meter_id, dims, minute)
+  DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records
+), noted AS (
+  INSERT INTO alert_usage_hint (tenant_ids) SELECT tenant_ids FROM named
+)
+INSERT INTO usage_rollup_quarter AS stored (tenant_id, segment_id, meter_id, dims, quarter, units, records)
+SELECT tenant_ids[pair], segment_ids[pair], meter_ids[series], dims[series],
+       timestamptz 'epoch' + interval '15 minutes' * quarter, units, records
+FROM named, (
+  SELECT pair, series, minute / 15 AS quarter, sum(units) AS units, sum(records) AS records
+  FROM summed GROUP BY pair, series, quarter ORDER BY pair, series, quarter) AS added
+ON CONFLICT (tenant_id, meter_id, quarter, segment_id, dims)
+DO UPDATE SET units = stored.units + excluded.units, records = stored.records + excluded.records;
+
 -- name: add_sums
 -- Adds to sums per quarter of an hour and per minute, either in the order given. $1 tenant ids, $2 segment ids; of
 -- minutes $3 places in $1 and $2, $4 meter ids, $5 dimensions in lines, $6 starts in microseconds, $7 units, $8 records;
