@@ -94,19 +94,13 @@ TABLE = [
     ("version: 1\nmeters: [{name: a, unit: x, value_attribute: u}]", 2, "meters[0].value_attribute", "unique only"),
     ("version: 1\nmeters: [{name: a, unit: x, pseudonymise: [u]}]", 2, "meters[0].pseudonymise", "not declared"),
     (
-        "version: 1\nmeters:\n- {name: a, unit: x, attributes: [u], dimensions: [u], pseudonymise: [u]}",
-        3,
-        "meters[0].dimensions",
-        "is not stored",
-    ),
-    (
         (
-            "version: 1\nmeters:\n"
-            "- {name: a, unit: x, aggregation: unique, value_attribute: u, attributes: [u], pseudonymise: [u]}"
+            "version: 1\nmeters:\n- {name: a, unit: x, attributes: [u], dimensions: [u]}\n"
+            "- {name: b, unit: x, attributes: [u], pseudonymise: [u]}"
         ),
         3,
-        "meters[0].value_attribute",
-        "is not stored",
+        "meters[0].dimensions",
+        "another meter hides",
     ),
     (
         (
@@ -115,7 +109,7 @@ TABLE = [
         ),
         3,
         "meters[0].value_attribute",
-        "is not stored",
+        "another meter hides",
     ),
     ("version: 1\nmeters: [{name: a, unit: x, attributes: [u, u]}]", 2, "meters[0].attributes", "same twice"),
     ("version: 1\nmeters:\n- {name: a, unit: x}\n- {name: a, unit: x}", 4, "meters[1].name", "stands twice"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import secrets
 from base64 import urlsafe_b64encode
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest_asyncio
 from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2, usage_pb2
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
 from tollkeeper_ledger.domain.usage import FLAG_EXCESS, FLAG_EXPIRED, FLAG_SYSTEM_ID
 from usage_bench import open_bench, superuser
 from waiting import wait_until
@@ -42,7 +44,7 @@ async def channel(bench: Bench, ledger_settings: Settings) -> AsyncIterator[grpc
 class Reserved:
     """A reservation as a sidecar would have made it, with its token."""
 
-    def __init__(self, bench: Bench, key: Any, *, units: int = 7, lives_us: int = MINUTE_US) -> None:
+    def __init__(self, bench: Bench, key: Any, *, units: int = 7, lives_us: int = MINUTE_US, model: str = "m") -> None:
         self.home = secrets.token_bytes(16)
         self.reservation_id = secrets.token_bytes(16)
         self.record_id = f"r/{self.reservation_id.hex()}"
@@ -52,7 +54,7 @@ class Reserved:
             home=self.home,
             expires_us=bench.now_us + lives_us,
             costs=[limits_pb2.TokenCost(meter="requests", units=units)],
-            attributes=[limits_pb2.TokenAttribute(name="model", value="m")],
+            attributes=[limits_pb2.TokenAttribute(name="model", value=model)],
         )
         self.content = b"\x01" + key["key_id"].to_bytes(4, "big") + said.SerializeToString()
         self.token = self.signed(key["secret"])
@@ -242,26 +244,34 @@ async def test_the_same_end_at_ledger_and_sidecar_is_one_record(bench: Bench, ch
     assert (0, 1, 0) == (outcome.stored, outcome.duplicates, outcome.conflicts)
 
 
-async def test_what_a_meter_of_the_settlement_hides_is_not_stored(
+async def test_what_a_meter_of_the_settlement_hides_is_hidden(
     new_database: Callable[[], str], ledger_settings: Settings
 ) -> None:
-    """Neither of the settlement nor of the reservation's own, though another meter of the record declares it."""
+    """Of the settlement and of the reservation, whatever other meters declare; what is a pseudonym already stays."""
+    signed = "p1." + "x" * 22
     url = await asyncio.to_thread(new_database)
     async with open_bench(url) as bench:
         async with superuser(url) as conn:
             await conn.execute("UPDATE meter SET attributes = '{model,zone}' WHERE name = 'requests'")
-            await conn.execute("UPDATE meter SET attributes = '{model}' WHERE name = 'context_tokens'")
-            await conn.execute("UPDATE meter SET pseudonymised = '{model}' WHERE name = 'context_tokens'")
+            await conn.execute(
+                "UPDATE meter SET attributes = '{model}', pseudonymised = '{model}' WHERE name = 'context_tokens'"
+            )
         settings = ledger_settings.model_copy(update={"database_url": url})
         async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
             stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
             (key,) = await bench.rows("SELECT key_id, secret FROM token_key ORDER BY key_id DESC LIMIT 1")
-            reserved = Reserved(bench, key)
-            both = settlement(reserved.token, 4, attributes={"model": "n", "zone": "z"})
-            both.quantities.append(usage_pb2.Quantity(meter="context_tokens", units=1))
-            await stub.SettleReservation(both)
-        rows = await bench.rows("SELECT attributes FROM usage_record WHERE id = $1", reserved.record_id)
-        assert ['{"zone": "z"}'] == [row["attributes"] for row in rows]
+            names = []
+            for attributes, of_the_token in (({"model": "n"}, "m"), ({}, "m"), ({}, "n"), ({}, signed)):
+                reserved = Reserved(bench, key, model=of_the_token)
+                both = settlement(reserved.token, 4, attributes={**attributes, "zone": "z"})
+                both.quantities.append(usage_pb2.Quantity(meter="context_tokens", units=1))
+                await stub.SettleReservation(both)
+                rows = await bench.rows("SELECT attributes FROM usage_record WHERE id = $1", reserved.record_id)
+                names += [json.loads(row["attributes"]) for row in rows]
+        (made,) = await bench.rows("SELECT version, secret FROM pseudonym_key")
+        own = PseudonymKey(made["version"], made["secret"])
+        n, m = own.pseudonym("model", "n"), own.pseudonym("model", "m")
+        assert [{"model": model, "zone": "z"} for model in (n, m, n, signed)] == names
 
 
 async def test_concurrent_ends_at_the_ledger_have_one_outcome(bench: Bench, channel: Any, key: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import secrets
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 RECORDED, DUPLICATE = "RECORD_OUTCOME_RECORDED", "RECORD_OUTCOME_DUPLICATE"
 CONFLICT, INVALID = "RECORD_OUTCOME_CONFLICT", "RECORD_OUTCOME_INVALID"
+PSEUDONYM = re.compile(r"p1\.[A-Za-z0-9_-]{22}")
 
 
 def stamp(**ago: float) -> str:
@@ -51,7 +53,7 @@ def event(**changed: Any) -> dict[str, Any]:
 
 
 async def test_a_record_is_stored_once_however_often_it_is_sent(http: httpx.AsyncClient) -> None:
-    """First 200 recorded, again 200 duplicate, with other content 409; only declared plain attributes are kept."""
+    """First 200 recorded, again 200 duplicate, with other content 409; only declared attributes are kept."""
     one = record(attributes={"path": "/a", "who": "ann", "else": "x"})
     first, again = [await http.post("/v1/usage", json=one) for _ in range(2)]
     other = await http.post("/v1/usage", json={**one, "quantities": [{"meter": "requests", "units": 4}]})
@@ -60,12 +62,13 @@ async def test_a_record_is_stored_once_however_often_it_is_sent(http: httpx.Asyn
     assert (other.status_code, other.json()["error"]["status"]) == (409, "ALREADY_EXISTS")
     kept = (await stored(http))[one["id"]]
     assert kept["units"] == {"requests": 3}
-    assert kept["attributes"] == {"path": "/a"}
+    assert kept["attributes"] == {"path": "/a", "who": kept["attributes"]["who"]}
+    assert PSEUDONYM.fullmatch(kept["attributes"]["who"])
     assert await findings(http) == []
 
 
-async def test_what_one_meter_hides_is_stored_for_none(http: httpx.AsyncClient) -> None:
-    """An attribute that a meter of the record pseudonymises is dropped, though another declares it in the clear."""
+async def test_what_one_meter_hides_is_hidden_for_all(http: httpx.AsyncClient) -> None:
+    """An attribute that a meter of the record hides is stored as its pseudonym, though another has it in the clear."""
     units = [{"meter": "bytes", "units": 1}, {"meter": "requests", "units": 1}]
     ids = []
     for quantities in (units, units[::-1], units[:1]):
@@ -73,7 +76,9 @@ async def test_what_one_meter_hides_is_stored_for_none(http: httpx.AsyncClient) 
         assert (await http.post("/v1/usage", json=one)).status_code == 200
         ids.append(one["id"])
     kept = await stored(http)
-    assert [kept[name]["attributes"] for name in ids] == [{"path": "/a"}, {"path": "/a"}, {"who": "ann"}]
+    hidden = {"path": "/a", "who": kept[ids[0]]["attributes"]["who"]}
+    assert PSEUDONYM.fullmatch(hidden["who"])
+    assert [kept[name]["attributes"] for name in ids] == [hidden, hidden, {"who": "ann"}]
 
 
 BAD_RECORDS: tuple[tuple[dict[str, Any], str, str], ...] = (

@@ -43,6 +43,8 @@ class MeterFacts:
     """Attributes that split its rollups."""
     value_attribute: str = ""
     """Aggregation unique: the attribute whose distinct values are counted."""
+    hidden: tuple[str, ...] = ()
+    """Attributes that its records store as pseudonyms."""
     span: TimeSpan = WIDEST
     """How far an event may lie from its receive time."""
 

@@ -11,6 +11,7 @@ from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
+from tollkeeper_ledger.rpc.admin_pseudonyms import AdminPseudonyms
 from tollkeeper_ledger.rpc.admin_quarantine import AdminQuarantine
 from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
 from tollkeeper_ledger.rpc.admin_webhooks import AdminWebhooks
@@ -66,6 +67,7 @@ class AdminService(
     AdminSubscriptions,
     AdminQuarantine,
     AdminProducers,
+    AdminPseudonyms,
     AdminWebhooks,
     admin_pb2_grpc.AdminServiceServicer,
 ):
@@ -75,6 +77,7 @@ class AdminService(
         super().__init__(resources, limits)
         AdminQuarantine.__init__(self, resources, limits)
         AdminProducers.__init__(self, resources)
+        AdminPseudonyms.__init__(self, resources)
         AdminWebhooks.__init__(self, resources, limits)
         self._pools = resources.pools
 

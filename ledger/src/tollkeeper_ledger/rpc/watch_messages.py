@@ -13,6 +13,7 @@ from tollkeeper_ledger.services.watch import (
     CacheOrder,
     Clock,
     Confirmed,
+    Keys,
     Meters,
     Settlements,
     Tenant,
@@ -54,7 +55,7 @@ def _clock(reading: ClockReading) -> limits_pb2.ClockState:
     return limits_pb2.ClockState(now_us=reading.now_us, speed_milli=reading.speed_milli, version=reading.version)
 
 
-def event_to_message(event: Event, clock: LedgerClock) -> limits_pb2.WatchLimitsResponse:  # noqa: C901, PLR0911 - one per kind
+def event_to_message(event: Event, clock: LedgerClock) -> limits_pb2.WatchLimitsResponse:  # noqa: C901, PLR0911, PLR0912 - one per kind
     """Give an event as a message; times are read now, so that they are true when it is sent."""
     match event:
         case Beat(change=change):
@@ -69,6 +70,9 @@ def event_to_message(event: Event, clock: LedgerClock) -> limits_pb2.WatchLimits
             return limits_pb2.WatchLimitsResponse(clock=_clock(clock.reading()))
         case Tenant(view=view):
             return limits_pb2.WatchLimitsResponse(tenant=_tenant(view))
+        case Keys(keys=keys):
+            told = [limits_pb2.PseudonymKey(tenant=name, version=key.version, secret=key.secret) for name, key in keys]
+            return limits_pb2.WatchLimitsResponse(pseudonym_keys=limits_pb2.PseudonymKeyList(keys=told))
         case Confirmed(wire_ids=wire_ids):
             return limits_pb2.WatchLimitsResponse(confirmed=limits_pb2.WatchTenants(tenants=wire_ids))
         case Unknown(wire_id=wire_id):

@@ -14,10 +14,10 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, Prec
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.settlement import end_columns, excess_of, refund_of
 from tollkeeper_ledger.domain.usage import ATTRIBUTES_MAX, FLAG_EXPIRED, SECOND_US
+from tollkeeper_ledger.services.pseudonyms import hides, stored_pairs, stored_reserved
 from tollkeeper_ledger.services.usage import own_producer_id
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.settlements import find_end
-from tollkeeper_ledger.store.tenants import hidden_attributes, stored_attributes
 from tollkeeper_ledger.store.usage_batches import find_tenants
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ReservationEnds:
         PreconditionError RESERVATION_RELEASED for use of a reservation that ended at zero, LedgerError
         LEDGER_UNREACHABLE.
         """
-        attributes = self._attributes(reservation, actual)
+        attributes = await self._attributes(reservation, actual)
 
         async def commit(conn: Connection) -> Ended:
             now = await ledger_now(conn)
@@ -80,10 +80,11 @@ class ReservationEnds:
 
         return await self._ingest.attempted(commit)
 
-    def _attributes(self, reservation: Reservation, actual: Actual | None) -> list[tuple[str, str]]:
-        """Give the record's attributes: of the settlement the declared ones, of the reservation all, hidden ones never.
+    async def _attributes(self, reservation: Reservation, actual: Actual | None) -> list[tuple[str, str]]:
+        """Give the record's attributes: of the settlement the declared ones, of the reservation all.
 
-        Raises UnknownNameError METER_UNKNOWN, InvalidFieldError FIELD_TOO_LONG.
+        Hidden ones are pseudonyms. Raises UnknownNameError METER_UNKNOWN or TENANT_UNKNOWN, InvalidFieldError
+        FIELD_TOO_LONG.
         """
         meters = {meter.name: meter for meter in self._tenants.meters}
         names = [meter for meter, _ in actual.quantities] if actual is not None else []
@@ -91,10 +92,14 @@ class ReservationEnds:
             if meter not in meters:
                 raise UnknownNameError("meter", meter)
         used = [meters[meter] for meter in names]
-        hidden, kept = hidden_attributes(used), stored_attributes(used)
-        given = actual.attributes if actual is not None else ()
-        named = {name: value for name, value in reservation.attributes if name not in hidden}
-        named.update((name, value) for name, value in given if name in kept)
+        key = None
+        if hides(used):
+            views = await self._tenants.get([reservation.tenant])
+            if not views:
+                raise UnknownNameError("tenant", reservation.tenant)
+            key = (await self._tenants.pseudonym_keys(views.values()))[reservation.tenant]
+        named = dict(stored_reserved(reservation.attributes, used, key))
+        named.update(stored_pairs(actual.attributes if actual is not None else (), used, key))
         if len(named) > ATTRIBUTES_MAX:
             raise InvalidFieldError(
                 "attributes",

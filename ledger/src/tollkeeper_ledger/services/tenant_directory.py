@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import to_us
+from tollkeeper_ledger.services.pseudonyms import PseudonymKeys, hides
 from tollkeeper_ledger.store.changes import CHANGE_CHANNEL
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.operators import read_replaced
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
     from tollkeeper_ledger.store.limits import Identity
     from tollkeeper_ledger.store.listener import Listener
     from tollkeeper_ledger.store.pool import Pool
@@ -44,6 +46,10 @@ class TenantDirectory:
         self._change = -1
         self._meters: tuple[MeterView, ...] = ()
         self._value_meters: frozenset[str] = frozenset()
+        self._pseudonyms = PseudonymKeys(pool)
+        self._hides = False
+        self._has_keys = False
+        """The keys of all tenants in memory were read since a meter hides something."""
         self._catching_up = asyncio.Lock()
         self._news = asyncio.Event()
         self._followers: list[Callable[[list[TenantView]], None]] = []
@@ -79,6 +85,17 @@ class TenantDirectory:
     def wire_id_of(self, tenant_id: UUID) -> str | None:
         """Give the wire id of a tenant that this replica has loaded."""
         return self._wire_ids.get(tenant_id)
+
+    def pseudonym_key(self, view: TenantView) -> PseudonymKey | None:
+        """Give the key of a tenant's pseudonyms from memory; None where no meter hides anything."""
+        return self._pseudonyms.known(view.tenant_id) if self._hides else None
+
+    async def pseudonym_keys(self, views: Collection[TenantView]) -> dict[str, PseudonymKey]:
+        """Give the keys of tenants' pseudonyms by wire id, made where there are none; nothing where no meter hides."""
+        if not self._hides:
+            return {}
+        keys = await self._pseudonyms.get([view.tenant_id for view in views])
+        return {view.wire_id: keys[view.tenant_id] for view in views}
 
     async def get(self, wire_ids: Iterable[str]) -> dict[str, TenantView]:
         """Give the named tenants; unknown names are left out."""
@@ -183,8 +200,10 @@ class TenantDirectory:
                 changed = {view.tenant_id for view in self._by_wire_id.values()}
                 self._by_wire_id.clear()
                 self._wire_ids.clear()
+                self._pseudonyms.clear()
             meters = await load_meters(conn)
         views = await self._read(tenant_ids=changed) if changed else []
+        await self._read_keys(views, hidden=hides(meters))
         self._keep(views)
         self._change = last
         for told in self._followers:
@@ -194,3 +213,16 @@ class TenantDirectory:
             self._value_meters = frozenset(meter.name for meter in meters if meter.value_attribute)
             for told_meters in self._meter_followers:
                 told_meters(meters)
+
+    async def _read_keys(self, changed: Collection[TenantView], *, hidden: bool) -> None:
+        """Read the keys of tenants that changed; of all in memory where a meter begins to hide something."""
+        # First, so that whoever loads a tenant meanwhile reads its key.
+        self._hides = hidden
+        if not hidden:
+            self._has_keys = False
+            return
+        tenant_ids = {view.tenant_id for view in changed}
+        if not self._has_keys:
+            tenant_ids |= {view.tenant_id for view in self._by_wire_id.values()}
+        await self._pseudonyms.read(tenant_ids)
+        self._has_keys = True

@@ -22,6 +22,7 @@ from tollkeeper_ledger.domain.usage_merge import Merged, merge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
 from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.services.usage_store import store_records
+from tollkeeper_ledger.services.usage_turned import without_turned
 from tollkeeper_ledger.services.usage_verdicts import earlier_verdicts
 from tollkeeper_ledger.store.settlements import NewSettlement, add_settlements
 from tollkeeper_ledger.store.standing import note_ended
@@ -310,6 +311,7 @@ async def _claim(conn: Connection, appends: Sequence[_Append], names: _Names) ->
     taken = await claim_ids(conn, claim)
     if not taken:
         return merged
+    taken = await without_turned(conn, merged, taken, tenant_ids=claim.tenant_ids, meters=names.meters)
     for at, same in taken.items():
         batch, row = merged.origin(at)
         one = storing[batch]

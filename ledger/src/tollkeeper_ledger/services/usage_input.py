@@ -17,13 +17,14 @@ from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError
 from tollkeeper_ledger.domain.usage import CONFLICT
+from tollkeeper_ledger.services.pseudonyms import hides, stored_pairs
 from tollkeeper_ledger.services.usage_counters import count_readings, keep_counted, rounds_of
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.tenants import stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
     from tollkeeper_ledger.domain.usage import AppendOutcome, Problem
     from tollkeeper_ledger.domain.usage_columns import Use
     from tollkeeper_ledger.services.clock import LedgerClock
@@ -96,7 +97,7 @@ class UsageInput:
         return [Result(Fate.INVALID, one) if isinstance(one, LedgerError) else next(verdicts) for one in checked]
 
     async def _checked(self, uses: Sequence[Use | LedgerError]) -> list[Use | LedgerError]:
-        """Put an error in the place of each record that catalogue or clock refuse, and drop what isn't kept."""
+        """Put an error in the place of each record that catalogue or clock refuse; drop or hide what isn't kept."""
         plain = [use for use in uses if not isinstance(use, LedgerError)]
         tenants = await self._tenants.get({use.tenant for use in plain})
         meters = {meter.name: meter for meter in self._tenants.meters}
@@ -104,9 +105,13 @@ class UsageInput:
             # It may have been declared a moment ago.
             await self._tenants.catch_up()
             meters = {meter.name: meter for meter in self._tenants.meters}
+        keys = await self._tenants.pseudonym_keys(tenants.values()) if hides(meters.values()) else {}
         now_us = self._clock.reading().now_us
         return [
-            use if isinstance(use, LedgerError) else _kept(use, use.tenant in tenants, meters, now_us) for use in uses
+            use
+            if isinstance(use, LedgerError)
+            else _kept(use, use.tenant in tenants, meters, keys.get(use.tenant), now_us)
+            for use in uses
         ]
 
     async def _commit(self, uses: Sequence[Use]) -> list[Result]:
@@ -203,8 +208,14 @@ def _tell(job: _Job, error: Exception) -> None:
         job.done.set_exception(error)
 
 
-def _kept(use: Use, known: bool, meters: Mapping[str, MeterView], now_us: int) -> Use | LedgerError:  # noqa: FBT001
-    """Give the record as it is stored, or why it isn't. Only declared attributes are kept, none to be pseudonymised."""
+def _kept(
+    use: Use,
+    known: bool,  # noqa: FBT001
+    meters: Mapping[str, MeterView],
+    key: PseudonymKey | None,
+    now_us: int,
+) -> Use | LedgerError:
+    """Give the record as it is stored, or why it isn't: with declared attributes only, hidden ones as pseudonyms."""
     if not known:
         return _unknown("tenant", "TENANT_UNKNOWN", use.tenant)
     for place, (meter, _) in enumerate(use.quantities):
@@ -221,16 +232,11 @@ def _kept(use: Use, known: bool, meters: Mapping[str, MeterView], now_us: int) -
             bound=f"{late_s} s back to {early_s} s ahead",
             remedy="send it in time, and set the caller's clock",
         )
-    plain = stored_attributes(used)
-    return replace(use, attributes=sorted((pair for pair in use.attributes if pair[0] in plain), key=_in_bytes))
+    return replace(use, attributes=stored_pairs(use.attributes, used, key))
 
 
 def _unknown(field: str, reason: str, name: str) -> InvalidFieldError:
     return InvalidFieldError(field, "does not exist", reason=reason, value=name, remedy="declare it in the catalogue")
-
-
-def _in_bytes(pair: tuple[str, str]) -> bytes:
-    return pair[0].encode()
 
 
 def _verdict(problem: Problem | None) -> Result:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from tollkeeper_ledger.services.notices import UNITS_CHANNEL, Notice, read_notices
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
+    from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
     from tollkeeper_ledger.services.tenant_directory import TenantDirectory
     from tollkeeper_ledger.store.clock import ClockReading
     from tollkeeper_ledger.store.listener import Listener
@@ -44,6 +45,13 @@ class Tenant:
     """A tenant, new or changed."""
 
     view: TenantView
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of tenants' pseudonyms, by wire id."""
+
+    keys: tuple[tuple[str, PseudonymKey], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,9 @@ class CacheOrder:
     """Empty = all."""
 
 
-Event: TypeAlias = Meters | Tenant | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed | CacheOrder
+Event: TypeAlias = (
+    Meters | Tenant | Keys | Unknown | Confirmed | Units | Clock | Beat | Settlements | Witnessed | CacheOrder
+)
 
 _CLOCK = Clock()
 
@@ -120,6 +130,7 @@ class Stream:
         self.follows: set[str] = set()
         self.ended = False
         self._sent: dict[str, int] = {}
+        self._keys_sent: dict[str, PseudonymKey] = {}
         self._unknown: dict[str, None] = {}
         self._orders: dict[bytes, asyncio.Future[int]] = {}
         self._queue: deque[Event] = deque()
@@ -150,6 +161,13 @@ class Stream:
         self.put(Tenant(view))
         return True
 
+    def put_keys(self, keys: Mapping[str, PseudonymKey]) -> None:
+        """Queue keys of tenants' pseudonyms that the stream has not been sent; to be called before their tenants."""
+        new = {wire_id: key for wire_id, key in keys.items() if self._keys_sent.get(wire_id) != key}
+        if new:
+            self._keys_sent.update(new)
+            self.put(Keys(tuple(new.items())))
+
     def put_anew(self, view: TenantView) -> None:
         """Queue a tenant that the stream follows, although nothing may have changed."""
         if view.wire_id in self.follows:
@@ -171,6 +189,7 @@ class Stream:
         for wire_id in wire_ids:
             self.follows.discard(wire_id)
             self._sent.pop(wire_id, None)
+            self._keys_sent.pop(wire_id, None)
             self._unknown.pop(wire_id, None)
 
     def order(self, order: CacheOrder) -> asyncio.Future[int]:
@@ -274,6 +293,8 @@ class WatchHub:
             resume_change = 0
         views = await self._tenants.with_ancestors(wire_ids)
         stream.follows.update(views)
+        await self._tenants.pseudonym_keys(views.values())
+        stream.put_keys(self._keys_of(views.values()))
         confirmed = [
             view.wire_id for view in views.values() if not stream.put_tenant(view, resume_change=resume_change)
         ]
@@ -286,6 +307,11 @@ class WatchHub:
         for (tenant_id, limit, key_hash), window_id in await self._tenants.replaced_windows(names):
             notice = Notice(tenant_id=tenant_id, limit=limit, key_hash=key_hash, replaced=window_id)
             stream.put(Units(names[tenant_id], notice))
+
+    def _keys_of(self, views: Iterable[TenantView]) -> dict[str, PseudonymKey]:
+        """Give the newest keys of these tenants that this replica has heard of."""
+        known = ((view.wire_id, self._tenants.pseudonym_key(view)) for view in views)
+        return {wire_id: key for wire_id, key in known if key is not None}
 
     async def beat(self) -> None:
         """Send heartbeats until cancelled, evenly: the time that sending takes is part of the interval."""
@@ -335,6 +361,7 @@ class WatchHub:
         for stream in self._streams:
             for view in views:
                 if view.wire_id in stream.follows:
+                    stream.put_keys(self._keys_of([view]))
                     stream.put_tenant(view)
                     self._follow_ancestors(stream, view)
 
@@ -345,11 +372,14 @@ class WatchHub:
             if parent is None:
                 return
             stream.follows.add(parent.wire_id)
+            stream.put_keys(self._keys_of([parent]))
             stream.put_tenant(parent)
             view = parent
 
     def _meters_changed(self, meters: tuple[MeterView, ...]) -> None:
         for stream in self._streams:
+            followed = (self._tenants.known(wire_id) for wire_id in stream.follows)
+            stream.put_keys(self._keys_of([view for view in followed if view is not None]))
             stream.put(Meters(meters))
 
     def _noticed(self, text: str) -> None:

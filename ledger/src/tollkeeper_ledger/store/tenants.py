@@ -70,13 +70,8 @@ class MeterView:
 
 
 def hidden_attributes(meters: Iterable[MeterView]) -> set[str]:
-    """Name the attributes that a record with these meters must not store: those that any of them hides."""
+    """Name the attributes that a record with these meters stores as pseudonyms: those that any of them hides."""
     return {name for meter in meters for name in meter.pseudonymised}
-
-
-def stored_attributes(meters: Collection[MeterView]) -> set[str]:
-    """Name the attributes that a record with these meters stores: declared by one of them, hidden by none."""
-    return {name for meter in meters for name in meter.attributes} - hidden_attributes(meters)
 
 
 async def load_tenants(

@@ -216,6 +216,15 @@ async def find_taken(
     return [row["seq"] for row in rows]
 
 
+async def find_stored(
+    conn: Connection, pairs: Sequence[tuple[UUID, str]]
+) -> dict[tuple[UUID, str], tuple[dict[str, str], bytes]]:
+    """Give attributes and content hashes of stored records by (tenant, id); archived ones are left out."""
+    tenant_ids, ids = [tenant_id for tenant_id, _ in pairs], [record_id for _, record_id in pairs]
+    rows = await conn.fetch(sql("usage.stored_of_ids"), tenant_ids, ids)
+    return {(row["tenant_id"], row["id"]): (row["attributes"], row["content_hash"]) for row in rows}
+
+
 async def make_month(conn: Connection, month: date) -> None:
     """Make the partitions of the month that starts on this day; nothing happens where they are there."""
     await conn.execute(sql("usage.make_month"), month)

@@ -46,6 +46,7 @@ def meter_facts(row: Row) -> MeterFacts:
         aggregation=Aggregation(row["aggregation"]),
         dimensions=tuple(row["dimensions"]),
         value_attribute=row["value_attribute"],
+        hidden=tuple(row["pseudonymised"]),
         span=TimeSpan(late_us=row["late_max_s"] * 1_000_000, early_us=row["early_max_s"] * 1_000_000),
     )
 

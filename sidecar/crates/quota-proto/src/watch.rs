@@ -7,8 +7,8 @@ use quota_core::{Event, Meter, TenantSnapshot, WindowId};
 
 use crate::{
     ledger::{
-        self, CacheOrder, ClockState, Heartbeat, MeterInfo, Settlement, WatchWelcome, Witness,
-        watch_limits_response::Message,
+        self, CacheOrder, ClockState, Heartbeat, MeterInfo, PseudonymKey, Settlement, WatchWelcome,
+        Witness, watch_limits_response::Message,
     },
     limits::{MessageError, key_hash, meter, sixteen, snapshot, units},
 };
@@ -21,7 +21,7 @@ pub const EARLY_MAX_US: i64 = 300_000_000;
 /// What holds for records of one meter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecordRules {
-    /// Attributes that must not be stored as they are.
+    /// Attributes that are stored under pseudonyms only.
     pub hidden: Vec<String>,
     /// How long before its receive time an event may lie, µs.
     pub late_us: i64,
@@ -68,6 +68,8 @@ pub enum WatchNews {
     Settlements(Vec<Settlement>),
     /// What an operator wants done with what is leased.
     CacheOrder(CacheOrder),
+    /// Keys of tenants' pseudonyms.
+    PseudonymKeys(Vec<PseudonymKey>),
     /// Nothing to do here: confirmed tenants.
     Nothing,
 }
@@ -117,6 +119,7 @@ pub fn news(bytes: &[u8]) -> Result<WatchNews, MessageError> {
             Message::Witness(witness) => WatchNews::Witness(witness),
             Message::Settlements(list) => WatchNews::Settlements(list.settlements),
             Message::CacheOrder(order) => WatchNews::CacheOrder(order),
+            Message::PseudonymKeys(list) => WatchNews::PseudonymKeys(list.keys),
             Message::Confirmed(_) => WatchNews::Nothing,
         },
     )

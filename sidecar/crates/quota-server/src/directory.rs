@@ -8,12 +8,13 @@ use quota_proto::{
     Attributes,
     bridge::{Snapshot, command::Action},
     command::watch_hello,
-    ledger::{WatchHello, WatchWelcome},
+    ledger::{self, WatchHello, WatchWelcome},
     quota::ErrorReason,
     watch::{EARLY_MAX_US, LATE_MAX_US, RecordRules},
 };
 
 use crate::{
+    pseudonym::{PseudonymKey, is_pseudonym},
     refusal::{Answer, Refusal},
     token::TokenKeys,
 };
@@ -35,12 +36,23 @@ pub(crate) struct TenantFacts {
 struct MeterFacts {
     /// Attributes that may be stored as they are, as far as this meter goes.
     plain: Box<[Box<str>]>,
-    /// Attributes that no record with this meter stores.
+    /// Attributes that every record with this meter stores under pseudonyms.
     hidden: Box<[Box<str>]>,
     /// How long before its receive time an event may lie, µs.
     late_us: i64,
     /// How long after it, µs.
     early_us: i64,
+}
+
+/// What becomes of an attribute of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// No meter of the record declares it.
+    Dropped,
+    /// It is stored as it is.
+    Plain,
+    /// Its pseudonym is stored.
+    Hidden,
 }
 
 /// Tenants, meters and the state of the watch stream.
@@ -49,6 +61,10 @@ pub(crate) struct Directory {
     /// Tenants on the watch stream; `None` until their snapshot came.
     tenants: HashMap<Arc<str>, Option<Arc<TenantFacts>>>,
     meters: Option<HashMap<Arc<str>, MeterFacts>>,
+    /// Some meter hides attributes.
+    hides: bool,
+    /// Keys of pseudonyms by tenant; never kept for a restart.
+    pseudonym_keys: HashMap<Arc<str>, PseudonymKey>,
     pub(crate) keys: TokenKeys,
     pub(crate) watch_up: bool,
     pub(crate) welcomed: bool,
@@ -90,6 +106,7 @@ impl Directory {
     /// Forgets a tenant that does not exist.
     pub(crate) fn forget(&mut self, tenant: &str) {
         self.tenants.remove(tenant);
+        self.pseudonym_keys.remove(tenant);
     }
 
     /// Takes in the list of meters, and what holds for records of each.
@@ -115,7 +132,17 @@ impl Directory {
             };
             (Arc::clone(&meter.name), facts)
         };
+        self.hides = rules.iter().any(|rules| !rules.hidden.is_empty());
         self.meters = Some(meters.iter().zip(rules).map(facts).collect());
+    }
+
+    /// Takes in keys of pseudonyms, each in place of the tenant's before; what is no key is left out.
+    pub(crate) fn learn_keys(&mut self, keys: &[ledger::PseudonymKey]) {
+        for told in keys {
+            if let Some(key) = PseudonymKey::read(told) {
+                self.pseudonym_keys.insert(told.tenant.as_str().into(), key);
+            }
+        }
     }
 
     /// Takes in the ledger's introduction.
@@ -139,6 +166,7 @@ impl Directory {
     /// Forgets what was said of tenants; names all of them, to be asked for anew.
     pub(crate) fn begin_anew(&mut self) -> Vec<Arc<str>> {
         (self.change, self.meters) = (0, None);
+        self.pseudonym_keys.clear();
         for facts in self.tenants.values_mut() {
             *facts = None;
         }
@@ -214,38 +242,85 @@ impl Directory {
             })
     }
 
-    /// Leaves those attributes that one of the meters declares and none hides; the rest is not to be stored.
-    pub(crate) fn declared<'m>(
-        &self,
-        meters: &(impl Iterator<Item = &'m str> + Clone),
-        attributes: &mut Attributes,
-    ) {
-        attributes.retain(|(name, _)| self.declares(meters, name));
-    }
-
-    /// Whether one of the meters declares an attribute and none hides it, so that it is to be stored.
-    pub(crate) fn declares<'m>(
+    /// Says what becomes of an attribute of a record with these meters: hidden by one of them it is hidden, whatever the
+    /// others declare.
+    pub(crate) fn standing<'m>(
         &self,
         meters: &(impl Iterator<Item = &'m str> + Clone),
         name: &str,
-    ) -> bool {
-        let mut used = self.facts_of(meters.clone());
-        used.any(|meter| meter.plain.iter().any(|other| **other == *name))
-            && !self.hides(meters, name)
+    ) -> Standing {
+        let has = |names: &[Box<str>]| names.iter().any(|other| **other == *name);
+        if self.hides
+            && self
+                .facts_of(meters.clone())
+                .any(|meter| has(&meter.hidden))
+        {
+            Standing::Hidden
+        } else if self.facts_of(meters.clone()).any(|meter| has(&meter.plain)) {
+            Standing::Plain
+        } else {
+            Standing::Dropped
+        }
     }
 
-    /// Drops those attributes that one of the meters hides (`pseudonymise`): the others may declare them as they like.
-    pub(crate) fn unhidden<'m>(
+    /// Leaves the attributes that a record with these meters stores, hidden ones as their pseudonyms.
+    ///
+    /// # Errors
+    /// One is hidden and the tenant's key has not come; the attributes are of no use then.
+    pub(crate) fn stored<'m>(
         &self,
+        tenant: &str,
         meters: &(impl Iterator<Item = &'m str> + Clone),
         attributes: &mut Attributes,
-    ) {
-        attributes.retain(|(name, _)| !self.hides(meters, name));
+    ) -> Answer<()> {
+        attributes.retain(|(name, _)| self.standing(meters, name) != Standing::Dropped);
+        for (name, value) in attributes {
+            if self.standing(meters, name) == Standing::Hidden {
+                *value = self.pseudonym(tenant, name, value)?.into();
+            }
+        }
+        Ok(())
     }
 
-    fn hides<'m>(&self, meters: &(impl Iterator<Item = &'m str> + Clone), name: &str) -> bool {
-        let mut used = self.facts_of(meters.clone());
-        used.any(|meter| meter.hidden.iter().any(|other| **other == *name))
+    /// Hides those of a reservation's attributes that one of the meters hides and that are no pseudonyms already; the
+    /// others stay as they were signed.
+    ///
+    /// # Errors
+    /// As [`Directory::stored`].
+    pub(crate) fn stored_reserved<'m>(
+        &self,
+        tenant: &str,
+        meters: &(impl Iterator<Item = &'m str> + Clone),
+        attributes: &mut Attributes,
+    ) -> Answer<()> {
+        for (name, value) in attributes {
+            if !is_pseudonym(value) && self.standing(meters, name) == Standing::Hidden {
+                *value = self.pseudonym(tenant, name, value)?.into();
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the pseudonym of a tenant's attribute.
+    ///
+    /// # Errors
+    /// The tenant's key has not come.
+    pub(crate) fn pseudonym(&self, tenant: &str, name: &str, value: &str) -> Answer<String> {
+        let key = self.pseudonym_keys.get(tenant);
+        key.map(|key| key.pseudonym(name, value))
+            .ok_or_else(|| Refusal::no_pseudonyms(tenant))
+    }
+
+    /// Whether a record with these meters and attributes can't be stored, since the tenant's key has not come.
+    pub(crate) fn lacks_key<'m, 'n>(
+        &self,
+        tenant: &str,
+        meters: &(impl Iterator<Item = &'m str> + Clone),
+        mut names: impl Iterator<Item = &'n str>,
+    ) -> bool {
+        self.hides
+            && !self.pseudonym_keys.contains_key(tenant)
+            && names.any(|name| self.standing(meters, name) == Standing::Hidden)
     }
 
     fn facts_of<'m>(

@@ -14,7 +14,7 @@ use quota_proto::{
 use usage_log::{Append, Hash, Position};
 
 use crate::{
-    directory::Directory,
+    directory::{Directory, Standing},
     handlers::counted::Use,
     recent::{Key, Recent, Seen},
     refusal::{Answer, Refusal},
@@ -25,6 +25,9 @@ use crate::{
 pub(crate) struct Draft {
     logged: LoggedUsage,
     content_hash: Hash,
+    /// What tells it from others of its id here: the hash of what came, which no turn of the tenant's key changes. Never
+    /// leaves this process.
+    identity: Hash,
     /// Its id is the caller's.
     is_named: bool,
     /// What is to be taken from limits.
@@ -32,10 +35,11 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Makes what is logged of a record that was checked: with an id, and without attributes that nobody declared.
+    /// Makes what is logged of a record that was checked: with an id, without attributes that nobody declared, and with
+    /// pseudonyms of those that are hidden.
     ///
     /// # Errors
-    /// There is no randomness for an id.
+    /// There is no randomness for an id; the tenant's key of pseudonyms has not come.
     pub(crate) fn of(
         service: &Service,
         directory: &Directory,
@@ -54,15 +58,40 @@ impl Draft {
             .iter()
             .map(|quantity| quantity.meter.text());
         let attributes = &mut record.attributes;
-        attributes.retain(|pair| directory.declares(&meters, pair.name.text()));
-        let logged = record.logged(id, now.ledger_us);
+        attributes
+            .retain(|pair| directory.standing(&meters, pair.name.text()) != Standing::Dropped);
+        let mut logged = record.logged(id, now.ledger_us);
+        let identity = raw_content_hash(&logged);
+        let content_hash = if hide(directory, &mut logged)? {
+            raw_content_hash(&logged)
+        } else {
+            identity
+        };
         Ok(Self {
-            content_hash: raw_content_hash(&logged),
             logged,
+            content_hash,
+            identity,
             is_named,
             used,
         })
     }
+}
+
+/// Puts pseudonyms in place of what a record's meters hide; answers whether there was anything.
+fn hide(directory: &Directory, logged: &mut LoggedUsage) -> Answer<bool> {
+    let mut is_hidden = false;
+    let meters = logged
+        .quantities
+        .iter()
+        .map(|quantity| quantity.meter.text());
+    for pair in &mut logged.attributes {
+        if directory.standing(&meters, pair.name.text()) == Standing::Hidden {
+            let (tenant, name) = (logged.tenant.text(), pair.name.text());
+            pair.value = directory.pseudonym(tenant, name, pair.value.text())?.into();
+            is_hidden = true;
+        }
+    }
+    Ok(is_hidden)
 }
 
 /// Where the record stands that a result is about.
@@ -80,6 +109,7 @@ pub(crate) enum Place {
 struct Entry {
     payload: Range<usize>,
     content_hash: Hash,
+    identity: Hash,
     /// Where its id is the caller's and was not seen before.
     key: Option<Key>,
 }
@@ -107,12 +137,13 @@ impl Fresh {
         let Draft {
             logged,
             content_hash,
+            identity,
             is_named,
             used,
         } = draft;
-        let seen = is_named.then(|| recent.look(logged.tenant.text(), &logged.id, &content_hash));
+        let seen = is_named.then(|| recent.look(logged.tenant.text(), &logged.id, &identity));
         let (seen, place) = match seen {
-            Some(Seen::New(key)) => self.look(key, &content_hash),
+            Some(Seen::New(key)) => self.look(key, &identity),
             Some(Seen::Same(position)) => (seen, Place::Logged(position)),
             other => (other, Place::Nowhere),
         };
@@ -135,16 +166,16 @@ impl Fresh {
             Some(Seen::New(key)) => Some(key),
             _ => None,
         };
-        let place = Place::Fresh(self.push(&logged, content_hash, key)?);
+        let place = Place::Fresh(self.push(&logged, content_hash, identity, key)?);
         Ok((result(RecordOutcome::Recorded, logged.id), place))
     }
 
     /// Looks among the call's own records for one that no earlier call had.
-    fn look(&self, key: Key, content_hash: &Hash) -> (Option<Seen>, Place) {
+    fn look(&self, key: Key, identity: &Hash) -> (Option<Seen>, Place) {
         let twin = self.named.get(&key).copied();
         match twin.and_then(|at| Some((at, self.entries.get(at)?))) {
             None => (Some(Seen::New(key)), Place::Nowhere),
-            Some((at, twin)) if twin.content_hash == *content_hash => (None, Place::Fresh(at)),
+            Some((at, twin)) if twin.identity == *identity => (None, Place::Fresh(at)),
             Some(_) => (Some(Seen::Other), Place::Nowhere),
         }
     }
@@ -153,6 +184,7 @@ impl Fresh {
         &mut self,
         logged: &LoggedUsage,
         content_hash: Hash,
+        identity: Hash,
         key: Option<Key>,
     ) -> Answer<usize> {
         let (at, start) = (self.entries.len(), self.payloads.len());
@@ -162,6 +194,7 @@ impl Fresh {
         self.entries.push(Entry {
             payload: start..self.payloads.len(),
             content_hash,
+            identity,
             key,
         });
         self.named.extend(key.map(|key| (key, at)));
@@ -182,7 +215,7 @@ impl Fresh {
     pub(crate) fn remember(&self, recent: &mut Recent, positions: &[Position]) {
         for (entry, position) in self.entries.iter().zip(positions) {
             if let Some(key) = entry.key {
-                recent.remember(key, entry.content_hash, *position);
+                recent.remember(key, entry.identity, *position);
             }
         }
     }

@@ -387,6 +387,10 @@ impl Hub {
                 self.tell_engine(Event::LedgerAlive { sent_us });
             }
             WatchNews::CacheOrder(order) => self.obey(order),
+            WatchNews::PseudonymKeys(keys) => {
+                self.directory.lock().learn_keys(&keys);
+                self.news.notify_waiters();
+            }
             WatchNews::Welcome(_) | WatchNews::Nothing => {}
         }
     }

@@ -35,6 +35,7 @@ pub mod load;
 mod marks;
 mod outbox;
 pub mod probe;
+mod pseudonym;
 mod recent;
 mod records;
 pub mod refusal;

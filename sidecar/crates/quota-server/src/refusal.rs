@@ -131,6 +131,18 @@ impl Refusal {
         .retry_after(RETRY_LOG_MS)
     }
 
+    /// The key of a tenant's pseudonyms is needed, which the ledger keeps and has not told yet.
+    #[must_use]
+    pub(crate) fn no_pseudonyms(tenant: &str) -> Self {
+        Self::new(
+            ErrorReason::LedgerUnreachable,
+            format!("the ledger has not sent the key of tenant {tenant}'s pseudonyms yet"),
+        )
+        .with("tenant", tenant)
+        .with("remedy", "retry; nothing was done")
+        .retry_after(RETRY_LOG_MS)
+    }
+
     /// A message that can't be read.
     pub(crate) fn undecodable(why: &str) -> Refusal {
         Self::new(

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use usage_log::Append;
 
 use crate::{
+    directory::Directory,
     hub::Hub,
     ids::{Ids, Randomness},
     journal::{Journal, fill_percent},
@@ -133,6 +134,41 @@ impl Service {
             };
             if timeout_at(deadline, heard).await.is_err() {
                 return Err(Refusal::ledger_unreachable(missing));
+            }
+        }
+    }
+
+    /// Waits until what is hidden of a tenant's record can be, within the ledger's budget; at once where nothing is, or
+    /// where there is no such tenant. `lacks` says whether the tenant's key is missing.
+    ///
+    /// Keys come before their tenants: one is missing where this process started from a snapshot, which holds none, or
+    /// for a moment after a catalogue began to hide something.
+    ///
+    /// # Errors
+    /// The ledger did not send it in time.
+    pub(crate) async fn can_hide(
+        &self,
+        tenant: &Arc<str>,
+        lacks: impl Fn(&Directory) -> bool,
+    ) -> Answer<()> {
+        if !lacks(&self.hub.directory.lock()) {
+            return Ok(());
+        }
+        if self.tenants_known(std::slice::from_ref(tenant)).await? != [true] {
+            return Ok(());
+        }
+        let deadline = Instant::now()
+            .checked_add(self.ledger_budget)
+            .ok_or_else(Refusal::internal)?;
+        loop {
+            let heard = self.hub.news.notified();
+            tokio::pin!(heard);
+            heard.as_mut().enable();
+            if !lacks(&self.hub.directory.lock()) {
+                return Ok(());
+            }
+            if timeout_at(deadline, heard).await.is_err() {
+                return Err(Refusal::no_pseudonyms(tenant));
             }
         }
     }

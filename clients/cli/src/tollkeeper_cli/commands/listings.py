@@ -1,4 +1,4 @@
-"""`tenant`, `plan` and `audit`: list what the ledger has."""
+"""`tenant`, `plan` and `audit`: list what the ledger has, and what else is done with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, limits_pb2, reports_pb2, reports_pb2_grpc
 
 from tollkeeper_cli.commands.common import LIMIT_DEFAULT, AllOption, LimitOption, OutputOption, pages, targets_of, up_to
+from tollkeeper_cli.commands.pseudonyms import forget_pseudonyms
 from tollkeeper_cli.commands.verify import verify
 from tollkeeper_cli.connection import channel_to, to_text
 from tollkeeper_cli.output import Cell, Output, show
@@ -23,6 +24,8 @@ def register(app: typer.Typer) -> None:
         group = typer.Typer(no_args_is_help=True, help=words)
         group.callback()(_group)
         group.command("list")(command)
+        if command is tenants:
+            group.command("forget-pseudonyms")(forget_pseudonyms)
         if command is audit:
             group.command("verify")(verify)
         app.add_typer(group, name=name, help=words)

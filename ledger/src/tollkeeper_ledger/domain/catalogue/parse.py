@@ -220,21 +220,21 @@ def _read_meter(fields: Fields) -> Meter:
 
 
 def _refuse_hidden(meters: Sequence[Meter], faults: Faults) -> None:
-    """Add a fault for each meter that counts or splits by an attribute that a meter hides: nothing would be counted.
+    """Add a fault for each meter that counts or splits in the clear by an attribute that another meter hides.
 
-    Any meter: what one of a record's meters hides is not stored for the others either.
+    One value would be counted twice: what one of a record's meters hides is a pseudonym for all of them.
     """
     hidden = {name: meter.name for meter in reversed(meters) for name in meter.pseudonymised}
     for place, meter in enumerate(meters):
         for field, names in (("value_attribute", (meter.value_attribute,)), ("dimensions", meter.dimensions)):
-            for name in sorted(hidden.keys() & set(names)):
+            for name in sorted((hidden.keys() & set(names)) - set(meter.pseudonymised)):
                 faults.add(
                     meter.line,
                     f"meters[{place}].{field}",
-                    "names an attribute that is not stored",
+                    "names an attribute that another meter hides",
                     value=name,
-                    bound="attributes that no meter pseudonymises",
-                    remedy=f"take it out of `pseudonymise` of meter {hidden[name]!r}, or send a token of yours",
+                    bound="attributes that this meter pseudonymises too",
+                    remedy=f"put it into `pseudonymise` here, or take it out of meter {hidden[name]!r}",
                 )
 
 

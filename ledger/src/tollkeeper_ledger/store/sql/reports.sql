@@ -2,7 +2,7 @@
 
 -- name: meters
 -- Gives meters in name order. $1 names, null = all.
-SELECT meter_id, name, unit, aggregation, attributes, dimensions, value_attribute, late_max_s, early_max_s FROM meter
+SELECT meter_id, name, unit, aggregation, attributes, dimensions, value_attribute, pseudonymised, late_max_s, early_max_s FROM meter
 WHERE $1::text[] IS NULL OR name = ANY ($1) ORDER BY name COLLATE "C";
 
 -- name: usage_extent

@@ -57,12 +57,12 @@ SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
 
 -- name: meters_named
 -- Gives meters that exist. $1 names.
-SELECT name, meter_id, aggregation, dimensions, value_attribute, late_max_s, early_max_s
+SELECT name, meter_id, aggregation, dimensions, value_attribute, pseudonymised, late_max_s, early_max_s
 FROM meter WHERE name = ANY ($1::text[]);
 
 -- name: meters_all
 -- Gives every meter.
-SELECT name, meter_id, aggregation, dimensions, value_attribute, late_max_s, early_max_s FROM meter;
+SELECT name, meter_id, aggregation, dimensions, value_attribute, pseudonymised, late_max_s, early_max_s FROM meter;
 
 -- name: next_batches
 -- Takes the numbers of batches. $1 how many.
@@ -90,6 +90,14 @@ CROSS JOIN ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4:
 JOIN usage_id known ON known.tenant_id = tenant_ids[record.tenant] AND known.id = record.id
 WHERE known.batch_id <> ($7::bigint[])[width_bucket(place, $8::bigint[])] OR known.seq <> record.seq
 ORDER BY place;
+
+-- name: stored_of_ids
+-- Gives the attributes and content hashes of stored records by their ids. Pairwise: $1 tenant ids, $2 ids.
+SELECT known.tenant_id, known.id, known.content_hash, record.attributes
+FROM unnest($1::uuid[], $2::text[]) AS asked (tenant_id, id)
+JOIN usage_id known ON known.tenant_id = asked.tenant_id AND known.id = asked.id
+JOIN usage_record record
+  ON record.tenant_id = known.tenant_id AND record.id = known.id AND record.batch_id = known.batch_id;
 
 -- name: quarantined
 -- Gives why a producer's records were refused. $1 producer id, $2 tenant ids, $3 first and $4 last seq.

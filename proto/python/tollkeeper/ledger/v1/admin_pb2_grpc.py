@@ -64,6 +64,11 @@ class AdminServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateResponse.FromString,
                 _registered_method=True)
+        self.ForgetPseudonyms = channel.unary_unary(
+                '/tollkeeper.ledger.v1.AdminService/ForgetPseudonyms',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsResponse.FromString,
+                _registered_method=True)
         self.ListMeters = channel.unary_unary(
                 '/tollkeeper.ledger.v1.AdminService/ListMeters',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ListMetersRequest.SerializeToString,
@@ -322,6 +327,14 @@ class AdminServiceServicer:
 
     def SetTenantState(self, request, context):
         """Suspends or reactivates a tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetPseudonyms(self, request, context):
+        """Destroys the key of a tenant's pseudonyms: nobody can say any more who is meant by those that are stored, and later
+        records have others. Chain, usage and invoices stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -667,6 +680,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetTenantState,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateResponse.SerializeToString,
+            ),
+            'ForgetPseudonyms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetPseudonyms,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsResponse.SerializeToString,
             ),
             'ListMeters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMeters,
@@ -1027,6 +1045,33 @@ class AdminService:
             '/tollkeeper.ledger.v1.AdminService/SetTenantState',
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.SetTenantStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetPseudonyms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.AdminService/ForgetPseudonyms',
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_admin__pb2.ForgetPseudonymsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,10 @@ class AdminServiceStub:
     """Gives one tenant."""
     SetTenantState: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTenantStateRequest, _admin_pb2.SetTenantStateResponse]
     """Suspends or reactivates a tenant."""
+    ForgetPseudonyms: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetPseudonymsRequest, _admin_pb2.ForgetPseudonymsResponse]
+    """Destroys the key of a tenant's pseudonyms: nobody can say any more who is meant by those that are stored, and later
+    records have others. Chain, usage and invoices stay as they are.
+    """
     ListMeters: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListMetersRequest, _admin_pb2.ListMetersResponse]
     """Lists meters in name order."""
     ListFeatures: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListFeaturesRequest, _admin_pb2.ListFeaturesResponse]
@@ -165,6 +169,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Gives one tenant."""
     SetTenantState: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTenantStateRequest, _admin_pb2.SetTenantStateResponse]  # type: ignore[assignment]
     """Suspends or reactivates a tenant."""
+    ForgetPseudonyms: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetPseudonymsRequest, _admin_pb2.ForgetPseudonymsResponse]  # type: ignore[assignment]
+    """Destroys the key of a tenant's pseudonyms: nobody can say any more who is meant by those that are stored, and later
+    records have others. Chain, usage and invoices stay as they are.
+    """
     ListMeters: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListMetersRequest, _admin_pb2.ListMetersResponse]  # type: ignore[assignment]
     """Lists meters in name order."""
     ListFeatures: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListFeaturesRequest, _admin_pb2.ListFeaturesResponse]  # type: ignore[assignment]
@@ -309,6 +317,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetTenantStateResponse, _abc.Awaitable[_admin_pb2.SetTenantStateResponse]]:
         """Suspends or reactivates a tenant."""
+
+    @_abc_1.abstractmethod
+    def ForgetPseudonyms(
+        self,
+        request: _admin_pb2.ForgetPseudonymsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ForgetPseudonymsResponse, _abc.Awaitable[_admin_pb2.ForgetPseudonymsResponse]]:
+        """Destroys the key of a tenant's pseudonyms: nobody can say any more who is meant by those that are stored, and later
+        records have others. Chain, usage and invoices stay as they are.
+        """
 
     @_abc_1.abstractmethod
     def ListMeters(

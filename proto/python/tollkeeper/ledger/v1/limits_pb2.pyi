@@ -406,6 +406,7 @@ class WatchLimitsResponse(_message.Message):
     WITNESS_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
     CACHE_ORDER_FIELD_NUMBER: _builtins.int
+    PSEUDONYM_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___WatchWelcome:
         """First message of every stream."""
@@ -458,6 +459,10 @@ class WatchLimitsResponse(_message.Message):
     def cache_order(self) -> Global___CacheOrder:
         """An operator's order."""
 
+    @_builtins.property
+    def pseudonym_keys(self) -> Global___PseudonymKeyList:
+        """Keys of tenants' pseudonyms; before the tenants, and again when one has turned. Nothing where no meter hides any."""
+
     def __init__(
         self,
         *,
@@ -474,16 +479,76 @@ class WatchLimitsResponse(_message.Message):
         witness: Global___Witness | None = ...,
         replaced: Global___WindowReplaced | None = ...,
         cache_order: Global___CacheOrder | None = ...,
+        pseudonym_keys: Global___PseudonymKeyList | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "pseudonym_keys", b"pseudonym_keys", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_order", b"cache_order", "clock", b"clock", "confirmed", b"confirmed", "heartbeat", b"heartbeat", "message", b"message", "meters", b"meters", "pseudonym_keys", b"pseudonym_keys", "recall", b"recall", "replaced", b"replaced", "settlements", b"settlements", "tenant", b"tenant", "units", b"units", "unknown", b"unknown", "welcome", b"welcome", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness", "replaced", "cache_order"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "meters", "tenant", "unknown", "units", "recall", "clock", "heartbeat", "settlements", "confirmed", "witness", "replaced", "cache_order", "pseudonym_keys"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___WatchLimitsResponse: _TypeAlias = WatchLimitsResponse  # noqa: Y015
+
+@_typing.final
+class PseudonymKeyList(_message.Message):
+    """Keys of pseudonyms, kept in memory only: to destroy them must erase who was meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___PseudonymKey]:
+        """Keys, one for each tenant."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___PseudonymKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PseudonymKeyList: _TypeAlias = PseudonymKeyList  # noqa: Y015
+
+@_typing.final
+class PseudonymKey(_message.Message):
+    """The key of one tenant's pseudonyms: it replaces any that was sent before.
+
+    A pseudonym is `p`, the version in decimal, `.` and 22 characters: base64url without padding over the first 16 bytes
+    of HMAC-SHA-256 under the secret over the attribute's name and its value, each after its length in bytes as u32
+    little-endian, both in UTF-8.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Wire id."""
+    version: _builtins.int
+    """From 1 on; rises by one when the key is destroyed."""
+    secret: _builtins.bytes
+    """32 random bytes."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        version: _builtins.int = ...,
+        secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PseudonymKey: _TypeAlias = PseudonymKey  # noqa: Y015
 
 @_typing.final
 class CacheOrder(_message.Message):
@@ -925,7 +990,7 @@ class MeterInfo(_message.Message):
 
     @_builtins.property
     def pseudonymised(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Attributes to replace by a keyed hash before anything is stored."""
+        """Attributes to replace by a pseudonym before anything is stored, see PseudonymKey."""
 
     def __init__(
         self,

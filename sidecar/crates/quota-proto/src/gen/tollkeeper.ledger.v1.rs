@@ -86,7 +86,7 @@ pub struct WatchLimitsResponse {
     /// What the message says.
     #[prost(
         oneof = "watch_limits_response::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub message: ::core::option::Option<watch_limits_response::Message>,
 }
@@ -134,7 +134,34 @@ pub mod watch_limits_response {
         /// An operator's order.
         #[prost(message, tag = "13")]
         CacheOrder(super::CacheOrder),
+        /// Keys of tenants' pseudonyms; before the tenants, and again when one has turned. Nothing where no meter hides any.
+        #[prost(message, tag = "14")]
+        PseudonymKeys(super::PseudonymKeyList),
     }
+}
+/// Keys of pseudonyms, kept in memory only: to destroy them must erase who was meant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PseudonymKeyList {
+    /// Keys, one for each tenant.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<PseudonymKey>,
+}
+/// The key of one tenant's pseudonyms: it replaces any that was sent before.
+///
+/// A pseudonym is `p`, the version in decimal, `.` and 22 characters: base64url without padding over the first 16 bytes
+/// of HMAC-SHA-256 under the secret over the attribute's name and its value, each after its length in bytes as u32
+/// little-endian, both in UTF-8.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PseudonymKey {
+    /// Wire id.
+    #[prost(string, tag = "1")]
+    pub tenant: ::prost::alloc::string::String,
+    /// From 1 on; rises by one when the key is destroyed.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+    /// 32 random bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
 }
 /// An operator's order, to be answered with CacheOrderDone.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -333,7 +360,7 @@ pub struct MeterInfo {
     /// Names of the attributes that records of this meter may carry.
     #[prost(string, repeated, tag = "4")]
     pub attributes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Attributes to replace by a keyed hash before anything is stored.
+    /// Attributes to replace by a pseudonym before anything is stored, see PseudonymKey.
     #[prost(string, repeated, tag = "5")]
     pub pseudonymised: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Unique meters: the attribute whose distinct values are counted; empty = the meter counts units.

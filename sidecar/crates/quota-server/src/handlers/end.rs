@@ -24,9 +24,11 @@ use quota_proto::{
 use usage_log::Append;
 
 use crate::{
+    directory::Directory,
     handlers::record::event_time,
     journal::durable,
     levels::rises_of_token,
+    pseudonym::is_pseudonym,
     records::{self, Draft, reservation_record_id, token_attributes, token_costs},
     refusal::{Answer, Refusal},
     reservations::{Ended, Found, Opened},
@@ -166,6 +168,7 @@ async fn end_now(
     opened: Option<Opened>,
     actual: Actual,
 ) -> Answer<(Ended, bool)> {
+    can_hide(service, token, opened.as_ref(), &actual).await?;
     let now_us = service.hub.now()?.ledger_us;
     let expired = token.expires_us <= now_us;
     let home = foreign_home(token, opened.as_ref(), service.hub.producer());
@@ -184,7 +187,7 @@ async fn end_now(
         attributes: token_attributes(token),
         expires_us: token.expires_us,
     });
-    let plan = Plan::new(service, &opened, actual, now_us)?;
+    let plan = Plan::new(service, &token.tenant, &opened, actual, now_us)?;
     let excess = excess(&opened.costs, &plan.actual);
     let flags = flags(&excess, expired);
     let draft = Draft {
@@ -308,7 +311,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(service: &Service, opened: &Opened, actual: Actual, now_us: i64) -> Answer<Self> {
+    fn new(
+        service: &Service,
+        tenant: &str,
+        opened: &Opened,
+        actual: Actual,
+        now_us: i64,
+    ) -> Answer<Self> {
         let nothing = || {
             opened
                 .costs
@@ -350,7 +359,7 @@ impl Plan {
                 units: used(cost),
             })
             .collect();
-        let attributes = merged(service, &quantities, added, &opened.attributes)?;
+        let attributes = merged(service, tenant, &quantities, added, &opened.attributes)?;
         let event_time_us = event_time_us
             .map(|at| {
                 let meters = quantities.iter().map(|quantity| &*quantity.meter);
@@ -373,10 +382,39 @@ impl Plan {
     }
 }
 
-/// Leaves the declared ones of the attributes that came with the settlement, and adds those of the reservation that none
-/// of the meters hides.
+/// Waits until the key is there that the record of an end needs.
+async fn can_hide(
+    service: &Service,
+    token: &ReservationToken,
+    opened: Option<&Opened>,
+    actual: &Actual,
+) -> Answer<()> {
+    let Actual::Used {
+        quantities,
+        attributes,
+        ..
+    } = actual
+    else {
+        return Ok(());
+    };
+    let reserved = opened.map_or_else(
+        || token_attributes(token),
+        |opened| opened.attributes.clone(),
+    );
+    let lacks = |directory: &Directory| {
+        let meters = quantities.iter().map(|quantity| &*quantity.meter);
+        let plain = reserved.iter().filter(|(_, value)| !is_pseudonym(value));
+        let names = attributes.iter().chain(plain).map(|(name, _)| &**name);
+        directory.lacks_key(&token.tenant, &meters, names)
+    };
+    service.can_hide(&token.tenant.as_str().into(), lacks).await
+}
+
+/// Leaves the declared ones of the attributes that came with the settlement, and adds those of the reservation; what one
+/// of the meters hides stands there as its pseudonym.
 fn merged(
     service: &Service,
+    tenant: &str,
     quantities: &[Cost],
     mut attributes: Attributes,
     reserved: &Attributes,
@@ -385,8 +423,8 @@ fn merged(
     let mut reserved = reserved.clone();
     {
         let directory = service.hub.directory.lock();
-        directory.declared(&meters, &mut attributes);
-        directory.unhidden(&meters, &mut reserved);
+        directory.stored(tenant, &meters, &mut attributes)?;
+        directory.stored_reserved(tenant, &meters, &mut reserved)?;
     }
     for pair in reserved {
         if !attributes.iter().any(|(name, _)| *name == pair.0) {

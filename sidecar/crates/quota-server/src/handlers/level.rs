@@ -13,7 +13,10 @@ use quota_proto::{
 use usage_log::Append;
 
 use crate::{
-    handlers::check::told,
+    handlers::{
+        check::told,
+        reserve::{can_hide, stored},
+    },
     journal::durable,
     levels::{counted, falls},
     records::{self, Draft, fall_record_id},
@@ -104,16 +107,12 @@ pub(crate) async fn lower(
     started: Instant,
 ) -> Answer<CheckQuotaResponse> {
     service.room()?;
+    can_hide(service, check).await?;
     let now = service.hub.now()?;
-    let mut attributes = check.attributes.clone();
     let quantities = counted(&check.costs, |meter| {
         changes.iter().any(|change| *change.meter == *meter)
     });
-    service
-        .hub
-        .directory
-        .lock()
-        .declared(&quantities.iter().map(|cost| &*cost.meter), &mut attributes);
+    let attributes = stored(service, check, &quantities)?;
     let mut flags = RecordFlag::Decrease as u32;
     let id = if check.request_id.is_empty() {
         service.record_id(now)?

@@ -33,8 +33,8 @@ const LEDGER_WAIT: Duration = Duration::from_secs(30);
 /// caller still waits.
 ///
 /// # Errors
-/// Too many records or none, an unknown acknowledgement, a tenant of which the ledger could not be asked, a log that is
-/// full or can't be written, the deadline.
+/// Too many records or none, an unknown acknowledgement, a tenant of which the ledger could not be asked or whose key of
+/// pseudonyms it did not send, a log that is full or can't be written, the deadline.
 pub async fn record_usage(
     service: &Arc<Service>,
     request: RecordUsageRequest,
@@ -60,6 +60,7 @@ async fn record_all(
         .map(ParsedRecord::try_from)
         .collect();
     let known = Known::of(service, &parsed).await?;
+    can_hide(service, &parsed).await?;
     service.room()?;
     // Read only now: between the receive time and the append nothing may be waited for, or a watermark could overtake.
     let now = service.hub.now()?;
@@ -190,7 +191,7 @@ fn append_all(
         });
         results.push(match draft {
             Ok(draft) => fresh.take(draft, &recent, to_ledger)?,
-            Err(refusal) if refusal.reason == ErrorReason::SidecarStarting => return Err(refusal),
+            Err(refusal) if is_of_the_call(refusal.reason) => return Err(refusal),
             Err(refusal) => (invalid(id, index, &refusal), Place::Nowhere),
         });
     }
@@ -198,6 +199,43 @@ fn append_all(
     let positions = service.journal.append_all(&fresh.entries())?;
     fresh.remember(&mut recent, &positions);
     Ok(Appended::of(results, &positions, fresh))
+}
+
+/// Whether a reason says nothing of the record, which is as good when it is sent again.
+fn is_of_the_call(reason: ErrorReason) -> bool {
+    matches!(
+        reason,
+        ErrorReason::SidecarStarting | ErrorReason::LedgerUnreachable
+    )
+}
+
+/// Waits for the keys that records need which hide something.
+async fn can_hide(service: &Service, parsed: &[FieldResult<ParsedRecord>]) -> Answer<()> {
+    let lacks = |directory: &Directory, record: &ParsedRecord| {
+        let meters = record
+            .quantities
+            .iter()
+            .map(|quantity| quantity.meter.text());
+        let names = record.attributes.iter().map(|pair| pair.name.text());
+        directory.lacks_key(record.tenant.text(), &meters, names)
+    };
+    let lacking: HashSet<Arc<str>> = {
+        let directory = service.hub.directory.lock();
+        let records = parsed.iter().flatten();
+        records
+            .filter(|record| lacks(&directory, record))
+            .map(|record| record.tenant.text().into())
+            .collect()
+    };
+    for tenant in &lacking {
+        let of_it = |record: &&ParsedRecord| record.tenant.text() == &**tenant;
+        let waits = |directory: &Directory| {
+            let mut records = parsed.iter().flatten().filter(of_it);
+            records.any(|record| lacks(directory, record))
+        };
+        service.can_hide(tenant, waits).await?;
+    }
+    Ok(())
 }
 
 /// Checks what only the catalogue and the clock can tell.

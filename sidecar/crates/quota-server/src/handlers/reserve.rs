@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use prost::Message as _;
 use quota_core::{Cost, HoldKind, Mode, Now, Reason, Reservation, ReservationId};
 use quota_proto::{
+    Attributes,
     check::ParsedCheck,
     content::content_hash,
     decision::timestamp,
@@ -14,6 +15,7 @@ use quota_proto::{
 use usage_log::Append;
 
 use crate::{
+    directory::Directory,
     handlers::check::{core_request, decide, told},
     handlers::level::needs_other_call,
     journal::durable,
@@ -38,6 +40,7 @@ pub(crate) async fn reserve(
     if service.hub.directory.lock().keys.is_empty() {
         return Err(Refusal::starting());
     }
+    can_hide(service, &check).await?;
     let now = service.hub.now()?;
     let id = service.reservation_id()?;
     let expires_us = now.ledger_us.saturating_add(ttl_us);
@@ -64,6 +67,25 @@ pub(crate) async fn reserve(
     Ok(answer)
 }
 
+/// Waits until the key is there that the record of a call needs, before anything is taken.
+pub(crate) async fn can_hide(service: &Service, check: &ParsedCheck) -> Answer<()> {
+    let lacks = |directory: &Directory| {
+        let meters = check.costs.iter().map(|cost| &*cost.meter);
+        let names = check.attributes.iter().map(|(name, _)| &**name);
+        directory.lacks_key(&check.tenant, &meters, names)
+    };
+    service.can_hide(&check.tenant, lacks).await
+}
+
+/// Gives what a record of these costs stores of a call's attributes.
+pub(crate) fn stored(service: &Service, check: &ParsedCheck, costs: &[Cost]) -> Answer<Attributes> {
+    let mut attributes = check.attributes.clone();
+    let meters = costs.iter().map(|cost| &*cost.meter);
+    let directory = service.hub.directory.lock();
+    directory.stored(&check.tenant, &meters, &mut attributes)?;
+    Ok(attributes)
+}
+
 /// A reservation that no limit holds units for still ends exactly once.
 fn unheld(
     service: &Service,
@@ -88,11 +110,7 @@ async fn made_durable(
     reservation: Reservation,
     now: Now,
 ) -> Answer<String> {
-    let mut attributes = check.attributes.clone();
-    service.hub.directory.lock().declared(
-        &check.costs.iter().map(|cost| &*cost.meter),
-        &mut attributes,
-    );
+    let attributes = stored(service, check, &check.costs)?;
     let payload = logged_reservation(&reservation, &attributes, &check.request_id, now.ledger_us);
     let sequence = service.journal.stats().durable_seq;
     let content = records::token(&reservation, &attributes, service.hub.producer(), sequence);
@@ -128,6 +146,7 @@ pub(crate) async fn consume_recorded(
     started: Instant,
 ) -> Answer<CheckQuotaResponse> {
     service.room()?;
+    can_hide(service, &check).await?;
     let now = service.hub.now()?;
     let id = service.reservation_id()?;
     let expires_us = now.ledger_us.saturating_add(RECORDING_US);
@@ -180,11 +199,7 @@ async fn recorded(
         service.require_meter(format!("costs[{index}].meter"), &cost.meter)?;
     }
     let now = service.hub.now()?;
-    let mut attributes = check.attributes.clone();
-    service.hub.directory.lock().declared(
-        &check.costs.iter().map(|cost| &*cost.meter),
-        &mut attributes,
-    );
+    let attributes = stored(service, check, &check.costs)?;
     let system = !check.request_id.is_empty();
     let id = if system {
         check_record_id(&check.request_id)

@@ -22,11 +22,12 @@ use quota_proto::{
     ledger::{
         self, AllotAnswer, AllotDenied, AllotEntry, AllotRequest, AllotResponse,
         AppendUsageRequest, AppendUsageResponse, ClockState, Heartbeat, LedgerLease, LimitRule,
-        MeterInfo, MeterList, OpenProducerRequest, OpenProducerResponse, ReportConsumptionRequest,
-        ReportConsumptionResponse, ReturnUnitsRequest, ReturnUnitsResponse, TenantSnapshot,
-        TenantUnknown, TokenKey, WatchLimitsRequest, WatchLimitsResponse, WatchWelcome, WindowInfo,
-        WindowUnit, WindowUse, allot_answer::Result as AllotResult,
-        watch_limits_request::Message as Sent, watch_limits_response::Message as Told,
+        MeterInfo, MeterList, OpenProducerRequest, OpenProducerResponse, PseudonymKey,
+        PseudonymKeyList, ReportConsumptionRequest, ReportConsumptionResponse, ReturnUnitsRequest,
+        ReturnUnitsResponse, TenantSnapshot, TenantUnknown, TokenKey, WatchLimitsRequest,
+        WatchLimitsResponse, WatchWelcome, WindowInfo, WindowUnit, WindowUse,
+        allot_answer::Result as AllotResult, watch_limits_request::Message as Sent,
+        watch_limits_response::Message as Told,
     },
     quota::{Enforcement, FailurePolicy, LimitKind},
 };
@@ -58,6 +59,10 @@ pub struct Script {
     pub records: Vec<(String, String, u32, HashMap<String, i64>)>,
     /// Last sequence number and h of the producer.
     pub committed: (u64, Vec<u8>),
+    /// Attributes of the records committed, by id.
+    pub attributes: HashMap<String, Vec<(String, String)>>,
+    /// Version of the key of pseudonyms that is sent before the tenant.
+    pub key_version: Option<u32>,
     /// Homes named with records, in order.
     pub homes: Vec<Vec<u8>>,
     /// What the ledger says of these ids, which it does not store.
@@ -316,6 +321,7 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
                 }],
             })));
             answers.push(watch(Told::Meters(meters())));
+            told_keys(script, answers);
             answers.extend(
                 hello
                     .tenants
@@ -332,6 +338,23 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
         Sent::ClockApplied(version) => script.applied.push(version),
         Sent::Acknowledge(taken) => script.acknowledged.extend(taken.reservation_ids),
         Sent::Remove(_) | Sent::CacheDone(_) => {}
+    }
+}
+
+fn told_keys(script: &Script, answers: &mut Vec<Answer>) {
+    let keys = script.key_version.map(pseudonym_key);
+    answers.extend(keys.map(Told::PseudonymKeys).map(watch));
+}
+
+/// The key of `acme`'s pseudonyms of a version: 32 bytes of that number and `k`.
+pub fn pseudonym_key(version: u32) -> PseudonymKeyList {
+    let number = u8::try_from(version).unwrap();
+    PseudonymKeyList {
+        keys: vec![PseudonymKey {
+            tenant: "acme".into(),
+            version,
+            secret: [number, b'k'].repeat(16),
+        }],
     }
 }
 
@@ -488,6 +511,9 @@ fn appended(script: &mut Script, request: &AppendUsageRequest) -> AppendUsageRes
                 .map(|quantity| (quantity.meter.clone(), quantity.units))
                 .collect();
             script.records.push((tenant, id.clone(), flags, units));
+            let pairs = record.attributes.iter();
+            let pairs = pairs.map(|pair| (pair.name.clone(), pair.value.clone()));
+            script.attributes.insert(id.clone(), pairs.collect());
             if let Some(place @ 1..) = columns.home.get(index).copied() {
                 script.homes.push(columns.homes[place as usize - 1].clone());
             }

@@ -1,0 +1,30 @@
+"""Keep the keys of tenants' pseudonyms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
+from tollkeeper_ledger.store.queries import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from uuid import UUID
+
+    from tollkeeper_ledger.store.pool import Connection
+
+
+async def read_keys(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, PseudonymKey]:
+    """Give the keys of tenants, which all exist; those that have none get one."""
+    asked = sorted(tenant_ids)
+    rows = await conn.fetch(sql("pseudonyms.keys"), asked)
+    if len(rows) < len(asked):
+        # A statement of its own: it sees what others made in the same moment.
+        await conn.execute(sql("pseudonyms.make_keys"), asked)
+        rows = await conn.fetch(sql("pseudonyms.keys"), asked)
+    return {row["tenant_id"]: PseudonymKey(version=row["version"], secret=row["secret"]) for row in rows}
+
+
+async def turn_key(conn: Connection, tenant_id: UUID) -> int:
+    """Destroy a tenant's key; give the version of the one in its place, 0 where there was none."""
+    return await conn.fetchval(sql("pseudonyms.turn_key"), tenant_id) or 0

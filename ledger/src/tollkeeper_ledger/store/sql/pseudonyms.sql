@@ -1,0 +1,17 @@
+-- Keys of tenants' pseudonyms.
+
+-- name: make_keys
+-- Makes the keys of tenants that have none. $1 tenant ids.
+INSERT INTO pseudonym_key (tenant_id, secret, made_at)
+SELECT tenant_id, new_pseudonym_secret(), ledger_now() FROM unnest($1::uuid[]) AS asked (tenant_id) ORDER BY tenant_id
+ON CONFLICT (tenant_id) DO NOTHING;
+
+-- name: keys
+-- Reads the keys of tenants. $1 tenant ids.
+SELECT tenant_id, version, secret FROM pseudonym_key WHERE tenant_id = ANY ($1::uuid[]);
+
+-- name: turn_key
+-- Overwrites the key of a tenant by one of the next version, which it gives. $1 tenant id.
+UPDATE pseudonym_key SET version = version + 1, secret = new_pseudonym_secret(), made_at = ledger_now()
+WHERE tenant_id = $1
+RETURNING version;
