@@ -146,7 +146,10 @@ class TenantDirectory:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._loading.update(dict.fromkeys(mine, done))
             try:
-                self._keep(await self._read(wire_ids=mine))
+                views = await self._read(wire_ids=mine)
+                if self._hides:
+                    await self._pseudonyms.get([view.tenant_id for view in views])
+                self._keep(views)
             finally:
                 for name in mine:
                     del self._loading[name]
