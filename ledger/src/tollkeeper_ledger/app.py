@@ -202,6 +202,7 @@ def _signing(resources: Resources, limits: Limits) -> list[Coroutine[Any, Any, N
 async def run_jobs(settings: Settings) -> None:
     """Do what is done by the clock until SIGTERM or SIGINT. Any number of such processes may run."""
     from tollkeeper_ledger.jobs.runner import running_jobs  # noqa: PLC0415 - slow to load, and `serve` needs none of it
+    from tollkeeper_ledger.jobs.upkeep import Upkeep  # noqa: PLC0415 - likewise
 
     log = open_log(settings.log_level)
     stop = stop_by_signals()
@@ -210,6 +211,7 @@ async def run_jobs(settings: Settings) -> None:
     provider = open_provider(settings, billing, now=_now, log=log)
     money: dict[str, Callable[[], Awaitable[object]]] = {
         "warn_cards": lambda: warn_of_cards(billing, now=_now()),
+        "expire_messages": Upkeep(billing, log).expire_messages,
         "bill_thresholds": lambda: bill_thresholds(billing, actor="jobs"),
     }
     if provider is not None:

@@ -19,6 +19,7 @@ from tollkeeper_ledger.jobs.runner import running_jobs
 from tollkeeper_ledger.jobs.upkeep import MONTHS_AHEAD, Upkeep
 from tollkeeper_ledger.store.clock import set_clock
 from tollkeeper_ledger.store.metric_series import keep_readings
+from tollkeeper_ledger.store.pool import open_pool
 from usage_bench import open_bench, superuser
 from waiting import wait_until
 
@@ -107,6 +108,43 @@ async def test_last_readings_are_kept_for_twice_the_longest_lateness(new_databas
         await move(bench, bench.now_us + 2 * LATENESS_MAX_US + DAY_US // 2)
         assert 1 == await upkeep.expire_readings()
         assert [young.series] == [row["series"] for row in await bench.rows("SELECT series FROM metric_series")]
+
+
+async def test_answers_and_messages_are_kept_so_long(new_database: Callable[[], str]) -> None:
+    """Answers go after 35 days, messages after 90 where nobody waits for them; all in small batches, by several."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench, superuser(url) as conn:
+        await conn.execute("SET search_path = tollkeeper")
+        await conn.execute(
+            "INSERT INTO answered_request SELECT 'rpc', name || at, '', '', clock_timestamp() - age::interval"
+            " FROM (VALUES ('old-', '35 days 1 hour'), ('young-', '34 days 23 hours')) AS kept (name, age),"
+            " generate_series(1, 30) AS at"
+        )
+        await conn.execute("INSERT INTO webhook (webhook_id, url, secrets) VALUES (gen_random_uuid(), 'x', '{s}')")
+        await conn.execute(
+            "WITH told AS (INSERT INTO alert SELECT tenant_id, gen_random_uuid(), 'spend', 'EUR', at::text, '1', '[]',"
+            " now(), now(), 1, 1, now()"
+            " FROM (SELECT tenant_id FROM tenant LIMIT 1) AS one, generate_series(1, 60) AS at"
+            " RETURNING tenant_id, alert_id, span::int AS at)"
+            "INSERT INTO webhook_message SELECT tenant_id, gen_random_uuid(), webhook_id, alert_id, '',"
+            " CASE at % 3 WHEN 0 THEN 'sent' WHEN 1 THEN 'dead' ELSE 'queued' END, now(), 0,"
+            " clock_timestamp() - CASE WHEN at <= 30 THEN '90 days 1 hour' ELSE '89 days 23 hours' END::interval"
+            " FROM told, webhook"
+        )
+        upkeep = Upkeep(bench.pool, LOG, rows_at_once=7)
+        gone = await asyncio.gather(upkeep.expire_answers(), upkeep.expire_answers())
+        assert 30 == sum(gone) + await upkeep.expire_answers()
+        left = await conn.fetch("SELECT DISTINCT rtrim(request_id, '0123456789') AS name FROM answered_request")
+        assert ["young-"] == [row["name"] for row in left]
+        billing = await open_pool(url, role="tollkeeper_billing", size=2)
+        try:
+            upkeep = Upkeep(billing, LOG, rows_at_once=7)
+            gone = await asyncio.gather(upkeep.expire_messages(), upkeep.expire_messages())
+            assert 20 == sum(gone) + await upkeep.expire_messages()
+        finally:
+            billing.terminate()
+        kept = await conn.fetch("SELECT state, count(*) AS count FROM webhook_message GROUP BY 1 ORDER BY 1")
+        assert [("dead", 10), ("queued", 20), ("sent", 10)] == [tuple(row) for row in kept]
 
 
 async def test_no_runtime_role_deletes_ids_by_itself(bench: Bench) -> None:

@@ -27,6 +27,8 @@ SCHEDULES = {
     "expire_ids": "*/10 * * * *",
     "expire_settlements": "29 * * * *",
     "expire_readings": "37 * * * *",
+    "expire_answers": "47 * * * *",
+    "expire_messages": "53 * * * *",
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
     "warn_cards": "7 8 * * *",
@@ -42,6 +44,7 @@ def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Dut
         "expire_ids": upkeep.expire_ids,
         "expire_settlements": upkeep.expire_settlements,
         "expire_readings": upkeep.expire_readings,
+        "expire_answers": upkeep.expire_answers,
     }
     if archiver is not None:
         duties["archive_months"] = archiver.archive_due

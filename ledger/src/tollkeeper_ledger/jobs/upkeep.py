@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.metric_series import KEPT_US
 from tollkeeper_ledger.domain.settlement import OUTCOME_KEPT_US
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.idempotency import expire_answers
 from tollkeeper_ledger.store.metric_series import drop_readings
 from tollkeeper_ledger.store.pool import connection
 from tollkeeper_ledger.store.settlements import expire_settlements
 from tollkeeper_ledger.store.usage_upkeep import expire_ids, make_months
+from tollkeeper_ledger.store.webhooks import expire_messages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 MONTHS_AHEAD = 2
 ROWS_AT_ONCE = 10_000
+ANSWERS_KEPT = timedelta(days=35)
+"""How long a repeat of a request gets the first answer, in real time."""
+MESSAGES_KEPT = timedelta(days=90)
+"""How long messages to receivers of webhooks can be looked at and sent again, in real time."""
 _PAUSE_S = 0.05
 
 
@@ -64,6 +70,25 @@ class Upkeep:
             return await drop_readings(conn, before=before, count_max=self._rows_at_once)
 
         return await self._in_batches(expire, "readings of counters forgotten")
+
+    async def expire_answers(self) -> int:
+        """Forget first answers of requests of 35 days ago, batch by batch; give how many."""
+
+        async def expire(conn: Connection) -> int:
+            return await expire_answers(conn, age=ANSWERS_KEPT, count_max=self._rows_at_once)
+
+        return await self._in_batches(expire, "answers to requests forgotten")
+
+    async def expire_messages(self) -> int:
+        """Forget webhook messages that were queued 90 days ago, sent or given up; give how many.
+
+        The pool is of the billing role. What still waits is kept.
+        """
+
+        async def expire(conn: Connection) -> int:
+            return await expire_messages(conn, age=MESSAGES_KEPT, count_max=self._rows_at_once)
+
+        return await self._in_batches(expire, "messages to receivers forgotten")
 
     async def _in_batches(self, expire: Callable[[Connection], Awaitable[int]], done: str) -> int:
         total = 0

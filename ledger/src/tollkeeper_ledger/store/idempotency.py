@@ -8,6 +8,8 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from tollkeeper_ledger.store.pool import Connection
 
 REQUEST_ID_BYTES_MAX = 128
@@ -41,3 +43,9 @@ async def first_answer(conn: Connection, *, rpc: str, request_id: str, digest: b
 async def keep_answer(conn: Connection, *, rpc: str, request_id: str, digest: bytes, answer: bytes) -> None:
     """Keep the answer for repeats. In force when the transaction commits."""
     await conn.execute(sql("installation.keep_answer"), rpc, request_id, digest, answer)
+
+
+async def expire_answers(conn: Connection, *, age: timedelta, count_max: int) -> int:
+    """Forget the oldest answers given so long ago, at most so many; give how many. Their ids may be used anew."""
+    done = await conn.execute(sql("installation.expire_answers"), age, count_max)
+    return int(done.rpartition(" ")[2])

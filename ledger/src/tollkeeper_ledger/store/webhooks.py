@@ -10,7 +10,7 @@ from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from tollkeeper_ledger.store.pool import Connection, Row
@@ -116,3 +116,9 @@ async def list_messages(
     """Read messages, newest first."""
     at, message_id = before or (None, None)
     return await conn.fetch(sql("webhooks.messages"), at, message_id, count_max, state)
+
+
+async def expire_messages(conn: Connection, *, age: timedelta, count_max: int) -> int:
+    """Forget the oldest messages queued so long ago, sent or given up, at most so many; give how many."""
+    done = await conn.execute(sql("webhooks.expire"), age, count_max)
+    return int(done.rpartition(" ")[2])

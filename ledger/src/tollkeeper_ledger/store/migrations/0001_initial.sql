@@ -189,6 +189,7 @@ GRANT SELECT, INSERT, DELETE ON witness TO tollkeeper_ingest;
 GRANT UPDATE ON change_counter TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT INSERT ON tenant_change TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT SELECT, INSERT ON answered_request TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
+GRANT DELETE ON answered_request TO tollkeeper_ingest;
 
 -- From schema/030_catalogue.sql
 -- What operators declare: sellers, meters, plans, tenants, subscriptions, overrides; and the billing segments
@@ -1791,6 +1792,7 @@ CREATE INDEX webhook_message_ready ON webhook_message (next_at) WHERE state = 'q
 CREATE INDEX webhook_message_newest ON webhook_message (queued_at, message_id);
 
 GRANT SELECT, INSERT, UPDATE ON webhook, webhook_message TO tollkeeper_billing;
+GRANT DELETE ON webhook_message TO tollkeeper_billing;
 CALL secure_tenant_table('webhook_message', 'tollkeeper_billing');
 
 -- From schema/070_audit.sql

@@ -106,3 +106,4 @@ GRANT SELECT, INSERT, DELETE ON witness TO tollkeeper_ingest;
 GRANT UPDATE ON change_counter TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT INSERT ON tenant_change TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
 GRANT SELECT, INSERT ON answered_request TO tollkeeper_billing, tollkeeper_admin, tollkeeper_ingest;
+GRANT DELETE ON answered_request TO tollkeeper_ingest;

@@ -36,4 +36,5 @@ CREATE INDEX webhook_message_ready ON webhook_message (next_at) WHERE state = 'q
 CREATE INDEX webhook_message_newest ON webhook_message (queued_at, message_id);
 
 GRANT SELECT, INSERT, UPDATE ON webhook, webhook_message TO tollkeeper_billing;
+GRANT DELETE ON webhook_message TO tollkeeper_billing;
 CALL secure_tenant_table('webhook_message', 'tollkeeper_billing');

@@ -12,6 +12,12 @@ SELECT digest, answer FROM answered_request WHERE rpc = $1 AND request_id = $2;
 -- Keeps the first answer of a request. $1 rpc, $2 request id, $3 digest, $4 answer.
 INSERT INTO answered_request (rpc, request_id, digest, answer) VALUES ($1, $2, $3, $4);
 
+-- name: expire_answers
+-- Deletes the oldest answers given so long ago. $1 age, $2 at most so many.
+DELETE FROM answered_request WHERE (rpc, request_id) IN (
+  SELECT rpc, request_id FROM answered_request WHERE answered_at < clock_timestamp() - $1::interval
+  ORDER BY answered_at LIMIT $2);
+
 -- name: next_change
 -- Takes the next change number; the row stays locked until commit.
 UPDATE change_counter SET last = last + 1 RETURNING last;

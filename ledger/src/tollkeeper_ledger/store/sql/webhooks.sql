@@ -68,6 +68,12 @@ WITH again AS (
 )
 SELECT count(*) FROM again;
 
+-- name: expire
+-- Deletes the oldest messages queued so long ago that no longer wait. $1 age, $2 at most so many.
+DELETE FROM webhook_message WHERE state <> 'queued' AND (tenant_id, message_id) IN (
+  SELECT tenant_id, message_id FROM webhook_message
+  WHERE state <> 'queued' AND queued_at < clock_timestamp() - $1::interval ORDER BY queued_at, message_id LIMIT $2);
+
 -- name: messages
 -- Lists messages, newest first. $1 before this time or null, $2 and this id, $3 at most so many, $4 only in this state or
 -- null.
