@@ -51,7 +51,7 @@ TENANTS = "tenants:\n  - {id: acme}\n  - {id: payer}\n"
 @pytest_asyncio.fixture(autouse=True)
 async def _from_the_whole_second(bench: BillingBench) -> None:
     """Have trials begin at a time that is written down; the clock goes forward only."""
-    bench.start += timedelta(seconds=1)
+    bench.start += timedelta(hours=1)
     await bench.set_now(bench.start)
 
 

@@ -54,14 +54,18 @@ async def need_method(conn: Connection, tenant_id: UUID, plan: str) -> None:
 
 
 async def lift(conn: Connection, tenant_id: UUID, *, now: datetime) -> None:
-    """Let phases after a trial be as if its payer had a payment method. The tenant is locked, and `lay` follows."""
+    """Let phases after a trial be as if its payer had a payment method. The tenant is locked, and `lay` follows.
+
+    Usage after the end that is recorded already keeps them as they are.
+    """
     displaced = await store.read_displaced(conn, tenant_id)
     for schedule in await read_schedules(conn, [tenant_id]) if displaced else ():
         phases = displaced.get(schedule.subscription_id, [])
-        if phases and phases[0].starts_at > now:
+        ids = tenant_id, schedule.subscription_id
+        if phases and phases[0].starts_at > now and not await has_segments_from(conn, *ids, phases[0].starts_at):
             await _put(conn, schedule, phases)
         if phases:
-            await store.keep(conn, tenant_id, schedule.subscription_id)
+            await store.keep(conn, *ids)
 
 
 async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | None:
@@ -83,8 +87,10 @@ async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | Non
         notice_at = terms.notice_at(after.starts_at)
         has_method = not terms.asks or await store.has_method(conn, tenant_id)
         if has_method or await has_segments_from(conn, *ids, after.starts_at):
-            await store.keep(conn, *ids, asks=terms.asks, notice_at=notice_at)
-            return has_method if terms.asks else None
+            # Without one its end is settled by that usage: nothing depends on a payment method any more.
+            asks = terms.asks and has_method
+            await store.keep(conn, *ids, asks=asks, notice_at=notice_at)
+            return True if asks else None
         fallback_id = None
         if terms.otherwise == FALLBACK:
             fallback_id = (await plan_in(conn, tenant_id, terms.fallback_plan, currency)).plan_version_id
