@@ -59,7 +59,7 @@ impl StorageFile for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.0)?)
+        self.0.sync_data()
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

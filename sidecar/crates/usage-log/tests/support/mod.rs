@@ -1,7 +1,7 @@
 //! A small log in a folder, and what tests do with it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use sha2::{Digest as _, Sha256};
 use usage_log::{Append, Config, EntryBody, LogError, NewProducer, Recovered, UsageLog};
@@ -31,9 +31,17 @@ pub fn append(log: &UsageLog, text: &str) -> Result<(), LogError> {
     log.wait_durable(position)
 }
 
-/// Reads all records that are there, by number.
+/// Reads all records that are there, by number; waits for a log that was just started to have looked at them.
 pub fn records(log: &UsageLog, from: u64) -> Vec<String> {
-    let batch = log.read_from(from, 10_000, usize::MAX).unwrap();
+    let began = Instant::now();
+    let batch = loop {
+        match log.read_from(from, 10_000, usize::MAX) {
+            Err(LogError::Scanning { .. }) if began.elapsed().as_secs() < 60 => {
+                std::thread::yield_now();
+            }
+            outcome => break outcome.unwrap(),
+        }
+    };
     let text = |body: EntryBody| match body {
         EntryBody::Usage(payload) => String::from_utf8(payload).unwrap(),
         EntryBody::Hole(hole) => panic!("{hole:?}"),
