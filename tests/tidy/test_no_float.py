@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LEDGER = ROOT / "ledger" / "src" / "tollkeeper_ledger"
 
+CLI = ROOT / "clients" / "cli" / "src" / "tollkeeper_cli"
+
 _MODULES = {"math", "statistics"}
+_SECONDS = re.compile(r"\w_[sS]\b")
+"""Names of times, which may be floats."""
 
 
 def floats_in(source: str) -> list[int]:
@@ -46,6 +51,20 @@ def test_money_has_no_float() -> None:
     files = money_code()
     assert {"rpc", "services", "store", "domain"} <= {path.parent.name for path in files}
     found = {f"{path.relative_to(ROOT)}:{line}" for path in files for line in floats_in(path.read_text())}
+    assert found == set()
+
+
+def test_the_command_line_shows_money_without_floats() -> None:
+    """Commands that name an amount have floats for seconds alone, in lines that say so."""
+    files = [path for path in CLI.rglob("*.py") if "_minor" in path.read_text()]
+    shown = [path for path in files if path.parent.name != "demo" or path.stem == "verify"]
+    assert {"invoice_whole", "payments", "money_views", "verify", "output"} <= {path.stem for path in shown}
+    found = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in shown
+        for line in floats_in(path.read_text())
+        if not _SECONDS.search(path.read_text().splitlines()[line - 1])
+    }
     assert found == set()
 
 

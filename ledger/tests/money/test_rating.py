@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,29 @@ prices = st.builds(
 units = st.integers(0, 2**40)
 
 
+def floor_half_up(exact: Fraction) -> int:
+    """Round what is not below 0 half up, with integers alone."""
+    return (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+
+
 @given(st.lists(st.tuples(prices, units), max_size=6), unit_prices)
 def test_the_total_is_the_sum_of_the_lines(used: list[tuple[dict[str, Any], int]], fee: str) -> None:
-    """Nothing is rounded or added after a line, and lines carry the facts' period."""
+    """Each line is its exact price rounded half up, by plain fractions, and nothing is rounded or added after that."""
     named = [({**one, "meter": f"m{place}"}, quantity) for place, (one, quantity) in enumerate(used)]
     definition = plan(*(one for one, _ in named), fee=fee)
     usage = Usage(totals=tuple(total(quantity, one["meter"]) for one, quantity in named))
     charges = rate(definition, usage, FACTS, engine_version=1)
-    assert charges.subtotal_minor == sum(line.amount_minor for line in charges.lines)
+
+    def minor(price: str, charged: int, per: int) -> int:
+        return floor_half_up(Fraction(price) * charged * 100 / per)
+
+    expected = [minor(fee, 1, 1)] + [
+        minor(one["unit_price"], max(quantity - int(one["included"]), 0), int(one["per"]))
+        for one, quantity in named
+        if quantity
+    ]
+    assert expected == [line.amount_minor for line in charges.lines]
+    assert sum(expected) == charges.subtotal_minor
     assert 1 + sum(1 for _, quantity in named if quantity) == len(charges.lines)
     assert all(line.amount_minor >= 0 and line.charged <= line.quantity for line in charges.lines)
 
