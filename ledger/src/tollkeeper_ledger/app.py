@@ -26,6 +26,7 @@ from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.alerting import Alerter
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
+from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.invoice_run import bill_thresholds
 from tollkeeper_ledger.services.invoices import warm_preview
@@ -99,7 +100,8 @@ async def open_resources(settings: Settings, log: FilteringBoundLogger) -> Async
         async with open_pools(settings, warm_billing=warm_preview) as pools:
             clock = LedgerClock(pools.ingest, log, embedded=settings.embedded, monotonic_ns=_boottime_ns)
             await clock.refresh()
-            listener = Listener(settings.database_url, role="tollkeeper_ingest", log=log)
+            listener, chain = Listener(settings.database_url, role="tollkeeper_ingest", log=log), ChainSlot()
+            listener.on_session(chain.take)
             provider = open_provider(settings, pools.billing, now=_now, log=log)
             try:
                 yield Resources(
@@ -108,6 +110,7 @@ async def open_resources(settings: Settings, log: FilteringBoundLogger) -> Async
                     redis=redis,
                     clock=clock,
                     listener=listener,
+                    chain=chain,
                     log=log,
                     provider=provider,
                 )

@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.services import usage as usage_service
+from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.pool import connection
 from usage_bench import TENANTS, superuser
@@ -159,12 +160,19 @@ async def _once(pool: Pool, work: Callable[[Connection], Awaitable[Any]]) -> Any
         return await work(conn)
 
 
-async def test_two_replicas_never_wait_for_each_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ledgers, each merging, with the same tenants, minutes and ids in any order: no deadlock, each id once."""
+@pytest.mark.parametrize("streams", [(0, 1), (0, 0)])
+async def test_two_replicas_never_wait_for_each_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, streams: tuple[int, int]
+) -> None:
+    """Two ledgers, each merging, with the same tenants, minutes and ids in any order: no deadlock, each id once.
+
+    With streams of their own, and where both have the same one.
+    """
     monkeypatch.setattr(usage_service, "attempted", _once)
-    replicas = [UsageIngest(bench.pool, embedded=True, stream=stream) for stream in (0, 1)]
+    replicas = [UsageIngest(bench.pool, embedded=True, chain=ChainSlot(stream)) for stream in streams]
     chance = random.Random(11)
-    uses = [bench.use(f"both-{at}", tenant=chance.choice(TENANTS), event_us=_minute(bench, at)) for at in range(300)]
+    name = f"both-{streams[1]}"
+    uses = [bench.use(f"{name}-{at}", tenant=chance.choice(TENANTS), event_us=_minute(bench, at)) for at in range(300)]
     logs = [await bench.new_log() for _ in range(8)]
     for log in logs:
         log.record(*chance.sample(uses, len(uses)))
@@ -174,7 +182,7 @@ async def test_two_replicas_never_wait_for_each_other(bench: Bench, monkeypatch:
             *(replicas[at % 2].append(log.cut(first, first + 60)) for at, log in enumerate(logs))
         )
     assert (300, 8 * 300 - 300) == (sum(one.stored for one in outcomes), sum(one.duplicates for one in outcomes))
-    assert 300 == len(await bench.rows("SELECT FROM usage_record WHERE id LIKE 'both-%'"))
+    assert 300 == len(await bench.rows("SELECT FROM usage_record WHERE id LIKE $1", f"{name}-%"))
     assert [] == await bench.rows(ROLLUP_DIFFERENCES)
 
 

@@ -18,6 +18,7 @@ from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage_hash import h_start
 from tollkeeper_ledger.services.usage_roots import PUBLIC_FILE, RootSigner, open_key
 from usage_support import Log
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -368,3 +369,46 @@ async def test_a_proof_is_of_one_id_and_one_time(bench: Bench, channel: grpc.aio
         change(forged)
         assert not is_believed(forged.record.id, forged), what
     assert is_believed(f"{name}-1", forged, must_bind=False)
+
+
+SLOTS = """
+SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND datname = current_database() AND application_name = 'tollkeeper_listener'
+"""
+
+
+@pytest.mark.asyncio
+async def test_each_replica_has_a_stream_of_the_chain(bench: Bench, ledger_settings: Settings, tmp_path: Path) -> None:
+    """Two ledgers add to a stream each, one root covers both, and each takes one again when its session was killed."""
+    async with running(ledger_settings) as one, running(ledger_settings) as other:
+        ledgers = (one, other)
+
+        async def are_apart(gone: frozenset[int] = frozenset()) -> bool:
+            held = {row["pid"] for row in await bench.rows(SLOTS)}
+            return len(held - gone) == len(ledgers) and {0, 1} == {ledger.resources.chain.stream for ledger in ledgers}
+
+        async def append_and_prove(name: str) -> None:
+            for number, ledger in enumerate(ledgers):
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+                    stub, log = await opened(channel)
+                    log.record(bench.use(f"{name}-{number}"))
+                    await stub.AppendUsage(message_of(log.cut()))
+            await RootSigner(one.resources.pools.billing, tmp_path, installation_id=b"i" * 16).tick()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{one.port}") as channel:
+                reports: Any = reports_pb2_grpc.ReportServiceStub(channel)
+                streams = set()
+                for number in range(len(ledgers)):
+                    request = reports_pb2.ProveUsageRequest(tenant="acme", id=f"{name}-{number}")
+                    proof = await reports.ProveUsage(request)
+                    assert check_proof("acme", f"{name}-{number}", proof).public_key
+                    streams.add(proof.link.stream)
+                assert {0, 1} == streams
+                messages = [said async for said in reports.VerifyUsage(reports_pb2.VerifyUsageRequest())]
+                assert [] == [said.finding for said in messages if said.HasField("finding")]
+
+        await wait_until(are_apart)
+        await append_and_prove("slots")
+        gone = frozenset(row["pid"] for row in await bench.rows(SLOTS))
+        await bench.rows("SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) AS pid", list(gone))
+        await wait_until(lambda: are_apart(gone))
+        await append_and_prove("slots-again")

@@ -63,7 +63,11 @@ class AdminQuarantine:
     def __init__(self, resources: Resources, limits: Limits) -> None:
         self._ingest_pool = resources.pools.ingest
         self._ingest = UsageIngest(
-            resources.pools.ingest, embedded=resources.settings.embedded, restores=limits.restores, log=resources.log
+            resources.pools.ingest,
+            embedded=resources.settings.embedded,
+            chain=resources.chain,
+            restores=limits.restores,
+            log=resources.log,
         )
         self._releaser_id = input_producer_id(limits.installation.installation_id, "quarantine")
 

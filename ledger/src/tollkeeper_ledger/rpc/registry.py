@@ -60,7 +60,12 @@ def add_services(server: grpc.aio.Server, resources: Resources, limits: Limits) 
 def usage_input(resources: Resources, limits: Limits, name: str) -> UsageInput:
     """Give a way in for usage, a producer of its own."""
     return UsageInput(
-        UsageIngest(resources.pools.ingest, embedded=resources.settings.embedded, restores=limits.restores),
+        UsageIngest(
+            resources.pools.ingest,
+            embedded=resources.settings.embedded,
+            chain=resources.chain,
+            restores=limits.restores,
+        ),
         limits.tenants,
         resources.clock,
         producer_id=input_producer_id(limits.installation.installation_id, name),

@@ -55,7 +55,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         pool = self._pool = resources.pools.ingest
         self._producer_id = own_producer_id(limits.installation.installation_id)
         self._ingest = UsageIngest(
-            pool, embedded=resources.settings.embedded, restores=limits.restores, log=resources.log
+            pool,
+            embedded=resources.settings.embedded,
+            chain=resources.chain,
+            restores=limits.restores,
+            log=resources.log,
         )
         self._keys = {key.key_id: key.secret for key in limits.installation.token_keys}
         self._input = usage

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.services.chain_slot import ChainSlot
     from tollkeeper_ledger.services.clock import LedgerClock
     from tollkeeper_ledger.services.provider import Provider
     from tollkeeper_ledger.store.listener import Listener
@@ -25,6 +26,7 @@ class Resources:
     redis: RedisServers
     clock: LedgerClock
     listener: Listener
+    chain: ChainSlot
     log: FilteringBoundLogger
     provider: Provider | None = None
     """None where no payment provider is configured."""

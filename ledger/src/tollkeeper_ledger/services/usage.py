@@ -33,6 +33,7 @@ from tollkeeper_ledger.domain.usage_producer import (
     check_opening,
     unknown,
 )
+from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.usage_append import append_batch, append_batches
 from tollkeeper_ledger.services.usage_commits import UsageCommits
 from tollkeeper_ledger.services.usage_served import Served
@@ -74,7 +75,8 @@ def own_producer_id(installation_id: bytes) -> UUID:
 class UsageIngest:
     """Serve producers on the pool of role `ingest`. Any number of calls at once; those of one producer queue.
 
-    `restores`: looks, before levels change, whether Postgres was set back; None where nothing is ever leased from it.
+    `chain`: which stream of the chain it adds to; none: the first. `restores`: looks, before levels change, whether
+    Postgres was set back; None where nothing is ever leased from it.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class UsageIngest:
         pool: Pool,
         *,
         embedded: bool,
-        stream: int = 0,
+        chain: ChainSlot | None = None,
         restores: Restores | None = None,
         log: FilteringBoundLogger | None = None,
     ) -> None:
@@ -90,7 +92,7 @@ class UsageIngest:
         self._commits = UsageCommits(self._commit, log=log)
         self._restores = restores
         self._embedded = embedded
-        self._stream = stream
+        self._chain = chain or ChainSlot()
         self._months: set[date] = set()
         self._served = Served()
         if restores is not None:
@@ -163,7 +165,7 @@ class UsageIngest:
                 await self._need_timeline(conn, batches)
                 serving = self._served.begin()
                 results = await append_batches(
-                    conn, batches, now=now, stream=self._stream, position=self._position, serving=serving
+                    conn, batches, now=now, stream=self._chain.stream, position=self._position, serving=serving
                 )
             serving.committed()
             return results
@@ -259,7 +261,9 @@ class UsageIngest:
         await self._need_timeline(conn, [batch])
         # Whether the caller commits nobody knows here, so nothing is learnt of it.
         serving = self._served.begin()
-        return await append_batch(conn, batch, now=now, stream=self._stream, position=self._position, serving=serving)
+        return await append_batch(
+            conn, batch, now=now, stream=self._chain.stream, position=self._position, serving=serving
+        )
 
     async def _position(
         self, conn: Connection, producer_id: UUID, *, committed_seq: int, h: bytes, now: datetime

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from structlog.typing import FilteringBoundLogger
+
+    from tollkeeper_ledger.store.pool import Connection
 
 _RETRY_S = 0.25
 
@@ -28,10 +30,15 @@ class Listener:
         self._log = log
         self._channels: dict[str, list[Callable[[str], None]]] = {}
         self._reconnected: list[Callable[[], None]] = []
+        self._begun: list[Callable[[Connection], Awaitable[None]]] = []
 
     def on(self, channel: str, heard: Callable[[str], None]) -> None:
         """Call `heard` with the text of each notification on `channel`. Must return at once."""
         self._channels.setdefault(channel, []).append(heard)
+
+    def on_session(self, begun: Callable[[Connection], Awaitable[None]]) -> None:
+        """Await `begun` with each new connection before it listens: what is taken there is kept while it lives."""
+        self._begun.append(begun)
 
     def on_connected(self, connected: Callable[[], None]) -> None:
         """Call `connected` after each connection, the first included."""
@@ -53,6 +60,8 @@ class Listener:
         closed = asyncio.Event()
         try:
             conn.add_termination_listener(lambda _: closed.set())
+            for begun in self._begun:
+                await begun(conn)
             for channel in self._channels:
                 await conn.add_listener(channel, self._heard)
             for connected in self._reconnected:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection
 
 
+async def claim_stream(conn: Connection, stream: int) -> bool:
+    """Take a stream for as long as this session lives; False where another session has it."""
+    claimed: bool = await conn.fetchval(sql("usage.claim_stream"), stream)
+    return claimed
+
+
 async def add_links(conn: Connection, bodies: Sequence[BatchBody], *, stream: int) -> None:
     """Add batches, in their order, to the end of a stream. Holds the stream's head until commit."""
     head = await conn.fetchrow(sql("usage.chain_head"), stream)

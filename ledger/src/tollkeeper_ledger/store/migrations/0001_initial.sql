@@ -1005,7 +1005,7 @@ CREATE INDEX usage_chain_by_producer ON usage_chain (producer_id, committed_at);
 CREATE INDEX usage_chain_by_time ON usage_chain (committed_at);
 CREATE INDEX usage_chain_by_seq ON usage_chain (producer_id, last_seq);
 
--- Last link of each stream (one stream per ledger replica), and totals, so that nobody counts rows.
+-- Last link of each stream, and totals, so that nobody counts rows.
 CREATE TABLE usage_chain_head (
   stream integer PRIMARY KEY CONSTRAINT usage_chain_head_stream_range CHECK (stream >= 0),
   position bigint NOT NULL,

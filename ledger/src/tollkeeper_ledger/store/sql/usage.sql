@@ -293,6 +293,10 @@ INSERT INTO audit_log (at, actor, action, subject, request_id, after)
 SELECT $1::timestamptz, $2::text, 'UsageHole', subject, '', said::jsonb
 FROM unnest($3::text[], $4::text[]) AS hole (subject, said);
 
+-- name: claim_stream
+-- Takes a stream of the chain for as long as this session lives; false where another session has it. $1 stream.
+SELECT pg_try_advisory_lock(hashtextextended('usage_chain stream ' || $1::integer, 0));
+
 -- name: add_stream
 -- Begins a stream of the chain. $1 stream, $2 hash before its first link.
 INSERT INTO usage_chain_head (stream, position, hash, stored_total, quarantined_total)
