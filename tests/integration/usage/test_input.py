@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,23 @@ import grpc.aio
 from http_support import METERED
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.domain.errors import OverloadedError
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_columns import Use
 from tollkeeper_ledger.rpc.registry import usage_input
+from tollkeeper_ledger.services import usage_input as usage_input_service
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.services.usage_input import Fate, UsageInput, input_producer_id
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    import pytest
     from tollkeeper_ledger.app import Running
     from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.domain.usage import AppendOutcome
     from tollkeeper_ledger.services.usage import Answer
     from tollkeeper_ledger.store.pool import Connection
 
@@ -96,3 +102,56 @@ async def test_who_waits_for_a_commit_that_is_broken_off_is_told(ledger_settings
             assert [RuntimeError] * 5 == [type(one) for one in told]
         (result,) = await usage.record([use()])
         assert Fate.RECORDED is result.fate
+
+
+class Gated(UsageIngest):
+    """An ingest whose commits wait for a gate, and which notes whose records each has."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.gate = asyncio.Event()
+        self.commits: list[list[str]] = []
+
+    async def append_input(self, conn: Connection, producer_id: uuid.UUID, uses: Sequence[Use]) -> AppendOutcome:
+        """Wait for the gate, and commit."""
+        self.commits.append([use.tenant for use in uses])
+        await self.gate.wait()
+        return await super().append_input(conn, producer_id, uses)
+
+
+async def test_one_tenant_never_takes_all_the_room_or_all_the_turns(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant that sends more than can be committed is refused at half the room; another finds room and is next."""
+    monkeypatch.setattr(usage_input_service, "WAITING_RECORDS_MAX", 400)
+    monkeypatch.setattr(usage_input_service, "COMMIT_RECORDS_MAX", 40)
+    async with running(ledger_settings) as ledger:
+        await apply(ledger)
+        resources = ledger.resources
+        limits = await open_limits(resources)
+        ingest = Gated(resources.pools.ingest, embedded=True)
+        usage = UsageInput(ingest, limits.tenants, resources.clock, producer_id=uuid.uuid4())
+        noisy = [asyncio.create_task(usage.record([use() for _ in range(10)])) for _ in range(100)]
+        await wait_until(lambda: _count(noisy, done=80))
+        quiet = [asyncio.create_task(usage.record([use(tenant="other")])) for _ in range(3)]
+        mixed = asyncio.create_task(usage.record([use(tenant="other"), use(tenant="nobody"), use(tenant="other")]))
+        await wait_until(lambda: _waits(usage, "other", 5))
+        assert len(ingest.commits) == 1
+        ingest.gate.set()
+        for results in await asyncio.gather(*quiet):
+            assert [one.fate for one in results] == [Fate.RECORDED]
+        assert [one.fate for one in await mixed] == [Fate.RECORDED, Fate.INVALID, Fate.RECORDED]
+        told = await asyncio.gather(*noisy, return_exceptions=True)
+    refused = [one for one in told if isinstance(one, OverloadedError)]
+    assert (80, {"LEDGER_FULL"}) == (len(refused), {one.reason for one in refused})
+    assert sum(not isinstance(one, BaseException) for one in told) == 20
+    # What is under way has the noisy one's alone; in those after it the tenants take turns, a call each.
+    assert [dict(Counter(one)) for one in ingest.commits[1:3]] == [{"acme": 30, "other": 3}, {"acme": 30, "other": 2}]
+
+
+async def _count(tasks: Sequence[asyncio.Task[Any]], *, done: int) -> bool:
+    return done <= sum(task.done() for task in tasks)
+
+
+async def _waits(usage: UsageInput, tenant: str, records: int) -> bool:
+    return records == usage.waiting_of(tenant)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 COMMIT_RECORDS_MAX = 5_000
 """Records of one transaction."""
 WAITING_RECORDS_MAX = 50_000
+"""Records that wait or are being committed. A tenant may have as many of them as are still free: alone half of all,
+beside n others like it 1/(n + 2). So whoever has none always finds room. Source: Choudhury and Hahne, dynamic queue
+length thresholds for shared-memory packet switches, 1998."""
 _RETRY_AFTER_MS = 1_000
 
 
@@ -66,6 +69,7 @@ def input_producer_id(installation_id: bytes, name: str) -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    tenant: str
     uses: Sequence[Use]
     done: asyncio.Future[list[Result]]
 
@@ -73,7 +77,9 @@ class _Job:
 class UsageInput:
     """Take records in. Any number of calls at once: those that wait for one transaction share the next one.
 
-    A cancelled call may have committed; sending again under the same ids tells.
+    Tenants take turns, and none has all the room: one that sends more than can be committed is refused, the others wait
+    for the transaction under way and one call of each tenant before them. A call for several tenants is committed in
+    parts. A cancelled call may have committed, in part or whole; sending again under the same ids tells.
     """
 
     def __init__(self, ingest: UsageIngest, tenants: TenantDirectory, clock: LedgerClock, *, producer_id: UUID) -> None:
@@ -81,7 +87,10 @@ class UsageInput:
         self._tenants = tenants
         self._clock = clock
         self._producer_id = producer_id
-        self._jobs: deque[_Job] = deque()
+        self._queues: dict[str, deque[_Job]] = {}
+        """Of each tenant that waits, in the order of their turns."""
+        self._held: dict[str, int] = {}
+        """Records of each tenant that wait or are being committed."""
         self._waiting = 0
         self._writer: asyncio.Task[None] | None = None
 
@@ -95,6 +104,10 @@ class UsageInput:
         fit = [use for use in checked if not isinstance(use, LedgerError)]
         verdicts = iter(await self._commit(fit) if fit else ())
         return [Result(Fate.INVALID, one) if isinstance(one, LedgerError) else next(verdicts) for one in checked]
+
+    def waiting_of(self, tenant: str) -> int:
+        """Give how many of a tenant's records wait or are being committed."""
+        return self._held.get(tenant, 0)
 
     async def _checked(self, uses: Sequence[Use | LedgerError]) -> list[Use | LedgerError]:
         """Put an error in the place of each record that catalogue or clock refuse; drop or hide what isn't kept."""
@@ -115,27 +128,60 @@ class UsageInput:
         ]
 
     async def _commit(self, uses: Sequence[Use]) -> list[Result]:
-        if self._waiting + len(uses) > WAITING_RECORDS_MAX:
+        parts: dict[str, list[int]] = {}
+        for place, use in enumerate(uses):
+            parts.setdefault(use.tenant, []).append(place)
+        free = WAITING_RECORDS_MAX - self._waiting
+        if len(uses) > free or any(self.waiting_of(one) + len(places) > free for one, places in parts.items()):
             raise OverloadedError("too many records wait to be committed", retry_after_ms=_RETRY_AFTER_MS)
-        job = _Job(uses, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
-        self._waiting += len(uses)
+        jobs = [self._enqueue(one, [uses[place] for place in places]) for one, places in parts.items()]
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
-        return await job.done
+        told = await asyncio.gather(*(job.done for job in jobs))
+        results = {
+            place: result
+            for places, answers in zip(parts.values(), told, strict=True)
+            for place, result in zip(places, answers, strict=True)
+        }
+        return [results[place] for place in range(len(uses))]
+
+    def _enqueue(self, tenant: str, uses: Sequence[Use]) -> _Job:
+        job = _Job(tenant, uses, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(tenant, deque()).append(job)
+        self._held[tenant] = self.waiting_of(tenant) + len(uses)
+        self._waiting += len(uses)
+        return job
+
+    def _take(self) -> list[_Job]:
+        """Take what the next transaction commits: of each tenant that waits a call in turn, until it is full."""
+        jobs: list[_Job] = []
+        count = 0
+        while self._queues:
+            tenant, queue = next(iter(self._queues.items()))
+            if jobs and count + len(queue[0].uses) > COMMIT_RECORDS_MAX:
+                break
+            jobs.append(queue.popleft())
+            count += len(jobs[-1].uses)
+            del self._queues[tenant]
+            if queue:
+                self._queues[tenant] = queue  # Behind all others.
+        return jobs
+
+    def _forget(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            self._waiting -= len(job.uses)
+            self._held[job.tenant] -= len(job.uses)
+            if not self._held[job.tenant]:
+                del self._held[job.tenant]
 
     async def _write(self) -> None:
         """Commit until nothing waits."""
-        while self._jobs:
-            jobs = [self._jobs.popleft()]
-            count = len(jobs[0].uses)
-            while self._jobs and count + len(self._jobs[0].uses) <= COMMIT_RECORDS_MAX:
-                jobs.append(self._jobs.popleft())
-                count += len(jobs[-1].uses)
+        while self._queues:
+            jobs = self._take()
             try:
                 await self._write_together(jobs)
             finally:
-                self._waiting -= count
+                self._forget(jobs)
                 for job in jobs:
                     _tell(job, RuntimeError("the commit was broken off"))  # nothing, where it was answered
 
