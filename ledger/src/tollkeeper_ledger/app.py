@@ -29,6 +29,7 @@ from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.clock import LedgerClock
 from tollkeeper_ledger.services.invoice_run import bill_thresholds
+from tollkeeper_ledger.services.invoice_schedule import run_due_invoices
 from tollkeeper_ledger.services.invoices import warm_preview
 from tollkeeper_ledger.services.limits import open_limits
 from tollkeeper_ledger.services.mailing import Mailer
@@ -204,10 +205,14 @@ def _signing(resources: Resources, limits: Limits) -> list[Coroutine[Any, Any, N
 
 async def run_jobs(settings: Settings) -> None:
     """Do what is done by the clock until SIGTERM or SIGINT. Any number of such processes may run."""
-    from tollkeeper_ledger.jobs.runner import running_jobs  # noqa: PLC0415 - slow to load, and `serve` needs none of it
+    from tollkeeper_ledger.jobs import runner  # noqa: PLC0415 - slow to load, and `serve` needs none of it
     from tollkeeper_ledger.jobs.upkeep import Upkeep  # noqa: PLC0415 - likewise
 
     log = open_log(settings.log_level)
+    try:
+        schedules = runner.schedules_with(settings.invoice_schedule)
+    except ValueError as error:
+        raise ConfigurationError(f"TOLLKEEPER_INVOICE_SCHEDULE: {error}") from error
     stop = stop_by_signals()
     pool = await open_pool(settings.database_url, role="tollkeeper_ingest", size=_JOB_CONNECTIONS)
     billing = await open_pool(settings.database_url, role="tollkeeper_billing", size=_JOB_CONNECTIONS)
@@ -216,11 +221,13 @@ async def run_jobs(settings: Settings) -> None:
         "warn_cards": lambda: warn_of_cards(billing, now=_now()),
         "expire_messages": Upkeep(billing, log).expire_messages,
         "bill_thresholds": lambda: bill_thresholds(billing, actor="jobs"),
+        "run_invoices": lambda: run_due_invoices(billing, log),
     }
     if provider is not None:
         money["reconcile"] = Nightly(billing, provider.stripe, _now, log).reconcile
     try:
-        async with running_jobs(pool, log, archiver=archiver_of(settings, pool, log), money=money):
+        archiver = archiver_of(settings, pool, log)
+        async with runner.running_jobs(pool, log, archiver=archiver, money=money, schedules=schedules):
             log.info("jobs run")
             await stop.wait()
     finally:

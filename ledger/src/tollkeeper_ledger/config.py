@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         description="Mail server, smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS from the start;"
         " without it no mail is sent.",
     )
+    invoice_schedule: str = Field(
+        default="",
+        description="When `ledger jobs` runs invoices, as cron has it, in UTC, for example `*/15 * * * *`; empty: only"
+        " `invoice run` does.",
+    )
     mail_from: str = Field(default="", description="Sender of mails; empty: the seller's address.")
     font_dir: str = Field(
         default="",

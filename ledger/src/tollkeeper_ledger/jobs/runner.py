@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from croniter import croniter
 from pgqueuer import PgQueuer
 
 from tollkeeper_ledger.jobs.upkeep import Upkeep
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     Duty = Callable[[], Awaitable[object]]
 
+_CRON_FIELDS = 5
 SCHEDULES = {
     "make_months": "17 * * * *",
     "expire_ids": "*/10 * * * *",
@@ -35,6 +37,15 @@ SCHEDULES = {
     "bill_thresholds": "* * * * *",
 }
 """When each duty is done, as cron has it, in UTC."""
+
+
+def schedules_with(invoice_schedule: str) -> dict[str, str]:
+    """Give every schedule, that of invoices where one is set. Raises ValueError: it is none that cron knows."""
+    if not invoice_schedule:
+        return dict(SCHEDULES)
+    if not croniter.is_valid(invoice_schedule) or len(invoice_schedule.split()) != _CRON_FIELDS:
+        raise ValueError(f"{invoice_schedule!r} is no cron expression of five fields, such as */15 * * * *")
+    return {**SCHEDULES, "run_invoices": invoice_schedule}
 
 
 def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Duty]) -> dict[str, Duty]:
