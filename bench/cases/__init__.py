@@ -14,6 +14,7 @@ from bench.cases.queries import open_month
 from bench.cases.rating import open_rating
 from bench.cases.sidecar import open_check, open_get_quota, open_record, open_record_single
 from bench.cases.start import open_start
+from bench.cases.visible import open_visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ CASES: Mapping[str, Opener] = MappingProxyType(
         "check_unary": open_check,
         "record_calls_of_100": open_record,
         "record_single_2000_per_s": open_record_single,
+        "usage_visible": open_visible,
         "get_quota_21_limits": open_get_quota,
         "start_answered": partial(open_start, decided=False),
         "start_decided": partial(open_start, decided=True),
