@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from billing_bench import use
 from stripe_shop import act_on, open_shop
 from tollkeeper_ledger.domain.billing_profile import BillingProfile
 from tollkeeper_ledger.domain.errors import InvalidFieldError
@@ -18,7 +19,13 @@ from tollkeeper_ledger.services.alert_mail import make_alert_message
 from tollkeeper_ledger.services.catalogue import CatalogueInvalidError
 from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.provider_events import PROVIDER
-from tollkeeper_ledger.services.subscription_changes import SubscriptionAsked, create_subscription, follow_due_phases
+from tollkeeper_ledger.services.subscription_changes import (
+    ChangeAsked,
+    SubscriptionAsked,
+    change_subscription,
+    create_subscription,
+    follow_due_phases,
+)
 from tollkeeper_ledger.store import mails
 from tollkeeper_ledger.store.alerts import read_alert
 from tollkeeper_ledger.store.pool import transaction
@@ -233,3 +240,26 @@ async def test_a_trial_that_ended_early_is_told_of_no_more(bench: BillingBench) 
     await bench.set_now(bench.start + 14 * DAY)
     await follow_due_phases(bench.billing)
     assert await trials.tell_of_ends(bench.billing) == []
+
+
+async def test_another_plan_waits_where_the_next_phase_has_usage(bench: BillingBench) -> None:
+    """Use of after the trial, recorded before its end by a clock that is ahead, is stamped: the plan moves after it."""
+    await bench.apply(PLANS + TENANTS)
+    await profile(bench, "acme", BillingProfile(pays_by="bank transfer"))
+    await subscribe(bench, "pro")
+    trial_end = bench.start + 14 * DAY
+    await bench.set_now(trial_end - timedelta(minutes=1))
+    ahead = use("ahead", trial_end + timedelta(seconds=30), tenant="acme", received=trial_end, messages=1)
+    await bench.send(await bench.new_log(), ahead, watermark=trial_end, tenants=("acme",))
+
+    async def change() -> None:
+        async with transaction(bench.billing) as conn:
+            await change_subscription(
+                conn, (await ids(bench))["acme"], ChangeAsked(plan="free"), act=await act_on(conn)
+            )
+
+    with pytest.raises(InvalidFieldError, match="on recorded already"):
+        await change()
+    await bench.set_now(trial_end + timedelta(minutes=1))
+    await change()
+    assert await after_trial(bench) == ("free", "active")

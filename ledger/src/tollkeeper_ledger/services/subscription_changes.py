@@ -166,6 +166,8 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
     if era is not None:
         instant = await _free_of_usage(conn, schedule, era.started_at, asked, act)
         era = _era_of(asked, before, interval, instant)
+    if asked.names_plan:
+        await _check_unused(conn, schedule, plan_version_id, after=instant)
     await _drop_later(conn, schedule, asked, era, interval=interval, after=instant)
     phase = replace(
         phase,
@@ -181,6 +183,17 @@ async def change_subscription(conn: Connection, tenant_id: UUID, asked: ChangeAs
         quantity=asked.quantity,
     )
     await _put(conn, schedule, phase, "ChangeSubscription", act, era=era)
+
+
+async def _check_unused(
+    conn: Connection, schedule: SubscriptionSchedule, plan_version_id: UUID, *, after: datetime
+) -> None:
+    """Refuse another plan where a later phase has usage already, by a producer whose clock is ahead."""
+    for later in schedule.phases:
+        is_other = later.starts_at > after and later.state != CANCELLED and later.plan_version_id != plan_version_id
+        if is_other and await has_segments_from(conn, schedule.tenant_id, schedule.subscription_id, later.starts_at):
+            at = later.starts_at.isoformat()
+            raise InvalidFieldError("plan", f"has usage of {at} on recorded already", remedy=f"change it after {at}")
 
 
 def _era_of(asked: ChangeAsked, before: Schedule, interval: Interval, instant: datetime) -> Schedule | None:
