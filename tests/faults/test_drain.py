@@ -71,8 +71,10 @@ async def record(platform: Platform, sidecar: AddedSidecar, prefix: str, count: 
     return ids
 
 
-async def with_pending(platform: Platform, sidecar: AddedSidecar, break_line: Callable[[], None]) -> list[str]:
-    """Have one record shipped, break the line, and record 10,000 more that can't be; give all ids."""
+async def with_pending(
+    platform: Platform, sidecar: AddedSidecar, break_line: Callable[[], None]
+) -> tuple[list[str], bytes]:
+    """Have one record shipped, break the line, record 10,000 more that can't be; give all ids and the producer's."""
     prefix = f"drain-{secrets.token_hex(4)}"
     known = await record(platform, sidecar, f"{prefix}-known", 1)
 
@@ -80,10 +82,11 @@ async def with_pending(platform: Platform, sidecar: AddedSidecar, break_line: Ca
         return known == await stored(platform, prefix)
 
     await wait_until(is_stored, "the first record")
+    (sent_by,) = [one.producer_id for one in await platform.stored("shared") if one.id == known[0]]
     break_line()
     pending = await record(platform, sidecar, prefix, PENDING)
     assert known == await stored(platform, prefix)
-    return known + pending
+    return known + pending, sent_by
 
 
 async def stored(platform: Platform, prefix: str) -> list[str]:
@@ -91,14 +94,13 @@ async def stored(platform: Platform, prefix: str) -> list[str]:
     return [name for name in await platform.stored_ids("shared") if name.startswith(prefix)]
 
 
-async def producer_of(platform: Platform, record_id: str) -> reports_pb2.ProducerStatus:
-    """Give what the ledger knows of the producer that sent a record."""
-    (sent_by,) = [one.producer_id for one in await platform.stored("shared") if one.id == record_id]
+async def producer(platform: Platform, producer_id: bytes) -> reports_pb2.ProducerStatus:
+    """Give what the ledger knows of a producer."""
     async with platform.ledger() as channel:
         status = await reports_pb2_grpc.ReportServiceStub(channel).GetIngestStatus(
             reports_pb2.GetIngestStatusRequest(), timeout=60
         )
-    (found,) = [one for one in status.producers if one.producer_id == sent_by]
+    (found,) = [one for one in status.producers if one.producer_id == producer_id]
     return found
 
 
@@ -119,7 +121,7 @@ async def test_a_stop_ships_what_is_pending_before_it_ends(platform: Platform, r
     Nothing is left in its log: a start on the same volume sends nothing, and no record is there twice.
     """
     with behind_a_line(platform, drain_s="150") as (sidecar, line):
-        ids = await with_pending(platform, sidecar, lambda: line.use(PARTITION))
+        ids, sent_by = await with_pending(platform, sidecar, lambda: line.use(PARTITION))
         prefix = ids[1].rpartition("-")[0]
         os.kill(sidecar.pid, signal.SIGTERM)
         # Until the ledger can hear of it, it is not over.
@@ -132,20 +134,20 @@ async def test_a_stop_ships_what_is_pending_before_it_ends(platform: Platform, r
         )
         assert 0 == code
         # The process is gone: this is what it had done before.
-        producer = await producer_of(platform, ids[0])
-        assert ("closed", len(ids)) == (producer.state, producer.committed_seq)
+        stopped = await producer(platform, sent_by)
+        assert ("closed", len(ids)) == (stopped.state, stopped.committed_seq)
         assert sorted(ids) == sorted(await stored(platform, prefix))
 
         sidecar.start()
 
         async def is_open() -> bool:
-            return (await producer_of(platform, ids[0])).incarnation > producer.incarnation
+            return (await producer(platform, sent_by)).incarnation > stopped.incarnation
 
         # It serves before it can be told to stop; who has opened its producer can be.
         await wait_until(is_open, "the next incarnation")
         os.kill(sidecar.pid, signal.SIGTERM)
         assert 0 == await ended(sidecar)
-        again = await producer_of(platform, ids[0])
+        again = await producer(platform, sent_by)
         assert ("closed", len(ids)) == (again.state, again.committed_seq)
         assert sorted(ids) == sorted(await stored(platform, prefix))
 
@@ -153,19 +155,19 @@ async def test_a_stop_ships_what_is_pending_before_it_ends(platform: Platform, r
 async def test_a_stop_without_a_ledger_ends_and_the_next_start_ships(platform: Platform) -> None:
     """Where the ledger is away a stop ends at its bound, with 1; the next process on the volume ships, each once."""
     with behind_a_line(platform, drain_s="0.5") as (sidecar, line):
-        ids = await with_pending(platform, sidecar, lambda: line.cut(refuse=True))
+        ids, sent_by = await with_pending(platform, sidecar, lambda: line.cut(refuse=True))
         prefix = ids[1].rpartition("-")[0]
         os.kill(sidecar.pid, signal.SIGTERM)
         assert 1 == await ended(sidecar)
         assert ids[:1] == await stored(platform, prefix)
-        assert (await producer_of(platform, ids[0])).state == "open"
+        assert (await producer(platform, sent_by)).state == "open"
 
         line.heal()
         sidecar.start()
 
         async def all_are_stored() -> bool:
-            return len(ids) <= (await producer_of(platform, ids[0])).committed_seq
+            return len(ids) <= (await producer(platform, sent_by)).committed_seq
 
         await wait_until(all_are_stored, "every record", seconds_max=120)
         assert sorted(ids) == sorted(await stored(platform, prefix))
-        assert len(ids) == (await producer_of(platform, ids[0])).committed_seq
+        assert len(ids) == (await producer(platform, sent_by)).committed_seq
