@@ -46,9 +46,12 @@ WHERE plan_version_id IN (SELECT plan_version_id FROM subscription
 -- Gives tenants' own rules, and the plan versions of their running subscriptions; of those alone that have rules of
 -- their own or one of these plan versions. $1 tenant ids, $2 plan versions.
 SELECT t.tenant_id, t.alerts, s.plan_version_id
-FROM tenant t
-JOIN subscription s ON s.tenant_id = t.tenant_id AND s.ended_at IS NULL
-WHERE t.tenant_id = ANY ($1::uuid[]) AND (t.alerts <> '[]' OR s.plan_version_id = ANY ($2::uuid[]))
+FROM (SELECT DISTINCT unnest($1::uuid[]) AS tenant_id) AS asked
+JOIN tenant t USING (tenant_id)
+-- OFFSET 0: tenant by tenant. Of tables that grew since they were analysed all of one was read for each row of the other.
+CROSS JOIN LATERAL (
+  SELECT plan_version_id FROM subscription WHERE tenant_id = t.tenant_id AND ended_at IS NULL OFFSET 0) AS s
+WHERE t.alerts <> '[]' OR s.plan_version_id = ANY ($2::uuid[])
 ORDER BY t.tenant_id;
 
 -- name: mark_due
