@@ -523,10 +523,16 @@ impl Engine {
         };
         bucket.is_dirty = false;
         let queue = std::mem::take(&mut bucket.waiters);
-        for (waiter, _) in queue {
+        let tokens = bucket.tokens.as_deref_mut();
+        let level = tokens.and_then(|tokens| tokens.line.take());
+        let mut line = 0;
+        for (waiter, cost) in queue {
             if let Some(state) = self.waiting.get_mut(waiter) {
                 state.queues.retain(|bucket| *bucket != key);
                 self.reconsider(now, waiter, false);
+            }
+            if let Some(level) = level {
+                line = self.pass_line(now, key, (waiter, cost), (level, line));
             }
         }
         let current = (self.buckets.get(key)).and_then(|bucket| bucket.current.as_ref());

@@ -13,7 +13,7 @@ use crate::{
     id::ReservationId,
     mutant::{self, Mutant},
     proof::Sent,
-    request::Units,
+    request::{UNITS_MAX, Units},
     time::Now,
 };
 
@@ -101,7 +101,7 @@ impl Refill {
     }
 
     /// Tokens that come in so many ledger µs.
-    fn tokens_in(&self, span_us: i64) -> Units {
+    pub(crate) fn tokens_in(&self, span_us: i64) -> Units {
         let flow = i128::from(span_us.max(0)).saturating_mul(i128::from(self.units));
         let tokens = flow.checked_div(i128::from(self.interval_us)).unwrap_or(0);
         Units::try_from(tokens).unwrap_or(Units::MAX)
@@ -134,6 +134,8 @@ pub(crate) struct Tokens {
     /// (tokens in the shard, ledger time, real time) as last heard.
     level: Option<(Units, i64, u64)>,
     denial: Option<Denial>,
+    /// Tokens that the shard had left for those who wait on, as just heard; `None` where asking again brings a refusal.
+    pub(crate) line: Option<Units>,
     /// Sizes slices.
     pub(crate) demand: Demand,
     /// Units admitted beyond the limit and not given back.
@@ -385,6 +387,27 @@ impl Tokens {
         });
     }
 
+    /// Takes in how many tokens a shard that gave some has left. Where they come faster than its answers, it gives some each
+    /// time and never refuses: who waits at the end of the line would hear that nobody answered.
+    pub(crate) fn line_up(&mut self, sent: &Sent, level: Units, refill: &Refill, now: Now) {
+        let next_us = now.ledger_us.saturating_add(refill.time_for(1));
+        let answer_us = now.real_us.saturating_sub(sent.real_us);
+        let is_faster = now
+            .real_us_until(next_us)
+            .is_some_and(|pause_us| pause_us <= answer_us);
+        self.line = is_faster.then_some(level);
+    }
+
+    /// Refuses a call that lacks so many units, for this moment: what the shard has and gets is for those before it in the
+    /// line. `forgive` ends it.
+    pub(crate) const fn refuse(&mut self, missing: Units, retry_after_us: i64, now: Now) {
+        self.denial = Some(Denial {
+            need: missing,
+            cost: UNITS_MAX,
+            until_us: now.ledger_us.saturating_add(retry_after_us),
+        });
+    }
+
     /// Forgets a refusal: units came back.
     pub(crate) const fn forgive(&mut self) {
         self.denial = None;
@@ -430,6 +453,11 @@ impl Tokens {
         }
         // For a larger need it stands longer: tokens come no faster than the rate.
         (wait_us > 0).then_some(wait_us)
+    }
+
+    /// Whether the shard was heard of and refused nothing since.
+    pub(crate) const fn gave_last(&self) -> bool {
+        self.level.is_some() && self.denial.is_none()
     }
 
     /// Tokens that a call could take now, as far as is known.

@@ -2,6 +2,7 @@
 
 use crate::{
     bucket::{Bucket, Opening},
+    check::judge::refill_of,
     engine::Engine,
     id::WindowId,
     lease::plan::{Plan, plan},
@@ -125,7 +126,10 @@ impl Engine {
             }
             (Plan::Subscribe, Some(id)) => self.follow_pool(key, id),
             (Plan::Shard, _) => self.ask_shard(now, key),
-            (Plan::Take, _) => self.ask_bucket(now, key, size),
+            (Plan::Take, _) => {
+                let size = self.with_others_of_tokens(now, key, size);
+                self.ask_bucket(now, key, size);
+            }
             (Plan::Renew, _) => self.renew_at_once(now, key),
             // Whoever waits is to hear of it.
             (Plan::Unreachable, _) | (_, None) => self.stir(key),
@@ -174,21 +178,55 @@ impl Engine {
         if size.need == 0 || window.smallest_first || free <= size.need {
             return size;
         }
+        let need = self.need_within(bucket, size.need, free, |costs| {
+            window.balance.missing(costs)
+        });
+        Size { need, ..size }
+    }
+
+    /// The same for a token bucket, of which the shard is known to have that. Besides, what is given beyond the need counts
+    /// as lent ahead: a bucket with many calls in line would be held back by what they have long spent.
+    fn with_others_of_tokens(&self, now: Now, key: Key, size: Size) -> Size {
+        let Some(bucket) = self.buckets.get(key) else {
+            return size;
+        };
+        let rule = self.catalog.limit(bucket.limit).map(|limit| &limit.rule);
+        let (Some(refill), Some(tokens)) = (rule.and_then(refill_of), &bucket.tokens) else {
+            return size;
+        };
+        if size.need == 0 || !tokens.gave_last() {
+            return size;
+        }
+        let held = tokens.free(now.real_us);
+        let there = tokens.in_shard(&refill, now.ledger_us);
+        let need = self.need_within(bucket, size.need, there, |costs| costs.saturating_sub(held));
+        Size { need, ..size }
+    }
+
+    /// What is missing for as many of those who wait, first come first, as `free` units are enough for; the first one's
+    /// need at least.
+    fn need_within(
+        &self,
+        bucket: &Bucket,
+        first: Units,
+        free: Units,
+        missing_of: impl Fn(Units) -> Units,
+    ) -> Units {
         let waiting = bucket
             .waiters
             .iter()
             .filter(|(waiter, _)| self.waiting.get(*waiter).is_some());
         let mut costs: Units = 0;
-        let mut need = size.need;
+        let mut need = first;
         for (_, cost) in waiting {
             costs = costs.saturating_add(*cost);
-            let missing = window.balance.missing(costs);
+            let missing = missing_of(costs);
             if missing > free {
                 break;
             }
             need = need.max(missing);
         }
-        Size { need, ..size }
+        need
     }
 
     /// Counts the steps of an ask that nobody waits for, so that it ends.

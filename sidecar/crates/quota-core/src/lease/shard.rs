@@ -180,10 +180,14 @@ impl Engine {
                 tokens.credit(&ask, lot, level, now);
                 if give == 0 && ask.need > 0 {
                     tokens.deny(&ask, retry_after_us, now);
+                } else if let Some(refill) = refill_of(&limit.rule).filter(|_| give > 0) {
+                    tokens.line_up(&ask, level, &refill, now);
                 }
-                let waits = |waiter: &Key| self.waiting.get(*waiter).is_some();
-                let is_for_nobody = !bucket.waiters.iter().any(|(waiter, _)| waits(waiter));
-                let unclaimed = if is_for_nobody { ask.need } else { 0 };
+                let waiting = bucket.waiters.iter();
+                let claimed = waiting
+                    .filter(|(waiter, _)| self.waiting.get(*waiter).is_some())
+                    .fold(0, |sum: Units, (_, cost)| sum.saturating_add(*cost));
+                let unclaimed = ask.need.saturating_sub(claimed);
                 let (index, place) = (bucket.limit, place_of(bucket.key_hash));
                 self.ask_share(now, index, place);
                 // Whoever asked was answered without it: a denied call takes nothing.
@@ -197,6 +201,43 @@ impl Engine {
             Taken::Silence => {}
         }
         self.stir(key);
+    }
+
+    /// Lets the next one in the line of those who wait for tokens wait on, where what the shard has left, and gets in half
+    /// of the time for which it may wait, is enough for it and those ahead; else it is denied. Answers how many units the
+    /// line wants up to here.
+    pub(crate) fn pass_line(
+        &mut self,
+        now: Now,
+        key: Key,
+        (waiter, cost): (Key, Units),
+        (level, ahead): (Units, Units),
+    ) -> Units {
+        let state = self.waiting.get(waiter);
+        let Some(state) = state.filter(|state| state.queues.contains(&key)) else {
+            return ahead;
+        };
+        let half_us = state.deadline_us.saturating_sub(now.real_us) / 2;
+        let Some(bucket) = self.buckets.get_mut(key) else {
+            return ahead;
+        };
+        let rule = self.catalog.limit(bucket.limit).map(|limit| &limit.rule);
+        let refill = rule.and_then(refill_of);
+        let (Some(refill), Some(tokens)) = (refill, bucket.tokens.as_deref_mut()) else {
+            return ahead;
+        };
+        let line = ahead.saturating_add(cost);
+        let coming = refill.tokens_in(now.ledger_us_of(half_us));
+        let Some(beyond) = line.checked_sub(level).filter(|beyond| *beyond > coming) else {
+            return line;
+        };
+        let missing = cost.saturating_sub(tokens.free(now.real_us)).max(1);
+        tokens.refuse(missing, refill.time_for(beyond), now);
+        self.reconsider(now, waiter, false);
+        if let Some(tokens) = self.tokens_mut(key) {
+            tokens.forgive();
+        }
+        ahead
     }
 }
 

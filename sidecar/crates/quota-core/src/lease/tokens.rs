@@ -45,7 +45,7 @@ impl Engine {
         back
     }
 
-    fn tokens_mut(&mut self, key: Key) -> Option<&mut crate::bucket::token::Tokens> {
+    pub(crate) fn tokens_mut(&mut self, key: Key) -> Option<&mut crate::bucket::token::Tokens> {
         self.buckets.get_mut(key)?.tokens.as_deref_mut()
     }
 
