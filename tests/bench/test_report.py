@@ -13,6 +13,7 @@ FIGURES = {"per_s", "cpu_us"}
 TIMED = {
     "record_calls_of_100",
     "record_single_2000_per_s",
+    "usage_visible",
     "get_quota_21_limits",
     "start_answered",
     "start_decided",
@@ -22,7 +23,7 @@ TIMED = {
 }
 NAMES = [
     "ledger_ingest_20_tenants", "ledger_ingest_10000_tenants", "cold_first_leases", "cold_openings", "check_unary",
-    "record_calls_of_100", "record_single_2000_per_s", "get_quota_21_limits", "start_answered",
+    "record_calls_of_100", "record_single_2000_per_s", "usage_visible", "get_quota_21_limits", "start_answered",
     "start_decided", "live_buckets", "usage_of_a_month", "rating", "invoice_run", "invoice_preview",
     "invoice_pdf",
 ]  # fmt: skip
