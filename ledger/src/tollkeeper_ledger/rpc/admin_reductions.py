@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import uuid
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import admin_pb2
 
 from tollkeeper_ledger.domain.catalogue.reader import UNITS_MAX
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.money import CURRENCY_DIGITS, parse_decimal
-from tollkeeper_ledger.rpc.acting import act_of, timestamp
+from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.fields import id_of, instant_of, out_of_range
-from tollkeeper_ledger.rpc.idempotent import Answer, answer_once
+from tollkeeper_ledger.rpc.idempotent import Answer, once_for_tenant
 from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.prepaid import (
     CouponAsked,
@@ -34,21 +34,12 @@ if TYPE_CHECKING:
 
     import grpc.aio
 
-    from tollkeeper_ledger.rpc.idempotent import Mutation
+    from tollkeeper_ledger.rpc.idempotent import OfTenant
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.services.resources import Resources
     from tollkeeper_ledger.store.pool import Connection, Row
 
     Context = grpc.aio.ServicerContext[Any, Any]
-
-    class OfTenant(Mutation, Protocol):
-        """A mutating request that names a tenant."""
-
-        @property
-        def tenant(self) -> str:
-            """Give the wire id."""
-            ...
-
 
 PERIODS_MAX = 1_200
 PRIORITY_MAX = 1_000
@@ -113,7 +104,7 @@ class AdminReductions:
                 only=only,
                 with_past=request.with_past,
             )
-        token = next_token(rows, size, at="created_at", row_id="coupon_id")
+        token = next_token(rows, size, lambda row: (row["created_at"], row["coupon_id"]))
         return admin_pb2.ListCouponsResponse(coupons=map(_coupon, rows[:size]), next_page_token=token)
 
     async def RemoveCoupon(
@@ -209,14 +200,7 @@ class AdminReductions:
         work: Callable[[Connection, UUID, Act], Awaitable[Answer]],
         context: Context,
     ) -> Answer:
-        pool = self._resources.pools.billing
-        tenant_id = await need_tenant(pool, request.tenant)
-
-        async def acted() -> Answer:
-            return await work(conn, tenant_id, await act_of(conn, request, context))
-
-        async with transaction(pool) as conn:
-            return await answer_once(conn, request, answer_type, acted)
+        return await once_for_tenant(self._resources.pools.billing, request, answer_type, work, context)
 
 
 def _units(field: str, units: int, *, least: int = 1) -> int:

@@ -124,7 +124,7 @@ class AdminWebhooks:
             rows = await store.list_messages(
                 conn, before=before_of(request.page_token), count_max=size + 1, state=request.state or None
             )
-        token = next_token(rows, size, at="queued_at", row_id="message_id")
+        token = next_token(rows, size, lambda row: (row["queued_at"], row["message_id"]))
         return admin_pb2.ListWebhookMessagesResponse(messages=map(_message, rows[:size]), next_page_token=token)
 
     async def ReplayWebhookMessages(

@@ -10,7 +10,7 @@ from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.rpc.acting import timestamp
-from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
+from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.alerting import alert_told, check_alerts
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.alerts import list_alerts
@@ -43,10 +43,7 @@ class AlertReports:
         only = await need_tenant(self._alert_pool, request.tenant) if request.tenant else None
         async with transaction(self._alert_pool) as conn:
             found = await list_alerts(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = ""
-        if len(found) > size:
-            last = found[size - 1][1]
-            token = before_token(last.fired_at, last.alert_id)
+        token = next_token(found, size, lambda one: (one[1].fired_at, one[1].alert_id))
         return reports_pb2.ListAlertsResponse(
             alerts=[canonical_json(alert_told(wire_id, alert)).decode() for wire_id, alert in found[:size]],
             next_page_token=token,
@@ -60,10 +57,7 @@ class AlertReports:
         only = await need_tenant(self._alert_pool, request.tenant) if request.tenant else None
         async with transaction(self._alert_pool) as conn:
             found = await list_violations(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = ""
-        if len(found) > size:
-            last = found[size - 1]
-            token = before_token(last["first_at"], UUID(bytes=last["window_id"]))
+        token = next_token(found, size, lambda row: (row["first_at"], UUID(bytes=row["window_id"])))
         return reports_pb2.ListViolationsResponse(violations=map(_violation, found[:size]), next_page_token=token)
 
     async def CheckAlerts(

@@ -16,7 +16,7 @@ from tollkeeper_ledger.rpc.credit_notes import CreditNotes
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
-from tollkeeper_ledger.rpc.paging import before_of, before_token, from_token, next_token, page_size, to_token
+from tollkeeper_ledger.rpc.paging import before_of, from_token, next_token, page_size, to_token
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices, together
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
@@ -117,10 +117,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
             await need_tenant(self._pool, request.tenant)
         async with transaction(self._pool) as conn:
             found = await list_invoices(conn, before=before, count_max=size + 1, only=request.tenant or None)
-        token = ""
-        if len(found) > size:
-            last = found[size - 1]
-            token = before_token(last.finalised_at, last.invoice_id)
+        token = next_token(found, size, lambda one: (one.finalised_at, one.invoice_id))
         invoices = [stored_to_message(one, with_lines=False) for one in found[:size]]
         return billing_pb2.ListInvoicesResponse(invoices=invoices, next_page_token=token)
 
@@ -269,7 +266,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         only = await need_tenant(self._pool, request.tenant) if request.tenant else None
         async with transaction(self._pool) as conn:
             rows = await read_payments(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = next_token(rows, size, at="received_at", row_id="payment_id")
+        token = next_token(rows, size, lambda row: (row["received_at"], row["payment_id"]))
         payments = [
             billing_pb2.Payment(
                 payment_id=str(row["payment_id"]),

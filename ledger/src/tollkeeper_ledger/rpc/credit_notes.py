@@ -59,7 +59,7 @@ class CreditNotes:
             )
         return billing_pb2.ListCreditNotesResponse(
             credit_notes=[_credit_note(row["document"], row["digest"]) for row in rows[:size]],
-            next_page_token=next_token(rows, size, at="issued_at", row_id="credit_note_id"),
+            next_page_token=next_token(rows, size, lambda row: (row["issued_at"], row["credit_note_id"])),
         )
 
     async def GetCreditNote(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import payments_pb2
 
-from tollkeeper_ledger.rpc.acting import act_of, timestamp
+from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.fields import id_of
-from tollkeeper_ledger.rpc.idempotent import answer_once
+from tollkeeper_ledger.rpc.idempotent import once_for_tenant
 from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.profiles import add_invoice_item, remove_invoice_item
 from tollkeeper_ledger.services.tenants import need_tenant
@@ -17,9 +17,12 @@ from tollkeeper_ledger.store.money import read_items
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     import grpc.aio
 
-    from tollkeeper_ledger.store.pool import Pool, Row
+    from tollkeeper_ledger.services.overrides import Act
+    from tollkeeper_ledger.store.pool import Connection, Pool, Row
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,21 +49,19 @@ class InvoiceItems:
         self, request: payments_pb2.AddInvoiceItemRequest, context: Context
     ) -> payments_pb2.AddInvoiceItemResponse:
         """Add a charge or a credit to a tenant's next invoice."""
-        tenant_id = await need_tenant(self._pool, request.tenant)
-        async with transaction(self._pool) as conn:
 
-            async def work() -> payments_pb2.AddInvoiceItemResponse:
-                item_id = await add_invoice_item(
-                    conn,
-                    tenant_id,
-                    description=request.description,
-                    amount_minor=request.amount_minor,
-                    currency=request.currency,
-                    act=await act_of(conn, request, context),
-                )
-                return payments_pb2.AddInvoiceItemResponse(item_id=str(item_id))
+        async def work(conn: Connection, tenant_id: UUID, act: Act) -> payments_pb2.AddInvoiceItemResponse:
+            item_id = await add_invoice_item(
+                conn,
+                tenant_id,
+                description=request.description,
+                amount_minor=request.amount_minor,
+                currency=request.currency,
+                act=act,
+            )
+            return payments_pb2.AddInvoiceItemResponse(item_id=str(item_id))
 
-            return await answer_once(conn, request, payments_pb2.AddInvoiceItemResponse, work)
+        return await once_for_tenant(self._pool, request, payments_pb2.AddInvoiceItemResponse, work, context)
 
     async def ListInvoiceItems(
         self, request: payments_pb2.ListInvoiceItemsRequest, context: Context
@@ -76,20 +77,17 @@ class InvoiceItems:
                 only=only,
                 with_billed=request.with_billed,
             )
-        token = next_token(rows, size, at="added_at", row_id="item_id")
+        token = next_token(rows, size, lambda row: (row["added_at"], row["item_id"]))
         return payments_pb2.ListInvoiceItemsResponse(items=map(_item, rows[:size]), next_page_token=token)
 
     async def RemoveInvoiceItem(
         self, request: payments_pb2.RemoveInvoiceItemRequest, context: Context
     ) -> payments_pb2.RemoveInvoiceItemResponse:
         """Remove an item that waits."""
-        tenant_id = await need_tenant(self._pool, request.tenant)
-        item_id = id_of(request.item_id, "item")
-        async with transaction(self._pool) as conn:
 
-            async def work() -> payments_pb2.RemoveInvoiceItemResponse:
-                act = await act_of(conn, request, context)
-                await remove_invoice_item(conn, tenant_id, item_id, note=request.note, act=act)
-                return payments_pb2.RemoveInvoiceItemResponse()
+        async def work(conn: Connection, tenant_id: UUID, act: Act) -> payments_pb2.RemoveInvoiceItemResponse:
+            item_id = id_of(request.item_id, "item")
+            await remove_invoice_item(conn, tenant_id, item_id, note=request.note, act=act)
+            return payments_pb2.RemoveInvoiceItemResponse()
 
-            return await answer_once(conn, request, payments_pb2.RemoveInvoiceItemResponse, work)
+        return await once_for_tenant(self._pool, request, payments_pb2.RemoveInvoiceItemResponse, work, context)

@@ -12,7 +12,7 @@ from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.focus import credit_note_rows, focus_rows
-from tollkeeper_ledger.rpc.paging import before_of, before_token, page_size
+from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.recurring import recurring_revenue
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_invoices import list_invoices
@@ -134,9 +134,7 @@ class MoneyReports:
                 if one.standing.credited_minor
             ]
             notes = await read_credit_notes(conn, credited)
-        token = ""
-        if len(found) > size:
-            token = before_token(found[size - 1].finalised_at, found[size - 1].invoice_id)
+        token = next_token(found, size, lambda one: (one.finalised_at, one.invoice_id))
         rows = [
             reports_pb2.FocusRow(columns=row)
             for invoice_id, document in documents.items()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.periods import from_us, to_us
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from tollkeeper_ledger.store.pool import Row
-
+Entry = TypeVar("Entry")
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 _TOKEN_CHARS_MAX = 1024
@@ -52,11 +51,6 @@ def from_token(token: str, *, start: Sequence[str]) -> list[str]:
     return key
 
 
-def before_token(at: datetime, row_id: object) -> str:
-    """Give the token of a listing that is newest first: what `before_of` reads."""
-    return to_token(str(to_us(at)), str(row_id))
-
-
 def _decoded(token: str) -> object:
     try:
         decoded: object = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
@@ -65,14 +59,15 @@ def _decoded(token: str) -> object:
     return decoded
 
 
-def next_token(rows: Sequence[Row], size: int, *, at: str, row_id: str) -> str:
+def next_token(rows: Sequence[Entry], size: int, key: Callable[[Entry], tuple[datetime, object]]) -> str:
     """Give the token after the last row shown of a listing that is newest first, read with one row more than a page.
 
-    `at` and `row_id` name the columns that it is ordered by. Empty on the last page.
+    `key` gives time and id of a row, by which the listing is ordered. Empty on the last page.
     """
     if len(rows) <= size:
         return ""
-    return before_token(rows[size - 1][at], rows[size - 1][row_id])
+    at, row_id = key(rows[size - 1])
+    return to_token(str(to_us(at)), str(row_id))
 
 
 def before_of(token: str) -> tuple[datetime, UUID] | None:

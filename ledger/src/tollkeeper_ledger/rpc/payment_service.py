@@ -176,7 +176,7 @@ class PaymentService(InvoiceItems, payments_pb2_grpc.PaymentServiceServicer):
         only = await need_tenant(self._pool, request.tenant) if request.tenant else None
         async with transaction(self._pool) as conn:
             rows = await read_journal(conn, before=before_of(request.page_token), count_max=size + 1, only=only)
-        token = next_token(rows, size, at="at", row_id="transfer_id")
+        token = next_token(rows, size, lambda row: (row["at"], row["transfer_id"]))
         transfers = [
             payments_pb2.JournalTransfer(
                 at=timestamp(row["at"]),

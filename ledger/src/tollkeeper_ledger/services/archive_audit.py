@@ -21,6 +21,7 @@ from tollkeeper_ledger.store.clock import ledger_now
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
+    from uuid import UUID
 
     from tollkeeper_ledger.domain.usage_archive import ArchivedMonth
     from tollkeeper_ledger.domain.usage_audit import AuditedRecord, Checked, Found
@@ -88,8 +89,9 @@ async def check_archives(
     for month in months:
         for finding in month.records:
             yield finding
+    tenants = await audit.tenant_names(conn) if months else {}
     for month in months:
-        async for found in _check_rollups(conn, month, meters, checked):
+        async for found in _check_rollups(conn, month, meters, tenants, checked):
             yield found
 
 
@@ -149,10 +151,13 @@ def _batches_of(records: Iterator[AuditedRecord]) -> Iterator[tuple[int, list[Au
 
 
 async def _check_rollups(
-    conn: Connection, month: _Month, meters: Mapping[str, MeterFacts], checked: Checked
+    conn: Connection,
+    month: _Month,
+    meters: Mapping[str, MeterFacts],
+    tenants: Mapping[UUID, str],
+    checked: Checked,
 ) -> AsyncIterator[Found]:
     """Derive every hour's rollups of a month from its file again."""
-    tenants = await audit.tenant_names(conn)
     ids = {name: tenant_id for tenant_id, name in tenants.items()}
     facts = {one.meter_id: one for one in meters.values()}
     names = {facts.meter_id: name for name, facts in meters.items()}

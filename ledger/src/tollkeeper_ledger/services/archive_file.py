@@ -105,18 +105,18 @@ def find_in_file(path: Path, **values: str | int | datetime) -> list[AuditedReco
     Reads of the file only what may have them: records of a batch lie together. Raises OSError and ValueError where it
     can't be read.
     """
-    from pyarrow import parquet  # noqa: PLC0415 - slow to load, and serving needs none of it otherwise
-
-    wanted = [(column, "=", value) for column, value in values.items()]
-    return [_record(row) for row in parquet.read_table(path, filters=wanted).to_pylist()]
+    return _filtered(path, [(column, "=", value) for column, value in values.items()])
 
 
 def records_between(path: Path, first: datetime, end: datetime) -> list[AuditedRecord]:
     """Give the records of a month's file from an event time to another, exclusive, in order; as `find_in_file`."""
+    return _filtered(path, [("event_time", ">=", first), ("event_time", "<", end)])
+
+
+def _filtered(path: Path, wanted: Sequence[tuple[str, str, str | int | datetime]]) -> list[AuditedRecord]:
     from pyarrow import parquet  # noqa: PLC0415 - slow to load, and serving needs none of it otherwise
 
-    wanted = [("event_time", ">=", first), ("event_time", "<", end)]
-    return [_record(row) for row in parquet.read_table(path, filters=wanted).to_pylist()]
+    return [_record(row) for row in parquet.read_table(path, filters=list(wanted)).to_pylist()]
 
 
 def file_digest(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.usage import SEQ_MAX
-from tollkeeper_ledger.services.notes import check_note
+from tollkeeper_ledger.services.notes import check_note, need_note
 from tollkeeper_ledger.store import usage_topics as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
@@ -69,9 +69,7 @@ async def mark_lost(conn: Connection, producer: str, note: str, act: Act) -> str
 
     It is waited for again once its watermark moves on. Raises PreconditionError PRODUCER_UNKNOWN, InvalidFieldError.
     """
-    check_note(note)
-    if not note:
-        raise InvalidFieldError("note", "is required", reason="FIELD_REQUIRED", bound="1 to 500 bytes")
+    need_note(note)
     if _PRODUCER.match(producer):
         before = await store.lose_producer(conn, UUID(hex=producer))
     elif (named := _PARTITION_NAME.match(producer)) and int(named[3]) <= PARTITION_MAX:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.pseudonyms import PseudonymKey, version_of
+from tollkeeper_ledger.services.notes import NOTE_BYTES_MAX
 from tollkeeper_ledger.store import catalogue_writes as writes
 from tollkeeper_ledger.store.changes import record_changes
 from tollkeeper_ledger.store.pool import connection
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.tenants import MeterView
 
 _CACHED_MAX = 200_000
-_NOTE_BYTES_MAX = 500
 
 
 class PseudonymKeys:
@@ -105,12 +105,12 @@ async def forget_pseudonyms(conn: Connection, tenant_id: UUID, *, note: str, act
     0 where there was no key. Stored records stay as they are. Who hears nothing for a while still makes pseudonyms of
     the old key, in memory. `conn` is in a transaction of this tenant.
     """
-    if not note or len(note.encode()) > _NOTE_BYTES_MAX:
+    if not note or len(note.encode()) > NOTE_BYTES_MAX:
         raise InvalidFieldError(
             "note",
             "is too long" if note else "is missing",
             reason="FIELD_TOO_LONG" if note else "FIELD_REQUIRED",
-            bound=f"1 to {_NOTE_BYTES_MAX} bytes",
+            bound=f"1 to {NOTE_BYTES_MAX} bytes",
             remedy="say why, for the audit log",
         )
     version = await turn_key(conn, tenant_id)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
-    from tollkeeper_ledger.domain.trials import TrialTerms
     from tollkeeper_ledger.store.alerts import Alert
+    from tollkeeper_ledger.store.billing_closes import PlanDefinition
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 ACTOR = "trials"
@@ -83,7 +83,8 @@ async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | Non
             await store.keep(conn, *ids)
             return None
         after = ending[1]
-        terms, currency = await _terms(conn, after)
+        plan = await _plan_of(conn, after)
+        terms = terms_from(plan.definition)
         notice_at = terms.notice_at(after.starts_at)
         has_method = not terms.asks or await store.has_method(conn, tenant_id)
         if has_method or await has_segments_from(conn, *ids, after.starts_at):
@@ -93,6 +94,7 @@ async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | Non
             return True if asks else None
         fallback_id = None
         if terms.otherwise == FALLBACK:
+            currency = json.loads(plan.definition)["currency"]
             fallback_id = (await plan_in(conn, tenant_id, terms.fallback_plan, currency)).plan_version_id
         displaced = [phase for phase in schedule.phases if phase.starts_at >= after.starts_at]
         await _put(conn, schedule, without_method(displaced, terms, fallback_id=fallback_id))
@@ -101,9 +103,8 @@ async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | Non
     return None
 
 
-async def _terms(conn: Connection, phase: Phase) -> tuple[TrialTerms, str]:
-    found = (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
-    return terms_from(found.definition), json.loads(found.definition)["currency"]
+async def _plan_of(conn: Connection, phase: Phase) -> PlanDefinition:
+    return (await read_definitions(conn, [phase.plan_version_id]))[phase.plan_version_id]
 
 
 async def _put(conn: Connection, schedule: SubscriptionSchedule, phases: Sequence[Phase]) -> None:
@@ -166,14 +167,14 @@ async def _figure(conn: Connection, schedule: SubscriptionSchedule, *, now: date
     span = f"{schedule.subscription_id}/{after.starts_at.isoformat()}"
     if await store.is_told(conn, schedule.tenant_id, span):
         return None
-    terms, _ = await _terms(conn, after)
-    plan = (await read_definitions(conn, [after.plan_version_id]))[after.plan_version_id].plan.name
+    found = await _plan_of(conn, after)
+    terms = terms_from(found.definition)
     days = (after.starts_at - schedule.started_at + _DAY / 2) // _DAY
     told = max(days - terms.notice_days, 0)
     return Figure(
         tenant_id=schedule.tenant_id,
         kind="trial",
-        subject=list_plan(plan),
+        subject=list_plan(found.plan.name),
         span=span,
         starts_at=schedule.started_at,
         ends_at=after.starts_at,

@@ -16,7 +16,7 @@ from tollkeeper_ledger.domain.usage_quarantine import (
     read_refused,
     release_problem,
 )
-from tollkeeper_ledger.services.notes import check_note
+from tollkeeper_ledger.services.notes import check_note, need_note
 from tollkeeper_ledger.services.usage_bisect import UNSTORABLE
 from tollkeeper_ledger.store import usage_quarantine as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -119,9 +119,7 @@ async def discard_records(conn: Connection, asked: Asked, act: Act) -> list[Ende
 
     One that was released before stays released. Raises UnknownNameError USAGE_UNKNOWN, InvalidFieldError.
     """
-    check_note(asked.note)
-    if not asked.note:
-        raise InvalidFieldError("note", "is required", reason="FIELD_REQUIRED", bound="1 to 500 bytes")
+    need_note(asked.note)
     await store.lock_quarantine(conn)
     found = await _find(conn, asked)
     tried = {one.key: _Tried(ActOutcome.DISCARDED) for one in found if not one.is_over}
