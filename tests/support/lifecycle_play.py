@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from billing_bench import open_billing_bench, use
-from tollkeeper_ledger.domain.billing_profile import BillingProfile
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.services import prepaid
 from tollkeeper_ledger.services import subscription_changes as changes
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
+from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.provider_events import PROVIDER, keep_method
@@ -39,7 +40,7 @@ class Lifecycle:
 
     name: str
     events: Sequence[Mapping[str, Any]]
-    """In order of time; each happens `at` a local time of the zone."""
+    """In order of time; each happens `at` a local time of the zone, with those that stand under its `and`."""
     until: str
     """Local time at which the last bills are made."""
     invoices: Sequence[Mapping[str, Any]]
@@ -97,7 +98,8 @@ class _Player:
         else:
             async with transaction(self.bench.billing) as conn:
                 act = Act(actor="test", request_id=f"{tenant}-{number}", now=await ledger_now(conn))
-                await _act(conn, self.tenants[tenant], tenant, event=event, zone=case.zone, act=act)
+                for one in (event, *event.get("and", ())):
+                    await _act(conn, self.tenants[tenant], tenant, event=one, zone=case.zone, act=act)
             await self.bench.run(only=tenant)
 
 
@@ -174,7 +176,7 @@ async def _act(
         case "card" | "uncard" | "agree":
             await _act_on_payment(conn, tenant_id, event=event, act=act)
         case _:
-            await _act_on_credit(conn, tenant_id, event=event, zone=zone, act=act)
+            await _act_on_money(conn, tenant_id, event=event, zone=zone, act=act)
 
 
 async def _act_on_payment(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], act: Act) -> None:
@@ -190,9 +192,22 @@ async def _act_on_payment(conn: Connection, tenant_id: UUID, *, event: Mapping[s
     await keep_method(conn, customer, method, now=act.now)
 
 
-async def _act_on_credit(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], zone: str, act: Act) -> None:
-    """Let an event of coupons and grants happen."""
+async def _act_on_invoices(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], act: Act) -> None:
+    """Tax a payer from now on, or void its newest invoice, for good or to issue it again."""
+    if event["do"] == "taxes":
+        taxes = (TaxRate("VAT", event["percent"]),)
+        await set_profile(conn, tenant_id, BillingProfile(taxes=taxes, tax_mode=event["mode"]), act=act)
+        return
+    newest = "SELECT invoice_id FROM invoice WHERE tenant_id = $1 ORDER BY serial DESC LIMIT 1"
+    invoice_id = await conn.fetchval(newest, tenant_id)
+    await void_invoice(conn, invoice_id, note="test", reissue=event["do"] == "reissue", act=act)
+
+
+async def _act_on_money(conn: Connection, tenant_id: UUID, *, event: Mapping[str, Any], zone: str, act: Act) -> None:
+    """Let an event of coupons, grants, taxes and void invoices happen."""
     match event["do"]:
+        case "taxes" | "void" | "reissue":
+            await _act_on_invoices(conn, tenant_id, event=event, act=act)
         case "coupon":
             coupon = prepaid.CouponAsked(
                 name=event["name"],
@@ -245,4 +260,6 @@ def shown(document: Mapping[str, Any], zone: str) -> dict[str, Any]:
     discount_minor = sum(line["discount_minor"] for line in document["lines"])
     if discount_minor:
         answer["coupons"] = major(-discount_minor)
+    if document["tax_minor"]:
+        answer["tax"] = major(document["tax_minor"])
     return {**answer, "total": major(document["total_minor"])}

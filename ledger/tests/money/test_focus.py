@@ -56,7 +56,7 @@ plans: [{{name: p, billing_interval: month, prices: [{{meter: messages, {price}}
     totals = (Total(meter="messages", unit="messages", scale=scale, units=units),)
     charges = rate(canonical_json(plan_to_json(plan)), Usage(totals=totals), FACTS, engine_version=1)
     billing = {"taxes": [{"name": "VAT", "percent": "19", "meters": []}], "tax_mode": mode}
-    sums = summed(charges, {"billing": billing, "items": []})
+    sums = summed(charges, {"billing": billing, "items": []}, engine_version=1)
     party = {"id": "a", "name": "A"}
     period = {"start": START.isoformat(), "end": FACTS.period_end.isoformat()}
     names = {"number": "S-1", "seller": party, "tenant": party, "billing_tenant": party, "plan": {"name": "p"}}

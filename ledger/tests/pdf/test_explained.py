@@ -39,7 +39,7 @@ def printed(price: str, units: int, unit: str, *, locale: str = "en", late: bool
     facts = SubscriptionFacts(period_start=START, period_end=END)
     charges = rate(definition, usage, facts, engine_version=ENGINE_VERSION)
     terms = {"locale": locale, "paper": "a4", "due_days": 14, "tax_mode": "exclusive", "taxes": []}
-    sums = summed(charges, {"billing": terms, "items": []})
+    sums = summed(charges, {"billing": terms, "items": []}, engine_version=ENGINE_VERSION)
     (shown,) = invoice_texts(document(line(), **{**sums, "billing": terms}), digest="", paper="a4")["lines"]
     return shown
 

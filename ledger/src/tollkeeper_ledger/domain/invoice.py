@@ -22,6 +22,8 @@ from tollkeeper_ledger.domain.period_facts import (
 )
 from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
 from tollkeeper_ledger.domain.rating.dimensions import added
+from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
+from tollkeeper_ledger.domain.rating.paid import PaidFee
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, NOWHERE, SellerTaxes, TaxPlace
@@ -260,7 +262,29 @@ def rate_and_sum(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedInputs
     """Rate stored inputs and sum their lines. Raises ValueError as `rate_inputs` does."""
     stored = json.loads(inputs)
     rated = _rated(stored, definitions)
-    return RatedInputs(inputs=inputs, stored=stored, rated=rated, sums=summed(rated.charges, stored))
+    sums = summed(rated.charges, stored, engine_version=stored["engine_version"])
+    return RatedInputs(inputs=inputs, stored=stored, rated=rated, sums=sums)
+
+
+def paid_ahead(inputs: bytes, definitions: Mapping[str, bytes]) -> tuple[PaidFee, ...]:
+    """Say what an invoice of these inputs charges for each fee in advance. Raises ValueError as `rate_inputs` does.
+
+    Taxes of single lines are those of today's engine: the first one's were of the wrong size beside lines below zero.
+    """
+    stored = json.loads(inputs)
+    rated = _rated(stored, definitions)
+    lines = summed(rated.charges, stored, engine_version=ENGINE_VERSION)["lines"]
+    return tuple(
+        PaidFee(
+            amount_minor=line["amount_minor"],
+            discount_minor=line["discount_minor"],
+            tax_minor=line["tax"]["tax_minor"],
+            tax_name=line["tax"]["name"],
+            tax_percent=line["tax"]["percent"],
+            tax_mode=stored["billing"]["tax_mode"],
+        )
+        for line in (lines[place] for place in rated.ahead_lines)
+    )
 
 
 def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:

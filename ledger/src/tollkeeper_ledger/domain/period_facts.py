@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.periods import Period
+from tollkeeper_ledger.domain.rating.paid import PaidFee
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
 from tollkeeper_ledger.domain.rating.reductions import Coupon, Grant
 
@@ -123,6 +125,8 @@ def _ahead_to_json(ahead: Ahead) -> Json:
         "span": period_to_json(ahead.span),
         "whole": period_to_json(ahead.whole),
         **({"time_zone": ahead.time_zone} if ahead.time_zone else {}),
+        **({"paid": [asdict(fee) for fee in ahead.paid]} if ahead.paid else {}),
+        **({"is_void": True} if ahead.is_void else {}),
     }
 
 
@@ -136,4 +140,6 @@ def ahead_from_json(ahead: Json | None) -> Ahead | None:
         span=period_from_json(ahead["span"]),
         whole=period_from_json(ahead["whole"]),
         time_zone=ahead.get("time_zone", ""),
+        paid=tuple(PaidFee(**fee) for fee in ahead.get("paid", ())),
+        is_void=ahead.get("is_void", False),
     )

@@ -29,3 +29,19 @@ def cut(amount_minor: int, weights: Sequence[int]) -> tuple[int, ...]:
     for place in order[: amount_minor - sum(shares)]:
         shares[place] += 1
     return tuple(shares)
+
+
+@exact
+def rounded_to(whole_minor: int, exacts: Sequence[Decimal]) -> tuple[int, ...]:
+    """Round exact shares of either sign to whole minor units that add up to `whole_minor`, which is their sum, rounded.
+
+    Each is cut to its whole units; what is missing is added to those that lost most of it, the first one on a tie. So
+    each is less than one from exact, and none has another sign.
+    """
+    shares = [int(share) for share in exacts]
+    missing = whole_minor - sum(shares)
+    step = 1 if missing > 0 else -1
+    order = sorted(range(len(shares)), key=lambda place: (step * (shares[place] - exacts[place]), place))
+    for place in order[: abs(missing)]:
+        shares[place] += step
+    return tuple(shares)

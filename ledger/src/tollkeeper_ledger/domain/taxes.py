@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import EXACT, exact, round_minor
-from tollkeeper_ledger.domain.shares import cut
+from tollkeeper_ledger.domain.shares import cut, rounded_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Taxable:
 @exact
 def tax_of(amount_minor: int, tax_percent: Decimal) -> int:
     """Give the rounded tax on an amount, exclusive."""
-    return round_minor(Decimal(amount_minor) * tax_percent * _PERCENT)
+    return round_minor(_outside(amount_minor, tax_percent))
 
 
 def coupon_shares(coupon_minor: int, lines: Sequence[Taxable]) -> tuple[int, ...]:
@@ -36,8 +36,42 @@ def coupon_shares(coupon_minor: int, lines: Sequence[Taxable]) -> tuple[int, ...
     return cut(min(coupon_minor, sum(amounts)), amounts)
 
 
+def taxes_of_lines(lines: Sequence[Taxable], *, is_contained: bool) -> tuple[int, ...]:
+    """Give each line's tax: all lines of one rate are taxed together, rounded once; each has its own to the unit.
+
+    So a line below zero has a tax below zero, whatever the others are. `is_contained`: amounts contain the tax.
+    """
+    whole_of, of_line = (tax_within, _within) if is_contained else (tax_of, _outside)
+    taxes = [0] * len(lines)
+    for rate in sorted({line.tax_percent for line in lines if line.tax_percent}):
+        places = [place for place, line in enumerate(lines) if line.tax_percent == rate]
+        amounts = [lines[place].amount_minor for place in places]
+        shares = rounded_to(whole_of(sum(amounts), rate), [of_line(amount, rate) for amount in amounts])
+        for place, share in zip(places, shares, strict=True):
+            taxes[place] = share
+    return tuple(taxes)
+
+
+def tax_shares_by_size(lines: Sequence[Taxable], *, is_contained: bool) -> tuple[int, ...]:
+    """Give each line's tax as the first engine did, by the size of amounts: wrong beside lines below zero."""
+    return tax_shares_within(lines) if is_contained else tax_shares(lines)
+
+
+@exact
+def _outside(amount_minor: int, tax_percent: Decimal) -> Decimal:
+    return Decimal(amount_minor) * tax_percent * _PERCENT
+
+
+@exact
+def _within(amount_minor: int, tax_percent: Decimal) -> Decimal:
+    return amount_minor - EXACT.divide(Decimal(amount_minor), 1 + tax_percent * _PERCENT)
+
+
 def tax_shares(lines: Sequence[Taxable]) -> tuple[int, ...]:
-    """Give each line's tax: all lines of one rate are taxed together, rounded once, and the tax is cut to the lines."""
+    """Give each line's tax: all lines of one rate are taxed together, rounded once, and the tax is cut to the lines.
+
+    For amounts of one sign.
+    """
     return _shares(lines, tax_of)
 
 

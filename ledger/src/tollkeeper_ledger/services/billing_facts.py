@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document
+from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document, paid_ahead
 from tollkeeper_ledger.domain.invoiced import already_invoiced
 from tollkeeper_ledger.domain.period_facts import ahead_from_json
 from tollkeeper_ledger.domain.periods import Period
-from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
+from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch, is_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.reductions import Grant
 from tollkeeper_ledger.store.billing_closes import (
@@ -119,6 +119,8 @@ class Known:
 
     before: bytes | None
     """Inputs of the close that ends where the period begins; None where there is none."""
+    is_void: bool
+    """Whether that close's invoice is void and nothing replaces it."""
     coupons: tuple[Coupon, ...]
     grants: Sequence[StoredGrant]
 
@@ -133,7 +135,8 @@ async def read_known(conn: Connection, periods: Sequence[tuple[SubscriptionSched
     grants = await read_grants(conn, {key.tenant_id for key in keys})
     return {
         key.subscription_id: Known(
-            before=before.get(key.subscription_id),
+            before=before[key.subscription_id].inputs if key.subscription_id in before else None,
+            is_void=key.subscription_id in before and before[key.subscription_id].is_void,
             coupons=coupons.get(key.subscription_id, ()),
             grants=grants.get(key.tenant_id, ()),
         )
@@ -217,9 +220,18 @@ async def read_invoiced(conn: Connection, found: PeriodPlans, period: Period) ->
 
 def _billed_ahead(found: PeriodPlans, period: Period, known: Known) -> Ahead | None:
     if known.before is not None:
-        return ahead_from_json(json.loads(known.before)["facts"]["advance"])
+        ahead = ahead_from_json(json.loads(known.before)["facts"]["advance"])
+        return ahead if ahead is None or not known.is_void else replace(ahead, is_void=True)
     # The close before this period is still to come, as in a preview: it will bill what is in force at its start.
     return found.ahead_of(period)
+
+
+async def with_paid(conn: Connection, facts: PeriodFacts, known: Known) -> PeriodFacts:
+    """Give the facts with what was paid of fees in advance, where some of it may be given back."""
+    if known.before is None or facts.ahead is None or not is_given_back(facts):
+        return facts
+    definitions = await read_definitions_by_digest(conn, digests_named(known.before))
+    return replace(facts, ahead=replace(facts.ahead, paid=paid_ahead(known.before, definitions)))
 
 
 def _usable(
@@ -255,8 +267,8 @@ async def settle_reductions(conn: Connection, settled: Sequence[Settling], *, at
 
     At most one close of a tenant. The transaction has the tenants alone.
     """
-    with_coupons = [one for one in settled if _uses_coupons(one.facts, one.rated)]
-    coupons = [UUID(coupon.coupon_id) for one in with_coupons for coupon in one.facts.coupons]
+    with_coupons = [one for one in settled if one.rated.coupons_used]
+    coupons = [UUID(coupon) for one in with_coupons for coupon in one.rated.coupons_used]
     await use_coupons(conn, {one.tenant_id for one in with_coupons}, coupons)
     await add_grant_entries(conn, [entry for one in settled for entry in _moved(one)], at=at)
 
@@ -275,10 +287,6 @@ def _moved(settling: Settling) -> Iterator[GrantEntry]:
             yield from _turn(tenant_id, grant, balance, period)
 
 
-def _uses_coupons(facts: PeriodFacts, rated: RatedPeriod) -> bool:
-    return bool(facts.coupons) and any(line.amount_minor > 0 for line in rated.charges.lines)
-
-
 async def return_reductions(
     conn: Connection, facts: PeriodFacts, rated: RatedPeriod, tenant_id: UUID, *, at: datetime
 ) -> None:
@@ -286,8 +294,8 @@ async def return_reductions(
 
     What comes back to a grant that is over expires with the next close. The transaction has the tenant alone.
     """
-    if _uses_coupons(facts, rated):
-        await return_coupons(conn, tenant_id, [UUID(coupon.coupon_id) for coupon in facts.coupons])
+    if rated.coupons_used:
+        await return_coupons(conn, tenant_id, [UUID(coupon) for coupon in rated.coupons_used])
     grants = (await read_grants(conn, [tenant_id])).get(tenant_id, [])
     balances = {str(grant.grant_id): grant.balance for grant in grants}
     entries = [

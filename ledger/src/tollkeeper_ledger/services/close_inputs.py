@@ -21,6 +21,7 @@ from tollkeeper_ledger.services.billing_facts import (
     read_invoiced,
     read_known,
     read_plans_of,
+    with_paid,
 )
 from tollkeeper_ledger.services.period_usage import UsageAsked, Used, read_usage_of
 from tollkeeper_ledger.store import billing_closes as closes
@@ -95,7 +96,10 @@ async def gather(
             continue
         made = _gathered(one, usage, shared)
         invoiced = await read_invoiced(conn, one.found, one.span)
-        gathered[name] = replace(made, inputs=replace(made.inputs, invoiced=invoiced)) if invoiced else made
+        facts = await with_paid(conn, made.inputs.facts, made.known)
+        if invoiced or facts is not made.inputs.facts:
+            made = replace(made, inputs=replace(made.inputs, invoiced=invoiced, facts=facts))
+        gathered[name] = made
     return gathered
 
 

@@ -301,10 +301,20 @@ def _key_columns(keys: Collection[CloseKey]) -> tuple[str, str, list[datetime]]:
     )
 
 
-async def read_inputs_ending(conn: Connection, keys: Collection[CloseKey]) -> dict[UUID, bytes]:
-    """Read the inputs of the closes that end where these periods begin, by subscription; none = not in the answer."""
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A close that ends where a period begins."""
+
+    inputs: bytes
+    """Those of its newest invoice; of the close itself where there is none yet."""
+    is_void: bool
+    """Whether its invoice is void and nothing replaces it."""
+
+
+async def read_inputs_ending(conn: Connection, keys: Collection[CloseKey]) -> dict[UUID, Before]:
+    """Read the closes that end where these periods begin, by subscription; none = not in the answer."""
     rows = await conn.fetch(sql("billing.inputs_ending"), *_key_columns(keys))
-    return {row["subscription_id"]: row["inputs"] for row in rows}
+    return {row["subscription_id"]: Before(row["inputs"], row["is_void"]) for row in rows}
 
 
 async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, bytes]]:

@@ -91,6 +91,15 @@ class Rated(NamedTuple):
         return (*self.parts, *self.bounds) if self.bounds else self.parts
 
 
+class TaxPaid(NamedTuple):
+    """Tax that was paid with what a line gives back."""
+
+    tax_minor: int
+    """Below zero: it is given back as well."""
+    mode: str
+    """How the line's amounts and its tax belong together: `exclusive`, `inclusive` or `reverse_charge`."""
+
+
 class Charge(NamedTuple):
     """One line: rounded, with how it came about. A tuple, as its parts are: rating makes millions of them."""
 
@@ -121,6 +130,9 @@ class Charge(NamedTuple):
     """`usage`, `fee`, `commitment` or `credit`."""
     dimensions: Attributes = ()
     """Attribute values that the line is for."""
+    given_back: TaxPaid | None = None
+    """Where the line gives back what an earlier invoice charged: its tax, which is not computed anew. `tax_percent` is
+    that invoice's then, `discount_minor` what coupons took off there, below zero."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,19 @@ if TYPE_CHECKING:
 PriceRater: TypeAlias = "Callable[..., Rated]"
 """Rates all units of one meter in one period: price, units, currency; by name `events` and `granted`."""
 
-ENGINE_VERSION = 1
-"""Version that new invoices are rated with."""
+ENGINE_VERSION = 2
+"""Version that new invoices are rated with.
+
+1: the tax of a rate's lines is cut by the size of their amounts, whatever their sign; every coupon of a period is used
+up by any line above zero. 2: a line's tax is its own to less than a minor unit; what took nothing off is not used.
+"""
 
 LATE_SEPARATOR = ", late usage of "
 """Stands in a line's description between what was used and the period that it belongs to."""
 
 
 # A new model is one entry in its version's table; a changed model is a new engine version with its own rate_price.
-_ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_price})
+_ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_price, 2: rate_price})
 
 
 def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_version: int) -> Charges:

@@ -9,7 +9,7 @@ the new one charged.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby, repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.money import Currency, exact, major, parse_decimal, round_line
@@ -26,6 +26,7 @@ from tollkeeper_ledger.domain.rating.fees import (
     proration_of,
     share_minor,
 )
+from tollkeeper_ledger.domain.rating.paid import give_back
 from tollkeeper_ledger.domain.rating.progressive import without_end
 from tollkeeper_ledger.domain.rating.reductions import (
     Coupon,
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import LateUsage, PriceJson, Total
+    from tollkeeper_ledger.domain.rating.paid import PaidFee
+    from tollkeeper_ledger.domain.rating.reductions import Reduced
+
+_USED_WHERE_TAKEN = 2
+"""Engine version since which a coupon is used up by what it takes something off alone."""
 
 Plans: TypeAlias = "Mapping[str, PriceJson]"
 """Plan versions' definitions by digest."""
@@ -76,6 +82,10 @@ class Ahead:
     """The whole period between two boundaries; `span` is shorter where the subscription begins within it."""
     time_zone: str = ""
     """Zone of its days; empty: that of the period whose facts these are."""
+    paid: tuple[PaidFee, ...] = ()
+    """What was charged for each fee in advance of the plan, in its order; empty: not known, or not asked for."""
+    is_void: bool = False
+    """Whether the invoice is void that billed it: nobody paid, so nothing is given back, and nobody is to pay anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,9 @@ class RatedPeriod:
 
     charges: Charges
     grants_used: tuple[GrantUse, ...]
+    coupons_used: tuple[str, ...]
+    ahead_lines: range
+    """Places of the lines of fees in advance of the next period."""
 
 
 @exact
@@ -137,16 +150,26 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
     lines.extend(_corrections(facts, plans, currency))
     for digest in digests:
         lines.extend(_commitment(facts, digest, plans[digest], [*fees[digest], *used[digest]], currency))
+    before = len(lines)
     if facts.advance is not None:
         lines.extend(
             _fees_ahead(facts.advance, plans[facts.advance.plan], facts.advance.time_zone or facts.time_zone, currency)
         )
-    lines = with_coupons(facts.coupons, lines, currency)
-    paid, credit_used = pay_with_credit(facts.grants, lines, facts.period, currency)
+    reduced = with_coupons(facts.coupons, lines, currency)
+    paid, credit_used = pay_with_credit(facts.grants, reduced.lines, facts.period, currency)
     return RatedPeriod(
-        charges=Charges(currency=currency, lines=(*lines, *paid)),
+        charges=Charges(currency=currency, lines=(*reduced.lines, *paid)),
         grants_used=(*units_used(facts.grants, granted), *credit_used),
+        coupons_used=_coupons_used(facts, reduced, engine_version=engine_version),
+        ahead_lines=range(before, len(lines)),
     )
+
+
+def _coupons_used(facts: PeriodFacts, reduced: Reduced, *, engine_version: int) -> tuple[str, ...]:
+    if engine_version >= _USED_WHERE_TAKEN:
+        return reduced.coupons_used
+    is_any = any(line.amount_minor > 0 for line in reduced.lines)
+    return tuple(coupon.coupon_id for coupon in facts.coupons) if is_any else ()
 
 
 def _only_plan(facts: PeriodFacts) -> str:
@@ -235,18 +258,36 @@ def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[C
     """Take back what was billed ahead and not used, and charge the fees in advance that nobody billed ahead."""
     ahead = facts.ahead
     lines: list[Charge] = []
-    if ahead is not None and proration_of(plans[ahead.plan]) != NEVER:
-        for fee in _fees(plans[ahead.plan], "advance"):
-            for span in _unused(facts, ahead, fee):
-                share = _share(facts, span, plans[ahead.plan], ahead.quantity)
-                if share.part:
-                    lines.append(fee_line(fee, share, currency, words="unused", is_credit=True))
+    if ahead is not None and not ahead.is_void and proration_of(plans[ahead.plan]) != NEVER:
+        lines.extend(_taken_back(facts, ahead, plans[ahead.plan], currency))
     for digest in dict.fromkeys(stretch.plan for stretch in facts.stretches):
         plan = plans[digest]
         if ahead is None or proration_of(plan) != NEVER:
             for fee in _fees(plan, "advance"):
                 lines.extend(_not_billed_ahead(facts, digest, fee, plan, currency))
     return lines
+
+
+def _taken_back(facts: PeriodFacts, ahead: Ahead, plan: PriceJson, currency: Currency) -> Iterator[Charge]:
+    """Give the lines that take back what was billed ahead and is not used, as it was paid where that is known."""
+    # A plan that this one is taken for, to see what it would cost, may have more fees.
+    for fee, paid in zip(_fees(plan, "advance"), chain(ahead.paid, repeat(None)), strict=False):
+        before_minor = 0
+        for span in _unused(facts, ahead, fee):
+            share = _share(facts, span, plan, ahead.quantity)
+            if share.part:
+                line = fee_line(fee, share, currency, words="unused", is_credit=True)
+                yield line if paid is None else give_back(line, paid, currency, before_minor=before_minor)
+                before_minor -= line.amount_minor
+
+
+def is_given_back(facts: PeriodFacts) -> bool:
+    """Whether some of what was billed ahead for a period may be unused, so that it matters what was paid for it."""
+    ahead = facts.ahead
+    if ahead is None or ahead.is_void:
+        return False
+    key = (ahead.plan, ahead.quantity)
+    return facts.period.end < ahead.span.end or any(stretch.key != key for stretch in facts.stretches)
 
 
 def _not_billed_ahead(

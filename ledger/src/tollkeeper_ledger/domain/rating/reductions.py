@@ -79,18 +79,30 @@ def _off(coupon: Coupon, base_minor: int) -> int:
     return min(coupon.amount_minor or 0, base_minor)
 
 
-def with_coupons(coupons: Sequence[Coupon], lines: Sequence[Charge], currency: Currency) -> list[Charge]:
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """Lines with their shares of coupons."""
+
+    lines: list[Charge]
+    coupons_used: tuple[str, ...]
+    """Those that took something off."""
+
+
+def with_coupons(coupons: Sequence[Coupon], lines: Sequence[Charge], currency: Currency) -> Reduced:
     """Take coupons off the lines, one after the other, never more than what is left of the charges.
 
-    Each is spread over the lines above zero in proportion to what is left of them, the largest remainders first.
+    Each is spread over the lines above zero in proportion to what is left of them, the largest remainders first. Lines
+    that give back what was paid stand apart: what they give back is less what coupons took off then.
     """
     shown = list(lines)
-    base_minor = max(sum(line.amount_minor for line in lines), 0)
+    base_minor = max(sum(line.amount_minor for line in lines if line.given_back is None), 0)
+    used: list[str] = []
     for coupon in coupons:
         off_minor = _off(coupon, base_minor)
         if not off_minor:
             continue
         base_minor -= off_minor
+        used.append(coupon.coupon_id)
         shares = cut(off_minor, [max(line.amount_minor - line.discount_minor, 0) for line in shown])
         shown = [
             line._replace(
@@ -101,7 +113,7 @@ def with_coupons(coupons: Sequence[Coupon], lines: Sequence[Charge], currency: C
             else line
             for line, share in zip(shown, shares, strict=True)
         ]
-    return shown
+    return Reduced(lines=shown, coupons_used=tuple(used))
 
 
 def pay_with_credit(

@@ -137,12 +137,18 @@ WHERE r.tenant_id = $1 AND r.segment_id = ANY ($2::uuid[]) AND r.event_time >= $
 ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 
 -- name: inputs_ending
--- Reads the inputs of the closes that end where periods begin. Columns $1 tenants and $2 subscriptions as array
--- literals, $3 period starts.
-SELECT c.subscription_id, c.inputs
+-- Reads the inputs of the closes that end where periods begin, as their newest invoices have them, and whether these are
+-- void. Columns $1 tenants and $2 subscriptions as array literals, $3 period starts.
+SELECT c.subscription_id, coalesce(i.inputs, c.inputs) AS inputs, coalesce(r.state = 'void', false) AS is_void
 FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
 JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
-  AND c.period_end = asked.start;
+  AND c.period_end = asked.start
+LEFT JOIN LATERAL (
+  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
+  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
+  ORDER BY n.issue DESC LIMIT 1
+) i ON true
+LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id;
 
 -- name: opened
 -- Gives the subscriptions whose first fees in advance are billed. $1 tenant ids.
