@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tollkeeper_ledger.domain.invoice import paid_ahead
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
+from tollkeeper_ledger.domain.invoice import paid_ahead, rate_and_sum
 from tollkeeper_ledger.domain.money import Currency
-from tollkeeper_ledger.domain.period_facts import facts_from_json, facts_to_json
+from tollkeeper_ledger.domain.period_facts import facts_from_json, facts_to_json, period_to_json
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.paid import PaidFee, give_back
@@ -32,6 +33,24 @@ PLANS: dict[str, Any] = {
 }
 HALF, ALL = Coupon("half", "Half", Decimal(50), None), Coupon("all", "All", Decimal(100), None)
 PAID = PaidFee(3_000, 1_500, 285, "VAT", "19", "exclusive")
+RECORDED = {case["name"]: case for case in json.loads((DATA / "golden_engine_1.json").read_text())}
+CHANGED = RECORDED["upgrade, fees in advance, on top"]
+DEFINITIONS = {digest: text.encode() for digest, text in CHANGED["definitions"].items()}
+FEES_MINOR = {
+    digest: sum(round(Decimal(fee["amount"]) * 100) for fee in json.loads(text)["fees"])
+    for digest, text in DEFINITIONS.items()
+}
+COUPONS = st.lists(
+    st.one_of(
+        st.integers(1, 100).map(lambda percent: Coupon(f"p{percent}", "Percent", Decimal(percent), None)),
+        st.integers(1, 12_000).map(lambda minor: Coupon(f"a{minor}", "Amount", None, minor)),
+    ),
+    max_size=2,
+    unique_by=lambda coupon: coupon.coupon_id,
+).map(tuple)
+TAXED = st.tuples(
+    st.sampled_from(["exclusive", "inclusive", "reverse_charge"]), st.sampled_from(["0", "7", "19", "25.5"])
+)
 
 
 def day(number: int) -> datetime:
@@ -76,6 +95,7 @@ def test_a_coupon_is_used_where_it_takes_something_off(version: int, expected: t
     assert () == april(version=version, paid=(PAID,)).coupons_used
 
 
+@settings(deadline=None)
 @given(
     cuts=st.lists(st.integers(0, 100_000), max_size=6),
     amount=st.integers(1, 100_000),
@@ -107,14 +127,82 @@ def test_what_was_paid_is_read_from_the_invoice_before() -> None:
 
     It goes into the inputs of the next and out again.
     """
-    recorded = json.loads((DATA / "golden_engine_1.json").read_text())
-    (case,) = [one for one in recorded if one["name"] == "upgrade, fees in advance, on top"]
-    paid = paid_ahead(case["inputs"].encode(), {name: text.encode() for name, text in case["definitions"].items()})
+    paid = paid_ahead(CHANGED["inputs"].encode(), DEFINITIONS)
     expected = (PaidFee(9_000, 0, 1_710, "VAT", "19", "exclusive"), PaidFee(2_331, 0, 443, "VAT", "19", "exclusive"))
     assert expected == paid
-    inputs = json.loads(case["inputs"])
+    inputs = json.loads(CHANGED["inputs"])
     facts = facts_from_json(inputs)
     assert facts.ahead is not None
     for ahead in (replace(facts.ahead, paid=paid), replace(facts.ahead, is_void=True)):
         stored = {**inputs, "facts": json.loads(json.dumps(facts_to_json(replace(facts, ahead=ahead))))}
         assert ahead == facts_from_json(stored).ahead
+
+
+def inputs(facts: PeriodFacts, taxed: tuple[str, str]) -> bytes:
+    """Give inputs of today's engine with these facts, for a payer that is taxed like this."""
+    mode, percent = taxed
+    taxes = [{"name": "VAT", "percent": percent, "meters": []}]
+    opening = json.loads(RECORDED["opening with a coupon"]["inputs"])
+    return canonical_json(
+        {
+            **opening,
+            "engine_version": 2,
+            "period": period_to_json(facts.period),
+            "facts": facts_to_json(facts),
+            "billing": {**opening["billing"], "tax_mode": mode, "taxes": taxes},
+        }
+    )
+
+
+def with_tax(amount_minor: Decimal, taxed: tuple[str, str]) -> Decimal:
+    """Give what is to be paid for a price."""
+    mode, percent = taxed
+    return amount_minor * (1 + Decimal(percent) / 100) if mode == "exclusive" else amount_minor
+
+
+def left_of(amount_minor: Decimal, coupons: tuple[Coupon, ...]) -> Decimal:
+    """Give what coupons leave of an amount, one after the other."""
+    for coupon in coupons:
+        off = amount_minor * coupon.percent / 100 if coupon.percent is not None else Decimal(coupon.amount_minor or 0)
+        amount_minor -= min(off, amount_minor)
+    return amount_minor
+
+
+@settings(deadline=None)
+@given(
+    plans=st.permutations(sorted(FEES_MINOR)),
+    on=st.integers(1, 30),
+    is_end=st.booleans(),
+    coupons=st.tuples(COUPONS, COUPONS),
+    taxed=st.tuples(TAXED, TAXED),
+)
+def test_whoever_changes_pays_for_the_days_of_each_plan(
+    plans: list[str],
+    on: int,
+    is_end: bool,  # noqa: FBT001 - drawn
+    coupons: tuple[tuple[Coupon, ...], tuple[Coupon, ...]],
+    taxed: tuple[tuple[str, str], tuple[str, str]],
+) -> None:
+    """Opening and close together cost the old plan's days as they were paid, and the new one's at today's terms.
+
+    Whatever coupons and taxes were then and are now; but for the rounding of fees, coupons and taxes. Who leaves on the
+    first day has everything back, to the minor unit.
+    """
+    old, new = plans
+    advance = Ahead(plan=old, quantity=1, span=APRIL, whole=APRIL)
+    first = rate_and_sum(inputs(PeriodFacts("UTC", APRIL, APRIL, (), None, advance, coupons[0]), taxed[0]), DEFINITIONS)
+    ahead = replace(advance, paid=paid_ahead(first.inputs, DEFINITIONS))
+    spans = ((START, day(on), old), (day(on), END, new))
+    stretches = [Stretch(Period(start=a, end=b), plan, "active", 1) for a, b, plan in spans if a < b]
+    if is_end:
+        stretches = stretches[:-1] or [Stretch(Period(start=START, end=START), old, "active", 1)]
+    period = Period(start=START, end=stretches[-1].span.end)
+    close = PeriodFacts("UTC", period, APRIL, tuple(stretches), ahead, None, coupons[1])
+    second = rate_and_sum(inputs(close, taxed[1]), DEFINITIONS)
+    paid_minor = Decimal(first.sums["total_minor"])
+    rest = 0 if is_end else left_of(Decimal(FEES_MINOR[new]) * (31 - on) / 30, coupons[1])
+    expected = paid_minor * (on - 1) / 30 + with_tax(Decimal(rest), taxed[1])
+    found = first.sums["total_minor"] + second.sums["total_minor"]
+    assert abs(found - expected) <= 6
+    if is_end and on == 1:
+        assert 0 == found

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.invoice_lines import summed
 from tollkeeper_ledger.domain.money import Currency
@@ -89,6 +89,7 @@ LINES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(lines=LINES, is_contained=st.booleans())
 def test_shares_are_the_tax_of_all_lines_of_a_rate(lines: list[Taxable], is_contained: bool) -> None:  # noqa: FBT001 - drawn
     """Per rate the shares sum to the tax on the sum; each line's is its own to less than one, and of its sign."""
