@@ -109,7 +109,7 @@ def test_thousandths_are_priced_as_whole_units() -> None:
 
 
 def test_each_line_shows_its_tax() -> None:
-    """Where rates differ a reader sees which line has which; under reverse charge none is shown."""
+    """Where rates differ a reader sees which line has which one; by reverse charge none but one given back."""
     lines = [line(tax={"name": "VAT", "percent": percent, "tax_minor": 1}) for percent in ("19", "7")]
     taxes = [{"name": "VAT", "percent": "19", "base_minor": 1, "tax_minor": 0}]
     shown = texts(*lines, taxes=taxes)
@@ -118,6 +118,9 @@ def test_each_line_shows_its_tax() -> None:
     reversed_ = texts(*lines, taxes=taxes, tax_mode="reverse_charge")
     assert ["tax", "Tax"] not in reversed_["columns"]
     assert [row[0] for row in reversed_["totals"]] == ["Subtotal", "Tax"]
+    back = {"name": "VAT", "percent": "19", "base_minor": -1500, "tax_minor": -285}
+    given_back = texts(*lines, taxes=[*taxes, back], tax_minor=-285, tax_mode="reverse_charge")
+    assert given_back["totals"][1:] == [[f"VAT 19{NO_BREAK}%", f"\N{MINUS SIGN}{EURO}2.85"]]
 
 
 @pytest.mark.parametrize(

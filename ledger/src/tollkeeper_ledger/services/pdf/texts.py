@@ -6,6 +6,7 @@ import re
 import unicodedata
 from datetime import datetime, timedelta
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -188,7 +189,9 @@ def _totals(document: Json, words: Words) -> list[list[str]]:
     contained = document["billing"]["tax_mode"] == "inclusive"
     if contained or document["discount_minor"]:
         rows.append([words["Net"], money(document["subtotal_minor"])])
-    taxes = [] if _is_reverse_charge(document) else [tax for tax in document["taxes"] if tax["name"]]
+    # The customer accounts for the tax of an invoice by reverse charge, but not for one that it paid and gets back.
+    is_shown = itemgetter("tax_minor") if _is_reverse_charge(document) else itemgetter("name")
+    taxes = [tax for tax in document["taxes"] if tax["name"] and is_shown(tax)]
     for tax in taxes:
         base = f" {words['on']} {money(tax['base_minor'])}" if len(taxes) > 1 else ""
         rows.append([
