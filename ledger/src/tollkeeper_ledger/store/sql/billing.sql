@@ -142,7 +142,7 @@ ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 SELECT c.subscription_id, coalesce(i.inputs, c.inputs) AS inputs, coalesce(r.state = 'void', false) AS is_void
 FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
 JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
-  AND c.period_end = asked.start
+  AND c.period_end = asked.start AND NOT c.is_cut
 LEFT JOIN LATERAL (
   SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
   WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
