@@ -25,7 +25,7 @@ from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
 from tollkeeper_ledger.domain.rating.paid import PaidFee
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
-from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
+from tollkeeper_ledger.domain.rating.plan_bytes import is_named_by, plan_of
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, NOWHERE, SellerTaxes, TaxPlace
 
 if TYPE_CHECKING:
@@ -173,7 +173,12 @@ def usage_to_json(segments: Sequence[SegmentInput], lates: Sequence[LateInput]) 
 
 def inputs_to_bytes(inputs: CloseInputs) -> bytes:
     """Give the canonical bytes that are stored with the close."""
-    return canonical_json({
+    return canonical_json(inputs_to_json(inputs))
+
+
+def inputs_to_json(inputs: CloseInputs) -> Json:
+    """Give what the stored bytes say: reading them gives an equal object."""
+    return {
         "format": INPUTS_FORMAT,
         "engine_version": inputs.engine_version,
         "seller": inputs.parties.seller,
@@ -192,7 +197,7 @@ def inputs_to_bytes(inputs: CloseInputs) -> bytes:
         "billing": inputs.billing,
         "items": list(inputs.items),
         **({"invoiced": list(inputs.invoiced)} if inputs.invoiced else {}),
-    })  # fmt: skip
+    }
 
 
 def with_parties(inputs: bytes, parties: Parties, billing: Json, *, replaces: str) -> bytes:
@@ -260,7 +265,10 @@ def rate_inputs(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedPeriod:
 
 def rate_and_sum(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedInputs:
     """Rate stored inputs and sum their lines. Raises ValueError as `rate_inputs` does."""
-    stored = json.loads(inputs)
+    return _rate_and_sum(inputs, json.loads(inputs), definitions)
+
+
+def _rate_and_sum(inputs: bytes, stored: Json, definitions: Mapping[str, bytes]) -> RatedInputs:
     rated = _rated(stored, definitions)
     sums = summed(rated.charges, stored, engine_version=stored["engine_version"])
     return RatedInputs(inputs=inputs, stored=stored, rated=rated, sums=sums)
@@ -290,7 +298,7 @@ def paid_ahead(inputs: bytes, definitions: Mapping[str, bytes]) -> tuple[PaidFee
 def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:
     plans = {}
     for digest in _digests_of(stored):
-        if digest not in definitions or digest_of(definitions[digest]).hex() != digest:
+        if digest not in definitions or not is_named_by(definitions[digest], digest):
             raise ValueError(f"the plan version's bytes don't have the digest {digest}")
         plans[digest] = plan_of(definitions[digest])
     by_plan = _totals_by_plan(stored["segments"])
@@ -327,12 +335,12 @@ def _totals_by_plan(segments: Sequence[Json]) -> dict[str, list[tuple[Total, ...
     return by_plan
 
 
-def check_billable(inputs: bytes, definitions: Mapping[str, bytes]) -> RatedInputs:
-    """Rate inputs and sum their lines.
+def check_billable(inputs: Json, definitions: Mapping[str, bytes]) -> RatedInputs:
+    """Rate inputs, as `inputs_to_json` gives them, and sum their lines; nothing is written to be read again.
 
     Raises ValueError where no invoice can be made of them: a figure is too large, or rating refuses.
     """
-    found = rate_and_sum(inputs, definitions)
+    found = _rate_and_sum(canonical_json(inputs), inputs, definitions)
     for line in found.rated.charges.lines:
         if max(line.quantity, abs(line.amount_minor)) > FIGURE_MAX:
             raise ValueError(f"{line.description}: {line.quantity} {line.unit} is more than an invoice can carry")

@@ -11,8 +11,9 @@ from tollkeeper_ledger.domain.invoice import (
     Finalised,
     check_billable,
     digests_named,
+    digests_of,
     document_of,
-    inputs_to_bytes,
+    inputs_to_json,
     make_document,
     rate_and_sum,
     rate_inputs,
@@ -116,10 +117,9 @@ async def preview_invoice(conn: Connection, tenant_id: UUID, *, wire_id: str) ->
     found = await running_inputs(conn, tenant_id, wire_id=wire_id, now=await ledger_now(conn))
     if found is None:
         raise UnknownNameError("subscription", wire_id, remedy="give the tenant a plan in the catalogue")
-    inputs = inputs_to_bytes(found)
-    definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
+    definitions = await closes.read_definitions_by_digest(conn, digests_of(found))
     try:
-        rated = check_billable(inputs, definitions)
+        rated = check_billable(inputs_to_json(found), definitions)
     except ValueError as error:
         raise unbillable(wire_id, error) from error
     return document_of(rated, Finalised(invoice_id=None, number=None, at=None))

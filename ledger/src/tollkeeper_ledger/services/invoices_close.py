@@ -6,8 +6,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.closing import grace_of, judge
-from tollkeeper_ledger.domain.invoice import check_billable, digests_of, inputs_to_bytes
+from tollkeeper_ledger.domain.invoice import check_billable, digests_of, inputs_to_json
 from tollkeeper_ledger.domain.phases import CANCELLED
 from tollkeeper_ledger.domain.rating.engine import is_free
 from tollkeeper_ledger.services.billing_facts import OPENING, Settling, read_plans_of, settle_reductions
@@ -178,7 +179,7 @@ class _Closing:
 async def _rated(conn: Connection, asked: PeriodAsked, gathered: Gathered) -> _Closing | ValueError:
     """Rate a period's inputs, so that what can't be billed stays open; the error where it can't."""
     found, schedule = gathered.inputs, asked.found.schedule
-    inputs = inputs_to_bytes(found)
+    stored = inputs_to_json(found)
     definitions = {one.plan.digest: one.definition for one in asked.found.plans.values()}
     missing = digests_of(found) - definitions.keys()
     if missing:
@@ -188,7 +189,7 @@ async def _rated(conn: Connection, asked: PeriodAsked, gathered: Gathered) -> _C
     rated = None
     if billable:
         try:
-            rated = check_billable(inputs, definitions)
+            rated = check_billable(stored, definitions)
         except ValueError as error:
             return error
         billable = bool(found.items) or is_in_force or bool(rated.rated.charges.lines)
@@ -199,6 +200,7 @@ async def _rated(conn: Connection, asked: PeriodAsked, gathered: Gathered) -> _C
     elif asked.cut_at is not None:
         start = end - OPENING
     key = CloseKey(schedule.tenant_id, schedule.subscription_id, start)
+    inputs = canonical_json(stored) if rated is None else rated.inputs
     return _Closing(key, end, gathered, inputs, billable, rated)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
-from tollkeeper_ledger.domain.invoice import check_billable, digests_named, inputs_to_bytes
+from tollkeeper_ledger.domain.invoice import check_billable, digests_of, inputs_to_json
 from tollkeeper_ledger.domain.overage import overs, paces, projected
 from tollkeeper_ledger.services.close_inputs import running_inputs, unbillable
 from tollkeeper_ledger.store.billing_closes import read_definitions_by_digest, read_subscriptions_to_bill
@@ -81,7 +81,7 @@ async def _overage(conn: Connection, tenant_id: UUID, wire_id: str) -> Overage |
     if inputs is None:
         return None
     later = replace(inputs, segments=projected(inputs.segments, paces(inputs.facts.stretches, now=now)))
-    definitions = await read_definitions_by_digest(conn, digests_named(inputs_to_bytes(inputs)))
+    definitions = await read_definitions_by_digest(conn, digests_of(inputs))
     try:
         charges = _rated(inputs, definitions)
         lines = overs(charges, _rated(later, definitions))
@@ -94,4 +94,4 @@ async def _overage(conn: Connection, tenant_id: UUID, wire_id: str) -> Overage |
 
 def _rated(inputs: CloseInputs, definitions: Mapping[str, bytes]) -> Charges:
     """Rate inputs. Raises ValueError where an invoice can't carry the figures."""
-    return check_billable(inputs_to_bytes(inputs), definitions).rated.charges
+    return check_billable(inputs_to_json(inputs), definitions).rated.charges
