@@ -2,7 +2,8 @@
 
 It honours idempotency keys (the first answer is given again, stored errors included; other bytes under a used key are
 an error; keys are forgotten after 24 hours of its clock), drafts, lines, finalising, payments, credit notes, refunds
-and signed events. Faults are drawn per request from a seed.
+and signed events. A card that is entered on a page is attached to its customer and nothing more; detached, it is gone
+for good. Faults are drawn per request from a seed.
 """
 
 from __future__ import annotations
@@ -81,15 +82,33 @@ class FakeStripe:
             self._paid(self.objects["invoices"][invoice])
 
     def give_card(self, customer: str, *, declined: bool = False) -> str:
-        """Attach a card to a customer and make it the default."""
+        """Attach a card to a customer and make it the default, as the provider's portal does."""
         with self.lock:
-            name = self._new("payment_methods", "pm", {
-                "object": "payment_method", "type": "card", "customer": customer, "declined": declined,
-                "card": {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2030},
-            })["id"]  # fmt: skip
-            self.objects["customers"][customer]["invoice_settings"] = {"default_payment_method": name}
-            self._event("customer.updated", self.objects["customers"][customer])
-            return str(name)
+            name = self._attach(customer, declined=declined)
+            self._default(customer, name)
+            return name
+
+    def detach(self, method: str) -> None:
+        """Take a card away from its customer, as the portal does; nothing tells of its default but the customer."""
+        with self.lock:
+            card = self.objects["payment_methods"][method]
+            customer, card["customer"] = card["customer"], None
+            settings = self.objects["customers"][customer]["invoice_settings"]
+            if settings.get("default_payment_method") == method:
+                settings["default_payment_method"] = None
+            self._event("payment_method.detached", card, was={"customer": customer})
+
+    def _attach(self, customer: str, *, declined: bool) -> str:
+        card = self._new("payment_methods", "pm", {
+            "object": "payment_method", "type": "card", "customer": customer, "declined": declined,
+            "card": {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2030},
+        })  # fmt: skip
+        self._event("payment_method.attached", card)
+        return str(card["id"])
+
+    def _default(self, customer: str, method: str) -> None:
+        self.objects["customers"][customer]["invoice_settings"] = {"default_payment_method": method}
+        self._event("customer.updated", self.objects["customers"][customer])
 
     def dispute(self, invoice: str, status: str, *, currency: str = "usd", fees: tuple[int, ...] = ()) -> str:
         """Have an invoice's payer dispute its payment, or its bank go on with that; give the dispute's id."""
@@ -157,6 +176,8 @@ class FakeStripe:
             return 404, _error(f"No such object: {error}")
 
     def _get(self, kind: str, rest: list[str], fields: dict[str, str]) -> tuple[int, Json]:
+        if rest[1:] == ["payment_methods"]:
+            kind, rest, fields = "payment_methods", [], {**fields, "customer": rest[0]}
         if rest:
             return 200, self.objects[kind][rest[0]]
         limit, since = int(fields.pop("limit", "10")), int(fields.pop("created[gte]", "0"))
@@ -180,13 +201,20 @@ class FakeStripe:
         self.objects.setdefault(kind, {})[one["id"]] = one
         return one
 
-    def _event(self, kind: str, about: Json) -> None:
+    def _event(self, kind: str, about: Json, *, was: Json | None = None) -> None:
+        data = {"object": about} if was is None else {"object": about, "previous_attributes": was}
         self.events.append({
             "id": f"evt_{next(self.numbers)}", "object": "event", "type": kind, "livemode": False,
-            "data": {"object": json.loads(json.dumps(about))},
+            "data": json.loads(json.dumps(data)),
         })  # fmt: skip
 
-    def _post_customers(self, fields: dict[str, str], *_: str) -> tuple[int, Json]:
+    def _post_customers(self, fields: dict[str, str], *names: str) -> tuple[int, Json]:
+        for name in names:
+            method = fields["invoice_settings[default_payment_method]"]
+            if self.objects["payment_methods"][method]["customer"] != name:
+                return 400, _error("The customer does not have a payment method with this ID.")
+            self._default(name, method)
+            return 200, self.objects["customers"][name]
         return 200, self._new("customers", "cus", {
             "object": "customer", "name": fields["name"], "metadata": _metadata(fields), "invoice_settings": {},
         })  # fmt: skip
@@ -234,8 +262,13 @@ class FakeStripe:
             invoice["paid_out_of_band"] = True
             return 200, self._paid(invoice)
         settings = self.objects["customers"][invoice["customer"]]["invoice_settings"]
-        method = self.objects.get("payment_methods", {}).get(settings.get("default_payment_method", ""))
-        if method is None or method["declined"]:
+        charged = fields.get("payment_method") or settings.get("default_payment_method")
+        if not charged:
+            return 400, _error("There is no `default_payment_method` set on this Customer or Invoice.")
+        method = self.objects["payment_methods"][charged]
+        if method["customer"] != invoice["customer"]:
+            return 400, _error("The payment method does not belong to the customer.")
+        if method["declined"]:
             self._event("invoice.payment_failed", invoice)
             return 402, _error("Your card was declined.")
         return 200, self._paid(invoice)
@@ -285,17 +318,20 @@ class FakeStripe:
         return 200, session
 
     def _post_payment_methods_detach(self, _: dict[str, str], name: str) -> tuple[int, Json]:
-        method = self.objects["payment_methods"][name]
-        self.objects["customers"][method["customer"]]["invoice_settings"] = {}
-        return 200, {**method, "customer": None}
+        if self.objects["payment_methods"][name]["customer"] is None:
+            return 400, _error("The payment method is not attached to a customer.")
+        self.detach(name)
+        return 200, self.objects["payment_methods"][name]
 
-    def complete(self, session: str) -> None:
-        """Enter a card on a page."""
+    def complete(self, session: str, *, declined: bool = False) -> str:
+        """Enter a card on a page; it is not made the default by that."""
         with self.lock:
             found = self.objects["checkout/sessions"][session]
-            setup = self._new("setup_intents", "seti", {"payment_method": self.give_card(found["customer"])})
+            method = self._attach(found["customer"], declined=declined)
+            setup = self._new("setup_intents", "seti", {"payment_method": method})
             found.update(status="complete", setup_intent=setup["id"])
             self._event("checkout.session.completed", found)
+            return method
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_
 from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.profiles import set_profile
-from tollkeeper_ledger.services.provider_events import PROVIDER, keep_method
+from tollkeeper_ledger.services.provider_cards import PROVIDER, keep_method
 from tollkeeper_ledger.services.subscription_dates import take_back
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now

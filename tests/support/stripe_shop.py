@@ -16,6 +16,7 @@ from tollkeeper_ledger.payments.stripe_http import StripeHttp
 from tollkeeper_ledger.services.collecting import Collector
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.services.provider_cards import Cards
 from tollkeeper_ledger.services.provider_events import Events
 from tollkeeper_ledger.services.provider_pages import Pages
 from tollkeeper_ledger.store.clock import ledger_now
@@ -40,9 +41,10 @@ class Shop:
         self.bench, self.fake, self.clock = bench, fake, clock
         self.stripe = StripeHttp.connect(fake.url, api_key="sk_test")
         log = structlog.wrap_logger(structlog.ReturnLogger())
-        self.collector = Collector(bench.billing, self.stripe, "acct", clock, log)
-        self.events = Events(bench.billing, self.stripe, SECRET, is_live=False, account="", now=clock)
-        self.pages = Pages(bench.billing, self.stripe, "acct", clock)
+        cards = Cards(bench.billing, self.stripe, clock)
+        self.collector = Collector(bench.billing, self.stripe, cards, "acct", clock, log)
+        self.events = Events(bench.billing, self.stripe, cards, SECRET, is_live=False, account="", now=clock)
+        self.pages = Pages(bench.billing, self.stripe, cards, "acct", clock)
 
     async def bill(self, hours: int, *names: str, profile: BillingProfile = BY_CARD) -> list[UUID]:
         """Bill tenants for so many hours of a base fee."""

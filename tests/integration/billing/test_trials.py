@@ -18,7 +18,7 @@ from tollkeeper_ledger.services import trials
 from tollkeeper_ledger.services.alert_mail import make_alert_message
 from tollkeeper_ledger.services.catalogue import CatalogueInvalidError
 from tollkeeper_ledger.services.profiles import set_profile
-from tollkeeper_ledger.services.provider_events import PROVIDER
+from tollkeeper_ledger.services.provider_cards import PROVIDER
 from tollkeeper_ledger.services.subscription_changes import (
     ChangeAsked,
     SubscriptionAsked,

@@ -38,8 +38,10 @@ class Work:
     """Credit note or refund; empty for an invoice."""
     lines: tuple[tuple[str, int], ...]
     """Few final lines: description and minor units; they sum to amount_minor."""
+    method: str = ""
+    """The provider's id of what the payer is charged by; empty = nothing."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """The provider's ids: customer, invoice, payment, method, pay_url."""
+    """The provider's ids: customer, invoice, payment, pay_url."""
 
 
 def next_step(kind: str, step: str) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.payments.stripe_http import StripeHttp
+    from tollkeeper_ledger.services.provider_cards import Cards
     from tollkeeper_ledger.store.pool import Pool, Row
     from tollkeeper_ledger.store.provider_jobs import Job
 
@@ -50,6 +51,7 @@ class Collector:
 
     pool: Pool
     stripe: StripeHttp
+    cards: Cards
     account: str
     """Names the account in idempotency keys, so that test and live never share one."""
     now: Callable[[], datetime]
@@ -82,6 +84,8 @@ class Collector:
             row = await jobs.read_work(conn, job.job_id)
         work = work_of(job, row)
         decided = decide(job, row)
+        if decided.job is not None and decided.job.state == "waiting":
+            return await self._wait(decided.job)
         if decided.job is not None:
             await self._save(decided.job)
             return decided.goes_on
@@ -110,24 +114,50 @@ class Collector:
             await jobs.answer_attempt(conn, job, step, attempt.attempt, status=reply.status, body=reply.body)
         if meaning is Meaning.DONE:
             return await self._done(job, step, reply.read())
-        await self._not_done(job, work, step, reply, frozen_at=attempt.frozen_at)
+        await self._not_done(job, work, step, reply, attempt)
         return False
 
-    async def _not_done(self, job: Job, work: Work, step: str, reply: Reply, *, frozen_at: datetime) -> None:
+    async def _wait(self, job: Job) -> bool:
+        """Let a job wait for a card; True where one has come meanwhile, which would not wake it any more."""
+        async with transaction(self.pool) as conn:
+            if await jobs.hold_method(conn, job.tenant_id, provider=job.provider):
+                return True
+            await jobs.lock_job(conn, job.job_id)
+            await jobs.save_job(conn, job)
+        return False
+
+    async def _not_done(self, job: Job, work: Work, step: str, reply: Reply, attempt: Attempt) -> None:
         """Go on after an answer that says no."""
         meaning = meaning_of(reply)
         if meaning is Meaning.BURNT:
             await self._save(self._later(job, reply.problem()))
             return
         if meaning is Meaning.DECLINED and step.startswith("pay"):
-            await self._declined(job, reply)
+            await self._declined(job, reply, attempt)
             return
         # Refused, perhaps because it is so already: paid on the provider's page, voided by hand.
-        found = await look_up(self.stripe, work, step, frozen_at=frozen_at)
+        found = await look_up(self.stripe, work, step, frozen_at=attempt.frozen_at)
         if found is not None:
             await self._done(job, step, found)
+        elif step.startswith("pay") and await self._is_open(work):
+            await self._not_charged(job, work, reply, attempt)
         else:
             await self._fail(job, step, reply.problem())
+
+    async def _is_open(self, work: Work) -> bool:
+        said = await self.stripe.read(wire.object_path("invoices", work.facts["invoice"]))
+        return said.get("status") == "open"
+
+    async def _not_charged(self, job: Job, work: Work, reply: Reply, attempt: Attempt) -> None:
+        """Go on after a card could not even be tried: with the payer's present one, else as after one that failed."""
+        async with self.cards.turn() as conn:
+            await self.cards.follow(conn, work.facts["customer"])
+        async with transaction(self.pool) as conn:
+            row = await jobs.read_work(conn, job.job_id)
+        if _is_other_card(job, row, attempt):
+            await self._save(replace(job, next_at=self.now(), error=reply.problem()))
+        else:
+            await self._declined(job, reply, attempt)
 
     async def _attempt(self, job: Job, work: Work, step: str, build: Callable[[Work], Request]) -> Attempt:
         async with transaction(self.pool) as conn:
@@ -197,8 +227,10 @@ class Collector:
         await self._save(replace(job, error=problem))
         return await self._send(replace(job, error=problem), work, "discard", wire.discard_request)
 
-    async def _declined(self, job: Job, reply: Reply) -> None:
+    async def _declined(self, job: Job, reply: Reply, attempt: Attempt) -> None:
         async with transaction(self.pool) as conn:
+            # Payers' cards are locked before tenants. A card that comes from here on wakes the job.
+            await jobs.hold_method(conn, job.tenant_id, provider=job.provider)
             billed = await need_billed(conn, job.invoice_id)
             # A move to the fallback plan needs the tenant alone; tenants are locked before accounts.
             await lock_tenant(conn, billed.tenant_id)
@@ -208,6 +240,9 @@ class Collector:
             await payment_failed(
                 conn, now, row, problem=reply.problem(), now=self.now(), ledger_time=await ledger_now(conn)
             )
+            if row["method"] and _is_other_card(now, row, attempt):
+                after = await jobs.lock_job(conn, job.job_id)
+                await jobs.save_job(conn, replace(after, state="ready", next_at=self.now()))
 
     async def _fail(self, job: Job, step: str, problem: str) -> None:
         self.log.error("provider refused", job=str(job.job_id), step=step, problem=problem)
@@ -310,8 +345,14 @@ def work_of(job: Job, row: Row) -> Work:
             balance_minor=row["subtotal_minor"] + row["tax_minor"] - job.amount_minor,
             tax_name=taxes[0]["name"] if len(taxes) == 1 else "",
         ),
+        method=row["method"],
         facts=job.facts,
     )
+
+
+def _is_other_card(job: Job, row: Row, attempt: Attempt) -> bool:
+    """Say whether a try to charge a card was not of the one that the payer has now."""
+    return wire.pay_request(work_of(job, row)).body != attempt.body
 
 
 def _facts_from(step: str, answer: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.payments.stripe_http import StripeHttp
 from tollkeeper_ledger.services.collecting import Collector
+from tollkeeper_ledger.services.provider_cards import Cards
 from tollkeeper_ledger.services.provider_events import Events
 from tollkeeper_ledger.services.provider_pages import Pages
 
@@ -39,14 +40,14 @@ def open_provider(
     stripe = StripeHttp.connect(settings.stripe_url, api_key=settings.stripe_key.get_secret_value())
     account = settings.stripe_account
     secret = settings.stripe_webhook_secret
-    events = (
-        Events(pool, stripe, secret.get_secret_value(), is_live=settings.stripe_live, account=account, now=now, log=log)
-        if secret is not None
-        else None
-    )
+    cards = Cards(pool, stripe, now)
+    events = None
+    if secret is not None:
+        signed_by = secret.get_secret_value()
+        events = Events(pool, stripe, cards, signed_by, is_live=settings.stripe_live, account=account, now=now, log=log)
     return Provider(
         stripe=stripe,
-        collector=Collector(pool, stripe, account or "own", now, log),
+        collector=Collector(pool, stripe, cards, account or "own", now, log),
         events=events,
-        pages=Pages(pool, stripe, account or "own", now),
+        pages=Pages(pool, stripe, cards, account or "own", now),
     )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tollkeeper_ledger.payments.signature import UntrustedError, check_signature
 from tollkeeper_ledger.payments.wire import object_path
 from tollkeeper_ledger.services.disputes import dispute_said
+from tollkeeper_ledger.services.provider_cards import PROVIDER
 from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_said
-from tollkeeper_ledger.services.trials import follow_methods, lock_trials_of
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.pool import transaction
 
@@ -23,16 +22,11 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tollkeeper_ledger.payments.stripe_http import StripeHttp
+    from tollkeeper_ledger.services.provider_cards import Cards
     from tollkeeper_ledger.store.pool import Connection, Pool
 
-PROVIDER = "stripe"
-_PLACES = {
-    "invoice": "invoices",
-    "customer": "customers",
-    "checkout.session": "checkout/sessions",
-    "refund": "refunds",
-    "dispute": "disputes",
-}
+_PLACES = {"invoice": "invoices", "refund": "refunds", "dispute": "disputes"}
+_OF_CARDS = ("customer", "checkout.session", "payment_method")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +37,8 @@ class Event:
     kind: str
     object_kind: str
     object_id: str
+    customer: str = ""
+    """Whose a card is or was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,7 @@ class Events:
 
     pool: Pool
     stripe: StripeHttp
+    cards: Cards
     secret: str
     is_live: bool
     account: str
@@ -67,25 +64,41 @@ class Events:
         """
         check_signature(header, body, secret=self.secret, now_s=int(self.now().timestamp()))
         event = self._parse(body)
+        if event.object_kind in _OF_CARDS:
+            return await self._receive_card(event)
         said = await self._read(event)
         async with transaction(self.pool) as conn:
-            is_new = await jobs.add_event(
-                conn,
-                provider=PROVIDER,
-                event_id=event.event_id,
-                kind=event.kind,
-                object_id=event.object_id,
-                now=self.now(),
-            )
+            is_new = await self._add(conn, event)
             if is_new and said is not None:
                 await self._apply(conn, event, said)
         return is_new and said is not None
+
+    async def _receive_card(self, event: Event) -> bool:
+        customer, entered = await self._whose_card(event)
+        async with self.cards.turn() as conn:
+            if not await self._add(conn, event) or not customer:
+                return False
+            return await self.cards.follow(conn, customer, entered=entered)
+
+    async def _add(self, conn: Connection, event: Event) -> bool:
+        return await jobs.add_event(
+            conn,
+            provider=PROVIDER,
+            event_id=event.event_id,
+            kind=event.kind,
+            object_id=event.object_id,
+            now=self.now(),
+        )
 
     def _parse(self, body: bytes) -> Event:
         try:
             told = json.loads(body)
             about = told["data"]["object"]
-            event = Event(str(told["id"]), str(told["type"]), str(about["object"]), str(about.get("id", "")))
+            # A card that was detached has no customer any more; the event says whose it was.
+            customer = about.get("customer") or (told["data"].get("previous_attributes") or {}).get("customer") or ""
+            event = Event(
+                str(told["id"]), str(told["type"]), str(about["object"]), str(about.get("id", "")), str(customer)
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UntrustedError("the body is no event") from error
         if bool(told.get("livemode")) is not self.is_live:
@@ -100,10 +113,6 @@ class Events:
         if place is None or not event.object_id or event.kind.endswith(".deleted"):
             return None
         said = await self.stripe.read(object_path(place, event.object_id))
-        if event.object_kind == "checkout.session":
-            return await self._with_method(said)
-        if event.object_kind == "customer":
-            return await self._customer(event.object_id)
         if event.object_kind == "dispute":
             return await self._with_invoice(said)
         return said
@@ -116,20 +125,21 @@ class Events:
         paid = await self.stripe.read(object_path("payment_intents", payment))
         return {**dispute, "invoice": str(paid.get("invoice") or "")}
 
-    async def _with_method(self, session: dict[str, Any]) -> dict[str, Any] | None:
-        """Charge the card that was just entered from now on, and read the customer."""
+    async def _whose_card(self, event: Event) -> tuple[str, str]:
+        """Give whose card to read again, empty where nobody's, and which one was entered on a page of ours."""
+        if event.kind.endswith(".deleted"):
+            return "", ""
+        if event.object_kind == "customer":
+            return event.object_id, ""
+        if event.object_kind == "payment_method":
+            async with transaction(self.pool) as conn:
+                charged = await jobs.customer_of_method(conn, event.object_id, provider=PROVIDER)
+            return charged or event.customer, ""
+        session = await self.stripe.read(object_path("checkout/sessions", event.object_id))
         if session.get("mode") != "setup" or session.get("status") != "complete":
-            return None
+            return "", ""
         setup = await self.stripe.read(object_path("setup_intents", str(session["setup_intent"])))
-        return {"id": session["customer"], "method": await self._method(str(setup.get("payment_method") or ""))}
-
-    async def _customer(self, customer: str) -> dict[str, Any]:
-        said = await self.stripe.read(object_path("customers", customer))
-        default = (said.get("invoice_settings") or {}).get("default_payment_method")
-        return {"id": customer, "method": await self._method(str(default or ""))}
-
-    async def _method(self, method: str) -> dict[str, Any]:
-        return await self.stripe.read(object_path("payment_methods", method)) if method else {}
+        return str(session["customer"]), str(setup.get("payment_method") or "")
 
     async def _apply(self, conn: Connection, event: Event, said: dict[str, Any]) -> None:
         if event.object_kind == "invoice":
@@ -142,31 +152,7 @@ class Events:
             if job_id is not None:
                 row = await jobs.read_work(conn, job_id)
                 await dispute_said(conn, row["invoice_id"], said, provider=PROVIDER, now=self.now(), log=self.log)
-        elif event.object_kind == "refund":
+        else:
             mark = (said.get("metadata") or {}).get("tollkeeper_refund")
             if mark:
                 await refund_said(conn, UUID(str(mark)), said)
-        else:
-            await keep_method(conn, said["id"], said["method"], now=self.now())
-
-
-async def keep_method(conn: Connection, customer: str, method: dict[str, Any], *, now: datetime) -> None:
-    """Keep which method of a customer is charged, never more of a card than brand, last digits and expiry.
-
-    Trials that ask for one follow in the same transaction.
-    """
-    card = method.get("card") or {}
-    expires = date(int(card["exp_year"]), int(card["exp_month"]), 1) if card.get("exp_year") else None
-    label = f"{card['brand']} {card['last4']}" if card else str(method.get("type", ""))
-    # Tenants are locked before anything of their payer's changes.
-    trying = await lock_trials_of(conn, await jobs.find_payer(conn, provider=PROVIDER, customer=customer))
-    await jobs.put_method(
-        conn,
-        provider=PROVIDER,
-        customer=customer,
-        method=str(method.get("id", "")),
-        label=label,
-        expires=expires,
-        now=now,
-    )
-    await follow_methods(conn, trying)

@@ -1,4 +1,4 @@
-"""Hosted pages for cards, so that card data never reaches us; and removing a card."""
+"""Hosted pages for cards, so that card data never reaches us; and removing cards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
+from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.payments.wire import Meaning, Request, form, key_of, meaning_of, object_path
-from tollkeeper_ledger.services.provider_events import PROVIDER, keep_method
+from tollkeeper_ledger.services.provider_cards import PROVIDER
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.pool import transaction
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.payments.stripe_http import StripeHttp
+    from tollkeeper_ledger.payments.wire import Reply
+    from tollkeeper_ledger.services.provider_cards import Cards
     from tollkeeper_ledger.store.pool import Pool
 
 URL_CHARS_MAX = 2_000
@@ -29,6 +32,7 @@ class Pages:
 
     pool: Pool
     stripe: StripeHttp
+    cards: Cards
     account: str
     now: Callable[[], datetime]
 
@@ -61,17 +65,33 @@ class Pages:
         return str(found["url"])
 
     async def remove_method(self, payer_id: UUID, *, request_id: str) -> None:
-        """Remove the payer's card at the provider; nothing happens where there is none."""
+        """Remove every card of the payer at the provider, so that none takes the place of the one that is charged.
+
+        Nothing happens where there is none. Raises PreconditionError: the provider refused.
+        """
         async with transaction(self.pool) as conn:
             row = await jobs.read_account(conn, payer_id, provider=PROVIDER)
-        if row is None or not row["method"]:
+        if row is None or not row["customer"]:
             return
-        path = f"{object_path('payment_methods', row['method'])}/detach"
-        await self._send(
-            Request("POST", path, b"", key_of(self.account, payer_id, "detach", row["method"], request_id))
-        )
-        async with transaction(self.pool) as conn:
-            await keep_method(conn, row["customer"], {}, now=self.now())
+        customer = str(row["customer"])
+        try:
+            for method in await self._cards_of(customer):
+                path = f"{object_path('payment_methods', method)}/detach"
+                key = key_of(self.account, payer_id, "detach", method, request_id)
+                reply = await self.stripe.send(Request("POST", path, b"", key))
+                # Refused is also what somebody else has removed meanwhile.
+                if not _is_done(reply) and method in await self._cards_of(customer):
+                    raise _refused(path, reply)
+            async with self.cards.turn() as conn:
+                await self.cards.follow(conn, customer)
+        except UnreadableError as error:
+            raise PreconditionError(
+                f"the provider can't be read: {error}", reason="PROVIDER_REFUSED", metadata={"field": customer}
+            ) from error
+
+    async def _cards_of(self, customer: str) -> list[str]:
+        path = f"{object_path('customers', customer)}/payment_methods"
+        return [str(one["id"]) async for one in self.stripe.each(path)]
 
     async def _customer(self, payer_id: UUID, *, name: str) -> str:
         async with transaction(self.pool) as conn:
@@ -89,10 +109,18 @@ class Pages:
 
     async def _send(self, request: Request) -> dict[str, object]:
         reply = await self.stripe.send(request)
-        if reply is None or meaning_of(reply) is not Meaning.DONE:
-            raise PreconditionError(
-                f"the provider answered {reply.problem() if reply else 'nothing'}",
-                reason="PROVIDER_REFUSED",
-                metadata={"field": request.path},
-            )
+        if reply is None or not _is_done(reply):
+            raise _refused(request.path, reply)
         return reply.read()
+
+
+def _is_done(reply: Reply | None) -> bool:
+    return meaning_of(reply) is Meaning.DONE
+
+
+def _refused(path: str, reply: Reply | None) -> PreconditionError:
+    return PreconditionError(
+        f"the provider answered {reply.problem() if reply else 'nothing'}",
+        reason="PROVIDER_REFUSED",
+        metadata={"field": path},
+    )

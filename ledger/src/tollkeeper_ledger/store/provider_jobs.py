@@ -167,7 +167,7 @@ async def put_customer(conn: Connection, payer_id: UUID, *, provider: str, custo
 async def put_method(
     conn: Connection, *, provider: str, customer: str, method: str, label: str, expires: date | None, now: datetime
 ) -> None:
-    """Keep a payer's payment method and wake the jobs that wait for one."""
+    """Keep a payer's payment method and, where it is another one, wake the jobs that wait for that."""
     await conn.execute(sql("providers.put_method"), provider, customer, method, label, expires, now)
 
 
@@ -175,6 +175,23 @@ async def find_payer(conn: Connection, *, provider: str, customer: str) -> UUID 
     """Find the payer who is a customer at a provider; None where nobody is."""
     found: UUID | None = await conn.fetchval(sql("providers.payer"), provider, customer)
     return found
+
+
+async def lock_customer(conn: Connection, *, provider: str, customer: str) -> bool:
+    """Lock who a customer at a provider is until the transaction ends; False where nobody is."""
+    return await conn.fetchval(sql("providers.lock_customer"), provider, customer) is not None
+
+
+async def customer_of_method(conn: Connection, method: str, *, provider: str) -> str:
+    """Find the customer who is charged by a method; empty where nobody is."""
+    found: str | None = await conn.fetchval(sql("providers.customer_of_method"), provider, method)
+    return found or ""
+
+
+async def hold_method(conn: Connection, payer_id: UUID, *, provider: str) -> str:
+    """Read what a payer is charged by and keep it so until the transaction ends; empty = nothing."""
+    found: str | None = await conn.fetchval(sql("providers.hold_method"), payer_id, provider)
+    return found or ""
 
 
 async def read_account(conn: Connection, payer_id: UUID, *, provider: str) -> Row | None:

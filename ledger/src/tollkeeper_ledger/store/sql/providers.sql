@@ -63,18 +63,30 @@ ON CONFLICT (tenant_id, provider) DO UPDATE SET customer = excluded.customer, ch
 WHERE provider_account.customer = '';
 
 -- name: put_method
--- Keeps a payer's payment method and wakes its jobs. $1 provider, $2 customer, $3 method, $4 label, $5 last good month
--- or null, $6 time.
-WITH changed AS (
+-- Keeps a payer's payment method and wakes its jobs where it is another one. $1 provider, $2 customer, $3 method,
+-- $4 label, $5 last good month or null, $6 time.
+WITH before AS (SELECT method FROM provider_account WHERE provider = $1 AND customer = $2), changed AS (
   UPDATE provider_account SET method = $3, method_label = $4, method_expires = $5, changed_at = $6
   WHERE provider = $1 AND customer = $2 RETURNING tenant_id
 )
-UPDATE provider_job j SET state = 'ready', next_at = $6 FROM changed
-WHERE $3 <> '' AND j.tenant_id = changed.tenant_id AND j.kind = 'collect' AND j.state = 'waiting';
+UPDATE provider_job j SET state = 'ready', next_at = $6 FROM changed, before
+WHERE $3 NOT IN ('', before.method) AND j.tenant_id = changed.tenant_id AND j.kind = 'collect' AND j.state = 'waiting';
 
 -- name: payer
 -- Gives who a customer of a provider is. $1 provider, $2 customer.
 SELECT tenant_id FROM provider_account WHERE provider = $1 AND customer = $2;
+
+-- name: lock_customer
+-- Locks who a customer of a provider is until the transaction ends. $1 provider, $2 customer.
+SELECT tenant_id FROM provider_account WHERE provider = $1 AND customer = $2 FOR UPDATE;
+
+-- name: customer_of_method
+-- Gives whose payment method is charged. $1 provider, $2 method.
+SELECT customer FROM provider_account WHERE provider = $1 AND method = $2;
+
+-- name: hold_method
+-- Gives what a payer is charged by, which stays so until the transaction ends. $1 tenant id, $2 provider.
+SELECT method FROM provider_account WHERE tenant_id = $1 AND provider = $2 FOR SHARE;
 
 -- name: account
 -- Gives who a payer is at a provider. $1 tenant id, $2 provider.
