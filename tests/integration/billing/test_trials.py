@@ -22,6 +22,7 @@ from tollkeeper_ledger.services.provider_cards import PROVIDER
 from tollkeeper_ledger.services.subscription_changes import (
     ChangeAsked,
     SubscriptionAsked,
+    cancel_subscription,
     change_subscription,
     create_subscription,
     follow_due_phases,
@@ -32,9 +33,11 @@ from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.webhooks import add_webhook
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from billing_bench import BillingBench
+    from tollkeeper_ledger.store.pool import Connection
 
 pytestmark = pytest.mark.asyncio
 
@@ -185,6 +188,47 @@ async def test_another_payer_counts_within_a_look(bench: BillingBench) -> None:
     await bench.apply(PLANS + TENANTS.replace("{id: acme}", "{id: acme, billing_tenant: payer}"))
     assert (await trials.follow_astray(bench.billing), await after_trial(bench)) == (1, ("pro", "active"))
     assert await trials.follow_astray(bench.billing) == 0
+
+
+async def test_an_ended_subscriptions_trial_is_looked_at_no_more(bench: BillingBench) -> None:
+    """Converted with a card, cancelled, the card removed: no look finds it again, and it hides no other trial."""
+    await bench.apply(PLANS + TENANTS)
+    await profile(bench, "acme", BillingProfile(pays_by="bank transfer"))
+    await subscribe(bench, "pro")
+    await bench.set_now(bench.start + 15 * DAY)
+    await follow_due_phases(bench.billing)
+    async with transaction(bench.billing) as conn:
+        await cancel_subscription(conn, (await ids(bench))["acme"], at="now", act=await act_on(conn))
+    await profile(bench, "acme", BillingProfile())
+    assert (await trials.follow_astray(bench.billing), await trials.follow_astray(bench.billing)) == (0, 0)
+
+
+async def test_a_trial_that_can_not_follow_holds_up_no_other(
+    bench: BillingBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look goes through all that are astray, whatever fails on the way, and says at last what failed."""
+    names = [f"t{n}" for n in range(3)]
+    tenants = "".join(f"  - {{id: {name}}}\n" for name in names)
+    await bench.apply(PLANS + TENANTS + tenants)
+    for name in names:
+        await subscribe(bench, "pro", name)
+    await profile(bench, "payer", BillingProfile(pays_by="bank transfer"))
+    await bench.apply(PLANS + TENANTS + tenants.replace("}", ", billing_tenant: payer}"))
+    known = await ids(bench)
+    bad = min(known[name] for name in names)
+    follow = trials.follow_methods
+
+    async def fails(conn: Connection, tenant_ids: Sequence[UUID]) -> None:
+        if bad in tenant_ids:
+            raise LookupError("broken")
+        await follow(conn, tenant_ids)
+
+    monkeypatch.setattr(trials, "follow_methods", fails)
+    monkeypatch.setattr(trials, "_AT_ONCE", 1)
+    with pytest.raises(LookupError, match="broken"):
+        await trials.follow_astray(bench.billing)
+    plans = {name: (await after_trial(bench, name))[0] for name in names}
+    assert plans == {name: "free" if known[name] == bad else "pro" for name in names}
 
 
 @pytest.mark.parametrize(

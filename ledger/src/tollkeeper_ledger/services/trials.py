@@ -11,6 +11,7 @@ import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tollkeeper_ledger.domain.alerts import Figure
 from tollkeeper_ledger.domain.catalogue.canonical import list_plan
@@ -30,7 +31,6 @@ from tollkeeper_ledger.store.tenant_locks import TENANTS_EACH_MAX, lock_tenants
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from tollkeeper_ledger.domain.phases import Phase, SubscriptionSchedule
     from tollkeeper_ledger.store.alerts import Alert
@@ -75,9 +75,10 @@ async def lay(conn: Connection, tenant_id: UUID, *, now: datetime) -> bool | Non
     already (by a producer whose clock is ahead) keeps the end as it was.
     """
     for schedule in await read_schedules(conn, [tenant_id]):
-        if schedule.ended_at is not None and schedule.ended_at <= now:
-            continue
         ids = tenant_id, schedule.subscription_id
+        if schedule.ended_at is not None and schedule.ended_at <= now:
+            await store.keep(conn, *ids)
+            continue
         ending = trial_to_end(schedule, now)
         if ending is None:
             await store.keep(conn, *ids)
@@ -137,14 +138,29 @@ async def follow_methods(conn: Connection, tenant_ids: Sequence[UUID]) -> None:
 
 
 async def follow_astray(pool: Pool) -> int:
-    """Let trials follow that something else than their payer's own change has led astray; give how many."""
-    async with transaction(pool) as conn:
-        tenant_ids = await store.read_astray(conn, count_max=_AT_ONCE)
-    for tenant_id in tenant_ids:
+    """Let trials follow that something else than their payer's own change has led astray; give how many.
+
+    A tenant that can't follow holds up no other: all are tried, then its error is raised.
+    """
+    followed, after = 0, UUID(int=0)
+    problem: Exception | None = None
+    while True:
         async with transaction(pool) as conn:
-            await lock_tenants(conn, [tenant_id])
-            await follow_methods(conn, [tenant_id])
-    return len(tenant_ids)
+            tenant_ids = await store.read_astray(conn, after=after, count_max=_AT_ONCE)
+        for tenant_id in tenant_ids:
+            try:
+                async with transaction(pool) as conn:
+                    await lock_tenants(conn, [tenant_id])
+                    await follow_methods(conn, [tenant_id])
+                followed += 1
+            except Exception as error:  # noqa: BLE001 - raised once all were tried
+                problem = problem or error
+        if len(tenant_ids) < _AT_ONCE:
+            break
+        after = tenant_ids[-1]
+    if problem is not None:
+        raise problem
+    return followed
 
 
 async def tell_of_ends(pool: Pool) -> list[Alert]:

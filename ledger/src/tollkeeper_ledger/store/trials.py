@@ -66,9 +66,9 @@ async def tenants_of_payer(conn: Connection, payer_id: UUID) -> list[UUID]:
     return [row["tenant_id"] for row in await conn.fetch(sql("trials.of_payer"), payer_id)]
 
 
-async def read_astray(conn: Connection, *, count_max: int) -> list[UUID]:
-    """Read the tenants whose trials say something else than what their payers have."""
-    return [row["tenant_id"] for row in await conn.fetch(sql("trials.astray"), count_max)]
+async def read_astray(conn: Connection, *, after: UUID, count_max: int) -> list[UUID]:
+    """Read the tenants behind one, in order, whose trials say something else than what their payers have."""
+    return [row["tenant_id"] for row in await conn.fetch(sql("trials.astray"), count_max, after)]
 
 
 async def take_due(conn: Connection, *, now: datetime, count_max: int) -> list[tuple[UUID, UUID]]:
