@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tollkeeper_ledger.app import running
 from tollkeeper_ledger.services.invoice_verify import verify_invoice
 from tollkeeper_ledger.services.mailing import make_message
 from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.store import mails
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import connection, transaction
@@ -84,6 +86,7 @@ async def test_a_dispute_moves_money_as_far_as_the_bank_does(
         assert (stage, 2380) == tuple(row)
         assert [standing] == await shop.standing()
         assert books == await accounts(bench)
+        assert (1, []) == await reconcile(bench.billing, shop.stripe, since=datetime(2020, 1, 1, tzinfo=UTC))
 
 
 async def test_a_late_word_of_a_dispute_changes_nothing(bench: BillingBench) -> None:

@@ -337,6 +337,23 @@ async def test_reconciliation_names_every_difference(shop: Shop) -> None:
     )
 
 
+async def test_what_is_paid_there_without_money_is_named(shop: Shop) -> None:
+    """Less than the provider charges is `paid` there and due here: the night says so; so is what it has given up."""
+    shop.fake.charged_min = 10_000
+    await shop.bill(1, "code")
+    await shop.work()
+    assert ("paid", 0) == tuple(shop.fake.all("invoices")[0][name] for name in ("status", "amount_paid"))
+    assert [("finalised", 2380)] == await shop.standing()
+    _, found = await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+    assert [("TK-000001", "paid at the provider without a payment, 2380 due here")] == [
+        (one.invoice, one.problem) for one in found
+    ]
+    (name,) = shop.fake.objects["invoices"]
+    shop.fake.objects["invoices"][name]["status"] = "uncollectible"
+    _, found = await reconcile(shop.bench.billing, shop.stripe, since=SINCE)
+    assert ["finalised here, uncollectible at the provider"] == [one.problem for one in found]
+
+
 async def test_every_night_is_compared_once_and_kept(
     shop: Shop, ledger_settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:

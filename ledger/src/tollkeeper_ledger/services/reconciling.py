@@ -107,7 +107,11 @@ def _differences(row: Row, said: list[dict[str, Any]]) -> list[Difference]:
         return [Difference(number, f"void here, {one['status']} at the provider") for one in living]
     if not living:
         return [Difference(number, f"not at the provider; its job is {row['job_state']} at {row['step']}")]
-    one = living[0]
+    return [Difference(number, problem) for problem in _problems(row, living[0])]
+
+
+def _problems(row: Row, one: dict[str, Any]) -> list[str]:
+    """Say what an invoice of the ledger's is otherwise at the provider."""
     problems = []
     if row["object_id"] != one["id"]:
         problems.append(f"known here as {row['object_id']}, at the provider as {one['id']}")
@@ -116,8 +120,13 @@ def _differences(row: Row, said: list[dict[str, Any]]) -> list[Difference]:
     paid = 0 if one.get("paid_out_of_band") else int(one.get("amount_paid") or 0)
     if paid != row["paid_minor"]:
         problems.append(f"{row['paid_minor']} paid here, {paid} at the provider")
+    elif one["status"] == "paid" and row["due_minor"] and not row["is_lost"]:
+        # Less than it charges, or out of a balance that the payer has there. A lost dispute took its payment back.
+        problems.append(f"paid at the provider without a payment, {row['due_minor']} due here")
     if one["status"] == "open" and row["due_minor"] == 0:
         problems.append(f"{row['state']} here, open at the provider")
     if one["status"] == "draft":
         problems.append("still a draft at the provider")
-    return [Difference(number, problem) for problem in problems]
+    if one["status"] not in ("draft", "open", "paid", row["state"]):
+        problems.append(f"{row['state']} here, {one['status']} at the provider")
+    return problems

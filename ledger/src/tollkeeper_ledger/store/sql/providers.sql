@@ -124,7 +124,8 @@ ORDER BY array_position(ARRAY['failed', 'ready', 'waiting', 'done'], j.state), j
 -- before.
 SELECT i.invoice_id, i.number, j.facts ->> 'invoice' AS object_id, j.amount_minor, j.step, j.state AS job_state,
        r.state, r.due_minor, (SELECT coalesce(sum(p.amount_minor), 0) FROM payment p
-                              WHERE p.invoice_id = i.invoice_id AND p.provider = j.provider)::bigint AS paid_minor
+                              WHERE p.invoice_id = i.invoice_id AND p.provider = j.provider)::bigint AS paid_minor,
+       EXISTS (SELECT FROM dispute d WHERE d.invoice_id = i.invoice_id AND d.stage = 'lost') AS is_lost
 FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
 WHERE j.kind = 'collect' AND j.provider = $1 AND i.finalised_at >= $2 AND i.finalised_at < $3 ORDER BY i.number;
 
