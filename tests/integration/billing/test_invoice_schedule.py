@@ -13,6 +13,8 @@ from billing_bench import catalogue, use
 from tollkeeper_ledger.app import run_jobs
 from tollkeeper_ledger.config import ConfigurationError
 from tollkeeper_ledger.jobs.runner import SCHEDULES, running_jobs, schedules_with
+from tollkeeper_ledger.services.invoice_issue import Run
+from tollkeeper_ledger.services.invoice_run import run_invoices
 from tollkeeper_ledger.services.invoice_schedule import run_due_invoices
 
 if TYPE_CHECKING:
@@ -51,6 +53,53 @@ async def test_two_runners_of_jobs_make_each_invoice_once(bench: BillingBench) -
     assert [1, 2, 3] == [row["serial"] for row in rows]
     actors = await bench.rows("SELECT DISTINCT actor FROM audit_log WHERE action ~ 'Invoice'")
     assert ["jobs"] == [row["actor"] for row in actors]
+
+
+@pytest.mark.asyncio
+async def test_a_run_by_the_clock_names_who_is_held_and_why(bench: BillingBench) -> None:
+    """Nobody reads its answer, so its log has each held tenant with the reason that `invoice run` gives."""
+    await bench.apply(catalogue(bench.start, "late", "quick"))
+    log = await bench.new_log()
+    await bench.send(log, use("u", bench.start, tenant="late", context_tokens=1), watermark=bench.start)
+    await bench.set_now(bench.start + HOUR + GRACE)
+    with structlog.testing.capture_logs() as logged:
+        made = await run_due_invoices(bench.billing, structlog.get_logger())
+    expected = {
+        (step.held_tenant, step.held_reason)
+        async for step in run_invoices(bench.billing, run=Run(actor="t", request_id="r"), only=None)
+        if step.held_tenant
+    }
+    held = {(one["tenant"], one["reason"]) for one in logged if one["event"] == "invoice held"}
+    assert ({"late"}, 1) == ({tenant for tenant, _ in expected}, made)
+    assert expected == held
+    assert all(reason for _, reason in held)
+
+
+@pytest.mark.asyncio
+async def test_a_duty_that_fails_at_the_start_ends_nothing(bench: BillingBench) -> None:
+    """It is logged by its name; the other duties are done, the runner goes on, and a long run keeps nobody waiting."""
+    done: list[str] = []
+    release = asyncio.Event()
+
+    async def fails() -> None:
+        raise LookupError("no such thing")
+
+    async def takes_long() -> None:
+        await release.wait()
+        done.append("run_invoices")
+
+    async def works() -> None:
+        done.append("bill_thresholds")
+
+    money = {"warn_cards": fails, "run_invoices": takes_long, "bill_thresholds": works}
+    schedules = dict.fromkeys(money, "0 0 1 1 *")
+    with structlog.testing.capture_logs() as logged:
+        async with running_jobs(bench.ingest_pool, structlog.get_logger(), money=money, schedules=schedules):
+            assert ["bill_thresholds"] == done
+            release.set()
+    assert ["bill_thresholds", "run_invoices"] == done
+    failed = [(one["job"], one["error"]) for one in logged if one["event"] == "job failed"]
+    assert [("warn_cards", "no such thing")] == failed
 
 
 def test_invoices_are_scheduled_only_where_it_is_said() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ SCHEDULES = {
     "bill_thresholds": "* * * * *",
 }
 """When each duty is done, as cron has it, in UTC."""
+_LONG = ("archive_months", "run_invoices")
+"""Duties that may take minutes or hours: at the start the others are not kept waiting by them."""
 
 
 def schedules_with(invoice_schedule: str) -> dict[str, str]:
@@ -73,27 +75,40 @@ async def running_jobs(
 ) -> AsyncIterator[None]:
     """Do every duty once, then by the clock until the block ends; one under way is finished first.
 
-    A duty that fails is logged and done again at its next time.
+    Long ones are done beside the others. A duty that fails, also at the start, is logged and done again at its next
+    time.
     """
     duties = {name: duty for name, duty in duties_of(Upkeep(pool, log), archiver, money).items() if name in schedules}
-    for duty in duties.values():
-        await duty()
+    for name, duty in duties.items():
+        if name not in _LONG:
+            await _begin(name, duty, log)
     runner = PgQueuer.from_asyncpg_pool(pool)
     for name, duty in duties.items():
         _schedule(runner, name, schedules[name], duty, log)
+    long = [asyncio.create_task(_begin(name, duties[name], log)) for name in _LONG if name in duties]
     task = asyncio.create_task(runner.run())
     try:
         yield
     finally:
         runner.shutdown.set()
-        await task
+        await asyncio.gather(task, *long)
+
+
+async def _begin(name: str, duty: Duty, log: FilteringBoundLogger) -> None:
+    """Do a duty for the first time; its failure is logged."""
+    with suppress(Exception):
+        await _do(name, duty, log)
+
+
+async def _do(name: str, duty: Duty, log: FilteringBoundLogger) -> None:
+    try:
+        await duty()
+    except Exception as error:
+        log.warning("job failed", job=name, error=str(error), kind=type(error).__name__)
+        raise
 
 
 def _schedule(runner: PgQueuer, name: str, expression: str, duty: Duty, log: FilteringBoundLogger) -> None:
     @runner.schedule(name, expression)
     async def done(_schedule: Schedule) -> None:
-        try:
-            await duty()
-        except Exception as error:
-            log.warning("job failed", job=name, error=str(error), kind=type(error).__name__)
-            raise
+        await _do(name, duty, log)

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Pool
 
 
+_NAMED_MAX = 100
+"""So many held periods of a run are named in the log; the rest are counted."""
+
+
 async def run_due_invoices(pool: Pool, log: FilteringBoundLogger) -> int:
     """Bill every period that is due, as `invoice run` does, and give how many invoices were made.
 
-    Any number of processes may do so at once: each invoice is made once. What is held is logged and tried next time.
+    Any number of processes may do so at once: each invoice is made once. What is held is named with
+    its reason in the log, and tried next time.
     """
     made = held = 0
     run = Run(actor="jobs", request_id=f"jobs/{uuid.uuid4()}")
@@ -26,6 +31,8 @@ async def run_due_invoices(pool: Pool, log: FilteringBoundLogger) -> int:
         async for step in steps:
             made += step.invoice is not None
             held += bool(step.held_tenant)
+            if step.held_tenant and held <= _NAMED_MAX:
+                log.warning("invoice held", tenant=step.held_tenant, reason=step.held_reason)
     if made or held:
         log.info("invoices run", made=made, held=held)
     return made
