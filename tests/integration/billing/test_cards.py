@@ -195,8 +195,8 @@ async def test_a_card_that_can_not_be_tried_fails_no_job(shop: Shop) -> None:
 
 
 async def test_only_another_card_is_tried_after_the_last_failure(shop: Shop) -> None:
-    """Events about the same declined card charge nothing more; another one is charged at once."""
-    await enter(shop, "1", declined=True)
+    """Events about the same declined card charge nothing more; renewed it is tried once, another one at once."""
+    card = await enter(shop, "1", declined=True)
     await tell(shop, entered(shop, 0))
     await shop.work()
     assert [("collect", "pay", "waiting")] == await shop.jobs()
@@ -205,6 +205,12 @@ async def test_only_another_card_is_tried_after_the_last_failure(shop: Shop) -> 
     await tell(shop, *[one for one in shop.fake.events if one["type"] == "customer.updated"], entered(shop, 0))
     await shop.work()
     assert tries == len(paying(shop))
+    method = shop.fake.objects["payment_methods"][card]
+    method["card"]["exp_year"] += 3
+    renewed = {"type": "payment_method.automatically_updated", "livemode": False, "data": {"object": method}}
+    await tell(shop, {"id": "evt_renewed", **renewed}, {"id": "evt_again", **renewed})
+    await shop.work()
+    assert tries + 1 == len(paying(shop))
     other = await enter(shop, "2")
     await tell(shop, entered(shop, 1))
     await shop.work()

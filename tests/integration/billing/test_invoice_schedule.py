@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 from billing_bench import catalogue, use
+from pydantic import SecretStr
+from tollkeeper_ledger import app
 from tollkeeper_ledger.app import run_jobs
 from tollkeeper_ledger.config import ConfigurationError
+from tollkeeper_ledger.jobs import runner
 from tollkeeper_ledger.jobs.runner import SCHEDULES, running_jobs, schedules_with
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices
 from tollkeeper_ledger.services.invoice_schedule import run_due_invoices
+from waiting import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from billing_bench import BillingBench
     from tollkeeper_ledger.config import Settings
 
@@ -40,14 +46,14 @@ async def test_two_runners_of_jobs_make_each_invoice_once(bench: BillingBench) -
     async def duty() -> None:
         made.append(await run_due_invoices(bench.billing, quiet))
 
-    async def runner() -> None:
+    async def jobs() -> None:
         schedules = {"run_invoices": "* * * * *"}
         async with running_jobs(bench.ingest_pool, quiet, money={"run_invoices": duty}, schedules=schedules):
             pass
 
-    await asyncio.gather(runner(), runner())
+    await asyncio.gather(jobs(), jobs())
     assert 3 == sum(made)
-    await runner()
+    await jobs()
     assert 3 == sum(made)
     rows = await bench.rows("SELECT serial FROM invoice ORDER BY serial")
     assert [1, 2, 3] == [row["serial"] for row in rows]
@@ -100,6 +106,42 @@ async def test_a_duty_that_fails_at_the_start_ends_nothing(bench: BillingBench) 
     assert ["bill_thresholds", "run_invoices"] == done
     failed = [(one["job"], one["error"]) for one in logged if one["event"] == "job failed"]
     assert [("warn_cards", "no such thing")] == failed
+
+
+@pytest.mark.asyncio
+async def test_every_duty_runs_by_its_clock(
+    bench: BillingBench, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ledger jobs` gives each schedule a duty and each duty a schedule, and bills by the clock, not at its start only.
+
+    All that is optional is configured; invoices are run each second, which no setting allows.
+    """
+    stop = asyncio.Event()
+    monkeypatch.setattr(app, "stop_by_signals", lambda: stop)
+    monkeypatch.setattr(runner, "schedules_with", lambda text: {**schedules_with(text), "run_invoices": "* * * * * *"})
+    await bench.apply(catalogue(bench.start, "a"))
+    optional = {
+        "invoice_schedule": "*/15 * * * *",
+        "archive_dir": tmp_path,
+        "stripe_key": SecretStr("sk_test"),
+        "stripe_url": "http://127.0.0.1:1",
+    }
+    jobs = asyncio.create_task(run_jobs(ledger_settings.model_copy(update={"database_url": bench.url, **optional})))
+    try:
+        # The first may be made at the start; the second can't.
+        for hours in (1, 2):
+            await bench.set_now(bench.start + hours * HOUR + GRACE)
+
+            async def is_billed(hours: int = hours) -> bool:
+                return jobs.done() or len(await bench.documents("a")) == hours
+
+            await wait_until(is_billed, "an invoice by the clock")
+            assert not jobs.done()
+        rows = await bench.rows("SELECT entrypoint, expression FROM pgqueuer_schedules")
+        assert {**SCHEDULES, "run_invoices": "* * * * * *"} == {row["entrypoint"]: row["expression"] for row in rows}
+    finally:
+        stop.set()
+        await jobs
 
 
 def test_invoices_are_scheduled_only_where_it_is_said() -> None:

@@ -167,7 +167,7 @@ async def put_customer(conn: Connection, payer_id: UUID, *, provider: str, custo
 async def put_method(
     conn: Connection, *, provider: str, customer: str, method: str, label: str, expires: date | None, now: datetime
 ) -> None:
-    """Keep a payer's payment method and, where it is another one, wake the jobs that wait for that."""
+    """Keep a payer's payment method and, where it is another or a renewed one, wake the jobs that wait for that."""
     await conn.execute(sql("providers.put_method"), provider, customer, method, label, expires, now)
 
 

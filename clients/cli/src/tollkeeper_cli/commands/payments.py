@@ -227,7 +227,7 @@ def card_page(
 
 
 def remove_method(context: typer.Context, tenant: TenantOption = "") -> None:
-    """Remove a payer's card at the provider."""
+    """Remove all cards of a payer at the provider. What is owed stays due, and waits for another one."""
     request = payments_pb2.RemovePaymentMethodRequest(request_id=new_request_id(), tenant=require_tenant(tenant))
     call_payments(context, "RemovePaymentMethod", request)
 

@@ -818,7 +818,7 @@ Global___CreateCardPageResponse: _TypeAlias = CreateCardPageResponse  # noqa: Y0
 
 @_typing.final
 class RemovePaymentMethodRequest(_message.Message):
-    """Removes a payment method."""
+    """Removes a payer's cards."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

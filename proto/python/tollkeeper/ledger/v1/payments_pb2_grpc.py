@@ -197,7 +197,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemovePaymentMethod(self, request, context):
-        """Removes the payer's payment method at the provider.
+        """Removes all of the payer's cards at the provider, so that none takes the place of the one that is charged. What the
+        payer owes stays due; trials that ask for a payment method follow. Nothing happens where there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,9 @@ class PaymentServiceStub:
     CreateCardPage: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CreateCardPageRequest, _payments_pb2.CreateCardPageResponse]
     """Makes a page of the provider's on which a payer enters or changes a card."""
     RemovePaymentMethod: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RemovePaymentMethodRequest, _payments_pb2.RemovePaymentMethodResponse]
-    """Removes the payer's payment method at the provider."""
+    """Removes all of the payer's cards at the provider, so that none takes the place of the one that is charged. What the
+    payer owes stays due; trials that ask for a payment method follow. Nothing happens where there is none.
+    """
     ListProviderJobs: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListProviderJobsRequest, _payments_pb2.ListProviderJobsResponse]
     """Lists what is being done at the providers, failures first."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]
@@ -97,7 +99,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     CreateCardPage: _aio.UnaryUnaryMultiCallable[_payments_pb2.CreateCardPageRequest, _payments_pb2.CreateCardPageResponse]  # type: ignore[assignment]
     """Makes a page of the provider's on which a payer enters or changes a card."""
     RemovePaymentMethod: _aio.UnaryUnaryMultiCallable[_payments_pb2.RemovePaymentMethodRequest, _payments_pb2.RemovePaymentMethodResponse]  # type: ignore[assignment]
-    """Removes the payer's payment method at the provider."""
+    """Removes all of the payer's cards at the provider, so that none takes the place of the one that is charged. What the
+    payer owes stays due; trials that ask for a payment method follow. Nothing happens where there is none.
+    """
     ListProviderJobs: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListProviderJobsRequest, _payments_pb2.ListProviderJobsResponse]  # type: ignore[assignment]
     """Lists what is being done at the providers, failures first."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]  # type: ignore[assignment]
@@ -200,7 +204,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.RemovePaymentMethodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.RemovePaymentMethodResponse, _abc.Awaitable[_payments_pb2.RemovePaymentMethodResponse]]:
-        """Removes the payer's payment method at the provider."""
+        """Removes all of the payer's cards at the provider, so that none takes the place of the one that is charged. What the
+        payer owes stays due; trials that ask for a payment method follow. Nothing happens where there is none.
+        """
 
     @_abc_1.abstractmethod
     def ListProviderJobs(
