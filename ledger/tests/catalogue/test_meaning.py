@@ -417,6 +417,56 @@ def test_a_price_names_dimensions_only() -> None:
     assert faults_of(declared, Known()) == []
 
 
+HIDING = """
+version: 1
+seller: {id: s, name: Seller, currency: USD, time_zone: Europe/Berlin}
+meters:
+  - {name: calls, unit: calls, attributes: [user, zone], dimensions: [user, zone], pseudonymise: [user]}
+  - {name: open, unit: calls, attributes: [user, zone], dimensions: [user, zone], pseudonymise: [user]}
+plans:
+  - name: p
+    billing_interval: month
+    prices:
+      - {meter: open, unit_price: "1", match: [{attribute: zone, exact: a}], group_by: [user]}
+"""
+
+
+@pytest.mark.parametrize("value", ["ann", "p1.AAAAAAAAAAAAAAAAAAAAAA"])
+def test_no_price_is_for_a_value_that_is_hidden(value: str) -> None:
+    """A price that matches a hidden attribute is refused by line and field, a tenant's own too; `group_by` may name it.
+
+    Usage has pseudonyms there, which turn with the tenant's key: it would be billed by another price, or by none.
+    """
+    assert faults_of(HIDING, Known()) == []
+    problem = "is for a value of an attribute that is hidden"
+    price = f"{{meter: calls, unit_price: '1', match: [{{attribute: user, exact: {value}}}]}}"
+    matched = f"{HIDING}      - {price}\n"
+    faults = Faults()
+    compare(read_catalogue(matched, source_name="x"), Known(), now=NOW, faults=faults)
+    (fault,) = faults.found
+    assert (matched.splitlines().index(f"      - {price}") + 1, "plans[0].prices[1].match", problem, "calls.user") == (
+        fault.line, fault.field, fault.problem, fault.value,
+    )  # fmt: skip
+    own = f"{HIDING}tenants:\n  - {{id: t, plan: p, prices: [{price}]}}\n"
+    assert faults_of(own, Known()) == [("tenants[0].prices[0].match", problem)]
+    alone = HIDING.partition("meters:")[0] + f"tenants:\n  - {{id: t, plan: p, prices: [{price}]}}\n"
+    assert faults_of(alone, known_after(HIDING)) == [("tenants[0].prices[0].match", problem)]
+
+
+def test_nothing_is_hidden_that_prices_in_force_match() -> None:
+    """To hide an attribute is refused where a plan that stays matches it: subscribed, or open to be."""
+    plain = HIDING.replace(", pseudonymise: [user]", "").replace("attribute: zone", "attribute: user")
+    matched = plain.replace("group_by: [user]", "group_by: [zone]")
+    assert faults_of(matched, Known()) == []
+    hides = [(f"meters[{place}].pseudonymise", "hides an attribute that prices in force match") for place in range(2)]
+    known = known_after(matched)
+    meters = HIDING.partition("plans:")[0]
+    assert faults_of(meters, known) == hides
+    assert faults_of(HIDING, known) == []
+    assert faults_of(HIDING, replace(known, matching={"user": frozenset({"p v1"})})) == hides
+    assert faults_of(HIDING, replace(known_after(HIDING), matching={"user": frozenset({"p v1"})})) == []
+
+
 OWN = """version: 1
 seller: {id: s, name: Seller, currency: USD}
 meters: [{name: tokens, unit: tokens}]

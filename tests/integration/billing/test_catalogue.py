@@ -180,3 +180,30 @@ async def test_every_example_is_stored_and_then_unchanged(bench: BillingBench, n
     assert {change.action for change in await bench.apply(EXAMPLES[name])} == {"unchanged"}
     plans = {row["name"] for row in await bench.rows("SELECT name FROM plan")}
     assert ("messaging-enterprise@bank" in plans) == (name == "messaging")
+
+
+async def test_what_subscriptions_are_billed_by_is_not_hidden(bench: BillingBench) -> None:
+    """An attribute that an older version of a plan matches is not hidden while somebody is billed by that version."""
+    plain = (
+        "version: 1\nseller: {id: shop, name: Shop, currency: USD}\n"
+        "meters:\n  - {name: calls, unit: calls, attributes: [who], dimensions: [who]}\n"
+        "plans:\n  - name: by-who\n    billing_interval: month\n    prices:\n"
+        '      - {meter: calls, unit_price: "1", match: [{attribute: who, exact: ann}]}\n'
+    )
+    grouped = plain.replace("match: [{attribute: who, exact: ann}]", "group_by: [who]")
+    hidden = grouped.replace("dimensions: [who]", "dimensions: [who], pseudonymise: [who]")
+    subscribed = "tenants:\n  - {id: buyer, plan: by-who}\n"
+    await bench.apply(plain + subscribed)
+    await bench.apply(grouped + subscribed)
+    before = await everything(bench)
+    with pytest.raises(CatalogueInvalidError) as caught:
+        await bench.apply(hidden + subscribed)
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.line, fault.value) == ("meters[0].pseudonymise", 4, "who")
+    assert "by-who v1" in fault.bound
+    assert before == await everything(bench)
+    await bench.rows("UPDATE subscription SET ended_at = started_at + interval '1 hour', billed_until = started_at")
+    with pytest.raises(CatalogueInvalidError):
+        await bench.apply(hidden)
+    await bench.rows("UPDATE subscription SET billed_until = ended_at")
+    assert {"update", "unchanged"} == {change.action for change in await bench.apply(hidden)}

@@ -155,7 +155,7 @@ async def apply_catalogue(
 async def _compare(conn: Connection, catalogue: Catalogue, *, source_name: str, now: datetime) -> list[Change]:
     named = {tenant.tenant for tenant in catalogue.tenants}
     named |= {reference.name for reference in catalogue.references if reference.kind == "tenant"}
-    known = await read_known(conn, named)
+    known = await read_known(conn, named, catalogue.meters)
     faults = Faults()
     changes = compare(catalogue, known, now=now, faults=faults)
     if faults.found:

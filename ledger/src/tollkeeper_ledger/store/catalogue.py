@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tollkeeper_ledger.domain.catalogue.compare import newly_hidden
 from tollkeeper_ledger.domain.catalogue.known import Known, KnownPlan, KnownSubscription, KnownTenant
 from tollkeeper_ledger.domain.catalogue.model import Meter, Seller
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
@@ -26,18 +27,30 @@ def _interval(row: Mapping[str, Any]) -> Interval:
     return Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"])
 
 
-async def read_known(conn: Connection, wire_ids: Collection[str]) -> Known:
-    """Read all sellers, meters, features, plans, and the named tenants with their ancestors."""
+async def read_known(conn: Connection, wire_ids: Collection[str], declared: Sequence[Meter]) -> Known:
+    """Read all sellers, meters, features, plans, and the named tenants with their ancestors.
+
+    `declared`: the catalogue's meters; where one hides what it did not, the plans in force that match it are read too.
+    """
     sellers = [_seller(dict(row)) for row in await conn.fetch(sql("catalogue.sellers"))]
     features = await conn.fetch(sql("catalogue.features"))
     tenants = await conn.fetch(sql("catalogue.tenants_named"), sorted(wire_ids))
+    meters = {meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)}
+    hidden = {name for meter in declared for name in newly_hidden(meter, meters.get(meter.name))}
     return Known(
         sellers={seller.seller_id: seller for seller in sellers},
-        meters={meter.name: meter for meter in await read_meters(conn, after="", count_max=EVERYTHING)},
+        meters=meters,
         features=frozenset(row["name"] for row in features),
         plans={row["name"]: _known_plan(row) for row in await read_plans(conn, after="", count_max=EVERYTHING)},
         tenants={row["wire_id"]: _known_tenant(dict(row)) for row in tenants},
+        matching=await _plans_matching(conn, hidden) if hidden else {},
     )
+
+
+async def _plans_matching(conn: Connection, attributes: Collection[str]) -> dict[str, frozenset[str]]:
+    """Give the plans in force that have prices by values of these attributes, with their versions, by attribute."""
+    rows = await conn.fetch(sql("catalogue.plans_matching"), sorted(attributes))
+    return {row["attribute"]: frozenset(row["plans"]) for row in rows}
 
 
 def _seller(row: Mapping[str, Any]) -> Seller:

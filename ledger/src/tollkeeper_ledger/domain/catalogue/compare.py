@@ -6,7 +6,13 @@ import json
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.catalogue.canonical import canonical_json, digest_of, plan_to_json, with_own_prices
+from tollkeeper_ledger.domain.catalogue.canonical import (
+    canonical_json,
+    digest_of,
+    list_plan,
+    plan_to_json,
+    with_own_prices,
+)
 from tollkeeper_ledger.domain.catalogue.known import (
     AddFeature,
     AddPlanVersion,
@@ -39,6 +45,8 @@ def compare(catalogue: Catalogue, known: Known, *, now: datetime, faults: Faults
     _check_parents(catalogue, known, faults)
     _check_aggregations(catalogue, known, faults)
     _check_unique(catalogue, known, faults)
+    _check_matches(catalogue, known, faults)
+    _check_hiding(catalogue, known, faults)
     seller = catalogue.seller or (next(iter(known.sellers.values())) if len(known.sellers) == 1 else None)
     if seller is None:
         faults.add(1, "seller", "is missing", remedy="add `seller: {id: …, name: …, currency: …}`")
@@ -183,6 +191,51 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
                 bound="meters of aggregation " + ", ".join(served),
                 remedy="declare a meter of such an aggregation beside it and record both",
             )
+
+
+def _check_matches(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    """Refuse prices for a value of an attribute that a meter hides: usage has pseudonyms there, which never match."""
+    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    hidden = {name for meter in meters.values() for name in meter.pseudonymised}
+    places = {f"{meter}.{name}" for meter in meters for name in hidden}
+    for reference in catalogue.references:
+        if reference.kind == "dimension" and reference.path.endswith(".match") and reference.name in places:
+            faults.add(
+                reference.line,
+                reference.path,
+                "is for a value of an attribute that is hidden",
+                value=reference.name,
+                bound="attributes that no meter pseudonymises",
+                remedy="match another attribute, or leave it to `group_by`",
+            )
+
+
+def _check_hiding(catalogue: Catalogue, known: Known, faults: Faults) -> None:
+    """Refuse to hide an attribute by whose values a plan has prices that stays in force."""
+    matching = {name: set(plans) for name, plans in known.matching.items()}
+    replaced = {plan.name for plan in catalogue.plans}
+    for name, plan in known.plans.items():
+        # Nobody is subscribed anew to prices that a tenant has of its own.
+        if name not in replaced and list_plan(name) == name:
+            for price in json.loads(plan.definition)["prices"]:
+                for attribute in price.get("match", ()):
+                    matching.setdefault(attribute, set()).add(f"{name} v{plan.version}")
+    for place, meter in enumerate(catalogue.meters):
+        for attribute in newly_hidden(meter, known.meters.get(meter.name)):
+            if attribute in matching:
+                faults.add(
+                    meter.line,
+                    f"meters[{place}].pseudonymise",
+                    "hides an attribute that prices in force match",
+                    value=attribute,
+                    bound="attributes that no price matches; these do: " + ", ".join(sorted(matching[attribute])[:5]),
+                    remedy="change these plans and move their subscriptions first, or hide it in a new meter",
+                )
+
+
+def newly_hidden(meter: Meter, before: Meter | None) -> list[str]:
+    """Give the attributes that a meter hides and did not before, in order."""
+    return sorted(set(meter.pseudonymised) - set(before.pseudonymised if before else ()))
 
 
 def _served(path: str) -> tuple[tuple[str, ...], str]:

@@ -80,6 +80,8 @@ class Known:
     plans: Mapping[str, KnownPlan] = field(default_factory=dict)
     tenants: Mapping[str, KnownTenant] = field(default_factory=dict)
     """Those that the catalogue names, and their ancestors."""
+    matching: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Plans with a version in force that have prices by an attribute's value, by attribute: of those newly hidden."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,19 @@ FROM plan p CROSS JOIN LATERAL (
 ) v
 WHERE p.name > $1 ORDER BY p.name LIMIT $2;
 
+-- name: plans_matching
+-- Gives plans with a version that a subscription has, had in a period that is not closed, or will have, and that has
+-- prices by values of these attributes, by attribute. $1 attributes.
+SELECT attribute, array_agg(DISTINCT p.name || ' v' || v.version) AS plans
+FROM plan_version v JOIN plan p USING (plan_id)
+CROSS JOIN LATERAL jsonb_array_elements(convert_from(v.definition, 'UTF8')::jsonb -> 'prices') AS price
+CROSS JOIN LATERAL jsonb_object_keys(price -> 'match') AS attribute
+WHERE attribute = ANY ($1::text[]) AND EXISTS (
+  SELECT FROM subscription_phase f JOIN subscription s USING (tenant_id, subscription_id)
+  WHERE f.plan_version_id = v.plan_version_id AND (s.ended_at IS NULL OR s.billed_until < s.ended_at)
+)
+GROUP BY attribute;
+
 -- name: tenants_named
 -- Reads tenants with their ancestors and running subscriptions. $1 wire ids.
 WITH RECURSIVE line AS (
