@@ -148,6 +148,41 @@ async def test_a_month_leaves_and_everything_still_adds_up(old: Bench, tmp_path:
     assert [] == await archiver(old, tmp_path).archive_due()
 
 
+@pytest.mark.parametrize("check_only", [True, False])
+async def test_rollups_are_kept_where_their_month_leaves_meanwhile(
+    old: Bench,
+    tmp_path: Path,
+    check_only: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """A rebuild that goes on while months are archived names nothing of them and leaves all that is derived as it is.
+
+    What differs in a month that is still there is made anew as ever.
+    """
+    first, second = months_of(old)
+    tables = [f"usage_rollup_{kind}" for kind in ("minute", "quarter", "state", "value")]
+
+    async def derived() -> list[list[Any]]:
+        return [[tuple(row) for row in await old.rows(f"SELECT * FROM {one} ORDER BY {one}::text")] for one in tables]  # noqa: S608
+
+    before = await derived()
+    assert all(before)
+    async with superuser(old.url) as conn:
+        await conn.execute(
+            "UPDATE usage_rollup_minute SET units = units + 1 WHERE minute >= $1", span_of_month(second)[0]
+        )
+    wrong = await derived()
+    found = []
+    async for hour in rebuild_rollups(old.pool, check_only=check_only):
+        if not found:
+            assert await archiver(old, tmp_path).archive(first) is not None
+        found.append(hour)
+    left = [one for one in found[1:] if one.hour < span_of_month(second)[0]]
+    assert ([], ()) == (left, found[0].findings)
+    assert any(one.findings for one in found)
+    assert (wrong if check_only else before) == await derived()
+    assert [] == (await found_by_audit(old, tmp_path))[0] or check_only
+
+
 async def test_a_batch_may_be_here_and_away(old: Bench, tmp_path: Path) -> None:
     """Where one month of a batch is archived, what stays of it is checked row by row, and all of it is counted."""
     first, _ = months_of(old)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.usage_audit import compare_rollups
 from tollkeeper_ledger.domain.usage_rollup import roll_up
+from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_audit as audit
 from tollkeeper_ledger.store import usage_rollups as store
 from tollkeeper_ledger.store.pool import connection, transaction
@@ -36,12 +37,15 @@ async def rebuild_rollups(pool: Pool, *, check_only: bool) -> AsyncIterator[Rebu
     """Compare every hour's rollups with its records, and make those anew that differ. Safe beside appends.
 
     Appends and closes of a tenant wait while one hour of its rollups is made anew. Idempotent; stopped at any moment
-    it leaves whole hours of whole tenants. Inputs of closed periods are frozen and stay as they are.
+    it leaves whole hours of whole tenants. Inputs of closed periods are frozen and stay as they are. An hour whose
+    month was archived meanwhile keeps its rollups: its records are elsewhere.
     """
     async with connection(pool) as conn:
         hours = await audit.read_hours(conn)
     for hour in hours:
         async with transaction(pool) as conn:
+            if await _is_away(conn, hour):
+                continue
             findings, tenants = await _differences(conn, hour, await _meters(conn))
         if not check_only:
             # Each tenant is two locks, and Postgres has room for a few thousand.
@@ -51,6 +55,12 @@ async def rebuild_rollups(pool: Pool, *, check_only: bool) -> AsyncIterator[Rebu
         yield RebuiltHour(hour=hour, findings=findings)
 
 
+async def _is_away(conn: Connection, hour: datetime) -> bool:
+    """Tell whether an hour's records are in a file only; where they are not, they stay until the transaction ends."""
+    await archives.hold_months(conn)
+    return bool(await archives.archived_between(conn, hour, hour + audit.HOUR))
+
+
 async def _meters(conn: Connection) -> dict[int, MeterFacts]:
     return {facts.meter_id: facts for facts in (await all_meters(conn)).values()}
 
@@ -58,6 +68,8 @@ async def _meters(conn: Connection) -> dict[int, MeterFacts]:
 async def _renew_alone(pool: Pool, hour: datetime, tenants: Sequence[UUID]) -> None:
     """Make an hour of these tenants anew while nobody appends to them; they are in the order of their locks."""
     async with transaction(pool) as conn:
+        if await _is_away(conn, hour):
+            return
         for tenant_id in tenants:
             await lock_tenant(conn, tenant_id)
         # Read under the locks: a meter that is declared by now may have records here.
