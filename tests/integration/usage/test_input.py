@@ -13,7 +13,7 @@ import grpc.aio
 from http_support import METERED
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.app import running
-from tollkeeper_ledger.domain.errors import OverloadedError
+from tollkeeper_ledger.domain.errors import LedgerError, OverloadedError
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_columns import Use
 from tollkeeper_ledger.rpc.registry import usage_input
@@ -87,8 +87,11 @@ class Interrupted(UsageIngest):
         return await super().attempted(work)
 
 
-async def test_who_waits_for_a_commit_that_is_broken_off_is_told(ledger_settings: Settings) -> None:
-    """Each call of it gets an error, none waits for ever; calls after it are committed."""
+async def test_who_waits_for_a_commit_that_is_broken_off_is_told(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of it, and each that waits behind it, hears LEDGER_UNREACHABLE; calls after it are committed."""
+    monkeypatch.setattr(usage_input_service, "COMMIT_RECORDS_MAX", 2)
     async with running(ledger_settings) as ledger:
         await apply(ledger)
         resources = ledger.resources
@@ -99,7 +102,9 @@ async def test_who_waits_for_a_commit_that_is_broken_off_is_told(ledger_settings
             calls = [usage.record([use()]) for _ in range(5)]
             async with asyncio.timeout(60):
                 told = await asyncio.gather(*calls, return_exceptions=True)
-            assert [RuntimeError] * 5 == [type(one) for one in told]
+            reasons = [(one.reason, one.retry_after_ms) for one in told if isinstance(one, LedgerError)]
+            assert reasons == [("LEDGER_UNREACHABLE", 1_000)] * 5
+            assert usage.waiting_of("acme") == 0
         (result,) = await usage.record([use()])
         assert Fate.RECORDED is result.fate
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_BROKEN_OFF_RETRY_MS = 1_000
+
+
 class LedgerError(Exception):
     """Carry a stable reason, a message for people, and what they need to act on it."""
 
@@ -89,6 +92,13 @@ class NotPermittedError(LedgerError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="PERMISSION_DENIED")
+
+
+def broken_off() -> LedgerError:
+    """Give what whoever waits for work hears that ended in its middle: it is done or not, and a repeat tells."""
+    return LedgerError(
+        "the work was broken off; repeat the call", reason="LEDGER_UNREACHABLE", retry_after_ms=_BROKEN_OFF_RETRY_MS
+    )
 
 
 class OverloadedError(LedgerError):

@@ -40,7 +40,11 @@ _PASSING = frozenset({
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.CANCELLED,
 })  # fmt: skip
-"""What passes by itself; with anything else the same call fails again."""
+"""What passes by itself."""
+_DOUBTFUL = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+"""What passes, or fails again each time: nobody knows which."""
+TRIES_MAX = 8
+"""Calls in a row that fail doubtfully before their records are cut out: 36 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class TopicReader:
         self._progress = progress
         self._log = log
         self.counts = Counts()
+        self._failed = 0
+        """Calls in a row that failed doubtfully."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop`; what is under way then is finished. A ledger or a cluster that is away is waited for."""
@@ -88,6 +94,7 @@ class TopicReader:
                 polled = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=RECORDS_MAX)
                 if polled:
                     await self._take(polled)
+                    self._failed = 0
                 wait_s = _WAIT_FIRST_S
                 await self._tell()
             except (KafkaError, grpc.RpcError) as error:
@@ -139,13 +146,19 @@ class TopicReader:
         return dead
 
     async def _results(self, request: usage_pb2.RecordUsageRequest) -> list[usage_pb2.RecordResult]:
-        """Give a result for each record; what the ledger fails at is cut in halves, so that others go on."""
+        """Give a result for each record; what the ledger fails at is cut in halves, so that others go on.
+
+        Raises RpcError where that may pass: the messages are read again.
+        """
         if not request.records:
             return []
         try:
             return list((await self._record_usage(request)).results)
         except grpc.RpcError as error:
             if error.code() in _PASSING:
+                raise
+            if error.code() in _DOUBTFUL and self._failed < TRIES_MAX:
+                self._failed += 1
                 raise
             if len(request.records) == 1:
                 return [usage_pb2.RecordResult(reason=error.code().name, message=error.details() or "")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from tollkeeper_ledger.domain.errors import LedgerError
+from tollkeeper_ledger.domain.errors import LedgerError, broken_off
 from tollkeeper_ledger.rpc.errors import bug, status_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Map each handler's LedgerError to its status; anything else is logged and answered INTERNAL.
 
-    Work that was broken off while its caller still waits is such a thing: gRPC would answer that call never.
+    Work that was broken off while its caller still waits is LEDGER_UNREACHABLE: gRPC would answer that call never, and
+    whoever hears INTERNAL takes it for what fails again.
     """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
@@ -75,7 +76,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             raise error
         if not isinstance(error, LedgerError):
             self._log.error("rpc failed", method=method, exc_info=error)
-            error = bug()
+            error = broken_off() if isinstance(error, asyncio.CancelledError) else bug()
         code, message, metadata = status_of(error)
         await context.abort(code, message, metadata)
 

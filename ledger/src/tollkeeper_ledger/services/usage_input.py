@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError
+from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError, broken_off
 from tollkeeper_ledger.domain.usage import CONFLICT
 from tollkeeper_ledger.services.pseudonyms import hides, stored_pairs
 from tollkeeper_ledger.services.usage_counters import count_readings, keep_counted, rounds_of
@@ -98,7 +98,7 @@ class UsageInput:
         """Commit records, and say of each what became of it; an error in the place of a record is its verdict.
 
         Raises OverloadedError LEDGER_FULL with a time to retry; LedgerError LEDGER_UNREACHABLE where Postgres stays
-        away. Nothing is known of the call's records then: repeat it.
+        away or the commit was broken off. Nothing is known of the call's records then: repeat it.
         """
         checked = await self._checked(uses)
         fit = [use for use in checked if not isinstance(use, LedgerError)]
@@ -180,10 +180,15 @@ class UsageInput:
             jobs = self._take()
             try:
                 await self._write_together(jobs)
+            except asyncio.CancelledError:
+                # Nobody would commit what still waits until somebody else comes.
+                jobs += [job for queue in self._queues.values() for job in queue]
+                self._queues.clear()
+                raise
             finally:
                 self._forget(jobs)
                 for job in jobs:
-                    _tell(job, RuntimeError("the commit was broken off"))  # nothing, where it was answered
+                    _tell(job, broken_off())  # nothing, where it was answered
 
     async def _write_together(self, jobs: Sequence[_Job]) -> None:
         try:
