@@ -26,7 +26,7 @@ from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_o
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now, set_clock, start_clock
 from tollkeeper_ledger.store.pool import open_pools, transaction
-from usage_bench import TENANTS, open_bench
+from usage_bench import TENANTS, open_bench, superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -227,3 +227,22 @@ async def test_a_question_without_an_answer_is_refused(new_database: Callable[[]
             assert field == caught.value.field
         with pytest.raises(UnknownNameError):
             await query_usage(pools, Question(tenant="acme", size=BucketSize.WHOLE, meters=["nothing"]))
+
+
+async def test_a_plain_value_of_what_is_hidden_is_refused(new_database: Callable[[], str]) -> None:
+    """Asked by a plain value of a hidden attribute a report refuses, without the value: nothing is no answer.
+
+    Pseudonyms and values of what is not hidden are served, plain ones of meters that don't hide them too.
+    """
+    async with stopped(new_database, "2026-03-30T10:00:00+00:00") as (bench, pools):
+        async with superuser(bench.url) as conn:
+            await conn.execute("UPDATE meter SET pseudonymised = '{user}' WHERE name = 'k_unique'")
+        whole = {"tenant": "acme", "size": BucketSize.WHOLE, "meters": ["k_unique"]}
+        for where in ({"user": {"ann@x"}}, {"user": {f"p1.{'A' * 22}", "ann@x"}, "zone": {"a"}}):
+            with pytest.raises(InvalidFieldError) as caught:
+                await query_usage(pools, Question(**whole, where=where))
+            assert "where" == caught.value.field
+            assert "ann@x" not in f"{caught.value} {caught.value.metadata}"
+        for served in ({"user": {f"p1.{'A' * 22}"}}, {"zone": {"a"}}):
+            assert [] == await query_usage(pools, Question(**whole, where=served))
+        assert [] == await query_usage(pools, Question(**{**whole, "meters": ["k_tail"]}, where={"user": {"ann@x"}}))

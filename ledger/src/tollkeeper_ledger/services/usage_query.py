@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us, to_us
+from tollkeeper_ledger.domain.pseudonyms import version_of
 from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 from tollkeeper_ledger.domain.usage_archive import need_records
@@ -115,7 +116,10 @@ async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
 
 
 def _declaring(meters: Sequence[MeterInfo], where: Where) -> list[MeterInfo]:
-    """Keep the meters whose records may have the attributes. Raises InvalidFieldError for one that no meter has."""
+    """Keep the meters whose records may have the attributes.
+
+    Raises InvalidFieldError: no meter has one; a value is plain, and one of these meters has pseudonyms of it.
+    """
     for name in where:
         if all(name not in meter.attributes for meter in meters):
             known = sorted({attribute for meter in meters for attribute in meter.attributes})
@@ -123,7 +127,16 @@ def _declaring(meters: Sequence[MeterInfo], where: Where) -> list[MeterInfo]:
                 "where", "names an attribute that no meter asked for declares", value=name,
                 bound=", ".join(known) or "none", remedy="name one of them, or other meters",
             )  # fmt: skip
-    return [meter for meter in meters if all(name in meter.attributes for name in where)]
+    asked = [meter for meter in meters if all(name in meter.attributes for name in where)]
+    for name, values in where.items():
+        hiding = [meter.name for meter in asked if name in meter.facts.hidden]
+        if hiding and any(version_of(value) is None for value in values):
+            # Nothing of the value: it may say who somebody is.
+            raise InvalidFieldError(
+                "where", f"asks for a plain value of {name!r}, which meter {hiding[0]!r} hides",
+                bound="pseudonyms, as a report grouped by it shows them", remedy="name pseudonyms, or other meters",
+            )  # fmt: skip
+    return asked
 
 
 def _check(asked: Question) -> None:

@@ -100,7 +100,8 @@ class QueryUsageRequest(_message.Message):
     def where(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only records whose attributes have these values, as `NAME=VALUE`, up to 32; several of one name = any of them,
         several names = all of them. Meters that don't declare a name are left out; a name that no meter asked for declares
-        is refused. Read from where `group_by` would be.
+        is refused. Of what a meter hides (`pseudonymise`) the values are pseudonyms, as `group_by` gives them; a plain one is
+        refused. Read from where `group_by` would be.
         """
 
     def __init__(
