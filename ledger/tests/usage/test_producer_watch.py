@@ -67,9 +67,33 @@ def test_what_is_behind_is_told_each_time_and_who_is_gone_once() -> None:
     assert [gone, *behind, *behind, gone] == log.lines
 
 
-def test_many_at_once_are_counted() -> None:
-    """A look has a bounded number of lines."""
+def test_many_at_once_are_all_named_in_time() -> None:
+    """A look has a bounded number of lines, the rest is counted; whoever is gone is named by one look, and once."""
     log = Log()
-    ProducerWatch(None, log).look(status(*(producer(one, "lost", None) for one in range(NAMED_MAX + 5))))  # type: ignore[arg-type]
+    watch = ProducerWatch(None, log)  # type: ignore[arg-type]
+    count = 2 * NAMED_MAX + 5
+    gone = status(*(producer(one, "lost", None) for one in range(count)))
+    left = []
+    for _ in range(4):
+        watch.look(gone)
+        left += [value for _, what, value in log.lines if what == "more producers are behind or gone"]
+        log.lines = [line for line in log.lines if line[1] != "more producers are behind or gone"]
+    assert [NAMED_MAX + 5, 5] == left
+    assert [UUID(int=one).hex for one in range(count)] == [name for _, _, name in log.lines]
+
+
+def test_who_is_behind_is_named_beside_many_that_are_gone() -> None:
+    """However many are gone, the first look names who is furthest behind; and those gone beside many behind."""
+    log = Log()
+    watch = ProducerWatch(None, log)  # type: ignore[arg-type]
+    many = [producer(one, "lost", None) for one in range(3 * NAMED_MAX)]
+    slow = [producer(1_000 + one, "open", LAG_PAGE + one * SECOND) for one in range(3 * NAMED_MAX)]
+    watch.look(status(*many, *slow[:2]))
+    assert [("error", "usage lags", UUID(int=1_000 + one).hex) for one in (0, 1)] == log.lines[-3:-1]
     assert NAMED_MAX + 1 == len(log.lines)
-    assert ("error", "more producers are behind or gone", 5) == log.lines[-1]
+    log.lines.clear()
+    watch.look(status(*many, *slow))
+    names = [name for _, _, name in log.lines[:-1]]
+    half = NAMED_MAX // 2
+    assert [UUID(int=one).hex for one in range(NAMED_MAX - 2, NAMED_MAX - 2 + half)] == names[:half]
+    assert [UUID(int=1_000 + 2 * NAMED_MAX + half + one).hex for one in range(half)] == names[half:]

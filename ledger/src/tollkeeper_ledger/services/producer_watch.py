@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.services.reports import ingest_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from structlog.typing import FilteringBoundLogger
 
@@ -37,20 +37,24 @@ class ProducerWatch:
         """Tell of what is behind or gone in this status."""
         found = list(_sources(status))
         gone = {name: state for name, state, _ in found if state in ("silent", "lost")}
-        lines: list[tuple[Callable[..., object], str, dict[str, object]]] = [
-            (self._log.error, "producer is gone; what it had not sent is missing", {"producer": name, "state": state})
-            for name, state in gone.items()
-            if name not in self._gone
-        ]
-        self._gone = set(gone)
-        for name, state, lag in found:
-            if state == "open" and lag is not None and lag >= LAG_ALARM:
-                tell = self._log.error if lag >= LAG_PAGE else self._log.warning
-                lines.append((tell, "usage lags", {"producer": name, "lag_s": lag // timedelta(seconds=1)}))
-        for tell, what, fields in lines[:NAMED_MAX]:
-            tell(what, **fields)
-        if len(lines) > NAMED_MAX:
-            self._log.error("more producers are behind or gone", count=len(lines) - NAMED_MAX)
+        untold = [name for name in gone if name not in self._gone]
+        behind = sorted(
+            ((lag, name) for name, state, lag in found if state == "open" and lag is not None and lag >= LAG_ALARM),
+            reverse=True,
+        )
+        # Each kind has its half at least: those that were gone long ago hide nobody who is behind now, nor the reverse.
+        lagging = sorted(behind[: max(NAMED_MAX // 2, NAMED_MAX - len(untold))])
+        named = untold[: NAMED_MAX - len(lagging)]
+        for name in named:
+            self._log.error("producer is gone; what it had not sent is missing", producer=name, state=gone[name])
+        for lag, name in lagging:
+            tell = self._log.error if lag >= LAG_PAGE else self._log.warning
+            tell("usage lags", producer=name, lag_s=lag // timedelta(seconds=1))
+        # Who was not named is named by a later look.
+        self._gone = (self._gone & gone.keys()) | set(named)
+        left = len(untold) + len(behind) - len(named) - len(lagging)
+        if left:
+            self._log.error("more producers are behind or gone", count=left)
 
 
 def _sources(status: IngestStatus) -> Iterator[tuple[str, str, timedelta | None]]:
