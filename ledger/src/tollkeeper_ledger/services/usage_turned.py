@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -41,22 +42,39 @@ async def without_turned(
     if not hidden:
         return dict(taken)
     pairs = {at: (tenant_ids[records.tenant[at]], records.ids[at]) for at in hidden}
-    stored = await find_stored(conn, list(set(pairs.values())))
-    for at in range(len(records)):
-        # Those of this very transaction are not stored yet.
-        pair = (tenant_ids[records.tenant[at]], records.ids[at])
-        if at not in taken and pair not in stored:
+    # The time is part of what must be the same, but where the system made the id.
+    stored = await find_stored(conn, [(*pair, _time_of(merged, at)) for at, pair in pairs.items()])
+    return await asyncio.to_thread(_told, merged, dict(taken), hidden, pairs, stored)
+
+
+def _told(
+    merged: Merged,
+    taken: dict[int, bool],
+    hidden: Mapping[int, set[str]],
+    pairs: Mapping[int, tuple[UUID, str]],
+    stored: dict[tuple[UUID, str], tuple[dict[str, str], bytes]],
+) -> dict[int, bool]:
+    """Judge the places of `hidden` by what is stored of them, or by the record of this very transaction."""
+    records = merged.records
+    wanted = {(records.tenant[at], pair[1]): pair for at, pair in pairs.items() if pair not in stored}
+    ids = {name for _, name in wanted}
+    for at, name in enumerate(records.ids):
+        if name in ids and at not in taken and (pair := wanted.pop((records.tenant[at], name), None)) is not None:
             stored[pair] = (json.loads(records.attributes[at]), records.hashes[at])
-    told = dict(taken)
     for at, names in hidden.items():
         if pairs[at] in stored:
             attributes, kept_hash = stored[pairs[at]]
-            told[at] = _hash_at_its_time(merged, at, attributes, names) == kept_hash
-    return told
+            taken[at] = _hash_at_its_time(merged, at, attributes, names) == kept_hash
+    return taken
 
 
 def _hidden(shape: Sequence[str], meters: Mapping[str, MeterFacts]) -> set[str]:
     return {name for meter in shape if meter in meters for name in meters[meter].hidden}
+
+
+def _time_of(merged: Merged, at: int) -> int | None:
+    """Give the event time that is part of a record's content; None where the system made the id, and the time."""
+    return None if merged.records.flags[at] & FLAG_SYSTEM_ID else merged.records.event_us[at]
 
 
 def _hash_at_its_time(merged: Merged, at: int, stored: Mapping[str, str], hidden: set[str]) -> bytes | None:
@@ -68,5 +86,5 @@ def _hash_at_its_time(merged: Merged, at: int, stored: Mapping[str, str], hidden
         tenant=merged.tenants[records.tenant[at]],
         quantities=zip(merged.shapes[records.shape[at]], records.units[at], strict=True),
         attributes=attributes.items(),
-        event_time_us=None if records.flags[at] & FLAG_SYSTEM_ID else records.event_us[at],
+        event_time_us=_time_of(merged, at),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import Problem
 from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
@@ -217,12 +218,23 @@ async def find_taken(
 
 
 async def find_stored(
-    conn: Connection, pairs: Sequence[tuple[UUID, str]]
+    conn: Connection, asked: Sequence[tuple[UUID, str, int | None]]
 ) -> dict[tuple[UUID, str], tuple[dict[str, str], bytes]]:
-    """Give attributes and content hashes of stored records by (tenant, id); archived ones are left out."""
-    tenant_ids, ids = [tenant_id for tenant_id, _ in pairs], [record_id for _, record_id in pairs]
-    rows = await conn.fetch(sql("usage.stored_of_ids"), tenant_ids, ids)
-    return {(row["tenant_id"], row["id"]): (row["attributes"], row["content_hash"]) for row in rows}
+    """Give attributes and content hashes of stored records by (tenant, id); archived ones are left out.
+
+    `asked`: tenant id, id, and event time in microseconds; None = at any time, which looks through every month.
+    """
+    found: dict[tuple[UUID, str], tuple[dict[str, str], bytes]] = {}
+    placed = {(tenant_id, record_id, event_us) for tenant_id, record_id, event_us in asked if event_us is not None}
+    others = {(tenant_id, record_id) for tenant_id, record_id, event_us in asked if event_us is None}
+    for statement, columns in (
+        ("usage.stored_at", [(*key, from_us(event_us)) for *key, event_us in placed]),
+        ("usage.stored_of_ids", list(others)),
+    ):
+        if columns:
+            rows = await conn.fetch(sql(statement), *map(list, zip(*columns, strict=True)))
+            found |= {(row["tenant_id"], row["id"]): (row["attributes"], row["content_hash"]) for row in rows}
+    return found
 
 
 async def make_month(conn: Connection, month: date) -> None:

@@ -91,8 +91,20 @@ JOIN usage_id known ON known.tenant_id = tenant_ids[record.tenant] AND known.id 
 WHERE known.batch_id <> ($7::bigint[])[width_bucket(place, $8::bigint[])] OR known.seq <> record.seq
 ORDER BY place;
 
+-- name: stored_at
+-- Gives the attributes and content hashes of stored records by their ids and event times: a look at one key of one
+-- month each. Pairwise: $1 tenant ids, $2 ids, $3 event times.
+SELECT known.tenant_id, known.id, known.content_hash, record.attributes
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS asked (tenant_id, id, event_time)
+JOIN usage_id known ON known.tenant_id = asked.tenant_id AND known.id = asked.id
+CROSS JOIN LATERAL (
+  SELECT attributes FROM usage_record
+  WHERE tenant_id = asked.tenant_id AND event_time = asked.event_time AND id = asked.id AND batch_id = known.batch_id
+  OFFSET 0
+) AS record;
+
 -- name: stored_of_ids
--- Gives the attributes and content hashes of stored records by their ids. Pairwise: $1 tenant ids, $2 ids.
+-- Gives the attributes and content hashes of stored records by their ids alone. Pairwise: $1 tenant ids, $2 ids.
 SELECT known.tenant_id, known.id, known.content_hash, record.attributes
 FROM unnest($1::uuid[], $2::text[]) AS asked (tenant_id, id)
 JOIN usage_id known ON known.tenant_id = asked.tenant_id AND known.id = asked.id
