@@ -131,14 +131,15 @@ async def test_hidden_users_are_counted_billed_and_forgotten(
     assert any("log" in path for path in found["name"]), found
     assert mark.encode() + b"@" not in everything_in_redis(platform.stack.environment()["TOLLKEEPER_REDIS_URL"])
     code, out, _ = run("tenant", "forget-pseudonyms", TENANT, "--note", "they asked us to", "--yes")
-    assert (code, "p2" in out) == (0, True), out
+    version = re.search(r"\bp([0-9]+)\b", out)
+    assert (code, version is not None) == (0, True), out
     give_up_s = time.monotonic() + 120
     for target in (platform.target, more_sidecars[0]):
         while True:
             new = f"new-{uuid.uuid4()}"
             assert sent(target, [used(new, at, "private-users", person=people[0], site="south")]) == [RECORDED]
             (name,) = [one.attributes["person"] for one in await platform.stored(TENANT) if one.id == new]
-            if name.startswith("p2."):
+            if version is not None and name.startswith(f"p{version[1]}."):
                 break
             assert name in names
             assert time.monotonic() < give_up_s, "the sidecar never heard of the new key"

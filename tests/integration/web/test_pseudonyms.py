@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import httpx
 
 RECORDED, DUPLICATE = "RECORD_OUTCOME_RECORDED", "RECORD_OUTCOME_DUPLICATE"
-PSEUDONYM = re.compile(r"p[1-9]\.[A-Za-z0-9_-]{22}")
+PSEUDONYM = re.compile(r"p[1-9][0-9]*\.[A-Za-z0-9_-]{22}")
 
 
 def record(**changed: Any) -> dict[str, Any]:
@@ -54,9 +54,11 @@ async def test_a_destroyed_key_changes_nothing_that_is_stored(http: httpx.AsyncC
     neighbour = await who_is_stored(http, "other", "ann")
     forget = {"request_id": "forget", "note": "she asked us to"}
     told = [await http.post("/v1/tenants/acme/pseudonyms:forget", json=forget) for _ in range(2)]
-    assert [answer.json() for answer in told] == [{"version": 2}] * 2, told[0].text
+    version = told[0].json()["version"]
+    assert version > 1
+    assert [answer.json() for answer in told] == [{"version": version}] * 2, told[0].text
     async with asyncio.timeout(60):
-        while not (name := await who_is_stored(http, "acme", "ann")).startswith("p2."):
+        while not (name := await who_is_stored(http, "acme", "ann")).startswith(f"p{version}."):
             assert name == before
     assert (await http.post("/v1/usage", json=one)).json()["outcome"] == DUPLICATE
     for changed in ({"quantities": [{"meter": "requests", "units": 4}]}, {"attributes": {"path": "/b", "who": "ann"}}):

@@ -26,5 +26,8 @@ async def read_keys(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID
 
 
 async def turn_key(conn: Connection, tenant_id: UUID) -> int:
-    """Destroy a tenant's key; give the version of the one in its place, 0 where there was none."""
+    """Destroy a tenant's key; give the version of the one in its place, 0 where there was none.
+
+    Versions rise by 1 to 1,000, so that a ledger which was restored from before gives another one.
+    """
     return await conn.fetchval(sql("pseudonyms.turn_key"), tenant_id) or 0

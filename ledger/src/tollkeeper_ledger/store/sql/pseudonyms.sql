@@ -11,7 +11,8 @@ ON CONFLICT (tenant_id) DO NOTHING;
 SELECT tenant_id, version, secret FROM pseudonym_key WHERE tenant_id = ANY ($1::uuid[]);
 
 -- name: turn_key
--- Overwrites the key of a tenant by one of the next version, which it gives. $1 tenant id.
-UPDATE pseudonym_key SET version = version + 1, secret = new_pseudonym_secret(), made_at = ledger_now()
+-- Overwrites the key of a tenant by one of a later version, which it gives. $1 tenant id. By a random step: who restores
+-- a backup from before and destroys the key again has no other secret under the version that was lost.
+UPDATE pseudonym_key SET version = version + 1 + floor(random() * 1000)::integer, secret = new_pseudonym_secret(), made_at = ledger_now()
 WHERE tenant_id = $1
 RETURNING version;
