@@ -15,15 +15,17 @@ import pytest
 from quarantine_support import discard, keys_of, release
 from rollup_support import KINDS, add_kinds
 from tampering import is_located, tamper
+from tollkeeper_ledger.config import Settings
 from tollkeeper_ledger.domain.usage_audit import Finding
 from tollkeeper_ledger.domain.usage_quarantine import ActOutcome
 from tollkeeper_ledger.services import usage_rebuild
 from tollkeeper_ledger.services.usage_audit import verify_usage
+from tollkeeper_ledger.services.usage_proofs import prove_usage
 from tollkeeper_ledger.services.usage_rebuild import rebuild_rollups
 from tollkeeper_ledger.services.usage_roots import KEY_FILE, ROOTS_FILE, RootSigner, read_roots_file
 from tollkeeper_ledger.services.usage_voids import void_usage
-from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import open_pool, transaction
+from tollkeeper_ledger.store.clock import ledger_now, set_clock
+from tollkeeper_ledger.store.pool import open_pool, open_pools, transaction
 from usage_bench import TENANTS, add_catalogue, open_bench, superuser
 
 if TYPE_CHECKING:
@@ -123,6 +125,29 @@ async def test_any_changed_field_is_found_and_its_row_named(new_database: Callab
             await attempt.rollback()
         assert [] == await audit(conn)
         assert len(changed) > 50 or TAMPERINGS < 500
+
+
+async def test_a_record_is_proved_by_the_first_root_that_covers_it(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """However many roots were signed while its commit was under way: the clock stands, so all are of its time."""
+    url = await asyncio.to_thread(new_database)
+    settings = Settings(database_url=url, redis_url="redis://unused.invalid")
+    async with open_bench(url) as bench, open_pools(settings) as pools:
+        async with bench.pool.acquire() as conn:
+            await set_clock(conn, now=None, speed_milli=0)
+        signer = RootSigner(pools.billing, tmp_path, installation_id=bytes(16))
+        log = await bench.new_log()
+        for number in range(15):
+            log.record(bench.use(f"root-{number}"))
+            await bench.ingest.append(log.cut(number))
+            assert await signer.tick()
+        roots = read_roots_file(tmp_path)
+        for number in range(15):
+            _, proof = await prove_usage(pools, tenant="acme", record_id=f"root-{number}")
+            assert proof.root is not None
+            assert roots[number].statement == proof.root.statement
+            assert [] == list(proof.later_batches)
 
 
 async def test_a_history_that_was_rewritten_as_a_whole_is_found(bench: Bench, tmp_path: Path) -> None:

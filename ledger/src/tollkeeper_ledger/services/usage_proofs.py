@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import UnknownNameError
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Pools
     from tollkeeper_ledger.store.verifying import StoredLink
 
-_ROOTS_MAX = 10
-"""Roots after a commit among which the first that covers it is."""
+_ROOTS_AT_ONCE = 100
 _NAME_IT_BY_TIME = (
     "ids are kept for 49 days: for an older record give its event time to the microsecond as well (event_time, `--at`)"
 )
@@ -99,8 +99,13 @@ async def _proof(
 
 async def _root_after(conn: Connection, stream: int, position: int, at_us: int) -> tuple[SignedRoot | None, int]:
     """Give the first root that covers a link and the position that it signs; none and the link's own without one."""
-    for root in await store.roots_since(conn, from_us(at_us), count_max=_ROOTS_MAX):
-        for head in read_statement(root.statement)[1]:
-            if head.stream == stream and head.position >= position:
-                return root, head.position
+    # The link's time was read before its commit waited for locks: roots of others may lie in between.
+    for skip in count(0, _ROOTS_AT_ONCE):
+        roots = await store.roots_since(conn, from_us(at_us), skip=skip, count_max=_ROOTS_AT_ONCE)
+        for root in roots:
+            for head in read_statement(root.statement)[1]:
+                if head.stream == stream and head.position >= position:
+                    return root, head.position
+        if len(roots) < _ROOTS_AT_ONCE:
+            break
     return None, position

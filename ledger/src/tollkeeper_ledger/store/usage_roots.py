@@ -52,9 +52,9 @@ async def read_roots(conn: Connection) -> AsyncIterator[StoredRoot]:
         after = rows[-1]["root_id"]
 
 
-async def roots_since(conn: Connection, at: datetime, *, count_max: int) -> list[SignedRoot]:
-    """Give signed roots of a time and later, in order."""
-    return [SignedRoot(**row) for row in await conn.fetch(sql("audit.roots_since"), at, count_max)]
+async def roots_since(conn: Connection, at: datetime, *, skip: int, count_max: int) -> list[SignedRoot]:
+    """Give signed roots of a time and later, in order, without the first `skip` of them."""
+    return [SignedRoot(**row) for row in await conn.fetch(sql("audit.roots_since"), at, count_max, skip)]
 
 
 async def link_hash_at(conn: Connection, stream: int, position: int) -> bytes | None:

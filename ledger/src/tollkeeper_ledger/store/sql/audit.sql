@@ -105,8 +105,8 @@ SELECT statement, signature, public_key FROM usage_root ORDER BY root_id DESC LI
 SELECT root_id, signed_at, statement, signature, public_key FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
 
 -- name: roots_since
--- Gives signed roots of a time and later, in order. $1 ledger time, $2 most.
-SELECT statement, signature, public_key FROM usage_root WHERE signed_at >= $1 ORDER BY root_id LIMIT $2;
+-- Gives signed roots of a time and later, in order. $1 ledger time, $2 most, $3 how many to leave out at first.
+SELECT statement, signature, public_key FROM usage_root WHERE signed_at >= $1 ORDER BY root_id LIMIT $2 OFFSET $3;
 
 -- name: link_hash
 -- Gives the hash of a link. $1 stream, $2 position.
