@@ -7,11 +7,14 @@ import asyncio
 import random
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.errors import LedgerError, PreconditionError
 from tollkeeper_ledger.domain.usage import DAY_US, AppendOutcome, ProducerPosition
+from tollkeeper_ledger.services import usage
+from tollkeeper_ledger.services.producers import IN_FLIGHT_MAX
 from tollkeeper_ledger.services.usage import UsageIngest
 from usage_bench import HOLDER, TENANTS, open_bench, superuser
 from usage_faults import ROLLUP_DIFFERENCES
@@ -36,6 +39,27 @@ async def test_a_batch_is_stored_with_its_sums_and_its_link(bench: Bench) -> Non
     assert (1, 100, 100, 0, 0, 0, 0) == tuple(
         link[name] for name in ("first_seq", "last_seq", "stored", "duplicates", "conflicts", "quarantined", "holes")
     )
+
+
+async def test_an_append_ends_in_time_or_never_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits too long for others is undone, told as such, and stored when it is sent again.
+
+    So what a backup may lack is known: what began five minutes before it.
+    """
+    assert usage.APPEND_MAX + timedelta(seconds=60) <= IN_FLIGHT_MAX
+    log = await bench.new_log()
+    log.record(bench.use("in-time"))
+    with monkeypatch.context() as short:
+        short.setattr(usage, "APPEND_MAX", timedelta(milliseconds=200))
+        async with superuser(bench.url) as conn, conn.transaction():
+            await conn.execute("SELECT FROM producer WHERE producer_id = $1 FOR UPDATE", log.producer_id)
+            async with asyncio.timeout(60):
+                with pytest.raises(LedgerError) as told:
+                    await bench.ingest.append(log.cut())
+    assert "LEDGER_UNREACHABLE" == told.value.reason
+    assert [] == await bench.stored(log)
+    assert 1 == (await bench.ingest.append(log.cut())).stored
+    assert [(1, "in-time")] == await bench.stored(log)
 
 
 @pytest.mark.parametrize("seed", range(4))

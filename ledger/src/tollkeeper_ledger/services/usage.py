@@ -34,6 +34,7 @@ from tollkeeper_ledger.domain.usage_producer import (
     unknown,
 )
 from tollkeeper_ledger.services.chain_slot import ChainSlot
+from tollkeeper_ledger.services.producers import IN_FLIGHT_MAX
 from tollkeeper_ledger.services.usage_append import append_batch, append_batches
 from tollkeeper_ledger.services.usage_commits import UsageCommits
 from tollkeeper_ledger.services.usage_served import Served
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
 SAFE_AFTER = timedelta(hours=24)
 """Age from which a commit counts as safe from a restore, where nobody has said better."""
+
+APPEND_MAX = IN_FLIGHT_MAX - timedelta(minutes=1)
+"""Bound of an append's transaction; what is left may go by until Postgres has undone it."""
 
 _EVER_US = 2**62
 
@@ -175,16 +179,15 @@ class UsageIngest:
     async def attempted(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """Await `work`, which appends in a transaction of its own, anew where Postgres broke it off or was set back.
 
-        Raises LedgerError LEDGER_UNREACHABLE where Postgres stays away.
+        Raises LedgerError LEDGER_UNREACHABLE where Postgres stays away, or every attempt waited too long for others.
         """
         restores = self._restores
-        if restores is None:
-            return await attempted(self._pool, work)
 
-        async def noticed(conn: Connection) -> Answer:
-            return await restores.noticed(lambda: work(conn))
+        async def bounded(conn: Connection) -> Answer:
+            async with asyncio.timeout(APPEND_MAX.total_seconds()):
+                return await (work(conn) if restores is None else restores.noticed(lambda: work(conn)))
 
-        return await attempted(self._pool, noticed)
+        return await attempted(self._pool, bounded)
 
     async def _need_timeline(self, conn: Connection, batches: Sequence[UsageBatch]) -> None:
         """Look, before levels change, whether Postgres was set back. Raises SetBackError, for `attempted`."""
