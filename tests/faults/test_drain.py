@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CATALOGUE = "tests/e2e/catalogue.yaml"
 PENDING = 10_000
 PER_CALL = 1_000
+DRAINED_S = 30.0
+"""Bound of a stop that reaches its ledger, on cores that others use too; far below the 150 s that it may take."""
 RECORDED = usage_pb2.RECORD_OUTCOME_RECORDED
 
 
@@ -129,10 +131,10 @@ async def test_a_stop_ships_what_is_pending_before_it_ends(platform: Platform, r
         line.heal()
         healed_s = time.monotonic()
         code = await ended(sidecar)
-        report(
-            f"SIGTERM with {PENDING} records pending: over {time.monotonic() - healed_s:.2f} s after the line healed"
-        )
+        took_s = time.monotonic() - healed_s
+        report(f"SIGTERM with {PENDING} records pending: over {took_s:.2f} s after the line healed")
         assert 0 == code
+        assert took_s < DRAINED_S
         # The process is gone: this is what it had done before.
         stopped = await producer(platform, sent_by)
         assert ("closed", len(ids)) == (stopped.state, stopped.committed_seq)
