@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+import pytest
 from http_support import METERED
 from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
 from tollkeeper_ledger.app import running
@@ -26,7 +27,6 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    import pytest
     from tollkeeper_ledger.app import Running
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.domain.usage import AppendOutcome
@@ -127,7 +127,10 @@ class Gated(UsageIngest):
 async def test_one_tenant_never_takes_all_the_room_or_all_the_turns(
     ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenant that sends more than can be committed is refused at half the room; another finds room and is next."""
+    """A tenant that sends more than can be committed is refused at half the room; another finds room and is next.
+
+    A call for both is refused whole, and takes no room.
+    """
     monkeypatch.setattr(usage_input_service, "WAITING_RECORDS_MAX", 400)
     monkeypatch.setattr(usage_input_service, "COMMIT_RECORDS_MAX", 40)
     async with running(ledger_settings) as ledger:
@@ -138,6 +141,9 @@ async def test_one_tenant_never_takes_all_the_room_or_all_the_turns(
         usage = UsageInput(ingest, limits.tenants, resources.clock, producer_id=uuid.uuid4())
         noisy = [asyncio.create_task(usage.record([use() for _ in range(10)])) for _ in range(100)]
         await wait_until(lambda: _count(noisy, done=80))
+        with pytest.raises(OverloadedError):
+            await usage.record([use(tenant="other"), use()])
+        assert usage.waiting_of("other") == 0
         quiet = [asyncio.create_task(usage.record([use(tenant="other")])) for _ in range(3)]
         mixed = asyncio.create_task(usage.record([use(tenant="other"), use(tenant="nobody"), use(tenant="other")]))
         await wait_until(lambda: _waits(usage, "other", 5))

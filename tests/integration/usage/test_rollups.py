@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from rollup_support import KINDS, QUARTER_US, add_kinds, expected, kept
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
-from tollkeeper_ledger.domain.usage import DAY_US
+from tollkeeper_ledger.domain.periods import from_us, to_us
+from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US, UNITS_MAX
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
@@ -85,6 +86,39 @@ async def test_rollups_equal_the_records_whatever_order(new_database: Callable[[
                     assert (0, len(ids)) == await void(bench, tenant, ids)
             alive = {name: use for name, use in alive.items() if name not in voids}
         assert expected(alive.values()) == await kept(bench)
+
+
+async def test_sums_are_exact_beyond_64_bits_and_at_every_edge(new_database: Callable[[], str]) -> None:
+    """Records of the largest units in one minute add up beyond 2^63, by one batch and onto what is there.
+
+    Those at the last and first microsecond of a minute, a quarter of an hour, a day and a month count where they lie.
+    """
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench:
+        await add_kinds(bench)
+        month_us = to_us(from_us(bench.now_us).replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+        turns = [month_us, *(bench.now_us // size * size for size in (MINUTE_US, QUARTER_US, DAY_US))]
+        edges = [turn + by for turn in turns for by in (-1, 0)]
+        log = await bench.new_log()
+        every: list[Use] = []
+        for batch in range(2):
+            uses = [
+                bench.use(
+                    f"{batch}-{number}",
+                    event_us=edges[number] if number < len(edges) else month_us,
+                    quantities=tuple((meter, UNITS_MAX) for meter in ("k_sum", "k_avg", "requests")),
+                    attributes=(("zone", "z"),),
+                )
+                for number in range(800)
+            ]
+            first = len(log.entries)
+            log.record(*uses)
+            every += uses
+            outcome = await bench.ingest.append(log.cut(first))
+            assert (len(uses), 0) == (outcome.stored, outcome.quarantined)
+        told = await kept(bench)
+        assert expected(every) == told
+        assert max(units for units, _ in told.minutes.values()) > 2**63
 
 
 async def test_voids_beside_appends_of_the_same_minutes_lose_nothing(new_database: Callable[[], str]) -> None:
