@@ -49,10 +49,10 @@ def use(**changed: Any) -> Use:
     return Use(**{**fields, **changed})
 
 
-async def apply(ledger: Running) -> None:
+async def apply(ledger: Running, yaml: str = METERED) -> None:
     """Declare tenants and meters."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
-        request = admin_pb2.ApplyCatalogueRequest(request_id="metered", yaml=METERED)
+        request = admin_pb2.ApplyCatalogueRequest(request_id=secrets.token_hex(8), yaml=yaml)
         await admin_pb2_grpc.AdminServiceStub(channel).ApplyCatalogue(request)
 
 
@@ -72,6 +72,24 @@ async def test_a_way_in_is_a_closed_producer_with_a_true_watermark(ledger_settin
             received = await conn.fetchval(RECEIVED)
         assert (row["state"], row["committed_seq"]) == ("closed", 40)
         assert before_us <= to_us(received) <= to_us(row["watermark"])
+
+
+async def test_who_hides_by_meters_of_a_moment_ago_gets_the_key(ledger_settings: Settings) -> None:
+    """A call that began before a catalogue hid nothing any more has the keys that it needs."""
+    async with running(ledger_settings) as ledger:
+        await apply(ledger)
+        tenants = (await open_limits(ledger.resources)).tenants
+        views = await tenants.get({"acme"})
+        assert tenants.hides
+        before = await tenants.pseudonym_keys(views.values())
+        try:
+            await apply(ledger, METERED.replace("pseudonymise: [who]", "pseudonymise: []"))
+            await tenants.catch_up()
+            assert not tenants.hides
+            assert await tenants.pseudonym_keys(views.values()) == before
+        finally:
+            await apply(ledger)
+    assert set(before) == {"acme"}
 
 
 class Interrupted(UsageIngest):

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.usage import CONFLICT, FLAG_SYSTEM_ID
 from tollkeeper_ledger.domain.windows import add_months
+from tollkeeper_ledger.services import pseudonyms
+from tollkeeper_ledger.services.pseudonyms import PseudonymKeys
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.usage_batches import make_month
 from usage_bench import superuser
 
 if TYPE_CHECKING:
+    import pytest
     from usage_bench import Bench
     from usage_support import Use
 
@@ -88,3 +91,15 @@ async def test_a_conflict_costs_a_look_at_one_month(bench: Bench) -> None:
     assert len(rows) == nodes[0]["Actual Rows"]
     assert [len(rows)] == [node["Actual Loops"] for node in read]
     assert ["Index Scan"] == [node["Node Type"] for node in read]
+
+
+async def test_every_key_that_is_asked_for_is_given(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where memory has no room for all of them at once, those that it has among them."""
+    monkeypatch.setattr(pseudonyms, "_CACHED_MAX", 1)
+    keys = PseudonymKeys(bench.pool)
+    everybody = set(bench.tenants.values())
+    assert len(everybody) > 1
+    told = [await keys.get(everybody) for _ in range(2)]
+    assert [everybody] * 2 == [set(one) for one in told]
+    assert told[0] == told[1]
+    assert 1 == sum(keys.known(tenant_id) is not None for tenant_id in everybody)

@@ -37,22 +37,23 @@ class PseudonymKeys:
 
     async def get(self, tenant_ids: Collection[UUID]) -> dict[UUID, PseudonymKey]:
         """Give the keys of tenants that exist; made where there are none."""
-        missing = [tenant_id for tenant_id in tenant_ids if tenant_id not in self._keys]
-        if missing:
-            await self.read(missing)
-        return {tenant_id: key for tenant_id in tenant_ids if (key := self._keys.get(tenant_id)) is not None}
+        found = {tenant_id: key for tenant_id in tenant_ids if (key := self._keys.get(tenant_id)) is not None}
+        # Not out of memory again: it may have no room for all of them.
+        return found | await self.read([tenant_id for tenant_id in tenant_ids if tenant_id not in found])
 
-    async def read(self, tenant_ids: Collection[UUID]) -> None:
-        """Read the keys of tenants that exist, whatever is in memory; made where there are none."""
+    async def read(self, tenant_ids: Collection[UUID]) -> dict[UUID, PseudonymKey]:
+        """Read and give the keys of tenants that exist, whatever is in memory; made where there are none."""
         if not tenant_ids:
-            return
+            return {}
         async with connection(self._pool) as conn:
             found = await read_keys(conn, set(tenant_ids))
         for tenant_id, key in found.items():
             before = self._keys.pop(tenant_id, None)
-            self._keys[tenant_id] = before if before is not None and before.version > key.version else key
+            found[tenant_id] = before if before is not None and before.version > key.version else key
+        self._keys |= found
         while len(self._keys) > _CACHED_MAX:
             del self._keys[next(iter(self._keys))]
+        return found
 
     def clear(self) -> None:
         """Forget every key: Postgres may have gone back."""

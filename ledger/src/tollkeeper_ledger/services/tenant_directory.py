@@ -90,10 +90,16 @@ class TenantDirectory:
         """Give the key of a tenant's pseudonyms from memory; None where no meter hides anything."""
         return self._pseudonyms.known(view.tenant_id) if self._hides else None
 
+    @property
+    def hides(self) -> bool:
+        """Whether a meter hides an attribute."""
+        return self._hides
+
     async def pseudonym_keys(self, views: Collection[TenantView]) -> dict[str, PseudonymKey]:
-        """Give the keys of tenants' pseudonyms by wire id, made where there are none; nothing where no meter hides."""
-        if not self._hides:
-            return {}
+        """Give the keys of tenants' pseudonyms by wire id, made where there are none.
+
+        Also where no meter hides anything any more: who asks has meters of a moment before.
+        """
         keys = await self._pseudonyms.get([view.tenant_id for view in views])
         return {view.wire_id: keys[view.tenant_id] for view in views}
 

@@ -293,7 +293,8 @@ class WatchHub:
             resume_change = 0
         views = await self._tenants.with_ancestors(wire_ids)
         stream.follows.update(views)
-        await self._tenants.pseudonym_keys(views.values())
+        if self._tenants.hides:
+            await self._tenants.pseudonym_keys(views.values())
         stream.put_keys(self._keys_of(views.values()))
         confirmed = [
             view.wire_id for view in views.values() if not stream.put_tenant(view, resume_change=resume_change)
