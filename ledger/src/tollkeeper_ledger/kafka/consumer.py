@@ -44,7 +44,7 @@ _PASSING = frozenset({
 _DOUBTFUL = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 """What passes, or fails again each time: nobody knows which."""
 TRIES_MAX = 8
-"""Calls in a row that fail doubtfully before their records are cut out: 36 s."""
+"""Calls in a row that fail doubtfully before what they fail at is cut out: 36 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class TopicReader:
         self._progress = progress
         self._log = log
         self.counts = Counts()
-        self._failed = 0
-        """Calls in a row that failed doubtfully."""
+        self._doubts: dict[TopicPartition, int] = {}
+        """Calls in a row with messages of a partition that failed doubtfully."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop`; what is under way then is finished. A ledger or a cluster that is away is waited for."""
@@ -94,8 +94,8 @@ class TopicReader:
                 polled = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=RECORDS_MAX)
                 if polled:
                     await self._take(polled)
-                    self._failed = 0
-                wait_s = _WAIT_FIRST_S
+                if not self._doubts:
+                    wait_s = _WAIT_FIRST_S
                 await self._tell()
             except (KafkaError, grpc.RpcError) as error:
                 self._log.warning("usage of topics waits", error=str(error), kind=type(error).__name__, wait_s=wait_s)
@@ -112,20 +112,26 @@ class TopicReader:
     async def _take(self, polled: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]) -> None:
         """Commit the records of these messages in the ledger, then their offsets; else read them again."""
         messages = [_message(one) for of_partition in polled.values() for one in of_partition]
+        patient = all(self._doubts.get(place, 0) < TRIES_MAX for place in polled)
         try:
-            await self._bury(await self._record(messages))
-        except BaseException:
+            await self._bury(await self._record(messages, patient=patient))
+        except BaseException as error:
+            doubtful = isinstance(error, grpc.RpcError) and error.code() in _DOUBTFUL
             for place, of_partition in polled.items():
+                if doubtful:
+                    self._doubts[place] = self._doubts.get(place, 0) + 1
                 self._seek(place, of_partition[0].offset)
             raise
+        for place in polled:
+            self._doubts.pop(place, None)
         try:
             await self._consumer.commit({place: found[-1].offset + 1 for place, found in polled.items()})
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions went to another reader, who reads these messages again: all of them are duplicates there.
             self._log.info("partitions were shared out anew", error=str(error))
 
-    async def _record(self, messages: Sequence[Message]) -> list[DeadLetter]:
-        """Record what are records; gives the others."""
+    async def _record(self, messages: Sequence[Message], *, patient: bool) -> list[DeadLetter]:
+        """Record what are records; gives the others. `patient`: what fails doubtfully is to be tried again."""
         dead: list[DeadLetter] = []
         read: list[Message] = []
         request = usage_pb2.RecordUsageRequest()
@@ -135,7 +141,7 @@ class TopicReader:
                 read.append(message)
             except RequestError as error:
                 dead.append(DeadLetter(message, _REASON_UNREADABLE, error.field, str(error)))
-        for message, result in zip(read, await self._results(request), strict=True):
+        for message, result in zip(read, await self._results(request, patient=patient), strict=True):
             if result.outcome == usage_pb2.RECORD_OUTCOME_RECORDED:
                 self.counts.recorded += 1
             elif result.outcome == usage_pb2.RECORD_OUTCOME_DUPLICATE:
@@ -145,7 +151,7 @@ class TopicReader:
                 dead.append(DeadLetter(message, reason, result.field, result.message))
         return dead
 
-    async def _results(self, request: usage_pb2.RecordUsageRequest) -> list[usage_pb2.RecordResult]:
+    async def _results(self, request: usage_pb2.RecordUsageRequest, *, patient: bool) -> list[usage_pb2.RecordResult]:
         """Give a result for each record; what the ledger fails at is cut in halves, so that others go on.
 
         Raises RpcError where that may pass: the messages are read again.
@@ -155,16 +161,15 @@ class TopicReader:
         try:
             return list((await self._record_usage(request)).results)
         except grpc.RpcError as error:
-            if error.code() in _PASSING:
-                raise
-            if error.code() in _DOUBTFUL and self._failed < TRIES_MAX:
-                self._failed += 1
+            if error.code() in _PASSING or (patient and error.code() in _DOUBTFUL):
                 raise
             if len(request.records) == 1:
                 return [usage_pb2.RecordResult(reason=error.code().name, message=error.details() or "")]
         middle = len(request.records) // 2
-        halves = (request.records[:middle], request.records[middle:])
-        return [result for half in halves for result in await self._results(usage_pb2.RecordUsageRequest(records=half))]
+        halves = [
+            usage_pb2.RecordUsageRequest(records=half) for half in (request.records[:middle], request.records[middle:])
+        ]
+        return [result for half in halves for result in await self._results(half, patient=patient)]
 
     async def _bury(self, dead: Sequence[DeadLetter]) -> None:
         """Put messages into the dead-letter topic, as they were, with the reason in their headers."""
@@ -182,7 +187,7 @@ class TopicReader:
             self._consumer.seek(place, offset)
         except IllegalStateError:
             # Another reader has the partition now and begins at the committed offset.
-            return
+            self._doubts.pop(place, None)
 
 
 def _message(read: ConsumerRecord[bytes, bytes]) -> Message:

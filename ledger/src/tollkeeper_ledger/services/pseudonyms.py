@@ -114,8 +114,8 @@ async def forget_pseudonyms(conn: Connection, tenant_id: UUID, *, note: str, act
             bound=f"1 to {NOTE_BYTES_MAX} bytes",
             remedy="say why, for the audit log",
         )
-    version = await turn_key(conn, tenant_id)
-    before = {"version": version - 1} if version else {}
+    destroyed, version = await turn_key(conn, tenant_id)
+    before = {"version": destroyed} if destroyed else {}
     after = {"version": version, "note": note}
     entry = writes.AuditEntry(subject="pseudonyms", tenant_id=tenant_id, before=before, after=after)
     await writes.add_audit(

@@ -25,9 +25,10 @@ async def read_keys(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID
     return {row["tenant_id"]: PseudonymKey(version=row["version"], secret=row["secret"]) for row in rows}
 
 
-async def turn_key(conn: Connection, tenant_id: UUID) -> int:
-    """Destroy a tenant's key; give the version of the one in its place, 0 where there was none.
+async def turn_key(conn: Connection, tenant_id: UUID) -> tuple[int, int]:
+    """Destroy a tenant's key; give its version and that of the one in its place, 0 where there was none.
 
     Versions rise by 1 to 1,000, so that a ledger which was restored from before gives another one.
     """
-    return await conn.fetchval(sql("pseudonyms.turn_key"), tenant_id) or 0
+    row = await conn.fetchrow(sql("pseudonyms.turn_key"), tenant_id)
+    return (row["before"], row["after"]) if row else (0, 0)
