@@ -11,6 +11,8 @@ PY_CODE := ledger sidecar/python sidecar/tests clients examples tests tools benc
 MYPY_CODE := ledger/src sidecar/python clients/python/src clients/cli/src tools bench proto/generate.py
 export MATURIN_NO_INSTALL_RUST = 1
 export UV_PYTHON_DOWNLOADS = never
+# Else each process that tests and demo start compiles all that it imports: two thirds of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
