@@ -8,7 +8,10 @@ from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.web.transcode.bindings import bindings_of
 
 SIDECARS_ONLY = {
-    *(f"LimitService.{name}" for name in ("WatchLimits", "Allot", "ReturnUnits", "ReportConsumption")),
+    *(
+        f"LimitService.{name}"
+        for name in ("WatchLimits", "Allot", "ReturnUnits", "ReportConsumption", "ReportDecisions")
+    ),
     *(f"UsageService.{name}" for name in ("OpenProducer", "AppendUsage")),
 }
 

@@ -19,6 +19,7 @@ from tollkeeper.ledger.v1 import (
     admin_pb2_grpc,
     billing_pb2,
     billing_pb2_grpc,
+    decisions_pb2,
     limits_pb2,
     payments_pb2,
     payments_pb2_grpc,
@@ -170,6 +171,7 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
 
     def __init__(self) -> None:
         self.spans: list[str] = []
+        self.decisions: list[Any] = []
 
     def ListAlerts(self, request: Any, context: Any) -> Any:
         """List one alert."""
@@ -186,6 +188,23 @@ class FakeReports(reports_pb2_grpc.ReportServiceServicer):
             "consumed": 120, "over": 20, "starts_at": "", "ends_at": "", "first_at": "", "last_at": "",
         }  # fmt: skip
         return reports_pb2.ListViolationsResponse(violations=[json.dumps(violation)])
+
+    def ListDecisions(self, request: Any, context: Any) -> Any:
+        """List one call that was denied, with an attribute that a spreadsheet would run."""
+        self.decisions.append(request)
+        denied = decisions_pb2.KeptDecision(
+            tenant="acme", limit="day", reason=decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED, at=AT, caller="team",
+            units=5, amount=100, used=98, attributes={"user": "=cmd()"},
+        )  # fmt: skip
+        return decisions_pb2.ListDecisionsResponse(decisions=[denied])
+
+    def CountDecisions(self, request: Any, context: Any) -> Any:
+        """Count two reasons, one to a page."""
+        self.decisions.append(request)
+        reasons = (decision_pb2.DECISION_REASON_QUOTA_EXHAUSTED, decision_pb2.DECISION_REASON_SOFT_LIMIT_EXCEEDED)
+        place = int(request.page_token or 0)
+        one = decisions_pb2.DecisionSum(tenant="acme", limit="day", reason=reasons[place], count=7, left_out=place)
+        return decisions_pb2.CountDecisionsResponse(sums=[one], next_page_token="" if place else "1")
 
     def CheckAlerts(self, request: Any, context: Any) -> Any:
         """Tell of a limit of everybody, which one tenant has used up to 91 %, and of its spend."""

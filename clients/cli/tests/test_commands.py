@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pyarrow import parquet
+from tollkeeper.ledger.v1 import decisions_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2
 from tollkeeper_cli.main import main
 
@@ -310,6 +311,38 @@ def test_violations_are_listed_with_by_how_much(tollkeeper: Tollkeeper, capsys: 
     assert tollkeeper("alerts", "violations", "-o", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert [row[name] for name in ("tenant", "limit", "key", "enforcement", "over")] == ["acme", "day", "u", "soft", 20]
+
+
+def test_decisions_are_listed_and_counted(
+    tollkeeper: Tollkeeper, ledger: FakeLedger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calls with what they met, harmless in a spreadsheet; sums page by page; filters go to the ledger."""
+    words = ("--tenant", "acme", "--name", "day")
+    assert tollkeeper("violations", "list", *words, "--reason", "quota_exhausted", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    expected = ["acme", "day", "quota_exhausted", 5, 98, 100, "team", {"user": "=cmd()"}]
+    shown = ("tenant", "limit", "reason", "units", "used", "amount", "caller", "attributes")
+    assert expected == [row[name] for name in shown]
+    assert tollkeeper("violations", "counts", *words, "--from", "2026-11-01", "--to", "2026-11-02", "-o", "csv") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tenant,limit,reason,count,left_out",
+        "acme,day,quota_exhausted,7,0",
+        "acme,day,soft_limit_exceeded,7,1",
+    ]
+    listed, counted, _ = ledger.reports.decisions
+    assert (listed.tenant, listed.limit, listed.reason) == ("acme", "day", 100)
+    assert (counted.limit, counted.from_day, counted.to_day) == ("day", "2026-11-01", "2026-11-02")
+    assert tollkeeper("violations", "list", "--reason", "bad_luck") == 2
+    assert "quota_exhausted" in capsys.readouterr().err
+
+
+def test_a_limits_decision_log_is_set(tollkeeper: Tollkeeper, ledger: FakeLedger) -> None:
+    """What no option names is left as it is."""
+    words = ("quota", "set", "day", "100", "--tenant", "acme")
+    assert tollkeeper(*words, "--decision-log", "sampled", "--decision-log-one-in", "50") == 0
+    assert tollkeeper(*words) == 0
+    asked = [(one.decision_log, one.decision_log_one_in) for one in ledger.requests]
+    assert asked == [(decisions_pb2.DECISION_LOG_SAMPLED, 50), (0, 0)]
 
 
 def test_alerts_are_listed_with_their_figures(tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]) -> None:

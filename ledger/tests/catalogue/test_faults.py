@@ -224,6 +224,20 @@ TABLE = [
     (plan("alerts: [{spend: '5'}, {spend: '6'}]"), 6, "plans[0].alerts[1].spend", "stands twice in this list"),
     (plan("alerts: [{spend: '5', at: [x]}]"), 6, "plans[0].alerts[0].at", "has an entry that is no threshold"),
     (tenant("alerts: [{spend: '5'}]"), 6, "tenants[0].alerts", "needs a plan"),
+    (limit(WINDOW + ", amount: 1, decision_log: some"), 8, "plans[0].limits[0].decision_log", "is not known"),
+    (limit(WINDOW + ", amount: 1, decision_log: sampled"), 8, "plans[0].limits[0].decision_log_one_in", "is missing"),
+    (
+        limit(WINDOW + ", amount: 1, decision_log: sampled, decision_log_one_in: 0"),
+        8,
+        "plans[0].limits[0].decision_log_one_in",
+        "is out of range",
+    ),
+    (
+        limit(WINDOW + ", amount: 1, decision_log: all, decision_log_one_in: 5"),
+        8,
+        "plans[0].limits[0].decision_log_one_in",
+        "belongs to decision_log sampled only",
+    ),
     (limit(WINDOW + ", amount: 1, after_restore: thaw"), 8, "plans[0].limits[0].after_restore", "is not known"),
     (limit(BUCKET + ", amount: 1, after_restore: learn"), 8, "plans[0].limits[0].after_restore", "is learn, which"),
     (

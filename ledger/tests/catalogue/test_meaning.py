@@ -20,7 +20,7 @@ from tollkeeper_ledger.domain.catalogue.known import (
     KnownSubscription,
     KnownTenant,
 )
-from tollkeeper_ledger.domain.limits import rule_from_json
+from tollkeeper_ledger.domain.limits import merge, rule_from_json
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
 from tollkeeper_ledger.services.catalogue import CatalogueInvalidError, read_catalogue
 
@@ -147,6 +147,39 @@ def test_what_happens_after_a_restore_is_kept(said: str, learns: bool) -> None: 
     stored = [limit for limit in plan_to_json(plan)["limits"] if limit["kind"] == "window"]
     assert {learns} == {rule_from_json(limit).learns for limit in stored}
     assert {learns} == {"after_restore" in limit for limit in stored}
+
+
+@pytest.mark.parametrize(
+    ("said", "means", "stored"),
+    [
+        ("", ("denied", 0), {}),
+        (", decision_log: denied", ("denied", 0), {}),
+        (", decision_log: off", ("off", 0), {"decision_log": "off"}),
+        (", decision_log: all", ("all", 0), {"decision_log": "all"}),
+        (
+            ", decision_log: sampled, decision_log_one_in: 50",
+            ("sampled", 50),
+            {"decision_log": "sampled", "decision_log_one_in": 50},
+        ),
+    ],
+)
+def test_which_decisions_are_kept(said: str, means: tuple[str, int], stored: dict[str, object]) -> None:
+    """Denials where nothing is said, which leaves no trace in what is stored."""
+    yaml = PLAIN.replace("kind: window,", f"kind: window{said},")
+    (plan,) = read_catalogue(yaml, source_name="x").plans
+    (limit,) = [limit for limit in plan_to_json(plan)["limits"] if limit["kind"] == "window"]
+    assert stored == {name: value for name, value in limit.items() if name.startswith("decision_log")}
+    rule = rule_from_json(limit)
+    assert means == (rule.decision_log.value, rule.decision_log_one_in)
+
+
+def test_an_override_that_samples_no_longer_forgets_how_often() -> None:
+    """Fields of an override stand over the plan's: one that only says `all` leaves no number behind."""
+    (plan,) = read_catalogue(PLAIN, source_name="x").plans
+    day = plan_to_json(plan)["limits"][0] | {"decision_log": "sampled", "decision_log_one_in": 50}
+    over = {"name": day["name"], "decision_log": "all"}
+    rules = [rule_from_json(rule) for rule, _ in merge([day], [], [over]) if rule["name"] == day["name"]]
+    assert [(rule.decision_log.value, rule.decision_log_one_in) for rule in rules] == [("all", 0)]
 
 
 def test_stored_limits_are_what_resolution_reads() -> None:

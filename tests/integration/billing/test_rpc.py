@@ -12,7 +12,7 @@ import pytest
 from billing_bench import catalogue
 from google.protobuf import timestamp_pb2
 from rpc_support import client_of, refused
-from tollkeeper.ledger.v1 import admin_pb2, billing_pb2, limits_pb2
+from tollkeeper.ledger.v1 import admin_pb2, billing_pb2, decisions_pb2, limits_pb2
 from tollkeeper.quota.v1 import decision_pb2
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ async def test_an_override_replaces_a_whole_rule(settings: Settings) -> None:
         rule.enforcement = decision_pb2.ENFORCEMENT_HARD
         rule.alignment = limits_pb2.WINDOW_ALIGNMENT_CALENDAR
         rule.after_restore = limits_pb2.AFTER_RESTORE_FREEZE
+        rule.decision_log = decisions_pb2.DECISION_LOG_DENIED
         assert rule == found
         wrong = limits_pb2.LimitRule()
         wrong.CopyFrom(rule)
@@ -137,6 +138,45 @@ async def test_an_override_replaces_a_whole_rule(settings: Settings) -> None:
         (after,) = [one for one in (await client.admin.ListLimits(asked)).limits if one.name == "rate"]
         before["rate"].amount_version = after.amount_version
         assert before["rate"] == after
+
+
+async def test_an_override_says_which_decisions_are_kept(settings: Settings) -> None:
+    """Alone or in a whole rule; how often goes with `sampled`, and what does not fit together is refused."""
+    async with client_of(settings) as client:
+        await client.apply(catalogue(client.start, "code"))
+
+        async def set_log(name: str, log: int, one_in: int, **fields: Any) -> tuple[int, int]:
+            request = admin_pb2.SetOverrideRequest(
+                request_id=name, tenant="code", limit="rate", decision_log=log, decision_log_one_in=one_in, **fields
+            )
+            limit = (await client.admin.SetOverride(request)).limit
+            return limit.decision_log, limit.decision_log_one_in
+
+        off, denied, sampled = (
+            decisions_pb2.DecisionLog.Value(f"DECISION_LOG_{name}") for name in ("OFF", "DENIED", "SAMPLED")
+        )
+        assert (off, 0) == await set_log("l1", off, 0)
+        assert (off, 0) == await set_log("l2", 0, 0, amount=7)
+        assert (sampled, 50) == await set_log("l3", sampled, 50)
+        assert (sampled, 9) == await set_log("l4", 0, 9)
+        (rule,) = [
+            one
+            for one in (await client.admin.ListLimits(admin_pb2.ListLimitsRequest(tenant="code"))).limits
+            if one.name == "rate"
+        ]
+        assert (denied, 0) == await set_log("l5", denied, 0)
+        assert (sampled, 9) == await set_log("l6", 0, 0, rule=rule)
+        assert (off, 0) == await set_log("l7", off, 0, rule=rule)
+        for name, log, one_in in (
+            ("l8", sampled, 0),
+            ("l9", 0, 5),
+            ("l10", off, 5),
+            ("l11", sampled, 1_000_001),
+            ("l12", 9, 0),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await set_log(name, log, one_in)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_tenant_is_suspended_and_comes_back(settings: Settings) -> None:

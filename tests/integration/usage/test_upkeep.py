@@ -147,6 +147,40 @@ async def test_answers_and_messages_are_kept_so_long(new_database: Callable[[], 
         assert [("dead", 10), ("queued", 20), ("sent", 10)] == [tuple(row) for row in kept]
 
 
+async def test_decisions_are_kept_so_long(new_database: Callable[[], str]) -> None:
+    """Entries and holders' last batches go after 35 days, counts after 400; all in small batches, by several."""
+    url = await asyncio.to_thread(new_database)
+    async with open_bench(url) as bench, superuser(url) as conn:
+        await conn.execute("SET search_path = tollkeeper")
+        now = from_us(bench.now_us)
+        for age, count in (("35 days 1 hour", 30), ("34 days 23 hours", 5)):
+            await conn.execute(
+                "INSERT INTO decision_entry (tenant_id, limit_name, reason, at, caller, units, amount, used,"
+                " attributes, stored_at) SELECT tenant_id, 'l', 'RATE_LIMITED', now(), 'c', 1, 1, 1, '{}',"
+                " clock_timestamp() - $1::text::interval FROM (SELECT tenant_id FROM tenant LIMIT 1) AS one,"
+                " generate_series(1, $2::int)",
+                age,
+                count,
+            )
+            await conn.execute(
+                "INSERT INTO decision_batch SELECT decode(md5($1 || at), 'hex'), at,"
+                " clock_timestamp() - $1::text::interval FROM generate_series(1, $2::int) AS at",
+                age,
+                count,
+            )
+        await conn.execute(
+            "INSERT INTO decision_count SELECT tenant_id, at::text, 'RATE_LIMITED', day, 1, 0 FROM"
+            " (SELECT tenant_id FROM tenant LIMIT 1) AS one, generate_series(1, 20) AS at, unnest($1::date[]) AS day",
+            [(now - timedelta(days=days)).date() for days in (402, 399)],
+        )
+        upkeep = Upkeep(bench.pool, LOG, rows_at_once=7)
+        gone = await asyncio.gather(upkeep.expire_decisions(), upkeep.expire_decisions())
+        assert 30 + 30 + 20 == sum(gone) + await upkeep.expire_decisions()
+        tables = ("decision_entry", "decision_batch", "decision_count")
+        left = [await conn.fetchval(f"SELECT count(*) FROM {table}") for table in tables]  # noqa: S608 - constants
+        assert [5, 5, 20] == left
+
+
 async def test_no_runtime_role_deletes_ids_by_itself(bench: Bench) -> None:
     """Ids go by the one function that knows which are needed."""
     async with bench.pool.acquire() as conn:

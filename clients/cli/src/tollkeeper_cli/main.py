@@ -31,6 +31,7 @@ from tollkeeper_cli.commands import (
     replay,
     subscriptions,
     usage,
+    violations,
     webhooks,
 )
 from tollkeeper_cli.connection import find_targets
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
     modules = (
         processes, demo, replay, catalogue, quota, cache,
         rate, usage, listings, subscriptions, coupons, grants, invoices, money_views, overage, payments,
-        alerts, webhooks,
+        alerts, violations, webhooks,
     )  # fmt: skip
     for module in modules:
         module.register(app)

@@ -65,6 +65,15 @@ class AfterRestore(Enum):
     LEARN = "learn"
 
 
+class DecisionLog(Enum):
+    """Which of a limit's decisions are kept one by one."""
+
+    OFF = "off"
+    DENIED = "denied"
+    SAMPLED = "sampled"
+    ALL = "all"
+
+
 class MatchKind(Enum):
     """How an attribute's value is compared."""
 
@@ -113,6 +122,9 @@ class LimitRule:
     after_restore: AfterRestore = AfterRestore.FREEZE
     alerts: tuple[str, ...] | None = None
     """Thresholds that are told of; None = the default."""
+    decision_log: DecisionLog = DecisionLog.DENIED
+    decision_log_one_in: int = 0
+    """With SAMPLED: one in so many decisions of each reason is kept."""
 
     @property
     def learns(self) -> bool:
@@ -177,6 +189,7 @@ def rule_from_json(value: Json) -> LimitRule:
     burst = int(value.get("burst", max(amount, 0))) if bucket else 0
     if bucket and (interval_us < 1 or not 0 <= burst <= UNITS_MAX):
         raise ValueError(f"limit {value['name']!r}: refill or burst is out of range")
+    decision_log = DecisionLog(value.get("decision_log", "denied"))
     return LimitRule(
         name=str(value["name"]),
         meter=str(value["meter"]),
@@ -194,6 +207,8 @@ def rule_from_json(value: Json) -> LimitRule:
         shared=bool(value.get("shared", False)),
         after_restore=AfterRestore(value.get("after_restore", "freeze")),
         alerts=tuple(value["alerts"]) if "alerts" in value else None,
+        decision_log=decision_log,
+        decision_log_one_in=int(value["decision_log_one_in"]) if decision_log is DecisionLog.SAMPLED else 0,
     )
 
 

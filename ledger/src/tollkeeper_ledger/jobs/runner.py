@@ -30,6 +30,7 @@ SCHEDULES = {
     "expire_settlements": "29 * * * *",
     "expire_readings": "37 * * * *",
     "expire_answers": "47 * * * *",
+    "expire_decisions": "59 * * * *",
     "expire_messages": "53 * * * *",
     "archive_months": "41 * * * *",
     "reconcile": "23 3 * * *",
@@ -58,6 +59,7 @@ def duties_of(upkeep: Upkeep, archiver: Archiver | None, money: Mapping[str, Dut
         "expire_settlements": upkeep.expire_settlements,
         "expire_readings": upkeep.expire_readings,
         "expire_answers": upkeep.expire_answers,
+        "expire_decisions": upkeep.expire_decisions,
     }
     if archiver is not None:
         duties["archive_months"] = archiver.archive_due

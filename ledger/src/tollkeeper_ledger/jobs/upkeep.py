@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.metric_series import KEPT_US
 from tollkeeper_ledger.domain.settlement import OUTCOME_KEPT_US
+from tollkeeper_ledger.store import decisions
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.idempotency import expire_answers
 from tollkeeper_ledger.store.metric_series import drop_readings
@@ -29,6 +30,10 @@ ANSWERS_KEPT = timedelta(days=35)
 """How long a repeat of a request gets the first answer, in real time."""
 MESSAGES_KEPT = timedelta(days=90)
 """How long messages to receivers of webhooks can be looked at and sent again, in real time."""
+DECISIONS_KEPT = timedelta(days=35)
+"""How long single decisions are kept, and holders' batches told apart, in real time."""
+DECISION_COUNTS_KEPT = timedelta(days=400)
+"""How long counts of decisions are kept, in ledger time."""
 _PAUSE_S = 0.05
 
 
@@ -78,6 +83,23 @@ class Upkeep:
             return await expire_answers(conn, age=ANSWERS_KEPT, count_max=self._rows_at_once)
 
         return await self._in_batches(expire, "answers to requests forgotten")
+
+    async def expire_decisions(self) -> int:
+        """Forget single decisions of 35 days ago and counts of 400, batch by batch; give how many."""
+
+        async def entries(conn: Connection) -> int:
+            return await decisions.expire_entries(conn, age=DECISIONS_KEPT, count_max=self._rows_at_once)
+
+        async def counts(conn: Connection) -> int:
+            before = (await ledger_now(conn) - DECISION_COUNTS_KEPT).date()
+            return await decisions.expire_counts(conn, before=before, count_max=self._rows_at_once)
+
+        async def batches(conn: Connection) -> int:
+            return await decisions.expire_batches(conn, age=DECISIONS_KEPT, count_max=self._rows_at_once)
+
+        kept = await self._in_batches(entries, "decisions of limits forgotten")
+        counted = await self._in_batches(counts, "counts of decisions forgotten")
+        return kept + counted + await self._in_batches(batches, "holders forgotten that told of decisions")
 
     async def expire_messages(self) -> int:
         """Forget webhook messages that were queued 90 days ago, sent or given up; give how many.

@@ -17,7 +17,12 @@ from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
 from tollkeeper_ledger.rpc.admin_webhooks import AdminWebhooks
 from tollkeeper_ledger.rpc.admin_windows import AdminWindows
 from tollkeeper_ledger.rpc.idempotent import answer_once
-from tollkeeper_ledger.rpc.limit_rules import enforcement_from_message, rule_from_message, rule_to_message
+from tollkeeper_ledger.rpc.limit_rules import (
+    decision_log_from_message,
+    enforcement_from_message,
+    rule_from_message,
+    rule_to_message,
+)
 from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
 from tollkeeper_ledger.rpc.producer_service import AdminProducers
 from tollkeeper_ledger.services import catalogue, overrides
@@ -228,6 +233,8 @@ class AdminService(
             rule=rule_from_message(request.rule) if request.HasField("rule") else None,
             note=request.note,
             shared=request.shared if request.HasField("shared") else None,
+            decision_log=decision_log_from_message(request.decision_log, field="decision_log"),
+            decision_log_one_in=request.decision_log_one_in or None,
         )
 
         async def work() -> admin_pb2.SetOverrideResponse:

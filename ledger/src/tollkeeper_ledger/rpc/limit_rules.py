@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tollkeeper.ledger.v1 import limits_pb2
+from tollkeeper.ledger.v1 import decisions_pb2, limits_pb2
 from tollkeeper.quota.v1 import decision_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.limits import (
     AfterRestore,
     AttributeMatch,
+    DecisionLog,
     Enforcement,
     FailurePolicy,
     LimitKind,
@@ -28,6 +29,7 @@ _KINDS = {kind: getattr(decision_pb2, f"LIMIT_KIND_{kind.name}") for kind in Lim
 _ENFORCEMENTS = {one: getattr(decision_pb2, f"ENFORCEMENT_{one.name}") for one in Enforcement}
 _POLICIES = {one: getattr(decision_pb2, f"FAILURE_POLICY_{one.name}") for one in FailurePolicy}
 _AFTER_RESTORE = {one: getattr(limits_pb2, f"AFTER_RESTORE_{one.name}") for one in AfterRestore}
+_DECISION_LOGS = {one: getattr(decisions_pb2, f"DECISION_LOG_{one.name}") for one in DecisionLog}
 _UNITS = {unit: getattr(limits_pb2, f"WINDOW_UNIT_{unit.name}") for unit in WindowUnit}
 _ALIGNMENTS = {one: getattr(limits_pb2, f"WINDOW_ALIGNMENT_{one.name}") for one in Alignment}
 _REFILL_US = (("day", 86_400_000_000), ("hour", 3_600_000_000), ("minute", 60_000_000), ("second", 1_000_000))
@@ -53,6 +55,8 @@ def rule_to_message(limit: EffectiveLimit) -> limits_pb2.LimitRule:
         source=limit.source.value,
         shared=rule.shared,
         after_restore=_AFTER_RESTORE[rule.after_restore],
+        decision_log=_DECISION_LOGS[rule.decision_log],
+        decision_log_one_in=rule.decision_log_one_in,
     )
     if rule.window is not None:
         message.window_unit = _UNITS[rule.window.unit]
@@ -84,6 +88,13 @@ def enforcement_from_message(value: int, *, field: str) -> str | None:
     return _name(value, decision_pb2.Enforcement, "ENFORCEMENT_", field)
 
 
+def decision_log_from_message(value: int, *, field: str) -> str | None:
+    """Give a decision log's name, None where it is unspecified. Raises InvalidFieldError for an unknown one."""
+    if value == decisions_pb2.DECISION_LOG_UNSPECIFIED:
+        return None
+    return _name(value, decisions_pb2.DecisionLog, "DECISION_LOG_", field)
+
+
 def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
     """Give a whole rule in the catalogue's form; what is unspecified is left out, so that its default stands.
 
@@ -102,6 +113,7 @@ def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
         rule["after_restore"] = _name(
             message.after_restore, limits_pb2.AfterRestore, "AFTER_RESTORE_", "rule.after_restore"
         )
+    rule.update(_decision_log(message))
     whole = {
         "match": [_match_from_message(match) for match in message.match],
         "key": list(message.key),
@@ -118,6 +130,15 @@ def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
         if message.HasField(f"{name}_us"):  # type: ignore[arg-type]
             rule[name] = _instant(getattr(message, f"{name}_us"), f"rule.{name}_us")
     return rule
+
+
+def _decision_log(message: limits_pb2.LimitRule) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if message.decision_log:
+        said["decision_log"] = decision_log_from_message(message.decision_log, field="rule.decision_log")
+    if message.decision_log_one_in:
+        said["decision_log_one_in"] = message.decision_log_one_in
+    return said
 
 
 def _window_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:

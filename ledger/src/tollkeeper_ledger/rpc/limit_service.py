@@ -6,13 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from tollkeeper.ledger.v1 import limits_pb2, limits_pb2_grpc
+from tollkeeper.ledger.v1 import decisions_pb2, limits_pb2, limits_pb2_grpc
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.rpc.allot_messages import entry_from_message, result_to_message
+from tollkeeper_ledger.rpc.decision_messages import batch_from_message
 from tollkeeper_ledger.rpc.lease_messages import leases_from_message
 from tollkeeper_ledger.rpc.watch_messages import event_to_message, welcome_message
 from tollkeeper_ledger.services.allot import REQUEST_ENTRIES_MAX
+from tollkeeper_ledger.services.decisions import store_decisions
 from tollkeeper_ledger.services.fairness import in_turns
 from tollkeeper_ledger.services.returns import Consumption, Return
 from tollkeeper_ledger.services.watch import TENANTS_MAX
@@ -154,6 +156,16 @@ class LimitService(limits_pb2_grpc.LimitServiceServicer):
                 for use in uses
             ]
         )
+
+    async def ReportDecisions(  # noqa: N802 - the contract's name
+        self, request: decisions_pb2.ReportDecisionsRequest, _: Context
+    ) -> decisions_pb2.ReportDecisionsResponse:
+        """Store what limits denied, or admitted beyond themselves."""
+        _require_holder(request.holder, "holder")
+        _require_count(request.counts, "counts")
+        _require_count(request.entries, "entries")
+        stored = await store_decisions(self._resources.pools.ingest, batch_from_message(request))
+        return decisions_pb2.ReportDecisionsResponse(repeated=stored.repeated, unknown=stored.unknown)
 
     async def WatchLimits(  # noqa: N802 - the contract's name
         self, request_iterator: AsyncIterator[limits_pb2.WatchLimitsRequest], _: Context

@@ -19,6 +19,7 @@ Entry = TypeVar("Entry")
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 _TOKEN_CHARS_MAX = 1024
+_DIGITS_MAX = 18
 
 
 def page_size(asked: int) -> int:
@@ -49,6 +50,18 @@ def from_token(token: str, *, start: Sequence[str]) -> list[str]:
             "page_token", "is not one that this listing gave", remedy="use next_page_token of the page before"
         )
     return key
+
+
+def number_of(token: str) -> int | None:
+    """Read the token of a listing whose rows have numbers; None for the first page. Raises InvalidFieldError."""
+    (text,) = from_token(token, start=("",))
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX):
+        raise InvalidFieldError(
+            "page_token", "is not one that this listing gave", remedy="use next_page_token of the page before"
+        )
+    return int(text)
 
 
 def _decoded(token: str) -> object:

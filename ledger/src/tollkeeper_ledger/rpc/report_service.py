@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import producers_pb2, reports_pb2, reports_pb2_grpc
 
-from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.alert_reports import AlertReports
+from tollkeeper_ledger.rpc.decision_reports import DecisionReports
 from tollkeeper_ledger.rpc.money_reports import MoneyReports
-from tollkeeper_ledger.rpc.paging import from_token, page_size, to_token
+from tollkeeper_ledger.rpc.paging import number_of, page_size, to_token
 from tollkeeper_ledger.rpc.spans import instant_of
 from tollkeeper_ledger.rpc.usage_audit import UsageAudits
 from tollkeeper_ledger.rpc.usage_reports import UsageReports
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_AUDIT_DIGITS_MAX = 18
 
-
-class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, reports_pb2_grpc.ReportServiceServicer):
+class ReportService(
+    AlertReports, DecisionReports, MoneyReports, UsageReports, UsageAudits, reports_pb2_grpc.ReportServiceServicer
+):
     """Serve readers."""
 
     def __init__(self, resources: Resources) -> None:
         AlertReports.__init__(self, resources)
+        DecisionReports.__init__(self, resources)
         MoneyReports.__init__(self, resources)
         UsageReports.__init__(self, resources)
         UsageAudits.__init__(self, resources)
@@ -105,7 +106,7 @@ class ReportService(AlertReports, MoneyReports, UsageReports, UsageAudits, repor
     ) -> reports_pb2.ListAuditLogResponse:
         """List administrative acts, newest first."""
         size = page_size(request.page_size)
-        before = _audit_place(request.page_token)
+        before = number_of(request.page_token)
         rows = await reports.list_audit_log(self._pools, before=before, count_max=size + 1)
         token = to_token(str(rows[size - 1].audit_id)) if len(rows) > size else ""
         return reports_pb2.ListAuditLogResponse(entries=map(_entry, rows[:size]), next_page_token=token)
@@ -129,14 +130,3 @@ def _entry(row: AuditRow) -> reports_pb2.AuditEntry:
 
 def _canonical(value: object) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _audit_place(token: str) -> int | None:
-    (text,) = from_token(token, start=("",))
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= _AUDIT_DIGITS_MAX):
-        raise InvalidFieldError(
-            "page_token", "is not one that this listing gave", remedy="use next_page_token of the page before"
-        )
-    return int(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.catalogue.faults import Faults
-from tollkeeper_ledger.domain.catalogue.limit import LIMIT_FIELDS, limit_to_json, read_limit
+from tollkeeper_ledger.domain.catalogue.limit import LIMIT_FIELDS, ONE_IN_MAX, limit_to_json, read_limit
 from tollkeeper_ledger.domain.catalogue.model import LIMITED
 from tollkeeper_ledger.domain.catalogue.reader import NAME, Collected, Fields
 from tollkeeper_ledger.domain.catalogue.tree import Entry, Listing, Node, Scalar, Table
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.limits import EffectiveLimit, LimitRule
     from tollkeeper_ledger.store.pool import Connection
 
-_SINGLE_FIELDS = ("amount", "enforcement", "burst", "shared")
+_SINGLE_FIELDS = ("amount", "enforcement", "burst", "shared", "decision_log", "decision_log_one_in")
 """What an override may change of a rule, one by one."""
 
 
@@ -43,6 +43,15 @@ class OverrideAsked:
     note: str
     shared: bool | None = None
     """Callers of child tenants see its figures."""
+    decision_log: str | None = None
+    """Which of its decisions are kept one by one."""
+    decision_log_one_in: int | None = None
+    """Of those that are sampled, one in so many."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked."""
+        return self.rule is None and all(getattr(self, name) is None for name in _SINGLE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +123,35 @@ def _check_asked(asked: OverrideAsked) -> None:
             "limit", "is not a name", reason=reason, value=asked.name, bound="1 to 128 of A-Z a-z 0-9 . _ : -"
         )
     check_note(asked.note)
-    if all(value is None for value in (asked.amount, asked.enforcement, asked.burst, asked.shared, asked.rule)):
+    if asked.is_empty:
         raise InvalidFieldError(
             "amount",
             "is missing, and so is everything else that could change",
             reason="FIELD_REQUIRED",
-            remedy="give amount, enforcement, burst, shared or rule",
+            remedy="give amount, enforcement, burst, shared, decision_log or rule",
         )
-    for field, value, least in (("amount", asked.amount, -1), ("burst", asked.burst, 0)):
-        if value is not None and not least <= value <= UNITS_MAX:
+    for field, value, least, most in (
+        ("amount", asked.amount, -1, UNITS_MAX),
+        ("burst", asked.burst, 0, UNITS_MAX),
+        ("decision_log_one_in", asked.decision_log_one_in, 1, ONE_IN_MAX),
+    ):
+        if value is not None and not least <= value <= most:
             raise InvalidFieldError(
-                field, "is out of range", reason="FIELD_OUT_OF_RANGE", value=value, bound=f"{least} to {UNITS_MAX}"
+                field, "is out of range", reason="FIELD_OUT_OF_RANGE", value=value, bound=f"{least} to {most}"
             )
 
 
 def _changes(asked: OverrideAsked, existing: LimitRule) -> JsonObject:
     if asked.burst is not None and existing.kind is not LimitKind.TOKEN_BUCKET:
         raise InvalidFieldError("burst", "belongs to token buckets only", value=asked.burst, remedy="leave it out")
+    is_sampled = (asked.decision_log or existing.decision_log.value) == "sampled"
+    if is_sampled and not (asked.decision_log_one_in or existing.decision_log_one_in):
+        raise InvalidFieldError(
+            "decision_log_one_in", "is missing", reason="FIELD_REQUIRED", bound=f"1 to {ONE_IN_MAX}"
+        )
+    if asked.decision_log_one_in is not None and not is_sampled:
+        problem = "belongs to decision_log sampled only"
+        raise InvalidFieldError("decision_log_one_in", problem, value=asked.decision_log_one_in, remedy="leave it out")
     values = {name: getattr(asked, name) for name in _SINGLE_FIELDS}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -138,6 +159,8 @@ def _changes(asked: OverrideAsked, existing: LimitRule) -> JsonObject:
 async def _checked_rule(conn: Connection, asked: OverrideAsked) -> JsonObject:
     """Read a whole rule as the catalogue would, so that there is one set of rules for rules."""
     rule = {**(asked.rule or {}), "name": asked.name}
+    if asked.decision_log is not None:
+        rule.pop("decision_log_one_in", None)
     rule.update({name: value for name in _SINGLE_FIELDS if (value := getattr(asked, name)) is not None})
     faults = Faults()
     collected = Collected(faults=faults)

@@ -7,9 +7,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "tollkeeper/quota/v1/quota.proto",
     "tollkeeper/quota/v1/error.proto",
+    "tollkeeper/ledger/v1/decisions.proto",
     "tollkeeper/ledger/v1/limits.proto",
     "tollkeeper/ledger/v1/usage.proto",
     "tollkeeper/bridge/v1/bridge.proto",

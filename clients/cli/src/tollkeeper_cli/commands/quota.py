@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc
+from tollkeeper.ledger.v1 import admin_pb2, admin_pb2_grpc, decisions_pb2
 from tollkeeper.quota.v1 import decision_pb2, quota_pb2, quota_pb2_grpc
 
 from tollkeeper_cli.commands import quota_windows
@@ -51,6 +51,15 @@ class EnforcementChoice(StrEnum):
     HARD = "hard"
     SOFT = "soft"
     SHADOW = "shadow"
+
+
+class DecisionLogChoice(StrEnum):
+    """Which decisions of a limit are kept one by one."""
+
+    OFF = "off"
+    DENIED = "denied"
+    SAMPLED = "sampled"
+    ALL = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -190,6 +199,12 @@ def set_limit(
     shared: Annotated[
         bool | None, typer.Option("--shared/--hidden", help="Whether callers of child tenants see its figures.")
     ] = None,
+    decision_log: Annotated[
+        DecisionLogChoice | None, typer.Option(help="Which of its decisions are kept one by one.")
+    ] = None,
+    one_in: Annotated[
+        int | None, typer.Option("--decision-log-one-in", min=1, help="Of sampled ones, one in so many.")
+    ] = None,
     note: NoteOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -208,6 +223,10 @@ def set_limit(
         request.burst = burst
     if shared is not None:
         request.shared = shared
+    if decision_log is not None:
+        request.decision_log = decisions_pb2.DecisionLog.Value(f"DECISION_LOG_{decision_log.upper()}")
+    if one_in is not None:
+        request.decision_log_one_in = one_in
     asked = RuleAsked(meter=meter, window=window, time_zone=time_zone, anchor=anchor, rolling=rolling, key=key)
     targets = targets_of(context)
     with channel_to(targets.ledger, server="ledger", actor=targets.actor) as channel:

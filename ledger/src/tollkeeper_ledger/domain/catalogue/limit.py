@@ -22,6 +22,8 @@ KINDS = ("window", "token_bucket", "level", "concurrency")
 ENFORCEMENTS = ("hard", "soft", "shadow")
 FAILURE_POLICIES = ("standby", "ledger", "closed", "open")
 AFTER_RESTORE = ("freeze", "learn")
+DECISION_LOGS = ("off", "denied", "sampled", "all")
+ONE_IN_MAX = 1_000_000
 WINDOW_UNITS = ("minute", "hour", "day", "week", "month", "year", "billing_period")
 REFILL_UNITS = ("second", "minute", "hour", "day")
 ALIGNMENTS = ("calendar", "rolling")
@@ -38,6 +40,7 @@ LIMIT_ALIASES = {
 LIMIT_FIELDS = frozenset({
     "name", "meter", "kind", "amount", "window", "refill", "burst", "enforcement", "failure_policy", "match", "key",
     "valid_from", "valid_to", "shared", "after_restore", "alerts",
+    "decision_log", "decision_log_one_in",
 })  # fmt: skip
 _MATCH_FIELDS = frozenset({"attribute", "exact", "prefix", "set", "any"})
 _WINDOW_FIELDS = frozenset({"unit", "count", "time_zone", "alignment", "anchor"})
@@ -98,6 +101,10 @@ class Limit:
     """What happens to windows that were open when Postgres was set back."""
     alerts: tuple[str, ...] | None = None
     """Thresholds that are told of; None = the default."""
+    decision_log: str = "denied"
+    """Which of its decisions are kept one by one."""
+    decision_log_one_in: int = 0
+    """Of those that are sampled, one in so many; 0 where none are."""
 
 
 def read_limit(fields: Fields, *, time_zone: str) -> Limit:
@@ -136,7 +143,18 @@ def read_limit(fields: Fields, *, time_zone: str) -> Limit:
         shared=fields.flag("shared"),
         after_restore=_read_after_restore(fields, kind),
         alerts=_read_alerts(fields, kind),
+        decision_log=fields.choice("decision_log", DECISION_LOGS, default="denied"),
+        decision_log_one_in=_read_one_in(fields),
     )
+
+
+def _read_one_in(fields: Fields) -> int:
+    if fields.scalar_text("decision_log") == "sampled":
+        return fields.whole("decision_log_one_in", least=1, most=ONE_IN_MAX, required=True)
+    if fields.has("decision_log_one_in"):
+        remedy = "remove it, or use decision_log: sampled"
+        fields.fault("decision_log_one_in", "belongs to decision_log sampled only", remedy=remedy)
+    return 0
 
 
 def _read_alerts(fields: Fields, kind: str) -> tuple[str, ...] | None:
@@ -267,6 +285,12 @@ def limit_to_json(limit: Limit) -> JsonObject:
     if limit.refill is not None:
         stored["refill"] = {"unit": limit.refill[0], "count": limit.refill[1]}
         stored["burst"] = limit.burst
+    return stored | _said(limit)
+
+
+def _said(limit: Limit) -> JsonObject:
+    """Give what is not as it is by default."""
+    stored: JsonObject = {}
     if limit.valid_from is not None:
         stored["valid_from"] = _instant(limit.valid_from)
     if limit.valid_to is not None:
@@ -277,6 +301,10 @@ def limit_to_json(limit: Limit) -> JsonObject:
         stored["after_restore"] = limit.after_restore
     if limit.alerts is not None:
         stored["alerts"] = list(limit.alerts)
+    if limit.decision_log != "denied":
+        stored["decision_log"] = limit.decision_log
+    if limit.decision_log_one_in:
+        stored["decision_log_one_in"] = limit.decision_log_one_in
     return stored
 
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tollkeeper.ledger.v1 import decisions_pb2 as _decisions_pb2
 from tollkeeper.ledger.v1 import limits_pb2 as _limits_pb2
 from tollkeeper.quota.v1 import decision_pb2 as _decision_pb2
 import builtins as _builtins
@@ -1636,6 +1637,8 @@ class SetOverrideRequest(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    DECISION_LOG_FIELD_NUMBER: _builtins.int
+    DECISION_LOG_ONE_IN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency id."""
     tenant: _builtins.str
@@ -1652,6 +1655,10 @@ class SetOverrideRequest(_message.Message):
     """Why, for the audit log, up to 500 bytes."""
     shared: _builtins.bool
     """Whether callers of child tenants see its figures; absent = as it is."""
+    decision_log: _decisions_pb2.DecisionLog.ValueType
+    """Which of its decisions are kept one by one; unspecified = as it is."""
+    decision_log_one_in: _builtins.int
+    """With SAMPLED: one in so many decisions of each reason is kept, 1 to 1,000,000; 0 = as it is."""
     @_builtins.property
     def rule(self) -> _limits_pb2.LimitRule:
         """A whole rule, instead of all that plan, subscription and override say of that name. What is unspecified in it has
@@ -1670,10 +1677,12 @@ class SetOverrideRequest(_message.Message):
         rule: _limits_pb2.LimitRule | None = ...,
         note: _builtins.str = ...,
         shared: _builtins.bool | None = ...,
+        decision_log: _decisions_pb2.DecisionLog.ValueType = ...,
+        decision_log_one_in: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "_shared", b"_shared", "amount", b"amount", "burst", b"burst", "rule", b"rule", "shared", b"shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "_shared", b"_shared", "amount", b"amount", "burst", b"burst", "enforcement", b"enforcement", "limit", b"limit", "note", b"note", "request_id", b"request_id", "rule", b"rule", "shared", b"shared", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "_burst", b"_burst", "_shared", b"_shared", "amount", b"amount", "burst", b"burst", "decision_log", b"decision_log", "decision_log_one_in", b"decision_log_one_in", "enforcement", b"enforcement", "limit", b"limit", "note", b"note", "request_id", b"request_id", "rule", b"rule", "shared", b"shared", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
     _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015

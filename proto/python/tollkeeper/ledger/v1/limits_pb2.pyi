@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollkeeper.ledger.v1 import decisions_pb2 as _decisions_pb2
 from tollkeeper.quota.v1 import decision_pb2 as _decision_pb2
 import builtins as _builtins
 import sys
@@ -1188,6 +1189,8 @@ class LimitRule(_message.Message):
     SHARED_FIELD_NUMBER: _builtins.int
     AFTER_RESTORE_FIELD_NUMBER: _builtins.int
     ANCHOR_FIELD_NUMBER: _builtins.int
+    DECISION_LOG_FIELD_NUMBER: _builtins.int
+    DECISION_LOG_ONE_IN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the tenant."""
     meter: _builtins.str
@@ -1228,6 +1231,10 @@ class LimitRule(_message.Message):
     """Calendar windows: the day, YYYY-MM-DD of their time zone, that they are counted from, 1970-01-01 to 2199-12-31;
     empty = Monday 1970-01-05, for months and years 1970-01-01.
     """
+    decision_log: _decisions_pb2.DecisionLog.ValueType
+    """Which of its decisions are kept one by one."""
+    decision_log_one_in: _builtins.int
+    """With SAMPLED: one in so many decisions of each reason is kept, 1 to 1,000,000."""
     @_builtins.property
     def match(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeMatch]:
         """Every one must match; none = all calls."""
@@ -1260,10 +1267,12 @@ class LimitRule(_message.Message):
         shared: _builtins.bool = ...,
         after_restore: Global___AfterRestore.ValueType = ...,
         anchor: _builtins.str = ...,
+        decision_log: _decisions_pb2.DecisionLog.ValueType = ...,
+        decision_log_one_in: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "after_restore", b"after_restore", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "anchor", b"anchor", "burst", b"burst", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us", "_valid_to_us", b"_valid_to_us", "after_restore", b"after_restore", "alignment", b"alignment", "amount", b"amount", "amount_version", b"amount_version", "anchor", b"anchor", "burst", b"burst", "decision_log", b"decision_log", "decision_log_one_in", b"decision_log_one_in", "enforcement", b"enforcement", "failure_policy", b"failure_policy", "key", b"key", "kind", b"kind", "match", b"match", "meter", b"meter", "name", b"name", "refill_interval_us", b"refill_interval_us", "shared", b"shared", "source", b"source", "time_zone", b"time_zone", "valid_from_us", b"valid_from_us", "valid_to_us", b"valid_to_us", "window_count", b"window_count", "window_unit", b"window_unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__valid_from_us: _TypeAlias = _typing.Literal["valid_from_us"]  # noqa: Y015
     _WhichOneofArgType__valid_from_us: _TypeAlias = _typing.Literal["_valid_from_us", b"_valid_from_us"]  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tollkeeper.ledger.v1 import decisions_pb2 as tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2
 from tollkeeper.ledger.v1 import limits_pb2 as tollkeeper_dot_ledger_dot_v1_dot_limits__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -55,6 +56,11 @@ class LimitServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionResponse.FromString,
                 _registered_method=True)
+        self.ReportDecisions = channel.unary_unary(
+                '/tollkeeper.ledger.v1.LimitService/ReportDecisions',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsResponse.FromString,
+                _registered_method=True)
 
 
 class LimitServiceServicer:
@@ -89,6 +95,13 @@ class LimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportDecisions(self, request, context):
+        """Stores what limits denied, or admitted beyond themselves. Idempotent by batch_seq.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LimitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +124,11 @@ def add_LimitServiceServicer_to_server(servicer, server):
                     servicer.ReportConsumption,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionResponse.SerializeToString,
+            ),
+            'ReportDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDecisions,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +240,33 @@ class LimitService:
             '/tollkeeper.ledger.v1.LimitService/ReportConsumption',
             tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_limits__pb2.ReportConsumptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.LimitService/ReportDecisions',
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ReportDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

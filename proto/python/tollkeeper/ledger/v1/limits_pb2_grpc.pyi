@@ -8,6 +8,7 @@ Times in hot messages are microseconds since the Unix epoch, UTC, by ledger time
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tollkeeper.ledger.v1 import decisions_pb2 as _decisions_pb2
 from tollkeeper.ledger.v1 import limits_pb2 as _limits_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -44,6 +45,8 @@ class LimitServiceStub:
     """Takes units back that the ledger itself leased. Cumulative, so a repeat changes nothing."""
     ReportConsumption: _grpc.UnaryUnaryMultiCallable[_limits_pb2.ReportConsumptionRequest, _limits_pb2.ReportConsumptionResponse]
     """Stores what holders consumed and answers what the whole fleet consumed."""
+    ReportDecisions: _grpc.UnaryUnaryMultiCallable[_decisions_pb2.ReportDecisionsRequest, _decisions_pb2.ReportDecisionsResponse]
+    """Stores what limits denied, or admitted beyond themselves. Idempotent by batch_seq."""
 
 @_typing.type_check_only
 class LimitServiceAsyncStub(LimitServiceStub):
@@ -58,6 +61,8 @@ class LimitServiceAsyncStub(LimitServiceStub):
     """Takes units back that the ledger itself leased. Cumulative, so a repeat changes nothing."""
     ReportConsumption: _aio.UnaryUnaryMultiCallable[_limits_pb2.ReportConsumptionRequest, _limits_pb2.ReportConsumptionResponse]  # type: ignore[assignment]
     """Stores what holders consumed and answers what the whole fleet consumed."""
+    ReportDecisions: _aio.UnaryUnaryMultiCallable[_decisions_pb2.ReportDecisionsRequest, _decisions_pb2.ReportDecisionsResponse]  # type: ignore[assignment]
+    """Stores what limits denied, or admitted beyond themselves. Idempotent by batch_seq."""
 
 class LimitServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves sidecars."""
@@ -93,5 +98,13 @@ class LimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_limits_pb2.ReportConsumptionResponse, _abc.Awaitable[_limits_pb2.ReportConsumptionResponse]]:
         """Stores what holders consumed and answers what the whole fleet consumed."""
+
+    @_abc_1.abstractmethod
+    def ReportDecisions(
+        self,
+        request: _decisions_pb2.ReportDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decisions_pb2.ReportDecisionsResponse, _abc.Awaitable[_decisions_pb2.ReportDecisionsResponse]]:
+        """Stores what limits denied, or admitted beyond themselves. Idempotent by batch_seq."""
 
 def add_LimitServiceServicer_to_server(servicer: LimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tollkeeper.ledger.v1 import decisions_pb2 as tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2
 from tollkeeper.ledger.v1 import reports_pb2 as tollkeeper_dot_ledger_dot_v1_dot_reports__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -94,6 +95,16 @@ class ReportServiceStub:
                 '/tollkeeper.ledger.v1.ReportService/ListViolations',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsResponse.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/ListDecisions',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
+        self.CountDecisions = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/CountDecisions',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsResponse.FromString,
                 _registered_method=True)
         self.ListAuditLog = channel.unary_unary(
                 '/tollkeeper.ledger.v1.ReportService/ListAuditLog',
@@ -194,7 +205,21 @@ class ReportServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListViolations(self, request, context):
-        """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics.
+        """Lists windows that were used beyond their limits, those that began last first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Lists calls that limits denied, or admitted beyond themselves, as far as their decision log says; the last first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountDecisions(self, request, context):
+        """Counts them by limit and reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,6 +308,16 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.ListViolations,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsResponse.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'CountDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountDecisions,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsResponse.SerializeToString,
             ),
             'ListAuditLog': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditLog,
@@ -625,6 +660,60 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/ListViolations',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.ListViolationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/ListDecisions',
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/CountDecisions',
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_decisions__pb2.CountDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

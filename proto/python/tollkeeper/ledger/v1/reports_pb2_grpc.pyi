@@ -5,6 +5,7 @@ What was used, and how it can be checked."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tollkeeper.ledger.v1 import decisions_pb2 as _decisions_pb2
 from tollkeeper.ledger.v1 import reports_pb2 as _reports_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -56,7 +57,11 @@ class ReportServiceStub:
     CheckAlerts: _grpc.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]
     """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]
-    """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
+    """Lists windows that were used beyond their limits, those that began last first."""
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_decisions_pb2.ListDecisionsRequest, _decisions_pb2.ListDecisionsResponse]
+    """Lists calls that limits denied, or admitted beyond themselves, as far as their decision log says; the last first."""
+    CountDecisions: _grpc.UnaryUnaryMultiCallable[_decisions_pb2.CountDecisionsRequest, _decisions_pb2.CountDecisionsResponse]
+    """Counts them by limit and reason."""
     ListAuditLog: _grpc.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]
     """Lists administrative acts, newest first."""
     VerifyUsage: _grpc.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]
@@ -92,7 +97,11 @@ class ReportServiceAsyncStub(ReportServiceStub):
     CheckAlerts: _aio.UnaryUnaryMultiCallable[_reports_pb2.CheckAlertsRequest, _reports_pb2.CheckAlertsResponse]  # type: ignore[assignment]
     """Says how far a tenant's windows and billing periods are from their thresholds."""
     ListViolations: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListViolationsRequest, _reports_pb2.ListViolationsResponse]  # type: ignore[assignment]
-    """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
+    """Lists windows that were used beyond their limits, those that began last first."""
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_decisions_pb2.ListDecisionsRequest, _decisions_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    """Lists calls that limits denied, or admitted beyond themselves, as far as their decision log says; the last first."""
+    CountDecisions: _aio.UnaryUnaryMultiCallable[_decisions_pb2.CountDecisionsRequest, _decisions_pb2.CountDecisionsResponse]  # type: ignore[assignment]
+    """Counts them by limit and reason."""
     ListAuditLog: _aio.UnaryUnaryMultiCallable[_reports_pb2.ListAuditLogRequest, _reports_pb2.ListAuditLogResponse]  # type: ignore[assignment]
     """Lists administrative acts, newest first."""
     VerifyUsage: _aio.UnaryStreamMultiCallable[_reports_pb2.VerifyUsageRequest, _reports_pb2.VerifyUsageResponse]  # type: ignore[assignment]
@@ -197,7 +206,23 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reports_pb2.ListViolationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.ListViolationsResponse, _abc.Awaitable[_reports_pb2.ListViolationsResponse]]:
-        """Lists windows that were used beyond their limits, those that began last first. Denials stand in sidecars' metrics."""
+        """Lists windows that were used beyond their limits, those that began last first."""
+
+    @_abc_1.abstractmethod
+    def ListDecisions(
+        self,
+        request: _decisions_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decisions_pb2.ListDecisionsResponse, _abc.Awaitable[_decisions_pb2.ListDecisionsResponse]]:
+        """Lists calls that limits denied, or admitted beyond themselves, as far as their decision log says; the last first."""
+
+    @_abc_1.abstractmethod
+    def CountDecisions(
+        self,
+        request: _decisions_pb2.CountDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_decisions_pb2.CountDecisionsResponse, _abc.Awaitable[_decisions_pb2.CountDecisionsResponse]]:
+        """Counts them by limit and reason."""
 
     @_abc_1.abstractmethod
     def ListAuditLog(
