@@ -7,6 +7,7 @@ import secrets
 import uuid
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -147,7 +148,7 @@ async def test_one_tenant_never_takes_all_the_room_or_all_the_turns(
 ) -> None:
     """A tenant that sends more than can be committed is refused at half the room; another finds room and is next.
 
-    A call for both is refused whole, and takes no room.
+    So does a call for both: the noisy one's part of it waits for none of its own calls.
     """
     monkeypatch.setattr(usage_input_service, "WAITING_RECORDS_MAX", 400)
     monkeypatch.setattr(usage_input_service, "COMMIT_RECORDS_MAX", 40)
@@ -159,23 +160,67 @@ async def test_one_tenant_never_takes_all_the_room_or_all_the_turns(
         usage = UsageInput(ingest, limits.tenants, resources.clock, producer_id=uuid.uuid4())
         noisy = [asyncio.create_task(usage.record([use() for _ in range(10)])) for _ in range(100)]
         await wait_until(lambda: _count(noisy, done=80))
-        with pytest.raises(OverloadedError):
-            await usage.record([use(tenant="other"), use()])
-        assert usage.waiting_of("other") == 0
         quiet = [asyncio.create_task(usage.record([use(tenant="other")])) for _ in range(3)]
-        mixed = asyncio.create_task(usage.record([use(tenant="other"), use(tenant="nobody"), use(tenant="other")]))
+        both = [use(tenant="other"), use(tenant="nobody"), use(), use(tenant="other")]
+        mixed = asyncio.create_task(usage.record(both))
         await wait_until(lambda: _waits(usage, "other", 5))
         await wait_until(lambda: _has_begun(ingest))
         ingest.gate.set()
         for results in await asyncio.gather(*quiet):
             assert [one.fate for one in results] == [Fate.RECORDED]
-        assert [one.fate for one in await mixed] == [Fate.RECORDED, Fate.INVALID, Fate.RECORDED]
+        assert [one.fate for one in await mixed] == [Fate.RECORDED, Fate.INVALID, Fate.RECORDED, Fate.RECORDED]
         told = await asyncio.gather(*noisy, return_exceptions=True)
     refused = [one for one in told if isinstance(one, OverloadedError)]
     assert (80, {"LEDGER_FULL"}) == (len(refused), {one.reason for one in refused})
     assert sum(not isinstance(one, BaseException) for one in told) == 20
-    # What is under way has the noisy one's alone; in those after it the tenants take turns, a call each.
-    assert [dict(Counter(one)) for one in ingest.commits[1:3]] == [{"acme": 30, "other": 3}, {"acme": 30, "other": 2}]
+    # What is under way has the noisy one's alone; in the next one tenants take turns, a call each, and parts theirs.
+    assert dict(Counter(ingest.commits[1])) == {"acme": 31, "other": 5}
+
+
+async def test_who_has_nothing_waiting_finds_room_beside_any_that_flood(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares may be smaller than a call by now: whoever has none waiting has room for one all the same, up to a bound.
+
+    Calls for several tenants have room of their own, whatever each of these tenants has waiting.
+    """
+    monkeypatch.setattr(usage_input_service, "WAITING_RECORDS_MAX", 40)
+    monkeypatch.setattr(usage_input_service, "FIRST_RECORDS_MAX", 40)
+    monkeypatch.setattr(usage_input_service, "SEVERAL_RECORDS_MAX", 8)
+    names = [f"flood-{number}" for number in range(21)]
+    declared = "".join(f"{{id: {name}, name: Flood, plan: free}}, " for name in names)
+    async with running(ledger_settings) as ledger:
+        await apply(ledger, METERED.replace("tenants: [", f"tenants: [{declared}"))
+        resources = ledger.resources
+        limits = await open_limits(resources)
+        ingest = Gated(resources.pools.ingest, embedded=True)
+        usage = UsageInput(ingest, limits.tenants, resources.clock, producer_id=uuid.uuid4())
+
+        def call(*tenants: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(usage.record([use(tenant=one) for one in tenants for _ in range(4)]))
+
+        flood = []
+        for name in names[:19]:
+            flood.append(call(name))
+            await wait_until(partial(_waits, usage, name, 4))
+            with pytest.raises(OverloadedError):
+                await usage.record([use(tenant=name) for _ in range(40)])
+        with pytest.raises(OverloadedError):
+            await call(names[0])
+        quiet = call(names[19])
+        await wait_until(lambda: _waits(usage, names[19], 4))
+        with pytest.raises(OverloadedError):
+            await call(names[20])
+        mixed = call(names[0], names[20])
+        await wait_until(lambda: _waits(usage, names[0], 8))
+        with pytest.raises(OverloadedError):
+            await call(names[0], names[20])
+        ingest.gate.set()
+        for results in await asyncio.gather(*flood, quiet, mixed):
+            assert {one.fate for one in results} == {Fate.RECORDED}
+        assert {usage.waiting_of(name) for name in names} == {0}
+        (result, *_) = await call(names[0])
+        assert Fate.RECORDED is result.fate
 
 
 async def _count(tasks: Sequence[asyncio.Task[Any]], *, done: int) -> bool:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, LedgerError, OverloadedError, broken_off
@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 COMMIT_RECORDS_MAX = 5_000
 """Records of one transaction."""
 WAITING_RECORDS_MAX = 50_000
-"""Records that wait or are being committed. A tenant may have as many of them as are still free: alone half of all,
-beside n others like it 1/(n + 2). So whoever has none always finds room. Source: Choudhury and Hahne, dynamic queue
-length thresholds for shared-memory packet switches, 1998."""
+"""Records of calls for one tenant that wait or are being committed. A tenant may have as many as are still free: alone
+half of all, beside n others like it 1/(n + 2). Source: Choudhury and Hahne, dynamic queue length thresholds for
+shared-memory packet switches, 1998."""
+FIRST_RECORDS_MAX = 50_000
+"""Records above those, for calls of tenants that have none: at least 50 of 1,000 records find room, whatever the
+others send."""
+SEVERAL_RECORDS_MAX = 25_000
+"""Records of calls for several tenants that wait or are being committed: what one of these tenants sends by itself
+refuses none of them."""
 _RETRY_AFTER_MS = 1_000
 
 
@@ -60,6 +66,8 @@ class Result:
 
 
 _RECORDED = Result(Fate.RECORDED)
+_Line: TypeAlias = tuple[str, bool]
+"""Whose turn it is: a tenant, and whether its calls are for several tenants."""
 
 
 def input_producer_id(installation_id: bytes, name: str) -> UUID:
@@ -69,7 +77,7 @@ def input_producer_id(installation_id: bytes, name: str) -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    tenant: str
+    line: _Line
     uses: Sequence[Use]
     done: asyncio.Future[list[Result]]
 
@@ -79,7 +87,8 @@ class UsageInput:
 
     Tenants take turns, and none has all the room: one that sends more than can be committed is refused, the others wait
     for the transaction under way and one call of each tenant before them. A call for several tenants is committed in
-    parts. A cancelled call may have committed, in part or whole; sending again under the same ids tells.
+    parts, each in its tenant's turn of such parts, and has the room of such calls. A cancelled call may have committed,
+    in part or whole; sending again under the same ids tells.
     """
 
     def __init__(self, ingest: UsageIngest, tenants: TenantDirectory, clock: LedgerClock, *, producer_id: UUID) -> None:
@@ -87,11 +96,12 @@ class UsageInput:
         self._tenants = tenants
         self._clock = clock
         self._producer_id = producer_id
-        self._queues: dict[str, deque[_Job]] = {}
-        """Of each tenant that waits, in the order of their turns."""
-        self._held: dict[str, int] = {}
-        """Records of each tenant that wait or are being committed."""
-        self._waiting = 0
+        self._queues: dict[_Line, deque[_Job]] = {}
+        """Of each line that waits, in the order of their turns."""
+        self._held: dict[_Line, int] = {}
+        """Records of each line that wait or are being committed."""
+        self._waiting = {False: 0, True: 0}
+        """Records that wait or are being committed: of calls for one tenant, for several."""
         self._writer: asyncio.Task[None] | None = None
 
     async def record(self, uses: Sequence[Use | LedgerError]) -> list[Result]:
@@ -107,7 +117,7 @@ class UsageInput:
 
     def waiting_of(self, tenant: str) -> int:
         """Give how many of a tenant's records wait or are being committed."""
-        return self._held.get(tenant, 0)
+        return self._held.get((tenant, False), 0) + self._held.get((tenant, True), 0)
 
     async def _checked(self, uses: Sequence[Use | LedgerError]) -> list[Use | LedgerError]:
         """Put an error in the place of each record that catalogue or clock refuse; drop or hide what isn't kept."""
@@ -131,10 +141,11 @@ class UsageInput:
         parts: dict[str, list[int]] = {}
         for place, use in enumerate(uses):
             parts.setdefault(use.tenant, []).append(place)
-        free = WAITING_RECORDS_MAX - self._waiting
-        if len(uses) > free or any(self.waiting_of(one) + len(places) > free for one, places in parts.items()):
+        several = len(parts) > 1
+        fits = self._has_room_for_several(len(uses)) if several else self._has_room(uses[0].tenant, len(uses))
+        if not fits:
             raise OverloadedError("too many records wait to be committed", retry_after_ms=_RETRY_AFTER_MS)
-        jobs = [self._enqueue(one, [uses[place] for place in places]) for one, places in parts.items()]
+        jobs = [self._enqueue((one, several), [uses[place] for place in places]) for one, places in parts.items()]
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write())
         told = await asyncio.gather(*(job.done for job in jobs))
@@ -145,34 +156,44 @@ class UsageInput:
         }
         return [results[place] for place in range(len(uses))]
 
-    def _enqueue(self, tenant: str, uses: Sequence[Use]) -> _Job:
-        job = _Job(tenant, uses, asyncio.get_running_loop().create_future())
-        self._queues.setdefault(tenant, deque()).append(job)
-        self._held[tenant] = self.waiting_of(tenant) + len(uses)
-        self._waiting += len(uses)
+    def _has_room(self, tenant: str, count: int) -> bool:
+        """Tell whether a call of so many records of one tenant may wait."""
+        held, waiting = self._held.get((tenant, False), 0), self._waiting[False]
+        if held:
+            return held + count <= WAITING_RECORDS_MAX - waiting
+        return waiting + count <= WAITING_RECORDS_MAX + FIRST_RECORDS_MAX
+
+    def _has_room_for_several(self, count: int) -> bool:
+        return self._waiting[True] + count <= SEVERAL_RECORDS_MAX
+
+    def _enqueue(self, line: _Line, uses: Sequence[Use]) -> _Job:
+        job = _Job(line, uses, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(line, deque()).append(job)
+        self._held[line] = self._held.get(line, 0) + len(uses)
+        self._waiting[line[1]] += len(uses)
         return job
 
     def _take(self) -> list[_Job]:
-        """Take what the next transaction commits: of each tenant that waits a call in turn, until it is full."""
+        """Take what the next transaction commits: of each line that waits a call in turn, until it is full."""
         jobs: list[_Job] = []
         count = 0
         while self._queues:
-            tenant, queue = next(iter(self._queues.items()))
+            line, queue = next(iter(self._queues.items()))
             if jobs and count + len(queue[0].uses) > COMMIT_RECORDS_MAX:
                 break
             jobs.append(queue.popleft())
             count += len(jobs[-1].uses)
-            del self._queues[tenant]
+            del self._queues[line]
             if queue:
-                self._queues[tenant] = queue  # Behind all others.
+                self._queues[line] = queue  # Behind all others.
         return jobs
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
-            self._waiting -= len(job.uses)
-            self._held[job.tenant] -= len(job.uses)
-            if not self._held[job.tenant]:
-                del self._held[job.tenant]
+            self._waiting[job.line[1]] -= len(job.uses)
+            self._held[job.line] -= len(job.uses)
+            if not self._held[job.line]:
+                del self._held[job.line]
 
     async def _write(self) -> None:
         """Commit until nothing waits."""
