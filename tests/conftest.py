@@ -93,7 +93,8 @@ def new_database(postgres: EmbeddedPostgres) -> Callable[[], str]:
 
     def make() -> str:
         name = f"test_{next(numbers)}"
-        asyncio.run(run_statement(url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
+        # Copying files takes a third of the time of writing every page into the log, which nobody reads.
+        asyncio.run(run_statement(url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
         # An installation of its own: else its Redis would say that it is another one, set back.
         own = "UPDATE tollkeeper.installation SET installation_id = uuid_send(gen_random_uuid())"
         asyncio.run(run_statement(database_named(url, name), own))
