@@ -20,7 +20,15 @@ from tollkeeper_ledger.domain.period_facts import facts_from_json, facts_to_json
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.paid import PaidFee, give_back
-from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, PeriodUsage, RatedPeriod, Stretch, rate_period
+from tollkeeper_ledger.domain.rating.period import (
+    Ahead,
+    PeriodFacts,
+    PeriodUsage,
+    RatedPeriod,
+    Stretch,
+    paid_instead,
+    rate_period,
+)
 from tollkeeper_ledger.domain.rating.reductions import Coupon
 
 DATA = Path(__file__).parent / "data"
@@ -86,6 +94,18 @@ def test_a_coupons_share_is_taken_back_and_nothing_more_comes_off_it() -> None:
 def test_nothing_of_a_void_invoice_is_given_back_or_charged_anew() -> None:
     """Of what nobody paid nothing comes back; what it was for is not charged; another plan is, from its day on."""
     assert [("pro, 15 of 30 days", 4_500, 0)] == shown(april(is_void=True))
+
+
+def test_another_plan_would_have_been_paid_ahead_at_its_price() -> None:
+    """Half of Basic's 30.00 was off: half of Pro's 90.00 would have been, so half of 45.00 comes back of it."""
+    before = Ahead(plan="basic", quantity=1, span=APRIL, whole=APRIL, paid=(PAID,))
+    paid = paid_instead(before, PLANS["pro"], "UTC")
+    assert [(9_000, 4_500)] == [(fee.amount_minor, fee.discount_minor) for fee in paid]
+    stretch = Stretch(Period(start=START, end=day(16)), "pro", "active", 1)
+    half = PeriodFacts("UTC", stretch.span, APRIL, (stretch,), replace(before, plan="pro", paid=paid), None)
+    assert [("pro, unused 15 of 30 days", -4_500, -2_250)] == shown(
+        rate_period(half, PeriodUsage(by_plan={}), PLANS, engine_version=2)
+    )
 
 
 @pytest.mark.parametrize(("version", "expected"), [(1, ("all", "half")), (2, ("all",))])

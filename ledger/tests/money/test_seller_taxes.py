@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate, tax_for, taxes_from_json
+from tollkeeper_ledger.domain.invoice_lines import summed
+from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.domain.rating.charges import Charges
+from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
 from tollkeeper_ledger.domain.seller_taxes import (
     NO_TAXES,
     NOWHERE,
@@ -76,6 +81,24 @@ def test_a_rate_that_names_a_meter_goes_first_in_its_place() -> None:
 def test_a_payers_own_word_goes_first(profile: BillingProfile, expected: tuple[str, str]) -> None:
     """A profile that says something of taxes is all that counts; one that says other things changes nothing."""
     assert expected == charged(NOWHERE, profile=profile)
+
+
+@pytest.mark.parametrize(("tax_id", "expected"), [
+    ("", (10_000, 2_000, 12_000)),
+    ("FR12345678901", (12_000, 0, 12_000)),
+])  # fmt: skip
+def test_a_business_pays_the_price_as_it_stands(tax_id: str, expected: tuple[int, int, int]) -> None:
+    """120.00, 20 % in it for others: to a business that accounts for the tax itself 120.00 is the price without it."""
+    french = SellerTax(name="TVA", percent="20", country="FR", mode="inclusive")
+    taxes = replace(GERMAN, rates=(french, *GERMAN.rates))
+    item = {"item_id": "i", "description": "Licence", "amount_minor": 12_000}
+    stored = {
+        "billing": frozen_terms(BillingProfile(), taxes, TaxPlace("FR", "", tax_id)),
+        "items": [item],
+        "period": {},
+    }
+    found = summed(Charges(currency=Currency.from_code("EUR"), lines=()), stored, engine_version=ENGINE_VERSION)
+    assert expected == (found["subtotal_minor"], found["tax_minor"], found["total_minor"])
 
 
 def test_what_is_stored_is_what_was_declared() -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from billing_bench import catalogue, use
 from stripe_shop import GRACE, HOUR, act_on
-from tollkeeper_ledger.domain.errors import PreconditionError
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
+from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
-from tollkeeper_ledger.services.profiles import add_invoice_item
+from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
+from tollkeeper_ledger.services.subscription_changes import cancel_subscription
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import connection, transaction
 
@@ -110,6 +112,89 @@ async def test_void_invoices_give_back_coupons_and_grants(bench: BillingBench) -
             assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
             made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
             assert made.stored == made.document
+
+
+async def test_what_was_given_back_is_not_void_before(bench: BillingBench) -> None:
+    """A fee in advance whose unused share a later invoice gives back stays: void for good, or taxed otherwise since.
+
+    Once the later one is void, it may be. So what nobody paid is given back to nobody.
+    """
+    ahead = "name: base, timing: advance, amount"
+    await bench.apply(catalogue(bench.start, "code").replace("name: base, amount", ahead))
+    await bench.run()
+    async with transaction(bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+    await bench.set_now(bench.start + HOUR / 2)
+    async with transaction(bench.billing) as conn:
+        await cancel_subscription(conn, tenant_id, at="now", act=await act_on(conn))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + HOUR, tenants=("code",))
+    await bench.run()
+    assert [2_000, -1_000] == [document["total_minor"] for document in await bench.documents("code")]
+    opening, closing = [row["invoice_id"] for row in await bench.rows("SELECT invoice_id FROM invoice ORDER BY serial")]
+    with pytest.raises(PreconditionError, match="gives back some of its fees in advance"):
+        await void(bench, opening, reissue=False)
+    async with transaction(bench.billing) as conn:
+        profile = BillingProfile(taxes=(TaxRate("VAT", "19"),))
+        await set_profile(conn, tenant_id, profile, act=await act_on(conn))
+    with pytest.raises(PreconditionError, match="gives back some of its fees in advance"):
+        await void(bench, opening, reissue=True)
+    await void(bench, closing, reissue=False)
+    await void(bench, opening, reissue=True)
+    assert [2_000, -1_000, 2_380] == [document["total_minor"] for document in await bench.documents("code")]
+
+
+async def test_what_no_invoice_would_take_is_refused(bench: BillingBench) -> None:
+    """In another currency than a tenant pays in, without a subscription, or after its last invoice it would wait.
+
+    Until then an item is taken, after the end as well, and the last invoice has it.
+    """
+    await bench.apply(catalogue(bench.start, "code") + "  - {id: bare}\n")
+    async with transaction(bench.billing) as conn:
+        ids = await find_tenant_ids(conn, ["code", "bare"])
+
+    async def give(kind: str, tenant: str, currency: str = "USD") -> None:
+        async with transaction(bench.billing) as conn:
+            act = await act_on(conn)
+            if kind == "item":
+                await add_invoice_item(
+                    conn, ids[tenant], description="Setup", amount_minor=700, currency=currency, act=act
+                )
+                return
+            grant = GrantAsked(
+                name="g", meter="context_tokens" if kind == "units" else "",
+                currency="" if kind == "units" else currency, amount=500, priority=0, expires_at=None, recurs=False,
+                rollover_max=0,
+            )  # fmt: skip
+            await create_grant(conn, ids[tenant], grant, act, new_id=uuid.uuid4)
+
+    for kind in ("item", "credit"):
+        with pytest.raises(InvalidFieldError, match="currency: is not what the tenant's invoices are in") as refused:
+            await give(kind, "code", "EUR")
+        assert ("EUR", "USD") == (refused.value.metadata["value"], refused.value.metadata["bound"])
+    for kind in ("item", "credit", "units"):
+        with pytest.raises(UnknownNameError, match="no such subscription: 'bare'"):
+            await give(kind, "bare")
+    await bench.set_now(bench.start + HOUR / 2)
+    async with transaction(bench.billing) as conn:
+        await cancel_subscription(conn, ids["code"], at="now", act=await act_on(conn))
+    await give("item", "code")
+    # A grant pays for what is used after it was given.
+    for kind in ("credit", "units"):
+        with pytest.raises(UnknownNameError, match="no such subscription: 'code'"):
+            await give(kind, "code")
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + HOUR, tenants=("code",))
+    await bench.run()
+    # Half of 20.00 and the item.
+    assert [1_700] == [document["total_minor"] for document in await bench.documents("code")]
+    for kind in ("item", "credit", "units"):
+        with pytest.raises(UnknownNameError, match="no such subscription: 'code'"):
+            await give(kind, "code")
+    (left,) = await bench.rows("SELECT (SELECT count(*) FROM invoice_item) + (SELECT count(*) FROM prepaid_grant) AS n")
+    assert 1 == left["n"]
 
 
 async def test_items_of_a_void_invoice_are_billed_by_the_next(bench: BillingBench) -> None:

@@ -39,7 +39,9 @@ from tollkeeper_ledger.store.tenant_locks import lock_tenant
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from tollkeeper_ledger.domain.rating.period import PeriodFacts
     from tollkeeper_ledger.services.overrides import Act
+    from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 _DRAFTS_MAX = 1_000
@@ -51,9 +53,8 @@ async def void_invoice(
     """Void an invoice; give the one that replaces it where asked, of the same usage and prices.
 
     The new one has seller's and payer's data and terms as they are now, and uses the coupons and grants that the void
-    one used; where nothing replaces it, these get back what it used, and items
-    wait for the next invoice. Raises UnknownNameError; PreconditionError:
-    something was paid or credited on it.
+    one used; where nothing replaces it, these get back what it used, and items wait for the next invoice. Raises
+    UnknownNameError; PreconditionError: something was paid or credited on it, or given back by the next one.
     """
     billed = await need_billed(conn, invoice_id)
     # Grants move only while the tenant is locked; tenants are locked before numbers.
@@ -67,6 +68,7 @@ async def void_invoice(
         definitions = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
         facts, rated = facts_from_json(json.loads(stored.inputs)), rate_inputs(stored.inputs, definitions)
         if not facts.is_cut:
+            await _need_kept(conn, billed, facts)
             await return_reductions(conn, facts, rated, billed.tenant_id, at=act.now)
             await return_items(conn, billed)
         elif await is_counted(conn, CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)):
@@ -79,12 +81,36 @@ async def void_invoice(
     parties = (await closes.read_parties(conn, [billed.tenant_id]))[billed.tenant_id]
     profile = await read_profile(conn, UUID(parties.billing_tenant["tenant_id"]))
     terms = frozen_terms(profile, parties.taxes, parties.place)
+    before = json.loads(stored.inputs)
+    if any(terms[name] != before["billing"][name] for name in ("taxes", "tax_mode")):
+        await _need_kept(conn, billed, facts_from_json(before))
     inputs = with_parties(stored.inputs, parties, terms, replaces=billed.number)
     key = CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     issuing = Issuing(key=key, rated=rate_and_sum(inputs, definitions), replaces=billed)
     run = Run(actor=act.actor, request_id=act.request_id)
     return (await issue(conn, [issuing], serials, action="ReissueInvoice", run=run))[key]
+
+
+async def _need_kept(conn: Connection, billed: Billed, facts: PeriodFacts) -> None:
+    """Refuse where the next period's invoice gives back some of the fees in advance that stand on this one.
+
+    It gives them back as they were charged: without the charge, or with another tax, it would give what nobody paid.
+    """
+    if facts.advance is None:
+        return
+    following = CloseKey(billed.tenant_id, billed.subscription_id, facts.advance.span.start)
+    inputs = await closes.read_inputs_from(conn, following)
+    if inputs is None:
+        return
+    lines = rate_inputs(inputs, await closes.read_definitions_by_digest(conn, digests_named(inputs))).charges.lines
+    if any(line.given_back is not None for line in lines):
+        raise PreconditionError(
+            "the next period's invoice gives back some of its fees in advance: void that one first, or give a credit "
+            "note",
+            reason="INVOICE_STATE",
+            metadata={"invoice": billed.number},
+        )
 
 
 async def finalise_draft(conn: Connection, wire_id: str, *, period_start: datetime | None, run: Run) -> StoredInvoice:

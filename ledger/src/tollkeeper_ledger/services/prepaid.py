@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
+from tollkeeper_ledger.services.invoices_to_come import need_invoice_to_come
 from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.subscription_changes import live_subscription
 from tollkeeper_ledger.store.catalogue import EVERYTHING, read_meters
@@ -86,12 +87,15 @@ async def add_coupon_to(
 async def create_grant(
     conn: Connection, tenant_id: UUID, asked: GrantAsked, act: Act, *, new_id: Callable[[], UUID]
 ) -> UUID:
-    """Grant units or credit; give the grant's id. Raises UnknownNameError: no such meter; InvalidFieldError."""
+    """Grant units or credit to a subscribed tenant, in the currency that it pays in; give the grant's id.
+
+    Raises UnknownNameError: no such meter, or no subscription runs; InvalidFieldError.
+    """
     if asked.meter and asked.meter not in {m.name for m in await read_meters(conn, after="", count_max=EVERYTHING)}:
         raise UnknownNameError("meter", asked.meter, remedy="declare it in the catalogue")
     if asked.expires_at is not None and asked.expires_at <= act.now:
         raise InvalidFieldError("expires_at", "is over", value=asked.expires_at.isoformat(), bound="later than now")
-    await lock_tenant(conn, tenant_id)
+    await need_invoice_to_come(conn, tenant_id, currency=asked.currency, running_at=act.now)
     grant = StoredGrant(
         grant_id=new_id(),
         name=asked.name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.billing_profile import check_profile
 from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError, UnknownNameError
 from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.services.invoices_to_come import need_invoice_to_come
 from tollkeeper_ledger.services.notes import check_note
 from tollkeeper_ledger.services.trials import follow_methods, lock_trials_of
 from tollkeeper_ledger.store import money
@@ -42,7 +43,10 @@ async def set_profile(conn: Connection, payer_id: UUID, profile: BillingProfile,
 async def add_invoice_item(
     conn: Connection, tenant_id: UUID, *, description: str, amount_minor: int, currency: str, act: Act
 ) -> UUID:
-    """Add a charge, or a credit below zero, to a tenant's next invoice. Raises InvalidFieldError."""
+    """Add a charge, or a credit below zero, to a tenant's next invoice, in the currency that it pays in.
+
+    Raises UnknownNameError: no invoice is to come; InvalidFieldError.
+    """
     if not description or not description.isprintable() or len(description) > DESCRIPTION_CHARS_MAX:
         raise InvalidFieldError(
             "description",
@@ -62,6 +66,7 @@ async def add_invoice_item(
         Currency.from_code(currency)
     except ValueError as error:
         raise InvalidFieldError("currency", str(error), value=ascii(currency[:16]), bound="ISO 4217") from error
+    await need_invoice_to_come(conn, tenant_id, currency=currency)
     item_id = uuid.uuid4()
     await money.add_item(
         conn,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ from tollkeeper_ledger.domain.catalogue.canonical import (
 )
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.invoice import digests_named, rate_inputs, usage_to_json
-from tollkeeper_ledger.domain.period_facts import period_from_json
+from tollkeeper_ledger.domain.period_facts import ahead_from_json, period_from_json
+from tollkeeper_ledger.domain.rating.period import paid_instead
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.services.billing_facts import read_plans_of
 from tollkeeper_ledger.services.catalogue import check_catalogue
 from tollkeeper_ledger.services.period_usage import read_period_usage
@@ -93,6 +95,10 @@ async def _difference(conn: Connection, close: StoredClose, plans: Mapping[str, 
     if stored["facts"]["stretches"]:
         found = (await read_plans_of(conn, [schedule]))[schedule.subscription_id]
         stored.update(usage_to_json(*await read_period_usage(conn, found, period, also=list(instead.values()))))
+    ahead = ahead_from_json(stored["facts"]["ahead"])
+    if ahead is not None and ahead.paid and ahead.plan in instead:
+        paid = paid_instead(ahead, plan_of(instead[ahead.plan]), stored["time_zone"])
+        stored["facts"]["ahead"]["paid"] = [asdict(fee) for fee in paid]
     after = _rated_instead(canonical_json(stored), definitions, instead)
     return Difference(
         tenant=close.tenant,

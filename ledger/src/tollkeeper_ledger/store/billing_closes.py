@@ -317,6 +317,14 @@ async def read_inputs_ending(conn: Connection, keys: Collection[CloseKey]) -> di
     return {row["subscription_id"]: Before(row["inputs"], row["is_void"]) for row in rows}
 
 
+async def read_inputs_from(conn: Connection, key: CloseKey) -> bytes | None:
+    """Read the inputs of the close that begins at an instant; None where there is none or its invoice is void."""
+    found: bytes | None = await conn.fetchval(
+        sql("billing.inputs_from"), key.tenant_id, key.subscription_id, key.period_start
+    )
+    return found
+
+
 async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, bytes]]:
     """Read drafts and their inputs, oldest first."""
     rows = await conn.fetch(sql("billing.drafts"), only, count_max)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.money import Currency, exact, major, parse_decimal, round_line
 from tollkeeper_ledger.domain.periods import Period
-from tollkeeper_ledger.domain.proration import true_up
+from tollkeeper_ledger.domain.proration import prorate, true_up
 from tollkeeper_ledger.domain.rating.charges import Charge, Charges, SubscriptionFacts
 from tollkeeper_ledger.domain.rating.engine import rate_late, rate_usage
 from tollkeeper_ledger.domain.rating.fees import (
@@ -26,7 +26,7 @@ from tollkeeper_ledger.domain.rating.fees import (
     proration_of,
     share_minor,
 )
-from tollkeeper_ledger.domain.rating.paid import give_back
+from tollkeeper_ledger.domain.rating.paid import PaidFee, give_back
 from tollkeeper_ledger.domain.rating.progressive import without_end
 from tollkeeper_ledger.domain.rating.reductions import (
     Coupon,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import LateUsage, PriceJson, Total
-    from tollkeeper_ledger.domain.rating.paid import PaidFee
     from tollkeeper_ledger.domain.rating.reductions import Reduced
 
 _USED_WHERE_TAKEN = 2
@@ -270,7 +269,6 @@ def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[C
 
 def _taken_back(facts: PeriodFacts, ahead: Ahead, plan: PriceJson, currency: Currency) -> Iterator[Charge]:
     """Give the lines that take back what was billed ahead and is not used, as it was paid where that is known."""
-    # A plan that this one is taken for, to see what it would cost, may have more fees.
     for fee, paid in zip(_fees(plan, "advance"), chain(ahead.paid, repeat(None)), strict=False):
         before_minor = 0
         for span in _unused(facts, ahead, fee):
@@ -279,6 +277,25 @@ def _taken_back(facts: PeriodFacts, ahead: Ahead, plan: PriceJson, currency: Cur
                 line = fee_line(fee, share, currency, words="unused", is_credit=True)
                 yield line if paid is None else give_back(line, paid, currency, before_minor=before_minor)
                 before_minor -= line.amount_minor
+
+
+@exact
+def paid_instead(ahead: Ahead, plan: PriceJson, time_zone: str) -> tuple[PaidFee, ...]:
+    """Say what would have been paid ahead under another plan, without tax: as much off each fee as was off all."""
+    amount_minor = sum(fee.amount_minor for fee in ahead.paid)
+    off_minor = sum(fee.discount_minor for fee in ahead.paid)
+    lines = _fees_ahead(ahead, plan, ahead.time_zone or time_zone, Currency.from_code(plan["currency"]))
+    return tuple(
+        PaidFee(
+            amount_minor=line.amount_minor,
+            discount_minor=prorate(off_minor, part=line.amount_minor, whole=amount_minor) if amount_minor else 0,
+            tax_minor=0,
+            tax_name="",
+            tax_percent="",
+            tax_mode="exclusive",
+        )
+        for line in lines
+    )
 
 
 def is_given_back(facts: PeriodFacts) -> bool:

@@ -150,6 +150,20 @@ LEFT JOIN LATERAL (
 ) i ON true
 LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id;
 
+-- name: inputs_from
+-- Reads the inputs of the close that begins at an instant, as its newest invoice has them, unless that is void. $1
+-- tenant id, $2 subscription id, $3 instant.
+SELECT coalesce(i.inputs, c.inputs) AS inputs
+FROM billing_close c
+LEFT JOIN LATERAL (
+  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
+  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
+  ORDER BY n.issue DESC LIMIT 1
+) i ON true
+LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id
+WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.period_start = $3 AND NOT c.is_cut
+  AND r.state IS DISTINCT FROM 'void';
+
 -- name: opened
 -- Gives the subscriptions whose first fees in advance are billed. $1 tenant ids.
 SELECT c.subscription_id FROM billing_close c JOIN subscription s USING (tenant_id, subscription_id)
