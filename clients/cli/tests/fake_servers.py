@@ -281,13 +281,15 @@ class FakeBilling(billing_pb2_grpc.BillingServiceServicer):
     """Has one invoice; holds one tenant's period."""
 
     def RunInvoices(self, request: Any, context: Any) -> Any:
-        """Finalise one, hold another."""
+        """Finalise one, hold another; break off where a tenant is named `breaks`."""
         yield billing_pb2.RunInvoicesResponse(due=2, done=0, held_tenant="conv", held_reason="producer ab is behind")
         yield billing_pb2.RunInvoicesResponse(
             due=2,
             done=1,
             invoices=[billing_pb2.Invoice(number="TK-000001", tenant="code", currency="USD", total_minor=123)],
         )
+        if request.tenant == "breaks":
+            refuse(context, code_pb2.UNAVAILABLE, "the database is away", "UNAVAILABLE")
 
     def SimulatePlans(self, request: Any, context: Any) -> Any:
         """Make one tenant's month dearer and another's cheaper."""

@@ -268,6 +268,16 @@ def test_invoice_run_names_what_is_held(tollkeeper: Tollkeeper, capsys: pytest.C
     assert "held: conv: producer ab is behind" in captured.err
 
 
+def test_invoice_run_that_breaks_off_lists_what_it_made(
+    tollkeeper: Tollkeeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No repeat lists these invoices again, so they are shown beside the error."""
+    assert tollkeeper("invoice", "run", "--tenant", "breaks", "-o", "json") != 0
+    captured = capsys.readouterr()
+    assert [row["number"] for row in json.loads(captured.out)] == ["TK-000001"]
+    assert "the database is away" in captured.err
+
+
 def test_pdf_stays_in_the_folder(tollkeeper: Tollkeeper, tmp_path: Path) -> None:
     """A file name from the server can't lead out of the present folder."""
     assert tollkeeper("invoice", "pdf", "TK-000001") == 0

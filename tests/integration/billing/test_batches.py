@@ -9,6 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 from billing_bench import RUN, catalogue, open_billing_bench, superuser, use
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
@@ -251,6 +252,45 @@ async def test_a_fault_in_a_batch_holds_up_its_own_tenant_only(bench: BillingBen
     await bench.run()
     serials = [row["serial"] for row in await bench.rows("SELECT serial FROM invoice ORDER BY serial")]
     assert list(range(1, 10)) == serials
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "RAISE EXCEPTION 'a tie' USING ERRCODE = 'serialization_failure'",
+        "PERFORM pg_terminate_backend(pg_backend_pid())",
+    ],
+    ids=["tie", "connection"],
+)
+async def test_a_run_that_breaks_off_tells_of_all_that_it_made(
+    bench: BillingBench, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A tie that stays, a connection that ends: each invoice that was committed is told first; the rest follow."""
+    monkeypatch.setattr(invoice_run, "TENANTS_PER_BATCH", 4)
+    await bench.apply(catalogue(bench.start, *(f"t{n}" for n in range(11))))
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.rows(
+        "CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+        " IF new.tenant_id = (SELECT tenant_id FROM tenant WHERE wire_id = 't5') THEN"
+        " FAULT; END IF; RETURN new; END $$".replace("FAULT", fault)
+    )
+    await bench.rows("CREATE TRIGGER break_off BEFORE INSERT ON receivable FOR EACH ROW EXECUTE FUNCTION break_off()")
+    told: list[str] = []
+
+    async def listen() -> None:
+        steps = invoice_run.run_invoices(bench.billing, run=RUN, only=None)
+        async for some in invoice_run.together(steps, count_max=100):
+            told.extend(one.invoice.read()["number"] for one in some if one.invoice is not None)
+
+    with pytest.raises((asyncpg.SerializationError, asyncpg.InterfaceError)):
+        await listen()
+    made = [row["number"] for row in await bench.rows("SELECT number FROM invoice ORDER BY number")]
+    assert made == sorted(told)
+    assert 0 < len(told) < 11
+    await bench.rows("DROP TRIGGER break_off ON receivable")
+    await bench.run()
+    serials = [row["serial"] for row in await bench.rows("SELECT serial FROM invoice ORDER BY serial")]
+    assert list(range(1, 12)) == serials
 
 
 async def test_runs_of_many_batches_make_each_invoice_once(

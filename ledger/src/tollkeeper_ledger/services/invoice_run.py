@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from tollkeeper_ledger.domain.invoice import digests_named, rate_and_sum
@@ -81,13 +81,22 @@ class _Step:
     held: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[Item]):
+    """What became of items, in order, as far as it came, and what broke it off."""
+
+    steps: list[tuple[Item, _Step]]
+    broke: Exception | None = None
+
+
 async def run_invoices(
     pool: Pool, *, run: Run, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
 ) -> AsyncGenerator[Progress, None]:
     """Close every due period and finalise its invoice, once each, telling how far it is.
 
     Begins with closes whose invoices are missing, ends with running periods whose threshold is passed. Safe to stop at
-    any point, to repeat, and to run twice at once: a transaction bills whatever it closes.
+    any point, to repeat, and to run twice at once: a transaction bills whatever it closes. What breaks it off is raised
+    once everything was told that was billed till then.
     """
     biller = _Biller(pool, run, new_id)
     async with transaction(pool) as conn:
@@ -96,7 +105,7 @@ async def run_invoices(
     done, due = 0, len(pending) + sum(one.left for one in subscribed)
     yield Progress(due=due, done=0)
     for first in range(0, len(pending), TENANTS_PER_BATCH):
-        for _, step in await biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
+        async for _, step in biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
             done += 1
             yield Progress(due=due, done=done, invoice=step.invoice)
     async with aclosing(biller.bill(_batches(subscribed))) as steps:
@@ -118,14 +127,19 @@ async def run_invoices(
 async def together(steps: AsyncIterator[Progress], *, count_max: int) -> AsyncIterator[list[Progress]]:
     """Give steps in lists of at most so many, in their order; the first, and one that is held, end theirs.
 
-    A step may wait for those of the next batch.
+    A step may wait for those of the next batch. Where the steps break off, those that waited are given first.
     """
     waiting: list[Progress] = []
-    async for step in steps:
-        waiting.append(step)
-        if len(waiting) == count_max or step.held_tenant or not step.done:
+    try:
+        async for step in steps:
+            waiting.append(step)
+            if len(waiting) == count_max or step.held_tenant or not step.done:
+                told, waiting = waiting, []
+                yield told
+    except Exception:
+        if waiting:
             yield waiting
-            waiting = []
+        raise
     if waiting:
         yield waiting
 
@@ -171,13 +185,17 @@ class _Biller:
         self._pool, self._run, self._new_id = pool, run, new_id
 
     async def bill(self, batches: Sequence[_Batch]) -> AsyncGenerator[tuple[str, _Step], None]:
-        """Close batch after batch, period after period, and give what became of each, with the tenant's wire id."""
+        """Close batch after batch, period after period, and give what became of each, with the tenant's wire id.
+
+        What breaks one off is raised once those beside it have ended.
+        """
         waiting = deque(batches)
         at_once = min(BATCHES_AT_ONCE, max(1, self._pool.get_max_size() - 1))
-        running: dict[asyncio.Task[list[tuple[str, _Step]]], _Batch] = {}
+        running: dict[asyncio.Task[_Outcome[_Subscribed]], _Batch] = {}
+        broke: Exception | None = None
         try:
-            while waiting or running:
-                while waiting and len(running) < at_once:
+            while running or (waiting and broke is None):
+                while waiting and broke is None and len(running) < at_once:
                     batch = waiting.popleft()
                     running[asyncio.create_task(self._round(batch))] = batch
                 ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -185,46 +203,68 @@ class _Biller:
                     batch = [tenant for tenant in running.pop(task) if tenant]
                     if batch:
                         waiting.appendleft(batch)
-                    for named in task.result():
-                        yield named
+                    outcome = task.result()
+                    broke = broke or outcome.broke
+                    for one, step in outcome.steps:
+                        yield one.wire_id, step
+            if broke is not None:
+                raise broke
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _round(self, batch: _Batch) -> list[tuple[str, _Step]]:
+    async def _round(self, batch: _Batch) -> _Outcome[_Subscribed]:
         """Close the next period of each tenant; drop the subscriptions that have none left."""
         heads = [tenant[0] for tenant in batch]
-        steps = await self._halving(heads, self._close)
-        for tenant, (_, step) in zip(batch, steps, strict=True):
+        outcome = await self._halving(heads, self._close)
+        # Fewer than the batch has where it broke off; nothing follows then.
+        for tenant, (_, step) in zip(batch, outcome.steps, strict=False):
             tenant[0].left -= 1
             if not step.is_closed or not tenant[0].left:
                 tenant.popleft()
-        return [(one.wire_id, step) for one, step in steps]
+        return outcome
 
     async def bill_passed(self, *, only: str | None) -> AsyncIterator[StoredInvoice | None]:
         """Invoice running periods whose threshold is passed, once each; None for a draft that waits for review."""
         async for cut in cut_passed(self._pool, only=only):
             is_ready = cut.billable and not cut.is_draft
-            yield (await self.finalise([cut.key]))[0][1].invoice if is_ready else None
+            if not is_ready:
+                yield None
+                continue
+            async for _, step in self.finalise([cut.key]):
+                yield step.invoice
 
-    async def finalise(self, keys: Sequence[CloseKey]) -> list[tuple[CloseKey, _Step]]:
+    async def finalise(self, keys: Sequence[CloseKey]) -> AsyncIterator[tuple[CloseKey, _Step]]:
         """Make the invoices of closed periods that have none yet."""
-        return await self._halving(keys, self._finalise)
+        outcome = await self._halving(keys, self._finalise)
+        for told in outcome.steps:
+            yield told
+        if outcome.broke is not None:
+            raise outcome.broke
 
     async def _halving(
         self, wanted: Sequence[Item], attempt: Callable[[Sequence[Item]], Awaitable[list[_Step]]]
-    ) -> list[tuple[Item, _Step]]:
-        """Attempt all in one transaction, or each half alone where that fails, down to what is at fault."""
+    ) -> _Outcome[Item]:
+        """Attempt all in one transaction, or each half alone where that fails, down to what is at fault.
+
+        What is no fault of a row breaks it off; what was committed before that is given all the same.
+        """
         try:
-            return list(zip(wanted, await attempt(wanted), strict=True))
+            return _Outcome(list(zip(wanted, await attempt(wanted), strict=True)))
         except (*_FAULTS, *TIES) as error:
             if len(wanted) == 1:
                 if isinstance(error, TIES):
-                    raise
-                return [(wanted[0], _Step(held=f"can't be billed: {error}"))]
+                    return _Outcome([], broke=error)
+                return _Outcome([(wanted[0], _Step(held=f"can't be billed: {error}"))])
+        except Exception as error:  # noqa: BLE001 - raised once what was committed is told
+            return _Outcome([], broke=error)
         middle = len(wanted) // 2
-        return [*await self._halving(wanted[:middle], attempt), *await self._halving(wanted[middle:], attempt)]
+        first = await self._halving(wanted[:middle], attempt)
+        if first.broke is not None:
+            return first
+        second = await self._halving(wanted[middle:], attempt)
+        return _Outcome([*first.steps, *second.steps], broke=second.broke)
 
     async def _close(self, heads: Sequence[_Subscribed]) -> list[_Step]:
         async with transaction(self._pool) as conn:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -71,12 +72,23 @@ def run(context: typer.Context, tenant: TenantOption = "", output: OutputOption 
     shown = Progress(TextColumn("billing"), BarColumn(), MofNCompleteColumn(), console=notes, transient=True)
     with channel_to(targets_of(context).ledger, server="ledger") as channel, shown as bar:
         task = bar.add_task("billing", total=None)
-        for step in billing_pb2_grpc.BillingServiceStub(channel).RunInvoices(request, timeout=_RUN_TIMEOUT_S):
-            bar.update(task, total=step.due, completed=step.done)
-            # A ledger before this client tells of one at a time.
-            made.extend(step.invoices or ([step.invoice] if step.HasField("invoice") else []))
-            if step.held_tenant:
-                bar.console.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
+        steps = billing_pb2_grpc.BillingServiceStub(channel).RunInvoices(request, timeout=_RUN_TIMEOUT_S)
+        try:
+            for step in steps:
+                bar.update(task, total=step.due, completed=step.done)
+                # A ledger before this client tells of one at a time.
+                made.extend(step.invoices or ([step.invoice] if step.HasField("invoice") else []))
+                if step.held_tenant:
+                    bar.console.print(f"held: {step.held_tenant}: {step.held_reason}", markup=False, highlight=False)
+        except grpc.RpcError:
+            # These are made, and no repeat lists them again.
+            if made:
+                _show_made(made, output)
+            raise
+    _show_made(made, output)
+
+
+def _show_made(made: list[billing_pb2.Invoice], output: Output) -> None:
     show([invoice_row(invoice) for invoice in made], COLUMNS, output, title="Finalised", brief=BRIEF)
 
 
