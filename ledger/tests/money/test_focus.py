@@ -112,3 +112,30 @@ def test_scaled_units_are_priced_whole() -> None:
     """720.000 GB-hours at 0.02 per 1,000 thousandths: 720 x 0.02."""
     row = rows_of("unit_price: '0.02', per: 1000", 720_000, scale=3)[1][0]
     assert (row["PricingQuantity"], row["ListUnitPrice"], row["ListCost"]) == ("720", "0.02", "14.40")
+
+
+@pytest.mark.parametrize(
+    ("price", "units", "expected"),
+    [
+        (
+            "unit_price: '0.000000000001', per: 1000000",
+            5_000_000_000_000_000,
+            ("0.000000000000000001", "0.005", "0.01"),
+        ),
+        ("unit_price: '0.0000000000001', per: 1000000", 50_000_000_000_000_000, ("", "0.01", "0.01")),
+        ("unit_price: '0.0000000000001', per: 1000000", 7, ("", "0.00", "0.00")),
+        ("unit_price: '1', per: 524288", 3, ("", "0.00", "0.00")),
+    ],
+)
+def test_no_amount_has_more_digits_than_a_table_holds(price: str, units: int, expected: tuple[str, ...]) -> None:
+    """18 digits behind the point stand; of one more the unit price is left out and the rounded amount is the cost."""
+    row = rows_of(price, units)[1][0]
+    assert expected == (row["ListUnitPrice"], row["ListCost"], row["BilledCost"])
+
+
+def test_taxes_that_take_nothing_have_no_row() -> None:
+    """Under reverse charge the invoice names a rate that its payer accounts for: no row of 0.00 says otherwise."""
+    sums, rows = rows_of("unit_price: 1", 5, mode="reverse_charge")
+    assert [tax["tax_minor"] for tax in sums["taxes"]] == [0]
+    assert [row["ChargeCategory"] for row in rows] == ["Usage"]
+    assert [row["ChargeCategory"] for row in rows_of("unit_price: 1", 5)[1]] == ["Usage", "Tax"]

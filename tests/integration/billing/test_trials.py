@@ -34,6 +34,7 @@ from tollkeeper_ledger.store.webhooks import add_webhook
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from billing_bench import BillingBench
@@ -70,9 +71,9 @@ async def ids(bench: BillingBench) -> dict[str, UUID]:
     return {row["wire_id"]: row["tenant_id"] for row in await bench.rows("SELECT wire_id, tenant_id FROM tenant")}
 
 
-async def subscribe(bench: BillingBench, plan: str, tenant: str = "acme") -> None:
-    """Begin a subscription now."""
-    asked = SubscriptionAsked(plan=plan, start=None, anchor="", time_zone="", currency="", quantity=1, trial_days=None)
+async def subscribe(bench: BillingBench, plan: str, tenant: str = "acme", *, start: datetime | None = None) -> None:
+    """Begin a subscription, now unless a start is given."""
+    asked = SubscriptionAsked(plan=plan, start=start, anchor="", time_zone="", currency="", quantity=1, trial_days=None)
     async with transaction(bench.billing) as conn:
         await create_subscription(conn, (await ids(bench))[tenant], tenant, asked, await act_on(conn))
 
@@ -97,10 +98,10 @@ async def after_trial(bench: BillingBench, tenant: str = "acme") -> tuple[str, s
 async def test_a_trial_that_needs_a_card_first_begins_only_with_one(bench: BillingBench) -> None:
     """Refused by name for a payer without a payment method, in a call and in a catalogue; with one it begins."""
     await bench.apply(PLANS + TENANTS)
-    with pytest.raises(InvalidFieldError, match="only for a payer with a payment method"):
+    with pytest.raises(InvalidFieldError, match=r"begins its trial.* only for a payer with a payment method"):
         await subscribe(bench, "card-first")
     asked = PLANS + TENANTS.replace("{id: acme}", "{id: acme, plan: card-first, billing_tenant: payer}")
-    with pytest.raises(CatalogueInvalidError, match=r"tenants\[0\].plan: begins its trial only for a payer"):
+    with pytest.raises(CatalogueInvalidError, match=r"tenants\[0\].plan: begins its trial.* only for a payer"):
         await bench.apply(asked)
     await profile(bench, "payer", BillingProfile(pays_by="bank transfer"))
     await bench.apply(asked)
@@ -108,6 +109,22 @@ async def test_a_trial_that_needs_a_card_first_begins_only_with_one(bench: Billi
     # A payer that takes its word back has its tenant's trial end, also where a catalogue began it.
     await profile(bench, "payer", BillingProfile())
     assert await after_trial(bench) == ("card-first", "cancelled")
+
+
+async def test_a_trial_that_is_over_when_it_is_entered_asks_at_once(bench: BillingBench) -> None:
+    """Backdated to its last moment it ends as its plan says; beyond that it is refused without a payment method."""
+    await bench.apply(PLANS + TENANTS)
+    over = bench.start - 14 * DAY
+    with pytest.raises(InvalidFieldError, match="goes on after one that is over, only for a payer with"):
+        await subscribe(bench, "pro", start=over)
+    dated = PLANS + TENANTS.replace("{id: acme}", f'{{id: acme, plan: pro, subscription: {{start: "{over}"}}}}')
+    with pytest.raises(CatalogueInvalidError, match=r"tenants\[0\].plan: begins its trial, or goes on"):
+        await bench.apply(dated)
+    await subscribe(bench, "pro", "payer", start=over + timedelta(microseconds=1))
+    assert await after_trial(bench, "payer") == ("free", "active")
+    await profile(bench, "acme", BillingProfile(pays_by="bank transfer"))
+    await bench.apply(dated)
+    assert await after_trial(bench) == ("pro", "active")
 
 
 async def test_a_catalogues_trials_ask_as_well(bench: BillingBench) -> None:

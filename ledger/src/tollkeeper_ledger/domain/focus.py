@@ -21,20 +21,22 @@ COLUMNS = (
     "PricingQuantity", "PricingUnit", "ProviderName", "ServiceName", "SkuId", "SubAccountId",
 )  # fmt: skip
 """Columns of a row, in order."""
+_WHOLE_DIGITS_MAX, _FRACTION_DIGITS_MAX = 20, 18
+"""What a decimal of 38 digits holds, as tables of money have it."""
 
 
 def focus_rows(document: Json) -> list[dict[str, str]]:
-    """Give a row per line and one per tax; BilledCost of all rows is the invoice's total.
+    """Give a row per line and one per tax that takes something; BilledCost of all rows is the invoice's total.
 
     ListUnitPrice x PricingQuantity is ListCost to the last digit, before a line is rounded, wherever ListUnitPrice
     stands. It is empty where one price doesn't explain a line: tiers, packages, percentages, conversions, bounds,
-    prorated fees, prices with tax in them. ListCost is then the rounded amount.
+    prorated fees, prices with tax in them, and where either has more than 20 digits before the point or 18 behind it.
+    ListCost is then the rounded amount.
     """
     currency = Currency.from_code(document["currency"])
     is_contained = document["billing"]["tax_mode"] == "inclusive"
     rows = [_line_row(document, line, currency, is_contained=is_contained) for line in document["lines"]]
-    rows += [_tax_row(document, tax, currency, sign=1) for tax in document["taxes"]]
-    return _in_columns(rows)
+    return _in_columns([*rows, *_tax_rows(document, currency, sign=1)])
 
 
 def credit_note_rows(document: Json) -> list[dict[str, str]]:
@@ -46,12 +48,17 @@ def credit_note_rows(document: Json) -> list[dict[str, str]]:
     said = f": {document['note']}" if document["note"] else ""
     credit = _row(document, -document["subtotal_minor"], currency)
     credit.update(ChargeCategory="Credit", ChargeDescription=f"Credit note on {document['invoice']}{said}")
-    taxes = [_tax_row(document, tax, currency, sign=-1) for tax in document["taxes"] if tax["tax_minor"]]
-    return _in_columns([row | {"ChargeClass": "Correction"} for row in (credit, *taxes)])
+    rows = (credit, *_tax_rows(document, currency, sign=-1))
+    return _in_columns([row | {"ChargeClass": "Correction"} for row in rows])
 
 
 def _in_columns(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: row.get(name, "") for name in COLUMNS} for row in rows]
+
+
+def _tax_rows(document: Json, currency: Currency, *, sign: int) -> list[dict[str, str]]:
+    """Leave out what takes nothing, such as the taxes of who accounts for them under reverse charge."""
+    return [_tax_row(document, tax, currency, sign=sign) for tax in document["taxes"] if tax["tax_minor"]]
 
 
 def _tax_row(document: Json, tax: Json, currency: Currency, *, sign: int) -> dict[str, str]:
@@ -122,4 +129,10 @@ def _priced(line: Json, currency: Currency, *, contained_minor: int) -> dict[str
     price = EXACT.divide(whole_price, Decimal(per))
     if price * per != whole_price or round_line(list_cost, currency) != line["amount_minor"]:
         return priced
-    return priced | {"ListUnitPrice": plain(price), "ListCost": plain(list_cost, digits_min=currency.digits)}
+    shown = {"ListUnitPrice": plain(price), "ListCost": plain(list_cost, digits_min=currency.digits)}
+    return priced | shown if all(map(_fits, shown.values())) else priced
+
+
+def _fits(shown: str) -> bool:
+    whole, _, fraction = shown.lstrip("-").partition(".")
+    return len(whole) <= _WHOLE_DIGITS_MAX and len(fraction) <= _FRACTION_DIGITS_MAX

@@ -24,6 +24,8 @@ PAYMENT_METHOD = (NOT_ASKED, AT_END, AT_START)
 CANCEL, PAUSE, FALLBACK = "cancel", "pause", "fallback"
 OTHERWISE = (CANCEL, PAUSE, FALLBACK)
 """What happens at a trial's end without one."""
+NEEDS_METHOD = "begins its trial, or goes on after one that is over, only for a payer with a payment method"
+"""Why a subscription is refused."""
 BILL = "bill"
 """What happens with one, or where none is asked for."""
 NOTICE_DAYS_DEFAULT = 3
@@ -49,6 +51,11 @@ class TrialTerms:
     def asks(self) -> bool:
         """Whether its end depends on a payment method."""
         return self.payment_method != NOT_ASKED
+
+    def needs_method(self, trial_end: datetime | None, *, now: datetime) -> bool:
+        """Say whether a subscription begins only with a payment method: asked for then, or its trial is over by now."""
+        is_over = trial_end is not None and trial_end <= now
+        return trial_end is not None and (self.payment_method == AT_START or (self.asks and is_over))
 
     def notice_at(self, trial_end: datetime | None) -> datetime | None:
         """Give when its end is told of; None = not at all."""

@@ -18,7 +18,6 @@ from tollkeeper_ledger.domain.errors import AlreadyExistsError, InvalidFieldErro
 from tollkeeper_ledger.domain.periods import Schedule, same_date_from
 from tollkeeper_ledger.domain.phases import CANCELLED, Phase
 from tollkeeper_ledger.domain.scheduled import check_free, check_to_come, idle_phases, phase_in_force, trial_end_after
-from tollkeeper_ledger.domain.trials import AT_START
 from tollkeeper_ledger.services import trials
 from tollkeeper_ledger.services.plan_choice import plan_in
 from tollkeeper_ledger.store import subscriptions as store
@@ -76,7 +75,8 @@ async def create_subscription(
     """Subscribe a tenant that has no running subscription.
 
     Raises UnknownNameError: no such plan, or not in that currency; AlreadyExistsError: it is subscribed then;
-    InvalidFieldError: it begins before the last one ended, or its trial only with a payment method.
+    InvalidFieldError: it begins before the last one ended, or its trial, or what is after one that is over by now,
+    only with a payment method.
     """
     await lock_tenant(conn, tenant_id)
     started_at = asked.start or act.now
@@ -92,7 +92,7 @@ async def create_subscription(
     time_zone = asked.time_zone or await store.read_seller_time_zone(conn, tenant_id)
     days = target.trial.days if asked.trial_days is None else asked.trial_days
     trial_end = trial_end_of(started_at, days, time_zone)
-    if trial_end is not None and target.trial.payment_method == AT_START:
+    if target.trial.needs_method(trial_end, now=act.now):
         await trials.need_method(conn, tenant_id, asked.plan)
     added = AddSubscription(
         tenant=tenant,

@@ -16,7 +16,7 @@ from uuid import UUID
 from tollkeeper_ledger.domain.alerts import Figure
 from tollkeeper_ledger.domain.catalogue.canonical import list_plan
 from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.trials import BILL, FALLBACK, terms_from, trial_to_end, without_method
+from tollkeeper_ledger.domain.trials import BILL, FALLBACK, NEEDS_METHOD, terms_from, trial_to_end, without_method
 from tollkeeper_ledger.services.alerting import tell
 from tollkeeper_ledger.services.plan_choice import plan_in
 from tollkeeper_ledger.store import subscriptions
@@ -47,7 +47,7 @@ async def need_method(conn: Connection, tenant_id: UUID, plan: str) -> None:
     if not await store.has_method(conn, tenant_id):
         raise InvalidFieldError(
             "plan",
-            "begins its trial only for a payer with a payment method",
+            NEEDS_METHOD,
             value=plan,
             remedy="have the payer enter a card, or say what was agreed by `payment set-profile --pays-by`",
         )

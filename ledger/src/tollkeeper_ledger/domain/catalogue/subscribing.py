@@ -12,7 +12,7 @@ from tollkeeper_ledger.domain.catalogue.canonical import list_plan
 from tollkeeper_ledger.domain.catalogue.known import AddSubscription, Change, ChangeSubscription
 from tollkeeper_ledger.domain.catalogue.limit import limit_to_json
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, calendar_anchor
-from tollkeeper_ledger.domain.trials import AT_START, terms_from
+from tollkeeper_ledger.domain.trials import NEEDS_METHOD, terms_from
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.catalogue.faults import Faults
@@ -80,11 +80,11 @@ def subscription_change(asked: Asked, before: KnownTenant | None, *, now: dateti
         started_at = tenant.subscription.start or now
         time_zone = tenant.subscription.time_zone or asked.seller.time_zone
         trial_end = trial_end_of(started_at, target.trial.days, time_zone)
-        if trial_end is not None and target.trial.payment_method == AT_START and not asked.has_method:
+        if target.trial.needs_method(trial_end, now=now) and not asked.has_method:
             asked.fault(
                 faults,
                 "plan",
-                "begins its trial only for a payer with a payment method",
+                NEEDS_METHOD,
                 value=tenant.plan,
                 remedy="apply the tenant without a plan, have it enter one, then name the plan",
             )
