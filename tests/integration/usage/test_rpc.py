@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ import pytest_asyncio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc, usage_pb2, usage_pb2_grpc
-from tollkeeper_cli.proof import ProofError, check_proof
+from tollkeeper_cli.proof import ProofError, check_proof, whole_proof
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.usage_hash import h_start
+from tollkeeper_ledger.services import usage_proofs
 from tollkeeper_ledger.services.usage_roots import PUBLIC_FILE, RootSigner, open_key
 from usage_support import Log
 from waiting import wait_until
@@ -307,6 +309,50 @@ async def test_a_tenant_can_check_by_itself_that_its_record_is_in_the_chain(
     assert {0, 1} == {proofs[at].record.flags for at in (2, 5)}
     for at in (2, 5):
         assert [] == [place for place, forged in flipped(proofs[at]) if is_believed(f"proof-{at}", forged)]
+
+
+@pytest.mark.asyncio
+async def test_a_proof_over_many_batches_comes_in_parts(
+    bench: Bench, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where long nothing was signed a proof is had in several answers, each of bounded size; no part of it proves."""
+    monkeypatch.setattr(usage_proofs, "LATER_AT_ONCE", 4)
+    batches = 11
+    async with running(ledger_settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as opened_to:
+        stub, log = await opened(opened_to)
+        for number in range(batches):
+            log.record(bench.use(f"parts-{number}"))
+            await stub.AppendUsage(message_of(log.cut(number)))
+        signer = RootSigner(ledger.resources.pools.billing, tmp_path, installation_id=b"i" * 16)
+        await signer.tick()
+        asked = reports_pb2.ProveUsageRequest(tenant="acme", id="parts-0")
+        answers: list[reports_pb2.ProveUsageResponse] = []
+        with grpc.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+            prove = reports_pb2_grpc.ReportServiceStub(channel).ProveUsage
+
+            def ask(request: reports_pb2.ProveUsageRequest) -> reports_pb2.ProveUsageResponse:
+                answers.append(prove(request))
+                kept = reports_pb2.ProveUsageResponse()
+                kept.CopyFrom(answers[-1])
+                return kept
+
+            proof = await asyncio.to_thread(whole_proof, asked, ask)
+            assert proof.later_count >= batches - 1
+            assert [len(one.later_batches) for one in answers[:-1]] == [4] * ((proof.later_count - 1) // 4)
+            assert 1 <= len(answers[-1].later_batches) <= 4
+            assert check_proof("acme", "parts-0", proof).public_key
+            assert [] == [one for one in answers if is_believed("parts-0", one)]
+            asked.later_from = 2**64 - 1
+            assert 0 == len((await asyncio.to_thread(prove, asked)).later_batches)
+
+            def turned(request: reports_pb2.ProveUsageRequest) -> reports_pb2.ProveUsageResponse:
+                told = ask(request)
+                told.root.signature += bytes(bool(request.later_from))
+                return told
+
+            asked.later_from = 0
+            with pytest.raises(ProofError, match="another root"):
+                await asyncio.to_thread(whole_proof, asked, turned)
 
 
 def flipped(proof: reports_pb2.ProveUsageResponse) -> Iterator[tuple[int, reports_pb2.ProveUsageResponse]]:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tollkeeper_cli.connection import micros_text, to_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tollkeeper.ledger.v1 import reports_pb2
 
@@ -34,6 +34,23 @@ class Proved:
 
     signed_at: str
     public_key: str
+
+
+def whole_proof(
+    request: reports_pb2.ProveUsageRequest,
+    ask: Callable[[reports_pb2.ProveUsageRequest], reports_pb2.ProveUsageResponse],
+) -> reports_pb2.ProveUsageResponse:
+    """Ask for a proof until all of it is there. Raises ProofError where answers don't go together."""
+    proof = ask(request)
+    asked = type(request)()
+    asked.CopyFrom(request)
+    while len(proof.later_batches) < proof.later_count:
+        asked.later_from = len(proof.later_batches)
+        more = ask(asked)
+        if more.root != proof.root or not more.later_batches:
+            raise ProofError("the ledger gives another root, or no more, while it is asked: ask again")
+        proof.later_batches.extend(more.later_batches)
+    return proof
 
 
 def check_proof(
@@ -78,10 +95,12 @@ def check_proof(
 
 
 def _check_row(proof: reports_pb2.ProveUsageResponse) -> None:
-    """Hold id, times, number, flags and producer of the record against the digest over the batch's rows."""
+    """Hold id, times, number, flags and producer against the digest over the batch's rows; see that it is whole."""
     record, link = proof.record, proof.link
     if not proof.row_hashes:
         raise ProofError("it says nothing that binds the record's id and time: ask a newer ledger")
+    if proof.later_count != len(proof.later_batches):
+        raise ProofError("it is not whole: its root signs a link that it does not lead to")
     numbers = (link.batch_id, record.seq, to_micros(record.event_time), proof.received_us, record.flags)
     head = _string("tollkeeper.row.v1") + proof.content_hash + _string(record.id)
     row = sha256(head + struct.pack("<qqqqq", *numbers) + proof.segment_id).digest()

@@ -57,6 +57,9 @@ class UsageProof:
     body: BatchBody
     hash: bytes
     later_batches: Sequence[bytes]
+    """Digests of the batches after it, from where they were asked for."""
+    later_count: int
+    """Links after it up to the one that the root signs."""
     root: SignedRoot | None
 
 

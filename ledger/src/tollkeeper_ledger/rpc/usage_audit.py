@@ -71,6 +71,7 @@ class UsageAudits:
             record_id=request.id,
             at=instant_of(request, "event_time"),
             archive=self._resources.settings.archive_dir,
+            later_from=request.later_from,
         )
         answer = reports_pb2.ProveUsageResponse(
             record=reports_pb2.StoredRecord(
@@ -88,6 +89,7 @@ class UsageAudits:
             batch_path=_steps(proof.batch_path),
             link=_link(proof),
             later_batches=proof.later_batches,
+            later_count=proof.later_count,
             row_hashes=proof.row_hashes,
             received_us=record.received_us,
             segment_id=record.segment_id.bytes,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Pools
     from tollkeeper_ledger.store.verifying import StoredLink
 
+LATER_AT_ONCE = 20_000
+"""Later batches of one answer: 680 kB."""
 _ROOTS_AT_ONCE = 100
 _NAME_IT_BY_TIME = (
     "ids are kept for 49 days: for an older record give its event time to the microsecond as well (event_time, `--at`)"
@@ -35,13 +37,20 @@ _AS_RECORDED = "give the event time to the microsecond, as it was recorded"
 
 
 async def prove_usage(
-    pools: Pools, *, tenant: str, record_id: str, at: datetime | None = None, archive: Path | None = None
+    pools: Pools,
+    *,
+    tenant: str,
+    record_id: str,
+    at: datetime | None = None,
+    archive: Path | None = None,
+    later_from: int = 0,
 ) -> tuple[AuditedRecord, UsageProof]:
     """Give a record and its way into the chain, up to the first signed root that covers it, where there is one.
 
     Shows of other records of its batch one hash each. `at` is the record's event time: without it, it is found as long
     as its id is kept. `archive`: directory with the files of archived months, of which no more is read than may hold
-    the batch. Raises UnknownNameError TENANT_UNKNOWN, USAGE_UNKNOWN; PreconditionError USAGE_ARCHIVED where a file is
+    the batch. Of the batches between its own and the root up to 20,000 are shown, those after the first `later_from`.
+    Raises UnknownNameError TENANT_UNKNOWN, USAGE_UNKNOWN; PreconditionError USAGE_ARCHIVED where a file is
     needed that can't be read.
     """
     tenant_id = await need_tenant(pools.billing, tenant)
@@ -65,11 +74,15 @@ async def prove_usage(
         place = next((n for n, one in enumerate(records) if (one.tenant, one.id) == (tenant, record_id)), None)
         if found is None or place is None:
             raise UnknownNameError("usage", record_id, remedy="its record is gone: run `tollkeeper audit verify`")
-        return records[place], await _proof(conn, records, place, found)
+        return records[place], await _proof(conn, records, place, found, later_from)
 
 
 async def _proof(
-    conn: Connection, records: Sequence[AuditedRecord], place: int, found: tuple[int, bytes, StoredLink]
+    conn: Connection,
+    records: Sequence[AuditedRecord],
+    place: int,
+    found: tuple[int, bytes, StoredLink],
+    later_from: int,
 ) -> UsageProof:
     """Lead from one of a batch's records to the batch's link, and on to a root."""
     stream, previous, link = found
@@ -81,6 +94,8 @@ async def _proof(
     before = sum(record.tenant == mine.tenant for record in records[:place])
     tenant_path, batch_path = batch_paths(hashes, mine.tenant, before)
     root, last = await _root_after(conn, stream, link.position, link.body.committed_us)
+    after = min(last, link.position + later_from)
+    end = min(last, after + LATER_AT_ONCE)
     return UsageProof(
         content_hash=hashed[place][0],
         row_hashes=[row for _, row in hashed],
@@ -92,7 +107,8 @@ async def _proof(
         previous_hash=previous,
         body=link.body,
         hash=link.hash,
-        later_batches=[one.body.digest() async for one in read_links(conn, stream, last=last, after=link.position)],
+        later_batches=[one.body.digest() async for one in read_links(conn, stream, last=end, after=after)],
+        later_count=last - link.position,
         root=root,
     )
 

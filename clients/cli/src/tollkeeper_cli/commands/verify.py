@@ -11,7 +11,7 @@ from tollkeeper.ledger.v1 import reports_pb2, reports_pb2_grpc
 from tollkeeper_cli.commands.common import OutputOption, TenantOption, moment, require_tenant, targets_of
 from tollkeeper_cli.connection import CALL_TIMEOUT_S, channel_to, to_micros, to_text
 from tollkeeper_cli.output import Cell, Output, show
-from tollkeeper_cli.proof import ProofError, check_proof
+from tollkeeper_cli.proof import ProofError, check_proof, whole_proof
 
 _TIMEOUT_S = 24 * 3_600.0
 _COLUMNS = ("table", "row", "problem")
@@ -56,9 +56,10 @@ def prove(
     """Check by oneself that a record is in the chain, and under which signed root. Exit code 1 where it is not."""
     event_time = moment(at, what="--at") if at else None
     request = reports_pb2.ProveUsageRequest(tenant=require_tenant(tenant), id=record, event_time=event_time)
-    with channel_to(targets_of(context).ledger, server="ledger") as channel:
-        answer = reports_pb2_grpc.ReportServiceStub(channel).ProveUsage(request, timeout=CALL_TIMEOUT_S)
     try:
+        with channel_to(targets_of(context).ledger, server="ledger") as channel:
+            stub = reports_pb2_grpc.ReportServiceStub(channel)
+            answer = whole_proof(request, lambda asked: stub.ProveUsage(asked, timeout=CALL_TIMEOUT_S))
         event_us = None if event_time is None else to_micros(event_time)
         proved = check_proof(request.tenant, record, answer, event_us=event_us, public_key=key)
     except ProofError as error:

@@ -1588,10 +1588,13 @@ class ProveUsageRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
+    LATER_FROM_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Wire id of the tenant."""
     id: _builtins.str
     """Idempotency id."""
+    later_from: _builtins.int
+    """How many of later_batches the caller has from answers before: those of this answer follow them."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """Event time of the record, to the microsecond. Ids are kept for 49 days from their commit: an older record is found
@@ -1604,10 +1607,11 @@ class ProveUsageRequest(_message.Message):
         tenant: _builtins.str = ...,
         id: _builtins.str = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
+        later_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "id", b"id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "id", b"id", "later_from", b"later_from", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1784,6 +1788,7 @@ class ProveUsageResponse(_message.Message):
     ROW_HASHES_FIELD_NUMBER: _builtins.int
     RECEIVED_US_FIELD_NUMBER: _builtins.int
     SEGMENT_ID_FIELD_NUMBER: _builtins.int
+    LATER_COUNT_FIELD_NUMBER: _builtins.int
     content_hash: _builtins.bytes
     """Its content hash, see usage.proto."""
     tenant_records: _builtins.int
@@ -1794,6 +1799,8 @@ class ProveUsageResponse(_message.Message):
     """When it was received, microseconds."""
     segment_id: _builtins.bytes
     """The billing segment that it is stored in, 16 bytes."""
+    later_count: _builtins.int
+    """How many links there are after it, up to the one that the root signs."""
     @_builtins.property
     def record(self) -> Global___StoredRecord:
         """The record."""
@@ -1812,7 +1819,9 @@ class ProveUsageResponse(_message.Message):
 
     @_builtins.property
     def later_batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """SHA-256 over the batches of the links after it, up to the one that the root signs."""
+        """SHA-256 over the batches of the links after it, up to the one that the root signs; up to 20,000 an answer. Where
+        later_count is greater, ask again with later_from, until you have all: they are one proof while the root is the same.
+        """
 
     @_builtins.property
     def root(self) -> Global___SignedRoot:
@@ -1840,10 +1849,11 @@ class ProveUsageResponse(_message.Message):
         row_hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         received_us: _builtins.int = ...,
         segment_id: _builtins.bytes = ...,
+        later_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "record", b"record", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_path", b"batch_path", "content_hash", b"content_hash", "later_batches", b"later_batches", "link", b"link", "received_us", b"received_us", "record", b"record", "root", b"root", "row_hashes", b"row_hashes", "segment_id", b"segment_id", "tenant_path", b"tenant_path", "tenant_records", b"tenant_records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_path", b"batch_path", "content_hash", b"content_hash", "later_batches", b"later_batches", "later_count", b"later_count", "link", b"link", "received_us", b"received_us", "record", b"record", "root", b"root", "row_hashes", b"row_hashes", "segment_id", b"segment_id", "tenant_path", b"tenant_path", "tenant_records", b"tenant_records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
