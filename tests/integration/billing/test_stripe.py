@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 import structlog
-from billing_bench import catalogue
+from billing_bench import catalogue, use
 from stripe_shop import Shop, act_on, open_shop
 from tollkeeper_cli.main import main
 from tollkeeper_ledger.app import running
@@ -239,6 +239,77 @@ async def test_the_last_late_payment_moves_a_tenant_back(shop: Shop, order: tupl
     assert ("hourly", "active") == await plan_of(shop)
     back = await shop.bench.rows("SELECT 1 FROM audit_log WHERE actor = 'dunning' AND request_id LIKE '%/paid'")
     assert 1 == len(back)
+
+
+async def unpaid_with_usage_ahead(shop: Shop) -> datetime:
+    """Have all tries fail while a plan that follows has usage of a producer whose clock is ahead; give when it follows.
+
+    The tenant can't be moved to `free` before that.
+    """
+    profile = BillingProfile(provider="stripe", dunning_policy="fallback", dunning_days=(1,), fallback_plan="free")
+    await shop.bill(1, "code", profile=profile)
+    await shop.work()
+    follows = shop.bench.start + timedelta(hours=2)
+    other = catalogue(shop.bench.start, "code").replace(
+        "tenants:\n", "  - {name: other, billing_interval: hour}\ntenants:\n"
+    )
+    await shop.bench.apply(other)
+    async with transaction(shop.bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        await change_subscription(conn, tenant_id, ChangeAsked(plan="other", at="period_end"), act=await act_on(conn))
+    await shop.bench.set_now(follows - timedelta(minutes=1))
+    ahead = use("ahead", follows + timedelta(seconds=30), tenant="code", received=follows, context_tokens=1)
+    await shop.bench.send(await shop.bench.new_log(), ahead, watermark=follows, tenants=("code",))
+    shop.fake.give_card(shop.fake.all("customers")[0]["id"], declined=True)
+    await shop.hear()
+    await shop.collector.run_all()
+    shop.clock.pass_(timedelta(days=1))
+    await shop.collector.run_all()
+    assert ("hourly", "past_due") == await plan_of(shop)
+    (job,) = await shop.bench.rows("SELECT failures, error FROM provider_job")
+    assert (2, 1) == (job["failures"], job["error"].count("not moved to free: plan: has usage"))
+    return follows
+
+
+def tries_of(shop: Shop) -> int:
+    """Count the tries to charge a card."""
+    return sum(target.endswith("/pay") for _, target, *_ in shop.fake.log)
+
+
+async def test_who_can_not_be_moved_yet_is_moved_later(shop: Shop) -> None:
+    """Each hour it is tried again, without another charge; then the tenant is moved, once, and late money undoes it."""
+    follows = await unpaid_with_usage_ahead(shop)
+    for _ in range(3):
+        shop.clock.pass_(timedelta(hours=1))
+        await shop.collector.run_all()
+    assert ("hourly", "past_due") == await plan_of(shop)
+    await shop.bench.set_now(follows + timedelta(minutes=1))
+    shop.clock.pass_(timedelta(minutes=59))
+    await shop.collector.run_all()
+    assert ("hourly", "past_due") == await plan_of(shop)
+    shop.clock.pass_(timedelta(minutes=1))
+    await shop.work()
+    assert (("free", "past_due"), 2) == (await plan_of(shop), tries_of(shop))
+    (job,) = await shop.bench.rows("SELECT state, error FROM provider_job")
+    assert ("waiting", False) == (job["state"], "not moved" in job["error"])
+    moves = await shop.bench.rows("SELECT FROM audit_log WHERE actor = 'dunning' AND subject = 'subscription'")
+    assert 1 == len(moves)
+    shop.fake.pay_on_page(shop.fake.all("invoices")[0]["id"])
+    await shop.hear()
+    assert ("other", "active") == await plan_of(shop)
+
+
+async def test_a_card_that_comes_before_the_move_is_charged(shop: Shop) -> None:
+    """It is tried at once, not in an hour, and nobody is moved any more."""
+    follows = await unpaid_with_usage_ahead(shop)
+    shop.fake.give_card(shop.fake.all("customers")[0]["id"])
+    await shop.hear()
+    await shop.collector.run_all()
+    assert [("paid", 0)] == await shop.standing()
+    await shop.bench.set_now(follows + timedelta(minutes=1))
+    await shop.work()
+    assert [("collect", "pay", "done")] == await shop.jobs()
+    assert [] == await shop.bench.rows("SELECT FROM audit_log WHERE actor = 'dunning' AND subject = 'subscription'")
 
 
 async def test_who_was_moved_on_by_an_operator_is_not_moved_back(shop: Shop) -> None:

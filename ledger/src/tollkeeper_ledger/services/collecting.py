@@ -15,7 +15,7 @@ from tollkeeper_ledger.domain.provider_work import Work, final_lines, next_step
 from tollkeeper_ledger.payments import wire
 from tollkeeper_ledger.payments.stripe_http import UnreadableError
 from tollkeeper_ledger.payments.wire import KEY_TRUSTED, Meaning, Reply, Request, key_of, meaning_of
-from tollkeeper_ledger.services.dunning import payment_failed
+from tollkeeper_ledger.services.dunning import UNMOVED, fall_back_again, payment_failed
 from tollkeeper_ledger.services.provider_lookup import look_up
 from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_ended, refund_said
 from tollkeeper_ledger.services.receivables import need_billed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.payments.stripe_http import StripeHttp
     from tollkeeper_ledger.services.provider_cards import Cards
-    from tollkeeper_ledger.store.pool import Pool, Row
+    from tollkeeper_ledger.store.pool import Connection, Pool, Row
     from tollkeeper_ledger.store.provider_jobs import Job
 
 PROVIDER = "stripe"
@@ -82,6 +82,9 @@ class Collector:
         """Do the job's step; False where it must wait."""
         async with transaction(self.pool) as conn:
             row = await jobs.read_work(conn, job.job_id)
+        if UNMOVED in job.facts and row["owed"] != "void" and row["due_minor"]:
+            await self._fall_back_again(job)
+            return False
         work = work_of(job, row)
         decided = decide(job, row)
         if decided.job is not None and decided.job.state == "waiting":
@@ -231,18 +234,21 @@ class Collector:
         async with transaction(self.pool) as conn:
             # Payers' cards are locked before tenants. A card that comes from here on wakes the job.
             await jobs.hold_method(conn, job.tenant_id, provider=job.provider)
-            billed = await need_billed(conn, job.invoice_id)
-            # A move to the fallback plan needs the tenant alone; tenants are locked before accounts.
-            await lock_tenant(conn, billed.tenant_id)
-            await money.lock_account(conn, billed.account)
-            now = await jobs.lock_job(conn, job.job_id)
-            row = await jobs.read_work(conn, job.job_id)
+            now, row = await _hold(conn, job)
             await payment_failed(
                 conn, now, row, problem=reply.problem(), now=self.now(), ledger_time=await ledger_now(conn)
             )
             if row["method"] and _is_other_card(now, row, attempt):
                 after = await jobs.lock_job(conn, job.job_id)
-                await jobs.save_job(conn, replace(after, state="ready", next_at=self.now()))
+                facts = {name: fact for name, fact in after.facts.items() if name != UNMOVED}
+                await jobs.save_job(conn, replace(after, state="ready", next_at=self.now(), facts=facts))
+
+    async def _fall_back_again(self, job: Job) -> None:
+        async with transaction(self.pool) as conn:
+            now, row = await _hold(conn, job)
+            # A card that was entered meanwhile comes first.
+            if UNMOVED in now.facts:
+                await fall_back_again(conn, now, row, now=self.now(), ledger_time=await ledger_now(conn))
 
     async def _fail(self, job: Job, step: str, problem: str) -> None:
         self.log.error("provider refused", job=str(job.job_id), step=step, problem=problem)
@@ -348,6 +354,15 @@ def work_of(job: Job, row: Row) -> Work:
         method=row["method"],
         facts=job.facts,
     )
+
+
+async def _hold(conn: Connection, job: Job) -> tuple[Job, Row]:
+    """Lock a job with what its invoice's standing and its tenant's plan depend on; give it and its work."""
+    billed = await need_billed(conn, job.invoice_id)
+    # A move to the fallback plan needs the tenant alone; tenants are locked before accounts.
+    await lock_tenant(conn, billed.tenant_id)
+    await money.lock_account(conn, billed.account)
+    return await jobs.lock_job(conn, job.job_id), await jobs.read_work(conn, job.job_id)
 
 
 def _is_other_card(job: Job, row: Row, attempt: Attempt) -> bool:

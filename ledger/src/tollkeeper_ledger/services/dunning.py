@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 ACTOR = "dunning"
 _FROM, _TO = "fallen_from", "fallen_to"
 """Facts of a job: plan versions that its payer's tenant was moved from and to."""
+UNMOVED = "not_moved"
+"""Fact of a job whose tenant is still to be moved: it could not be when the last try failed."""
+_MOVES_AGAIN = timedelta(hours=1)
+_NOT_MOVED = "; not moved to "
 
 
 async def payment_failed(
@@ -34,7 +38,8 @@ async def payment_failed(
 ) -> None:
     """Note a failed payment: the next try is so many days after the first failure; after the last, the policy.
 
-    Afterwards the job waits: money that comes all the same, or a new card, still settles it.
+    Afterwards the job waits: money that comes all the same, or a new card, still settles it. One whose tenant can't be
+    moved to the fallback plan now is taken up each hour until it can.
     """
     first = job.failed_at or now
     failures = job.failures + 1
@@ -47,32 +52,61 @@ async def payment_failed(
     if not is_last:
         await jobs.save_job(conn, replace(after, next_at=first + timedelta(days=days[failures - 1])))
         return
-    facts = dict(after.facts)
+    facts = {name: fact for name, fact in after.facts.items() if name != UNMOVED}
     if row["dunning_policy"] == "suspend":
         await _set_state(conn, job.tenant_id, "suspended", now=ledger_time)
         facts["suspended"] = "yes"
     elif row["dunning_policy"] == "fallback":
-        moved, not_moved = await _fall_back(conn, billed, row, ledger_time)
-        facts |= moved
-        after = replace(after, error=f"{problem}; {not_moved}" if not_moved else problem)
+        after = replace(after, facts=facts)
+        await jobs.save_job(conn, await _fall_back(conn, after, billed, row, now=now, ledger_time=ledger_time))
+        return
     elif row["dunning_policy"] == "uncollectible":
         await change_receivable(conn, billed, owed.write_off, subject=billed.number, now=ledger_time)
     await jobs.save_job(conn, replace(after, state="waiting", facts=facts))
 
 
-async def _fall_back(conn: Connection, billed: Billed, row: Row, now: datetime) -> tuple[dict[str, str], str]:
-    """Move the invoice's tenant to the fallback plan at once.
+async def fall_back_again(conn: Connection, job: Job, row: Row, *, now: datetime, ledger_time: datetime) -> None:
+    """Move a tenant that could not be moved when its payer's last try failed; nothing where the policy is another now.
 
-    Gives the plan versions that it was moved from and to, none where it was there already, and why it can't be moved.
+    The job waits afterwards, or is taken up again in an hour. The tenant and its payer's account are locked.
     """
-    act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}", now=now)
+    billed = await need_billed(conn, job.invoice_id)
+    facts = {name: fact for name, fact in job.facts.items() if name != UNMOVED}
+    after = replace(job, state="waiting", facts=facts, error=job.error.partition(_NOT_MOVED)[0])
+    if row["dunning_policy"] == "fallback":
+        after = await _fall_back(conn, after, billed, row, now=now, ledger_time=ledger_time)
+    await jobs.save_job(conn, after)
+
+
+async def _fall_back(
+    conn: Connection, job: Job, billed: Billed, row: Row, *, now: datetime, ledger_time: datetime
+) -> Job:
+    """Move the invoice's tenant to the fallback plan at once, and give its job as it is to be kept.
+
+    It keeps the plan versions that the tenant was moved from and to, unless it was there already, and why it can't be
+    moved.
+    """
+    act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}", now=ledger_time)
+    facts = dict(job.facts)
     try:
-        before = await _plan_now(conn, billed, now)
-        await change_subscription(conn, billed.tenant_id, ChangeAsked(plan=row["fallback_plan"]), act=act)
-        after = await _plan_now(conn, billed, now)
+        before = await _plan_now(conn, billed, ledger_time)
+    except UnknownNameError as error:
+        # It has no running subscription any more: there is nothing to move.
+        return replace(job, state="waiting", error=f"{job.error}{_NOT_MOVED}{row['fallback_plan']}: {error}")
+    try:
+        async with conn.transaction():
+            await change_subscription(conn, billed.tenant_id, ChangeAsked(plan=row["fallback_plan"]), act=act)
     except (UnknownNameError, InvalidFieldError) as error:
-        return {}, f"not moved to {row['fallback_plan']}: {error}"
-    return ({} if before == after else {_FROM: str(before), _TO: str(after)}), ""
+        return replace(
+            job,
+            state="ready",
+            next_at=now + _MOVES_AGAIN,
+            facts={**facts, UNMOVED: "yes"},
+            error=f"{job.error}{_NOT_MOVED}{row['fallback_plan']}: {error}",
+        )
+    after = await _plan_now(conn, billed, ledger_time)
+    moved = {} if before == after else {_FROM: str(before), _TO: str(after)}
+    return replace(job, state="waiting", facts=facts | moved)
 
 
 async def _plan_now(conn: Connection, billed: Billed, now: datetime) -> UUID:
@@ -96,7 +130,8 @@ async def move_back(conn: Connection, job: Job, billed: Billed, facts: dict[str,
     try:
         if str(await _plan_now(conn, billed, now)) == fallback:
             act = Act(actor=ACTOR, request_id=f"dunning/{billed.number}/paid", now=now)
-            await change_subscription(conn, billed.tenant_id, ChangeAsked(plan_version_id=UUID(before)), act=act)
+            async with conn.transaction():
+                await change_subscription(conn, billed.tenant_id, ChangeAsked(plan_version_id=UUID(before)), act=act)
     except (UnknownNameError, InvalidFieldError):
         # It has no running subscription any more, or another change is under way: an operator's word stands.
         return

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain import receivable as owed
-from tollkeeper_ledger.services.dunning import lift_suspension, move_back
+from tollkeeper_ledger.services.dunning import UNMOVED, lift_suspension, move_back
 from tollkeeper_ledger.services.receivables import change_receivable, need_billed, record_payment
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store import provider_jobs as jobs
@@ -60,6 +60,7 @@ async def _finish(conn: Connection, job_id: UUID, billed: Billed, said: dict[str
     if is_over and facts.pop("suspended", ""):
         await lift_suspension(conn, job.tenant_id, now=await ledger_now(conn))
     if is_over:
+        facts.pop(UNMOVED, "")
         await move_back(conn, job, billed, facts, now=await ledger_now(conn))
     await jobs.save_job(conn, replace(job, facts=facts, state="done" if is_over else job.state))
 

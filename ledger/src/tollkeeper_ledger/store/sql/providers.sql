@@ -63,17 +63,18 @@ ON CONFLICT (tenant_id, provider) DO UPDATE SET customer = excluded.customer, ch
 WHERE provider_account.customer = '';
 
 -- name: put_method
--- Keeps a payer's payment method and wakes its jobs where it is another or a renewed one. $1 provider, $2 customer,
--- $3 method, $4 label, $5 last good month or null, $6 time.
+-- Keeps a payer's payment method and wakes its jobs where it is another or a renewed one, also those whose tenant is
+-- still to be moved. $1 provider, $2 customer, $3 method, $4 label, $5 last good month or null, $6 time.
 WITH before AS (
   SELECT method, method_label, method_expires FROM provider_account WHERE provider = $1 AND customer = $2
 ), changed AS (
   UPDATE provider_account SET method = $3, method_label = $4, method_expires = $5, changed_at = $6
   WHERE provider = $1 AND customer = $2 RETURNING tenant_id
 )
-UPDATE provider_job j SET state = 'ready', next_at = $6 FROM changed, before
+UPDATE provider_job j SET state = 'ready', next_at = $6, facts = j.facts - 'not_moved' FROM changed, before
 WHERE $3 <> '' AND ($3, $4, $5) IS DISTINCT FROM (before.method, before.method_label, before.method_expires)
-  AND j.tenant_id = changed.tenant_id AND j.kind = 'collect' AND j.state = 'waiting';
+  AND j.tenant_id = changed.tenant_id AND j.kind = 'collect'
+  AND (j.state = 'waiting' OR (j.state = 'ready' AND j.facts ? 'not_moved'));
 
 -- name: payer
 -- Gives who a customer of a provider is. $1 provider, $2 customer.
