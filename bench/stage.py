@@ -78,7 +78,8 @@ class Stage:
         for name in names:
             root = psutil.Process() if name == "driver" else self.parts[name]
             family = [root] if name == "driver" else [root, *root.children(recursive=True)]
-            total += sum(sum(process.cpu_times()[:2]) for process in family)
+            # With what children had used that ended meanwhile: runs have processes beside them.
+            total += sum(sum(process.cpu_times()[: 2 if name == "driver" else 4]) for process in family)
         return total
 
     @asynccontextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tollkeeper_ledger.domain.catalogue.known import Change
+    from tollkeeper_ledger.services.billing_processes import BillingProcesses
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 HOLDER = b"holder-billing"
@@ -98,9 +99,9 @@ class BillingBench:
         await self.ingest.append(batch)
         self.logs[log.producer_id] = len(log.entries)
 
-    async def run(self, *, only: str | None = None) -> list[Progress]:
+    async def run(self, *, only: str | None = None, processes: BillingProcesses | None = None) -> list[Progress]:
         """Bill what is due."""
-        return [step async for step in run_invoices(self.billing, run=RUN, only=only)]
+        return [step async for step in run_invoices(self.billing, run=RUN, only=only, processes=processes)]
 
     async def rows(self, statement: str, *arguments: object) -> list[Any]:
         """Read past row-level security."""

@@ -25,6 +25,7 @@ from tollkeeper_ledger.payments.webhook_http import WebhookHttp
 from tollkeeper_ledger.rpc.registry import described_services
 from tollkeeper_ledger.rpc.server import channel_to, start_server
 from tollkeeper_ledger.services.alerting import Alerter
+from tollkeeper_ledger.services.billing_processes import billing_processes_of
 from tollkeeper_ledger.services.card_warnings import warn_of_cards
 from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.clock import LedgerClock
@@ -221,7 +222,7 @@ async def run_jobs(settings: Settings) -> None:
         "warn_cards": lambda: warn_of_cards(billing, now=_now()),
         "expire_messages": Upkeep(billing, log).expire_messages,
         "bill_thresholds": lambda: bill_thresholds(billing, actor="jobs"),
-        "run_invoices": lambda: run_due_invoices(billing, log),
+        "run_invoices": lambda: run_due_invoices(billing, log, processes=billing_processes_of(settings)),
     }
     if provider is not None:
         money["reconcile"] = Nightly(billing, provider.stripe, _now, log).reconcile

@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", description="Least level that is logged.")
     pool_size_ingest: int = Field(default=6, ge=1, le=100, description="Postgres connections for sidecars' calls.")
     pool_size_billing: int = Field(default=4, ge=1, le=100, description="Postgres connections for billing.")
+    billing_processes: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="Processes that a run of 2,000 periods or more has beside its own, where there are as many cores"
+        " more; each has two Postgres connections for billing and some 100 MiB while the run lasts.",
+    )
     pool_size_admin: int = Field(default=3, ge=1, le=100, description="Postgres connections for operators' changes.")
     pool_size_reader: int = Field(default=3, ge=1, le=100, description="Postgres connections for reports.")
     stripe_key: SecretStr | None = Field(

@@ -15,11 +15,13 @@ from billing_bench import RUN, catalogue, open_billing_bench, superuser, use
 from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.services import invoice_run
+from tollkeeper_ledger.services.billing_processes import BillingProcesses
 from tollkeeper_ledger.services.invoices import preview_invoice
 from tollkeeper_ledger.services.overrides import Act
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
 from tollkeeper_ledger.store import billing_usage
+from tollkeeper_ledger.store.billing_invoices import ToldInvoice
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
@@ -196,9 +198,9 @@ async def populate(bench: BillingBench) -> None:
 async def test_a_batch_bills_what_single_runs_bill(own_database_url: str) -> None:
     """Twenty kinds of tenants in one transaction and each in its own: equal inputs, documents, numbers, books, audit.
 
-    Trial, opening, fees ahead, commitment, own prices, prices by model, per record and per distinct user, coupons,
-    grants, items, two currencies, taxes of three modes, a shared payer whose credit pays, drafts, mails, provider jobs,
-    late usage, and one whose usage no invoice can carry.
+    The one is in a process of its own, as large runs have them. Trial, opening, fees ahead, commitment, own prices,
+    prices by model, per record and per distinct user, coupons, grants, items, two currencies, taxes of three modes, a
+    shared payer whose credit pays, drafts, mails, provider jobs, late usage, and one whose usage no invoice can carry.
     """
     async with open_billing_bench(own_database_url) as bench:
         await populate(bench)
@@ -211,8 +213,10 @@ async def test_a_batch_bills_what_single_runs_bill(own_database_url: str) -> Non
     ):
         before = await written(together)
         assert before == await written(alone)
-        steps = await together.run()
+        # One process more, which has the first batch: all twenty.
+        steps = await together.run(processes=BillingProcesses(own_database_url, count_max=1, periods_min=0, cores=2))
         assert [step.held_tenant for step in steps if step.held_tenant] == ["huge"]
+        assert {ToldInvoice} == {type(step.invoice) for step in steps if step.invoice is not None}
         for row in await alone.rows("SELECT wire_id FROM tenant ORDER BY wire_id"):
             await alone.run(only=row["wire_id"])
         expected, found = await written(alone), await written(together)
@@ -262,10 +266,14 @@ async def test_a_fault_in_a_batch_holds_up_its_own_tenant_only(bench: BillingBen
     ],
     ids=["tie", "connection"],
 )
+@pytest.mark.parametrize("beside", [0, 1])
 async def test_a_run_that_breaks_off_tells_of_all_that_it_made(
-    bench: BillingBench, monkeypatch: pytest.MonkeyPatch, fault: str
+    bench: BillingBench, monkeypatch: pytest.MonkeyPatch, fault: str, beside: int
 ) -> None:
-    """A tie that stays, a connection that ends: each invoice that was committed is told first; the rest follow."""
+    """A tie that stays, a connection that ends: each invoice that was committed is told first; the rest follow.
+
+    Also where the batch is in a process of its own: that gives back what it could not bill, and the run meets it again.
+    """
     monkeypatch.setattr(invoice_run, "TENANTS_PER_BATCH", 4)
     await bench.apply(catalogue(bench.start, *(f"t{n}" for n in range(11))))
     await bench.set_now(bench.start + HOUR + GRACE)
@@ -278,7 +286,8 @@ async def test_a_run_that_breaks_off_tells_of_all_that_it_made(
     told: list[str] = []
 
     async def listen() -> None:
-        steps = invoice_run.run_invoices(bench.billing, run=RUN, only=None)
+        processes = BillingProcesses(bench.url, count_max=beside, periods_min=0, cores=2)
+        steps = invoice_run.run_invoices(bench.billing, run=RUN, only=None, processes=processes)
         async for some in invoice_run.together(steps, count_max=100):
             told.extend(one.invoice.read()["number"] for one in some if one.invoice is not None)
 

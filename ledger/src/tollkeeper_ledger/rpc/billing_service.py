@@ -17,6 +17,7 @@ from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.invoice_messages import invoice_to_message, shown_invoice, stored_to_message
 from tollkeeper_ledger.rpc.overage_reports import OverageReports
 from tollkeeper_ledger.rpc.paging import before_of, from_token, next_token, page_size, to_token
+from tollkeeper_ledger.services.billing_processes import billing_processes_of
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoice_run import run_invoices, together
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
@@ -94,7 +95,13 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         if request.tenant:
             await need_tenant(self._pool, request.tenant)
         run = Run(actor=actor_of(context), request_id=request.request_id)
-        steps = run_invoices(self._pool, run=run, only=request.tenant or None)
+        steps = run_invoices(
+            self._pool,
+            run=run,
+            only=request.tenant or None,
+            processes=billing_processes_of(self._resources.settings),
+            with_lines=not request.without_lines,
+        )
         async for told in together(steps, count_max=_STEPS_TOGETHER if request.together else 1):
             message = billing_pb2.RunInvoicesResponse(
                 due=told[-1].due, done=told[-1].done, held_tenant=told[-1].held_tenant, held_reason=told[-1].held_reason

@@ -16,7 +16,7 @@ from tollkeeper_ledger.store.billing_invoices import find_invoice
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from tollkeeper_ledger.store.billing_invoices import StoredInvoice
+    from tollkeeper_ledger.store.billing_invoices import StoredInvoice, ToldInvoice
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -85,7 +85,7 @@ def _line(line: dict[str, Any]) -> billing_pb2.InvoiceLine:
     )
 
 
-def stored_to_message(stored: StoredInvoice, *, with_lines: bool) -> billing_pb2.Invoice:
+def stored_to_message(stored: StoredInvoice | ToldInvoice, *, with_lines: bool) -> billing_pb2.Invoice:
     """Give a finalised invoice with what became of it."""
     message = invoice_to_message(stored.read(), digest=stored.digest, with_lines=with_lines)
     standing = stored.standing

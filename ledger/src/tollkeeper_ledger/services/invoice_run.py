@@ -1,7 +1,6 @@
-"""Run invoices: close what is due and finalise its invoices, the periods of many tenants in one transaction.
+"""Run invoices: close what is due and finalise its invoices, batch after batch, in as many processes as are worth it.
 
-A batch has at most one period of a tenant, and its tenants are neighbours by their locks' keys. What fails in a batch
-is found by halving it, and named alone.
+A batch has at most one period of a tenant, and its tenants are neighbours by their locks' keys.
 """
 
 from __future__ import annotations
@@ -11,24 +10,30 @@ import uuid
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from tollkeeper_ledger.domain.invoice import digests_named, rate_and_sum
-from tollkeeper_ledger.services.fairness import far_apart, in_turns
-from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes
-from tollkeeper_ledger.services.invoices_close import RATED_PER_TURN, Closed, Held, close_due, count_due
+from tollkeeper_ledger.services.billing_processes import (
+    BATCHES_PER_PROCESS,
+    BillingProcess,
+    Opening,
+    billing_processes,
+)
+from tollkeeper_ledger.services.fairness import far_apart
+from tollkeeper_ledger.services.invoice_batches import BatchBiller, Outcome
+from tollkeeper_ledger.services.invoice_issue import Run
+from tollkeeper_ledger.services.invoices_close import count_due
 from tollkeeper_ledger.services.progressive import cut_passed
 from tollkeeper_ledger.store import billing_closes as closes
-from tollkeeper_ledger.store.faults import ROW_FAULTS, TIES
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import tenant_lock_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-    from tollkeeper_ledger.store.billing_closes import CloseKey
-    from tollkeeper_ledger.store.billing_invoices import StoredInvoice
+    from tollkeeper_ledger.services.billing_processes import BillingProcesses
+    from tollkeeper_ledger.services.invoice_batches import Head, Step
+    from tollkeeper_ledger.store.billing_invoices import StoredInvoice, ToldInvoice
     from tollkeeper_ledger.store.pool import Pool
 
 PERIODS_PER_RUN_MAX = 200_000
@@ -41,10 +46,6 @@ connections is small, so that others have one."""
 
 _PENDING_BATCH = 1_000
 _COUNTED_AT_ONCE = 200
-_FAULTS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, *ROW_FAULTS)
-"""What the rows of one period may be at fault for; a connection that broke is not among them."""
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Progress:
 
     due: int
     done: int
-    invoice: StoredInvoice | None = None
+    invoice: StoredInvoice | ToldInvoice | None = None
     held_tenant: str = ""
     held_reason: str = ""
 
@@ -72,53 +73,49 @@ _Batch: TypeAlias = "list[deque[_Subscribed]]"
 """Tenants with their subscriptions."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """What became of one period; nothing was due where it is not even closed."""
-
-    is_closed: bool = False
-    invoice: StoredInvoice | None = None
-    held: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome(Generic[Item]):
-    """What became of items, in order, as far as it came, and what broke it off."""
-
-    steps: list[tuple[Item, _Step]]
-    broke: Exception | None = None
-
-
 async def run_invoices(
-    pool: Pool, *, run: Run, only: str | None, new_id: Callable[[], UUID] = uuid.uuid4
+    pool: Pool,
+    *,
+    run: Run,
+    only: str | None,
+    new_id: Callable[[], UUID] = uuid.uuid4,
+    processes: BillingProcesses | None = None,
+    with_lines: bool = True,
 ) -> AsyncGenerator[Progress, None]:
     """Close every due period and finalise its invoice, once each, telling how far it is.
 
     Begins with closes whose invoices are missing, ends with running periods whose threshold is passed. Safe to stop at
     any point, to repeat, and to run twice at once: a transaction bills whatever it closes. What breaks it off is raised
     once everything was told that was billed till then.
+
+    A large run has `processes` beside this one; of what one of them committed and died before it said so nobody is
+    told. `with_lines`: whether whoever listens reads the lines of invoices.
     """
-    biller = _Biller(pool, run, new_id)
+    biller = BatchBiller(pool, run, new_id)
     async with transaction(pool) as conn:
         pending = await closes.read_pending_closes(conn, only=only, count_max=_PENDING_BATCH)
     subscribed = await _find_due(pool, only=only)
     done, due = 0, len(pending) + sum(one.left for one in subscribed)
     yield Progress(due=due, done=0)
     for first in range(0, len(pending), TENANTS_PER_BATCH):
-        async for _, step in biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
+        async for step in biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
             done += 1
             yield Progress(due=due, done=done, invoice=step.invoice)
-    async with aclosing(biller.bill(_batches(subscribed))) as steps:
-        async for wire_id, step in steps:
-            if step.held:
-                yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=step.held)
-            if step.is_closed:
-                done += 1
-                due = max(due, done)
-                yield Progress(due=due, done=done, invoice=step.invoice)
-            if done >= PERIODS_PER_RUN_MAX:
-                return
-    async for invoice in biller.bill_passed(only=only):
+    url = "" if processes is None else processes.database_url
+    count = 0 if processes is None else processes.count_for(due)
+    async with billing_processes(Opening(url, run, with_lines), count) as beside:
+        lanes = _lanes(biller, beside)
+        async with aclosing(_bill(_batches(subscribed, at_once=len(lanes)), lanes)) as steps:
+            async for wire_id, step in steps:
+                if step.held:
+                    yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=step.held)
+                if step.is_closed:
+                    done += 1
+                    due = max(due, done)
+                    yield Progress(due=due, done=done, invoice=step.invoice)
+                if done >= PERIODS_PER_RUN_MAX:
+                    return
+    async for invoice in _bill_passed(biller, only=only):
         done += 1
         due = max(due, done)
         yield Progress(due=due, done=done, invoice=invoice)
@@ -146,8 +143,8 @@ async def together(steps: AsyncIterator[Progress], *, count_max: int) -> AsyncIt
 
 async def bill_thresholds(pool: Pool, *, actor: str) -> int:
     """Invoice running periods whose plan's threshold is passed; give how many were cut."""
-    biller = _Biller(pool, Run(actor=actor, request_id=uuid.uuid4().hex), uuid.uuid4)
-    return len([invoice async for invoice in biller.bill_passed(only=None)])
+    biller = BatchBiller(pool, Run(actor=actor, request_id=uuid.uuid4().hex))
+    return len([invoice async for invoice in _bill_passed(biller, only=None)])
 
 
 async def _find_due(pool: Pool, *, only: str | None) -> list[_Subscribed]:
@@ -163,7 +160,7 @@ async def _find_due(pool: Pool, *, only: str | None) -> list[_Subscribed]:
     return found
 
 
-def _batches(subscribed: Sequence[_Subscribed]) -> list[_Batch]:
+def _batches(subscribed: Sequence[_Subscribed], *, at_once: int) -> list[_Batch]:
     """Put tenants together whose locks are neighbours; within a batch they keep their order.
 
     Batches that follow each other are far apart: neighbours have a stripe of locks in common, and wait for each other.
@@ -174,123 +171,87 @@ def _batches(subscribed: Sequence[_Subscribed]) -> list[_Batch]:
     places = {tenant_id: place for place, tenant_id in enumerate(tenants)}
     by_lock = sorted(tenants, key=tenant_lock_key)
     pages = [by_lock[first : first + TENANTS_PER_BATCH] for first in range(0, len(by_lock), TENANTS_PER_BATCH)]
-    apart = far_apart(pages, at_once=BATCHES_AT_ONCE)
+    apart = far_apart(pages, at_once=at_once)
     return [[tenants[tenant_id] for tenant_id in sorted(page, key=places.__getitem__)] for page in apart]
 
 
-class _Biller:
-    """Close and bill batches, each in a transaction of its own."""
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Where one batch at a time is billed: here, or in another process."""
 
-    def __init__(self, pool: Pool, run: Run, new_id: Callable[[], UUID]) -> None:
-        self._pool, self._run, self._new_id = pool, run, new_id
+    biller: BatchBiller
+    process: BillingProcess | None = None
 
-    async def bill(self, batches: Sequence[_Batch]) -> AsyncGenerator[tuple[str, _Step], None]:
-        """Close batch after batch, period after period, and give what became of each, with the tenant's wire id.
-
-        What breaks one off is raised once those beside it have ended.
-        """
-        waiting = deque(batches)
-        at_once = min(BATCHES_AT_ONCE, max(1, self._pool.get_max_size() - 1))
-        running: dict[asyncio.Task[_Outcome[_Subscribed]], _Batch] = {}
-        broke: Exception | None = None
-        try:
-            while running or (waiting and broke is None):
-                while waiting and broke is None and len(running) < at_once:
-                    batch = waiting.popleft()
-                    running[asyncio.create_task(self._round(batch))] = batch
-                ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    batch = [tenant for tenant in running.pop(task) if tenant]
-                    if batch:
-                        waiting.appendleft(batch)
-                    outcome = task.result()
-                    broke = broke or outcome.broke
-                    for one, step in outcome.steps:
-                        yield one.wire_id, step
-            if broke is not None:
-                raise broke
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _round(self, batch: _Batch) -> _Outcome[_Subscribed]:
-        """Close the next period of each tenant; drop the subscriptions that have none left."""
-        heads = [tenant[0] for tenant in batch]
-        outcome = await self._halving(heads, self._close)
+    async def close(self, batch: _Batch) -> Outcome[str]:
+        """Close the next period of each tenant, named by its wire id; drop the subscriptions that have none left."""
+        wire_ids = [tenant[0].wire_id for tenant in batch]
+        steps, broke = await self._close([(tenant[0].tenant_id, tenant[0].subscription_id) for tenant in batch])
         # Fewer than the batch has where it broke off; nothing follows then.
-        for tenant, (_, step) in zip(batch, outcome.steps, strict=False):
+        for tenant, step in zip(batch, steps, strict=False):
             tenant[0].left -= 1
             if not step.is_closed or not tenant[0].left:
                 tenant.popleft()
-        return outcome
+        return Outcome(list(zip(wire_ids, steps, strict=False)), broke)
 
-    async def bill_passed(self, *, only: str | None) -> AsyncIterator[StoredInvoice | None]:
-        """Invoice running periods whose threshold is passed, once each; None for a draft that waits for review."""
-        async for cut in cut_passed(self._pool, only=only):
-            is_ready = cut.billable and not cut.is_draft
-            if not is_ready:
-                yield None
-                continue
-            async for _, step in self.finalise([cut.key]):
-                yield step.invoice
+    async def _close(self, heads: Sequence[Head]) -> tuple[list[Step], Exception | None]:
+        steps = [] if self.process is None else await self.process.close(heads)
+        if len(steps) == len(heads):
+            return steps, None
+        # Nobody knows what a process that is gone committed. What it closed is not due any more, so nothing is doubled.
+        rest = await self.biller.close(heads[len(steps) :])
+        return [*steps, *(step for _, step in rest.steps)], rest.broke
 
-    async def finalise(self, keys: Sequence[CloseKey]) -> AsyncIterator[tuple[CloseKey, _Step]]:
-        """Make the invoices of closed periods that have none yet."""
-        outcome = await self._halving(keys, self._finalise)
-        for told in outcome.steps:
-            yield told
-        if outcome.broke is not None:
-            raise outcome.broke
+    @property
+    def is_open(self) -> bool:
+        """Whether another batch may go there."""
+        return self.process is None or not self.process.is_lost
 
-    async def _halving(
-        self, wanted: Sequence[Item], attempt: Callable[[Sequence[Item]], Awaitable[list[_Step]]]
-    ) -> _Outcome[Item]:
-        """Attempt all in one transaction, or each half alone where that fails, down to what is at fault.
 
-        What is no fault of a row breaks it off; what was committed before that is given all the same.
-        """
-        try:
-            return _Outcome(list(zip(wanted, await attempt(wanted), strict=True)))
-        except (*_FAULTS, *TIES) as error:
-            if len(wanted) == 1:
-                if isinstance(error, TIES):
-                    return _Outcome([], broke=error)
-                return _Outcome([(wanted[0], _Step(held=f"can't be billed: {error}"))])
-        except Exception as error:  # noqa: BLE001 - raised once what was committed is told
-            return _Outcome([], broke=error)
-        middle = len(wanted) // 2
-        first = await self._halving(wanted[:middle], attempt)
-        if first.broke is not None:
-            return first
-        second = await self._halving(wanted[middle:], attempt)
-        return _Outcome([*first.steps, *second.steps], broke=second.broke)
+def _lanes(biller: BatchBiller, beside: Sequence[BillingProcess]) -> list[_Lane]:
+    """Give the places where batches are billed at once, those of other processes first."""
+    here = min(BATCHES_AT_ONCE, max(1, biller.pool.get_max_size() - 1))
+    there = [_Lane(biller, process) for _ in range(BATCHES_PER_PROCESS) for process in beside]
+    return there + [_Lane(biller)] * here
 
-    async def _close(self, heads: Sequence[_Subscribed]) -> list[_Step]:
-        async with transaction(self._pool) as conn:
-            subscriptions = [(one.tenant_id, one.subscription_id) for one in heads]
-            outcomes = await close_due(conn, subscriptions, new_id=self._new_id)
-            ready = [
-                Issuing(one.key, one.rated)
-                for one in outcomes
-                if isinstance(one, Closed) and one.billable and not one.is_draft and one.rated is not None
-            ]
-            made = await finalise_closes(conn, ready, run=self._run, new_id=self._new_id)
-        return [
-            _Step(is_closed=True, invoice=made.get(outcome.key))
-            if isinstance(outcome, Closed)
-            else _Step(held=outcome.reason if isinstance(outcome, Held) else "")
-            for outcome in outcomes
-        ]
 
-    async def _finalise(self, keys: Sequence[CloseKey]) -> list[_Step]:
-        async with transaction(self._pool) as conn:
-            inputs = await closes.read_closes(conn, keys)
-            digests = set[str]().union(*map(digests_named, inputs.values()))
-            definitions = await closes.read_definitions_by_digest(conn, digests)
-            issuing = [
-                Issuing(key, rate_and_sum(inputs[key], definitions))
-                async for key in in_turns(keys, each=RATED_PER_TURN)
-            ]
-            made = await finalise_closes(conn, issuing, run=self._run, new_id=self._new_id)
-        return [_Step(is_closed=True, invoice=made.get(key)) for key in keys]
+async def _bill(batches: Sequence[_Batch], lanes: Sequence[_Lane]) -> AsyncGenerator[tuple[str, Step], None]:
+    """Close batch after batch, period after period, and give what became of each, with the tenant's wire id.
+
+    What breaks one off is raised once those beside it have ended.
+    """
+    waiting, free = deque(batches), deque(lanes)
+    running: dict[asyncio.Task[Outcome[str]], tuple[_Batch, _Lane]] = {}
+    broke: Exception | None = None
+    try:
+        while running or (waiting and broke is None):
+            while waiting and free and broke is None:
+                batch, lane = waiting.popleft(), free.popleft()
+                running[asyncio.create_task(lane.close(batch))] = batch, lane
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                batch, lane = running.pop(task)
+                if lane.is_open:
+                    free.append(lane)
+                left = [tenant for tenant in batch if tenant]
+                if left:
+                    waiting.appendleft(left)
+                outcome = task.result()
+                broke = broke or outcome.broke
+                for told in outcome.steps:
+                    yield told
+        if broke is not None:
+            raise broke
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _bill_passed(biller: BatchBiller, *, only: str | None) -> AsyncIterator[StoredInvoice | ToldInvoice | None]:
+    """Invoice running periods whose threshold is passed, once each; None for a draft that waits for review."""
+    async for cut in cut_passed(biller.pool, only=only):
+        if not cut.billable or cut.is_draft:
+            yield None
+            continue
+        async for step in biller.finalise([cut.key]):
+            yield step.invoice

@@ -53,6 +53,20 @@ class StoredInvoice:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldInvoice:
+    """What is told of an invoice that another process finalised."""
+
+    digest: bytes
+    standing: Standing
+    shown: dict[str, Any]
+    """The document as JSON, without lines and manifest where nobody asked for lines."""
+
+    def read(self) -> dict[str, Any]:
+        """Give the document as JSON."""
+        return self.shown
+
+
+@dataclass(frozen=True, slots=True)
 class StoredInputs:
     """What an invoice was made of, beside what it became."""
 
