@@ -161,6 +161,83 @@ def as_text(cell: object, text: str) -> str:
     return "" if cell is None else str(cell)
 
 
+def with_cost(yaml: str, **prices: str) -> str:
+    """Give a catalogue in which usage of meters costs their seller so much per million."""
+    for meter, amount in prices.items():
+        priced = f'{{name: {meter}, unit: tokens, cost_price: {{amount: "{amount}", per: 1000000}}}}'
+        yaml = yaml.replace(f"{{name: {meter}, unit: tokens}}", priced)
+    return yaml
+
+
+async def test_margins_are_what_usage_leaves_of_revenue(
+    bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """3 million tokens at 0.40 cost 1.20 of 25.00, and as much where the invoice is void or the plan free.
+
+    A period keeps the cost price that it ended with; where none was given yet, the first counts. Taken away, later
+    periods have none. Table, JSON, CSV and Parquet say the same.
+    """
+    yaml = catalogue(bench.start, "a", "b") + catalogue(bench.start, "f", plan="free").rpartition("tenants:\n")[2]
+    await bench.apply(with_cost(yaml, context_tokens="0.40"))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    uses = [
+        use(f"u{name}", bench.start, tenant=name, context_tokens=3_000_000, generated_tokens=1_000)
+        for name in ("a", "b", "f")
+    ]
+    await bench.send(log, *uses, watermark=bench.start + HOUR)
+    await bench.run()
+    (row,) = await bench.rows("SELECT invoice_id FROM invoice JOIN tenant USING (tenant_id) WHERE wire_id = 'b'")
+    async with transaction(bench.billing) as conn:
+        await void_invoice(conn, row["invoice_id"], note="", reissue=False, act=await act_on(conn))
+    (update, *others) = [one for one in await bench.apply(with_cost(yaml, context_tokens="9")) if one.kind == "meter"]
+    assert ("update", "context_tokens") == (update.action, update.name)
+    assert ["unchanged"] == [one.action for one in others]
+    settings = ledger_settings.model_copy(update={"database_url": bench.url})
+    async with running(settings) as ledger:
+
+        async def told(*words: str) -> Any:
+            capfd.readouterr()
+            assert 0 == await asyncio.to_thread(main, ["--ledger", f"127.0.0.1:{ledger.port}", *words])
+            return capfd.readouterr().out
+
+        async def by(group: str) -> list[tuple[str, int, int, int, int | None]]:
+            names = (group, "revenue_minor", "own_cost_minor", "margin_minor", "margin_bp")
+            rows = json.loads(await told("revenue", "margin", "--by", group, "-o", "json"))
+            return [tuple(row[name] for name in names) for row in rows]  # type: ignore[misc]
+
+        assert [("a", 2501, 120, 2381, 9520), ("b", 0, 120, -120, None), ("f", 0, 120, -120, None)] == await by(
+            "tenant"
+        )
+        # Told only now, so it is what that hour cost as well: 1,000 tokens at 3,000 per million.
+        await bench.apply(with_cost(yaml, context_tokens="9", generated_tokens="3000"))
+        assert [
+            ("", 2000, 0, 2000, 10_000),
+            ("context_tokens", 500, 360, 140, 2800),
+            ("generated_tokens", 1, 900, -899, -8_990_000),
+        ] == [(name if name != month else "", *rest) for month, (name, *rest) in zip(
+            [row["month"] for row in json.loads(await told("revenue", "margin", "--by", "meter", "-o", "json"))],
+            await by("meter"), strict=True,
+        )]  # fmt: skip
+        await bench.set_now(bench.start + HOUR + 2 * GRACE)
+        await bench.apply(yaml)
+        await bench.set_now(bench.start + 2 * HOUR + GRACE)
+        await bench.send(log, use("later", bench.start + HOUR, tenant="f", context_tokens=1_000_000),
+                         watermark=bench.start + 2 * HOUR)  # fmt: skip
+        await bench.run()
+        # Two periods may end in two months.
+        assert [2501 + 4000, 360 + 900] == [sum(row[place] for row in await by("month")) for place in (1, 2)]
+        rows = json.loads(await told("revenue", "margin", "-o", "json"))
+        assert [str(row["margin_minor"]) for row in rows] == [
+            row["margin_minor"] for row in csv.DictReader(io.StringIO(await told("revenue", "margin", "-o", "csv")))
+        ]
+        await told("revenue", "margin", "-o", "parquet", "--file", str(tmp_path / "margin"))
+        table = parquet.read_table(tmp_path / "margin")
+        for name in ("revenue", "own_cost", "margin"):
+            assert [Decimal(row[f"{name}_minor"]) / 100 for row in rows] == table.column(name).to_pylist()
+        assert "-4.20 USD" in await told("revenue", "margin")
+
+
 @pytest.mark.parametrize("mode", ["exclusive", "inclusive"])
 async def test_rows_of_an_invoice_cost_its_total(
     bench: BillingBench, ledger_settings: Settings, capfd: pytest.CaptureFixture[str], tmp_path: Path, mode: str

@@ -186,6 +186,7 @@ class AdminService(
                 dimensions=meter.dimensions,
                 late_max_s=meter.late_max_s,
                 early_max_s=meter.early_max_s,
+                cost_price=None if meter.cost_price is None else admin_pb2.CostPrice(**meter.cost_price.to_json()),
             )
             for meter in found[:size]
         ]

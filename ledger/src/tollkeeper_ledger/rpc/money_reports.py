@@ -12,15 +12,23 @@ from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.focus import credit_note_rows, focus_rows
+from tollkeeper_ledger.domain.margin import Earned, UsedAtCost, margins
 from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
 from tollkeeper_ledger.services.recurring import recurring_revenue
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store.billing_invoices import list_invoices
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.money_views import read_credit_notes, read_receivables, read_revenue
+from tollkeeper_ledger.store.money_views import (
+    read_credit_notes,
+    read_receivables,
+    read_revenue,
+    read_usage_at_cost,
+)
 from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import grpc.aio
 
     from tollkeeper_ledger.services.recurring import RecurringRow
@@ -29,6 +37,21 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 GROUPS = ("month", "plan", "meter", "tenant")
+MARGIN_GROUPS = ("month", "meter", "tenant")
+
+
+def _known(by: str, groups: tuple[str, ...]) -> str:
+    if by not in groups:
+        raise InvalidFieldError("by", "is not known", value=ascii(by[:32]), bound=", ".join(groups))
+    return by
+
+
+def _span(
+    request: reports_pb2.GetRevenueRequest | reports_pb2.GetMarginsRequest,
+) -> tuple[datetime | None, datetime | None]:
+    """Give from when to when periods end that are meant; None where nobody says it."""
+    start = getattr(request, "from").ToDatetime(tzinfo=UTC) if request.HasField("from") else None
+    return start, request.to.ToDatetime(tzinfo=UTC) if request.HasField("to") else None
 
 
 def _recurring(row: RecurringRow) -> reports_pb2.RecurringRow:
@@ -55,12 +78,8 @@ class MoneyReports:
         self, request: reports_pb2.GetRevenueRequest, context: Context
     ) -> reports_pb2.GetRevenueResponse:
         """Sum what was invoiced by month and group."""
-        by = request.by or "month"
-        if by not in GROUPS:
-            raise InvalidFieldError("by", "is not known", value=ascii(by[:32]), bound=", ".join(GROUPS))
-        start, end = (
-            getattr(request, name).ToDatetime(tzinfo=UTC) if request.HasField(name) else None for name in ("from", "to")
-        )
+        by = _known(request.by or "month", GROUPS)
+        start, end = _span(request)
         async with transaction(self._money_pool) as conn:
             rows = await read_revenue(conn, by=by, start=start, end=end)
         sums: dict[str, int] = {}
@@ -77,6 +96,34 @@ class MoneyReports:
                 )
                 for row in rows
             ],
+        )
+
+    async def GetMargins(
+        self, request: reports_pb2.GetMarginsRequest, context: Context
+    ) -> reports_pb2.GetMarginsResponse:
+        """Say what is left of revenue once usage is paid at its cost price."""
+        by = _known(request.by or "tenant", MARGIN_GROUPS)
+        start, end = _span(request)
+        async with (
+            connection(self._money_pool) as conn,
+            conn.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            earned = await read_revenue(conn, by=by, start=start, end=end)
+            used = await read_usage_at_cost(conn, by=by, start=start, end=end)
+        found = margins((Earned(**row) for row in earned), (UsedAtCost(**row) for row in used))
+        return reports_pb2.GetMarginsResponse(
+            rows=[
+                reports_pb2.MarginRow(
+                    month=row.month,
+                    group=row.name,
+                    currency=row.currency,
+                    revenue_minor=row.revenue_minor,
+                    own_cost_minor=row.own_cost_minor,
+                    margin_minor=row.margin_minor,
+                    margin_bp=row.margin_bp,
+                )
+                for row in found
+            ]
         )
 
     async def GetRecurringRevenue(

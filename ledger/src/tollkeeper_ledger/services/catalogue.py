@@ -178,7 +178,7 @@ async def _write(conn: Connection, changes: Sequence[Change], *, now: datetime, 
             case AddPlanVersion() as version:
                 await writes.add_plan_version(conn, version, plan_id=new_id(), plan_version_id=new_id(), now=now)
             case other:
-                await _write_shared(conn, other)
+                await _write_shared(conn, other, now=now)
     await writes.put_tenants(conn, puts, now=now)
     await writes.add_subscriptions(conn, added)
     said = {one.tenant: one.declared for _, one in added if one.declared is not None}
@@ -192,12 +192,12 @@ async def _write(conn: Connection, changes: Sequence[Change], *, now: datetime, 
         await _change_subscription(conn, tenant_ids[one.tenant], one, now=now)
 
 
-async def _write_shared(conn: Connection, write: PutSeller | PutMeter | AddFeature | None) -> None:
+async def _write_shared(conn: Connection, write: PutSeller | PutMeter | AddFeature | None, *, now: datetime) -> None:
     match write:
         case PutSeller(seller=seller):
             await writes.put_seller(conn, seller)
         case PutMeter(seller_id=seller_id, meter=meter):
-            await writes.put_meter(conn, seller_id, meter)
+            await writes.put_meter(conn, seller_id, meter, now=now)
         case AddFeature(seller_id=seller_id, name=name):
             await writes.add_feature(conn, seller_id, name)
         case None:

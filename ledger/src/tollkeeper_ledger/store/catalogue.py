@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.catalogue.compare import newly_hidden
 from tollkeeper_ledger.domain.catalogue.known import Known, KnownPlan, KnownSubscription, KnownTenant
-from tollkeeper_ledger.domain.catalogue.model import Meter, Seller
+from tollkeeper_ledger.domain.catalogue.model import CostPrice, Meter, Seller
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit
 from tollkeeper_ledger.domain.seller_taxes import seller_taxes_from
 from tollkeeper_ledger.store.queries import sql
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
-    from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.pool import Connection, Row
 
 EVERYTHING = 1_000_000
 """Bound of listings that are read whole: meters and plans of an installation."""
@@ -117,10 +117,17 @@ async def read_meters(conn: Connection, *, after: str, count_max: int) -> list[M
             dimensions=tuple(row["dimensions"]),
             late_max_s=row["late_max_s"],
             early_max_s=row["early_max_s"],
+            cost_price=_cost_price(row),
             line=0,
         )
         for row in rows
     ]
+
+
+def _cost_price(row: Row) -> CostPrice | None:
+    if row["cost_amount"] is None:
+        return None
+    return CostPrice(amount=row["cost_amount"], per=row["cost_per"], currency=row["cost_currency"])
 
 
 async def read_plans(conn: Connection, *, after: str, count_max: int) -> Sequence[Mapping[str, Any]]:

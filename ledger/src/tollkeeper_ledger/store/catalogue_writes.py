@@ -56,8 +56,8 @@ async def put_seller(conn: Connection, seller: Seller) -> None:
         await keep_logo(conn, seller.logo)
 
 
-async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
-    """Add a meter, or change its attributes and how late and early its records may be."""
+async def put_meter(conn: Connection, seller_id: str, meter: Meter, *, now: datetime) -> None:
+    """Add a meter, or change its attributes, how late and early its records may be, and what it costs from now on."""
     await conn.execute(
         sql("catalogue.put_meter"),
         seller_id,
@@ -72,6 +72,9 @@ async def put_meter(conn: Connection, seller_id: str, meter: Meter) -> None:
         meter.late_max_s,
         meter.early_max_s,
     )
+    cost = meter.cost_price
+    said = (None, None, None) if cost is None else (cost.amount, cost.per, cost.currency)
+    await conn.execute(sql("catalogue.put_cost_price"), meter.name, now, *said)
 
 
 async def add_feature(conn: Connection, seller_id: str, name: str) -> None:

@@ -27,6 +27,11 @@ async def read_revenue(conn: Connection, *, by: str, start: datetime | None, end
     return await conn.fetch(sql("money_views.revenue"), by, start, end)
 
 
+async def read_usage_at_cost(conn: Connection, *, by: str, start: datetime | None, end: datetime | None) -> list[Row]:
+    """Sum usage of closed periods by month, by `meter` or `tenant`, and by the cost price that it has."""
+    return await conn.fetch(sql("money_views.usage_at_cost"), by, start, end)
+
+
 async def read_credit_notes(
     conn: Connection, invoices: Sequence[tuple[UUID, UUID]]
 ) -> dict[UUID, list[dict[str, Any]]]:

@@ -43,10 +43,19 @@ class Group(StrEnum):
     TENANT = "tenant"
 
 
+class MarginGroup(StrEnum):
+    """What margins are summed by."""
+
+    TENANT = "tenant"
+    METER = "meter"
+    MONTH = "month"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="What was earned, and what is owed.")
     group.command("show")(revenue)
+    group.command("margin")(margin)
     group.command("recurring")(recurring)
     group.command("receivables")(receivables)
     group.command("focus")(focus)
@@ -69,9 +78,7 @@ def revenue(
     group without a meter, and a credit note comes off its invoice's lines in proportion.
     """
     request = reports_pb2.GetRevenueRequest(by=by.value)
-    for name, text in (("from", start), ("to", end)):
-        if text:
-            getattr(request, name).CopyFrom(moment(text, what=f"--{name}"))
+    _set_span(request, start, end)
     with channel_to(targets_of(context).ledger, server="ledger") as channel:
         answer = reports_pb2_grpc.ReportServiceStub(channel).GetRevenue(request, timeout=CALL_TIMEOUT_S)
     rows: list[dict[str, Cell]] = [
@@ -87,6 +94,49 @@ def revenue(
     names = ("month",) if by is Group.MONTH else ("month", by.value)
     columns = (*names, "revenue", "currency", "revenue_minor")
     tell(rows, columns, output, file, amounts=("revenue",), title="Revenue", brief=(*names, "revenue"))
+
+
+def _set_span(request: reports_pb2.GetRevenueRequest | reports_pb2.GetMarginsRequest, start: str, end: str) -> None:
+    for name, text in (("from", start), ("to", end)):
+        if text:
+            getattr(request, name).CopyFrom(moment(text, what=f"--{name}"))
+
+
+def margin(
+    context: typer.Context,
+    *,
+    by: Annotated[MarginGroup, typer.Option(help="Tenant, meter, or month alone.")] = MarginGroup.TENANT,
+    start: Annotated[str, typer.Option("--from", help="Periods that end after then.")] = "",
+    end: Annotated[str, typer.Option("--to", help="Periods that end at or before then.")] = "",
+    output: ReportOption = ReportOutput.TABLE,
+    file: FileOption = None,
+) -> None:
+    """Show what is left of revenue once usage is paid at its meters' cost prices, by month and tenant.
+
+    Revenue is what `revenue show` gives. The usage of closed periods counts, invoiced or not, in trials too, at the
+    cost price that was in force when the period ended. Different currencies are rows of their own.
+    """
+    request = reports_pb2.GetMarginsRequest(by=by.value)
+    _set_span(request, start, end)
+    with channel_to(targets_of(context).ledger, server="ledger") as channel:
+        answer = reports_pb2_grpc.ReportServiceStub(channel).GetMargins(request, timeout=CALL_TIMEOUT_S)
+    sums = ("revenue", "own_cost", "margin")
+    rows: list[dict[str, Cell]] = [
+        {
+            "month": one.month,
+            by.value: one.group or one.month,
+            "currency": one.currency,
+            **{name: money(getattr(one, f"{name}_minor"), one.currency) for name in sums},
+            **{f"{name}_minor": getattr(one, f"{name}_minor") for name in sums},
+            "margin_share": _percent(one.margin_bp) if one.HasField("margin_bp") else "",
+            "margin_bp": one.margin_bp if one.HasField("margin_bp") else None,
+        }
+        for one in answer.rows
+    ]
+    names = ("month",) if by is MarginGroup.MONTH else ("month", by.value)
+    columns = (*names, *sums, "margin_share", "currency", *(f"{name}_minor" for name in sums), "margin_bp")
+    brief = (*names, *sums, "margin_share")
+    tell(rows, columns, output, file, amounts=sums, counts=("margin_bp",), title="Margin", brief=brief)
 
 
 def recurring(
@@ -124,9 +174,14 @@ def _recurring_row(one: reports_pb2.RecurringRow) -> dict[str, Cell]:
         row[f"{name}_minor"] = amount_minor if is_there else None
     for name, share in _SHARES.items():
         hundredths: int = getattr(one, share)
-        row[name] = f"{hundredths // 100}.{hundredths % 100:02d} %" if one.opening_tenants else ""
+        row[name] = _percent(hundredths) if one.opening_tenants else ""
         row[share] = hundredths if one.opening_tenants else None
     return row | {name: getattr(one, name) for name in _TENANTS}
+
+
+def _percent(hundredths: int) -> str:
+    whole, rest = divmod(abs(hundredths), 100)
+    return f"{'-' if hundredths < 0 else ''}{whole}.{rest:02d} %"
 
 
 def receivables(

@@ -300,7 +300,8 @@ _METER_KEPT = ("unit", "aggregation", "scale", "value_attribute", "dimensions")
 
 def _meter_json(meter: Meter) -> JsonObject:
     names = (*_METER_KEPT, "attributes", "pseudonymised", "late_max_s", "early_max_s")
-    return {name: _plain(getattr(meter, name)) for name in names}
+    cost = None if meter.cost_price is None else meter.cost_price.to_json()
+    return {**{name: _plain(getattr(meter, name)) for name in names}, "cost_price": cost}
 
 
 def _meter_change(meter: Meter, seller: Seller, known: Known, faults: Faults) -> Change:

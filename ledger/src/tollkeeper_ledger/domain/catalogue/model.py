@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.money import plain
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, SellerTaxes
 from tollkeeper_ledger.domain.trials import NO_TRIAL, TrialTerms
 from tollkeeper_ledger.domain.usage import EARLINESS_MAX_US, LATENESS_MAX_US, SECOND_US
@@ -58,6 +59,21 @@ EARLY_MAX_S = EARLINESS_MAX_US // SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
+class CostPrice:
+    """What usage costs the seller."""
+
+    amount: Decimal
+    """In major units, at least 0."""
+    per: int
+    """For so many whole units."""
+    currency: str
+
+    def to_json(self) -> JsonObject:
+        """Give it as audit entries and comparisons show it."""
+        return {"amount": plain(self.amount), "per": self.per, "currency": self.currency}
+
+
+@dataclass(frozen=True, slots=True)
 class Meter:
     """What is counted."""
 
@@ -76,6 +92,8 @@ class Meter:
     """How long before its receive time an event may lie."""
     early_max_s: int = EARLY_MAX_S
     """How long after its receive time an event may lie."""
+    cost_price: CostPrice | None = None
+    """None: nobody says what it costs."""
 
 
 @dataclass(frozen=True, slots=True)

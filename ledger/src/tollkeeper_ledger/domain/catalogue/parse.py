@@ -11,10 +11,12 @@ from tollkeeper_ledger.domain.catalogue.alert import read_rules
 from tollkeeper_ledger.domain.catalogue.limit import LIMIT_ALIASES, LIMIT_FIELDS, Limit, read_limit
 from tollkeeper_ledger.domain.catalogue.logo import LOGO_BYTES_MAX, logo_fault
 from tollkeeper_ledger.domain.catalogue.model import (
+    ADDED_UP,
     EARLY_MAX_S,
     FORMAT_VERSION,
     LATE_MAX_S,
     Catalogue,
+    CostPrice,
     Fee,
     Meter,
     Plan,
@@ -52,10 +54,22 @@ _SELLER_FIELDS = frozenset({
     "id", "name", "address", "tax_id", "email", "website", "tax_note", "payment_note", "invoice_prefix", "currency",
     "time_zone", "logo", "country", "taxes", "reverse_charge",
 })  # fmt: skip
-_METER_FIELDS = frozenset({
-    "name", "unit", "aggregation", "value_attribute", "dimensions", "scale", "attributes", "pseudonymise", "late_max_s",
-    "early_max_s",
-})  # fmt: skip
+_METER_FIELDS = frozenset(
+    {
+        "name",
+        "unit",
+        "aggregation",
+        "value_attribute",
+        "dimensions",
+        "scale",
+        "attributes",
+        "pseudonymise",
+        "late_max_s",
+        "early_max_s",
+        "cost_price",
+    }
+)
+_COST_PRICE_FIELDS = frozenset({"amount", "per", "currency"})  # fmt: skip
 _PLAN_FIELDS = frozenset({
     "name", "currency", "currencies", "billing_interval", "grace", "features", "fees", "prices", "limits",
     "trial_days", "trial", "proration", "commitment", "progressive_threshold", "alerts",
@@ -87,7 +101,9 @@ def parse_catalogue(root: Node, faults: Faults) -> Catalogue:
     currency = seller.currency if seller else ""
     time_zone = seller.time_zone if seller else "UTC"
     features = [_read_feature(inner) for inner in fields.tables("features", names=frozenset({"name"}))]
-    meters = _unique(fields, "meters", _METER_FIELDS, _read_meter, lambda meter: meter.name)
+    meters = _unique(
+        fields, "meters", _METER_FIELDS, lambda inner: _read_meter(inner, currency), lambda meter: meter.name
+    )
     _refuse_hidden(meters, faults)
     plans = _unique(
         fields,
@@ -193,7 +209,7 @@ def _read_feature(fields: Fields) -> str:
     return fields.name("name")
 
 
-def _read_meter(fields: Fields) -> Meter:
+def _read_meter(fields: Fields, currency: str) -> Meter:
     attributes = fields.names("attributes", count_max=16)
     pseudonymised = fields.names("pseudonymise", count_max=16)
     for name in pseudonymised:
@@ -216,6 +232,21 @@ def _read_meter(fields: Fields) -> Meter:
         dimensions=tuple(sorted(dimensions)),
         late_max_s=fields.whole("late_max_s", least=0, most=LATE_MAX_S, default=LATE_MAX_S),
         early_max_s=fields.whole("early_max_s", least=0, most=EARLY_MAX_S, default=EARLY_MAX_S),
+        cost_price=_read_cost_price(fields, aggregation, currency),
+    )
+
+
+def _read_cost_price(fields: Fields, aggregation: str, currency: str) -> CostPrice | None:
+    """Read what usage costs the seller, in its currency where no other is named."""
+    inner = fields.table("cost_price", names=_COST_PRICE_FIELDS)
+    if inner is None:
+        return None
+    if aggregation not in ADDED_UP:
+        fields.fault("cost_price", "is of a meter that does not add up", value=aggregation, bound=", ".join(ADDED_UP))
+    return CostPrice(
+        amount=inner.decimal("amount"),
+        per=inner.whole("per", least=1, default=1),
+        currency=_read_currency(inner, default=currency),
     )
 
 

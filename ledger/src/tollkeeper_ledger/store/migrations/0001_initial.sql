@@ -246,6 +246,18 @@ CREATE TABLE meter (
   CONSTRAINT meter_name_unique UNIQUE (name)
 );
 
+-- What usage of a meter costs its seller, from when on; no amount: nobody says it any more.
+CREATE TABLE meter_cost_price (
+  meter_id integer NOT NULL REFERENCES meter,
+  since timestamptz NOT NULL,
+  -- Major units of the currency for `per` whole units of the meter.
+  amount numeric CONSTRAINT meter_cost_price_amount_range CHECK (amount >= 0),
+  per bigint CONSTRAINT meter_cost_price_per_positive CHECK (per > 0),
+  currency text,
+  PRIMARY KEY (meter_id, since),
+  CONSTRAINT meter_cost_price_whole CHECK ((amount IS NULL) = (per IS NULL) AND (amount IS NULL) = (currency IS NULL))
+);
+
 CREATE TABLE feature (
   feature_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   seller_id text NOT NULL REFERENCES seller,
@@ -480,9 +492,9 @@ CREATE TABLE limit_state (
 );
 
 -- The catalogue itself is no tenant's: every role reads it, billing writes it.
-GRANT SELECT ON seller, meter, feature, plan, plan_version
+GRANT SELECT ON seller, meter, meter_cost_price, feature, plan, plan_version
   TO tollkeeper_ingest, tollkeeper_billing, tollkeeper_admin, tollkeeper_reader;
-GRANT INSERT, UPDATE ON seller, meter TO tollkeeper_billing;
+GRANT INSERT, UPDATE ON seller, meter, meter_cost_price TO tollkeeper_billing;
 GRANT SELECT, INSERT ON seller_logo TO tollkeeper_billing;
 GRANT INSERT ON feature, plan, plan_version TO tollkeeper_billing;
 

@@ -12,9 +12,14 @@ FROM seller ORDER BY seller_id;
 
 -- name: meters
 -- Reads meters in name order. $1 after this name, $2 at most so many.
-SELECT meter_id, seller_id, name, unit, aggregation, scale, attributes, pseudonymised, value_attribute,
-       dimensions, late_max_s, early_max_s
-FROM meter WHERE name > $1 ORDER BY name LIMIT $2;
+SELECT m.meter_id, m.seller_id, m.name, m.unit, m.aggregation, m.scale, m.attributes, m.pseudonymised,
+       m.value_attribute, m.dimensions, m.late_max_s, m.early_max_s, p.amount AS cost_amount, p.per AS cost_per,
+       p.currency AS cost_currency
+FROM meter m
+LEFT JOIN LATERAL (
+  SELECT amount, per, currency FROM meter_cost_price WHERE meter_id = m.meter_id ORDER BY since DESC LIMIT 1
+) p ON true
+WHERE m.name > $1 ORDER BY m.name LIMIT $2;
 
 -- name: features
 -- Reads every feature.
@@ -86,6 +91,19 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT ON CONSTRAINT meter_name_unique
 DO UPDATE SET attributes = excluded.attributes, pseudonymised = excluded.pseudonymised,
               late_max_s = excluded.late_max_s, early_max_s = excluded.early_max_s;
+
+-- name: put_cost_price
+-- Says from when on usage of a meter costs its seller what, where that is something else than before. $1 meter's name,
+-- $2 instant, $3 amount, $4 for so many units, $5 currency; $3 to $5 null: nobody says it any more.
+INSERT INTO meter_cost_price (meter_id, since, amount, per, currency)
+SELECT m.meter_id, $2::timestamptz, $3::numeric, $4::bigint, $5::text
+FROM meter m
+LEFT JOIN LATERAL (
+  SELECT amount, per, currency FROM meter_cost_price WHERE meter_id = m.meter_id ORDER BY since DESC LIMIT 1
+) p ON true
+WHERE m.name = $1 AND (p.amount, p.per, p.currency) IS DISTINCT FROM ($3::numeric, $4::bigint, $5::text)
+ON CONFLICT (meter_id, since)
+DO UPDATE SET amount = excluded.amount, per = excluded.per, currency = excluded.currency;
 
 -- name: add_feature
 -- Adds a feature. $1 seller, $2 name.

@@ -54,6 +54,33 @@ SELECT month, name, currency,
              WHEN place = 1 THEN credited_minor ELSE 0 END)::bigint AS revenue_minor
 FROM weighed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
 
+-- name: usage_at_cost
+-- Sums the usage of closed periods, trials and plans without invoices too, of meters that have a cost price, by month of
+-- the period's end, group and cost price: the one in force then, else the first. $1 `month`, `meter` or `tenant`, $2
+-- ends after, $3 ends by, or null.
+WITH closed AS (
+  SELECT t.wire_id, c.period_end, to_char(c.period_end - interval '1 microsecond', 'YYYY-MM') AS month,
+         convert_from(c.inputs, 'UTF8')::jsonb AS inputs
+  FROM billing_close c JOIN tenant t USING (tenant_id)
+  WHERE NOT c.is_cut AND ($2::timestamptz IS NULL OR c.period_end > $2)
+    AND ($3::timestamptz IS NULL OR c.period_end <= $3)
+), used AS (
+  SELECT closed.wire_id, period_end, month, total ->> 'meter' AS meter, (total ->> 'units')::numeric AS units
+  FROM closed, LATERAL (
+    SELECT jsonb_path_query(inputs, '$.segments[*].totals[*]') AS total
+    UNION ALL SELECT jsonb_path_query(inputs, '$.late[*].segment.totals[*]')
+  ) said
+)
+SELECT month, CASE $1 WHEN 'tenant' THEN wire_id WHEN 'meter' THEN used.meter ELSE '' END AS name, m.scale, p.amount,
+       p.per, p.currency, sum(used.units) AS units
+FROM used JOIN meter m ON m.name = used.meter
+CROSS JOIN LATERAL (
+  SELECT amount, per, currency FROM meter_cost_price WHERE meter_id = m.meter_id
+  ORDER BY since <= used.period_end DESC, abs(extract(epoch FROM used.period_end - since)) LIMIT 1
+) p
+WHERE p.amount IS NOT NULL
+GROUP BY 1, 2, 3, 4, 5, 6;
+
 -- name: credit_notes_of
 -- Gives the credit notes of invoices. Columns $1 payers' tenants and $2 invoices.
 SELECT c.invoice_id, c.document

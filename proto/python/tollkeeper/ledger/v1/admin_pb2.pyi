@@ -423,6 +423,7 @@ class Meter(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     LATE_MAX_S_FIELD_NUMBER: _builtins.int
     EARLY_MAX_S_FIELD_NUMBER: _builtins.int
+    COST_PRICE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     unit: _builtins.str
@@ -445,6 +446,10 @@ class Meter(_message.Message):
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes that split its rollups, up to 4. They never change."""
 
+    @_builtins.property
+    def cost_price(self) -> Global___CostPrice:
+        """What usage costs the seller now; absent where nobody says it."""
+
     def __init__(
         self,
         *,
@@ -457,14 +462,45 @@ class Meter(_message.Message):
         dimensions: _abc.Iterable[_builtins.str] | None = ...,
         late_max_s: _builtins.int = ...,
         early_max_s: _builtins.int = ...,
+        cost_price: Global___CostPrice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost_price", b"cost_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "dimensions", b"dimensions", "early_max_s", b"early_max_s", "late_max_s", b"late_max_s", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "attributes", b"attributes", "cost_price", b"cost_price", "dimensions", b"dimensions", "early_max_s", b"early_max_s", "late_max_s", b"late_max_s", "name", b"name", "scale", b"scale", "unit", b"unit", "value_attribute", b"value_attribute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Meter: _TypeAlias = Meter  # noqa: Y015
+
+@_typing.final
+class CostPrice(_message.Message):
+    """What usage of a meter costs its seller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    amount: _builtins.str
+    """Decimal, in major units of the currency."""
+    per: _builtins.int
+    """For so many whole units of the meter, 1 or more."""
+    currency: _builtins.str
+    """ISO 4217."""
+    def __init__(
+        self,
+        *,
+        amount: _builtins.str = ...,
+        per: _builtins.int = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "per", b"per"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostPrice: _TypeAlias = CostPrice  # noqa: Y015
 
 @_typing.final
 class ListMetersRequest(_message.Message):

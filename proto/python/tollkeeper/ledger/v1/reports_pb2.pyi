@@ -786,6 +786,107 @@ class GetRevenueResponse(_message.Message):
 Global___GetRevenueResponse: _TypeAlias = GetRevenueResponse  # noqa: Y015
 
 @_typing.final
+class GetMarginsRequest(_message.Message):
+    """Asks what is left of revenue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """`tenant` (default), `meter` or `month`; always by month as well."""
+    @_builtins.property
+    def to(self) -> _timestamp_pb2.Timestamp:
+        """Periods that end at or before then; absent = all."""
+
+    def __init__(
+        self,
+        *,
+        to: _timestamp_pb2.Timestamp | None = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "from", b"from", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarginsRequest: _TypeAlias = GetMarginsRequest  # noqa: Y015
+
+@_typing.final
+class MarginRow(_message.Message):
+    """What a group earned and what its usage cost the seller, in one month and currency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONTH_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    REVENUE_MINOR_FIELD_NUMBER: _builtins.int
+    OWN_COST_MINOR_FIELD_NUMBER: _builtins.int
+    MARGIN_MINOR_FIELD_NUMBER: _builtins.int
+    MARGIN_BP_FIELD_NUMBER: _builtins.int
+    month: _builtins.str
+    """Month in UTC in which the period ended, `2026-10`."""
+    group: _builtins.str
+    """Tenant or meter; empty by month, and for lines without a meter."""
+    currency: _builtins.str
+    """ISO 4217. Revenue and cost prices in different currencies are rows of their own."""
+    revenue_minor: _builtins.int
+    """As GetRevenue gives it, in minor units."""
+    own_cost_minor: _builtins.int
+    """Usage of closed periods at its meters' cost prices, invoiced or not, in trials too; rounded once, minor units."""
+    margin_minor: _builtins.int
+    """Revenue less own cost, in minor units."""
+    margin_bp: _builtins.int
+    """Margin in ten-thousandths of the revenue; absent without revenue."""
+    def __init__(
+        self,
+        *,
+        month: _builtins.str = ...,
+        group: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        revenue_minor: _builtins.int = ...,
+        own_cost_minor: _builtins.int = ...,
+        margin_minor: _builtins.int = ...,
+        margin_bp: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin_bp", b"_margin_bp", "margin_bp", b"margin_bp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin_bp", b"_margin_bp", "currency", b"currency", "group", b"group", "margin_bp", b"margin_bp", "margin_minor", b"margin_minor", "month", b"month", "own_cost_minor", b"own_cost_minor", "revenue_minor", b"revenue_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__margin_bp: _TypeAlias = _typing.Literal["margin_bp"]  # noqa: Y015
+    _WhichOneofArgType__margin_bp: _TypeAlias = _typing.Literal["_margin_bp", b"_margin_bp"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin_bp) -> _WhichOneofReturnType__margin_bp | None: ...
+
+Global___MarginRow: _TypeAlias = MarginRow  # noqa: Y015
+
+@_typing.final
+class GetMarginsResponse(_message.Message):
+    """What is left of revenue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginRow]:
+        """In order of month, group and currency."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___MarginRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMarginsResponse: _TypeAlias = GetMarginsResponse  # noqa: Y015
+
+@_typing.final
 class GetRecurringRevenueRequest(_message.Message):
     """Asks for recurring revenue."""
 

@@ -66,6 +66,11 @@ class ReportServiceStub:
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
                 _registered_method=True)
+        self.GetMargins = channel.unary_unary(
+                '/tollkeeper.ledger.v1.ReportService/GetMargins',
+                request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsResponse.FromString,
+                _registered_method=True)
         self.GetRecurringRevenue = channel.unary_unary(
                 '/tollkeeper.ledger.v1.ReportService/GetRecurringRevenue',
                 request_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRecurringRevenueRequest.SerializeToString,
@@ -164,6 +169,13 @@ class ReportServiceServicer:
 
     def GetRevenue(self, request, context):
         """Sums what was invoiced by month, and by plan, meter or tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMargins(self, request, context):
+        """Says what is left of revenue once usage is paid at its meters' cost prices, by month, and by tenant or meter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,6 +290,11 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     servicer.GetRevenue,
                     request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.FromString,
                     response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.SerializeToString,
+            ),
+            'GetMargins': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMargins,
+                    request_deserializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsRequest.FromString,
+                    response_serializer=tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsResponse.SerializeToString,
             ),
             'GetRecurringRevenue': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRecurringRevenue,
@@ -498,6 +515,33 @@ class ReportService:
             '/tollkeeper.ledger.v1.ReportService/GetRevenue',
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueRequest.SerializeToString,
             tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetRevenueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMargins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.ledger.v1.ReportService/GetMargins',
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsRequest.SerializeToString,
+            tollkeeper_dot_ledger_dot_v1_dot_reports__pb2.GetMarginsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class ReportServiceStub:
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]
     """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetMargins: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetMarginsRequest, _reports_pb2.GetMarginsResponse]
+    """Says what is left of revenue once usage is paid at its meters' cost prices, by month, and by tenant or meter."""
     GetRecurringRevenue: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetRecurringRevenueRequest, _reports_pb2.GetRecurringRevenueResponse]
     """Sums what subscriptions are worth a month, and how that moved from month to month."""
     GetReceivables: _grpc.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]
@@ -86,6 +88,8 @@ class ReportServiceAsyncStub(ReportServiceStub):
     """Gives usage per span up to now, spans without usage too, each with its change to the span before."""
     GetRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRevenueRequest, _reports_pb2.GetRevenueResponse]  # type: ignore[assignment]
     """Sums what was invoiced by month, and by plan, meter or tenant."""
+    GetMargins: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetMarginsRequest, _reports_pb2.GetMarginsResponse]  # type: ignore[assignment]
+    """Says what is left of revenue once usage is paid at its meters' cost prices, by month, and by tenant or meter."""
     GetRecurringRevenue: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetRecurringRevenueRequest, _reports_pb2.GetRecurringRevenueResponse]  # type: ignore[assignment]
     """Sums what subscriptions are worth a month, and how that moved from month to month."""
     GetReceivables: _aio.UnaryUnaryMultiCallable[_reports_pb2.GetReceivablesRequest, _reports_pb2.GetReceivablesResponse]  # type: ignore[assignment]
@@ -159,6 +163,14 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reports_pb2.GetRevenueResponse, _abc.Awaitable[_reports_pb2.GetRevenueResponse]]:
         """Sums what was invoiced by month, and by plan, meter or tenant."""
+
+    @_abc_1.abstractmethod
+    def GetMargins(
+        self,
+        request: _reports_pb2.GetMarginsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reports_pb2.GetMarginsResponse, _abc.Awaitable[_reports_pb2.GetMarginsResponse]]:
+        """Says what is left of revenue once usage is paid at its meters' cost prices, by month, and by tenant or meter."""
 
     @_abc_1.abstractmethod
     def GetRecurringRevenue(
