@@ -149,6 +149,26 @@ def fonts_of(name: str, fonts: str) -> set[str]:
         return {one.get_font().get_base_name().rpartition("+")[2] for one in texts}
 
 
+@pytest.mark.parametrize(("name", "font"), [("חברת", "NotoSansHebrew"), ("شركة", "NotoSansArabic")])
+def test_right_to_left_names_are_set_in_a_font_for_text(name: str, font: str) -> None:
+    """Not in the one of digests, whose letters are all of one width, nor in one with serifs beside one without."""
+    assert fonts_of(name, "") - fonts_of("Name", "") == {f"{font}-SemiBold"}
+
+
+def test_amounts_end_where_their_sums_do() -> None:
+    """The column of amounts and the sums below it have one right edge."""
+    with pypdfium2.PdfDocument(pdf_of(document(line()))) as read:
+        page = read[0]
+        text = page.get_textpage()
+        edges = []
+        found = text.search("$42.66")
+        while (place := found.get_next()) is not None:
+            edges.append(text.get_charbox(sum(place) - 1)[2])
+    # The last is the total, which stands in larger letters.
+    assert len(edges) == 3
+    assert edges[0] == pytest.approx(edges[1], abs=0.1)
+
+
 def test_letters_that_the_fonts_lack_come_from_a_folder() -> None:
     """An operator's fonts are used for letters that ours lack, and change nothing where ours have all of them."""
     folder = str(Path(__file__).parent / "data")
