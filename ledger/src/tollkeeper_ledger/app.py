@@ -39,6 +39,7 @@ from tollkeeper_ledger.services.provider import open_provider
 from tollkeeper_ledger.services.receivables import mark_all_past_due
 from tollkeeper_ledger.services.reconciling import Nightly
 from tollkeeper_ledger.services.resources import Resources
+from tollkeeper_ledger.services.sealing import webhook_sealer
 from tollkeeper_ledger.services.subscription_changes import follow_due_phases
 from tollkeeper_ledger.services.trials import follow_astray, tell_of_ends
 from tollkeeper_ledger.services.usage_roots import RootSigner
@@ -154,6 +155,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         limits = await open_limits(resources)
         server, port = await start_server(resources, limits)
         provider = resources.provider
+        sealer = webhook_sealer(settings)
         webhooks = WebhookHttp.connect(private=settings.webhook_private)
         channel = channel_to(settings.ledger_listen, port)
         http = await listen(http_app(resources, channel, described_services()), settings.ledger_http, log)
@@ -172,7 +174,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             tasks.create_task(every(_BILLING_TICK_S, partial(mark_all_past_due, resources.pools.billing), log=log)),
             *([tasks.create_task(every(1.0, provider.collector.run_all, log=log))] if provider is not None else []),
             *(tasks.create_task(loop) for loop in _mailing(resources)),
-            tasks.create_task(WebhookSender(resources.pools.billing, webhooks, _now, log).run()),
+            tasks.create_task(WebhookSender(resources.pools.billing, webhooks, _now, log, sealer).run()),
             tasks.create_task(every(1.0, Alerter(resources.pools.billing, log).run_all, log=log)),
         ]
         try:

@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         default=False,
         description="Webhooks may be sent to private and link-local addresses, to this machine, and without TLS.",
     )
+    webhook_key: SecretStr | None = Field(
+        default=None,
+        description="Key that webhooks' secrets are encrypted under in Postgres, base64 of 32 bytes (`openssl rand"
+        " -base64 32`); older keys that are still read behind it, with commas. Without it they are stored as they are.",
+    )
     smtp_url: SecretStr | None = Field(
         default=None,
         description="Mail server, smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS from the start;"

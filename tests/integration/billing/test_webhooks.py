@@ -16,22 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alert_support import LOG, opened
+from pydantic import SecretStr
 from rpc_support import client_of, refused
 from tollkeeper.ledger.v1 import admin_pb2
+from tollkeeper_ledger.config import ConfigurationError, Settings
 from tollkeeper_ledger.domain.webhooks import WAITS_S, is_public, secret_text, signatures, url_fault
 from tollkeeper_ledger.payments.webhook_http import WebhookHttp
+from tollkeeper_ledger.services.sealing import KEY_BYTES, SealedError, Sealer, webhook_sealer
 from tollkeeper_ledger.services.webhooks import WebhookSender
 from tollkeeper_ledger.store import webhooks as store
 from tollkeeper_ledger.store.pool import transaction
+from usage_bench import superuser
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import asyncpg
     from billing_bench import BillingBench
-    from tollkeeper_ledger.config import Settings
 
 pytestmark = pytest.mark.asyncio
+PLAIN = Sealer()
+KEYS = [base64.b64encode(bytes([at]) * 32).decode() for at in (1, 2)]
 
 
 class Receiver:
@@ -77,20 +83,22 @@ async def receiving() -> AsyncIterator[Receiver]:
 class Post:
     """Receivers of a bench's alerts, and a worker with a clock that tests move."""
 
-    def __init__(self, bench: BillingBench) -> None:
+    def __init__(self, bench: BillingBench, sealer: Sealer = PLAIN) -> None:
         self.bench = bench
+        self.sealer = sealer
         self.now = datetime.now(UTC) + timedelta(days=1)
 
     def sender(self, *, private: bool = True, timeout_s: float = 60.0) -> WebhookSender:
         """Give a worker."""
         http = WebhookHttp.connect(private=private, timeout_s=timeout_s)
-        return WebhookSender(self.bench.billing, http, lambda: self.now, LOG)
+        return WebhookSender(self.bench.billing, http, lambda: self.now, LOG, self.sealer)
 
     async def add(self, url: str, *, only: uuid.UUID | None = None) -> tuple[uuid.UUID, str]:
         """Add a receiver and give its id and secret."""
         webhook_id, secret = uuid.uuid4(), secret_text(secrets.token_bytes(32))
         async with transaction(self.bench.billing) as conn:
-            await store.add_webhook(conn, webhook_id, url=url, only=only, secret=secret)
+            sealed = self.sealer.seal(secret, about=webhook_id)
+            await store.add_webhook(conn, webhook_id, url=url, only=only, secret=sealed)
         return webhook_id, secret
 
     async def states(self) -> list[tuple[str, int, int]]:
@@ -142,6 +150,96 @@ async def test_an_alert_is_posted_signed_with_each_secret(bench: BillingBench) -
         assert 2 == await post.sender().run_all()
         assert all(is_signed(headers, body, secret) for headers, body in receiver.got[1:] for secret in (old, new))
         assert 3 == len({headers["webhook-id"] for headers, _ in receiver.got})
+
+
+async def test_stored_secrets_are_sealed_and_sign_what_is_sent(bench: BillingBench) -> None:
+    """Postgres has no secret in the clear where there is a key; only a worker that has the key sends, and signs."""
+    async with opened(bench) as look, receiving() as receiver:
+        old, new = (webhook_sealer(settings_with(bench, keys)) for keys in (KEYS[0], f"{KEYS[1]}, {KEYS[0]}"))
+        post = Post(bench, old)
+        webhook_id, secret = await post.add(receiver.url)
+        await look.use(500)
+        await look.alerter.run_all()
+        (stored,) = (await bench.rows("SELECT secrets FROM webhook"))[0]["secrets"]
+        assert secret[6:] not in stored
+        for stranger in (PLAIN, webhook_sealer(settings_with(bench, KEYS[1]))):
+            with pytest.raises(SealedError):
+                stranger.open(stored, about=webhook_id)
+        with pytest.raises(SealedError):
+            old.open(stored, about=uuid.uuid4())
+        post.sealer = PLAIN
+        assert 1 == await post.sender().run_all()
+        assert ([], [("queued", 1, 0)]) == (receiver.got, await post.states())
+        post.sealer, post.now = new, post.now + timedelta(hours=1)
+        assert 1 == await post.sender().run_all()
+        ((headers, body),) = receiver.got
+        assert is_signed(headers, body, secret)
+        assert old.seal(secret, about=webhook_id) != stored
+        assert secret == new.open(secret, about=webhook_id)
+
+
+def settings_with(bench: BillingBench, keys: str) -> Settings:
+    """Give a ledger's settings with keys for webhooks' secrets."""
+    return Settings(database_url=bench.url, redis_url="redis://unused.invalid", webhook_key=SecretStr(keys))
+
+
+@pytest.mark.parametrize(
+    "keys", ["", "x", KEYS[0][:-4], f"{KEYS[0]},", base64.b64encode(bytes(KEY_BYTES + 1)).decode()]
+)
+async def test_a_key_that_is_none_is_refused_without_a_word_of_it(bench: BillingBench, keys: str) -> None:
+    """No ledger starts with a key that it can't use, and none of its bytes are told."""
+    with pytest.raises(ConfigurationError) as told:
+        webhook_sealer(settings_with(bench, keys))
+    assert "TOLLKEEPER_WEBHOOK_KEY" in str(told.value)
+    assert len(keys) < 2 or keys not in str(told.value)
+
+
+async def test_no_message_waits_for_a_receiver_that_is_removed(bench: BillingBench) -> None:
+    """Whichever of both is first: what is queued beside the removal is given up, what comes after is not queued."""
+    async with opened(bench) as look, receiving() as receiver:
+        post = Post(bench)
+        (first, _), (second, _) = [await post.add(receiver.url) for _ in range(2)]
+        await look.use(500)
+        await look.alerter.run_all()
+        rows = await bench.rows("DELETE FROM webhook_message RETURNING tenant_id, webhook_id, alert_id, body")
+        messages = {row["webhook_id"]: store.NewMessage(**row) for row in rows}
+        async with transaction(bench.billing) as conn:
+            await store.queue_messages(conn, [messages[first]], now=post.now)
+            removal = asyncio.create_task(removed(bench, first))
+            await wait_until(lambda: is_waiting(bench))
+        assert await removal
+        async with transaction(bench.billing) as conn:
+            assert await store.remove_webhook(conn, second)
+            queueing = asyncio.create_task(queued(bench, messages[second], post.now))
+            await wait_until(lambda: is_waiting(bench))
+        await queueing
+        assert [("dead", 0, 0)] == await post.states()
+        async with transaction(bench.billing) as conn:
+            for message_id, webhook_id in ((None, first), ((await bench.rows(ONE_MESSAGE))[0]["message_id"], None)):
+                assert 0 == await store.replay(conn, now=post.now, message_id=message_id, webhook_id=webhook_id)
+        assert 0 == await post.sender().run_all()
+        assert [] == receiver.got
+
+
+ONE_MESSAGE = "SELECT message_id FROM webhook_message"
+WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def removed(bench: BillingBench, webhook_id: uuid.UUID) -> bool:
+    """Remove a receiver."""
+    async with transaction(bench.billing) as conn:
+        return await store.remove_webhook(conn, webhook_id)
+
+
+async def queued(bench: BillingBench, message: store.NewMessage, now: datetime) -> None:
+    """Queue a message."""
+    async with transaction(bench.billing) as conn:
+        await store.queue_messages(conn, [message], now=now)
+
+
+async def is_waiting(bench: BillingBench) -> bool:
+    """Tell whether somebody waits for a lock."""
+    return bool(await bench.rows(WAITS))
 
 
 async def test_what_is_not_taken_is_sent_again_under_the_same_id(bench: BillingBench) -> None:
@@ -285,6 +383,41 @@ async def test_which_addresses_are_public() -> None:
 async def test_a_url_that_no_webhook_may_have_is_refused(url: str) -> None:
     """Not https, somebody's password, no URL, or an address of one's own network."""
     assert url_fault(url, private=False)
+
+
+TABLES = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND NOT starts_with(relname, 'pg_')"
+
+
+async def everything(conn: asyncpg.Connection) -> str:
+    """Give every row of every table."""
+    tables = [table for (table,) in await conn.fetch(TABLES)]
+    queries = [f"SELECT one::text FROM {table} AS one" for table in tables]  # noqa: S608 - tables' names
+    return "\n".join([row[0] for query in queries for row in await conn.fetch(query)])
+
+
+async def test_a_secret_is_kept_nowhere_but_where_it_signs(ledger_settings: Settings, own_database_url: str) -> None:
+    """No answer that is kept has it: a repeat hears it while it signs, and once rotated out or removed nobody does."""
+    settings = ledger_settings.model_copy(update={"database_url": own_database_url})
+    async with client_of(settings) as client, superuser(own_database_url) as conn:
+        create = admin_pb2.CreateWebhookRequest(request_id="a", url="https://example.com/hook")
+        made: Any = await client.admin.CreateWebhook(create)
+        assert made == await client.admin.CreateWebhook(create)
+        rotations = [
+            admin_pb2.RotateWebhookSecretRequest(request_id=name, webhook_id=made.webhook_id) for name in ("b", "c")
+        ]
+        told = [made.secret]
+        for rotation in rotations:
+            told.append((await client.admin.RotateWebhookSecret(rotation)).secret)
+            assert told[-1] == (await client.admin.RotateWebhookSecret(rotation)).secret
+        assert 3 == len({secret for secret in told if secret.startswith("whsec_")})
+        rotated_out: Any = await client.admin.CreateWebhook(create)
+        assert (made.webhook_id, "") == (rotated_out.webhook_id, rotated_out.secret)
+        assert told[1] == (await client.admin.RotateWebhookSecret(rotations[0])).secret
+        forms = [form for secret in told for form in (secret[6:], secret.encode().hex())]
+        assert [told[1][6:], told[2][6:]] == [form for form in forms if form in await everything(conn)]
+        await client.admin.RemoveWebhook(admin_pb2.RemoveWebhookRequest(request_id="d", webhook_id=made.webhook_id))
+        assert ["", ""] == [(await client.admin.RotateWebhookSecret(one)).secret for one in rotations]
+        assert [] == [form for form in forms if form in await everything(conn)]
 
 
 async def test_receivers_are_managed_over_the_contract(ledger_settings: Settings, own_database_url: str) -> None:

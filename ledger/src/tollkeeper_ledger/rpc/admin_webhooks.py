@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import uuid
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from tollkeeper_ledger.rpc.acting import act_of, timestamp
 from tollkeeper_ledger.rpc.fields import id_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.paging import before_of, next_token, page_size
+from tollkeeper_ledger.services.sealing import webhook_sealer
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import webhooks as store
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
@@ -42,11 +44,12 @@ class AdminWebhooks:
     def __init__(self, resources: Resources, limits: Limits) -> None:
         self._webhook_pool = resources.pools.billing
         self._webhook_private = resources.settings.webhook_private
+        self._webhook_sealer = webhook_sealer(resources.settings)
 
     async def CreateWebhook(
         self, request: admin_pb2.CreateWebhookRequest, context: Context
     ) -> admin_pb2.CreateWebhookResponse:
-        """Add a receiver; its secret is told once."""
+        """Add a receiver; its secret is told to this call alone, and its repeats while it signs."""
         fault = url_fault(request.url, private=self._webhook_private)
         if fault:
             bound = "https, without user, password and fragment, up to 2,000 characters"
@@ -55,12 +58,15 @@ class AdminWebhooks:
 
         async def work() -> admin_pb2.CreateWebhookResponse:
             webhook_id, secret = uuid.uuid4(), secret_text(secrets.token_bytes(SECRET_BYTES))
-            await store.add_webhook(conn, webhook_id, url=request.url, only=only, secret=secret)
+            sealed = self._webhook_sealer.seal(secret, about=webhook_id)
+            await store.add_webhook(conn, webhook_id, url=request.url, only=only, secret=sealed)
             await _audit(conn, request, context, webhook_id, after={"url": request.url, "tenant": request.tenant})
-            return admin_pb2.CreateWebhookResponse(webhook_id=str(webhook_id), secret=secret)
+            return admin_pb2.CreateWebhookResponse(webhook_id=str(webhook_id), secret=_digest(secret))
 
         async with transaction(self._webhook_pool) as conn:
-            return await answer_once(conn, request, admin_pb2.CreateWebhookResponse, work)
+            answer = await answer_once(conn, request, admin_pb2.CreateWebhookResponse, work)
+            answer.secret = await self._told(conn, uuid.UUID(answer.webhook_id), answer.secret)
+            return answer
 
     async def ListWebhooks(
         self, request: admin_pb2.ListWebhooksRequest, context: Context
@@ -90,18 +96,28 @@ class AdminWebhooks:
 
         async def work() -> admin_pb2.RotateWebhookSecretResponse:
             secret = secret_text(secrets.token_bytes(SECRET_BYTES))
-            if not await store.rotate_secret(conn, webhook_id, secret=secret):
+            if not await store.rotate_secret(
+                conn, webhook_id, secret=self._webhook_sealer.seal(secret, about=webhook_id)
+            ):
                 raise _unknown(request.webhook_id)
             await _audit(conn, request, context, webhook_id, after={"secrets": 2})
-            return admin_pb2.RotateWebhookSecretResponse(secret=secret)
+            return admin_pb2.RotateWebhookSecretResponse(secret=_digest(secret))
 
         async with transaction(self._webhook_pool) as conn:
-            return await answer_once(conn, request, admin_pb2.RotateWebhookSecretResponse, work)
+            answer = await answer_once(conn, request, admin_pb2.RotateWebhookSecretResponse, work)
+            answer.secret = await self._told(conn, webhook_id, answer.secret)
+            return answer
+
+    async def _told(self, conn: Connection, webhook_id: UUID, digest: str) -> str:
+        """Give the secret of this digest where it still signs, else nothing: answers are kept without secrets."""
+        stored = await store.read_secrets(conn, webhook_id)
+        opened = [self._webhook_sealer.open(one, about=webhook_id) for one in stored]
+        return next((secret for secret in opened if _digest(secret) == digest), "")
 
     async def RemoveWebhook(
         self, request: admin_pb2.RemoveWebhookRequest, context: Context
     ) -> admin_pb2.RemoveWebhookResponse:
-        """Send to a receiver no more."""
+        """Send to a receiver no more, and forget its secrets."""
         webhook_id = id_of(request.webhook_id, "webhook")
 
         async def work() -> admin_pb2.RemoveWebhookResponse:
@@ -151,6 +167,10 @@ async def _audit(
     entry = AuditEntry(subject=f"webhook/{subject}", tenant_id=None, before=None, after=after)
     action = type(request).__name__.removesuffix("Request")
     await add_audit(conn, [entry], now=act.now, actor=act.actor, action=action, request_id=act.request_id)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _unknown(webhook_id: str) -> InvalidFieldError:

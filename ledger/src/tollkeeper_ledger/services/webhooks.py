@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.alerts import Json
     from tollkeeper_ledger.payments.webhook_http import WebhookHttp
+    from tollkeeper_ledger.services.sealing import Sealer
     from tollkeeper_ledger.store.alerts import Alert
     from tollkeeper_ledger.store.pool import Connection, Pool
     from tollkeeper_ledger.store.webhooks import Claimed
@@ -67,6 +68,7 @@ class WebhookSender:
     http: WebhookHttp
     now: Callable[[], datetime]
     log: FilteringBoundLogger
+    sealer: Sealer
     _busy: set[UUID] = field(default_factory=set)
     """Receivers that are being sent to."""
     _done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -114,10 +116,11 @@ class WebhookSender:
 
     async def _send(self, message: Claimed) -> None:
         name, at_s = f"msg_{message.message_id}", int(self.now().timestamp())
+        opened = [self.sealer.open(secret, about=message.webhook_id) for secret in message.secrets]
         headers = {
             "webhook-id": name,
             "webhook-timestamp": str(at_s),
-            "webhook-signature": signatures(message.secrets, message_id=name, at_s=at_s, body=message.body),
+            "webhook-signature": signatures(opened, message_id=name, at_s=at_s, body=message.body),
         }
         posted = await self.http.post(message.url, message.body, headers)
         wait = wait_s(message.tries)

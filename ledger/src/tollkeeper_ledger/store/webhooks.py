@@ -38,21 +38,34 @@ class Claimed:
     """This one included."""
     url: str
     secrets: tuple[str, ...]
+    """As they are stored."""
 
 
 async def add_webhook(conn: Connection, webhook_id: UUID, *, url: str, only: UUID | None, secret: str) -> None:
-    """Add a receiver of one tenant's alerts, or of all."""
+    """Add a receiver of one tenant's alerts, or of all; `secret` as it is stored."""
     await conn.execute(sql("webhooks.add"), webhook_id, url, only, secret)
 
 
 async def rotate_secret(conn: Connection, webhook_id: UUID, *, secret: str) -> bool:
-    """Sign with another secret as well, and no longer with the one before the newest; False: no such receiver."""
+    """Sign with another secret as well, and no longer with the one before the newest; False: no such receiver.
+
+    `secret` as it is stored.
+    """
     return await conn.fetchval(sql("webhooks.rotate"), webhook_id, secret) is not None
 
 
 async def remove_webhook(conn: Connection, webhook_id: UUID) -> bool:
-    """Send to a receiver no more; False: there is none."""
-    return await conn.fetchval(sql("webhooks.remove"), webhook_id) is not None
+    """Send to a receiver no more, and forget its secrets; False: there is none."""
+    if await conn.fetchval(sql("webhooks.remove"), webhook_id) is None:
+        return False
+    # A statement of its own, which sees what was queued while the first one waited for it.
+    await conn.execute(sql("webhooks.give_up"), webhook_id)
+    return True
+
+
+async def read_secrets(conn: Connection, webhook_id: UUID) -> Sequence[str]:
+    """Read a receiver's secrets as they are stored, the newest first; none of one that is removed."""
+    return await conn.fetchval(sql("webhooks.secrets"), webhook_id) or ()
 
 
 async def read_webhooks(conn: Connection) -> list[Row]:

@@ -5,10 +5,11 @@ CREATE TABLE webhook (
   url text NOT NULL,
   -- Only this tenant's alerts; null = all.
   only_tenant_id uuid REFERENCES tenant,
-  -- The newest first; messages are signed with each.
-  secrets text[] NOT NULL CONSTRAINT webhook_secrets CHECK (cardinality(secrets) BETWEEN 1 AND 2),
+  -- The newest first; messages are signed with each. Encrypted where the ledger has a key for it; none once removed.
+  secrets text[] NOT NULL,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  removed boolean NOT NULL DEFAULT false
+  removed boolean NOT NULL DEFAULT false,
+  CONSTRAINT webhook_secrets CHECK (CASE WHEN removed THEN cardinality(secrets) = 0 ELSE cardinality(secrets) BETWEEN 1 AND 2 END)
 );
 
 -- One row per receiver and alert, with the bytes that every try sends.

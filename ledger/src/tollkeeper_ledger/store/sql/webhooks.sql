@@ -8,14 +8,17 @@ INSERT INTO webhook (webhook_id, url, only_tenant_id, secrets) VALUES ($1, $2, $
 -- Gives a receiver another secret beside the newest one; says whether there is one. $1 id, $2 secret.
 UPDATE webhook SET secrets = ARRAY[$2::text, secrets[1]] WHERE webhook_id = $1 AND NOT removed RETURNING webhook_id;
 
+-- name: secrets
+-- Gives the secrets of a receiver that is not removed, the newest first. $1 id.
+SELECT secrets FROM webhook WHERE webhook_id = $1 AND NOT removed;
+
 -- name: remove
--- Removes a receiver and gives up what waits for it; says whether there was one. $1 id.
-WITH gone AS (UPDATE webhook SET removed = true WHERE webhook_id = $1 AND NOT removed RETURNING webhook_id),
-given_up AS (
-  UPDATE webhook_message m SET state = 'dead', reply = 'the receiver was removed' FROM gone
-  WHERE m.webhook_id = gone.webhook_id AND m.state = 'queued'
-)
-SELECT webhook_id FROM gone;
+-- Removes a receiver and its secrets once nobody queues messages to it; says whether there was one. $1 id.
+UPDATE webhook SET removed = true, secrets = '{}' WHERE webhook_id = $1 AND NOT removed RETURNING webhook_id;
+
+-- name: give_up
+-- Gives up what waits for a receiver. $1 id.
+UPDATE webhook_message SET state = 'dead', reply = 'the receiver was removed' WHERE webhook_id = $1 AND state = 'queued';
 
 -- name: webhooks
 -- Lists receivers, oldest first, with how many messages wait and were given up.
@@ -32,12 +35,13 @@ JOIN webhook w ON NOT w.removed AND (w.only_tenant_id IS NULL OR w.only_tenant_i
 WHERE t.tenant_id = ANY ($1::uuid[]) ORDER BY w.webhook_id;
 
 -- name: queue
--- Queues messages; nothing where one was queued before. $1 time; columns $2 tenants, $3 messages, $4 receivers,
+-- Queues messages; nothing where one was queued before, or the receiver was removed meanwhile. $1 time; columns $2 tenants, $3 messages, $4 receivers,
 -- $5 alerts, $6 bodies.
 INSERT INTO webhook_message (tenant_id, message_id, webhook_id, alert_id, body, state, next_at)
 SELECT tenant_id, message_id, webhook_id, alert_id, body, 'queued', $1
 FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[])
   AS queued (tenant_id, message_id, webhook_id, alert_id, body)
+JOIN webhook w USING (webhook_id) WHERE NOT w.removed FOR SHARE OF w
 ON CONFLICT ON CONSTRAINT webhook_message_once DO NOTHING;
 
 -- name: claim
@@ -47,6 +51,7 @@ FROM webhook w
 WHERE w.webhook_id = m.webhook_id AND (m.tenant_id, m.message_id) = (
   SELECT tenant_id, message_id FROM webhook_message
   WHERE state = 'queued' AND next_at <= $1 AND webhook_id <> ALL ($2::uuid[])
+    AND webhook_id IN (SELECT webhook_id FROM webhook WHERE NOT removed)
   ORDER BY next_at, message_id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING m.tenant_id, m.message_id, m.webhook_id, m.body, m.tries, w.url, w.secrets;
 
@@ -61,8 +66,8 @@ WHERE tenant_id = $1 AND message_id = $2 AND tries = $3 AND state = 'queued';
 -- $2 message or null, $3 receiver or null.
 WITH again AS (
   UPDATE webhook_message m SET state = 'queued', next_at = $1, tries = 0
-  FROM webhook w
-  WHERE w.webhook_id = m.webhook_id AND NOT w.removed AND m.state <> 'queued'
+  FROM (SELECT webhook_id FROM webhook WHERE NOT removed FOR SHARE) w
+  WHERE w.webhook_id = m.webhook_id AND m.state <> 'queued'
     AND (m.message_id = $2::uuid OR ($2::uuid IS NULL AND m.webhook_id = $3::uuid AND m.state = 'dead'))
   RETURNING 1
 )

@@ -3020,7 +3020,9 @@ class CreateWebhookResponse(_message.Message):
     webhook_id: _builtins.str
     """Its id."""
     secret: _builtins.str
-    """Signs what is sent, as Standard Webhooks has it: `whsec_` and base64."""
+    """Signs what is sent, as Standard Webhooks has it: `whsec_` and base64. Empty for a repeat of the request once it signs
+    no more.
+    """
     def __init__(
         self,
         *,
@@ -3152,7 +3154,7 @@ class RotateWebhookSecretResponse(_message.Message):
 
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
-    """Signs from now on, beside the one before."""
+    """Signs from now on, beside the one before. Empty for a repeat of the request once it signs no more."""
     def __init__(
         self,
         *,

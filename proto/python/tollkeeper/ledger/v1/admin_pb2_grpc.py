@@ -611,7 +611,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateWebhook(self, request, context):
-        """Adds a receiver of alerts. Its secret is told once.
+        """Adds a receiver of alerts. Its secret is told once, and to repeats of the same request while it signs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -633,7 +633,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveWebhook(self, request, context):
-        """Sends to a receiver no more; what waits for it is given up.
+        """Sends to a receiver no more; what waits for it is given up, and its secrets are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

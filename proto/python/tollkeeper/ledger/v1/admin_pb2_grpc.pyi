@@ -137,7 +137,7 @@ class AdminServiceStub:
     GetClock: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]
     """Reads ledger time."""
     CreateWebhook: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateWebhookRequest, _admin_pb2.CreateWebhookResponse]
-    """Adds a receiver of alerts. Its secret is told once."""
+    """Adds a receiver of alerts. Its secret is told once, and to repeats of the same request while it signs."""
     ListWebhooks: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhooksRequest, _admin_pb2.ListWebhooksResponse]
     """Lists receivers of alerts, oldest first."""
     RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateWebhookSecretRequest, _admin_pb2.RotateWebhookSecretResponse]
@@ -145,7 +145,7 @@ class AdminServiceStub:
     ends.
     """
     RemoveWebhook: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveWebhookRequest, _admin_pb2.RemoveWebhookResponse]
-    """Sends to a receiver no more; what waits for it is given up."""
+    """Sends to a receiver no more; what waits for it is given up, and its secrets are deleted."""
     ListWebhookMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookMessagesRequest, _admin_pb2.ListWebhookMessagesResponse]
     """Lists messages to receivers, newest first."""
     ReplayWebhookMessages: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplayWebhookMessagesRequest, _admin_pb2.ReplayWebhookMessagesResponse]
@@ -258,7 +258,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetClock: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClockRequest, _admin_pb2.GetClockResponse]  # type: ignore[assignment]
     """Reads ledger time."""
     CreateWebhook: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateWebhookRequest, _admin_pb2.CreateWebhookResponse]  # type: ignore[assignment]
-    """Adds a receiver of alerts. Its secret is told once."""
+    """Adds a receiver of alerts. Its secret is told once, and to repeats of the same request while it signs."""
     ListWebhooks: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhooksRequest, _admin_pb2.ListWebhooksResponse]  # type: ignore[assignment]
     """Lists receivers of alerts, oldest first."""
     RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateWebhookSecretRequest, _admin_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
@@ -266,7 +266,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ends.
     """
     RemoveWebhook: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveWebhookRequest, _admin_pb2.RemoveWebhookResponse]  # type: ignore[assignment]
-    """Sends to a receiver no more; what waits for it is given up."""
+    """Sends to a receiver no more; what waits for it is given up, and its secrets are deleted."""
     ListWebhookMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookMessagesRequest, _admin_pb2.ListWebhookMessagesResponse]  # type: ignore[assignment]
     """Lists messages to receivers, newest first."""
     ReplayWebhookMessages: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplayWebhookMessagesRequest, _admin_pb2.ReplayWebhookMessagesResponse]  # type: ignore[assignment]
@@ -646,7 +646,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CreateWebhookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateWebhookResponse, _abc.Awaitable[_admin_pb2.CreateWebhookResponse]]:
-        """Adds a receiver of alerts. Its secret is told once."""
+        """Adds a receiver of alerts. Its secret is told once, and to repeats of the same request while it signs."""
 
     @_abc_1.abstractmethod
     def ListWebhooks(
@@ -672,7 +672,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RemoveWebhookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveWebhookResponse, _abc.Awaitable[_admin_pb2.RemoveWebhookResponse]]:
-        """Sends to a receiver no more; what waits for it is given up."""
+        """Sends to a receiver no more; what waits for it is given up, and its secrets are deleted."""
 
     @_abc_1.abstractmethod
     def ListWebhookMessages(
