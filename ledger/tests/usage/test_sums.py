@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.usage import FLAG_DECREASE, FLAG_VOID, MINUTE_US
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
+from tollkeeper_ledger.domain.usage_batch import Records
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part, label_batch
+from tollkeeper_ledger.services.usage_store import _parts, _Stamps
 from tollkeeper_ledger.store.usage_batches import RecordTexts, _joined
 from tollkeeper_ledger.store.usage_rollups import record_sums
 
@@ -47,13 +49,35 @@ def test_records_are_labelled_with_every_sum_they_add_to(records: list[tuple[int
     assert sorted(set(found.series)) == list(found.series)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from([0, 0, FLAG_VOID])), max_size=20),
+    st.sampled_from(["a segment per tenant", "no flags", "anything"]),
+)
+def test_parts_say_of_each_record_what_it_has(given_: list[tuple[int, int, int]], kind: str) -> None:
+    """Tenant, segment and flags of each record are those of its part, whichever of its batch's tenants have records."""
+    tenants = [UUID(int=10 + at) for at in range(4)]
+    found = [
+        (tenant, UUID(int=20 + (segment if kind == "anything" else tenant)), 0 if kind == "no flags" else flags)
+        for tenant, segment, flags in given_
+    ]
+    columns = dict.fromkeys(Records.__slots__, ())
+    tenant, flags = [tenant for tenant, _, _ in found], [flags for _, _, flags in found]
+    records = Records(**{**columns, "tenant": tenant, "flags": flags})
+    whole = {at: UUID(int=20 + at) for at in sorted(set(tenant))} if kind != "anything" else {}
+    stamps = _Stamps(whole, [segment for _, segment, _ in found] if kind == "anything" else None)
+    parts, part = _parts(records, tenants, stamps)
+    assert [(tenants[tenant], segment, flags) for tenant, segment, flags in found] == [tuple(parts[at]) for at in part]
+    assert len(set(parts)) == len(parts) == len(set(part))
+
+
 @given(st.permutations(PARTS))
 def test_pairs_ascend_and_parts_count_as_their_flags_say(parts: list[Part]) -> None:
     """Sums are locked in key order, so tenants and segments stand in it; a void or a decrease counts below 0."""
-    texts = RecordTexts(part="{}", units="", arguments=())
+    tenants, segments = [str(part.tenant_id) for part in parts], [str(part.segment_id) for part in parts]
+    texts = RecordTexts(tenants, segments, part="{}", units="", arguments=())
     found = record_sums(parts, label_batch(shape=[], shape_meters=[], attributes=[]), texts, [MINUTE_US - 1, 0])
-    tenants, segments = ([UUID(one) for one in text[1:-1].split(",")] for text in found.arguments[:2])
-    pairs = list(zip(tenants, segments, strict=True))
+    columns = ([UUID(one) for one in text[1:-1].split(",")] for text in found.arguments[:2])
+    pairs = list(zip(*columns, strict=True))
     assert [(UUID(int=1), UUID(int=9)), (UUID(int=2), UUID(int=9))] == pairs
     place, units, records = ([int(one) for one in text[1:-1].split(",")] for text in found.arguments[2:5])
     assert [(part.tenant_id, part.segment_id) for part in parts] == [pairs[at - 1] for at in place]

@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_right
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain import usage
@@ -28,9 +28,11 @@ from tollkeeper_ledger.domain.usage_hash import (
 from tollkeeper_ledger.domain.usage_rules import find_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tollkeeper_ledger.domain.usage import Hole, LevelChange
+
+_TIME = struct.Struct("<4sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,40 +249,81 @@ class _Hashed:
     hashes: list[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Quantities:
+    """Quantities per record."""
+
+    shapes: list[tuple[int, ...]]
+    shape: list[int]
+    units: list[tuple[int, ...]]
+    packed: list[bytes]
+
+
 def _hash_records(columns: UsageColumns, event_us: Sequence[int]) -> _Hashed:
-    # One pass, everything that repeats looked up by what it depends on: this loop sets the ledger's ingest rate.
+    # Column by column, everything that repeats looked up by what it depends on: this sets the ledger's ingest rate.
     heads = [content_head(tenant) for tenant in columns.tenants]
-    times = struct.pack(f"<{len(event_us)}q", *event_us)
+    times = list(map(_TIME.pack, repeat(EVENT_TIME_PRESENT), event_us))
+    if any(columns.flags):
+        times = [
+            EVENT_TIME_ABSENT if flags & usage.FLAG_SYSTEM_ID else time
+            for flags, time in zip(columns.flags, times, strict=True)
+        ]
+    quantities = _alike(columns) if _are_alike(columns) else _each(columns)
+    tails = _tails(columns)
+    rows = zip(columns.tenant, quantities.packed, tails, times, strict=True)
+    return _Hashed(
+        shapes=quantities.shapes,
+        shape=quantities.shape,
+        units=quantities.units,
+        attributes=[text for _, text in tails],
+        hashes=[sha256(heads[tenant] + packed + tail + time).digest() for tenant, packed, (tail, _), time in rows],
+    )
+
+
+def _are_alike(columns: UsageColumns) -> bool:
+    """Say whether there are records, and all carry the same meters in the same order."""
+    counts, meters = columns.quantity_count, columns.meter
+    if not counts or min(counts) != max(counts):
+        return False
+    return all(max(found) == min(found) for found in (meters[place :: counts[0]] for place in range(counts[0])))
+
+
+def _alike(columns: UsageColumns) -> _Quantities:
+    """Pack quantities of records that are alike: column by column, in C."""
+    repeats, count = len(columns.quantity_count), columns.quantity_count[0]
+    shapes: list[tuple[int, ...]] = []
+    shape = _new_shape(tuple(columns.meter[:count]), columns.meters, shapes)
+    units = [columns.units[place::count] for place in shape.order or range(count)]
+    arguments: list[Iterable[bytes | int]] = [repeat(one, repeats) for one in shape.arguments]
+    arguments[1::2] = units
+    return _Quantities(
+        shapes=shapes,
+        shape=[shape.index] * repeats,
+        units=list(zip(*units, strict=True)) if units else [()] * repeats,
+        packed=list(map(shape.pack, *arguments)),
+    )
+
+
+def _each(columns: UsageColumns) -> _Quantities:
+    """Pack the quantities of one record after the other."""
     shapes: dict[tuple[int, ...], _Shape] = {}
-    tails: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[bytes, str]] = {}
-    hashed = _Hashed(shapes=[], shape=[], units=[], attributes=[], hashes=[])
-    quantity_at = attribute_at = 0
-    per_record = zip(columns.tenant, columns.flags, columns.quantity_count, columns.attribute_count, strict=True)
-    for record, (tenant, flags, quantity_count, attribute_count) in enumerate(per_record):
-        quantities = slice(quantity_at, quantity_at := quantity_at + quantity_count)
+    found = _Quantities(shapes=[], shape=[], units=[], packed=[])
+    at = 0
+    for count in columns.quantity_count:
+        quantities = slice(at, at := at + count)
         meters = tuple(columns.meter[quantities])
         shape = shapes.get(meters)
         if shape is None:
-            shape = shapes[meters] = _new_shape(meters, columns.meters, hashed.shapes)
+            shape = shapes[meters] = _new_shape(meters, columns.meters, found.shapes)
         units = tuple(columns.units[quantities])
         if shape.order is not None:
             units = tuple([units[place] for place in shape.order])
         arguments = shape.arguments.copy()
         arguments[1::2] = units
-        attributes = slice(attribute_at, attribute_at := attribute_at + attribute_count)
-        key = (tuple(columns.attribute_name[attributes]), tuple(columns.attribute_value[attributes]))
-        tail = tails.get(key)
-        if tail is None:
-            tail = tails[key] = _new_tail(key, columns)
-        if flags & usage.FLAG_SYSTEM_ID:
-            time = EVENT_TIME_ABSENT
-        else:
-            time = EVENT_TIME_PRESENT + times[8 * record : 8 * record + 8]
-        hashed.hashes.append(sha256(heads[tenant] + shape.pack(*arguments) + tail[0] + time).digest())
-        hashed.shape.append(shape.index)
-        hashed.units.append(units)
-        hashed.attributes.append(tail[1])
-    return hashed
+        found.shape.append(shape.index)
+        found.units.append(units)
+        found.packed.append(shape.pack(*arguments))
+    return found
 
 
 def _new_shape(meters: tuple[int, ...], names: Sequence[str], known: list[tuple[int, ...]]) -> _Shape:
@@ -308,6 +351,23 @@ def _new_shape(meters: tuple[int, ...], names: Sequence[str], known: list[tuple[
         pack=struct.Struct(layout).pack,
         arguments=spread,
     )
+
+
+def _tails(columns: UsageColumns) -> list[tuple[bytes, str]]:
+    """Give per record what its attributes are in its hash, and as JSON."""
+    counts = columns.attribute_count
+    count = counts[0] if counts else 0
+    keys: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]
+    if count and min(counts) == max(counts):
+        names = zip(*[columns.attribute_name[place::count] for place in range(count)], strict=True)
+        values = zip(*[columns.attribute_value[place::count] for place in range(count)], strict=True)
+        keys = list(zip(names, values, strict=True))
+    else:
+        ends = list(accumulate(counts))
+        spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        keys = [(tuple(columns.attribute_name[span]), tuple(columns.attribute_value[span])) for span in spans]
+    tails = {key: _new_tail(key, columns) for key in set(keys)}
+    return [tails[key] for key in keys]
 
 
 def _new_tail(key: tuple[tuple[int, ...], tuple[int, ...]], columns: UsageColumns) -> tuple[bytes, str]:

@@ -10,12 +10,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _CONTENT_TAG = b"tollkeeper.content.v1"
 _HOLE_TAG = b"tollkeeper.hole.v1"
 _MERKLE_NODE = b"\x01"
 _MERKLE_TENANT_TAG = b"tollkeeper.merkle.tenant.v1"
+_MERKLE_TENANT_HEAD = len(_MERKLE_TENANT_TAG).to_bytes(4, "little") + _MERKLE_TENANT_TAG
 
 EVENT_TIME_PRESENT = (1).to_bytes(4, "little")
 EVENT_TIME_ABSENT = (0).to_bytes(4, "little")
@@ -87,7 +88,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """
     if not leaves:
         return sha256(b"").digest()
-    level = list(leaves)
+    level = leaves
     while len(level) > 1:
         pairs = zip(level[0::2], level[1::2], strict=False)
         parents = [sha256(_MERKLE_NODE + left + right).digest() for left, right in pairs]
@@ -99,19 +100,21 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 def merkle_tenant_leaf(tenant: str, count: int, root: bytes) -> bytes:
     """Give the leaf that stands for a tenant's records in the root over all tenants."""
-    head = len(_MERKLE_TENANT_TAG).to_bytes(4, "little") + _MERKLE_TENANT_TAG
-    return sha256(head + string_bytes(tenant) + count.to_bytes(8, "little") + root).digest()
+    name = tenant.encode()
+    return sha256(_MERKLE_TENANT_HEAD + _LENGTH.pack(len(name)) + name + _COUNT.pack(count) + root).digest()
 
 
-def merkle_root_by_tenant(hashes: dict[str, list[bytes]]) -> bytes:
+def merkle_root_by_tenant(hashes: Mapping[str, Sequence[bytes]]) -> bytes:
     """Give the root over a batch: per tenant a tree in sequence order, over them a tree in bytewise tenant order.
 
     A tenant can be shown that a record is in it without seeing anything of another tenant's but one hash.
     """
+    # Strings ascend by code points, and their UTF-8 by the same.
+    ordered = [(tenant, hashes[tenant]) for tenant in sorted(hashes)]
     return merkle_root(
         [
-            merkle_tenant_leaf(tenant, len(leaves), merkle_root(leaves))
-            for tenant, leaves in sorted(hashes.items(), key=lambda item: item[0].encode())
+            merkle_tenant_leaf(tenant, len(leaves), leaves[0] if len(leaves) == 1 else merkle_root(leaves))
+            for tenant, leaves in ordered
         ]
     )
 
@@ -201,3 +204,4 @@ _REFUSED_TAG = b"tollkeeper.refused.v1"
 _REFUSED_HEAD = len(_REFUSED_TAG).to_bytes(4, "little") + _REFUSED_TAG
 _REFUSED_NUMBERS = struct.Struct("<qqq")
 _LENGTH = struct.Struct("<I")
+_COUNT = struct.Struct("<Q")

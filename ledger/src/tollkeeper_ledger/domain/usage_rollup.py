@@ -141,8 +141,7 @@ def void_id_of(record_id: str) -> str:
     return f"{VOID_PREFIX}#{sha256(record_id.encode()).hexdigest()}"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Records of a batch that share tenant, segment and flags."""
 
     tenant_id: UUID

@@ -7,7 +7,9 @@ in key order, head of the chain. A batch that its producer may not send is refus
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tollkeeper_ledger.domain.errors import PreconditionError
@@ -81,7 +83,7 @@ class _Names:
         return self.tenant_ids.get(wire_id, NOBODY)
 
     def tenants(self, wire_ids: Sequence[str]) -> list[UUID]:
-        return [self.tenant(wire_id) for wire_id in wire_ids]
+        return list(map(self.tenant_ids.get, wire_ids, repeat(NOBODY)))
 
 
 @dataclass(slots=True)
@@ -101,6 +103,11 @@ class _Append:
     """Records whose id another one has, and whether that is its like."""
     rows: bytes = b""
     refused_rows: bytes = b""
+
+    @property
+    def served(self) -> set[str]:
+        """The tenants that the batch names."""
+        return {*self.batch.tenants, *self.batch.source.tenants_served}
 
     @property
     def stored(self) -> Records:
@@ -163,9 +170,9 @@ async def append_batches(
             appends[at] = _Append(batch, producer, place(producer, batch))
         except PreconditionError as error:
             results[at] = error
-    served = {wire_id for one in appends.values() for wire_id in (*one.batch.tenants, *one.batch.source.tenants_served)}
+    served = {wire_id for one in appends.values() for wire_id in one.served}
     meters = {meter for one in appends.values() for meter in one.batch.meters}
-    names = _Names(await find_tenants(conn, sorted(served - {""})), await find_meters(conn, sorted(meters)))
+    names = _Names(await find_tenants(conn, served), await find_meters(conn, sorted(meters)))
     for at, one in appends.items():
         count = one.placement.skip
         one.earlier = await earlier_verdicts(conn, one.batch, count=count, tenant_ids=names.tenants(one.batch.tenants))
@@ -208,13 +215,9 @@ async def _advance(
     """Move producers to the end of their batches, in the order of their ids."""
     if not appends:
         return
-    pairs = [
-        (one.producer.producer_id, names.tenant_ids[wire_id])
-        for one in appends
-        for wire_id in {*one.batch.tenants, *one.batch.source.tenants_served}
-        if wire_id in names.tenant_ids
-    ]
-    if lacking := serving.lacking(pairs, since=appends[0].producer.server_started_at):
+    ids = names.tenant_ids
+    served = {one.producer.producer_id: {ids[wire_id] for wire_id in one.served if wire_id in ids} for one in appends}
+    if lacking := serving.lacking(served, since=appends[0].producer.server_started_at):
         await serve_tenants(conn, lacking)
     await advance_producers(
         conn,
@@ -246,8 +249,7 @@ async def _commit_entries(
         one.drop(one.problems)
     merged = await _claim(conn, appends, names)
     if merged is not None:
-        used = {merged.tenants[at] for at in merged.records.tenant}
-        await share_tenants(conn, [names.tenant(wire_id) for wire_id in used])
+        await share_tenants(conn, names.tenants([merged.tenants[at] for at in set(merged.records.tenant)]))
         merged = await _change_levels(conn, appends, merged)
     for one in appends:
         one.rows = rows_digest(())
@@ -408,9 +410,10 @@ def _refused(one: _Append, names: _Names, now: datetime) -> tuple[list[Refused],
 
 
 def _merkle_root(batch: UsageBatch, stored: Records) -> bytes:
-    hashes: dict[str, list[bytes]] = {}
+    hashes: dict[str, list[bytes]] = defaultdict(list)
+    tenants = batch.tenants
     for tenant, content_hash in zip(stored.tenant, stored.hashes, strict=True):
-        hashes.setdefault(batch.tenants[tenant], []).append(content_hash)
+        hashes[tenants[tenant]].append(content_hash)
     return merkle_root_by_tenant(hashes)
 
 

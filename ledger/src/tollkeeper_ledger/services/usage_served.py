@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -15,6 +15,8 @@ Pair: TypeAlias = "tuple[UUID, UUID]"
 
 PAIRS_MAX = 200_000
 """About 50 MB; all are forgotten and learnt anew beyond it."""
+
+_NONE: frozenset[UUID] = frozenset()
 
 
 @dataclass(slots=True)
@@ -25,7 +27,8 @@ class Served:
     """
 
     _since: datetime | None = None
-    _pairs: set[Pair] = field(default_factory=set)
+    _tenants: dict[UUID, set[UUID]] = field(default_factory=dict)
+    """Per producer."""
 
     def begin(self) -> Serving:
         """Begin a transaction."""
@@ -33,23 +36,27 @@ class Served:
 
     def forget(self) -> None:
         """Forget everything: Postgres was set back."""
-        self._since, self._pairs = None, set()
+        self._since, self._tenants = None, {}
 
-    def lacking(self, pairs: Iterable[Pair], *, since: datetime | None) -> list[Pair]:
-        """Give those that the server may not have."""
-        if since is None or since != self._since:
-            return list(pairs)
-        return [pair for pair in pairs if pair not in self._pairs]
+    def lacking(self, served: Mapping[UUID, set[UUID]], *, since: datetime | None) -> list[Pair]:
+        """Give those of each producer's tenants that the server may not have."""
+        known = self._tenants if since is not None and since == self._since else {}
+        return [
+            (producer_id, tenant_id)
+            for producer_id, tenant_ids in served.items()
+            for tenant_id in tenant_ids - known.get(producer_id, _NONE)
+        ]
 
-    def learn(self, pairs: Iterable[Pair], *, since: datetime | None) -> None:
+    def learn(self, pairs: Sequence[Pair], *, since: datetime | None) -> None:
         """Keep what was committed to the server."""
         if since is None:
             return
         if since != self._since:
-            self._since, self._pairs = since, set()
-        self._pairs.update(pairs)
-        if len(self._pairs) > PAIRS_MAX:
-            self._pairs = set()
+            self._since, self._tenants = since, {}
+        for producer_id, tenant_id in pairs:
+            self._tenants.setdefault(producer_id, set()).add(tenant_id)
+        if pairs and sum(map(len, self._tenants.values())) > PAIRS_MAX:
+            self._tenants = {}
 
 
 @dataclass(slots=True)
@@ -60,10 +67,10 @@ class Serving:
     since: datetime | None = None
     written: list[Pair] = field(default_factory=list)
 
-    def lacking(self, pairs: Iterable[Pair], *, since: datetime | None) -> list[Pair]:
+    def lacking(self, served: Mapping[UUID, set[UUID]], *, since: datetime | None) -> list[Pair]:
         """Give what this transaction has to write."""
         self.since = since
-        self.written = self.served.lacking(pairs, since=since)
+        self.written = self.served.lacking(served, since=since)
         return self.written
 
     def committed(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import from_us
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 _NO_METER = MeterFacts(meter_id=0, aggregation=Aggregation.SUM)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stamps:
+    """Say in which segment each record is."""
+
+    by_tenant: Mapping[int, UUID]
+    """Tenants, ascending, all of whose records are in one segment; all tenants where `by_record` is None."""
+    by_record: Sequence[UUID] | None
+
+
 async def store_records(
     conn: Connection,
     merged: Merged,
@@ -39,12 +49,12 @@ async def store_records(
 
     Their ids are claimed and their tenants' locks shared. `tenant_ids` are those of `merged.tenants`.
     """
-    segments = await _stamp(conn, merged.records, tenant_ids)
+    stamps = await _stamp(conn, merged.records, tenant_ids)
     # A shape that only refused records have may hold unknown meters: nobody points at it.
     shapes = [[meters.get(meter, _NO_METER) for meter in shape] for shape in merged.shapes]
     # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
     texts, rollups, digests = await asyncio.to_thread(
-        _rows_and_rollups, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, segments=segments, shapes=shapes
+        _rows_and_rollups, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, stamps=stamps, shapes=shapes
     )
     await add_records(conn, texts)
     await add_rollups(conn, rollups)
@@ -56,20 +66,16 @@ def _rows_and_rollups(
     *,
     batch_ids: Sequence[int],
     tenant_ids: Sequence[UUID],
-    segments: Sequence[UUID],
+    stamps: _Stamps,
     shapes: Sequence[Sequence[MeterFacts]],
 ) -> tuple[RecordTexts, BatchRollups, list[bytes]]:
     records = merged.records
-    parts: dict[tuple[UUID, UUID, int], int] = {}
-    part = [
-        parts.setdefault((tenant_ids[tenant], segment, flags), len(parts))
-        for tenant, segment, flags in zip(records.tenant, segments, records.flags, strict=True)
-    ]
-    hashed, digests = _hash_rows(merged, batch_ids=batch_ids, segments=segments)
+    parts, part = _parts(records, tenant_ids, stamps)
+    hashed, digests = _hash_rows(merged, batch_ids=batch_ids, parts=parts, part=part)
     new = NewRecords(
         batch_ids=batch_ids,
         starts=merged.starts,
-        parts=list(parts),
+        parts=parts,
         part=part,
         shapes=[[meter.meter_id for meter in shape] for shape in shapes],
         shape=records.shape,
@@ -82,15 +88,32 @@ def _rows_and_rollups(
         checks=row_checks(hashed),
     )
     texts = texts_of(new)
-    rollups = derive(records, parts=[Part(*one) for one in parts], part=part, shape_meters=shapes, texts=texts)
+    rollups = derive(records, parts=parts, part=part, shape_meters=shapes, texts=texts)
     return texts, rollups, digests
 
 
+def _parts(records: Records, tenant_ids: Sequence[UUID], stamps: _Stamps) -> tuple[list[Part], Sequence[int]]:
+    """Give what records have in common, and per record its part."""
+    whole, each = stamps.by_tenant, stamps.by_record
+    if each is None and not any(records.flags):
+        # A part per tenant, the usual case.
+        plain = [Part(tenant_ids[tenant], segment, 0) for tenant, segment in whole.items()]
+        if len(plain) == len(tenant_ids):
+            return plain, records.tenant
+        place = {tenant: at for at, tenant in enumerate(whole)}
+        return plain, [place[tenant] for tenant in records.tenant]
+    segments = [whole[tenant] for tenant in records.tenant] if each is None else each
+    places: dict[tuple[int, UUID, int], int] = {}
+    part = [places.setdefault(one, len(places)) for one in zip(records.tenant, segments, records.flags, strict=True)]
+    return [Part(tenant_ids[tenant], segment, flags) for tenant, segment, flags in places], part
+
+
 def _hash_rows(
-    merged: Merged, *, batch_ids: Sequence[int], segments: Sequence[UUID]
+    merged: Merged, *, batch_ids: Sequence[int], parts: Sequence[Part], part: Sequence[int]
 ) -> tuple[list[bytes], list[bytes]]:
     """Give the hash of every row, and each batch's digest over its own."""
     records = merged.records
+    segments = [one.segment_id.bytes for one in parts]
     hashed: list[bytes] = []
     digests: list[bytes] = []
     for batch_id, first, last in zip(batch_ids, merged.starts, [*merged.starts[1:], len(records)], strict=True):
@@ -102,22 +125,22 @@ def _hash_rows(
             events_us=records.event_us[first:last],
             received_us=records.received_us[first:last],
             flags=records.flags[first:last],
-            segment_ids=[segment.bytes for segment in segments[first:last]],
+            segment_ids=[segments[at] for at in part[first:last]],
         )
         digests.append(rows_digest(own))
         hashed += own
     return hashed, digests
 
 
-async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> list[UUID]:
-    """Give each record's segment: by tenant where one segment holds the whole batch, else by event time."""
+async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> _Stamps:
+    """Give the segments of records: by tenant where one segment holds the whole batch, else by event time."""
     span = from_us(min(records.event_us)), from_us(max(records.event_us))
     used = sorted(set(records.tenant))
     open_ones = await segments_of_span(conn, [tenant_ids[tenant] for tenant in used], first=span[0], last=span[1])
-    known = {tenant: open_ones[tenant_ids[tenant]] for tenant in used if tenant_ids[tenant] in open_ones}
-    if len(known) == len(used):
-        return [known[tenant] for tenant in records.tenant]
-    return await _stamp_others(conn, records, tenant_ids, known)
+    found = [(tenant, open_ones.get(tenant_ids[tenant])) for tenant in used]
+    known = {tenant: segment_id for tenant, segment_id in found if segment_id is not None}
+    others = None if len(known) == len(used) else await _stamp_others(conn, records, tenant_ids, known)
+    return _Stamps(known, others)
 
 
 async def _stamp_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,12 +125,12 @@ async def segments_of_span(
     conn: Connection, tenant_ids: Sequence[UUID], *, first: datetime, last: datetime
 ) -> dict[UUID, UUID]:
     """Give the segments of those tenants for which one, billed and open, is all that overlaps a span and holds it."""
-    rows = await conn.fetch(sql("segments.segments_between"), array_literal(tenant_ids), first, last)
-    found: dict[UUID, UUID | None] = {}
-    for tenant_id, segment_id, period_start, period_end, state in rows:
-        is_all = tenant_id not in found and state == "open" and period_start <= first and last < period_end
-        found[tenant_id] = segment_id if is_all else None
-    return {tenant_id: segment_id for tenant_id, segment_id in found.items() if segment_id is not None}
+    rows = await conn.fetch(sql("segments.segments_of_span"), array_literal(tenant_ids), first, last)
+    found = {tenant_id: segment_id for tenant_id, segment_id, _ in rows}
+    if len(found) == len(rows) and all(holds for _, _, holds in rows):
+        return found
+    counts = Counter(tenant_id for tenant_id, _, _ in rows)
+    return {tenant_id: segment_id for tenant_id, segment_id, holds in rows if holds and counts[tenant_id] == 1}
 
 
 async def put_segments(conn: Connection, segments: Sequence[NewSegment]) -> None:

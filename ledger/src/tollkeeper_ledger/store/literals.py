@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from uuid import UUID
+
+
+def number_literal(values: Sequence[int]) -> str:
+    """Give numbers as an array literal: what a list says of itself is that but for its brackets, and made in C."""
+    return "{" + str(values if isinstance(values, list) else list(values))[1:-1] + "}"
 
 
 def array_literal(values: Iterable[int | str | UUID]) -> str:

@@ -24,11 +24,12 @@ TENANTS_EACH_MAX = 256
 """Tenants that one transaction locks by a lock each; an append shares more by their stripes."""
 
 _STRIPE_SHIFT = 58
+_KEY_BYTES = 8
 
 
 def tenant_lock_key(tenant_id: UUID) -> int:
     """Give the advisory lock's key of a tenant: its id's first 8 bytes. Tenant ids are random, so keys hardly meet."""
-    return int.from_bytes(tenant_id.bytes[:8], "big", signed=True)
+    return int.from_bytes(tenant_id.bytes[:_KEY_BYTES], "big", signed=True)
 
 
 def stripe_of(key: int) -> int:
@@ -38,11 +39,15 @@ def stripe_of(key: int) -> int:
 
 async def share_tenants(conn: Connection, tenant_ids: Iterable[UUID]) -> None:
     """Take the tenants' locks shared, in key order, until the transaction ends. For appends."""
-    keys = sorted({tenant_lock_key(tenant_id) for tenant_id in tenant_ids})
-    if len(keys) <= TENANTS_EACH_MAX:
+    used = set(tenant_ids)
+    if len(used) <= TENANTS_EACH_MAX:
+        keys = sorted({tenant_lock_key(tenant_id) for tenant_id in used})
         await conn.execute(sql("segments.share_tenants"), keys)
     else:
-        await conn.execute(sql("segments.share_stripes"), sorted({stripe_of(key) for key in keys}))
+        # A key's first byte says its stripe, and few are as many as stripes.
+        heads = {tenant_id.bytes[:1] for tenant_id in used}
+        stripes = {stripe_of(int.from_bytes(head.ljust(_KEY_BYTES, b"\0"), "big", signed=True)) for head in heads}
+        await conn.execute(sql("segments.share_stripes"), sorted(stripes))
 
 
 async def lock_tenant(conn: Connection, tenant_id: UUID) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import Problem
-from tollkeeper_ledger.store.literals import array_literal
+from tollkeeper_ledger.store.literals import array_literal, number_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.usage import Hole
     from tollkeeper_ledger.domain.usage_batch import Records
+    from tollkeeper_ledger.domain.usage_rollup import Part
     from tollkeeper_ledger.store.pool import Connection
 
 
@@ -44,7 +45,7 @@ class NewRecords:
     batch_ids: Sequence[int]
     starts: Sequence[int]
     """Per batch: where its records begin, from 0."""
-    parts: Sequence[tuple[UUID, UUID, int]]
+    parts: Sequence[Part]
     """Tenant, segment and flags that records have together."""
     part: Sequence[int]
     """Per record: index into parts."""
@@ -81,8 +82,10 @@ class Refused:
 
 async def find_tenants(conn: Connection, wire_ids: Iterable[str]) -> dict[str, UUID]:
     """Give the ids of those tenants that exist."""
-    rows = await conn.fetch(sql("usage.tenant_ids"), [wire_id for wire_id in wire_ids if "\0" not in wire_id])
-    return {row["wire_id"]: row["tenant_id"] for row in rows}
+    # None has a line break: what has one, or what text can't hold, is nobody's.
+    possible = [wire_id for wire_id in wire_ids if "\0" not in wire_id and "\n" not in wire_id]
+    rows = await conn.fetch(sql("usage.tenant_ids"), "\n".join(possible))
+    return {wire_id: tenant_id for wire_id, tenant_id in rows}  # noqa: C416 - rows are no tuples
 
 
 async def next_batches(conn: Connection, count: int) -> list[int]:
@@ -99,10 +102,10 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
     text, separator = _joined(claim.ids)
     arguments = (
         array_literal(claim.tenant_ids),
-        array_literal([place + 1 for place in claim.tenant]),
+        number_literal([place + 1 for place in claim.tenant]),
         text,
         separator,
-        array_literal(claim.seqs),
+        number_literal(claim.seqs),
         b"".join(claim.hashes),
         claim.batch_ids,
         [start + 1 for start in claim.starts],
@@ -118,6 +121,10 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
 class RecordTexts:
     """Records as a statement takes them: columns that became text."""
 
+    tenants: Sequence[str]
+    """Per part: its tenant's id."""
+    segments: Sequence[str]
+    """Per part: its segment's id."""
     part: str
     """Per record: its part, from 1, as an array literal."""
     units: str
@@ -129,27 +136,32 @@ def texts_of(records: NewRecords) -> RecordTexts:
     """Make text of columns. CPU-bound, some microseconds a record."""
     text, separator = _joined(records.ids)
     forms = ["{" + ",".join(["%d"] * len(shape)) + "}" for shape in records.shapes]
-    part = array_literal([place + 1 for place in records.part])
-    units = "\n".join([forms[shape] % amounts for shape, amounts in zip(records.shape, records.units, strict=True)])
+    tenants = [str(part.tenant_id) for part in records.parts]
+    segments = [str(part.segment_id) for part in records.parts]
+    part = number_literal([place + 1 for place in records.part])
+    if len(forms) == 1:
+        units = "\n".join(map(forms[0].__mod__, records.units))
+    else:
+        units = "\n".join([forms[shape] % amounts for shape, amounts in zip(records.shape, records.units, strict=True)])
     arguments = (
-        array_literal(tenant_id for tenant_id, _, _ in records.parts),
-        array_literal(segment_id for _, segment_id, _ in records.parts),
-        array_literal(flags for _, _, flags in records.parts),
+        array_literal(tenants),
+        array_literal(segments),
+        number_literal([part.flags for part in records.parts]),
         part,
-        [array_literal(shape) for shape in records.shapes],
-        array_literal([place + 1 for place in records.shape]),
+        [number_literal(shape) for shape in records.shapes],
+        number_literal([place + 1 for place in records.shape]),
         text,
         separator,
-        array_literal(records.seqs),
-        array_literal(records.event_us),
-        array_literal(records.received_us),
+        number_literal(records.seqs),
+        number_literal(records.event_us),
+        number_literal(records.received_us),
         units,
         "\n".join(records.attributes),
         records.batch_ids,
-        array_literal(records.checks),
+        number_literal(records.checks),
         [start + 1 for start in records.starts],
     )
-    return RecordTexts(part, units, arguments)
+    return RecordTexts(tenants, segments, part, units, arguments)
 
 
 async def add_records(conn: Connection, texts: RecordTexts) -> None:
@@ -208,10 +220,10 @@ async def find_taken(
     rows = await conn.fetch(
         sql("usage.taken_elsewhere"),
         array_literal(tenant_ids),
-        array_literal([place + 1 for place in records.tenant]),
+        number_literal([place + 1 for place in records.tenant]),
         text,
         separator,
-        array_literal(records.seqs),
+        number_literal(records.seqs),
         producer_id,
     )
     return [row["seq"] for row in rows]

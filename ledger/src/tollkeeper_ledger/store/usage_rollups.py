@@ -12,7 +12,7 @@ from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import MINUTE_US, TimeSpan
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, MeterFacts, RawRecord, sign_of
-from tollkeeper_ledger.store.literals import array_literal
+from tollkeeper_ledger.store.literals import array_literal, number_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Row
     from tollkeeper_ledger.store.usage_batches import RecordTexts
 
+_UUID_LETTERS = 36
 QUARTER = timedelta(microseconds=QUARTER_US)
 
 
@@ -87,7 +88,8 @@ def _sum_columns(
 class RecordSums:
     """What records add to sums, as a statement takes it."""
 
-    tenant_ids: Collection[UUID]
+    tenant_ids: Sequence[UUID]
+    """Per part: its tenant."""
     first_us: int
     last_us: int
     """Event times of the first and the last record."""
@@ -96,28 +98,29 @@ class RecordSums:
 
 def record_sums(parts: Sequence[Part], labels: Labels, texts: RecordTexts, event_us: Sequence[int]) -> RecordSums:
     """Make text of what sums need beside the records' own texts. CPU-bound. `parts` are those of the texts."""
-    pairs = {(of.tenant_id.int, of.segment_id.int): of for of in parts}
-    ordered = sorted(pairs)
+    # Texts of ids ascend as Postgres' ids do, and two in one compare faster than two.
+    pairs = list(map(str.__add__, texts.tenants, texts.segments))
+    ordered = sorted(set(pairs))
     rank = {pair: at for at, pair in enumerate(ordered, 1)}
-    signs = [sign_of(of.flags) for of in parts]
+    signs = {flags: sign_of(flags) for flags in {of.flags for of in parts}}
     lines = [(label, place, series) for label, line in enumerate(labels.lines) for place, series in enumerate(line)]
     arguments = (
-        array_literal(pairs[pair].tenant_id for pair in ordered),
-        array_literal(pairs[pair].segment_id for pair in ordered),
-        array_literal([rank[of.tenant_id.int, of.segment_id.int] for of in parts]),
-        array_literal([units for units, _ in signs]),
-        array_literal([records for _, records in signs]),
-        array_literal([meter_id for meter_id, _ in labels.series]),
+        array_literal([pair[:_UUID_LETTERS] for pair in ordered]),
+        array_literal([pair[_UUID_LETTERS:] for pair in ordered]),
+        number_literal([rank[pair] for pair in pairs]),
+        number_literal([signs[of.flags][0] for of in parts]),
+        number_literal([signs[of.flags][1] for of in parts]),
+        number_literal([meter_id for meter_id, _ in labels.series]),
         "\n".join([dims for _, dims in labels.series]),
-        array_literal([label for label, _, _ in lines]),
-        array_literal([place + 1 for _, place, _ in lines]),
-        array_literal([series + 1 for _, _, series in lines]),
+        number_literal([label for label, _, _ in lines]),
+        number_literal([place + 1 for _, place, _ in lines]),
+        number_literal([series + 1 for _, _, series in lines]),
         texts.part,
-        array_literal(labels.label),
-        array_literal([at // MINUTE_US for at in event_us]),
+        number_literal(labels.label),
+        number_literal([at // MINUTE_US for at in event_us]),
         texts.units,
     )
-    return RecordSums({of.tenant_id for of in parts}, min(event_us), max(event_us), arguments)
+    return RecordSums([of.tenant_id for of in parts], min(event_us), max(event_us), arguments)
 
 
 async def add_record_sums(conn: Connection, sums: RecordSums) -> None:

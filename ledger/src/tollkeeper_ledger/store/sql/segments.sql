@@ -23,6 +23,13 @@ FROM billing_segment
 WHERE tenant_id = ANY ($1::text::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
   AND state <> 'parted' AND period_end > $2 AND period_start <= $3;
 
+-- name: segments_of_span
+-- Gives the same, and whether each is open and holds the span. Arguments as segments_between.
+SELECT tenant_id, segment_id, state = 'open' AND period_start <= $2 AND period_end > $3 AS holds
+FROM billing_segment
+WHERE tenant_id = ANY ($1::text::uuid[]) AND subscription_id IS NOT NULL AND late_for IS NULL
+  AND state <> 'parted' AND period_end > $2 AND period_start <= $3;
+
 -- name: schedules
 -- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids as an
 -- array literal.

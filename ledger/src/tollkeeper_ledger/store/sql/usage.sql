@@ -52,8 +52,8 @@ ORDER BY tenant_id, producer_id
 ON CONFLICT (tenant_id, producer_id) DO NOTHING;
 
 -- name: tenant_ids
--- Gives the ids of tenants that exist. $1 wire ids.
-SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY ($1::text[]);
+-- Gives the ids of tenants that exist. $1 wire ids in lines.
+SELECT wire_id, tenant_id FROM tenant WHERE wire_id = ANY (string_to_array($1::text, E'\n'));
 
 -- name: meters_named
 -- Gives meters that exist. $1 names.
