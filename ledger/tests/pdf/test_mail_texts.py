@@ -96,6 +96,22 @@ def test_a_page_says_what_the_text_says(kind: str, locale: str) -> None:
     assert page.addresses == ([PAY] if kind in {"invoice", "payment_failed"} else [])
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"), [("visa 4242", "Visa •••• 4242"), ("amex 0005", "American Express •••• 0005")]
+)
+def test_a_card_is_named_as_its_brand_does(label: str, shown: str) -> None:
+    """A payer finds the card among others."""
+    assert f"The card {shown} that we charge is good until 31 December 2030." in (
+        told("card_expires", stage=f"{label}/2030-12").body
+    )
+
+
+def test_a_page_that_is_centred_has_text_that_is_not() -> None:
+    """What a cell centres, programs hand on to the tables in it: the one with the text says where that begins."""
+    centred = told().html.partition('<td align="center">')[2]
+    assert "text-align:left" in centred[: centred.index("<td")]
+
+
 def test_every_language_has_every_sentence() -> None:
     """No language lacks a sentence; of disputes the seller hears, in English."""
     for phrases in (SENTENCES, SUBJECTS):

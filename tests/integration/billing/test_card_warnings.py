@@ -28,9 +28,9 @@ LOG = structlog.wrap_logger(structlog.ReturnLogger())
 @pytest.mark.parametrize(
     ("locale", "words"),
     [
-        ("en", "The card visa 4242 that we charge is good until 31 December 2030."),
-        ("de", "Die Karte visa 4242, die wir belasten, ist bis 31. Dezember 2030 gültig."),
-        ("fr", "La carte visa 4242 que nous débitons est valable jusqu’au 31 décembre 2030."),  # noqa: RUF001 - French
+        ("en", "The card Visa •••• 4242 that we charge is good until 31 December 2030."),
+        ("de", "Die Karte Visa •••• 4242, die wir belasten, ist bis 31. Dezember 2030 gültig."),
+        ("fr", "La carte Visa •••• 4242 que nous débitons est valable jusqu’au 31 décembre 2030."),  # noqa: RUF001 - French
     ],
 )
 async def test_who_has_a_card_that_expires_is_warned_once(bench: BillingBench, locale: str, words: str) -> None:

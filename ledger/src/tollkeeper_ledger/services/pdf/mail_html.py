@@ -16,7 +16,7 @@ _PAGE = """<!doctype html>
 <body style="margin:0;padding:24px 12px;background:#f4f6f8;color:#1b2430;{font}">
 <table role="presentation" width="100%" cellpadding="0" cellspacing="0"><tr><td align="center">
 <table role="presentation" width="100%" cellpadding="0" cellspacing="0" \
-style="max-width:560px;background:#fff;border-top:4px solid #0b5d5e;border-radius:4px">
+style="max-width:560px;background:#fff;border-top:4px solid #0b5d5e;border-radius:4px;text-align:left">
 <tr><td style="padding:28px 32px 8px;font-size:18px;font-weight:600;color:#0b5d5e;word-break:break-word">
 {seller}</td></tr>
 <tr><td style="padding:8px 32px 28px;font-size:15px;line-height:1.5;word-break:break-word">

@@ -24,6 +24,8 @@ WARNINGS = ("card_expires", "dispute")
 """Kinds of mails that come without a PDF."""
 LAST_TRY = "last"
 """Ends the stage of a mail about a failed payment after which no other is tried."""
+_BRANDS = {"amex": "American Express", "diners": "Diners Club", "jcb": "JCB", "unionpay": "UnionPay"}
+"""Brands of cards that don't write themselves as their name at the provider with a capital letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _fields(kind: str, read: Json, words: Words, *, due_at: datetime, due_minor:
         "total": money_text(read["total_minor"], read["currency"], words),
         "open": money_text(due_minor, read["currency"], words),
         "due": day_text(due_at.astimezone(zone), words),
-        "card": first,
+        "card": _card_text(first),
         "dispute": first,
         "stage": last.replace("_", " "),
         "expires": _last_day(last, words) if kind == "card_expires" else "",
@@ -126,6 +128,12 @@ def _facts(kind: str, fields: dict[str, str], words: Words, *, asks: bool) -> li
     if asks:
         facts += [(words["Amount due"], fields["open"]), (words["Due date"], fields["due"])]
     return facts
+
+
+def _card_text(label: str) -> str:
+    """Give a card as its brand writes itself, and its last digits."""
+    brand, _, digits = label.rpartition(" ")
+    return f"{_BRANDS.get(brand, brand.replace('_', ' ').title())} \N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET} {digits}"
 
 
 def _last_day(month: str, words: Words) -> str:
