@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
 from tollkeeper_ledger.domain.usage_batch import read_batch
+from tollkeeper_ledger.services import chain_slot
 from tollkeeper_ledger.services import usage as usage_service
 from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.usage import UsageIngest
@@ -184,6 +186,42 @@ async def test_two_replicas_never_wait_for_each_other(
     assert (300, 8 * 300 - 300) == (sum(one.stored for one in outcomes), sum(one.duplicates for one in outcomes))
     assert 300 == len(await bench.rows("SELECT FROM usage_record WHERE id LIKE $1", f"{name}-%"))
     assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+async def test_a_replica_waits_at_no_head_but_its_own(bench: Bench) -> None:
+    """While one ledger's commit is held up at the head of its stream, another one's of another stream goes through."""
+    replicas = [UsageIngest(bench.pool, embedded=True, chain=ChainSlot(stream)) for stream in range(2)]
+    logs = [await bench.new_log() for _ in replicas]
+    for at, (replica, log) in enumerate(zip(replicas, logs, strict=True)):
+        log.record(bench.use(f"head-{at}-first"), bench.use(f"head-{at}", tenant=TENANTS[at]))
+        assert 1 == (await replica.append(log.cut(0, 1))).stored
+    async with asyncio.timeout(60):
+        async with held(bench, "SELECT FROM usage_chain_head WHERE stream = 0 FOR UPDATE"):
+            held_up = asyncio.create_task(replicas[0].append(logs[0].cut(1)))
+            await waiting(bench, 1)
+            assert 1 == (await replicas[1].append(logs[1].cut(1))).stored
+            assert not held_up.done()
+        assert 1 == (await held_up).stored
+
+
+async def test_sessions_that_race_for_streams_get_one_each(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stream is two sessions'; who finds none left adds to the first one, until somebody else's session ends."""
+    monkeypatch.setattr(chain_slot, "STREAMS_MAX", 4)
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(superuser(bench.url)) for _ in range(6)]
+        slots = [ChainSlot() for _ in sessions]
+        await asyncio.gather(*(slot.take(conn) for slot, conn in zip(slots, sessions, strict=True)))
+        assert [0, 0, 0, 1, 2, 3] == sorted(slot.stream for slot in slots)
+        locks = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = ANY ($1::integer[])"
+        owners = [row["pid"] for row in await bench.rows(locks, [one.get_server_pid() for one in sessions])]
+        assert 4 == len(owners) == len(set(owners))
+        (third,) = [conn for slot, conn in zip(slots, sessions, strict=True) if slot.stream == 2]
+        left = next(at for at, conn in enumerate(sessions) if conn.get_server_pid() not in owners)
+        await third.close()
+        async with asyncio.timeout(60):
+            while slots[left].stream == 0:
+                await slots[left].take(sessions[left])
+        assert 2 == slots[left].stream
 
 
 def _minute(bench: Bench, at: int) -> int:
