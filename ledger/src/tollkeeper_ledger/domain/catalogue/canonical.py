@@ -46,15 +46,17 @@ def defining_json(value: Any) -> bytes:
 
 
 def _refuse_floats(value: Any) -> None:
-    waiting = [value]
-    # Grows while it is walked. Most values are plain and not put there: that would take as long as writing them.
-    for one in waiting:
-        if isinstance(one, dict):
-            waiting += [inner for inner in one.values() if inner.__class__ not in _PLAIN]
-        elif isinstance(one, (list, tuple)):
-            waiting += [inner for inner in one if inner.__class__ not in _PLAIN]
-        elif one is not None and not isinstance(one, (str, int)):
-            raise TypeError(f"no canonical form: {type(one).__name__}")
+    # Most values are plain and need no call of their own: that would take as long as writing them.
+    if isinstance(value, dict):
+        for inner in value.values():
+            if inner.__class__ not in _PLAIN:
+                _refuse_floats(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            if inner.__class__ not in _PLAIN:
+                _refuse_floats(inner)
+    elif value is not None and not isinstance(value, (str, int)):
+        raise TypeError(f"no canonical form: {type(value).__name__}")
 
 
 def digest_of(canonical: bytes) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, time
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from babel.core import Locale
 from babel.dates import format_date, format_datetime
 from babel.numbers import format_currency, format_decimal, get_currency_symbol
 
@@ -23,11 +25,24 @@ _MINUS = "\N{MINUS SIGN}"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _PRICE_DIGITS_MAX = 15
 _SIGN = "\N{CURRENCY SIGN}"
+_LETTERS_EM_MAX = {
+    **dict.fromkeys(" .,:;'()-/|!\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{RIGHT SINGLE QUOTATION MARK}", 40),
+    **dict.fromkeys("0123456789$\N{EURO SIGN}\N{POUND SIGN}\N{YEN SIGN}\N{MINUS SIGN}", 55),
+    **dict.fromkeys("abcdefghijklnopqrstuvxyz", 60),
+    **dict.fromkeys("mwABCDEFGHIJKLMNOPQRSTUVWXYZ%", 95),
+}
+"""How wide letters of the shipped sans are at most, in hundredths of their size."""
+
+
+@cache
+def _locale(name: str) -> Locale:
+    """Read a locale's name once: babel would for each figure, several times."""
+    return Locale.parse(name)
 
 
 def day_text(day: date, words: Words) -> str:
     """Write a date that stands alone."""
-    return str(format_date(day, words.day, locale=words.locale))
+    return str(format_date(day, words.day, locale=_locale(words.locale)))
 
 
 def period_text(period: Json, zone: ZoneInfo, words: Words) -> str:
@@ -38,21 +53,21 @@ def period_text(period: Json, zone: ZoneInfo, words: Words) -> str:
         last = end.date().fromordinal(end.date().toordinal() - 1)
         if start.date() == last:
             return day_text(last, words)
-        first = format_date(start, words.short_day, locale=words.locale)
-        return f"{first} {dash} {format_date(last, words.short_day, locale=words.locale)}"
-    first = format_datetime(start, f"{words.short_day}, HH:mm", locale=words.locale)
+        first = format_date(start, words.short_day, locale=_locale(words.locale))
+        return f"{first} {dash} {format_date(last, words.short_day, locale=_locale(words.locale))}"
+    first = format_datetime(start, f"{words.short_day}, HH:mm", locale=_locale(words.locale))
     pattern = "HH:mm" if start.date() == end.date() else f"{words.short_day}, HH:mm"
-    zone_name = str(format_datetime(end, "zzz", locale=words.locale))
+    zone_name = str(format_datetime(end, "zzz", locale=_locale(words.locale)))
     if zone_name[:1] in "+-":
         # A language without a name for the zone says how far it is from Greenwich.
-        zone_name = str(format_datetime(end, "ZZZZ", locale=words.locale))
-    return f"{first} {dash} {format_datetime(end, pattern, locale=words.locale)} {zone_name}"
+        zone_name = str(format_datetime(end, "ZZZZ", locale=_locale(words.locale)))
+    return f"{first} {dash} {format_datetime(end, pattern, locale=_locale(words.locale))} {zone_name}"
 
 
 @exact
 def number_text(value: int | Decimal, words: Words) -> str:
     """Write a number with all of its digits."""
-    shown = format_decimal(value, locale=words.locale, decimal_quantization=False)
+    shown = format_decimal(value, locale=_locale(words.locale), decimal_quantization=False)
     return str(shown).replace("-", _MINUS)
 
 
@@ -82,10 +97,15 @@ def price_text(price: Decimal, currency: Currency, words: Words) -> str:
 @exact
 def _currency_text(amount: Decimal, currency: Currency, digits: str, words: Words) -> str:
     pattern = words.money.replace("#,##0", digits)
-    if get_currency_symbol(currency.code, words.locale)[-1:].isalpha():
+    if get_currency_symbol(currency.code, _locale(words.locale))[-1:].isalpha():
         # A code needs a space before the figure, a sign does not.
         pattern = pattern.replace(f"{_SIGN}#", f"{_SIGN}{_NO_BREAK}#")
     shown = format_currency(
-        amount, currency.code, pattern, locale=words.locale, currency_digits=False, decimal_quantization=False
+        amount, currency.code, pattern, locale=_locale(words.locale), currency_digits=False, decimal_quantization=False
     )
     return str(shown).replace("-", _MINUS)
+
+
+def is_narrower(text: str, bound: int) -> bool:
+    """Whether a text is surely narrower than a bound in hundredths of its size; what isn't known to be is measured."""
+    return sum(_LETTERS_EM_MAX.get(letter, bound) for letter in text) < bound

@@ -12,6 +12,7 @@ from tollkeeper_ledger.domain.money import EXACT, plain
 from tollkeeper_ledger.domain.rating.bounds import DISCOUNT, MAXIMUM, MINIMUM
 from tollkeeper_ledger.domain.rating.engine import LATE_SEPARATOR
 from tollkeeper_ledger.services.pdf.figures import (
+    is_narrower,
     money_text,
     number_text,
     percent_text,
@@ -33,6 +34,8 @@ _FEE_WORDS = re.compile(
 """What rating puts behind a fee's name: what it is, and of how much of the period."""
 _PART_WORDS = re.compile(r"(?P<word>tier|event) (?P<number>[0-9]+)(?: (?P<what>flat|blocks))?")
 _PERCENTAGE = "percentage"
+_FIGURE_WIDTH, _PER_WIDTH = 924, 1171
+"""31 mm, where the template breaks figures, in hundredths of 9.5 and 7.5 pt."""
 _BOUNDS = frozenset({DISCOUNT, MAXIMUM, MINIMUM})
 _RECORDS = re.compile(r"(?P<part>[0-9]+) of (?P<whole>[0-9]+) records")
 
@@ -42,10 +45,13 @@ def line_text(line: Json, document: Json, currency: Currency, words: Words) -> J
     invoiced = [f"{words['Already invoiced']}: {', '.join(line['invoiced'])}"] if line.get("invoiced") else []
     tax = line.get("tax") or {"name": "", "percent": "0"}
     shown = _fee(line, document, currency, words) if not line["meter"] else _usage(line, document, currency, words)
+    per = "" if invoiced else shown["per"]
     return {
         **shown,
         "notes": [*shown["notes"], *invoiced],
-        "per": "" if invoiced else shown["per"],
+        "per": per,
+        "is_narrow": all(is_narrower(shown[name], _FIGURE_WIDTH) for name in ("quantity", "unit_price"))
+        and is_narrower(per, _PER_WIDTH),
         "tax": percent_text(tax["percent"], words) if tax["name"] else "",
         "amount": money_text(line["amount_minor"], currency.code, words),
     }

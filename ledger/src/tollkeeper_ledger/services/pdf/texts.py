@@ -118,7 +118,11 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list):
         return [_clean(one) for one in value]
     if isinstance(value, str):
-        return "".join(one for one in value if unicodedata.category(one) not in ("Cf", "Cc"))
+        return (
+            value
+            if value.isprintable()
+            else "".join(one for one in value if unicodedata.category(one) not in ("Cf", "Cc"))
+        )
     return value
 
 
