@@ -1,16 +1,25 @@
+# ruff: noqa: SIM300 - expected first, then actual
 """What is taken back after its period was billed: the invoice stands, the next one gives the money back."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 from billing_bench import amounts, catalogue, use
+from stripe_shop import act_on
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
+from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
+from tollkeeper_ledger.services.invoices import void_invoice
+from tollkeeper_ledger.services.prepaid import CouponAsked, add_coupon_to
+from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.usage_voids import void_usage
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
     from billing_bench import BillingBench
@@ -55,3 +64,55 @@ async def test_a_void_after_the_close_is_given_back_on_the_next_invoice(bench: B
     assert amounts(documents[0])["context_tokens"] == 4 * 250
     (late,) = [line for line in documents[1]["lines"] if line["late"]]
     assert (late["amount_minor"], late["quantity"]) == (-3 * 250, -3 * MILLION)
+
+
+@pytest.mark.asyncio
+async def test_usage_taken_back_is_given_back_as_it_was_paid(bench: BillingBench) -> None:
+    """4 million tokens are 10.00 beside 20.00; half was off once, at 19 %: 5.00 and 0.95 were paid for them.
+
+    3 million taken back give 7.50 back, less 3.75, with 0.71 of tax, though today's tax is 25 % and no coupon is left.
+    Of an invoice that is void nothing comes back. The invoices verify and are made again from raw records.
+    """
+    await bench.apply(catalogue(bench.start, "code", "conv"))
+    async with transaction(bench.billing) as conn:
+        ids = await find_tenant_ids(conn, ["code", "conv"])
+        act = await act_on(conn)
+        half = CouponAsked(name="Half", percent=Decimal(50), amount_minor=None, periods=1)
+        await add_coupon_to(conn, ids["code"], half, act, new_id=uuid.uuid4)
+        await set_profile(conn, ids["code"], BillingProfile(taxes=(TaxRate("VAT", "19"),)), act=act)
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    uses = [
+        use(f"{name}-{tenant}", bench.start, tenant=tenant, context_tokens=millions * MILLION)
+        for tenant in ids
+        for name, millions in (("kept", 2), ("later", 3))
+    ]
+    await bench.send(log, *uses, watermark=bench.start + HOUR)
+    await bench.run()
+    (void,) = await bench.rows("SELECT invoice_id FROM invoice JOIN tenant USING (tenant_id) WHERE wire_id = 'conv'")
+    async with transaction(bench.billing) as conn:
+        act = await act_on(conn)
+        await void_invoice(conn, void["invoice_id"], note="", reissue=False, act=act)
+        await set_profile(conn, ids["code"], BillingProfile(taxes=(TaxRate("VAT", "25"),)), act=act)
+    for number, tenant in enumerate(ids):
+        async with transaction(bench.ingest_pool) as conn:
+            now, request = await ledger_now(conn), uuid.UUID(int=5 + number)
+            assert (1, 0) == await void_usage(
+                conn, bench.ingest, request, tenant=tenant, ids=[f"later-{tenant}"], now=now
+            )
+    await bench.set_now(bench.start + 2 * HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + 2 * HOUR)
+    await bench.run()
+    first, second = await bench.documents("code")
+    assert (1_500, 285) == (first["subtotal_minor"], first["tax_minor"])
+    (late,) = [line for line in second["lines"] if line["late"]]
+    assert (-750, -375, "19", -71) == (
+        late["amount_minor"], late["discount_minor"], late["tax"]["percent"], late["tax"]["tax_minor"],
+    )  # fmt: skip
+    assert 2_000 + 500 - 375 - 71 == second["total_minor"]
+    assert [3_000, 2_000] == [document["total_minor"] for document in await bench.documents("conv")]
+    for row in await bench.rows("SELECT invoice_id FROM invoice"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
+            made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
+            assert made.stored == made.document

@@ -23,7 +23,7 @@ from tollkeeper_ledger.domain.period_facts import (
 from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
 from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
-from tollkeeper_ledger.domain.rating.paid import PaidFee
+from tollkeeper_ledger.domain.rating.paid import PaidFee, PaidUsage
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 from tollkeeper_ledger.domain.rating.plan_bytes import is_named_by, plan_of
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, NOWHERE, SellerTaxes, TaxPlace
@@ -282,16 +282,33 @@ def paid_ahead(inputs: bytes, definitions: Mapping[str, bytes]) -> tuple[PaidFee
     stored = json.loads(inputs)
     rated = _rated(stored, definitions)
     lines = summed(rated.charges, stored, engine_version=ENGINE_VERSION)["lines"]
+    return tuple(_paid(lines[place], stored) for place in rated.ahead_lines)
+
+
+def paid_usage(inputs: bytes, definitions: Mapping[str, bytes], *, plan: str) -> tuple[PaidUsage, ...]:
+    """Say what an invoice of these inputs charges for usage under a plan version, by its digest, as `paid_ahead` does.
+
+    What is free, and late usage, is left out.
+    """
+    stored = json.loads(inputs)
+    rated = _rated(stored, definitions)
+    lines = summed(rated.charges, stored, engine_version=ENGINE_VERSION)["lines"]
+    found = ((rated.charges.lines[place], lines[place]) for place in rated.used_lines.get(plan, ()))
     return tuple(
-        PaidFee(
-            amount_minor=line["amount_minor"],
-            discount_minor=line["discount_minor"],
-            tax_minor=line["tax"]["tax_minor"],
-            tax_name=line["tax"]["name"],
-            tax_percent=line["tax"]["percent"],
-            tax_mode=stored["billing"]["tax_mode"],
-        )
-        for line in (lines[place] for place in rated.ahead_lines)
+        PaidUsage(meter=line.meter, attributes=line.dimensions, paid=_paid(said, stored))
+        for line, said in found
+        if line.kind == "usage" and line.amount_minor > 0
+    )
+
+
+def _paid(line: Json, stored: Json) -> PaidFee:
+    return PaidFee(
+        amount_minor=line["amount_minor"],
+        discount_minor=line["discount_minor"],
+        tax_minor=line["tax"]["tax_minor"],
+        tax_name=line["tax"]["name"],
+        tax_percent=line["tax"]["percent"],
+        tax_mode=stored["billing"]["tax_mode"],
     )
 
 
@@ -301,6 +318,8 @@ def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:
         if digest not in definitions or not is_named_by(definitions[digest], digest):
             raise ValueError(f"the plan version's bytes don't have the digest {digest}")
         plans[digest] = plan_of(definitions[digest])
+    facts = facts_from_json(stored)
+    paid = {one.segment_id: one for one in facts.paid_late}
     by_plan = _totals_by_plan(stored["segments"])
     usage = PeriodUsage(
         by_plan={digest: merge_totals(groups) for digest, groups in by_plan.items()},
@@ -311,12 +330,13 @@ def _rated(stored: Json, definitions: Mapping[str, bytes]) -> RatedPeriod:
                 period_end=instant_of(late["period"]["end"]),
                 before=_read_totals(late["before"]),
                 added=_read_totals(late["segment"]["totals"]),
+                paid=paid.get(late["segment"]["segment_id"]),
             )
             for late in stored["late"]
             if late["segment"]["plan"]
         ),
     )
-    return rate_period(facts_from_json(stored), usage, plans, engine_version=stored["engine_version"])
+    return rate_period(facts, usage, plans, engine_version=stored["engine_version"])
 
 
 def _totals_by_plan(segments: Sequence[Json]) -> dict[str, list[tuple[Total, ...]]]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.periods import Period
-from tollkeeper_ledger.domain.rating.paid import PaidFee
+from tollkeeper_ledger.domain.rating.paid import PaidFee, PaidPeriod, PaidUsage
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch
 from tollkeeper_ledger.domain.rating.reductions import Coupon, Grant
 
@@ -72,8 +72,29 @@ def facts_to_json(facts: PeriodFacts) -> Json:
             {"grant_id": grant.grant_id, "name": grant.name, "meter": grant.meter, "left": grant.left}
             for grant in facts.grants
         ],
+        **({"paid_late": [_paid_to_json(one) for one in facts.paid_late]} if facts.paid_late else {}),
         **({"is_cut": True} if facts.is_cut else {}),
     }
+
+
+def _paid_to_json(period: PaidPeriod) -> Json:
+    usage = [
+        {"meter": one.meter, "attributes": [list(pair) for pair in one.attributes], "paid": asdict(one.paid)}
+        for one in period.usage
+    ]
+    return {"segment_id": period.segment_id, "is_void": period.is_void, "usage": usage}
+
+
+def _paid_from_json(period: Json) -> PaidPeriod:
+    usage = tuple(
+        PaidUsage(
+            meter=one["meter"],
+            attributes=tuple((name, value) for name, value in one["attributes"]),
+            paid=PaidFee(**one["paid"]),
+        )
+        for one in period["usage"]
+    )
+    return PaidPeriod(segment_id=period["segment_id"], is_void=period["is_void"], usage=usage)
 
 
 def facts_from_json(inputs: Json) -> PeriodFacts:
@@ -104,6 +125,7 @@ def facts_from_json(inputs: Json) -> PeriodFacts:
             for coupon in stored["coupons"]
         ),
         grants=tuple(Grant(**grant) for grant in stored["grants"]),
+        paid_late=tuple(_paid_from_json(one) for one in stored.get("paid_late", ())),
         is_cut=stored.get("is_cut", False),
     )
 

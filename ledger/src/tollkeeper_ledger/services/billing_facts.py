@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document, paid_ahead
+from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document, paid_ahead, paid_usage
 from tollkeeper_ledger.domain.invoiced import already_invoiced
 from tollkeeper_ledger.domain.period_facts import ahead_from_json
 from tollkeeper_ledger.domain.periods import Period
+from tollkeeper_ledger.domain.rating.paid import PaidPeriod
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch, is_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.reductions import Grant
@@ -19,6 +20,7 @@ from tollkeeper_ledger.store.billing_closes import (
     CloseKey,
     read_definitions,
     read_definitions_by_digest,
+    read_inputs_around,
     read_inputs_ending,
 )
 from tollkeeper_ledger.store.billing_cuts import read_cuts
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tollkeeper_ledger.domain.catalogue.limit import JsonObject
+    from tollkeeper_ledger.domain.invoice import LateInput
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
     from tollkeeper_ledger.domain.rating.charges import PriceJson
     from tollkeeper_ledger.domain.rating.period import RatedPeriod
@@ -232,6 +235,24 @@ async def with_paid(conn: Connection, facts: PeriodFacts, known: Known) -> Perio
         return facts
     definitions = await read_definitions_by_digest(conn, digests_named(known.before))
     return replace(facts, ahead=replace(facts.ahead, paid=paid_ahead(known.before, definitions)))
+
+
+async def with_paid_late(
+    conn: Connection, facts: PeriodFacts, late: Sequence[LateInput], schedule: SubscriptionSchedule
+) -> PeriodFacts:
+    """Give the facts with what was paid for usage that late segments take back."""
+    found = []
+    for one in late:
+        if all(total.units >= 0 for total in one.segment.totals):
+            continue
+        start = one.period.start
+        close = await read_inputs_around(conn, schedule.tenant_id, schedule.subscription_id, start)
+        if close is None:
+            continue
+        definitions = await read_definitions_by_digest(conn, digests_named(close.inputs))
+        usage = () if close.is_void else paid_usage(close.inputs, definitions, plan=one.plan.digest)
+        found.append(PaidPeriod(segment_id=one.segment.segment_id, is_void=close.is_void, usage=usage))
+    return replace(facts, paid_late=tuple(found)) if found else facts
 
 
 def _usable(

@@ -22,6 +22,7 @@ from tollkeeper_ledger.services.billing_facts import (
     read_known,
     read_plans_of,
     with_paid,
+    with_paid_late,
 )
 from tollkeeper_ledger.services.period_usage import UsageAsked, Used, read_usage_of
 from tollkeeper_ledger.store import billing_closes as closes
@@ -97,6 +98,7 @@ async def gather(
         made = _gathered(one, usage, shared)
         invoiced = await read_invoiced(conn, one.found, one.span)
         facts = await with_paid(conn, made.inputs.facts, made.known)
+        facts = await with_paid_late(conn, facts, made.inputs.late, one.found.schedule)
         if invoiced or facts is not made.inputs.facts:
             made = replace(made, inputs=replace(made.inputs, invoiced=invoiced, facts=facts))
         gathered[name] = made

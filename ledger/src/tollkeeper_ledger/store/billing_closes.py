@@ -303,7 +303,7 @@ def _key_columns(keys: Collection[CloseKey]) -> tuple[str, str, list[datetime]]:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """A close that ends where a period begins."""
+    """A close of an earlier period."""
 
     inputs: bytes
     """Those of its newest invoice; of the close itself where there is none yet."""
@@ -315,6 +315,14 @@ async def read_inputs_ending(conn: Connection, keys: Collection[CloseKey]) -> di
     """Read the closes that end where these periods begin, by subscription; none = not in the answer."""
     rows = await conn.fetch(sql("billing.inputs_ending"), *_key_columns(keys))
     return {row["subscription_id"]: Before(row["inputs"], row["is_void"]) for row in rows}
+
+
+async def read_inputs_around(
+    conn: Connection, tenant_id: UUID, subscription_id: UUID, instant: datetime
+) -> Before | None:
+    """Read the close of the period that has an instant; None where it is not closed."""
+    row = await conn.fetchrow(sql("billing.inputs_around"), tenant_id, subscription_id, instant)
+    return None if row is None else Before(row["inputs"], row["is_void"])
 
 
 async def read_inputs_from(conn: Connection, key: CloseKey) -> bytes | None:

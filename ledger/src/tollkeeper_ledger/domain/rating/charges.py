@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tollkeeper_ledger.domain.money import Currency
+    from tollkeeper_ledger.domain.rating.paid import PaidPeriod
     from tollkeeper_ledger.domain.rating.parts import Part
 
 PriceJson: TypeAlias = dict[str, Any]
@@ -43,6 +44,8 @@ class LateUsage:
     before: tuple[Total, ...]
     """What had been billed for that period already."""
     added: tuple[Total, ...]
+    paid: PaidPeriod | None = None
+    """What was charged for it; None: nothing is taken back, or nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from tollkeeper_ledger.domain.rating.charges import (
 from tollkeeper_ledger.domain.rating.dimensions import NOTHING, priced, with_dimensions
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
+from tollkeeper_ledger.domain.rating.paid import usage_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.plan_models import needs_events
 from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
@@ -133,7 +134,11 @@ def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> li
         # Below 0 where levels fell by more than they rose: that bills nothing.
         old = rate_one(price, max(0, billed.units), currency, events=billed.events)
         new = rate_one(price, max(0, billed.units + total.units), currency, events=(*billed.events, *total.events))
-        lines.append(_late_line(late, price, attributes, total, old=old, new=new))
+        line = _late_line(late, price, attributes, total, old=old, new=new)
+        if late.paid is None or line.amount_minor >= 0:
+            lines.append(line)
+        elif not late.paid.is_void:
+            lines.append(usage_given_back(line, late.paid, currency))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What was charged for fees in advance, and giving a share of it back: less what coupons took off, with its own tax."""
+"""What was charged for what is given back, and giving a share of it back: less coupons, with its own tax."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tollkeeper_ledger.domain.rating.charges import TaxPaid
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.money import Currency
-    from tollkeeper_ledger.domain.rating.charges import Charge
+    from tollkeeper_ledger.domain.rating.charges import Attributes, Charge
 
 
 @dataclass(frozen=True, slots=True)
 class PaidFee:
-    """What an invoice says of one fee in advance."""
+    """What an invoice says of one fee in advance, or of a meter's usage."""
 
     amount_minor: int
     discount_minor: int
@@ -25,6 +25,35 @@ class PaidFee:
     tax_percent: str
     tax_mode: str
     """`exclusive`, `inclusive` (amount and discount contain the tax), or `reverse_charge`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaidUsage:
+    """What an invoice says of the usage of one meter and of these attribute values."""
+
+    meter: str
+    attributes: Attributes
+    paid: PaidFee
+
+
+@dataclass(frozen=True, slots=True)
+class PaidPeriod:
+    """What was charged for a period some of whose usage is taken back by a late segment."""
+
+    segment_id: str
+    """The late one."""
+    is_void: bool
+    """Whether that invoice is void and nothing replaces it: nothing is given back of it."""
+    usage: tuple[PaidUsage, ...]
+    """Under the plan version that rates the late segment."""
+
+
+def usage_given_back(line: Charge, period: PaidPeriod, currency: Currency) -> Charge:
+    """Have a line below zero of late usage give back what was paid for it; unchanged where nothing was charged."""
+    for one in period.usage:
+        if (one.meter, one.attributes) == (line.meter, line.dimensions):
+            return give_back(line, one.paid, currency, before_minor=0)
+    return line
 
 
 def give_back(line: Charge, paid: PaidFee, currency: Currency, *, before_minor: int) -> Charge:

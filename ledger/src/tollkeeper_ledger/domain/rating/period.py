@@ -26,7 +26,7 @@ from tollkeeper_ledger.domain.rating.fees import (
     proration_of,
     share_minor,
 )
-from tollkeeper_ledger.domain.rating.paid import PaidFee, give_back
+from tollkeeper_ledger.domain.rating.paid import PaidFee, PaidPeriod, give_back
 from tollkeeper_ledger.domain.rating.progressive import without_end
 from tollkeeper_ledger.domain.rating.reductions import (
     Coupon,
@@ -103,6 +103,8 @@ class PeriodFacts:
     coupons: tuple[Coupon, ...] = ()
     grants: tuple[Grant, ...] = ()
     """In the order in which they are used."""
+    paid_late: tuple[PaidPeriod, ...] = ()
+    """What was charged for periods whose usage late segments take back."""
     is_cut: bool = False
     """The period still runs and is billed up to here: usage alone, of prices that can't fall when more is used."""
 
@@ -125,6 +127,8 @@ class RatedPeriod:
     coupons_used: tuple[str, ...]
     ahead_lines: range
     """Places of the lines of fees in advance of the next period."""
+    used_lines: Mapping[str, range]
+    """Places of the lines of usage by digest of the plan version that rates it, late usage left out."""
 
 
 @exact
@@ -144,7 +148,11 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
         digest: _used(facts, digest, usage, plans[digest], granted=granted, engine_version=engine_version)
         for digest in dict.fromkeys([*digests, *usage.by_plan])
     }
-    lines = [line for of_plan in (*fees.values(), *used.values()) for line in of_plan]
+    lines = [line for of_plan in fees.values() for line in of_plan]
+    used_lines = {}
+    for digest, of_plan in used.items():
+        used_lines[digest] = range(len(lines), len(lines) + len(of_plan))
+        lines.extend(of_plan)
     lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
     lines.extend(_corrections(facts, plans, currency))
     for digest in digests:
@@ -161,6 +169,7 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
         grants_used=(*units_used(facts.grants, granted), *credit_used),
         coupons_used=_coupons_used(facts, reduced, engine_version=engine_version),
         ahead_lines=range(before, len(lines)),
+        used_lines=used_lines,
     )
 
 

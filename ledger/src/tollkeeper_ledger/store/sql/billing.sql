@@ -150,6 +150,19 @@ LEFT JOIN LATERAL (
 ) i ON true
 LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id;
 
+-- name: inputs_around
+-- Reads the inputs of the close of the period that has an instant, as its newest invoice has them, and whether that is
+-- void. $1 tenant id, $2 subscription id, $3 instant.
+SELECT coalesce(i.inputs, c.inputs) AS inputs, coalesce(r.state = 'void', false) AS is_void
+FROM billing_close c
+LEFT JOIN LATERAL (
+  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
+  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
+  ORDER BY n.issue DESC LIMIT 1
+) i ON true
+LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id
+WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.period_start <= $3 AND c.period_end > $3 AND NOT c.is_cut;
+
 -- name: inputs_from
 -- Reads the inputs of the close that begins at an instant, as its newest invoice has them, unless that is void. $1
 -- tenant id, $2 subscription id, $3 instant.
