@@ -163,6 +163,7 @@ def test_three_languages(locale: str, heading: str, total: str, amount: str) -> 
     assert (texts["heading"], texts["total"]) == (heading, [total, amount])
     note = invoice_texts({**shown, "kind": "credit_note", "invoice": "TK-1", "note": ""}, digest="", paper="a4")
     assert note["lines"][0]["description"] == note["heading"] != heading
+    assert note["labels"]["bill_to"] not in (texts["labels"]["bill_to"], "Credit to" if locale != "en" else "")
     assert pdf_of(shown).startswith(b"%PDF-")
 
 

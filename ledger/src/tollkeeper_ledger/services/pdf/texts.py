@@ -55,7 +55,7 @@ def invoice_texts(document: Json, *, digest: str, paper: str, is_void: bool = Fa
         ),
         "bill_to": _breakable({"name": payer["name"], "rows": _filled(*payer["address"], _tax_id(payer, words))}),
         "labels": {
-            "bill_to": words["Bill to"],
+            "bill_to": words["Credit to" if is_credit else "Bill to"],
             "empty": "" if is_credit else words["Nothing was used in this period."],
             "page": words["Page"],
             "of": words["of"],
