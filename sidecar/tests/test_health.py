@@ -22,6 +22,7 @@ OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 STATS = {
     "ready": True, "draining": False, "watch_up": True, "redis_alive": False, "checks": 7, "admitted": 5,
     "denied": {"QUOTA_EXHAUSTED": 1, "RATE_LIMITED": 1}, "errors": {}, "waiting": 0, "reservations_open": 2,
+    "decisions": {"told": 9, "left_out": 1, "lost": 0},
     "limits": {"day": {"within": 10, "near": 2, "over": 0}},
     "records": 3, "log": {"fill_percent": 1, "unshipped_records": 4, "lag_ms": 1500, "full_in_ms": 90_500},
     "shipping": {"answers_lost": 2, "refused_seq": 0},
@@ -102,6 +103,11 @@ def test_metrics_are_prometheus_text() -> None:
     assert "tollkeeper_sidecar_ship_answers_lost_total 2" in lines
     assert 'tollkeeper_sidecar_denied_total{reason="QUOTA_EXHAUSTED"} 1' in lines
     assert 'tollkeeper_sidecar_limit_units_near_total{limit="day"} 2' in lines
+    assert {
+        "tollkeeper_sidecar_decisions_told_total 9",
+        "tollkeeper_sidecar_decisions_left_out_total 1",
+        "tollkeeper_sidecar_decisions_lost_total 0",
+    } <= set(lines)
     buckets = [line for line in lines if "_bucket" in line]
     assert buckets == [
         'tollkeeper_sidecar_check_latency_seconds_bucket{le="1e-06"} 0',

@@ -14,13 +14,15 @@ import pytest
 from limit_rules import yearly
 from platform_support import AddedSidecar, Platform
 from restart_support import UNREACHABLE, Caller, has_snapshot_of, seats
-from tollkeeper.quota.v1 import quota_pb2
+from tollkeeper.ledger.v1 import decisions_pb2, reports_pb2_grpc
+from tollkeeper.quota.v1 import decision_pb2, quota_pb2
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CATALOGUE = "tests/e2e/catalogue.yaml"
+EXCEEDS = decision_pb2.DECISION_REASON_COST_EXCEEDS_LIMIT
 RESERVE = quota_pb2.CHECK_MODE_RESERVE
 
 
@@ -192,3 +194,49 @@ async def read_units(platform: Platform, query: str, name: str) -> int:
     finally:
         await conn.close()
     return units
+
+
+async def test_each_denial_is_counted_once_although_the_ledger_is_killed(
+    platform: Platform, sidecar: AddedSidecar
+) -> None:
+    """Denied at two sidecars while the ledger is killed and started again: the ledger counts as many as callers heard.
+
+    One of the two is stopped in order at the end, which leaves nothing untold.
+    """
+    name = "denials"
+    await platform.set_limit("shared", yearly(name, 5, case=name))
+    callers = [Caller(platform, one, name) for one in (platform, sidecar)]
+    heard = 0
+
+    async def be_denied(caller: Caller, target: str, calls: int) -> None:
+        nonlocal heard
+        async with platform.channel(target) as channel:
+            for _ in range(calls):
+                decision = (await caller.ask(channel, 6)).decision
+                assert decision.reason == EXCEEDS
+                heard += 1
+
+    async def counted() -> int:
+        request = decisions_pb2.CountDecisionsRequest(tenant="shared", limit=name)
+        async with platform.ledger() as channel:
+            answer = await reports_pb2_grpc.ReportServiceStub(channel).CountDecisions(request, timeout=20)
+        return sum(one.count for one in answer.sums if one.reason == EXCEEDS)
+
+    async def are_all_counted() -> bool:
+        return await counted() == heard
+
+    for caller in callers:
+        await caller.begin()
+    targets = (platform.target, sidecar.target)
+    busy = asyncio.gather(*(be_denied(*one, 1_500) for one in zip(callers, targets, strict=True)))
+    await wait_until(lambda: asyncio.sleep(0, heard > 500), "denied calls")
+    platform.stack.kill_ledger()
+    try:
+        await busy
+    finally:
+        platform.stack.start_ledger()
+    await wait_until(are_all_counted, f"{heard} denials", away=(grpc.aio.AioRpcError,))
+    await be_denied(callers[1], sidecar.target, 7)
+    assert await asyncio.to_thread(sidecar.stop)
+    assert heard == await counted()
+    assert heard == 3_007

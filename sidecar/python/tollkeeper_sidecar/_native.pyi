@@ -64,7 +64,9 @@ class DataPlane:
 
         Keys: ``ready``, ``draining``, ``watch_up``, ``redis_alive``, ``checks``, ``admitted``, ``denied`` (object by
         reason), ``errors`` (object by reason), ``waiting``, ``keys``, ``keys_resting``, ``keys_refused``,
-        ``uncovered_units``, ``limits`` (by name: units asked, ``within``, ``near``, ``over``), ``reservations_open``,
+        ``uncovered_units``, ``limits`` (by name: units asked, ``within``, ``near``, ``over``), ``decisions``
+        (of limits: ``told`` to the ledger, ``left_out`` of single ones for want of room, ``lost``),
+        ``reservations_open``,
         ``records``, ``log`` (``fill_percent``, ``unshipped_records``,
         ``lag_ms``, ``full_in_ms`` (null while it doesn't grow), ``used_bytes``, ``capacity_bytes``, ``io_errors``),
         ``latency_us`` (``count``, ``p50``, ``p99``, ``buckets`` as log2 counts), ``commands`` (``outstanding``,

@@ -20,6 +20,7 @@ LEDGER_METHODS: Final = {
     "allot": "/tollkeeper.ledger.v1.LimitService/Allot",
     "return_units": "/tollkeeper.ledger.v1.LimitService/ReturnUnits",
     "report_consumption": "/tollkeeper.ledger.v1.LimitService/ReportConsumption",
+    "report_decisions": "/tollkeeper.ledger.v1.LimitService/ReportDecisions",
     "open_producer": "/tollkeeper.ledger.v1.UsageService/OpenProducer",
     "append_usage": "/tollkeeper.ledger.v1.UsageService/AppendUsage",
 }

@@ -44,6 +44,9 @@ COUNTERS: Final = {
     "ship_rewinds_total": "Times that the ledger went back, as after a restore.",
     "keys_refused_total": "Calls that found no room for their key: an alarm while it rises.",
     "uncovered_units_total": "Units that a limit admitted because no authority answered: an alarm while it rises.",
+    "decisions_told_total": "Decisions of limits that the ledger has counted.",
+    "decisions_left_out_total": "Of these, such that should have been kept one by one and found no room.",
+    "decisions_lost_total": "Decisions of limits that the ledger would not count, or that a stop left untold.",
     "late_answers_total": "Answers to commands that were no longer awaited.",
     "bad_messages_total": "Messages of ledger or control plane that could not be used.",
 }
@@ -88,6 +91,7 @@ def _lines(stats: Mapping[str, Any]) -> Iterator[str]:
 
 def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
     log, commands, shipping = stats.get("log", {}), stats.get("commands", {}), stats.get("shipping", {})
+    decisions = stats.get("decisions", {})
     shipped = ("batches", "answers_lost", "duplicates", "conflicts", "quarantined", "skipped", "lost")
     named = {
         **{
@@ -112,6 +116,7 @@ def _flat(stats: Mapping[str, Any]) -> dict[str, Any]:
         "records_total": stats.get("records"),
         "keys_refused_total": stats.get("keys_refused"),
         "uncovered_units_total": stats.get("uncovered_units"),
+        **{f"decisions_{name}_total": decisions.get(name) for name in ("told", "left_out", "lost")},
         "late_answers_total": commands.get("late_answers"),
         "bad_messages_total": stats.get("bad_messages"),
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Why a decision is what it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Reason {
     /// Every matching limit had the units.
     Allowed,

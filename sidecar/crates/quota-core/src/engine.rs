@@ -8,6 +8,7 @@ use crate::{
     book::Book,
     bucket::Buckets,
     check::{Outcome, judge::Charge, state::limit_state},
+    decided::{Decided, Decisions},
     decision::LimitState,
     effect::{Effect, Kept},
     event::Event,
@@ -97,6 +98,8 @@ pub struct Engine {
     pub(crate) unclaimed: Unclaimed,
     /// What the ledger is to hear after Postgres was set back.
     pub(crate) telling: Telling,
+    /// What limits decided and nobody has taken yet.
+    pub(crate) decided: Decided,
 }
 
 /// How much the engine keeps, and what should alarm somebody.
@@ -141,6 +144,7 @@ impl Engine {
             uncovered_units: 0,
             keeps_due: Vec::new(),
             markings: Map::with_hasher(hasher.clone()),
+            decided: Decided::new(hasher.clone()),
             unclaimed: Unclaimed::new(hasher),
             telling: Telling::default(),
         }
@@ -347,6 +351,12 @@ impl Engine {
     #[must_use]
     pub fn units_by_limit(&self) -> Vec<(std::sync::Arc<str>, crate::tally::UnitsAsked)> {
         self.catalog.tallies.sums()
+    }
+
+    /// Moves what limits decided since the last take into `into`, at most so many counts; false where there was nothing.
+    /// The memory of what stood in `into` is used from then on.
+    pub fn take_decisions(&mut self, counts_max: usize, into: &mut Decisions) -> bool {
+        self.decided.take(&self.catalog, counts_max, into)
     }
 
     /// Commands without an answer yet.

@@ -9,6 +9,7 @@ mod book;
 mod bucket;
 mod caches;
 mod check;
+mod decided;
 mod decision;
 mod effect;
 mod engine;
@@ -36,6 +37,7 @@ mod timers;
 mod upkeep;
 mod waiting;
 
+pub use decided::{DecisionCount, DecisionEntry, Decisions};
 pub use decision::{Decision, LimitState, Reason};
 pub use effect::{
     AllotAsk, Command, CommandId, Effect, FunctionCall, Kept, KeptPart, PoolFault, SourceLeases,
@@ -50,8 +52,8 @@ pub use explain::{Explanation, PoolView, ProofView, Unmatched};
 pub use id::{Holder, KeyHash, ReservationId, ValueHash, WindowId};
 pub use lease::standing::{LevelChange, rise};
 pub use limit::{
-    AttributeMatch, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule, Meter,
-    TenantSnapshot,
+    AttributeMatch, DecisionLog, Enforcement, FailurePolicy, LimitKind, LimitRule, MatchRule,
+    Meter, TenantSnapshot,
 };
 pub use mutant::Mutant;
 pub use request::{CheckRequest, Checked, Cost, Mode, UNITS_MAX, Units};

@@ -46,6 +46,19 @@ pub enum FailurePolicy {
     Open,
 }
 
+/// Which decisions of a limit are kept one by one. Those that deny, or admit beyond it, are counted in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecisionLog {
+    /// None.
+    Off,
+    /// Denials, and calls admitted beyond the limit.
+    Denied,
+    /// Of each reason the first and one in so many after it, calls within the limit included; those are counted, too.
+    Sampled(u64),
+    /// All; calls within the limit are counted, too.
+    All,
+}
+
 /// What an attribute's value must be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MatchRule {
@@ -101,6 +114,8 @@ pub struct LimitRule {
     pub learns: bool,
     /// Windows begin at first use, so the next one can't be leased before it is used.
     pub is_rolling: bool,
+    /// Which of its decisions are kept one by one.
+    pub log: DecisionLog,
     /// Nominal length in microseconds of ledger time (a month counts 30 days): sizes standby shares and estimates only.
     pub nominal_us: i64,
 }

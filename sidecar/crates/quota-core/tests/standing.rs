@@ -11,10 +11,10 @@
 use std::sync::Arc;
 
 use quota_core::{
-    AllotAnswer, CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect,
-    Enforcement, Engine, EngineConfig, Event, FailureKind, FailurePolicy, Holder, LimitKind,
-    LimitRule, Meter, Mode, Now, Reason, ReservationId, STANDING_END_US, TenantSnapshot, Units,
-    WindowId, WindowInfo, WindowUse,
+    AllotAnswer, CheckRequest, Checked, Command, CommandFailure, Cost, Decision, DecisionLog,
+    Effect, Enforcement, Engine, EngineConfig, Event, FailureKind, FailurePolicy, Holder,
+    LimitKind, LimitRule, Meter, Mode, Now, Reason, ReservationId, STANDING_END_US, TenantSnapshot,
+    Units, WindowId, WindowInfo, WindowUse,
 };
 
 const SECOND_US: u64 = 1_000_000;
@@ -43,6 +43,7 @@ fn rule(kind: LimitKind) -> LimitRule {
         source: "plan".into(),
         is_shared: false,
         learns: false,
+        log: DecisionLog::Denied,
         nominal_us: 86_400_000_000,
         is_rolling: false,
     }

@@ -28,6 +28,7 @@ pub mod check;
 pub mod command;
 pub mod content;
 pub mod decision;
+pub mod decisions;
 mod field;
 mod limits;
 pub mod raw;

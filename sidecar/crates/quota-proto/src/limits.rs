@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use quota_core::{
-    AttributeMatch, Enforcement, FailurePolicy, KeyHash, LimitKind, LimitRule, MatchRule, Meter,
-    TenantSnapshot, UNITS_MAX, Units, WindowId, WindowInfo,
+    AttributeMatch, DecisionLog, Enforcement, FailurePolicy, KeyHash, LimitKind, LimitRule,
+    MatchRule, Meter, TenantSnapshot, UNITS_MAX, Units, WindowId, WindowInfo,
 };
 
 use crate::{
@@ -127,6 +127,7 @@ pub(crate) fn window(from: Option<ledger::WindowInfo>) -> Result<WindowInfo, Mes
 
 fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
     let kind = kind(&from)?;
+    let log = decision_log(from.decision_log, from.decision_log_one_in)?;
     Ok(LimitRule {
         nominal_us: nominal_us(&from, kind)?,
         is_rolling: from.alignment == i32::from(WindowAlignment::Rolling),
@@ -149,6 +150,7 @@ fn rule(from: ledger::LimitRule) -> Result<LimitRule, MessageError> {
         is_shared: from.shared,
         learns: kind == LimitKind::Window
             && from.after_restore == i32::from(ledger::AfterRestore::Learn),
+        log,
     })
 }
 
@@ -206,6 +208,25 @@ fn enforcement(value: i32) -> Result<Enforcement, MessageError> {
         Ok(quota::Enforcement::Soft) => Ok(Enforcement::Soft),
         Ok(quota::Enforcement::Shadow) => Ok(Enforcement::Shadow),
         _ => Err(MessageError::Unsupported("limit.enforcement", value.into())),
+    }
+}
+
+fn decision_log(value: i32, one_in: u32) -> Result<DecisionLog, MessageError> {
+    match ledger::DecisionLog::try_from(value) {
+        // The contract calls DENIED the default.
+        Ok(ledger::DecisionLog::Denied | ledger::DecisionLog::Unspecified) => {
+            Ok(DecisionLog::Denied)
+        }
+        Ok(ledger::DecisionLog::Off) => Ok(DecisionLog::Off),
+        Ok(ledger::DecisionLog::Sampled) if one_in == 0 => {
+            Err(MessageError::Unsupported("limit.decision_log_one_in", 0))
+        }
+        Ok(ledger::DecisionLog::Sampled) => Ok(DecisionLog::Sampled(one_in.into())),
+        Ok(ledger::DecisionLog::All) => Ok(DecisionLog::All),
+        Err(_) => Err(MessageError::Unsupported(
+            "limit.decision_log",
+            value.into(),
+        )),
     }
 }
 

@@ -282,6 +282,21 @@ impl Directory {
         Ok(())
     }
 
+    /// Gives those attributes of a tenant's call that a meter declares, hidden ones as their pseudonyms; without the
+    /// tenant's key these are left out.
+    pub(crate) fn told(&self, tenant: &str, meter: &str, attributes: Attributes) -> Attributes {
+        let meters = std::iter::once(meter);
+        let told = |(name, value): (Box<str>, Box<str>)| match self.standing(&meters, &name) {
+            Standing::Dropped => None,
+            Standing::Plain => Some((name, value)),
+            Standing::Hidden => {
+                let hidden = self.pseudonym(tenant, &name, &value).ok()?;
+                Some((name, hidden.into()))
+            }
+        };
+        attributes.into_iter().filter_map(told).collect()
+    }
+
     /// Hides those of a reservation's attributes that one of the meters hides and that are no pseudonyms already; the
     /// others stay as they were signed.
     ///

@@ -12,9 +12,10 @@ use std::{collections::VecDeque, sync::Arc};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use quota_core::{
-    CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Effect, Engine, EngineConfig,
-    EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LevelChange, LimitState, Marked,
-    Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket, UnitsAsked,
+    CheckRequest, Checked, Command, CommandFailure, Cost, Decision, Decisions, Effect, Engine,
+    EngineConfig, EngineFigures, Event, Explanation, FailureKind, Holder, Kept, LevelChange,
+    LimitState, Marked, Now, Reservation, ReservationId, SettleRefusal, Settled, Ticket,
+    UnitsAsked,
 };
 use quota_proto::{
     answer::{event, witness},
@@ -308,6 +309,12 @@ impl Hub {
     /// Tells how much the engine keeps, and what should alarm somebody.
     pub(crate) fn engine_figures(&self) -> EngineFigures {
         self.state.lock().engine.figures()
+    }
+
+    /// Takes what limits decided since the last take, as [`Engine::take_decisions`] says.
+    pub(crate) fn take_decisions(&self, counts_max: usize, into: &mut Decisions) -> bool {
+        let mut state = self.state.lock();
+        state.engine.take_decisions(counts_max, into)
     }
 
     /// Tells the units asked of limits so far, by name.

@@ -21,6 +21,7 @@ mod bell;
 pub mod calls;
 pub mod clock;
 pub mod config;
+mod decisions;
 mod directory;
 mod ended;
 mod fingerprint;

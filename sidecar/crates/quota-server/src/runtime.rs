@@ -29,7 +29,7 @@ use usage_log::{LogError, NewProducer, Recovered, UsageLog};
 use crate::{
     clock::BootClock,
     config::{Config, ConfigError},
-    ended,
+    decisions, ended,
     handlers::settled_elsewhere,
     hub::{Hub, HubParts, cold::Cold},
     ids::{Ids, Randomness as _, SystemRandomness, hex},
@@ -243,6 +243,7 @@ impl DataPlane {
         told.insert("keys_resting".into(), kept.keys_resting.into());
         told.insert("keys_refused".into(), kept.keys_refused.into());
         told.insert("uncovered_units".into(), kept.uncovered_units.into());
+        told.insert("decisions".into(), service.telling.json());
         told.insert("limits".into(), limits(service.hub.units_by_limit()));
         told.insert(
             "reservations_open".into(),
@@ -296,6 +297,7 @@ impl DataPlane {
         self.service.hub.drain();
         self.shipping.shipper.lock().drain();
         self.shipping.wake.notify_one();
+        self.service.telling.flush();
         self.phase.send_if_modified(|phase| {
             let serving = *phase == Phase::Serving;
             if serving {
@@ -311,6 +313,7 @@ impl DataPlane {
         let shipped = self.shipping.shipper.lock().is_drained();
         self.service.is_draining()
             && shipped
+            && self.service.telling.is_flushed()
             && self.service.hub.engine_outstanding() == 0
             && self.outbox.outstanding() == 0
     }
@@ -435,6 +438,7 @@ async fn run(work: Work, transport: impl Transport) {
         Arc::clone(&service),
         Arc::clone(&shipping.shipper),
     ));
+    tokio::spawn(decisions::tell(Arc::clone(&service), Arc::clone(&outbox)));
     tokio::spawn(ship(Arc::clone(&service), outbox, log, shipping));
     let serving = tokio::spawn(transport.serve(listeners, Arc::clone(&service), phase.clone()));
     // A sender that is gone means the same as a stop.

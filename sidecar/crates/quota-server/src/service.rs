@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use usage_log::Append;
 
 use crate::{
+    decisions::Telling,
     directory::Directory,
     hub::Hub,
     ids::{Ids, Randomness},
@@ -38,6 +39,7 @@ pub struct Service {
     pub(crate) replay: Mutex<Replay>,
     pub(crate) recent: Mutex<Recent>,
     pub(crate) verdicts: Verdicts,
+    pub(crate) telling: Telling,
     pub(crate) reservations: Mutex<Reservations>,
     ids: Mutex<Ids>,
     ledger_budget: Duration,
@@ -59,6 +61,7 @@ impl Service {
             replay: Mutex::default(),
             recent: Mutex::default(),
             verdicts: Verdicts::default(),
+            telling: Telling::default(),
             reservations: Mutex::default(),
             ids: Mutex::new(Ids::new(randomness)),
             ledger_budget,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollkeeper/bridge/v1/bridge.proto\x12\x14tollkeeper.bridge.v1\"?\n\x0c\x43ommandBatch\x12/\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1d.tollkeeper.bridge.v1.Command\"\xdb\x02\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x0f\n\x05\x61llot\x18\x03 \x01(\x0cH\x00\x12\x16\n\x0creturn_units\x18\x04 \x01(\x0cH\x00\x12\x1c\n\x12report_consumption\x18\x05 \x01(\x0cH\x00\x12\x31\n\x05redis\x18\x06 \x01(\x0b\x32 .tollkeeper.bridge.v1.RedisCallsH\x00\x12\x33\n\tsubscribe\x18\x07 \x01(\x0b\x32\x1e.tollkeeper.bridge.v1.ChannelsH\x00\x12\x35\n\x0bunsubscribe\x18\x08 \x01(\x0b\x32\x1e.tollkeeper.bridge.v1.ChannelsH\x00\x12\x0f\n\x05watch\x18\t \x01(\x0cH\x00\x12\x17\n\ropen_producer\x18\n \x01(\x0cH\x00\x12\x16\n\x0c\x61ppend_usage\x18\x0b \x01(\x0cH\x00\x42\x08\n\x06\x61\x63tion\"\x1c\n\x08\x43hannels\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\"<\n\nRedisCalls\x12.\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1f.tollkeeper.bridge.v1.RedisCall\">\n\tRedisCall\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x11\n\targuments\x18\x03 \x03(\t\"<\n\x0b\x41nswerBatch\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.tollkeeper.bridge.v1.Answer\"\xba\x02\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06ledger\x18\x02 \x01(\x0cH\x00\x12\x33\n\x05redis\x18\x03 \x01(\x0b\x32\".tollkeeper.bridge.v1.RedisRepliesH\x00\x12\x0e\n\x04\x64one\x18\x04 \x01(\x08H\x00\x12\x30\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1d.tollkeeper.bridge.v1.FailureH\x00\x12\x0f\n\x05watch\x18\x06 \x01(\x0cH\x00\x12\x12\n\x08watch_up\x18\x07 \x01(\x08H\x00\x12.\n\x06notice\x18\x08 \x01(\x0b\x32\x1c.tollkeeper.bridge.v1.NoticeH\x00\x12\x15\n\x0bredis_alive\x18\t \x01(\x08H\x00\x12\x14\n\nredis_lost\x18\n \x01(\x08H\x00\x12\x0f\n\x07sent_us\x18\x0b \x01(\x04\x42\x08\n\x06result\"*\n\x06Notice\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"A\n\x0cRedisReplies\x12\x31\n\x07replies\x18\x01 \x03(\x0b\x32 .tollkeeper.bridge.v1.RedisReply\"-\n\nRedisReply\x12\x10\n\x08\x65lements\x18\x01 \x03(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xcb\x01\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tollkeeper.bridge.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.tollkeeper.bridge.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*~\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_UNREACHABLE\x10\x01\x12\x19\n\x15\x46\x41ILURE_KIND_DEADLINE\x10\x02\x12\x18\n\x14\x46\x41ILURE_KIND_REFUSED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollkeeper/bridge/v1/bridge.proto\x12\x14tollkeeper.bridge.v1\"?\n\x0c\x43ommandBatch\x12/\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1d.tollkeeper.bridge.v1.Command\"\xf7\x02\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x0f\n\x05\x61llot\x18\x03 \x01(\x0cH\x00\x12\x16\n\x0creturn_units\x18\x04 \x01(\x0cH\x00\x12\x1c\n\x12report_consumption\x18\x05 \x01(\x0cH\x00\x12\x31\n\x05redis\x18\x06 \x01(\x0b\x32 .tollkeeper.bridge.v1.RedisCallsH\x00\x12\x33\n\tsubscribe\x18\x07 \x01(\x0b\x32\x1e.tollkeeper.bridge.v1.ChannelsH\x00\x12\x35\n\x0bunsubscribe\x18\x08 \x01(\x0b\x32\x1e.tollkeeper.bridge.v1.ChannelsH\x00\x12\x0f\n\x05watch\x18\t \x01(\x0cH\x00\x12\x17\n\ropen_producer\x18\n \x01(\x0cH\x00\x12\x16\n\x0c\x61ppend_usage\x18\x0b \x01(\x0cH\x00\x12\x1a\n\x10report_decisions\x18\x0c \x01(\x0cH\x00\x42\x08\n\x06\x61\x63tion\"\x1c\n\x08\x43hannels\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\"<\n\nRedisCalls\x12.\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1f.tollkeeper.bridge.v1.RedisCall\">\n\tRedisCall\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x11\n\targuments\x18\x03 \x03(\t\"<\n\x0b\x41nswerBatch\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.tollkeeper.bridge.v1.Answer\"\xba\x02\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x06ledger\x18\x02 \x01(\x0cH\x00\x12\x33\n\x05redis\x18\x03 \x01(\x0b\x32\".tollkeeper.bridge.v1.RedisRepliesH\x00\x12\x0e\n\x04\x64one\x18\x04 \x01(\x08H\x00\x12\x30\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1d.tollkeeper.bridge.v1.FailureH\x00\x12\x0f\n\x05watch\x18\x06 \x01(\x0cH\x00\x12\x12\n\x08watch_up\x18\x07 \x01(\x08H\x00\x12.\n\x06notice\x18\x08 \x01(\x0b\x32\x1c.tollkeeper.bridge.v1.NoticeH\x00\x12\x15\n\x0bredis_alive\x18\t \x01(\x08H\x00\x12\x14\n\nredis_lost\x18\n \x01(\x08H\x00\x12\x0f\n\x07sent_us\x18\x0b \x01(\x04\x42\x08\n\x06result\"*\n\x06Notice\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"A\n\x0cRedisReplies\x12\x31\n\x07replies\x18\x01 \x03(\x0b\x32 .tollkeeper.bridge.v1.RedisReply\"-\n\nRedisReply\x12\x10\n\x08\x65lements\x18\x01 \x03(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xcb\x01\n\x07\x46\x61ilure\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tollkeeper.bridge.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.tollkeeper.bridge.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*~\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_UNREACHABLE\x10\x01\x12\x19\n\x15\x46\x41ILURE_KIND_DEADLINE\x10\x02\x12\x18\n\x14\x46\x41ILURE_KIND_REFUSED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FAILURE_METADATAENTRY']._loaded_options = None
   _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_FAILUREKIND']._serialized_start=1373
-  _globals['_FAILUREKIND']._serialized_end=1499
+  _globals['_FAILUREKIND']._serialized_start=1401
+  _globals['_FAILUREKIND']._serialized_end=1527
   _globals['_COMMANDBATCH']._serialized_start=59
   _globals['_COMMANDBATCH']._serialized_end=122
   _globals['_COMMAND']._serialized_start=125
-  _globals['_COMMAND']._serialized_end=472
-  _globals['_CHANNELS']._serialized_start=474
-  _globals['_CHANNELS']._serialized_end=502
-  _globals['_REDISCALLS']._serialized_start=504
-  _globals['_REDISCALLS']._serialized_end=564
-  _globals['_REDISCALL']._serialized_start=566
-  _globals['_REDISCALL']._serialized_end=628
-  _globals['_ANSWERBATCH']._serialized_start=630
-  _globals['_ANSWERBATCH']._serialized_end=690
-  _globals['_ANSWER']._serialized_start=693
-  _globals['_ANSWER']._serialized_end=1007
-  _globals['_NOTICE']._serialized_start=1009
-  _globals['_NOTICE']._serialized_end=1051
-  _globals['_REDISREPLIES']._serialized_start=1053
-  _globals['_REDISREPLIES']._serialized_end=1118
-  _globals['_REDISREPLY']._serialized_start=1120
-  _globals['_REDISREPLY']._serialized_end=1165
-  _globals['_FAILURE']._serialized_start=1168
-  _globals['_FAILURE']._serialized_end=1371
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1324
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1371
+  _globals['_COMMAND']._serialized_end=500
+  _globals['_CHANNELS']._serialized_start=502
+  _globals['_CHANNELS']._serialized_end=530
+  _globals['_REDISCALLS']._serialized_start=532
+  _globals['_REDISCALLS']._serialized_end=592
+  _globals['_REDISCALL']._serialized_start=594
+  _globals['_REDISCALL']._serialized_end=656
+  _globals['_ANSWERBATCH']._serialized_start=658
+  _globals['_ANSWERBATCH']._serialized_end=718
+  _globals['_ANSWER']._serialized_start=721
+  _globals['_ANSWER']._serialized_end=1035
+  _globals['_NOTICE']._serialized_start=1037
+  _globals['_NOTICE']._serialized_end=1079
+  _globals['_REDISREPLIES']._serialized_start=1081
+  _globals['_REDISREPLIES']._serialized_end=1146
+  _globals['_REDISREPLY']._serialized_start=1148
+  _globals['_REDISREPLY']._serialized_end=1193
+  _globals['_FAILURE']._serialized_start=1196
+  _globals['_FAILURE']._serialized_end=1399
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1352
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1399
 # @@protoc_insertion_point(module_scope)

@@ -92,6 +92,7 @@ class Command(_message.Message):
     WATCH_FIELD_NUMBER: _builtins.int
     OPEN_PRODUCER_FIELD_NUMBER: _builtins.int
     APPEND_USAGE_FIELD_NUMBER: _builtins.int
+    REPORT_DECISIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Names it, unique in the process."""
     timeout_ms: _builtins.int
@@ -108,6 +109,8 @@ class Command(_message.Message):
     """Encoded tollkeeper.ledger.v1.OpenProducerRequest."""
     append_usage: _builtins.bytes
     """Encoded tollkeeper.ledger.v1.AppendUsageRequest."""
+    report_decisions: _builtins.bytes
+    """Encoded tollkeeper.ledger.v1.ReportDecisionsRequest."""
     @_builtins.property
     def redis(self) -> Global___RedisCalls:
         """Calls of Redis functions, in one pipeline per slot owner, never retried."""
@@ -134,12 +137,13 @@ class Command(_message.Message):
         watch: _builtins.bytes = ...,
         open_producer: _builtins.bytes = ...,
         append_usage: _builtins.bytes = ...,
+        report_decisions: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allot", b"allot", "append_usage", b"append_usage", "open_producer", b"open_producer", "redis", b"redis", "report_consumption", b"report_consumption", "return_units", b"return_units", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allot", b"allot", "append_usage", b"append_usage", "open_producer", b"open_producer", "redis", b"redis", "report_consumption", b"report_consumption", "report_decisions", b"report_decisions", "return_units", b"return_units", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allot", b"allot", "append_usage", b"append_usage", "id", b"id", "open_producer", b"open_producer", "redis", b"redis", "report_consumption", b"report_consumption", "return_units", b"return_units", "subscribe", b"subscribe", "timeout_ms", b"timeout_ms", "unsubscribe", b"unsubscribe", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "allot", b"allot", "append_usage", b"append_usage", "id", b"id", "open_producer", b"open_producer", "redis", b"redis", "report_consumption", b"report_consumption", "report_decisions", b"report_decisions", "return_units", b"return_units", "subscribe", b"subscribe", "timeout_ms", b"timeout_ms", "unsubscribe", b"unsubscribe", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["allot", "return_units", "report_consumption", "redis", "subscribe", "unsubscribe", "watch", "open_producer", "append_usage"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["allot", "return_units", "report_consumption", "redis", "subscribe", "unsubscribe", "watch", "open_producer", "append_usage", "report_decisions"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 

@@ -16,7 +16,7 @@ pub struct Command {
     #[prost(uint32, tag = "2")]
     pub timeout_ms: u32,
     /// What to do.
-    #[prost(oneof = "command::Action", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "command::Action", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub action: ::core::option::Option<command::Action>,
 }
 /// Nested message and enum types in `Command`.
@@ -51,6 +51,9 @@ pub mod command {
         /// Encoded tollkeeper.ledger.v1.AppendUsageRequest.
         #[prost(bytes, tag = "11")]
         AppendUsage(::prost::bytes::Bytes),
+        /// Encoded tollkeeper.ledger.v1.ReportDecisionsRequest.
+        #[prost(bytes, tag = "12")]
+        ReportDecisions(::prost::bytes::Bytes),
     }
 }
 /// Names of channels.

@@ -23,11 +23,11 @@ use quota_proto::{
         self, AllotAnswer, AllotDenied, AllotEntry, AllotRequest, AllotResponse,
         AppendUsageRequest, AppendUsageResponse, ClockState, Heartbeat, LedgerLease, LimitRule,
         MeterInfo, MeterList, OpenProducerRequest, OpenProducerResponse, PseudonymKey,
-        PseudonymKeyList, ReportConsumptionRequest, ReportConsumptionResponse, ReturnUnitsRequest,
-        ReturnUnitsResponse, TenantSnapshot, TenantUnknown, TokenKey, WatchLimitsRequest,
-        WatchLimitsResponse, WatchWelcome, WindowInfo, WindowUnit, WindowUse,
-        allot_answer::Result as AllotResult, watch_limits_request::Message as Sent,
-        watch_limits_response::Message as Told,
+        PseudonymKeyList, ReportConsumptionRequest, ReportConsumptionResponse,
+        ReportDecisionsRequest, ReturnUnitsRequest, ReturnUnitsResponse, TenantSnapshot,
+        TenantUnknown, TokenKey, WatchLimitsRequest, WatchLimitsResponse, WatchWelcome, WindowInfo,
+        WindowUnit, WindowUse, allot_answer::Result as AllotResult,
+        watch_limits_request::Message as Sent, watch_limits_response::Message as Told,
     },
     quota::{Enforcement, FailurePolicy, LimitKind},
 };
@@ -69,6 +69,15 @@ pub struct Script {
     pub verdicts: HashMap<String, ledger::RecordVerdict>,
     /// Outcomes that the sidecar says it has taken in.
     pub acknowledged: Vec<Vec<u8>>,
+    /// Batches of decisions that were stored, and the number of the last one.
+    pub decisions: Vec<ReportDecisionsRequest>,
+    pub decisions_seq: u64,
+    /// So many answers to them are lost on their way back.
+    pub decisions_lost: u32,
+    /// They are refused for this reason.
+    pub decisions_refused: Option<&'static str>,
+    /// Which decisions of the limit are kept.
+    pub decision_log: ledger::DecisionLog,
     /// Clock versions that the sidecar says are in force.
     pub applied: Vec<u64>,
 }
@@ -294,8 +303,40 @@ fn ledger_answer(script: &mut Script, asked: Action) -> Outcome {
                 reply(appended(script, &request).encode_to_vec())
             }
         }
+        Action::ReportDecisions(bytes) => {
+            let request = ReportDecisionsRequest::decode(bytes).unwrap();
+            decided(script, request)
+        }
         _ => unreachable!("no question for the ledger"),
     }
+}
+
+/// Stores each batch once.
+fn decided(script: &mut Script, request: ReportDecisionsRequest) -> Outcome {
+    if let Some(reason) = script.decisions_refused {
+        return Outcome::Failure(Failure {
+            kind: FailureKind::Refused.into(),
+            reason: reason.into(),
+            ..Default::default()
+        });
+    }
+    let repeated = script.decisions_seq >= request.batch_seq;
+    script.decisions_seq = script.decisions_seq.max(request.batch_seq);
+    if !repeated {
+        script.decisions.push(request);
+    }
+    if script.decisions_lost > 0 {
+        script.decisions_lost -= 1;
+        return Outcome::Failure(Failure {
+            kind: FailureKind::Deadline.into(),
+            ..Default::default()
+        });
+    }
+    let answer = ledger::ReportDecisionsResponse {
+        repeated,
+        unknown: 0,
+    };
+    Outcome::Ledger(answer.encode_to_vec().into())
 }
 
 fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
@@ -341,6 +382,13 @@ fn watched(script: &mut Script, message: Sent, answers: &mut Vec<Answer>) {
     }
 }
 
+fn kept(mut tenant: TenantSnapshot, log: ledger::DecisionLog) -> TenantSnapshot {
+    for limit in &mut tenant.limits {
+        limit.decision_log = log.into();
+    }
+    tenant
+}
+
 fn told_keys(script: &Script, answers: &mut Vec<Answer>) {
     let keys = script.key_version.map(pseudonym_key);
     answers.extend(keys.map(Told::PseudonymKeys).map(watch));
@@ -360,7 +408,7 @@ pub fn pseudonym_key(version: u32) -> PseudonymKeyList {
 
 fn told_tenant(script: &Script, tenant: &str) -> Answer {
     let told = if tenant == "acme" {
-        Told::Tenant(acme(script.amount))
+        Told::Tenant(kept(acme(script.amount), script.decision_log))
     } else {
         Told::Unknown(TenantUnknown {
             tenant: tenant.into(),

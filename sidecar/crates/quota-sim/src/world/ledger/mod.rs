@@ -13,8 +13,8 @@ use std::{
 };
 
 use quota_core::{
-    AllotAnswer, AllotAsk, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind, LimitRule,
-    STANDING_END_US, UseCum, WindowId, WindowUse,
+    AllotAnswer, AllotAsk, DecisionLog, Enforcement, FailurePolicy, Holder, KeyHash, LimitKind,
+    LimitRule, STANDING_END_US, UseCum, WindowId, WindowUse,
     mutant::{self, Mutant},
 };
 
@@ -138,6 +138,7 @@ pub fn window_rule(name: &str, meter: &str, amount: u64) -> LimitRule {
         is_rolling: false,
         is_shared: false,
         learns: false,
+        log: DecisionLog::Denied,
         nominal_us: 60_000_000,
     }
 }
