@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
@@ -49,6 +49,15 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 END = datetime(2200, 1, 1, tzinfo=UTC)
 Series: TypeAlias = "tuple[int, Group]"
 """A time-weighted series: meter id and the values of its dimensions."""
+_BOUNDED = {
+    BucketSize.WHOLE: timedelta.max,
+    BucketSize.MINUTE: timedelta(hours=6),
+    BucketSize.HOUR: timedelta(days=2),
+    BucketSize.DAY: timedelta(days=100),
+    BucketSize.WEEK: timedelta(days=400),
+    BucketSize.MONTH: timedelta(days=800),
+}
+"""Spans whose buckets cost less to make than a look at where usage is."""
 _PAGE = 5_000
 _PERMILLE_MAX = 1_000
 
@@ -181,21 +190,10 @@ class _Answer:
 
     async def give(self, zone: str) -> list[Bucketed]:
         """Read and add up everything."""
-        first = self._span.start
-        quarter = from_us(to_us(first) - to_us(first) % QUARTER_US)
-        extent = await store.usage_extent(self._conn, replace(self._span, start=quarter))
-        self._now = extent.now
-        gauges = self._of(Aggregation.TIME_WEIGHTED)
-        if extent.first is None and not (gauges and self._asked.start):
+        found = await self._extent()
+        if found is None or found[1] < found[0]:
             return []
-        last = self._now if extent.last is None else from_us(to_us(extent.last) + QUARTER_US - MINUTE_US)
-        if extent.first is not None and not (gauges and self._asked.start):
-            first = max(first, extent.first)
-        if gauges:
-            last = max(last, from_us(to_us(self._now) - to_us(self._now) % MINUTE_US))
-        last = min(last, from_us(to_us(self._span.end) - MINUTE_US))
-        if last < first:
-            return []
+        first, last = found
         self._edges = edges(first, last, size=self._asked.size, time_zone=zone)
         await self._gather()
         whole = self._asked.size is BucketSize.WHOLE
@@ -209,6 +207,33 @@ class _Answer:
             for (meter_id, place, group), figure in self._figures.items()
             if figure.records or figure.units or figure.area
         ]
+
+    def _is_bounded(self) -> bool:
+        """Say whether the span alone makes few buckets of sums: nobody looks first from where to where usage is."""
+        asked = self._asked
+        if asked.start is None or asked.end is None or self._of(Aggregation.TIME_WEIGHTED):
+            return False
+        if any(self._needs_records(meter, aligned=False) for meter in self._meters.values()):
+            return False
+        return BEGINNING <= asked.start < asked.end <= END and asked.end - asked.start <= _BOUNDED[asked.size]
+
+    async def _extent(self) -> tuple[datetime, datetime] | None:
+        """Give the first and the last minute that the answer is about, None where none is; learn what time it is."""
+        first = self._span.start
+        if self._is_bounded():
+            return first, self._span.end - timedelta(minutes=1)
+        quarter = from_us(to_us(first) - to_us(first) % QUARTER_US)
+        extent = await store.usage_extent(self._conn, replace(self._span, start=quarter))
+        self._now = extent.now
+        gauges = self._of(Aggregation.TIME_WEIGHTED)
+        if extent.first is None and not (gauges and self._asked.start):
+            return None
+        last = self._now if extent.last is None else from_us(to_us(extent.last) + QUARTER_US - MINUTE_US)
+        if extent.first is not None and not (gauges and self._asked.start):
+            first = max(first, extent.first)
+        if gauges:
+            last = max(last, from_us(to_us(self._now) - to_us(self._now) % MINUTE_US))
+        return first, min(last, from_us(to_us(self._span.end) - MINUTE_US))
 
     async def _gather(self) -> None:
         instants = [*self._edges[1:], self._span.start, self._span.end]
