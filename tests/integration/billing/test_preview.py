@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 from billing_bench import catalogue, use
+from stripe_shop import GRACE, act_on
 from tollkeeper_ledger.services.invoices import preview_invoice, warm_preview
+from tollkeeper_ledger.services.prepaid import CouponAsked, add_coupon_to
+from tollkeeper_ledger.services.subscription_changes import pause_subscription
 from tollkeeper_ledger.services.tenants import need_tenant
-from tollkeeper_ledger.store.pool import connection, open_pool
+from tollkeeper_ledger.store.pool import connection, open_pool, transaction
 
 if TYPE_CHECKING:
     from billing_bench import BillingBench
@@ -63,6 +68,26 @@ async def test_a_warm_connection_prepares_nothing_for_a_preview(bench: BillingBe
     finally:
         cold.terminate()
         warm.terminate()
+
+
+async def test_a_preview_knows_what_the_invoice_before_will_charge(bench: BillingBench) -> None:
+    """20.00 ahead, half of it off once, paused at half: 10.00 less 5.00 come back, before the opening is billed too."""
+    ahead = "name: base, timing: advance, amount"
+    await bench.apply(catalogue(bench.start, "code").replace("name: base, amount", ahead))
+    tenant_id = await need_tenant(bench.billing, "code")
+    await bench.set_now(bench.start + HOUR / 2)
+    async with transaction(bench.billing) as conn:
+        half = CouponAsked(name="Half", percent=Decimal(50), amount_minor=None, periods=1)
+        await add_coupon_to(conn, tenant_id, half, await act_on(conn), new_id=uuid.uuid4)
+        await pause_subscription(conn, tenant_id, at="now", act=await act_on(conn))
+    before = await preview(bench.billing, "code")
+    await bench.run()
+    assert [-500, -500] == [before, await preview(bench.billing, "code")]
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, watermark=bench.start + HOUR, tenants=("code",))
+    await bench.run()
+    assert [1_000, -500] == [document["total_minor"] for document in await bench.documents("code")]
 
 
 async def test_a_pool_opens_although_it_can_not_warm(bench: BillingBench) -> None:

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError
-from tollkeeper_ledger.domain.invoice import CloseInputs, PlanReference
+from tollkeeper_ledger.domain.invoice import CloseInputs, PlanReference, digests_named, inputs_to_bytes, paid_ahead
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.phases import SubscriptionSchedule
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
+from tollkeeper_ledger.domain.rating.period import is_given_back
 from tollkeeper_ledger.domain.seller_taxes import frozen_terms
 from tollkeeper_ledger.services.billing_facts import (
     PeriodPlans,
@@ -188,7 +189,25 @@ async def running_inputs(conn: Connection, tenant_id: UUID, *, wire_id: str, now
     gathered = (await gather(conn, [PeriodAsked(found, period)], at=now))[schedule.subscription_id]
     if isinstance(gathered, ValueError):
         raise unbillable(wire_id, gathered) from gathered
-    return gathered.inputs
+    return await _with_paid_to_come(conn, found, gathered, at=now)
+
+
+async def _with_paid_to_come(conn: Connection, found: PeriodPlans, made: Gathered, *, at: datetime) -> CloseInputs:
+    """Give the inputs with what the close before, which is still to come, charges ahead for what is given back."""
+    inputs, facts = made.inputs, made.inputs.facts
+    if made.known.before is not None or facts.ahead is None or not is_given_back(facts):
+        return inputs
+    before = PeriodAsked(found, facts.period, is_opening=True)
+    for period in found.schedule.open_periods():
+        if period.start >= facts.period.start:
+            break
+        before = PeriodAsked(found, period)
+    gathered = (await gather(conn, [before], at=at))[found.schedule.subscription_id]
+    if isinstance(gathered, ValueError):
+        return inputs
+    stored = inputs_to_bytes(gathered.inputs)
+    paid = paid_ahead(stored, await closes.read_definitions_by_digest(conn, digests_named(stored)))
+    return replace(inputs, facts=replace(facts, ahead=replace(facts.ahead, paid=paid)))
 
 
 async def warm(conn: Connection, *, at: datetime) -> None:
