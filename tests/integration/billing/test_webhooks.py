@@ -176,6 +176,20 @@ async def test_stored_secrets_are_sealed_and_sign_what_is_sent(bench: BillingBen
         assert is_signed(headers, body, secret)
         assert old.seal(secret, about=webhook_id) != stored
         assert secret == new.open(secret, about=webhook_id)
+        # The old key is lost: a rotation under another one is enough to send again.
+        post.sealer, rotated = webhook_sealer(settings_with(bench, KEYS[1])), secret_text(secrets.token_bytes(32))
+        async with transaction(bench.billing) as conn:
+            sealed = post.sealer.seal(rotated, about=webhook_id)
+            assert await store.rotate_secret(conn, webhook_id, secret=sealed)
+            assert 1 == await store.replay(conn, now=post.now, message_id=message_of(headers), webhook_id=None)
+        assert 1 == await post.sender().run_all()
+        (_, (headers, body)) = receiver.got
+        assert (True, False) == (is_signed(headers, body, rotated), is_signed(headers, body, secret))
+
+
+def message_of(headers: dict[str, str]) -> uuid.UUID:
+    """Give the id of a message that was sent."""
+    return uuid.UUID(headers["webhook-id"].removeprefix("msg_"))
 
 
 def settings_with(bench: BillingBench, keys: str) -> Settings:
@@ -383,6 +397,26 @@ async def test_which_addresses_are_public() -> None:
 async def test_a_url_that_no_webhook_may_have_is_refused(url: str) -> None:
     """Not https, somebody's password, no URL, or an address of one's own network."""
     assert url_fault(url, private=False)
+
+
+async def test_a_lost_key_is_rotated_out(ledger_settings: Settings, own_database_url: str) -> None:
+    """A ledger with another key tells no secret of the lost one, and gives the receiver one of its own key."""
+    lost, found = (
+        ledger_settings.model_copy(update={"database_url": own_database_url, "webhook_key": SecretStr(key)})
+        for key in KEYS
+    )
+    create = admin_pb2.CreateWebhookRequest(request_id="a", url="https://example.com/hook")
+    async with client_of(lost) as client:
+        made: Any = await client.admin.CreateWebhook(create)
+        assert made == await client.admin.CreateWebhook(create)
+    async with superuser(own_database_url) as conn:
+        assert made.secret[6:] not in await everything(conn)
+    rotation = admin_pb2.RotateWebhookSecretRequest(request_id="b", webhook_id=made.webhook_id)
+    async with client_of(found) as client:
+        assert "" == (await client.admin.CreateWebhook(create)).secret
+        rotated: Any = await client.admin.RotateWebhookSecret(rotation)
+        assert rotated == await client.admin.RotateWebhookSecret(rotation)
+    assert rotated.secret.startswith("whsec_")
 
 
 TABLES = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND NOT starts_with(relname, 'pg_')"

@@ -52,6 +52,19 @@ class Sealer:
                 continue
         raise SealedError(f"no key opens the secret of {about}: give TOLLKEEPER_WEBHOOK_KEY, older keys behind it")
 
+    def open_some(self, stored: Sequence[str], *, about: UUID) -> list[str]:
+        """Give those of the secrets that a key opens, in order. Raises SealedError where none of them does."""
+        opened = []
+        problem: SealedError | None = None
+        for one in stored:
+            try:
+                opened.append(self.open(one, about=about))
+            except SealedError as error:
+                problem = error
+        if problem is not None and not opened:
+            raise problem
+        return opened
+
 
 def webhook_sealer(settings: Settings) -> Sealer:
     """Give what encrypts webhooks' secrets. Raises ConfigurationError."""
