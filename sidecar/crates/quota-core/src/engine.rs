@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use crate::{
     book::Book,
     bucket::Buckets,
-    check::{Outcome, judge::Charge, state::limit_state},
+    check::{Outcome, aside::Turn, judge::Charge, state::limit_state},
     decided::{Decided, Decisions},
     decision::LimitState,
     effect::{Effect, Kept},
@@ -152,19 +152,23 @@ impl Engine {
 
     /// Decides, or begins to fetch what is missing. All limits are charged or none.
     pub fn check(&mut self, now: Now, ticket: Ticket, request: &CheckRequest) -> Checked {
-        let outcome = self.evaluate(now, request, false);
+        let is_full = self.waiting.len() >= self.config.waiting_max;
+        let turn = if is_full { Turn::FIRST } else { Turn::NEWCOMER };
+        let outcome = self.evaluate(now, request, turn);
         let checked = match outcome {
             Outcome::Decided(decision) => Checked::Decided(decision),
-            _ if self.waiting.len() >= self.config.waiting_max => Checked::Full,
+            _ if is_full => Checked::Full,
             outcome => {
                 let waiter = Waiter {
                     ticket,
                     request: request.clone(),
+                    turn: Turn::NEWCOMER,
                     since_us: now.real_us,
                     deadline_us: now.real_us.saturating_add(self.config.redis_budget_us),
                     queues: Vec::new(),
                     lent: Vec::new(),
                     brought: Vec::new(),
+                    aside: Vec::new(),
                 };
                 let key = self.waiting.insert(waiter);
                 self.enlist(now, key, &outcome);
@@ -179,6 +183,7 @@ impl Engine {
     pub fn cancel(&mut self, ticket: Ticket) {
         let key = self.waiting.by_ticket(ticket);
         if let Some(waiter) = key.and_then(|key| self.waiting.remove(key)) {
+            self.let_go(waiter.turn, &waiter.aside);
             self.withdraw_values(&waiter.request, &waiter.brought);
         }
     }
@@ -244,7 +249,7 @@ impl Engine {
     /// Real µs until `advance` must be called next.
     #[must_use]
     pub fn next_due(&self, now: Now) -> u64 {
-        if self.outbox.has_news() {
+        if self.outbox.has_news() || !self.dirty.is_empty() {
             return 0;
         }
         let mut due_us = now.real_us.saturating_add(1_000_000);
@@ -388,6 +393,7 @@ impl Engine {
             Budget::Ledger
         };
         let budget_us = self.budget_us(now, budget);
+        self.set_aside(key, matches!(outcome, Outcome::Short(_)));
         let turn = self.first_short_tokens();
         let waits_for_others = self.is_short_of_units();
         let Some(waiter) = self.waiting.get_mut(key) else {
@@ -488,12 +494,14 @@ impl Engine {
         };
         let request = std::mem::replace(&mut waiter.request, CheckRequest::nothing());
         let is_last = is_last || waiter.deadline_us <= now.real_us;
-        let outcome = self.evaluate(now, &request, is_last);
+        let turn = if is_last { Turn::LAST } else { waiter.turn };
+        let outcome = self.evaluate(now, &request, turn);
         if let Some(waiter) = self.waiting.get_mut(key) {
             waiter.request = request;
         }
         if let Outcome::Decided(decision) = outcome {
             if let Some(waiter) = self.waiting.remove(key) {
+                self.let_go(waiter.turn, &waiter.aside);
                 let is_taken = decision.reason.allowed() && waiter.request.mode != Mode::Peek;
                 if !is_taken && !waiter.lent.is_empty() {
                     self.return_lent(now, &waiter.lent);
@@ -515,8 +523,8 @@ impl Engine {
     pub(crate) fn work_off(&mut self, now: Now) {
         self.outbox.set_time(now.real_us);
         loop {
-            if let Some(key) = self.dirty.pop_front() {
-                self.wake(now, key);
+            if !self.dirty.is_empty() {
+                self.wake_all(now);
             } else if let Some(key) = self.hunts.pop_front() {
                 self.pursue(now, key);
             } else if !self.keeps_due.is_empty() {
@@ -527,24 +535,44 @@ impl Engine {
         }
     }
 
-    fn wake(&mut self, now: Now, key: Key) {
-        let Some(bucket) = self.buckets.get_mut(key) else {
-            return;
-        };
-        bucket.is_dirty = false;
-        let queue = std::mem::take(&mut bucket.waiters);
-        let tokens = bucket.tokens.as_deref_mut();
-        let level = tokens.and_then(|tokens| tokens.line.take());
-        let mut line = 0;
-        for (waiter, cost) in queue {
+    /// Lets all who wait at stirred buckets look again, whoever came first before the others: answers come several at once,
+    /// and who waited at one of them is not to pass those who wait at another.
+    fn wake_all(&mut self, now: Now) {
+        let keys: Vec<Key> = self.dirty.drain(..).collect();
+        let mut lines = vec![(None, 0); keys.len()];
+        let mut queue = Vec::new();
+        for (place, (key, line)) in keys.iter().zip(&mut lines).enumerate() {
+            let Some(bucket) = self.buckets.get_mut(*key) else {
+                continue;
+            };
+            bucket.is_dirty = false;
+            let tokens = bucket.tokens.as_deref_mut();
+            line.0 = tokens.and_then(|tokens| tokens.line.take());
+            for (waiter, cost) in std::mem::take(&mut bucket.waiters) {
+                if let Some(state) = self.waiting.get(waiter) {
+                    queue.push((state.turn, place, waiter, cost));
+                }
+            }
+        }
+        queue.sort_unstable();
+        for (_, place, waiter, cost) in queue {
+            let Some(key) = keys.get(place).copied() else {
+                continue;
+            };
             if let Some(state) = self.waiting.get_mut(waiter) {
                 state.queues.retain(|bucket| *bucket != key);
                 self.reconsider(now, waiter, false);
             }
-            if let Some(level) = level {
-                line = self.pass_line(now, key, (waiter, cost), (level, line));
+            if let Some((Some(level), ahead)) = lines.get_mut(place) {
+                *ahead = self.pass_line(now, key, (waiter, cost), (*level, *ahead));
             }
         }
+        for key in keys {
+            self.end_wake(now, key);
+        }
+    }
+
+    fn end_wake(&mut self, now: Now, key: Key) {
         let current = (self.buckets.get(key)).and_then(|bucket| bucket.current.as_ref());
         if let Some(id) = current.map(|window| window.info.id) {
             self.take_marks_back(now, key, id);

@@ -90,6 +90,11 @@ mutants! {
     AncestorUnasked,
     /// A call that one limit denies takes from the others all the same.
     DeniedTakes,
+    // Engine: waiting. Their finder is `mutants_of_several_are_found`.
+    /// What a waiting call found is taken by calls that came later: it goes round and is denied though everybody answers.
+    AsideTaken,
+    /// What was set aside for a call stays so when the call is decided or gone: others wait out their time for nothing.
+    AsideKept,
     // Engine: levels and units in flight.
     /// A lease of units in flight is used beyond its time.
     FenceIgnored,

@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use foldhash::fast::FixedState;
 
 use crate::{
+    check::aside::Turn,
     engine::Ticket,
     hash::Map,
     request::CheckRequest,
@@ -18,6 +19,8 @@ pub(crate) struct Waiter {
     pub(crate) ticket: Ticket,
     /// What it asks.
     pub(crate) request: CheckRequest,
+    /// When it came, among those that wait.
+    pub(crate) turn: Turn,
     /// Real time at which it began.
     pub(crate) since_us: u64,
     /// Real time at which it is decided with what is known then.
@@ -28,6 +31,8 @@ pub(crate) struct Waiter {
     pub(crate) lent: Vec<Key>,
     /// Buckets that were asked for a unit of its value.
     pub(crate) brought: Vec<Key>,
+    /// Buckets in which units are set aside for it.
+    pub(crate) aside: Vec<Key>,
 }
 
 /// All checks that wait.
@@ -36,6 +41,8 @@ pub(crate) struct Waiting {
     slab: Slab<Waiter>,
     tickets: Map<Ticket, Key>,
     deadlines: BinaryHeap<Reverse<(u64, Key)>>,
+    /// Of the check that came last.
+    turn: Turn,
 }
 
 impl Waiting {
@@ -45,6 +52,7 @@ impl Waiting {
             slab: Slab::new(),
             tickets: Map::with_hasher(state),
             deadlines: BinaryHeap::new(),
+            turn: Turn::LAST,
         }
     }
 
@@ -53,8 +61,10 @@ impl Waiting {
         self.slab.len()
     }
 
-    /// Takes a check in.
-    pub(crate) fn insert(&mut self, waiter: Waiter) -> Key {
+    /// Takes a check in, and gives it its turn.
+    pub(crate) fn insert(&mut self, mut waiter: Waiter) -> Key {
+        self.turn = self.turn.next();
+        waiter.turn = self.turn;
         let (ticket, deadline_us) = (waiter.ticket, waiter.deadline_us);
         let key = self.slab.insert(waiter);
         self.tickets.insert(ticket, key);

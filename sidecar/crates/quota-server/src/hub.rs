@@ -100,6 +100,8 @@ impl Drop for Wait {
         let mut state = self.hub.state.lock();
         if state.tickets.remove(&self.ticket).is_some() {
             state.engine.cancel(self.ticket);
+            // Others may have waited for what was set aside for it.
+            self.hub.rearm.notify_one();
         }
     }
 }

@@ -20,6 +20,7 @@ use hashbrown::HashTable;
 
 use crate::{
     bucket::{demand::Demand, token::Tokens, window::Window},
+    check::aside::{Aside, Turn},
     hash::key_hash,
     id::KeyHash,
     links::Links,
@@ -70,6 +71,8 @@ pub(crate) struct Bucket {
     pub(crate) apart: Units,
     /// Checks that wait for units, with their cost here, first come first.
     pub(crate) waiters: VecDeque<(Key, Units)>,
+    /// Units set aside for checks that wait for another limit; `None` = none.
+    pub(crate) aside: Option<Box<Aside>>,
     /// Distinct values are counted: its units are never ahead of values.
     pub(crate) counts_values: bool,
     /// More units are being asked for although nobody waits; so many steps are left to get them.
@@ -126,6 +129,7 @@ impl Bucket {
             demand: Demand::default(),
             apart: 0,
             waiters: VecDeque::new(),
+            aside: None,
             counts_values: false,
             ahead_steps: 0,
             ahead: 0,
@@ -147,6 +151,11 @@ impl Bucket {
             early_at_us: i64::MIN,
             lacking_elsewhere: 0,
         }
+    }
+
+    /// Units that a call of this turn leaves alone, because they are set aside for earlier ones.
+    pub(crate) fn set_aside(&self, turn: Turn) -> Units {
+        self.aside.as_ref().map_or(0, |aside| aside.before(turn))
     }
 
     /// Takes note of how large a call is.

@@ -2,12 +2,14 @@
 
 use crate::{
     bucket::{Bucket, shard::place_of, token::Refill, values::Told, window::Window},
+    check::aside::{Aside, Turn},
     decision::Reason,
     engine::EngineConfig,
     hash::value_hash,
     lease::plan::{Budget, Plan, plan},
     limit::{Enforcement, FailurePolicy, LimitKind, LimitRule},
     links::Links,
+    mutant::{self, Mutant},
     request::Units,
     slab::Key,
     tenants::Limit,
@@ -55,6 +57,8 @@ pub(crate) struct Sight<'a> {
     pub(crate) config: &'a EngineConfig,
     /// The call can't wait any longer.
     pub(crate) is_last: bool,
+    /// When the call came.
+    pub(crate) turn: Turn,
 }
 
 /// What refills a token bucket limit.
@@ -105,6 +109,10 @@ pub(crate) fn judge(
     };
     match proved {
         Proved::Fits => Verdict::Fits,
+        // Where nobody can be asked, whoever they are for won't get the rest.
+        Proved::Aside => plan(limit, bucket, sight.links, sight.now)
+            .budget()
+            .map_or(Verdict::Fits, Verdict::Short),
         Proved::Roughly(_)
             if !sight.is_last && plan(limit, bucket, sight.links, sight.now) == Plan::Take =>
         {
@@ -255,6 +263,8 @@ pub(crate) fn unreachable_verdict(rule: &LimitRule, bucket: &Bucket, units: Unit
 
 enum Proved {
     Fits,
+    /// Units are there, set aside for calls that came before.
+    Aside,
     /// Units are kept for a restart and are being set free.
     Kept,
     Exhausted(Option<i64>),
@@ -265,8 +275,24 @@ enum Proved {
     Nothing,
 }
 
+impl Proved {
+    /// What is so where `free` units are here, enough for a call, of which some may be set aside for earlier ones.
+    fn of(free: Units, units: Units, aside: Option<&Aside>, turn: Turn) -> Self {
+        let spare = free.saturating_sub(units);
+        let is_spare = aside.is_none_or(|aside| {
+            aside.before(Turn::NEWCOMER) <= spare || aside.before(turn) <= spare
+        });
+        if is_spare || mutant::is(Mutant::AsideTaken) {
+            Self::Fits
+        } else {
+            Self::Aside
+        }
+    }
+}
+
 fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sight<'_>) -> Proved {
     let amount = rule.amount.unwrap_or(Units::MAX);
+    let aside = bucket.aside.as_deref();
     let Some(window) = &mut bucket.current else {
         return Proved::Nothing;
     };
@@ -289,7 +315,7 @@ fn judge_window(rule: &LimitRule, bucket: &mut Bucket, units: Units, sight: &Sig
     }
     let missing = window.balance.missing(units);
     if missing == 0 {
-        return Proved::Fits;
+        return Proved::of(window.balance.free, units, aside, sight.turn);
     }
     if window.balance.kept > 0 {
         // They are there, and no proof of a pool says anything before they are free.
@@ -323,6 +349,7 @@ fn is_proved(window: &Window, missing: Units, sight: &Sight<'_>) -> bool {
 }
 
 fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sight<'_>) -> Proved {
+    let aside = bucket.aside.as_deref();
     let tokens = bucket.tokens.get_or_insert_default();
     let now = sight.now;
     if units == 0 {
@@ -337,7 +364,7 @@ fn judge_tokens(bucket: &mut Bucket, refill: &Refill, units: Units, sight: &Sigh
     }
     let free = tokens.free(now.real_us);
     if free >= units {
-        return Proved::Fits;
+        return Proved::of(free, units, aside, sight.turn);
     }
     let denied_for = tokens.denied_for(units, refill, now);
     match denied_for {

@@ -1,5 +1,6 @@
 //! A check from question to answer: which limits apply, what each says, what follows.
 
+pub(crate) mod aside;
 pub(crate) mod charge;
 mod give_back;
 pub(crate) mod judge;
@@ -8,7 +9,10 @@ pub(crate) mod state;
 mod tally;
 
 use crate::{
-    check::judge::{Charge, Sight, Verdict, judge, judge_value, judge_without_bucket},
+    check::{
+        aside::Turn,
+        judge::{Charge, Sight, Verdict, judge, judge_value, judge_without_bucket},
+    },
     decision::{Decision, Reason},
     engine::Engine,
     lease::plan::Budget,
@@ -37,7 +41,8 @@ pub(crate) enum Outcome {
 
 impl Engine {
     /// Decides a check with what is known, or says what is missing. The charges stay in `self.charges`.
-    pub(crate) fn evaluate(&mut self, now: Now, request: &CheckRequest, is_last: bool) -> Outcome {
+    pub(crate) fn evaluate(&mut self, now: Now, request: &CheckRequest, turn: Turn) -> Outcome {
+        let is_last = turn == Turn::LAST;
         let found = self
             .catalog
             .look_up(now, &request.tenant, self.outbox.watch_list());
@@ -61,7 +66,7 @@ impl Engine {
             self.judge_give_back(now, request);
             return Outcome::Decided(self.conclude(now, tenant, request));
         }
-        let short = self.judge_charges(now, request, is_last);
+        let short = self.judge_charges(now, request, turn);
         let is_denied = self
             .charges
             .iter()
@@ -124,12 +129,12 @@ impl Engine {
     }
 
     /// Lets every limit speak. Answers the longest budget where units are missing.
-    fn judge_charges(&mut self, now: Now, request: &CheckRequest, is_last: bool) -> Option<Budget> {
+    fn judge_charges(&mut self, now: Now, request: &CheckRequest, turn: Turn) -> Option<Budget> {
         let mut charges = std::mem::take(&mut self.charges);
         let mut short: Option<Budget> = None;
         for charge in &mut charges {
             charge.bucket = self.find_bucket(charge.limit, request);
-            charge.verdict = self.judge_charge(now, charge, request, is_last);
+            charge.verdict = self.judge_charge(now, charge, request, turn);
             if let Verdict::Short(budget) = charge.verdict {
                 short = short.max(Some(budget));
             }
@@ -143,7 +148,7 @@ impl Engine {
         now: Now,
         charge: &mut Charge,
         request: &CheckRequest,
-        is_last: bool,
+        turn: Turn,
     ) -> Verdict {
         if let Some(key) = charge.bucket {
             self.turn_if_over(now, key);
@@ -174,7 +179,8 @@ impl Engine {
             now,
             links,
             config,
-            is_last,
+            is_last: turn == Turn::LAST,
+            turn,
         };
         let value = catalog
             .value_attribute(&limit.rule.meter)

@@ -2,7 +2,7 @@
 
 use crate::{
     bucket::{Bucket, Opening},
-    check::judge::refill_of,
+    check::{aside::Turn, judge::refill_of},
     engine::Engine,
     id::WindowId,
     lease::plan::{Plan, plan},
@@ -26,11 +26,19 @@ impl Engine {
     /// What those who wait at a bucket lack: the first of them, or the one that lacks least.
     pub(crate) fn size(&self, bucket: &Bucket, now: Now, smallest_first: bool) -> Option<Size> {
         let mut size: Option<Size> = None;
+        let is_refused = is_refused(bucket, now);
         for (waiter, cost) in &bucket.waiters {
-            if self.waiting.get(*waiter).is_none() {
+            let Some(state) = self.waiting.get(*waiter) else {
                 continue;
-            }
-            let missing = missing(bucket, *cost, now, self.is_token(bucket));
+            };
+            // After a refusal more than what is lacked would be refused for longer than the call may wait.
+            let turn = match size {
+                _ if is_refused => Turn::LAST,
+                None => state.turn,
+                // All that is set aside is near enough for those after the first, and known at once.
+                Some(_) => Turn::NEWCOMER,
+            };
+            let missing = missing(bucket, *cost, turn, now, self.is_token(bucket));
             let is_fenced = bucket
                 .current
                 .as_ref()
@@ -216,7 +224,7 @@ impl Engine {
             .waiters
             .iter()
             .filter(|(waiter, _)| self.waiting.get(*waiter).is_some());
-        let mut costs: Units = 0;
+        let mut costs = bucket.set_aside(Turn::NEWCOMER);
         let mut need = first;
         for (_, cost) in waiting {
             costs = costs.saturating_add(*cost);
@@ -308,19 +316,28 @@ impl Engine {
     }
 }
 
-/// Units that a call of this cost lacks at a bucket.
-fn missing(bucket: &Bucket, cost: Units, now: Now, is_token: bool) -> Units {
+/// Units that a call of this cost and turn lacks at a bucket.
+fn missing(bucket: &Bucket, cost: Units, turn: Turn, now: Now, is_token: bool) -> Units {
+    let aside = if cost == 0 { 0 } else { bucket.set_aside(turn) };
     if is_token {
         let free = bucket
             .tokens
             .as_ref()
             .map_or(0, |tokens| tokens.free(now.real_us));
-        return cost.saturating_sub(free);
+        return cost.saturating_sub(free.saturating_sub(aside));
     }
-    bucket
-        .current
-        .as_ref()
-        .map_or(cost, |window| window.balance.missing(cost))
+    bucket.current.as_ref().map_or(cost, |window| {
+        let aside = aside.min(window.balance.free);
+        window.balance.missing(cost.saturating_add(aside))
+    })
+}
+
+/// Whether whoever was asked for units of a bucket last had none.
+fn is_refused(bucket: &Bucket, now: Now) -> bool {
+    let tokens = bucket.tokens.as_ref();
+    let window = bucket.current.as_ref();
+    tokens.is_some_and(|tokens| tokens.is_denying(now.ledger_us))
+        || window.is_some_and(|window| window.proof.is_some() || window.smallest_first)
 }
 
 /// What is true of an ask at the moment of sending.

@@ -7,7 +7,7 @@ use crate::{
         shard::{Shard, ShardState, place_of},
         token::{Lot, Origin},
     },
-    check::judge::refill_of,
+    check::{aside::Turn, judge::refill_of},
     effect::{AllotAsk, FunctionCall, PoolFault},
     engine::Engine,
     event::{AllotAnswer, FailureKind, FunctionReply},
@@ -186,7 +186,9 @@ impl Engine {
                 let waiting = bucket.waiters.iter();
                 let claimed = waiting
                     .filter(|(waiter, _)| self.waiting.get(*waiter).is_some())
-                    .fold(0, |sum: Units, (_, cost)| sum.saturating_add(*cost));
+                    .fold(bucket.set_aside(Turn::NEWCOMER), |sum, (_, cost)| {
+                        sum.saturating_add(*cost)
+                    });
                 let unclaimed = ask.need.saturating_sub(claimed);
                 let (index, place) = (bucket.limit, place_of(bucket.key_hash));
                 self.ask_share(now, index, place);
@@ -231,7 +233,11 @@ impl Engine {
         let Some(beyond) = line.checked_sub(level).filter(|beyond| *beyond > coming) else {
             return line;
         };
-        let missing = cost.saturating_sub(tokens.free(now.real_us)).max(1);
+        let missing = cost.saturating_sub(tokens.free(now.real_us));
+        if missing == 0 {
+            // What it lacks is here, set aside for those before it.
+            return line;
+        }
         tokens.refuse(missing, refill.time_for(beyond), now);
         self.reconsider(now, waiter, false);
         if let Some(tokens) = self.tokens_mut(key) {

@@ -2,7 +2,7 @@
 
 use crate::{
     bucket::shard::place_of,
-    check::judge::refill_of,
+    check::{aside::Turn, judge::refill_of},
     effect::FunctionCall,
     engine::Engine,
     event::FunctionReply,
@@ -18,12 +18,15 @@ use crate::{
 };
 
 impl Engine {
-    /// Gives units of live slices back, because the call that they were lent for takes nothing.
+    /// Gives units of live slices back, because the call that they were lent for takes nothing. What is set aside for others
+    /// stays, unless the process ends.
     pub(crate) fn return_tokens(&mut self, now: Now, key: Key, units: Units) {
+        let bucket = self.buckets.get(key).filter(|_| !self.is_draining);
+        let aside = bucket.map_or(0, |bucket| bucket.set_aside(Turn::NEWCOMER));
         let Some(tokens) = self.tokens_mut(key) else {
             return;
         };
-        let units = units.min(tokens.free(now.real_us));
+        let units = units.min(tokens.free(now.real_us).saturating_sub(aside));
         let lot = tokens.draw(units, now.real_us);
         tokens.send_back(lot.unwrap_or_default());
         self.give_tokens(now, key);
