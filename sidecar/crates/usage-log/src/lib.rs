@@ -14,6 +14,7 @@
 //! contiguous per producer, over restarts too; a segment is reused only after the watermark that allows it is synced.
 
 mod again;
+mod ahead;
 mod api;
 mod chain;
 mod directory;

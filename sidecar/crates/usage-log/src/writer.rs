@@ -47,9 +47,11 @@ pub(crate) struct Writer {
     pub(crate) h: Hash,
     pub(crate) segment: u64,
     pub(crate) offset: u64,
+    /// Up to here every byte of the present segment was written.
+    pub(crate) filled: u64,
     pub(crate) watermark: Watermark,
     now_us: u64,
-    scratch: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
     waiting: Option<Group>,
     /// Writing failed on two segments.
     pub(crate) broken: Option<Outage>,
@@ -108,6 +110,7 @@ impl Writer {
             h: fold.h,
             segment: recovery.segment,
             offset: recovery.offset,
+            filled: 0,
             watermark: recovery.watermark,
             now_us: 0,
             scratch: Vec::new(),
@@ -265,6 +268,7 @@ impl Writer {
 
     fn put(&mut self) -> io::Result<()> {
         self.is_untouched = false;
+        self.fill_ahead()?;
         let file = self.directory.file(self.segment);
         file.write_at(&self.scratch, self.offset)?;
         let started = Instant::now();
@@ -384,6 +388,7 @@ impl Writer {
         index.segments.push_back(segment);
         drop(index);
         (self.segment, self.offset) = (number, wide(SEGMENT_HEADER));
+        self.filled = 0;
         (self.header, self.is_untouched) = (Some(encoded.to_vec()), true);
         Ok(())
     }
@@ -481,6 +486,7 @@ impl Writer {
         (self.live_bytes, self.open) = (successor.live_bytes, successor.open);
         (self.last_seq, self.h) = (successor.last_seq, successor.h);
         (self.segment, self.offset) = (successor.segment, successor.offset);
+        self.filled = successor.filled;
         self.watermark = successor.watermark;
         (self.header, self.is_untouched) = (successor.header, successor.is_untouched);
         *self.index.lock() = successor.index.lock().clone();

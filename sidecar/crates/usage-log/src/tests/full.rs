@@ -385,3 +385,22 @@ fn committed_waiters() {
     commit(&log, 2);
     assert_eq!(Ok(Ok(())), receiver.try_recv());
 }
+
+/// Few syncs of small groups are of blocks that were only reserved before: such a sync waits for the file system's journal,
+/// and with it for what others write.
+#[test]
+fn few_syncs_write_where_nothing_was_written_before() {
+    let memory = Memory::default();
+    let config = Config {
+        segment_bytes: 1 << 20,
+        ..config()
+    };
+    let (log, _) = open(&memory, config);
+    let before = memory.first_syncs();
+    for _ in 0..600 {
+        usage(&log, &[b'z'; 1_000]).unwrap();
+        flush(&log);
+    }
+    assert!(log.stats().groups >= 600);
+    assert_eq!(3, memory.first_syncs() - before);
+}

@@ -27,6 +27,8 @@ struct Disk {
 struct State {
     faults: Faults,
     read_bytes: u64,
+    /// Syncs of segments that wrote somewhere for the first time.
+    first_syncs: u64,
 }
 
 /// What to refuse.
@@ -48,6 +50,10 @@ struct Bytes {
     durable: Vec<u8>,
     /// Pages that a failed sync marked clean: later syncs don't write them, as on Linux.
     abandoned: BTreeSet<usize>,
+    /// Nothing was written from here on, since it was reserved.
+    reserved_from: usize,
+    /// The next sync writes somewhere for the first time.
+    is_first: bool,
 }
 
 struct Content {
@@ -77,6 +83,11 @@ impl Memory {
     /// Returns how many bytes were read so far.
     pub(crate) fn read_bytes(&self) -> u64 {
         self.0.lock().state.lock().read_bytes
+    }
+
+    /// Returns how many syncs of segments wrote somewhere for the first time.
+    pub(crate) fn first_syncs(&self) -> u64 {
+        self.0.lock().state.lock().first_syncs
     }
 
     /// Removes a file, as if it had never been made.
@@ -179,7 +190,7 @@ impl Memory {
             bytes: Mutex::new(Bytes {
                 cached: bytes.clone(),
                 durable: bytes,
-                abandoned: BTreeSet::new(),
+                ..Bytes::default()
             }),
             state: Arc::clone(&disk.state),
         };
@@ -226,6 +237,9 @@ impl StorageFile for Handle {
             bytes.cached.resize(end, 0);
         }
         bytes.cached[offset as usize..end].copy_from_slice(data);
+        if end > bytes.reserved_from {
+            (bytes.reserved_from, bytes.is_first) = (end.next_multiple_of(PAGE), true);
+        }
         for page in offset as usize / PAGE..end.div_ceil(PAGE) {
             bytes.abandoned.remove(&page);
         }
@@ -239,8 +253,10 @@ impl StorageFile for Handle {
         } else {
             self.0.name == "watermark" && state.faults.watermark
         };
-        drop(state);
         let mut bytes = self.0.bytes.lock();
+        let is_first = std::mem::take(&mut bytes.is_first);
+        state.first_syncs += u64::from(is_first && self.is_segment());
+        drop(state);
         let length = bytes.cached.len();
         bytes.durable.resize(length, 0);
         for page in 0..length.div_ceil(PAGE) {
