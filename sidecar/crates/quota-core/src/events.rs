@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
+    bucket::Bucket,
     engine::Engine,
     event::{CommandFailure, Event, FailureKind, FunctionReply},
     id::{KeyHash, WindowId},
     outbox::{CallOrigin, Outstanding},
+    slab::Key,
     tenants::Changed,
     time::Now,
 };
@@ -189,15 +191,26 @@ impl Engine {
         self.stir(key);
     }
 
+    /// Buckets of all limits of this name, in whatever kind and key they have or had: of one key, or all.
+    pub(crate) fn buckets_named(
+        &self,
+        tenant: &str,
+        limit: &str,
+        key_hash: Option<KeyHash>,
+    ) -> Vec<Key> {
+        let limits = self.catalog.limits_named(tenant, limit);
+        let keys = limits.flat_map(|(_, limit)| limit.buckets.iter().copied());
+        let is_meant = |bucket: &Bucket| key_hash.is_none_or(|hash| hash == bucket.key_hash);
+        keys.filter(|key| self.buckets.get(*key).is_some_and(is_meant))
+            .collect()
+    }
+
     /// Forgets a window whose next round has begun: its units are nobody's, its refusals say nothing any more.
     fn on_replaced(&mut self, tenant: &str, limit: &str, key_hash: KeyHash, id: WindowId) {
-        for key in self.catalog.buckets_named(tenant, limit) {
+        for key in self.buckets_named(tenant, limit, Some(key_hash)) {
             let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };
-            if bucket.key_hash != key_hash {
-                continue;
-            }
             let replaced = bucket.current.take_if(|window| window.info.id == id);
             if replaced.is_some() {
                 bucket.ahead_steps = 0;
@@ -217,13 +230,7 @@ impl Engine {
         units: crate::Units,
     ) {
         self.recall_unclaimed(now, tenant, limit, key_hash);
-        for key in self.catalog.buckets_named(tenant, limit) {
-            let Some(bucket) = self.buckets.get_mut(key) else {
-                continue;
-            };
-            if key_hash.is_some_and(|wanted| wanted != bucket.key_hash) {
-                continue;
-            }
+        for key in self.buckets_named(tenant, limit, key_hash) {
             if self.is_standing(key) {
                 self.on_standing_recall(now, key, units);
             } else {

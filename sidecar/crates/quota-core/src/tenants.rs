@@ -193,13 +193,6 @@ impl Catalog {
         })
     }
 
-    /// Buckets of all limits of this name, in whatever kind and key they have or had.
-    pub(crate) fn buckets_named(&self, tenant: &str, name: &str) -> Vec<Key> {
-        self.limits_named(tenant, name)
-            .flat_map(|(_, limit)| limit.buckets.iter().copied())
-            .collect()
-    }
-
     fn tenant_index(&mut self, name: &Arc<str>) -> (u32, bool) {
         if let Some(index) = self.by_name.get(name) {
             return (*index, false);

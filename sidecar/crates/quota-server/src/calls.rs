@@ -214,7 +214,8 @@ impl Caller {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+/// Gives whole µs.
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -34,9 +34,9 @@ pub(crate) struct TenantFacts {
 /// What handlers need of a meter.
 #[derive(Debug)]
 struct MeterFacts {
-    /// Attributes that may be stored as they are, as far as this meter goes.
-    plain: Box<[Box<str>]>,
-    /// Attributes that every record with this meter stores under pseudonyms.
+    /// Attributes that it declares.
+    attributes: Box<[Box<str>]>,
+    /// Those of them that every record with this meter stores under pseudonyms.
     hidden: Box<[Box<str>]>,
     /// How long before its receive time an event may lie, µs.
     late_us: i64,
@@ -112,15 +112,8 @@ impl Directory {
     /// Takes in the list of meters, and what holds for records of each.
     pub(crate) fn learn_meters(&mut self, meters: &[Meter], rules: &[RecordRules]) {
         let facts = |(meter, rules): (&Meter, &RecordRules)| {
-            let open = |name: &str| !rules.hidden.iter().any(|other| *other == name);
-            let plain = meter
-                .attributes
-                .iter()
-                .filter(|name| open(name))
-                .cloned()
-                .collect();
             let facts = MeterFacts {
-                plain,
+                attributes: meter.attributes.clone(),
                 hidden: rules
                     .hidden
                     .iter()
@@ -256,7 +249,10 @@ impl Directory {
                 .any(|meter| has(&meter.hidden))
         {
             Standing::Hidden
-        } else if self.facts_of(meters.clone()).any(|meter| has(&meter.plain)) {
+        } else if self
+            .facts_of(meters.clone())
+            .any(|meter| has(&meter.attributes))
+        {
             Standing::Plain
         } else {
             Standing::Dropped

@@ -21,7 +21,7 @@ use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, tra
 use tonic_prost::ProstCodec;
 
 use crate::{
-    calls::{Called, Calls},
+    calls::{Called, Calls, micros},
     probe::{ProbeError, endpoint, percentile, to_json},
 };
 
@@ -338,8 +338,7 @@ impl Caller {
         let Some((sent, units, _place)) = book.waiting.remove(&answer.tag) else {
             return;
         };
-        let taken_us = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
-        book.taken_us.push(taken_us);
+        book.taken_us.push(micros(sent.elapsed()));
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match answer.result {
             Some(Told::Answer(answer)) => {

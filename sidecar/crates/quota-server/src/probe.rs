@@ -14,6 +14,8 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
+use crate::calls::micros;
+
 const METHOD: PathAndQuery =
     PathAndQuery::from_static("/tollkeeper.quota.v1.QuotaService/CheckQuota");
 const WARM_UP_CALLS: u32 = 200;
@@ -98,7 +100,7 @@ pub fn measure(pace: Pace<'_>) -> Result<Paced, ProbeError> {
         wait_until(due);
         late += u32::from(due.elapsed() > between);
         denied += u32::from(!runtime.block_on(check(&mut grpc, pace))?);
-        taken_us.push(u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX));
+        taken_us.push(micros(due.elapsed()));
     }
     taken_us.sort_unstable();
     Ok(Paced {

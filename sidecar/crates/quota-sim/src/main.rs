@@ -128,11 +128,8 @@ fn mutants(options: &BTreeMap<String, String>) -> ExitCode {
             Some(_) => (),
         }
     }
-    let all = Mutant::ALL
-        .iter()
-        .copied()
-        .filter(|mutant| !FOUND_BY_TESTS.contains(mutant))
-        .filter(|mutant| wanted.is_none_or(|name| name == mutant.name()));
+    let all = unrecorded(&[]).into_iter();
+    let all = all.filter(|mutant| wanted.is_none_or(|name| name == mutant.name()));
     let mut finds = Vec::new();
     let (mut searched, mut missed) = (0, Vec::new());
     for mutant in all {

@@ -454,15 +454,9 @@ impl Engine {
     /// Takes in a notice of the ledger: units may be there of which a pool knows nothing, because it was reported as lost.
     /// What that pool refuses proves nothing before the ledger has been asked.
     pub(crate) fn on_units_notice(&mut self, tenant: &str, limit: &str, key_hash: KeyHash) {
-        for key in self.catalog.buckets_named(tenant, limit) {
-            if self
-                .buckets
-                .get(key)
-                .is_some_and(|bucket| bucket.key_hash == key_hash)
-            {
-                self.on_notice(key);
-                self.ask_before_proof(key);
-            }
+        for key in self.buckets_named(tenant, limit, Some(key_hash)) {
+            self.on_notice(key);
+            self.ask_before_proof(key);
         }
     }
 

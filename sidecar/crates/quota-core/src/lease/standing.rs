@@ -292,13 +292,10 @@ impl Engine {
 
     /// Takes in that a fall of a level was recorded here, so that figures show it before the ledger has it.
     pub fn fell(&mut self, change: &LevelChange) {
-        for key in self.catalog.buckets_named(&change.tenant, &change.limit) {
+        for key in self.buckets_named(&change.tenant, &change.limit, Some(change.key_hash)) {
             let Some(bucket) = self.buckets.get_mut(key) else {
                 continue;
             };
-            if bucket.key_hash != change.key_hash {
-                continue;
-            }
             if let Some(window) = bucket.current.as_mut() {
                 window.fallen = window.fallen.saturating_add(change.units);
                 if mutant::is(Mutant::FallFreesHere) {
