@@ -67,6 +67,19 @@ class Stage:
         spent.wall_s = time.perf_counter() - before
         spent.cpu_s = self._cpu_s(parts) - cpu_before
 
+    @contextmanager
+    def paused(self, part: str) -> Iterator[None]:
+        """Stop a part's processes for the block, as if it ran on another machine that is slow to answer."""
+        root = self.parts[part]
+        family = [root, *root.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
+
     async def one_by_one(self, parts: Sequence[str], call: Callable[[int], Awaitable[object]], count: int) -> Sample:
         """Make `count` calls, one after the other, each given its number, and measure them and these parts."""
         with self.spending(*parts) as spent:
