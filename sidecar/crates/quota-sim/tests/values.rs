@@ -495,6 +495,10 @@ fn reservations_leave_the_value_counted() {
     assert_eq!(Reason::Allowed, world.decide(1, &user(2)).reason);
 }
 
+/// Schedules of several limits that show a counted mark taken back: 6 of the first 7,000 do.
+#[cfg(feature = "mutants")]
+const RARE_SEEDS: [u64; 6] = [2_986, 3_446, 3_851, 3_854, 4_361, 6_631];
+
 /// Each broken rule of values is found by one of these schedules.
 #[cfg(feature = "mutants")]
 #[test]
@@ -508,7 +512,9 @@ fn mutants_of_values_are_found() {
         Mutant::CountedMarkTakenBack,
     ] {
         mutant::set(Some(broken));
-        let found = (0..400).find(|seed| overshoot(*seed) > 0 || overshoot_of_several(*seed) > 0);
+        let found = (0..400)
+            .chain(RARE_SEEDS)
+            .find(|seed| overshoot(*seed) > 0 || overshoot_of_several(*seed) > 0);
         mutant::set(None);
         println!("{broken:?}: seed {found:?}");
         assert!(found.is_some(), "{broken:?} is not found");
