@@ -30,6 +30,9 @@ AMOUNT = 1_000
 WAIT_S = 60.0
 """Longest wait for what must come; a machine may be slow."""
 
+HEARTBEATS_S = 0.2
+"""In so long the ledger sends five heartbeats."""
+
 _numbers = itertools.count(1)
 
 
@@ -155,7 +158,8 @@ async def a_lost_reply_mints_nothing(fleet: Fleet, environment: Mapping[str, str
 async def a_change_behind_a_cut_is_heard_of(fleet: Fleet, environment: Mapping[str, str], wait_s: float) -> None:
     """Show that a limit that changed while a sidecar was cut off is in force there once it is back.
 
-    More than once: a sidecar that is cut off before it heard a heartbeat asks for everything anew.
+    A sidecar that never heard a heartbeat asks for everything anew: so it is let hear some before each cut, and cut off
+    more than once.
     """
     cell = await fresh_limit(fleet)
     second = await fleet.do(fleet.add_behind_lines, cell, **environment)
@@ -164,6 +168,7 @@ async def a_change_behind_a_cut_is_heard_of(fleet: Fleet, environment: Mapping[s
         stub, rest = quota_pb2_grpc.QuotaServiceStub(channel), quota_pb2_grpc.QuotaServiceStub(other)
         await until_known(stub, cell)
         for amount in range(7, 12):
+            await asyncio.sleep(HEARTBEATS_S)
             line.cut(refuse=True)
             await fleet.set_amount(TENANT, cell, amount)
             # The ledger tells it once: who listens only afterwards has missed it.
