@@ -15,41 +15,15 @@ use quota_core::{
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
-    request,
+    request, reserve,
 };
 
 const SECOND_US: u64 = 1_000_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
-const MINUTE: Plan = Plan {
-    length_us: 60_000_000,
-    is_rolling: false,
-};
-
-fn one(rule: LimitRule) -> World {
-    let mut world = World::new(7, 2);
-    world.declare("t", None, vec![(rule, DAY)]);
-    world.weather.delay_max_us = 300;
-    world
-}
-
-fn reserve(units: u64, id: u8, expires_us: i64) -> CheckRequest {
-    let mode = Mode::Reserve {
-        id: ReservationId([id; 16]),
-        expires_us,
-    };
-    CheckRequest {
-        mode,
-        ..request("t", "m", units)
-    }
-}
 
 /// An unknown tenant is fetched once however many ask, denied when the ledger says so, and remembered for five seconds.
 #[test]
 fn unknown_tenant_is_fetched_once() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     world.check(0, &request("nobody", "m", 1));
     let decision = world.decide(0, &request("nobody", "m", 1));
     assert_eq!(Reason::TenantUnknown, decision.reason);
@@ -66,7 +40,7 @@ fn unknown_tenant_is_fetched_once() {
 /// Where nobody answers, a check of an unknown tenant is denied after the ledger's budget and not before or much later.
 #[test]
 fn unknown_tenant_without_ledger() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     world.is_ledger_up = false;
     let begun_us = world.real_us;
     assert_eq!(
@@ -79,7 +53,7 @@ fn unknown_tenant_without_ledger() {
 /// Meters, features and suspension decide before any unit is taken.
 #[test]
 fn denials_that_need_no_units() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     let meter = world.decide(0, &request("t", "other", 1));
     assert_eq!(
         (Reason::MeterUnknown, Some("other")),
@@ -103,7 +77,7 @@ fn denials_that_need_no_units() {
 /// A cost that can never fit is told apart from one that does not fit now, and has no time to retry.
 #[test]
 fn cost_above_amount() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     let decision = world.decide(0, &request("t", "m", 11));
     assert_eq!(
         (Reason::CostExceedsLimit, None),
@@ -118,7 +92,7 @@ fn cost_above_amount() {
 /// An exhausted window says when it ends, and once proved the denial costs no message.
 #[test]
 fn proof_costs_no_traffic() {
-    let mut world = one(window_rule("limit", "m", 3));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 3), Plan::DAY);
     for _ in 0..3 {
         assert_eq!(
             Reason::Allowed,
@@ -147,7 +121,7 @@ fn proof_costs_no_traffic() {
 /// Proof of another sidecar's exhaustion ends when its connection falls silent: then nobody knows.
 #[test]
 fn silence_ends_proof() {
-    let mut world = one(window_rule("limit", "m", 20));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 20), Plan::DAY);
     for _ in 0..20 {
         world.decide(0, &request("t", "m", 1));
     }
@@ -166,7 +140,7 @@ fn silence_ends_proof() {
 /// Returned units reach a sidecar that has proof of exhaustion: the notice ends the proof.
 #[test]
 fn returns_end_proof() {
-    let mut world = one(window_rule("limit", "m", 100));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 100), Plan::DAY);
     world.decide(0, &request("t", "m", 1));
     world.decide(1, &request("t", "m", 1));
     world.check(0, &reserve(98, 1, i64::MAX));
@@ -195,10 +169,15 @@ fn soft_limit_says_so() {
         (Enforcement::Soft, Reason::SoftLimitExceeded),
         (Enforcement::Shadow, Reason::ShadowLimitExceeded),
     ] {
-        let mut world = one(LimitRule {
-            enforcement,
-            ..window_rule("limit", "m", 2)
-        });
+        let mut world = World::quiet(
+            7,
+            2,
+            LimitRule {
+                enforcement,
+                ..window_rule("limit", "m", 2)
+            },
+            Plan::DAY,
+        );
         assert_eq!(
             Reason::Allowed,
             world.decide(0, &request("t", "m", 2)).reason
@@ -223,10 +202,15 @@ fn failure_policy_answers() {
         (FailurePolicy::Closed, Reason::AuthorityUnreachable),
         (FailurePolicy::Open, Reason::Uncovered),
     ] {
-        let mut world = one(LimitRule {
-            failure_policy,
-            ..window_rule("limit", "m", 10)
-        });
+        let mut world = World::quiet(
+            7,
+            2,
+            LimitRule {
+                failure_policy,
+                ..window_rule("limit", "m", 10)
+            },
+            Plan::DAY,
+        );
         world.is_ledger_up = false;
         world.is_redis_up = false;
         assert_eq!(reason, world.decide(0, &request("t", "m", 1)).reason);
@@ -242,10 +226,15 @@ fn failure_policy_answers() {
 /// A Redis that answers, but takes four times the budget, is waited for: nobody is denied while it is merely slow.
 #[test]
 fn a_slow_redis_is_waited_for() {
-    let mut world = one(LimitRule {
-        failure_policy: FailurePolicy::Closed,
-        ..window_rule("limit", "m", 1_000)
-    });
+    let mut world = World::quiet(
+        7,
+        2,
+        LimitRule {
+            failure_policy: FailurePolicy::Closed,
+            ..window_rule("limit", "m", 1_000)
+        },
+        Plan::DAY,
+    );
     world.weather.delay_max_us = 20_000;
     let begun_us = world.real_us;
     for node in [0, 1].into_iter().cycle().take(200) {
@@ -263,10 +252,15 @@ fn a_slow_redis_is_waited_for() {
 /// While Redis is away a standby limit goes on with leases straight from the ledger.
 #[test]
 fn standby_leases_from_ledger() {
-    let mut world = one(LimitRule {
-        failure_policy: FailurePolicy::Standby,
-        ..window_rule("limit", "m", 1_000)
-    });
+    let mut world = World::quiet(
+        7,
+        2,
+        LimitRule {
+            failure_policy: FailurePolicy::Standby,
+            ..window_rule("limit", "m", 1_000)
+        },
+        Plan::DAY,
+    );
     world.decide(0, &request("t", "m", 1));
     world.decide(0, &request("t", "m", 1));
     world.is_redis_up = false;
@@ -283,9 +277,17 @@ fn standby_leases_from_ledger() {
 #[test]
 fn parents_bind_children() {
     let mut world = World::new(3, 1);
-    world.declare("p", None, vec![(window_rule("shared", "m", 5), DAY)]);
-    world.declare("c1", Some("p"), vec![(window_rule("own", "m", 4), DAY)]);
-    world.declare("c2", Some("p"), vec![(window_rule("own", "m", 4), DAY)]);
+    world.declare("p", None, vec![(window_rule("shared", "m", 5), Plan::DAY)]);
+    world.declare(
+        "c1",
+        Some("p"),
+        vec![(window_rule("own", "m", 4), Plan::DAY)],
+    );
+    world.declare(
+        "c2",
+        Some("p"),
+        vec![(window_rule("own", "m", 4), Plan::DAY)],
+    );
     for _ in 0..3 {
         assert_eq!(
             Reason::Allowed,
@@ -322,7 +324,7 @@ fn keys_split_and_matches_choose() {
         attribute: "model".into(),
         rule: MatchRule::Prefix("big".into()),
     }]);
-    let mut world = one(rule);
+    let mut world = World::quiet(7, 2, rule, Plan::DAY);
     let call = |model: &str, user: &str| CheckRequest {
         attributes: vec![("model".into(), model.into()), ("user".into(), user.into())],
         ..request("t", "m", 1)
@@ -339,7 +341,7 @@ fn keys_split_and_matches_choose() {
 /// Peek takes nothing, and says the same as the call would.
 #[test]
 fn peek_takes_nothing() {
-    let mut world = one(window_rule("limit", "m", 5));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 5), Plan::DAY);
     let peek = CheckRequest {
         mode: Mode::Peek,
         ..request("t", "m", 5)
@@ -358,7 +360,11 @@ fn peek_takes_nothing() {
 #[test]
 fn next_window_is_leased_early() {
     let mut world = World::new(5, 1);
-    world.declare("t", None, vec![(window_rule("limit", "m", 10), MINUTE)]);
+    world.declare(
+        "t",
+        None,
+        vec![(window_rule("limit", "m", 10), Plan::MINUTE)],
+    );
     let left_us = 60_000_000 - u64::try_from(world.now().ledger_us.rem_euclid(60_000_000)).unwrap();
     world.run_for(left_us - 6 * SECOND_US);
     assert_eq!(
@@ -392,7 +398,7 @@ fn rolling_windows_begin_at_first_use() {
     let mut world = World::new(7, 2);
     let plan = Plan {
         is_rolling: true,
-        ..MINUTE
+        ..Plan::MINUTE
     };
     world.declare("t", None, vec![(rule, plan)]);
     let first_us = world.now().ledger_us;
@@ -417,7 +423,7 @@ fn rolling_windows_begin_at_first_use() {
 /// Units idle for two seconds are there for others again.
 #[test]
 fn idle_units_go_back() {
-    let mut world = one(window_rule("limit", "m", 1_000));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 1_000), Plan::DAY);
     for _ in 0..200 {
         world.decide(0, &request("t", "m", 1));
         world.run_for(1_000);
@@ -436,7 +442,7 @@ fn idle_units_go_back() {
 /// A clean stop returns everything, and then nothing is outstanding.
 #[test]
 fn drain_returns_everything() {
-    let mut world = one(window_rule("limit", "m", 1_000));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 1_000), Plan::DAY);
     for _ in 0..50 {
         world.decide(0, &request("t", "m", 1));
     }
@@ -454,7 +460,7 @@ fn drain_returns_everything() {
 /// What others used is heard of within two seconds.
 #[test]
 fn fleet_use_is_reported() {
-    let mut world = one(window_rule("limit", "m", 1_000));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 1_000), Plan::DAY);
     world.decide(0, &request("t", "m", 30));
     world.decide(1, &request("t", "m", 12));
     world.run_for(2 * SECOND_US);
@@ -471,7 +477,7 @@ fn fleet_use_is_reported() {
 /// A caller that went away takes nothing.
 #[test]
 fn cancelled_check_takes_nothing() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     let ticket = world.check(0, &request("t", "m", 10));
     world.nodes[0].engine.cancel(ticket);
     world.run_for(SECOND_US);
@@ -490,7 +496,7 @@ fn token_bucket_holds_its_rate() {
         refill_interval_us: 1_000_000,
         burst: 50,
     };
-    let mut world = one(rule);
+    let mut world = World::quiet(7, 2, rule, Plan::DAY);
     let (mut admitted, mut waited) = (0_u64, 0);
     let begun_us = world.real_us;
     for turn in 0..4_000_u64 {
@@ -525,7 +531,7 @@ fn token_bucket_holds_its_rate() {
 /// A recall brings back what is not used within a second.
 #[test]
 fn recall_brings_units_back() {
-    let mut world = one(window_rule("limit", "m", 1_000));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 1_000), Plan::DAY);
     world.decide(0, &reserve(900, 1, i64::MAX));
     let now = world.now();
     world.nodes[0]
@@ -551,7 +557,7 @@ fn recall_brings_units_back() {
 /// Invented tenant names are forgotten again, and a real tenant is still served after them.
 #[test]
 fn invented_tenants_are_forgotten() {
-    let mut world = one(window_rule("limit", "m", 10));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 10), Plan::DAY);
     for name in 0..70_000 {
         let name: std::sync::Arc<str> = format!("nobody-{name}").into();
         let now = world.now();

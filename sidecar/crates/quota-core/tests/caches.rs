@@ -18,10 +18,6 @@ use quota_sim::world::{
 };
 
 const SECOND_US: u64 = 1_000_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 
 fn closed(amount: u64) -> LimitRule {
     LimitRule {
@@ -31,10 +27,7 @@ fn closed(amount: u64) -> LimitRule {
 }
 
 fn world(rule: LimitRule) -> World {
-    let mut world = World::new(11, 2);
-    world.declare("t", None, vec![(rule, DAY)]);
-    world.weather.delay_max_us = 300;
-    world
+    World::quiet(11, 2, rule, Plan::DAY)
 }
 
 fn order(world: &mut World, node: usize, what: &str, tenant: Option<&str>) -> usize {
@@ -105,7 +98,7 @@ fn warming_leases_a_second_of_use() {
     level.kind = LimitKind::Level;
     world.is_ledger_up = true;
     world.is_redis_up = true;
-    world.declare("levels", None, vec![(level, DAY)]);
+    world.declare("levels", None, vec![(level, Plan::DAY)]);
     order(&mut world, 0, "warm", Some("levels"));
     world.run_for(SECOND_US);
     assert_eq!(0, order(&mut world, 0, "warm", Some("levels")));
@@ -144,9 +137,9 @@ fn family(is_shared: bool) -> World {
         is_shared,
         ..window_rule("parents", "m", 100)
     };
-    world.declare("parent", None, vec![(parents, DAY)]);
+    world.declare("parent", None, vec![(parents, Plan::DAY)]);
     let own = window_rule("own", "m", 1_000);
-    world.declare("child", Some("parent"), vec![(own, DAY)]);
+    world.declare("child", Some("parent"), vec![(own, Plan::DAY)]);
     world
 }
 

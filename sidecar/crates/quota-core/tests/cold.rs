@@ -9,21 +9,13 @@ use quota_sim::world::{
     request,
 };
 
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
-
 /// A limit that is split by user, and nobody has used.
 fn split() -> World {
     let rule = LimitRule {
         key: Box::new(["user".into()]),
         ..window_rule("limit", "m", 5)
     };
-    let mut world = World::new(7, 2);
-    world.declare("t", None, vec![(rule, DAY)]);
-    world.weather.delay_max_us = 300;
-    world
+    World::quiet(7, 2, rule, Plan::DAY)
 }
 
 fn check_of(user: u64) -> CheckRequest {

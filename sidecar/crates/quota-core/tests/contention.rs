@@ -19,10 +19,6 @@ use quota_sim::{
     },
 };
 
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 const METERS: [&str; 2] = ["m", "n"];
 const TURNS: usize = 120;
 
@@ -127,10 +123,10 @@ fn world_of(seed: u64, nodes: usize, limits: &[Drawn], rng: &mut Rng) -> World {
     let mut world = World::new(seed, nodes);
     let of = |tenant| {
         let mine = limits.iter().filter(|drawn| drawn.tenant == tenant);
-        mine.map(|drawn| (drawn.rule.clone(), DAY)).collect()
+        mine.map(|drawn| (drawn.rule.clone(), Plan::DAY)).collect()
     };
     // So that every meter exists.
-    let others = METERS.map(|meter| (window_rule(meter, meter, 1), DAY));
+    let others = METERS.map(|meter| (window_rule(meter, meter, 1), Plan::DAY));
     world.declare("other", None, others.to_vec());
     world.declare("parent", None, of("parent"));
     world.declare("child", Some("parent"), of("child"));

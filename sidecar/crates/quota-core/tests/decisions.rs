@@ -17,10 +17,6 @@ use quota_sim::world::{
     request,
 };
 
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 const COUNTS_MAX: usize = 10_000;
 
 /// A world with one tenant whose limits on `m` are these.
@@ -29,7 +25,7 @@ fn world(rules: Vec<LimitRule>) -> World {
     world.declare(
         "t",
         None,
-        rules.into_iter().map(|rule| (rule, DAY)).collect(),
+        rules.into_iter().map(|rule| (rule, Plan::DAY)).collect(),
     );
     world
 }

@@ -17,11 +17,6 @@ use quota_sim::world::{
     request,
 };
 
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
-
 fn stocked(key: bool) -> (World, CheckRequest) {
     let mut world = World::new(1, 1);
     let mut rule = window_rule("limit", "m", 1 << 50);
@@ -30,7 +25,7 @@ fn stocked(key: bool) -> (World, CheckRequest) {
         rule.key = Box::new(["user".into()]);
         call.attributes = vec![("user".into(), "somebody-1".into())];
     }
-    world.declare("t", None, vec![(rule, DAY)]);
+    world.declare("t", None, vec![(rule, Plan::DAY)]);
     // A large reservation, given back, leaves a balance that lasts.
     let id = ReservationId([1; 16]);
     let mut large = call.clone();

@@ -16,13 +16,9 @@ use quota_sim::world::{
 };
 
 const SECOND_US: u64 = 1_000_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 
 fn world(seed: u64, nodes: usize, amount: u64) -> World {
-    world_of(seed, nodes, amount, DAY)
+    world_of(seed, nodes, amount, Plan::DAY)
 }
 
 fn world_of(seed: u64, nodes: usize, amount: u64, plan: Plan) -> World {
@@ -177,7 +173,7 @@ fn a_clean_stop_returns_what_was_kept() {
 fn a_large_call_is_forgotten_after_a_window() {
     let minute = Plan {
         length_us: 60_000_000,
-        ..DAY
+        ..Plan::DAY
     };
     let mut world = world_of(6, 1, 50_000, minute);
     let large = world.decide(0, &request("t", "m", 10_000));
@@ -211,7 +207,7 @@ fn what_a_call_waits_for_is_not_kept_from_it() {
         ..EngineConfig::default()
     };
     let mut world = World::with_config(9, 1, config);
-    let limits = (0..20).map(|at| (window_rule(&format!("l{at}"), "m", 1_000), DAY));
+    let limits = (0..20).map(|at| (window_rule(&format!("l{at}"), "m", 1_000), Plan::DAY));
     world.declare("t", None, limits.collect());
     // Units are leased for a caller that goes away, so they are kept.
     let ticket = world.check(0, &request("t", "m", 250));

@@ -17,10 +17,6 @@ use quota_sim::world::{
 
 const SECOND_US: u64 = 1_000_000;
 const KEYS_MAX: usize = 64;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 
 fn world(nodes: usize, rule: LimitRule) -> World {
     let config = EngineConfig {
@@ -32,7 +28,7 @@ fn world(nodes: usize, rule: LimitRule) -> World {
         key: Box::new(["user".into()]),
         ..rule
     };
-    world.declare("t", None, vec![(rule, DAY)]);
+    world.declare("t", None, vec![(rule, Plan::DAY)]);
     world.weather.delay_max_us = 300;
     world
 }

@@ -15,15 +15,11 @@ use quota_sim::world::{
     request,
 };
 
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 const HOUR_US: i64 = 3_600_000_000;
 
 fn declare(world: &mut World, tenant: &str, parent: Option<&str>, amount: u64) {
     let rule = window_rule(&format!("of-{tenant}"), "m", amount);
-    world.declare(tenant, parent, vec![(rule, DAY)]);
+    world.declare(tenant, parent, vec![(rule, Plan::DAY)]);
 }
 
 /// Units that a tenant's own limit has given at the only sidecar.

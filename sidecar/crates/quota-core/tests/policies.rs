@@ -16,20 +16,13 @@ use quota_sim::world::{
 };
 
 const SECOND_US: u64 = 1_000_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 
 fn world(nodes: usize, failure_policy: FailurePolicy, amount: u64) -> World {
     let rule = LimitRule {
         failure_policy,
         ..window_rule("limit", "m", amount)
     };
-    let mut world = World::new(7, nodes);
-    world.declare("t", None, vec![(rule, DAY)]);
-    world.weather.delay_max_us = 300;
-    world
+    World::quiet(7, nodes, rule, Plan::DAY)
 }
 
 fn admits(world: &mut World, node: usize) -> bool {

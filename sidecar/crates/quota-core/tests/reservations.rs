@@ -8,36 +8,14 @@
     missing_docs
 )]
 
-use quota_core::{CheckRequest, Cost, LimitRule, Mode, Reason, ReservationId, SettleRefusal};
+use quota_core::{Cost, Reason, ReservationId, SettleRefusal};
 use quota_sim::world::{
     World,
     ledger::{Plan, window_rule},
-    request,
+    request, reserve,
 };
 
 const SECOND_US: u64 = 1_000_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
-
-fn one(rule: LimitRule) -> World {
-    let mut world = World::new(7, 2);
-    world.declare("t", None, vec![(rule, DAY)]);
-    world.weather.delay_max_us = 300;
-    world
-}
-
-fn reserve(units: u64, id: u8, expires_us: i64) -> CheckRequest {
-    let mode = Mode::Reserve {
-        id: ReservationId([id; 16]),
-        expires_us,
-    };
-    CheckRequest {
-        mode,
-        ..request("t", "m", units)
-    }
-}
 
 fn used(units: u64) -> Vec<Cost> {
     vec![Cost {
@@ -49,7 +27,7 @@ fn used(units: u64) -> Vec<Cost> {
 /// A settlement below the reserve gives the rest back; a release gives all; neither can be done twice.
 #[test]
 fn settle_refunds() {
-    let mut world = one(window_rule("limit", "m", 100));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 100), Plan::DAY);
     assert_eq!(
         Reason::Allowed,
         world.decide(0, &reserve(60, 1, i64::MAX)).reason
@@ -84,7 +62,7 @@ fn settle_refunds() {
 /// Use above the reserve is owed: nothing else is admitted before it is paid.
 #[test]
 fn excess_is_paid_first() {
-    let mut world = one(window_rule("limit", "m", 100));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 100), Plan::DAY);
     assert_eq!(
         Reason::Allowed,
         world.decide(0, &reserve(10, 1, i64::MAX)).reason
@@ -112,7 +90,7 @@ fn excess_is_paid_first() {
 /// A reservation that expires keeps its units spent, is told once, and a late settlement is flagged.
 #[test]
 fn expiry_spends() {
-    let mut world = one(window_rule("limit", "m", 100));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 100), Plan::DAY);
     let expires_us = world.now().ledger_us + 1_000_000;
     world.decide(0, &reserve(60, 1, expires_us));
     world.run_for(2 * SECOND_US);
@@ -136,7 +114,7 @@ fn expiry_spends() {
 /// A reservation whose log entry failed is undone to the last unit.
 #[test]
 fn undo_gives_all_back() {
-    let mut world = one(window_rule("limit", "m", 100));
+    let mut world = World::quiet(7, 2, window_rule("limit", "m", 100), Plan::DAY);
     world.decide(0, &reserve(100, 1, i64::MAX));
     let now = world.now();
     world.nodes[0]

@@ -17,10 +17,6 @@ use quota_sim::world::{
 
 const MINUTE_US: i64 = 60_000_000;
 const SECOND_US: u64 = 1_000_000;
-const MINUTE: Plan = Plan {
-    length_us: MINUTE_US,
-    is_rolling: false,
-};
 
 fn by(attribute: &str, rule: LimitRule) -> LimitRule {
     LimitRule {
@@ -52,7 +48,11 @@ fn change(world: &mut World, before: LimitRule, after: LimitRule) -> i64 {
         valid_from_us: Some(turn_us),
         ..after
     };
-    world.declare("t", None, vec![(before, MINUTE), (after, MINUTE)]);
+    world.declare(
+        "t",
+        None,
+        vec![(before, Plan::MINUTE), (after, Plan::MINUTE)],
+    );
     turn_us
 }
 
@@ -83,7 +83,7 @@ fn admitted(world: &mut World, users: &[(&str, &str)]) -> Vec<u64> {
 fn world(rule: LimitRule) -> World {
     let mut world = World::new(7, 2);
     world.weather.delay_max_us = 300;
-    world.declare("t", None, vec![(rule, MINUTE)]);
+    world.declare("t", None, vec![(rule, Plan::MINUTE)]);
     world
 }
 
@@ -130,7 +130,7 @@ fn a_change_that_is_taken_back_gives_nothing() {
     assert_eq!(vec![10], admitted(&mut world, &[("ann", "x")]));
     change(&mut world, whole.clone(), by("user", whole.clone()));
     assert_eq!(vec![0], admitted(&mut world, &[("bob", "x")]));
-    world.declare("t", None, vec![(whole, MINUTE)]);
+    world.declare("t", None, vec![(whole, Plan::MINUTE)]);
     assert_eq!(vec![0], admitted(&mut world, &[("bob", "x")]));
     assert_eq!(1, world.ledger.rows.windows.len(), "windows");
 }

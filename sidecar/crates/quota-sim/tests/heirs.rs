@@ -17,10 +17,6 @@ use quota_sim::world::{
 
 const SECOND_US: u64 = 1_000_000;
 const AMOUNT: u64 = 60_000;
-const DAY: Plan = Plan {
-    length_us: 86_400_000_000,
-    is_rolling: false,
-};
 
 /// What a kill may burn where 200 a second are used: as much, or an eighth of what is there.
 const BLOCK: u64 = 200;
@@ -34,7 +30,11 @@ fn world(seed: u64) -> World {
         ..EngineConfig::default()
     };
     let mut world = World::with_config(seed, 2, config);
-    world.declare("t", None, vec![(window_rule("limit", "m", AMOUNT), DAY)]);
+    world.declare(
+        "t",
+        None,
+        vec![(window_rule("limit", "m", AMOUNT), Plan::DAY)],
+    );
     world.weather.delay_max_us = 300;
     world
 }

@@ -16,16 +16,9 @@ use quota_sim::world::{
 };
 
 const SECOND_US: u64 = 1_000_000;
-const HOUR: Plan = Plan {
-    length_us: 3_600_000_000,
-    is_rolling: false,
-};
 
 fn world_of(nodes: usize, amount: u64) -> World {
-    let mut world = World::new(7, nodes);
-    world.declare("t", None, vec![(window_rule("limit", "m", amount), HOUR)]);
-    world.weather.delay_max_us = 300;
-    world
+    World::quiet(7, nodes, window_rule("limit", "m", amount), Plan::HOUR)
 }
 
 /// Units admitted in all when everybody takes what there is, one at a time.
@@ -165,7 +158,11 @@ fn world_with_volumes(nodes: usize) -> World {
         ..EngineConfig::default()
     };
     let mut world = World::with_config(7, nodes, config);
-    world.declare("t", None, vec![(window_rule("limit", "m", 5_000), HOUR)]);
+    world.declare(
+        "t",
+        None,
+        vec![(window_rule("limit", "m", 5_000), Plan::HOUR)],
+    );
     world.weather.delay_max_us = 300;
     for _ in 0..40 {
         world.decide(0, &request("t", "m", 10));
@@ -292,9 +289,7 @@ fn a_restore_with_redis_lost_never_gives_twice() {
 #[test]
 fn who_a_flushed_pool_refused_hears_of_units() {
     for seed in 0..20 {
-        let mut world = World::new(seed, 2);
-        world.declare("t", None, vec![(window_rule("limit", "m", 200), HOUR)]);
-        world.weather.delay_max_us = 300;
+        let mut world = World::quiet(seed, 2, window_rule("limit", "m", 200), Plan::HOUR);
         for node in [0, 1, 0, 1] {
             world.decide(node, &request("t", "m", 1));
             world.run_for(2_000);

@@ -23,11 +23,17 @@ use std::{
 use crate::rng::Rng;
 use quota_core::{
     CheckRequest, Checked, CommandId, Cost, Decision, Effect, Engine, EngineConfig, Event, Holder,
-    KeyHash, LimitState, Marked, Mode, Now, Reason, ReservationId, TenantSnapshot, Ticket,
+    KeyHash, LimitRule, LimitState, Marked, Mode, Now, Reason, ReservationId, TenantSnapshot,
+    Ticket,
 };
 
 use self::{
-    disk::Disk, fact::Fact, ledger::Ledger, network::Message, outcomes::Outcome, redis::Redis,
+    disk::Disk,
+    fact::Fact,
+    ledger::{Ledger, Plan},
+    network::Message,
+    outcomes::Outcome,
+    redis::Redis,
 };
 
 pub use self::outcomes::Told;
@@ -161,6 +167,15 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
         Self::with_config(seed, nodes, EngineConfig::default())
+    }
+
+    /// A world where messages take 0.3 ms at most, of the tenant `t` with one limit.
+    #[must_use]
+    pub fn quiet(seed: u64, nodes: usize, rule: LimitRule, plan: Plan) -> Self {
+        let mut world = Self::new(seed, nodes);
+        world.declare("t", None, vec![(rule, plan)]);
+        world.weather.delay_max_us = 300;
+        world
     }
 
     /// A quiet world with so many sidecars of these bounds; where they keep units, each has a volume.
@@ -558,5 +573,18 @@ pub fn request(tenant: &str, meter: &str, units: u64) -> CheckRequest {
         attributes: Vec::new(),
         mode: Mode::Consume,
         all_limits: false,
+    }
+}
+
+/// A reservation of the tenant `t` on the meter `m`, until `expires_us` of the ledger's time.
+#[must_use]
+pub fn reserve(units: u64, id: u8, expires_us: i64) -> CheckRequest {
+    let mode = Mode::Reserve {
+        id: ReservationId([id; 16]),
+        expires_us,
+    };
+    CheckRequest {
+        mode,
+        ..request("t", "m", units)
     }
 }

@@ -41,6 +41,22 @@ pub struct Plan {
     pub is_rolling: bool,
 }
 
+impl Plan {
+    /// Each minute.
+    pub const MINUTE: Self = Self::each(60_000_000);
+    /// Each hour.
+    pub const HOUR: Self = Self::each(3_600_000_000);
+    /// Each day.
+    pub const DAY: Self = Self::each(DAY_US);
+
+    const fn each(length_us: i64) -> Self {
+        Self {
+            length_us,
+            is_rolling: false,
+        }
+    }
+}
+
 /// (tenant, limit, key).
 pub type Identity = (Arc<str>, Arc<str>, KeyHash);
 
