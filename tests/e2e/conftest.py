@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CATALOGUE = Path(__file__).parent / "catalogue.yaml"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Run Postgres, Valkey, a ledger and a sidecar with the tests' catalogue."""
     platform = Platform(tmp_path_factory.mktemp("platform"))
@@ -30,7 +30,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         platform.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def more_sidecars(platform: Platform) -> list[str]:
     """Run two more sidecars and give their targets."""
     return [platform.add_sidecar("second"), platform.add_sidecar("third")]

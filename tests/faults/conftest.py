@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from platform_support import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tollkeeper_cli.embedded import EmbeddedPostgres
 
@@ -24,6 +26,17 @@ def report(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(f"\n  {text}")  # noqa: T201 - the run's output is where figures belong
 
     return line
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    """Run a platform of its own: its processes get killed."""
+    platform = Platform(tmp_path / "platform")
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.stop()
 
 
 @pytest.fixture

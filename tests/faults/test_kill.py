@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-from platform_support import Platform
 from tollkeeper_cli.replay.driver import Driver, Reserved, Settled
 from tollkeeper_cli.replay.model import MICROSECONDS, ReplayRequest
 from tollkeeper_cli.replay.pace import RunningPace
@@ -20,7 +18,9 @@ from tollkeeper_cli.replay.sidecar import SidecarCalls
 from tollkeeper_client import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from platform_support import Platform
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE = ROOT / "examples" / "data" / "AzureLLMInferenceTrace_conv.csv.gz"
@@ -30,17 +30,6 @@ REQUESTS = 2_800
 SECONDS = 28
 OUTPUT_CAP = 2_048
 KILLS = 10
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    """Run a platform of its own: its processes get killed."""
-    platform = Platform(tmp_path / "platform")
-    try:
-        platform.start()
-        yield platform
-    finally:
-        platform.stop()
 
 
 def workload(start_us: int) -> list[ReplayRequest]:

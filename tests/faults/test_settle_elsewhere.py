@@ -9,14 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from limit_rules import yearly
 from platform_support import CALL_TIMEOUT_S, Platform
 from tollkeeper.ledger.v1 import limits_pb2, usage_pb2_grpc
 from tollkeeper.quota.v1 import quota_pb2, quota_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import grpc.aio
 
@@ -25,17 +24,6 @@ TENANT = "code"
 AMOUNT = 100
 USED = 40
 WAIT_S = 60.0
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
-    """Run a platform of its own: its processes get killed."""
-    platform = Platform(tmp_path / "platform")
-    try:
-        platform.start()
-        yield platform
-    finally:
-        platform.stop()
 
 
 def limit() -> limits_pb2.LimitRule:

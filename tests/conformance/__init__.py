@@ -1,0 +1,1 @@
+"""What the product answers, compared with the model step by step."""

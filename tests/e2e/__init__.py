@@ -1,0 +1,1 @@
+"""A client calls a sidecar that works with a ledger, all real processes."""
