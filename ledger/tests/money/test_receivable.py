@@ -84,6 +84,7 @@ def test_histories_sum_to_zero_and_leave_what_is_due(
         assert sums[Account.RECEIVABLE] == now.due_minor >= 0
         assert before - sums[Account.BALANCE] == balance >= 0
         assert (now.due_minor == 0) == (now.state in (State.PAID, State.UNCOLLECTIBLE, State.VOID))
+        assert (now.written_off_minor > 0) == (now.state is State.UNCOLLECTIBLE)
         if now.state is State.VOID:
             assert sums[Account.REVENUE] == sums[Account.TAX] == 0
         else:

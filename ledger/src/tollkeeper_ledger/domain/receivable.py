@@ -72,6 +72,11 @@ class Receivable:
         return self.subtotal_minor + self.tax_minor
 
     @property
+    def open_minor(self) -> int:
+        """Give what nobody has paid or taken off: what is still to pay, and what was given up."""
+        return self.due_minor + self.written_off_minor
+
+    @property
     def due_minor(self) -> int:
         """Give what is still to pay; nothing where it is void."""
         if self.state is State.VOID:
@@ -103,6 +108,9 @@ def _moved(kind: str, debit: Account, credit: Account, amount_minor: int) -> tup
 
 def _settled(receivable: Receivable) -> Receivable:
     is_open = receivable.state in (State.FINALISED, State.PAST_DUE)
+    if receivable.state is State.UNCOLLECTIBLE:
+        # Nothing of it is given up any more.
+        is_open = receivable.written_off_minor == 0
     return replace(receivable, state=State.PAID) if is_open and receivable.due_minor == 0 else receivable
 
 
@@ -134,8 +142,6 @@ def pay(receivable: Receivable, amount_minor: int) -> Change:
         *_moved("overpayment", Account.CASH, Account.BALANCE, amount_minor - applied),
     )
     now = replace(now, paid_minor=now.paid_minor + applied)
-    if now.state is State.UNCOLLECTIBLE and now.written_off_minor == 0:
-        now = replace(now, state=State.PAID)
     return Change(receivable=_settled(now), transfers=transfers)
 
 
