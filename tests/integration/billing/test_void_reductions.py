@@ -17,7 +17,9 @@ from tollkeeper_ledger.services.invoices import void_invoice
 from tollkeeper_ledger.services.prepaid import CouponAsked, GrantAsked, add_coupon_to, create_grant
 from tollkeeper_ledger.services.profiles import add_invoice_item, set_profile
 from tollkeeper_ledger.services.subscription_changes import cancel_subscription
+from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
+from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import connection, transaction
 
 if TYPE_CHECKING:
@@ -143,6 +145,37 @@ async def test_what_was_given_back_is_not_void_before(bench: BillingBench) -> No
     await void(bench, closing, reissue=False)
     await void(bench, opening, reissue=True)
     assert [2_000, -1_000, 2_380] == [document["total_minor"] for document in await bench.documents("code")]
+
+
+async def test_usage_that_was_given_back_is_not_void_before(bench: BillingBench) -> None:
+    """3 million tokens, 5.00 of them billed, are taken back on the hour after next: the first invoice stays till then.
+
+    Once the later one is void, it may be void: what nobody paid is given back to nobody.
+    """
+    await bench.apply(catalogue(bench.start, "code"))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, use("later", bench.start, context_tokens=3 * MILLION), watermark=bench.start + HOUR)
+    await bench.run()
+    for hour in (2, 3):
+        if hour == 3:
+            async with transaction(bench.ingest_pool) as conn:
+                now, request = await ledger_now(conn), uuid.UUID(int=5)
+                done = await void_usage(conn, bench.ingest, request, tenant="code", ids=["later"], now=now)
+                assert (1, 0) == done
+        await bench.set_now(bench.start + hour * HOUR + GRACE)
+        await bench.send(log, watermark=bench.start + hour * HOUR)
+        await bench.run()
+    assert [2_500, 2_000, 1_500] == [document["total_minor"] for document in await bench.documents("code")]
+    first, second, third = [
+        row["invoice_id"] for row in await bench.rows("SELECT invoice_id FROM invoice ORDER BY serial")
+    ]
+    with pytest.raises(PreconditionError, match="gives back some of its usage"):
+        await void(bench, first, reissue=False)
+    await void(bench, second, reissue=False)
+    await void(bench, third, reissue=False)
+    await void(bench, first, reissue=False)
+    assert ["void"] * 3 == [row["state"] for row in await bench.rows("SELECT state FROM receivable")]
 
 
 async def test_what_no_invoice_would_take_is_refused(bench: BillingBench) -> None:

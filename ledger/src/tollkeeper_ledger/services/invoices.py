@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -39,6 +40,7 @@ from tollkeeper_ledger.store.tenant_locks import lock_tenant
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from tollkeeper_ledger.domain.rating.charges import Charge
     from tollkeeper_ledger.domain.rating.period import PeriodFacts
     from tollkeeper_ledger.services.overrides import Act
     from tollkeeper_ledger.store.money import Billed
@@ -93,21 +95,33 @@ async def void_invoice(
 
 
 async def _need_kept(conn: Connection, billed: Billed, facts: PeriodFacts) -> None:
-    """Refuse where the next period's invoice gives back some of the fees in advance that stand on this one.
+    """Refuse where a later invoice gives back some of what stands on this one: fees in advance, or usage.
 
     It gives them back as they were charged: without the charge, or with another tax, it would give what nobody paid.
     """
-    if facts.advance is None:
-        return
-    following = CloseKey(billed.tenant_id, billed.subscription_id, facts.advance.span.start)
-    inputs = await closes.read_inputs_from(conn, following)
-    if inputs is None:
-        return
-    lines = rate_inputs(inputs, await closes.read_definitions_by_digest(conn, digests_named(inputs))).charges.lines
-    if any(line.given_back is not None for line in lines):
+    key = CloseKey(billed.tenant_id, billed.subscription_id, billed.period_start)
+    following = None
+    if facts.advance is not None:
+        following = await closes.read_inputs_from(conn, replace(key, period_start=facts.advance.span.start))
+    if following is not None:
+        lines = await _lines_of(conn, following)
+        _refuse_given_back(billed, "fees in advance", is_given_back=any(line.given_back is not None for line in lines))
+    for late in await closes.read_inputs_late_for(conn, key):
+        lines = await _lines_of(conn, late)
+        taken = (line.period_start for line in lines if line.late and line.amount_minor < 0)
+        _refuse_given_back(
+            billed, "usage", is_given_back=any(facts.period.start <= at < facts.period.end for at in taken)
+        )
+
+
+async def _lines_of(conn: Connection, inputs: bytes) -> tuple[Charge, ...]:
+    return rate_inputs(inputs, await closes.read_definitions_by_digest(conn, digests_named(inputs))).charges.lines
+
+
+def _refuse_given_back(billed: Billed, what: str, *, is_given_back: bool) -> None:
+    if is_given_back:
         raise PreconditionError(
-            "the next period's invoice gives back some of its fees in advance: void that one first, or give a credit "
-            "note",
+            f"the invoice of a later period gives back some of its {what}: void that one first, or give a credit note",
             reason="INVOICE_STATE",
             metadata={"invoice": billed.number},
         )

@@ -333,6 +333,12 @@ async def read_inputs_from(conn: Connection, key: CloseKey) -> bytes | None:
     return found
 
 
+async def read_inputs_late_for(conn: Connection, key: CloseKey) -> list[bytes]:
+    """Read the inputs of later closes that bill usage of a closed period, but of those whose invoices are void."""
+    rows = await conn.fetch(sql("billing.inputs_late_for"), key.tenant_id, key.subscription_id, key.period_start)
+    return [row["inputs"] for row in rows]
+
+
 async def read_drafts(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, bytes]]:
     """Read drafts and their inputs, oldest first."""
     rows = await conn.fetch(sql("billing.drafts"), only, count_max)
