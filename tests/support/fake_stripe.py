@@ -279,8 +279,15 @@ class FakeStripe:
         return 200, self._paid(invoice)
 
     def _paid(self, invoice: Json) -> Json:
-        invoice.update(status="paid", amount_paid=invoice["amount_due"], payment_intent=f"pi_{invoice['id']}")
-        payment = {"id": invoice["payment_intent"], "object": "payment_intent", "invoice": invoice["id"]}
+        invoice.update(status="paid", amount_paid=invoice["amount_due"])
+        if invoice["paid_out_of_band"] or not invoice["amount_due"]:
+            self._event("invoice.paid", invoice)
+            return invoice
+        invoice["payment_intent"] = f"pi_{invoice['id']}"
+        payment = {
+            "id": invoice["payment_intent"], "object": "payment_intent", "invoice": invoice["id"],
+            "amount_received": invoice["amount_due"],
+        }  # fmt: skip
         self.objects.setdefault("payment_intents", {})[payment["id"]] = payment
         self._event("invoice.paid", invoice)
         return invoice
@@ -305,6 +312,11 @@ class FakeStripe:
         })  # fmt: skip
 
     def _post_refunds(self, fields: dict[str, str], *_: str) -> tuple[int, Json]:
+        payment = self.objects["payment_intents"][fields["payment_intent"]]
+        payment["amount_received"] -= int(fields["amount"])
+        if payment["amount_received"] < 0:
+            payment["amount_received"] += int(fields["amount"])
+            return 400, _error("Refund amount is greater than unrefunded amount on charge")
         return 200, self._new("refunds", "re", {
             "object": "refund", "payment_intent": fields["payment_intent"], "amount": int(fields["amount"]),
             "status": "succeeded", "metadata": _metadata(fields),

@@ -90,7 +90,7 @@ class Collector:
         if decided.job is not None and decided.job.state == "waiting":
             return await self._wait(decided.job)
         if decided.job is not None:
-            await self._save(decided.job)
+            await self._keep(decided.job)
             return decided.goes_on
         try:
             if decided.request is None:
@@ -121,11 +121,13 @@ class Collector:
         return False
 
     async def _wait(self, job: Job) -> bool:
-        """Let a job wait for a card; True where one has come meanwhile, which would not wake it any more."""
+        """Let a job wait for a card; True where one, or money, has come meanwhile, which would not wake it any more."""
         async with transaction(self.pool) as conn:
             if await jobs.hold_method(conn, job.tenant_id, provider=job.provider):
                 return True
             await jobs.lock_job(conn, job.job_id)
+            if not (await jobs.read_work(conn, job.job_id))["due_minor"]:
+                return True
             await jobs.save_job(conn, job)
         return False
 
@@ -235,6 +237,10 @@ class Collector:
             # Payers' cards are locked before tenants. A card that comes from here on wakes the job.
             await jobs.hold_method(conn, job.tenant_id, provider=job.provider)
             now, row = await _hold(conn, job)
+            if not row["due_minor"]:
+                # Paid elsewhere meanwhile: the provider is to hear of it.
+                await jobs.save_job(conn, replace(now, state="ready", next_at=self.now(), error=reply.problem()))
+                return
             await payment_failed(
                 conn, now, row, problem=reply.problem(), now=self.now(), ledger_time=await ledger_now(conn)
             )
@@ -249,6 +255,12 @@ class Collector:
             # A card that was entered meanwhile comes first.
             if UNMOVED in now.facts:
                 await fall_back_again(conn, now, row, now=self.now(), ledger_time=await ledger_now(conn))
+
+    async def _keep(self, job: Job) -> None:
+        if job.state == "failed":
+            await self._fail(job, job.step, job.error)
+        else:
+            await self._save(job)
 
     async def _fail(self, job: Job, step: str, problem: str) -> None:
         self.log.error("provider refused", job=str(job.job_id), step=step, problem=problem)
@@ -309,6 +321,9 @@ def _decide_making(job: Job, row: Row) -> Decided:
 def _decide_paying(job: Job, row: Row) -> Decided:
     if row["owed"] == "void":
         return Decided(job=replace(job, state="done", error=""))
+    if row["is_lowered_first"]:
+        # What was credited or paid elsewhere must not be charged: the provider hears of it first.
+        return Decided(job=job)
     if row["due_minor"] == 0:
         return Decided(step="settled", request=wire.settled_request)
     if not row["method"]:
@@ -319,15 +334,21 @@ def _decide_paying(job: Job, row: Row) -> Decided:
 def _decide_follower(job: Job, row: Row) -> Decided:
     """Wait until the invoice is finalised at the provider; there is nothing to follow where it never will be."""
     collected = dict(row["collected"] or {})
+    is_over = row["collect_state"] in ("done", "failed")
     if row["collect_step"] != "pay":
-        if row["collect_state"] in ("done", "failed"):
-            return Decided(job=replace(job, state="done", error="the provider has no such invoice"))
-        return Decided(job=job)
+        return Decided(job=_ended(job, "the provider has no such invoice") if is_over else job)
     if job.kind == "refund" and not collected.get("payment"):
-        return Decided(job=replace(job, state="failed", error="the provider has no payment to send back"))
+        return Decided(job=_ended(job, "the provider has no payment to send back"))
+    if job.kind == "credit" and is_over:
+        return Decided(job=_ended(job, "nothing was due at the provider any more"))
     if job.facts != collected:
         return Decided(job=replace(job, facts=collected), goes_on=True)
     return Decided(step=job.step, request=_REQUESTS[job.step])
+
+
+def _ended(job: Job, why: str) -> Job:
+    """End a job that has nothing to follow; money that can't be sent back so has failed to go."""
+    return replace(job, state="failed" if job.kind == "refund" else "done", error=why)
 
 
 def work_of(job: Job, row: Row) -> Work:

@@ -137,9 +137,13 @@ async def move_back(conn: Connection, job: Job, billed: Billed, facts: dict[str,
         return
 
 
-async def lift_suspension(conn: Connection, tenant_id: UUID, *, now: datetime) -> None:
-    """Reactivate a tenant that dunning suspended."""
-    await _set_state(conn, tenant_id, "active", now=now)
+async def lift_suspension(conn: Connection, job: Job, *, now: datetime) -> None:
+    """Reactivate a payer that dunning suspended for a job's invoice, unless it was for another one too that is unpaid.
+
+    That one lifts it when it is paid. The payer's account is locked.
+    """
+    if not await jobs.is_unpaid_elsewhere(conn, job):
+        await _set_state(conn, job.tenant_id, "active", now=now)
 
 
 async def _set_state(conn: Connection, tenant_id: UUID, state: str, *, now: datetime) -> None:

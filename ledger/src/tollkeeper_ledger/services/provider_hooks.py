@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.provider_work import STEPS
-from tollkeeper_ledger.store.provider_jobs import NewJob, add_jobs, read_collect_job
+from tollkeeper_ledger.store.provider_jobs import (
+    NewJob,
+    add_jobs,
+    read_collect_job,
+    refundable_minor,
+    wake_collect_job,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +49,24 @@ async def follow(
     job = _job(billed, kind, amount_minor, provider=collected.provider, subject_id=subject_id)
     await add_jobs(conn, [job], now=_AT_ONCE)
     return True
+
+
+async def follow_payment(
+    conn: Connection, billed: Billed, before: Receivable, after: Receivable, payment: UUID
+) -> None:
+    """Have the provider, where it collects an invoice, collect no more than what is left after a payment elsewhere."""
+    if after.open_minor > 0:
+        await follow(conn, billed, "credit", before.open_minor - after.open_minor, subject_id=payment)
+    else:
+        await wake_collect_job(conn, billed.invoice_id, now=_AT_ONCE)
+
+
+async def through_provider(conn: Connection, billed: Billed, amount_minor: int) -> int:
+    """Give how much of an amount can be sent back through the provider that collected the invoice."""
+    collected = await read_collect_job(conn, billed.invoice_id)
+    if collected is None:
+        return 0
+    return min(amount_minor, await refundable_minor(conn, billed.invoice_id, provider=collected.provider))
 
 
 def _job(billed: Billed, kind: str, amount_minor: int, *, provider: str, subject_id: UUID | None = None) -> NewJob:

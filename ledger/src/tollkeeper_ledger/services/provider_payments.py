@@ -58,7 +58,7 @@ async def _finish(conn: Connection, job_id: UUID, billed: Billed, said: dict[str
         facts["pay_url"] = str(said["hosted_invoice_url"])
     is_over = said.get("status") in ("paid", "void") and job.step == "pay"
     if is_over and facts.pop("suspended", ""):
-        await lift_suspension(conn, job.tenant_id, now=await ledger_now(conn))
+        await lift_suspension(conn, job, now=await ledger_now(conn))
     if is_over:
         facts.pop(UNMOVED, "")
         await move_back(conn, job, billed, facts, now=await ledger_now(conn))

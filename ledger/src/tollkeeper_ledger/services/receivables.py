@@ -16,7 +16,7 @@ from tollkeeper_ledger.domain.errors import InvalidFieldError, PreconditionError
 from tollkeeper_ledger.domain.invoice import document_to_bytes
 from tollkeeper_ledger.domain.receivable import Account, RefusedError
 from tollkeeper_ledger.services.mail_queue import queue
-from tollkeeper_ledger.services.provider_hooks import collect, follow
+from tollkeeper_ledger.services.provider_hooks import collect, follow, follow_payment, through_provider
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store.catalogue_writes import AuditEntry, add_audit
 from tollkeeper_ledger.store.clock import ledger_now
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection, Pool
 
 REFERENCE_BYTES_MAX = 256
+BY_HAND = "manual"
+"""Provider of what an operator records."""
 _PAST_DUE_BATCH = 500
 
 
@@ -124,19 +126,23 @@ async def record_payment(
     More than is due goes into the payer's balance.
     """
     await money.lock_account(conn, billed.account)
+    payment_id = uuid.uuid4()
     added = await money.add_payment(
         conn,
         billed,
-        payment_id=uuid.uuid4(),
+        payment_id=payment_id,
         provider=provider,
         reference=reference,
         amount_minor=amount_minor,
         now=now,
     )
     if added:
-        await change_receivable(
+        before = await money.lock_receivable(conn, billed)
+        change = await change_receivable(
             conn, billed, lambda before: owed.pay(before, amount_minor), subject=f"{provider}/{reference}", now=now
         )
+        if provider == BY_HAND:
+            await follow_payment(conn, billed, before, change.receivable, payment_id)
     return added
 
 
@@ -155,7 +161,7 @@ async def pay_by_hand(conn: Connection, invoice_id: UUID, *, amount_minor: int, 
     amount = amount_minor or before.due_minor + before.written_off_minor
     if amount <= 0:
         raise refused(billed.number, "nothing is due on it")
-    if not await record_payment(conn, billed, provider="manual", reference=reference, amount_minor=amount, now=act.now):
+    if not await record_payment(conn, billed, provider=BY_HAND, reference=reference, amount_minor=amount, now=act.now):
         raise refused(billed.number, f"the payment {reference[:64]!r} was recorded before")
     await _audit(conn, billed, act, "RecordPayment", {"amount_minor": amount, "reference": reference})
 
@@ -166,6 +172,7 @@ class Credited:
 
     number: str
     refund_id: UUID | None
+    """The provider's, where some of it came in there; the rest is the operator's to send."""
     refunded_minor: int
 
 
@@ -200,8 +207,13 @@ async def credit_invoice(
     sent = min(into_balance, change.receivable.paid_minor - change.receivable.refunded_minor) if refund else 0
     if sent <= 0:
         return Credited(number=new.number, refund_id=None, refunded_minor=0)
-    refund_id = await _refund(conn, billed, sent, act=act)
-    return Credited(number=new.number, refund_id=refund_id, refunded_minor=sent)
+    back = await through_provider(conn, billed, sent)
+    refunds = [
+        await _refund(conn, billed, amount, is_by_hand=is_by_hand, act=act)
+        for is_by_hand, amount in ((False, back), (True, sent - back))
+        if amount
+    ]
+    return Credited(number=new.number, refund_id=refunds[0], refunded_minor=sent)
 
 
 def _off_due(change: Change) -> int:
@@ -213,22 +225,27 @@ def _off_due(change: Change) -> int:
     )
 
 
-async def _refund(conn: Connection, billed: Billed, amount_minor: int, *, act: Act) -> UUID:
+async def _refund(conn: Connection, billed: Billed, amount_minor: int, *, is_by_hand: bool, act: Act) -> UUID:
     refund_id = uuid.uuid4()
     await change_receivable(
         conn, billed, lambda before: owed.refund(before, amount_minor), subject=f"refund/{refund_id}", now=act.now
     )
-    sent_by_provider = await follow(conn, billed, "refund", amount_minor, subject_id=refund_id)
+    sent_by_provider = not is_by_hand and await follow(conn, billed, "refund", amount_minor, subject_id=refund_id)
     await money.add_refund(
         conn,
         billed,
         refund_id=refund_id,
-        provider="stripe" if sent_by_provider else "manual",
+        provider="stripe" if sent_by_provider else BY_HAND,
         amount_minor=amount_minor,
         state="pending" if sent_by_provider else "succeeded",
         now=act.now,
     )
-    await _audit(conn, billed, act, "Refund", {"amount_minor": amount_minor, "refund": str(refund_id)})
+    after: dict[str, object] = {
+        "amount_minor": amount_minor,
+        "refund": str(refund_id),
+        "is_by_hand": not sent_by_provider,
+    }
+    await _audit(conn, billed, act, "Refund", after)
     return refund_id
 
 

@@ -217,10 +217,27 @@ async def other_failed(conn: Connection, job: Job, tenant_id: UUID) -> Job | Non
     return None if row is None else _job(row)
 
 
+async def is_unpaid_elsewhere(conn: Connection, job: Job) -> bool:
+    """Whether a job's payer was suspended for another invoice too, which is unpaid still."""
+    found: bool = await conn.fetchval(sql("providers.is_unpaid_elsewhere"), job.tenant_id, job.job_id)
+    return found
+
+
 async def recorded_minor(conn: Connection, invoice_id: UUID, *, provider: str) -> int:
     """Sum the payments of an invoice that came through a provider."""
     found: int = await conn.fetchval(sql("providers.recorded"), invoice_id, provider)
     return found
+
+
+async def refundable_minor(conn: Connection, invoice_id: UUID, *, provider: str) -> int:
+    """Sum what came in for an invoice through a provider and was not sent back."""
+    found: int = await conn.fetchval(sql("providers.refundable"), invoice_id, provider)
+    return found
+
+
+async def wake_collect_job(conn: Connection, invoice_id: UUID, *, now: datetime) -> None:
+    """Have the provider told at once that an invoice was settled elsewhere; nothing where it collects none."""
+    await conn.execute(sql("providers.wake_collect"), invoice_id, now)
 
 
 async def add_event(

@@ -28,7 +28,9 @@ SELECT j.*, i.number, i.issue, i.currency, p.wire_id, p.display_name, coalesce(f
        coalesce(a.customer, '') AS customer, coalesce(a.method, '') AS method,
        coalesce(f.dunning_days, '{1,3,5,7}') AS dunning_days, coalesce(f.dunning_policy, 'mark') AS dunning_policy,
        coalesce(f.fallback_plan, '') AS fallback_plan,
-       c.facts AS collected, c.step AS collect_step, c.state AS collect_state
+       c.facts AS collected, c.step AS collect_step, c.state AS collect_state,
+       EXISTS (SELECT FROM provider_job f
+               WHERE f.invoice_id = j.invoice_id AND f.kind = 'credit' AND f.state = 'ready') AS is_lowered_first
 FROM provider_job j JOIN invoice i USING (invoice_id) JOIN receivable r USING (invoice_id)
 JOIN tenant p ON p.tenant_id = j.tenant_id
 LEFT JOIN billing_profile f ON f.tenant_id = j.tenant_id
@@ -108,6 +110,16 @@ SELECT * FROM provider_job WHERE invoice_id = $1 AND kind = 'collect';
 -- Sums the payments of an invoice at the provider. $1 invoice id, $2 provider.
 SELECT coalesce(sum(amount_minor), 0)::bigint FROM payment WHERE invoice_id = $1 AND provider = $2;
 
+-- name: refundable
+-- Gives what came in for an invoice through a provider and was not sent back. $1 invoice id, $2 provider.
+SELECT (SELECT coalesce(sum(amount_minor), 0) FROM payment WHERE invoice_id = $1 AND provider = $2)::bigint
+  - (SELECT coalesce(sum(amount_minor), 0) FROM refund WHERE invoice_id = $1 AND provider = $2 AND state <> 'failed')::bigint;
+
+-- name: wake_collect
+-- Has the provider told at once that an invoice was settled elsewhere. $1 invoice id, $2 time.
+UPDATE provider_job SET state = 'ready', next_at = $2, facts = facts - 'not_moved'
+WHERE invoice_id = $1 AND kind = 'collect' AND step = 'pay' AND state IN ('waiting', 'ready');
+
 -- name: add_event
 -- Takes an event in; nothing where it was taken in before. $1 provider, $2 event id, $3 kind, $4 object, $5 time.
 INSERT INTO provider_event (provider, event_id, kind, object_id, received_at) VALUES ($1, $2, $3, $4, $5)
@@ -159,6 +171,13 @@ UPDATE reconciliation SET compared = $2, differences = $3, problem = $4 WHERE re
 -- Gives what comparisons found, newest first. $1 at most so many.
 SELECT provider, at, since, compared, differences, problem FROM reconciliation
 ORDER BY reconciliation_id DESC LIMIT $1;
+
+-- name: is_unpaid_elsewhere
+-- Says whether a payer was suspended for another invoice too, which is unpaid still. $1 payer's tenant id, $2 but this
+-- job.
+SELECT EXISTS (SELECT FROM provider_job j JOIN receivable r USING (invoice_id)
+               WHERE j.tenant_id = $1 AND j.job_id <> $2 AND j.kind = 'collect' AND j.state <> 'done'
+                 AND j.facts ? 'suspended' AND r.state = 'past_due');
 
 -- name: other_failed
 -- Locks another job of a tenant's invoices that waits for late money after its last try. $1 tenant id, $2 but this job.
