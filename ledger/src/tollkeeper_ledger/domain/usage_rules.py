@@ -124,18 +124,24 @@ def _may_repeat(counts: Sequence[int], values: Sequence[int], dictionary: Sequen
     return True
 
 
+def text_problem(text: str, field: str, *, most: int = usage.NAME_BYTES_MAX, empty: bool = False) -> Problem | None:
+    """Say what is wrong with a text of at most so many bytes of UTF-8: it is missing, too long, or has a zero byte."""
+    if text == "" and not empty:
+        return Problem("FIELD_REQUIRED", field)
+    if len(text.encode()) > most:
+        return Problem("FIELD_TOO_LONG", field)
+    return Problem("FIELD_INVALID", field) if "\0" in text else None
+
+
 def _fits(text: str, *, empty: bool = False) -> bool:
-    return (empty or text != "") and len(text.encode()) <= usage.NAME_BYTES_MAX and "\0" not in text
+    return text_problem(text, "", empty=empty) is None
 
 
 def _id_problem(text: str, *, own: bool) -> Problem | None:
-    if text == "":
-        return Problem("FIELD_REQUIRED", "id")
-    if len(text.encode()) > usage.ID_BYTES_MAX:
-        return Problem("FIELD_TOO_LONG", "id")
-    if "\0" in text or (text.startswith(usage.VOID_PREFIX) and not own):
+    problem = text_problem(text, "id", most=usage.ID_BYTES_MAX)
+    if problem is None and text.startswith(usage.VOID_PREFIX) and not own:
         return Problem("FIELD_INVALID", "id")
-    return None
+    return problem
 
 
 def _flag_problem(flags: int, *, own: bool) -> Problem | None:

@@ -16,6 +16,7 @@ from tollkeeper_ledger.rpc.admin_quarantine import AdminQuarantine
 from tollkeeper_ledger.rpc.admin_subscriptions import AdminSubscriptions
 from tollkeeper_ledger.rpc.admin_webhooks import AdminWebhooks
 from tollkeeper_ledger.rpc.admin_windows import AdminWindows
+from tollkeeper_ledger.rpc.fields import instant_of
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.rpc.limit_rules import (
     decision_log_from_message,
@@ -35,10 +36,8 @@ from tollkeeper_ledger.store.tenants import load_tenants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     import grpc.aio
-    from google.protobuf import timestamp_pb2
 
     from tollkeeper_ledger.domain.catalogue.known import Change
     from tollkeeper_ledger.domain.issuing import Issuing
@@ -281,7 +280,7 @@ class AdminService(
         if not request.request_id:
             raise InvalidFieldError("request_id", "is required", reason="FIELD_REQUIRED", bound="1 to 128 bytes")
         reading = await self._resources.clock.set(
-            now=_instant(request.now) if request.HasField("now") else None,
+            now=instant_of("now", request.now) if request.HasField("now") else None,
             speed_milli=request.speed_milli if request.HasField("speed_milli") else None,
         )
         return admin_pb2.SetClockResponse(now=timestamp(from_us(reading.now_us)), version=reading.version)
@@ -294,12 +293,3 @@ class AdminService(
             speed_milli=reading.speed_milli,
             embedded=self._resources.clock.embedded,
         )
-
-
-def _instant(message: timestamp_pb2.Timestamp) -> datetime:
-    try:
-        return from_us(message.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise InvalidFieldError(
-            "now", "is not a time", reason="FIELD_OUT_OF_RANGE", value=message.seconds, bound="years 1 to 9999"
-        ) from None

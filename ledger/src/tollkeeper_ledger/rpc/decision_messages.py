@@ -9,16 +9,14 @@ from tollkeeper.quota.v1 import decision_pb2
 
 from tollkeeper_ledger.domain.errors import InvalidFieldError
 from tollkeeper_ledger.domain.limits import UNITS_MAX
-from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import NAME_BYTES_MAX
+from tollkeeper_ledger.domain.usage_rules import text_problem
 from tollkeeper_ledger.rpc.acting import timestamp
-from tollkeeper_ledger.rpc.fields import out_of_range
+from tollkeeper_ledger.rpc.fields import instant_of_us, out_of_range
 from tollkeeper_ledger.services.decisions import Batch
 from tollkeeper_ledger.store.decisions import DecisionCount, DecisionEntry
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from tollkeeper_ledger.store.pool import Row
 
 _PREFIX = "DECISION_REASON_"
@@ -26,6 +24,7 @@ _SEQ_MAX = 2**63 - 1
 _ATTRIBUTES_MAX = 64
 _TEXT_BYTES_MAX = 1_024
 """Of an attribute; sidecars take less."""
+_WRONG = {"FIELD_REQUIRED": "is missing", "FIELD_TOO_LONG": "is too long", "FIELD_INVALID": "has a zero byte"}
 
 
 def batch_from_message(message: decisions_pb2.ReportDecisionsRequest) -> Batch:
@@ -66,7 +65,7 @@ def _entry(message: decisions_pb2.DecisionEntry, field: str) -> DecisionEntry:
         tenant=_name(message.tenant, f"{field}.tenant"),
         limit=_name(message.limit, f"{field}.limit"),
         reason=reason_name(message.reason, f"{field}.reason"),
-        at=_instant(message.at_us, f"{field}.at_us"),
+        at=instant_of_us(f"{field}.at_us", message.at_us),
         caller=_name(message.caller, f"{field}.caller"),
         units=_units(message.units, f"{field}.units"),
         amount=_units(message.amount, f"{field}.amount", least=-1),
@@ -114,16 +113,14 @@ def reason_number(name: str) -> decision_pb2.DecisionReason.ValueType:
 
 
 def _name(text: str, field: str) -> str:
-    if not text:
-        raise InvalidFieldError(field, "is missing", reason="FIELD_REQUIRED")
-    return _text(text, field, most=NAME_BYTES_MAX)
+    return _text(text, field, most=NAME_BYTES_MAX, empty=False)
 
 
-def _text(text: str, field: str, *, most: int = _TEXT_BYTES_MAX) -> str:
-    if len(text.encode()) > most:
-        raise InvalidFieldError(field, "is too long", reason="FIELD_TOO_LONG", bound=f"at most {most} bytes")
-    if "\0" in text:
-        raise InvalidFieldError(field, "has a zero byte", bound="free of control characters")
+def _text(text: str, field: str, *, most: int = _TEXT_BYTES_MAX, empty: bool = True) -> str:
+    problem = text_problem(text, field, most=most, empty=empty)
+    if problem is not None:
+        bound = f"{0 if empty else 1} to {most} bytes, none of them zero"
+        raise InvalidFieldError(field, _WRONG[problem.reason], reason=problem.reason, bound=bound)
     return text
 
 
@@ -131,10 +128,3 @@ def _units(value: int, field: str, *, least: int = 0, most: int = UNITS_MAX) -> 
     if not least <= value <= most:
         raise out_of_range(field, value, f"{least} to {most}")
     return value
-
-
-def _instant(at_us: int, field: str) -> datetime:
-    try:
-        return from_us(at_us)
-    except (OverflowError, ValueError):
-        raise out_of_range(field, at_us, "years 1 to 9999") from None

@@ -22,10 +22,15 @@ def out_of_range(field: str, value: object, bound: str) -> InvalidFieldError:
 
 def instant_of(field: str, message: timestamp_pb2.Timestamp) -> datetime:
     """Read a time. Raises InvalidFieldError: a year that no calendar has."""
+    return instant_of_us(field, message.ToMicroseconds())
+
+
+def instant_of_us(field: str, us: int) -> datetime:
+    """Read a time in microseconds since the Unix epoch. Raises InvalidFieldError: a year that no calendar has."""
     try:
-        return from_us(message.ToMicroseconds())
-    except (OverflowError, ValueError):
-        raise out_of_range(field, message.seconds, "years 1 to 9999") from None
+        return from_us(us)
+    except OverflowError:
+        raise out_of_range(field, us, "years 1 to 9999") from None
 
 
 def id_of(text: str, kind: str) -> UUID:

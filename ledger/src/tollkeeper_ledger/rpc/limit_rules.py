@@ -17,8 +17,8 @@ from tollkeeper_ledger.domain.limits import (
     LimitKind,
     MatchKind,
 )
-from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.windows import Alignment, WindowUnit
+from tollkeeper_ledger.rpc.fields import instant_of_us
 
 if TYPE_CHECKING:
     from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper
@@ -128,7 +128,7 @@ def rule_from_message(message: limits_pb2.LimitRule) -> dict[str, Any]:
             rule["burst"] = message.burst
     for name in ("valid_from", "valid_to"):
         if message.HasField(f"{name}_us"):  # type: ignore[arg-type]
-            rule[name] = _instant(getattr(message, f"{name}_us"), f"rule.{name}_us")
+            rule[name] = instant_of_us(f"rule.{name}_us", getattr(message, f"{name}_us")).isoformat()
     return rule
 
 
@@ -181,13 +181,6 @@ def _refill_from_us(interval_us: int) -> dict[str, Any]:
         value=interval_us,
         bound="1,000,000 and multiples of it",
     )
-
-
-def _instant(us: int, field: str) -> str:
-    try:
-        return from_us(us).isoformat()
-    except OverflowError:
-        raise InvalidFieldError(field, "is out of range", reason="FIELD_OUT_OF_RANGE", value=us) from None
 
 
 def _name(value: int, enum: _EnumTypeWrapper[Any], prefix: str, field: str) -> str:

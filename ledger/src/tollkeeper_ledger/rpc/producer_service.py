@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper.ledger.v1 import producers_pb2, producers_pb2_grpc
 
-from tollkeeper_ledger.domain.errors import InvalidFieldError
-from tollkeeper_ledger.domain.periods import from_us, to_us
+from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.rpc.acting import act_of, timestamp
+from tollkeeper_ledger.rpc.fields import instant_of, instant_of_us
 from tollkeeper_ledger.rpc.idempotent import answer_once
 from tollkeeper_ledger.services.producers import mark_lost, mark_safe, report_topics
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.usage_topics import TopicPosition
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import grpc.aio
 
     from tollkeeper_ledger.services.resources import Resources
@@ -64,7 +62,7 @@ class AdminProducers:
         self, request: producers_pb2.MarkSafeRequest, context: Context
     ) -> producers_pb2.MarkSafeResponse:
         """Say that a backup is made."""
-        begun = _instant(request.at.ToMicroseconds(), field="at") if request.HasField("at") else None
+        begun = instant_of("at", request.at) if request.HasField("at") else None
         async with transaction(self._producers_pool) as conn:
 
             async def work() -> producers_pb2.MarkSafeResponse:
@@ -81,12 +79,5 @@ def _position(message: producers_pb2.TopicPosition, *, field: str) -> TopicPosit
         partition=message.partition,
         next_offset=message.next_offset,
         end_offset=message.end_offset,
-        watermark=_instant(watermark_us, field=f"{field}.watermark_us") if watermark_us > 0 else None,
+        watermark=instant_of_us(f"{field}.watermark_us", watermark_us) if watermark_us > 0 else None,
     )
-
-
-def _instant(us: int, *, field: str) -> datetime:
-    try:
-        return from_us(us)
-    except (OverflowError, ValueError):
-        raise InvalidFieldError(field, "is not a time", reason="FIELD_OUT_OF_RANGE", value=us) from None

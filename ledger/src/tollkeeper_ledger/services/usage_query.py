@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tollkeeper_ledger.domain.errors import InvalidFieldError, UnknownNameError
 from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.pseudonyms import version_of
-from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US
+from tollkeeper_ledger.domain.usage import FLAG_VOID, MINUTE_US, NAME_BYTES_MAX
 from tollkeeper_ledger.domain.usage_aggregate import STATEFUL, Aggregation, Point, state_of
 from tollkeeper_ledger.domain.usage_archive import need_records
 from tollkeeper_ledger.domain.usage_buckets import BUCKETS_MAX, BucketSize, check_time_zone, edges, too_many
@@ -24,6 +24,7 @@ from tollkeeper_ledger.domain.usage_report import (
     matches,
 )
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
+from tollkeeper_ledger.domain.usage_rules import text_problem
 from tollkeeper_ledger.services.tenants import need_tenant
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.pool import connection, tenant_transaction
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 METERS_MAX = 100
 GROUP_BY_MAX = 4
 PERCENTILES_MAX = 10
-NAME_BYTES_MAX = 128
 RAW_RECORDS_MAX = 1_000_000
 """Records that one question reads where rollups don't have the answer."""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -162,7 +162,7 @@ def _check(asked: Question) -> None:
                 named, "has too many entries", reason="FIELD_TOO_LONG", value=len(values), bound=str(most)
             )
     for name in (*asked.group_by, *asked.meters):
-        if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or "\0" in name:
+        if text_problem(name, "") is not None:
             named = "meters" if name in asked.meters else "group_by"
             raise InvalidFieldError(named, "holds what is no name", bound=f"1 to {NAME_BYTES_MAX} bytes")
     for permille in asked.permilles:

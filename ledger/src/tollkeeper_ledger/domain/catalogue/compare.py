@@ -130,12 +130,16 @@ def _check_own_prices(tenant: Tenant, path: str, target: Target, faults: Faults)
             )
 
 
+def _meters_after(catalogue: Catalogue, known: Known) -> dict[str, Meter]:
+    """Give all meters by name as they are once the catalogue is in force."""
+    return {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+
+
 def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> None:
-    dimensions = {name: meter.dimensions for name, meter in known.meters.items()}
-    dimensions |= {meter.name: meter.dimensions for meter in catalogue.meters}
+    meters = _meters_after(catalogue, known)
     names: dict[str, set[str]] = {
-        "dimension": {f"{meter}.{dimension}" for meter, declared in dimensions.items() for dimension in declared},
-        "meter": {meter.name for meter in catalogue.meters} | set(known.meters),
+        "dimension": {f"{name}.{dimension}" for name, meter in meters.items() for dimension in meter.dimensions},
+        "meter": set(meters),
         "feature": set(catalogue.features) | set(known.features),
         "plan": {plan.name for plan in catalogue.plans} | set(known.plans),
         "tenant": {tenant.tenant for tenant in catalogue.tenants} | set(known.tenants),
@@ -153,7 +157,7 @@ def _check_references(catalogue: Catalogue, known: Known, faults: Faults) -> Non
 
 
 def _check_unique(catalogue: Catalogue, known: Known, faults: Faults) -> None:
-    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    meters = _meters_after(catalogue, known)
     unique = {name for name, meter in meters.items() if meter.aggregation == "unique"}
     owners = [(f"plans[{place}]", plan.line, plan.limits) for place, plan in enumerate(catalogue.plans)]
     owners += [(f"tenants[{place}]", tenant.line, tenant.limits) for place, tenant in enumerate(catalogue.tenants)]
@@ -168,7 +172,7 @@ def _check_unique(catalogue: Catalogue, known: Known, faults: Faults) -> None:
 
 def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> None:
     """Refuse limits and prices on meters whose figure is no running sum."""
-    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    meters = _meters_after(catalogue, known)
     for reference in catalogue.references:
         if reference.kind == "dimension" and _counts_values(meters, reference.name):
             faults.add(
@@ -195,7 +199,7 @@ def _check_aggregations(catalogue: Catalogue, known: Known, faults: Faults) -> N
 
 def _check_matches(catalogue: Catalogue, known: Known, faults: Faults) -> None:
     """Refuse prices for a value of an attribute that a meter hides: usage has pseudonyms there, which never match."""
-    meters = {**known.meters, **{meter.name: meter for meter in catalogue.meters}}
+    meters = _meters_after(catalogue, known)
     hidden = {name for meter in meters.values() for name in meter.pseudonymised}
     places = {f"{meter}.{name}" for meter in meters for name in hidden}
     for reference in catalogue.references:

@@ -1400,6 +1400,18 @@ CREATE TABLE receivable (
 CREATE INDEX receivable_open ON receivable (due_at) WHERE state IN ('finalised', 'past_due');
 CREATE INDEX receivable_by_invoice ON receivable (invoice_id);
 
+-- Closes as they are billed: with the inputs of the newest invoice, or their own while there is none.
+CREATE VIEW close_as_billed WITH (security_invoker = true) AS
+SELECT c.tenant_id, c.subscription_id, c.period_start, c.period_end, c.is_cut, coalesce(i.inputs, c.inputs) AS inputs,
+       i.number, coalesce(r.state = 'void', false) AS is_void
+FROM billing_close c
+LEFT JOIN LATERAL (
+  SELECT n.tenant_id, n.invoice_id, n.inputs, n.number FROM invoice n
+  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
+  ORDER BY n.issue DESC LIMIT 1
+) i ON true
+LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id;
+
 -- Every movement: one amount from one account to another, so that all accounts always sum to zero.
 CREATE TABLE journal (
   tenant_id uuid NOT NULL REFERENCES tenant,
@@ -1490,6 +1502,7 @@ CREATE INDEX invoice_item_waiting ON invoice_item (tenant_id) WHERE period_start
 
 GRANT SELECT, INSERT, UPDATE ON billing_profile, billing_account, receivable, refund, invoice_item TO tollkeeper_billing;
 GRANT DELETE ON invoice_item TO tollkeeper_billing;
+GRANT SELECT ON close_as_billed TO tollkeeper_billing;
 GRANT SELECT, INSERT ON journal, payment, credit_note TO tollkeeper_billing;
 GRANT SELECT ON billing_profile, billing_account, receivable, journal, payment, credit_note, refund, invoice_item
   TO tollkeeper_admin, tollkeeper_reader;

@@ -139,43 +139,22 @@ ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 -- name: inputs_ending
 -- Reads the inputs of the closes that end where periods begin, as their newest invoices have them, and whether these are
 -- void. Columns $1 tenants and $2 subscriptions as array literals, $3 period starts.
-SELECT c.subscription_id, coalesce(i.inputs, c.inputs) AS inputs, coalesce(r.state = 'void', false) AS is_void
+SELECT c.subscription_id, c.inputs, c.is_void
 FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
-JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
-  AND c.period_end = asked.start AND NOT c.is_cut
-LEFT JOIN LATERAL (
-  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
-  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
-  ORDER BY n.issue DESC LIMIT 1
-) i ON true
-LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id;
+JOIN close_as_billed c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
+  AND c.period_end = asked.start AND NOT c.is_cut;
 
 -- name: inputs_around
 -- Reads the inputs of the close of the period that has an instant, as its newest invoice has them, and whether that is
 -- void. $1 tenant id, $2 subscription id, $3 instant.
-SELECT coalesce(i.inputs, c.inputs) AS inputs, coalesce(r.state = 'void', false) AS is_void
-FROM billing_close c
-LEFT JOIN LATERAL (
-  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
-  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
-  ORDER BY n.issue DESC LIMIT 1
-) i ON true
-LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id
-WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.period_start <= $3 AND c.period_end > $3 AND NOT c.is_cut;
+SELECT inputs, is_void FROM close_as_billed
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start <= $3 AND period_end > $3 AND NOT is_cut;
 
 -- name: inputs_from
 -- Reads the inputs of the close that begins at an instant, as its newest invoice has them, unless that is void. $1
 -- tenant id, $2 subscription id, $3 instant.
-SELECT coalesce(i.inputs, c.inputs) AS inputs
-FROM billing_close c
-LEFT JOIN LATERAL (
-  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
-  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
-  ORDER BY n.issue DESC LIMIT 1
-) i ON true
-LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id
-WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.period_start = $3 AND NOT c.is_cut
-  AND r.state IS DISTINCT FROM 'void';
+SELECT inputs FROM close_as_billed
+WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3 AND NOT is_cut AND NOT is_void;
 
 -- name: inputs_late_for
 -- Reads the inputs of closes that bill late usage of a closed period, as their newest invoices have them, but of void
@@ -439,17 +418,9 @@ ORDER BY t.wire_id, s.started_at, s.subscription_id;
 -- name: cuts
 -- Gives the cuts of a period whose invoices stand, or are still to come: inputs, and number or null. $1 tenant id,
 -- $2 subscription id, $3 period start, $4 end.
-SELECT c.period_end AS cut_at, coalesce(i.inputs, c.inputs) AS inputs, i.number
-FROM billing_close c
-LEFT JOIN LATERAL (
-  SELECT i.invoice_id, i.inputs, i.number FROM invoice i
-  WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id AND i.period_start = c.period_start
-  ORDER BY i.issue DESC LIMIT 1
-) i ON true
-LEFT JOIN receivable r ON r.tenant_id = c.tenant_id AND r.invoice_id = i.invoice_id
-WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.is_cut AND c.period_start > $3 AND c.period_start < $4
-  AND r.state IS DISTINCT FROM 'void'
-ORDER BY c.period_end;
+SELECT period_end AS cut_at, inputs, number FROM close_as_billed
+WHERE tenant_id = $1 AND subscription_id = $2 AND is_cut AND period_start > $3 AND period_start < $4 AND NOT is_void
+ORDER BY period_end;
 
 -- name: is_counted
 -- Says whether a cut's period is closed, so that its invoice counts on the cut's. $1 tenant id, $2 subscription id,
