@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::{
     api::{ContentHash, Damage, Hash, Hole, Key},
     chain::{chain_next, hole_hash},
-    format::{Kind, Record, commit_body, parse, u64_at, wide},
+    format::{Kind, Record, commit_body, decode, u64_at, wide},
     index::{Index, Point},
     scan::{Piece, Scan},
 };
@@ -111,13 +111,12 @@ impl Fold {
         }
     }
 
-    /// Folds one segment's records. A number above `seq_max`, which the next segment's header tells, is damage.
+    /// Folds one segment's records, which the scan has checked. A number above `seq_max`, which the next segment's header tells, is damage.
     pub(crate) fn segment(
         &mut self,
         number: u64,
         file: &str,
         image: &[u8],
-        seed: u32,
         (scan, seq_max): (&Scan, u64),
     ) {
         for piece in &scan.pieces {
@@ -128,7 +127,7 @@ impl Fold {
                     let bytes = image
                         .get(offset..offset.saturating_add(total))
                         .unwrap_or_default();
-                    match parse(bytes, seed) {
+                    match decode(bytes) {
                         Some(record) if last_number(&record) > seq_max => {
                             self.bad(number, file, offset, total);
                         }
@@ -245,8 +244,15 @@ impl Fold {
             });
             return self.fill_to(record.seq, "CONTENT");
         };
-        self.advance(record.seq, &content);
-        self.written_h = self.written_h.map(|h| chain_next(&h, &content));
+        let before = self.h;
+        let after = self.advance(record.seq, &content);
+        self.written_h = self.written_h.map(|h| {
+            if h == before {
+                after
+            } else {
+                chain_next(&h, &content)
+            }
+        });
     }
 
     fn hole(&mut self, hole: Hole) {
@@ -256,14 +262,17 @@ impl Fold {
         self.advance(last_seq, &content);
     }
 
-    fn advance(&mut self, last_seq: u64, content: &Hash) {
-        self.h = chain_next(&self.h, content);
+    /// Moves on by one entry; gives h as it follows from the one before.
+    fn advance(&mut self, last_seq: u64, content: &Hash) -> Hash {
+        let after = chain_next(&self.h, content);
+        self.h = after;
         self.last_seq = last_seq;
         if let Some((seq, h)) = self.known {
             if seq == last_seq {
                 self.h = h;
             }
         }
+        after
     }
 
     fn commit(&mut self, file: &str, offset: usize, record: &Record<'_>) {

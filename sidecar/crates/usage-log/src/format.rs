@@ -227,13 +227,26 @@ pub(crate) fn peek(bytes: &[u8]) -> Option<(Kind, usize)> {
     Some((kind, total_bytes(body)))
 }
 
+/// Tells whether a record may begin here by its kind alone: cheap, where most places are none.
+pub(crate) fn may_begin(image: &[u8], at: usize) -> bool {
+    let kind = image.get(at.saturating_add(24));
+    kind.is_some_and(|kind| Kind::from_byte(*kind).is_some())
+}
+
 /// Decodes the record that begins here; `None` unless every byte of it, padding included, is as it was written.
 pub(crate) fn parse(bytes: &[u8], seed: u32) -> Option<Record<'_>> {
-    let (kind, total) = peek(bytes)?;
+    let (_, total) = peek(bytes)?;
     let record = bytes.get(..total)?;
     if record_crc(record, seed) != u32_at(record, 4) {
         return None;
     }
+    decode(record)
+}
+
+/// Decodes the record that begins here, whose bytes were checked before.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record<'_>> {
+    let (kind, total) = peek(bytes)?;
+    let record = bytes.get(..total)?;
     let body_end = RECORD_HEADER.saturating_add(narrow(u64::from(u32_at(record, 0))));
     let keyed = record.get(25).is_some_and(|flags| flags & KEYED != 0);
     let payload_start = if keyed {

@@ -9,8 +9,10 @@ use crate::{
     index::{Index, Point, Segment},
 };
 
-/// Bytes read at once.
+/// Bytes read at once, at most.
 const CHUNK: usize = 256 << 10;
+/// Bytes read at first where few are asked for; each further stretch is twice as long.
+const FIRST_CHUNK: usize = 4 << 10;
 
 /// How much to read.
 #[derive(Clone, Copy)]
@@ -60,6 +62,8 @@ struct Walk<'a> {
     h_before: Option<Hash>,
     entries: Vec<Entry>,
     bytes: usize,
+    /// How much to read next.
+    chunk: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -83,6 +87,7 @@ impl<'a> Walk<'a> {
             h_before: None,
             entries: Vec::new(),
             bytes: 0,
+            chunk: bounds.bytes.clamp(FIRST_CHUNK, CHUNK),
         })
     }
 
@@ -133,12 +138,8 @@ impl<'a> Walk<'a> {
     /// Walks the records of one stretch of a segment.
     fn chunk(&mut self, segment: &Segment) -> Result<(), LogError> {
         let seed = self.index.identity.seed(segment.number);
-        let length = narrow(segment.end.saturating_sub(self.at.offset)).min(CHUNK);
-        let mut bytes = vec![0; length];
-        segment
-            .file
-            .read_at(&mut bytes, self.at.offset)
-            .map_err(|error| LogError::Io(format!("reading: {error}")))?;
+        let bytes = self.stretch(segment)?;
+        let length = bytes.len();
         let mut at = 0;
         while at < length && !self.is_done() {
             if let Some(skip) = self.index.skips.get(&(segment.number, self.at.offset)) {
@@ -163,6 +164,27 @@ impl<'a> Walk<'a> {
             self.at.offset = self.at.offset.saturating_add(wide(record.total));
         }
         Ok(())
+    }
+
+    /// Reads the next bytes of a segment: at least one whole record, where one is stored there.
+    fn stretch(&mut self, segment: &Segment) -> Result<Vec<u8>, LogError> {
+        let stored = narrow(segment.end.saturating_sub(self.at.offset));
+        let read = |length: usize| {
+            let mut bytes = vec![0; length];
+            segment
+                .file
+                .read_at(&mut bytes, self.at.offset)
+                .map_err(|error| LogError::Io(format!("reading: {error}")))?;
+            Ok(bytes)
+        };
+        let bytes = read(stored.min(self.chunk))?;
+        self.chunk = self.chunk.saturating_mul(2).min(CHUNK);
+        match peek(&bytes) {
+            Some((_, total)) if total > bytes.len() && bytes.len() < stored => {
+                read(stored.min(total))
+            }
+            _ => Ok(bytes),
+        }
     }
 
     /// Takes one record; false when the bounds are reached and it must be read again next time.

@@ -305,7 +305,7 @@ impl Part<'_> {
             sealed_us: 0,
         });
         let checked = (&found, self.seq_max);
-        fold.segment(self.number, self.name, image, range.seed, checked);
+        fold.segment(self.number, self.name, image, checked);
         found
     }
 }

@@ -1,6 +1,6 @@
 //! Finds the records of one segment's bytes, also around damage. Pure.
 
-use crate::format::{Kind, Record, parse, peek, u64_at};
+use crate::format::{Kind, Record, may_begin, parse, peek, u64_at};
 
 /// Where and how to look.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +170,7 @@ fn resynchronise(
     incarnation_min: u64,
 ) -> Option<usize> {
     let first = at.saturating_add(8);
-    (first..limit)
-        .step_by(8)
-        .find(|next| record_at(image, *next, limit, range, incarnation_min).is_some())
+    (first..limit).step_by(8).find(|next| {
+        may_begin(image, *next) && record_at(image, *next, limit, range, incarnation_min).is_some()
+    })
 }

@@ -79,11 +79,10 @@ pub(super) fn check_loss(
     holes: &[crate::Hole],
     place: &str,
 ) {
-    let found = payloads(found);
     assert_eq!(records.len(), found.len(), "{place}: {holes:?}");
     let lost: Vec<u64> = (1..)
-        .zip(records.iter().zip(&found))
-        .filter(|(_, (a, b))| Some(*a) != b.as_ref())
+        .zip(records.iter().zip(found))
+        .filter(|(_, (expected, (_, body)))| Some(*expected) != payload(body))
         .map(|(n, _)| n)
         .collect();
     assert!(lost.len() <= 1, "{place} lost {lost:?}");

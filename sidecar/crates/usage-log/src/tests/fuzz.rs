@@ -227,7 +227,7 @@ fn drain(log: &UsageLog) {
         }
         match log.read_from(seq, 16, 4_000) {
             Ok(batch) => {
-                check_chain(&batch);
+                check_chain(&batch, &content());
                 let Some(last) = batch.entries.last() else {
                     return;
                 };

@@ -44,10 +44,12 @@ pub(crate) struct Faults {
     pub(crate) live: bool,
 }
 
+/// Copies share their bytes until one of them writes.
 #[derive(Default, Clone)]
 struct Bytes {
-    cached: Vec<u8>,
-    durable: Vec<u8>,
+    cached: Arc<Vec<u8>>,
+    /// The very bytes of `cached` where nothing was written since they were synced.
+    durable: Arc<Vec<u8>>,
     /// Pages that a failed sync marked clean: later syncs don't write them, as on Linux.
     abandoned: BTreeSet<usize>,
     /// Nothing was written from here on, since it was reserved.
@@ -102,16 +104,7 @@ impl Memory {
         copy.0.lock().directories.clone_from(&disk.directories);
         for (path, content) in &disk.files {
             let bytes = content.bytes.lock();
-            let mut after = bytes.durable.clone();
-            after.resize(bytes.cached.len(), 0);
-            for page in 0..after.len().div_ceil(PAGE) {
-                let range = page * PAGE..((page + 1) * PAGE).min(after.len());
-                if after[range.clone()] != bytes.cached[range.clone()]
-                    && written(&content.name, page)
-                {
-                    after[range.clone()].copy_from_slice(&bytes.cached[range]);
-                }
-            }
+            let after = bytes.after_crash(|page| written(&content.name, page));
             copy.put(path, content.name.clone(), after);
         }
         copy
@@ -139,7 +132,14 @@ impl Memory {
 
     /// Copies everything, with everything durable.
     pub(crate) fn copy(&self) -> Self {
-        self.crash(|_, _| true)
+        let copy = Self::default();
+        let disk = self.0.lock();
+        copy.0.lock().directories.clone_from(&disk.directories);
+        for (path, content) in &disk.files {
+            let cached = Arc::clone(&content.bytes.lock().cached);
+            copy.put(path, content.name.clone(), cached);
+        }
+        copy
     }
 
     /// Names of files with what is in them.
@@ -148,7 +148,10 @@ impl Memory {
             .lock()
             .files
             .values()
-            .map(|content| (content.name.clone(), content.bytes.lock().cached.clone()))
+            .map(|content| {
+                let bytes = content.bytes.lock();
+                (content.name.clone(), bytes.cached.to_vec())
+            })
             .collect()
     }
 
@@ -161,8 +164,9 @@ impl Memory {
             .find(|content| content.name == name)
             .unwrap();
         let mut bytes = content.bytes.lock();
-        change(&mut bytes.cached);
-        bytes.durable = bytes.cached.clone();
+        bytes.durable = Arc::default();
+        change(Arc::make_mut(&mut bytes.cached));
+        bytes.durable = Arc::clone(&bytes.cached);
     }
 
     /// Takes over the files of another that aren't here.
@@ -177,24 +181,66 @@ impl Memory {
                 self.put(
                     path,
                     content.name.clone(),
-                    content.bytes.lock().cached.clone(),
+                    Arc::clone(&content.bytes.lock().cached),
                 );
             }
         }
     }
 
-    fn put(&self, path: &Path, name: String, bytes: Vec<u8>) {
+    fn put(&self, path: &Path, name: String, bytes: Arc<Vec<u8>>) {
         let mut disk = self.0.lock();
         let content = Content {
             name,
             bytes: Mutex::new(Bytes {
-                cached: bytes.clone(),
+                cached: Arc::clone(&bytes),
                 durable: bytes,
                 ..Bytes::default()
             }),
             state: Arc::clone(&disk.state),
         };
         disk.files.insert(path.to_path_buf(), Arc::new(content));
+    }
+}
+
+impl Bytes {
+    /// What a crash leaves: of each page that differs `written` says whether it was written.
+    fn after_crash(&self, mut written: impl FnMut(usize) -> bool) -> Arc<Vec<u8>> {
+        if Arc::ptr_eq(&self.cached, &self.durable) {
+            return Arc::clone(&self.cached);
+        }
+        let mut after = self.durable.to_vec();
+        after.resize(self.cached.len(), 0);
+        for page in 0..after.len().div_ceil(PAGE) {
+            let range = page * PAGE..((page + 1) * PAGE).min(after.len());
+            if after[range.clone()] != self.cached[range.clone()] && written(page) {
+                after[range.clone()].copy_from_slice(&self.cached[range]);
+            }
+        }
+        Arc::new(after)
+    }
+
+    /// Makes what was written durable, but for abandoned pages; or abandons it where the sync fails.
+    fn sync(&mut self, fails: bool) {
+        if !fails && self.abandoned.is_empty() {
+            self.durable = Arc::clone(&self.cached);
+            return;
+        }
+        let length = self.cached.len();
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(length, 0);
+        for page in 0..length.div_ceil(PAGE) {
+            let range = page * PAGE..((page + 1) * PAGE).min(length);
+            if self.cached[range.clone()] == durable[range.clone()]
+                || self.abandoned.contains(&page)
+            {
+                continue;
+            }
+            if fails {
+                self.abandoned.insert(page);
+            } else {
+                durable[range.clone()].copy_from_slice(&self.cached[range]);
+            }
+        }
     }
 }
 
@@ -231,12 +277,13 @@ impl StorageFile for Handle {
         drop(state);
         let mut bytes = self.0.bytes.lock();
         let end = offset as usize + data.len();
+        let cached = Arc::make_mut(&mut bytes.cached);
         if self.is_segment() {
-            assert!(end <= bytes.cached.len(), "a segment would grow");
-        } else if bytes.cached.len() < end {
-            bytes.cached.resize(end, 0);
+            assert!(end <= cached.len(), "a segment would grow");
+        } else if cached.len() < end {
+            cached.resize(end, 0);
         }
-        bytes.cached[offset as usize..end].copy_from_slice(data);
+        cached[offset as usize..end].copy_from_slice(data);
         if end > bytes.reserved_from {
             (bytes.reserved_from, bytes.is_first) = (end.next_multiple_of(PAGE), true);
         }
@@ -257,22 +304,7 @@ impl StorageFile for Handle {
         let is_first = std::mem::take(&mut bytes.is_first);
         state.first_syncs += u64::from(is_first && self.is_segment());
         drop(state);
-        let length = bytes.cached.len();
-        bytes.durable.resize(length, 0);
-        for page in 0..length.div_ceil(PAGE) {
-            let range = page * PAGE..((page + 1) * PAGE).min(length);
-            if bytes.cached[range.clone()] == bytes.durable[range.clone()]
-                || bytes.abandoned.contains(&page)
-            {
-                continue;
-            }
-            if fails {
-                bytes.abandoned.insert(page);
-            } else {
-                let page = bytes.cached[range.clone()].to_vec();
-                bytes.durable[range].copy_from_slice(&page);
-            }
-        }
+        bytes.sync(fails);
         if fails {
             Err(io::Error::other("sync refused"))
         } else {
@@ -282,8 +314,8 @@ impl StorageFile for Handle {
 
     fn allocate(&self, size: u64) -> io::Result<()> {
         let mut bytes = self.0.bytes.lock();
-        bytes.cached.resize(size as usize, 0);
-        bytes.durable.resize(size as usize, 0);
+        Arc::make_mut(&mut bytes.cached).resize(size as usize, 0);
+        Arc::make_mut(&mut bytes.durable).resize(size as usize, 0);
         Ok(())
     }
 
@@ -302,7 +334,7 @@ impl Storage for Memory {
             self.put(
                 path,
                 path.file_name().unwrap().to_string_lossy().into_owned(),
-                Vec::new(),
+                Arc::default(),
             );
         }
         Ok(Arc::new(Handle(Arc::clone(&self.0.lock().files[path]))))

@@ -103,6 +103,15 @@ pub(crate) fn commit(log: &UsageLog, seq: u64) {
 
 /// Reads everything from a number on, as a shipper would, and checks h on the way.
 pub(crate) fn read_all(log: &UsageLog, from: u64) -> Vec<(u64, EntryBody)> {
+    read_hashed(log, from, &content())
+}
+
+/// Likewise, with another way to the same content hashes.
+pub(crate) fn read_hashed(
+    log: &UsageLog,
+    from: u64,
+    content: &ContentHash,
+) -> Vec<(u64, EntryBody)> {
     let mut seq = from;
     let mut out = Vec::new();
     let mut h: Option<Hash> = None;
@@ -121,7 +130,7 @@ pub(crate) fn read_all(log: &UsageLog, from: u64) -> Vec<(u64, EntryBody)> {
         if let Some(h) = h {
             assert_eq!(h, batch.h_before, "h breaks between batches at {seq}");
         }
-        check_chain(&batch);
+        check_chain(&batch, content);
         h = Some(batch.h_after);
         if batch.entries.is_empty() {
             return out;
@@ -139,11 +148,18 @@ pub(crate) fn read_all(log: &UsageLog, from: u64) -> Vec<(u64, EntryBody)> {
 
 /// Payloads of what was read; holes as `None`.
 pub(crate) fn payloads(entries: &[(u64, EntryBody)]) -> Vec<Option<Vec<u8>>> {
-    let payload = |body: &EntryBody| match body {
-        EntryBody::Usage(payload) => Some(payload.clone()),
+    entries
+        .iter()
+        .map(|(_, body)| payload(body).cloned())
+        .collect()
+}
+
+/// The payload of what was read; of a hole `None`.
+pub(crate) fn payload(body: &EntryBody) -> Option<&Vec<u8>> {
+    match body {
+        EntryBody::Usage(payload) => Some(payload),
         EntryBody::Hole(_) => None,
-    };
-    entries.iter().map(|(_, body)| payload(body)).collect()
+    }
 }
 
 /// h after these payloads, the slow way.
@@ -153,10 +169,10 @@ pub(crate) fn chain_of(producer: &[u8; 16], payloads: &[Vec<u8>]) -> Hash {
     })
 }
 
-fn check_chain(batch: &Batch) {
+fn check_chain(batch: &Batch, content: &ContentHash) {
     let after = batch.entries.iter().fold(batch.h_before, |h, entry| {
         let hash = match &entry.body {
-            EntryBody::Usage(payload) => Sha256::digest(payload).into(),
+            EntryBody::Usage(payload) => content(payload).unwrap(),
             EntryBody::Hole(hole) => hole_hash(hole.first_seq, hole.last_seq),
         };
         chain_next(&h, &hash)
