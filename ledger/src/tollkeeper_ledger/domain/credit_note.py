@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.period_facts import instant_text
-from tollkeeper_ledger.domain.shares import cut
+from tollkeeper_ledger.domain.shares import cut_steadily
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,4 +79,5 @@ def _taxes(stored: Json, change: Change, *, amount_minor: int, tax_minor: int) -
 def _shares(weights: Sequence[int], so_far: int, now: int) -> list[int]:
     """Share out what is credited now, of what is credited so far with it. Rates below zero have no share."""
     shown = [max(weight, 0) for weight in weights]
-    return [after - before for after, before in zip(cut(so_far, shown), cut(so_far - now, shown), strict=True)]
+    each = zip(cut_steadily(so_far, shown), cut_steadily(so_far - now, shown), strict=True)
+    return [after - before for after, before in each]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_FLOOR, Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import EXACT, exact
@@ -28,6 +29,26 @@ def cut(amount_minor: int, weights: Sequence[int]) -> tuple[int, ...]:
     order = sorted(range(len(weights)), key=lambda place: (shares[place] - quotas[place], place))
     for place in order[: amount_minor - sum(shares)]:
         shares[place] += 1
+    return tuple(shares)
+
+
+def cut_steadily(amount_minor: int, weights: Sequence[int]) -> tuple[int, ...]:
+    """Cut an amount in proportion to weights so that no share falls when the amount rises, as one of `cut` may.
+
+    The sum of the weights is cut into the weights. Of either sign; all weights zero, and errors, as in `cut`.
+    Source: the method of Webster and Sainte-Laguë, whose steps begin at rounded quotas.
+    """
+    if amount_minor < 0:
+        return tuple(-share for share in cut_steadily(-amount_minor, weights))
+    whole = sum(weights)
+    if not weights or min(weights) < 0 or whole == 0:
+        return cut(amount_minor, weights)
+    shares = [(2 * amount_minor * weight + whole) // (2 * whole) for weight in weights]
+    places = [place for place, weight in enumerate(weights) if weight]
+    while (missing := amount_minor - sum(shares)) > 0:
+        shares[min(places, key=lambda place: (Fraction(2 * shares[place] + 1, weights[place]), place))] += 1
+    for _ in range(-missing):
+        shares[max(places, key=lambda place: (Fraction(2 * shares[place] - 1, weights[place]), place))] -= 1
     return tuple(shares)
 
 
