@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from stripe_shop import Shop, act_on, open_shop
+from billing_bench import catalogue
+from stripe_shop import GRACE, HOUR, Shop, act_on, open_shop
 from tollkeeper_ledger.domain.billing_profile import BillingProfile
+from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
 from tollkeeper_ledger.services.reconciling import reconcile
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
@@ -109,6 +112,22 @@ async def test_a_suspension_for_two_invoices_ends_when_both_are_paid(shop: Shop)
         shop.fake.pay_on_page(invoice["id"])
         await shop.hear()
         assert [(state,)] == await told(shop, "SELECT state FROM tenant WHERE wire_id = 'code'")
+
+
+async def test_a_currency_that_the_provider_counts_otherwise_is_not_collected(shop: Shop) -> None:
+    """An Icelandic crown is 1 minor unit here and 100 there: nothing is asked for, and the job says why."""
+    crowns = catalogue(shop.bench.start, "code").replace("currency: USD", "currency: ISK")
+    await shop.bench.apply(crowns)
+    async with transaction(shop.bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        await set_profile(conn, tenant_id, BillingProfile(provider="stripe"), act=await act_on(conn))
+    await shop.bench.set_now(shop.bench.start + HOUR + GRACE)
+    await shop.bench.run()
+    await shop.work()
+    assert [("ISK", 20)] == await told(shop, "SELECT currency, total_minor FROM invoice")
+    ((state, error),) = await told(shop, "SELECT state, error FROM provider_job")
+    assert ("failed", True) == (state, str(error).startswith("the provider counts ISK in other units"))
+    assert [] == shop.fake.log
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ Json: TypeAlias = dict[str, Any]
 KEY_TRUSTED = timedelta(hours=20)
 """Age beyond which an idempotency key is not relied on; the provider forgets keys after 24 hours."""
 
+COUNTED_OTHERWISE = frozenset({"ISK", "MGA", "UGX"})
+"""Currencies whose amounts the provider takes in other units than ISO 4217 names: a hundredth or a hundredfold of ours.
+
+Source: docs.stripe.com/currencies, zero-decimal currencies and special cases.
+"""
+
 _OK, _ERRORS, _SERVER_ERRORS = 200, 400, 500
 _DECLINED, _CONFLICT, _TOO_MANY = 402, 409, 429
 

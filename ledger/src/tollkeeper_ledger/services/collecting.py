@@ -315,6 +315,9 @@ def _decide_making(job: Job, row: Row) -> Decided:
         return Decided(job=replace(job, state="done", error=""))
     if row["owed"] == "void":
         return Decided(step="discard", request=wire.discard_request)
+    if row["currency"] in wire.COUNTED_OTHERWISE and "invoice" not in job.facts:
+        problem = f"the provider counts {row['currency']} in other units than ISO 4217: collect it by hand"
+        return Decided(job=replace(job, state="failed", error=problem))
     return Decided(step=job.step, request=_REQUESTS.get(job.step))
 
 
