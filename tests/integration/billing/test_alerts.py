@@ -12,12 +12,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alert_support import LOG, give_address, opened
+from alert_support import CATALOGUE, LOG, Look, give_address, opened
 from billing_bench import use
+from stripe_shop import act_on
+from tollkeeper_ledger.domain.billing_profile import BillingProfile, TaxRate
 from tollkeeper_ledger.services import alerting
 from tollkeeper_ledger.services.alerting import Alerter, check_alerts
+from tollkeeper_ledger.services.invoice_run import bill_thresholds
 from tollkeeper_ledger.services.mailing import Mailer
+from tollkeeper_ledger.services.prepaid import GrantAsked, create_grant
+from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.usage_voids import void_usage
+from tollkeeper_ledger.store.catalogue import find_tenant_ids
 from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
@@ -48,6 +54,33 @@ async def test_use_and_spend_are_told_of_exactly_at_their_thresholds(bench: Bill
         await look.use(2000)
         assert 2 == await look.alerter.run_all()
         assert [("spend", "50", "50"), ("spend", "75%", "30"), ("spend", "100%", "50")] == (await look.fired())[2:]
+
+
+async def test_spend_is_told_of_whatever_pays_for_it(bench: BillingBench) -> None:
+    """1,000 tokens are 10.00 beside 20.00: spend is 30.00, paid with credit, with tax in its prices, or invoiced."""
+    declared = CATALOGUE.format(start=bench.start.isoformat())
+    within = declared.replace("    prices:", '    progressive_threshold: "5.00"\n    prices:')
+    await bench.apply(within)
+    look = Look(bench, await bench.new_log())
+    async with transaction(bench.billing) as conn:
+        tenants, act = await find_tenant_ids(conn, ["code", "own"]), await act_on(conn)
+        rule = GrantAsked(
+            name="credit", meter="", currency="USD", amount=10_000, priority=0, expires_at=None, recurs=False,
+            rollover_max=0,
+        )  # fmt: skip
+        await create_grant(conn, tenants["code"], rule, act, new_id=uuid.uuid4)
+        taxes = BillingProfile(taxes=(TaxRate("VAT", "25"),), tax_mode="inclusive")
+        await set_profile(conn, tenants["own"], taxes, act=act)
+    await bench.set_now(bench.start + 2 * MINUTE)
+    for tenant in tenants:
+        await look.use(1_000, tenant=tenant)
+    for cuts in (1, 0):
+        assert cuts == await bill_thresholds(bench.billing, actor="test")
+        spent = {}
+        for tenant, tenant_id in tenants.items():
+            figures = [figure for figure, _ in await check_alerts(bench.billing, tenant_id, notify=False)]
+            spent[tenant] = [figure.value for figure in figures if figure.kind == "spend"]
+        assert {"code": [Decimal(30)], "own": [Decimal(24)]} == spent
 
 
 async def test_each_threshold_is_told_of_once_whoever_looks_how_often(bench: BillingBench) -> None:

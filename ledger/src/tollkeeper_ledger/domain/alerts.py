@@ -87,6 +87,18 @@ def subject_of(rule: Json) -> str:
     return str(rule.get("meter", ""))
 
 
+def spent_minor(lines: Iterable[Json], *, is_contained: bool) -> int:
+    """Sum what an invoice's lines charge, after coupons, before credit and tax; `is_contained`: amounts contain tax.
+
+    What invoices within the period said already was spent as well.
+    """
+    return sum(
+        line["amount_minor"] - line["discount_minor"] - (line["tax"]["tax_minor"] if is_contained else 0)
+        for line in lines
+        if line["kind"] != "credit" and "invoiced" not in line
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """How far something is, of which thresholds tell."""

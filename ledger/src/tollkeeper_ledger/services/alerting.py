@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.alerts import Figure, is_mailed, rules_in_force, thresholds_of
+from tollkeeper_ledger.domain.alerts import Figure, is_mailed, rules_in_force, spent_minor, thresholds_of
 from tollkeeper_ledger.domain.invoice import digests_named, inputs_to_bytes, rate_and_sum
 from tollkeeper_ledger.domain.money import Currency, major
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
@@ -223,13 +223,13 @@ def _use(inputs: CloseInputs, meter: str) -> Decimal:
 
 
 async def _spend(conn: Connection, inputs: CloseInputs, currency: Currency) -> Decimal | None:
-    """Give what a period's invoice would come to now, before credit and tax; None where it can't be rated."""
+    """Give what a period costs by now, before credit and tax, invoiced or not; None where it can't be rated."""
     stored = inputs_to_bytes(inputs)
     try:
         sums = rate_and_sum(stored, await read_definitions_by_digest(conn, digests_named(stored))).sums
     except ValueError:
         return None
-    return Decimal(major(sums["lines_minor"] - sums["discount_minor"], currency))
+    return Decimal(major(spent_minor(sums["lines"], is_contained=inputs.billing["tax_mode"] == "inclusive"), currency))
 
 
 async def check_alerts(pool: Pool, tenant_id: UUID, *, notify: bool) -> list[tuple[Figure, set[str]]]:
