@@ -116,3 +116,44 @@ async def test_usage_taken_back_is_given_back_as_it_was_paid(bench: BillingBench
             assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
             made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
             assert made.stored == made.document
+
+
+@pytest.mark.asyncio
+async def test_usage_taken_back_bit_by_bit_gives_back_all_once(bench: BillingBench) -> None:
+    """2 million tokens, 5.00, cost half with a coupon; 2 million late ones the whole. All go back, on three invoices.
+
+    The first two take the coupon's 2.50 and the tax with them, the third gives back the late ones at their price.
+    """
+    await bench.apply(catalogue(bench.start, "code"))
+    async with transaction(bench.billing) as conn:
+        tenant_id = (await find_tenant_ids(conn, ["code"]))["code"]
+        act = await act_on(conn)
+        half = CouponAsked(name="Half", percent=Decimal(50), amount_minor=None, periods=1)
+        await add_coupon_to(conn, tenant_id, half, act, new_id=uuid.uuid4)
+        await set_profile(conn, tenant_id, BillingProfile(taxes=(TaxRate("VAT", "19"),)), act=act)
+    log = await bench.new_log()
+    sent = {
+        1: [use(name, bench.start, context_tokens=MILLION) for name in ("kept", "one", "two")],
+        2: [use("late", bench.start, context_tokens=2 * MILLION)],
+    }
+    for hour, name in enumerate(("", "", "one", "two", "late"), start=1):
+        await bench.set_now(bench.start + hour * HOUR + GRACE)
+        if name:
+            async with transaction(bench.ingest_pool) as conn:
+                now, request = await ledger_now(conn), uuid.UUID(int=hour)
+                assert (1, 0) == await void_usage(conn, bench.ingest, request, tenant="code", ids=[name], now=now)
+        await bench.send(log, *sent.get(hour, ()), watermark=bench.start + hour * HOUR)
+        await bench.run()
+    lines = [
+        (line["amount_minor"], line["discount_minor"], line["tax"]["tax_minor"])
+        for document in await bench.documents("code")
+        for line in document["lines"]
+        if line["meter"]
+    ]
+    assert [(500, 250), (500, 0), (-250, -125), (-250, -125), (-500, 0)] == [line[:2] for line in lines]
+    assert (0, 0) == (lines[0][2] + lines[2][2] + lines[3][2], lines[1][2] + lines[4][2])
+    for row in await bench.rows("SELECT invoice_id FROM invoice"):
+        async with connection(bench.billing) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            assert [] == [check for check in await verify_invoice(conn, row["invoice_id"]) if not check.ok]
+            made = await reproduce_invoice(conn, row["invoice_id"], from_records=True)
+            assert made.stored == made.document

@@ -23,7 +23,7 @@ from tollkeeper_ledger.domain.period_facts import (
 from tollkeeper_ledger.domain.rating.charges import LateUsage, Total
 from tollkeeper_ledger.domain.rating.dimensions import added
 from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
-from tollkeeper_ledger.domain.rating.paid import PaidFee, PaidUsage
+from tollkeeper_ledger.domain.rating.paid import GivenBack, PaidFee, PaidUsage
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, RatedPeriod, rate_period
 from tollkeeper_ledger.domain.rating.plan_bytes import is_named_by, plan_of
 from tollkeeper_ledger.domain.seller_taxes import NO_TAXES, NOWHERE, SellerTaxes, TaxPlace
@@ -298,6 +298,29 @@ def paid_usage(inputs: bytes, definitions: Mapping[str, bytes], *, plan: str) ->
         PaidUsage(meter=line.meter, attributes=line.dimensions, paid=_paid(said, stored))
         for line, said in found
         if line.kind == "usage" and line.amount_minor > 0
+    )
+
+
+def usage_given_back_by(
+    inputs: bytes, definitions: Mapping[str, bytes], *, plan: str, period: Period
+) -> tuple[GivenBack, ...]:
+    """Say what an invoice of these inputs gives back of an earlier period's usage under a plan version, by its digest.
+
+    Raises ValueError as `rate_inputs` does.
+    """
+    stored = json.loads(inputs)
+    starts = {instant_of(late["period"]["start"]) for late in stored["late"] if late["plan"]["digest"] == plan}
+    meant = {start for start in starts if period.start <= start < period.end}
+    return tuple(
+        GivenBack(
+            meter=line.meter,
+            attributes=line.dimensions,
+            amount_minor=line.amount_minor,
+            discount_minor=line.discount_minor,
+            tax_minor=line.given_back.tax_minor,
+        )
+        for line in _rated(stored, definitions).charges.lines
+        if line.late and line.given_back is not None and line.period_start in meant
     )
 
 

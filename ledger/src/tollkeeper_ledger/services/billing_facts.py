@@ -8,11 +8,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tollkeeper_ledger.domain.invoice import Finalised, digests_named, make_document, paid_ahead, paid_usage
+from tollkeeper_ledger.domain.invoice import (
+    Finalised,
+    digests_named,
+    make_document,
+    paid_ahead,
+    paid_usage,
+    usage_given_back_by,
+)
 from tollkeeper_ledger.domain.invoiced import already_invoiced
-from tollkeeper_ledger.domain.period_facts import ahead_from_json
+from tollkeeper_ledger.domain.period_facts import ahead_from_json, period_from_json
 from tollkeeper_ledger.domain.periods import Period
-from tollkeeper_ledger.domain.rating.paid import PaidPeriod
+from tollkeeper_ledger.domain.rating.paid import PaidPeriod, less_given_back
 from tollkeeper_ledger.domain.rating.period import Ahead, PeriodFacts, Stretch, is_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 from tollkeeper_ledger.domain.rating.reductions import Grant
@@ -22,6 +29,7 @@ from tollkeeper_ledger.store.billing_closes import (
     read_definitions_by_digest,
     read_inputs_around,
     read_inputs_ending,
+    read_inputs_late_for,
 )
 from tollkeeper_ledger.store.billing_cuts import read_cuts
 from tollkeeper_ledger.store.prepaid import (
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.invoice import LateInput
     from tollkeeper_ledger.domain.phases import SubscriptionSchedule
     from tollkeeper_ledger.domain.rating.charges import PriceJson
+    from tollkeeper_ledger.domain.rating.paid import GivenBack, PaidUsage
     from tollkeeper_ledger.domain.rating.period import RatedPeriod
     from tollkeeper_ledger.domain.rating.reductions import Coupon
     from tollkeeper_ledger.store.billing_closes import PlanDefinition
@@ -251,8 +260,23 @@ async def with_paid_late(
             continue
         definitions = await read_definitions_by_digest(conn, digests_named(close.inputs))
         usage = () if close.is_void else paid_usage(close.inputs, definitions, plan=one.plan.digest)
+        if usage:
+            billed = period_from_json(json.loads(close.inputs)["period"])
+            usage = await _less_given_back(conn, schedule, billed, usage, plan=one.plan.digest)
         found.append(PaidPeriod(segment_id=one.segment.segment_id, is_void=close.is_void, usage=usage))
     return replace(facts, paid_late=tuple(found)) if found else facts
+
+
+async def _less_given_back(
+    conn: Connection, schedule: SubscriptionSchedule, period: Period, usage: Sequence[PaidUsage], *, plan: str
+) -> tuple[PaidUsage, ...]:
+    """Give what was paid for a period's usage less what invoices since have given back of it."""
+    key = CloseKey(schedule.tenant_id, schedule.subscription_id, period.start)
+    back: list[GivenBack] = []
+    for inputs in await read_inputs_late_for(conn, key):
+        definitions = await read_definitions_by_digest(conn, digests_named(inputs))
+        back.extend(usage_given_back_by(inputs, definitions, plan=plan, period=period))
+    return less_given_back(usage, back)
 
 
 def _usable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import major
@@ -10,6 +10,8 @@ from tollkeeper_ledger.domain.proration import prorate
 from tollkeeper_ledger.domain.rating.charges import TaxPaid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tollkeeper_ledger.domain.money import Currency
     from tollkeeper_ledger.domain.rating.charges import Attributes, Charge
 
@@ -34,6 +36,37 @@ class PaidUsage:
     meter: str
     attributes: Attributes
     paid: PaidFee
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What an invoice has given back of a meter's usage that an earlier one charged; all below zero or zero."""
+
+    meter: str
+    attributes: Attributes
+    amount_minor: int
+    discount_minor: int
+    tax_minor: int
+
+
+def less_given_back(usage: Sequence[PaidUsage], back: Sequence[GivenBack]) -> tuple[PaidUsage, ...]:
+    """Give what is left of what was paid; what was given back as a whole is left out.
+
+    Shares of what is left add up: usage that is taken back bit by bit gives back the whole of its coupons and its tax.
+    """
+    left = []
+    for one in usage:
+        of_it = [each for each in back if (each.meter, each.attributes) == (one.meter, one.attributes)]
+        amount_minor = one.paid.amount_minor + sum(each.amount_minor for each in of_it)
+        if amount_minor > 0:
+            paid = replace(
+                one.paid,
+                amount_minor=amount_minor,
+                discount_minor=one.paid.discount_minor + sum(each.discount_minor for each in of_it),
+                tax_minor=one.paid.tax_minor + sum(each.tax_minor for each in of_it),
+            )
+            left.append(replace(one, paid=paid))
+    return tuple(left)
 
 
 @dataclass(frozen=True, slots=True)
