@@ -15,11 +15,12 @@ import pytest
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
 from tollkeeper_ledger.domain.usage_batch import read_batch
-from tollkeeper_ledger.services import chain_slot
+from tollkeeper_ledger.services import chain_slot, usage_append, usage_claims
 from tollkeeper_ledger.services import usage as usage_service
 from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.usage import UsageIngest
 from tollkeeper_ledger.store.pool import connection
+from tollkeeper_ledger.store.usage_batches import claim_ids
 from usage_bench import TENANTS, superuser
 from usage_faults import POISON, ROLLUP_DIFFERENCES, held, refusing, waiting
 from usage_support import Log
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.domain.usage import UsageAppend
     from tollkeeper_ledger.store.pool import Connection, Pool
+    from tollkeeper_ledger.store.usage_batches import IdClaim
     from usage_bench import Bench
 
 pytestmark = pytest.mark.asyncio
@@ -77,13 +79,23 @@ async def test_each_batch_of_a_transaction_has_its_own_verdicts(bench: Bench) ->
     assert [] == await bench.rows(ROLLUP_DIFFERENCES)
 
 
-async def test_ids_that_meet_in_one_transaction_are_stored_once(bench: Bench) -> None:
-    """The first producer's record stands; its like is a duplicate elsewhere, another one under its id a conflict."""
+@pytest.mark.parametrize("records_min", [1, 1_000])
+async def test_ids_that_meet_in_one_transaction_are_stored_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, records_min: int
+) -> None:
+    """The first producer's record stands; its like is a duplicate elsewhere, another one under its id a conflict.
+
+    Whether appends ask for ids, or claim them as if they were free.
+    """
+    monkeypatch.setattr(usage_claims, "RECORDS_MIN", records_min)
     logs = sorted([await bench.new_log() for _ in range(3)], key=lambda log: log.producer_id)
     first, like, unlike = logs
-    first.record(*[bench.use(f"meet-{at}") for at in range(10)])
-    like.record(bench.use("own-1"), *[bench.use(f"meet-{at}") for at in range(10)])
-    unlike.record(*[bench.use(f"meet-{at}", quantities=(("requests", 9),)) for at in range(10)], bench.use("own-2"))
+    first.record(*[bench.use(f"meet-{records_min}-{at}") for at in range(10)])
+    like.record(bench.use(f"own-{records_min}-1"), *[bench.use(f"meet-{records_min}-{at}") for at in range(10)])
+    unlike.record(
+        *[bench.use(f"meet-{records_min}-{at}", quantities=(("requests", 9),)) for at in range(10)],
+        bench.use(f"own-{records_min}-2"),
+    )
     # Sent in another order than that in which they are committed.
     conflicts, stored, duplicates = await Together(bench).append([unlike.cut(), first.cut(), like.cut()])
     assert [(10, 0, 0), (1, 10, 0), (1, 0, 10)] == [
@@ -94,6 +106,40 @@ async def test_ids_that_meet_in_one_transaction_are_stored_once(bench: Bench) ->
     # Sent again, cut in another way, they hear the same.
     again = await Together(bench).append([like.cut(0, 5), unlike.cut()])
     assert [duplicates.verdicts[:4], conflicts.verdicts] == [one.verdicts for one in again]
+    assert [] == await bench.rows(ROLLUP_DIFFERENCES)
+
+
+async def test_a_wrong_guess_about_ids_costs_nothing_but_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append that claims its ids as if they were free, beside one that is committing some of them, waits for it.
+
+    It stores what is its own, once, and hears of each taken id; ids that stand twice in it as well. The next append
+    asks, the one after it guesses again.
+    """
+    guessing = UsageIngest(bench.pool, embedded=True, chain=ChainSlot(1))
+    claims: list[bool] = []
+
+    async def claim_and_tell(conn: Connection, claim: IdClaim) -> dict[int, bool]:
+        claims.append(claim.all_free)
+        return await claim_ids(conn, claim)
+
+    monkeypatch.setattr(usage_append, "claim_ids", claim_and_tell)
+    first, second = [await bench.new_log() for _ in range(2)]
+    first.record(*[bench.use(f"guess-{at}") for at in range(150)])
+    second.record(*[bench.use(f"guess-{at}") for at in range(100, 250)], bench.use("guess-249"))
+    async with held(bench, "SELECT FROM usage_chain_head FOR UPDATE"):
+        sent = asyncio.create_task(bench.ingest.append(first.cut()))
+        await waiting(bench, 1)
+        later = asyncio.create_task(guessing.append(second.cut()))
+        await waiting(bench, 2)
+    assert (150, 0) == ((await sent).stored, (await sent).duplicates)
+    outcome = await later
+    assert (100, 51, 0) == (outcome.stored, outcome.duplicates, outcome.conflicts)
+    assert [Verdict(seq, None) for seq in (*range(1, 51), 151)] == list(outcome.verdicts)
+    assert [(at - 99, f"guess-{at}") for at in range(150, 250)] == await bench.stored(second)
+    for number in range(2):
+        second.record(*[bench.use(f"guess-more-{number}-{at}") for at in range(100)])
+        assert 100 == (await guessing.append(second.cut(151 + 100 * number))).stored
+    assert [True, True, False, True] == claims
     assert [] == await bench.rows(ROLLUP_DIFFERENCES)
 
 
@@ -162,18 +208,21 @@ async def _once(pool: Pool, work: Callable[[Connection], Awaitable[Any]]) -> Any
         return await work(conn)
 
 
+@pytest.mark.parametrize("records_min", [1, 1_000])
 @pytest.mark.parametrize("streams", [(0, 1), (0, 0)])
 async def test_two_replicas_never_wait_for_each_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, streams: tuple[int, int]
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, streams: tuple[int, int], records_min: int
 ) -> None:
     """Two ledgers, each merging, with the same tenants, minutes and ids in any order: no deadlock, each id once.
 
-    With streams of their own, and where both have the same one.
+    With streams of their own, and where both have the same one; whether they ask for ids, or guess that they are free.
     """
+    monkeypatch.setattr(usage_claims, "RECORDS_MIN", records_min)
+    monkeypatch.setattr(usage_claims, "PAUSE_MAX", 1)
     monkeypatch.setattr(usage_service, "attempted", _once)
     replicas = [UsageIngest(bench.pool, embedded=True, chain=ChainSlot(stream)) for stream in streams]
     chance = random.Random(11)
-    name = f"both-{streams[1]}"
+    name = f"both-{streams[1]}-{records_min}"
     uses = [bench.use(f"{name}-{at}", tenant=chance.choice(TENANTS), event_us=_minute(bench, at)) for at in range(300)]
     logs = [await bench.new_log() for _ in range(8)]
     for log in logs:

@@ -36,6 +36,7 @@ from tollkeeper_ledger.domain.usage_producer import (
 from tollkeeper_ledger.services.chain_slot import ChainSlot
 from tollkeeper_ledger.services.producers import IN_FLIGHT_MAX
 from tollkeeper_ledger.services.usage_append import append_batch, append_batches
+from tollkeeper_ledger.services.usage_claims import Guesses
 from tollkeeper_ledger.services.usage_commits import UsageCommits
 from tollkeeper_ledger.services.usage_served import Served
 from tollkeeper_ledger.store.clock import ledger_now
@@ -99,6 +100,7 @@ class UsageIngest:
         self._chain = chain or ChainSlot()
         self._months: set[date] = set()
         self._served = Served()
+        self._guesses = Guesses()
         if restores is not None:
             restores.follow(set_back=self._served.forget)
 
@@ -169,7 +171,13 @@ class UsageIngest:
                 await self._need_timeline(conn, batches)
                 serving = self._served.begin()
                 results = await append_batches(
-                    conn, batches, now=now, stream=self._chain.stream, position=self._position, serving=serving
+                    conn,
+                    batches,
+                    now=now,
+                    stream=self._chain.stream,
+                    position=self._position,
+                    serving=serving,
+                    guesses=self._guesses,
                 )
             serving.committed()
             return results

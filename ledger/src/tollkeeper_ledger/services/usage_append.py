@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.usage_batch import Records, UsageBatch
     from tollkeeper_ledger.domain.usage_producer import Placement, Producer
     from tollkeeper_ledger.domain.usage_rollup import MeterFacts
+    from tollkeeper_ledger.services.usage_claims import Guesses
     from tollkeeper_ledger.services.usage_served import Serving
     from tollkeeper_ledger.store.pool import Connection
 
@@ -151,10 +152,12 @@ async def append_batches(
     stream: int,
     position: Position,
     serving: Serving,
+    guesses: Guesses | None = None,
 ) -> list[Result]:
     """Commit what is new of batches of different producers; the caller's transaction ends right after.
 
-    `serving`: what the transaction writes of who serves whom; the caller tells it when it is committed.
+    `serving`: what the transaction writes of who serves whom; the caller tells it when it is committed. `guesses`:
+    whether ids are claimed as if they were free; None: they are asked for.
 
     Gives a result per batch, in the order given: one that is refused, as `domain.usage_producer.place` says, stores
     nothing and is no other's trouble.
@@ -181,7 +184,7 @@ async def append_batches(
     going = {at: one for at, one in appends.items() if at not in results}
     new = [one for one in going.values() if one.batch.last_seq > one.producer.committed_seq]
     if new:
-        await _commit_entries(conn, new, names=names, now=now, stream=stream)
+        await _commit_entries(conn, new, names=names, now=now, stream=stream, guesses=guesses)
     await _advance(conn, list(going.values()), names=names, now=now, serving=serving)
     for at, one in going.items():
         results[at] = await _outcome(conn, one, now=now, position=position)
@@ -239,7 +242,13 @@ async def _advance(
 
 
 async def _commit_entries(
-    conn: Connection, appends: Sequence[_Append], *, names: _Names, now: datetime, stream: int
+    conn: Connection,
+    appends: Sequence[_Append],
+    *,
+    names: _Names,
+    now: datetime,
+    stream: int,
+    guesses: Guesses | None,
 ) -> None:
     for one, batch_id in zip(appends, await next_batches(conn, len(appends)), strict=True):
         one.batch_id = batch_id
@@ -247,7 +256,7 @@ async def _commit_entries(
         one.problems = judge(one.batch, skip=skip, tenant_ids=names.tenant_ids, meters=names.meters, now_us=to_us(now))
         one.places = range(skip, len(one.batch.records))
         one.drop(one.problems)
-    merged = await _claim(conn, appends, names)
+    merged = await _claim(conn, appends, names, guesses)
     if merged is not None:
         await share_tenants(conn, names.tenants([merged.tenants[at] for at in set(merged.records.tenant)]))
         merged = await _change_levels(conn, appends, merged)
@@ -295,7 +304,7 @@ def _merge(appends: Sequence[_Append]) -> tuple[list[_Append], Merged | None]:
     return storing, merge([(one.batch, one.stored) for one in storing]) if storing else None
 
 
-async def _claim(conn: Connection, appends: Sequence[_Append], names: _Names) -> Merged | None:
+async def _claim(conn: Connection, appends: Sequence[_Append], names: _Names, guesses: Guesses | None) -> Merged | None:
     """Claim the ids of all records; give those that are to be stored, None where there are none."""
     storing, merged = _merge(appends)
     if merged is None:
@@ -309,8 +318,11 @@ async def _claim(conn: Connection, appends: Sequence[_Append], names: _Names) ->
         ids=records.ids,
         seqs=records.seqs,
         hashes=records.hashes,
+        all_free=guesses is not None and guesses.all_free(len(records)),
     )
     taken = await claim_ids(conn, claim)
+    if guesses is not None:
+        guesses.learn(guessed=claim.all_free, met_taken=bool(taken))
     if not taken:
         return merged
     taken = await without_turned(conn, merged, taken, tenant_ids=claim.tenant_ids, meters=names.meters)

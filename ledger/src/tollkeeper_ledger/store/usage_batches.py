@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage import Problem
 from tollkeeper_ledger.store.literals import array_literal, number_literal
@@ -36,6 +38,8 @@ class IdClaim:
     ids: Sequence[str]
     seqs: Sequence[int]
     hashes: Sequence[bytes]
+    all_free: bool = False
+    """Whether to begin as if nobody had any: faster where that is so, about twice the work where not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ async def next_batches(conn: Connection, count: int) -> list[int]:
 
 
 async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
-    """Claim the ids of records that nobody has; wait for who is claiming the same.
+    """Claim the ids of records that nobody has, in the caller's transaction; wait for who is claiming the same.
 
     Gives, for each record whose id was taken (by an earlier one of this claim as well), its place and whether the
     one that has it has the same content.
@@ -110,11 +114,23 @@ async def claim_ids(conn: Connection, claim: IdClaim) -> dict[int, bool]:
         claim.batch_ids,
         [start + 1 for start in claim.starts],
     )
+    if claim.all_free and await _claim_free(conn, arguments):
+        return {}
     done = await conn.execute(sql("usage.claim_ids"), *arguments)
     if int(done.rpartition(" ")[2]) == len(claim.ids):
         return {}
     rows = await conn.fetch(sql("usage.taken_ids"), *arguments)
     return {row["place"]: row["same"] for row in rows}
+
+
+async def _claim_free(conn: Connection, arguments: Sequence[object]) -> bool:
+    """Claim all ids or, where one was taken, none."""
+    try:
+        async with conn.transaction():
+            await conn.execute(sql("usage.claim_free_ids"), *arguments)
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

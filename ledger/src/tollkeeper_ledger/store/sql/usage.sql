@@ -80,6 +80,16 @@ FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named, ROWS FROM (unnes
 ORDER BY tenant_id, id COLLATE "C", place
 ON CONFLICT (tenant_id, id) DO NOTHING;
 
+-- name: claim_free_ids
+-- Claims ids as claim_ids does, or fails where somebody has one: a third less work per id, which is not looked for first
+-- and needs no second word. Arguments as claim_ids.
+INSERT INTO usage_id (tenant_id, id, content_hash, batch_id, seq)
+SELECT tenant_ids[tenant] AS tenant_id, id, substr($6::bytea, (place::integer - 1) * 32 + 1, 32),
+       ($7::bigint[])[width_bucket(place, $8::bigint[])], seq
+FROM (SELECT $1::text::uuid[] AS tenant_ids OFFSET 0) AS named, ROWS FROM (unnest($2::text::integer[]), string_to_table($3::text, $4::text), unnest($5::text::bigint[]))
+  WITH ORDINALITY AS record (tenant, id, seq, place)
+ORDER BY tenant_id, id COLLATE "C", place;
+
 -- name: taken_ids
 -- Gives the records whose id another record has, and whether that has the same content. Arguments as claim_ids.
 SELECT place::integer - 1 AS place,
