@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.charges import Total
+from tollkeeper_ledger.domain.rating.engine import ENGINE_VERSION
 from tollkeeper_ledger.domain.rating.period import PeriodFacts, PeriodUsage, Stretch, rate_period
+from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
 
 from bench.frame import Bench, Goal, Sample
 
@@ -34,11 +37,13 @@ _PRICES: Sequence[dict[str, Any]] = (
     {"meter": "m3", "model": "volume", "per": 1, "tiers": _TIERS, "included": 0},
     {"meter": "m4", "model": "package", "size": 1_000, "price": "0.50", "included": 100_000},
 )
-_PLAN = {
-    "currency": "USD",
-    "fees": [{"name": "base", "amount": "20.00", "timing": "arrears"}],
-    "prices": [{"description": "", **price} for price in _PRICES],
-}
+_PLAN = json.dumps(
+    {
+        "currency": "USD",
+        "fees": [{"name": "base", "amount": "20.00", "timing": "arrears"}],
+        "prices": [{"description": "", **price} for price in _PRICES],
+    }
+).encode()
 _LINES = len(_PRICES) + 1
 
 
@@ -63,13 +68,14 @@ async def open_rating(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
     async def ours() -> Sample:
         with stage.spending("driver") as spent:
             lines = sum(
-                len(rate_period(facts, usage, {"a": _PLAN}, engine_version=1).charges.lines) for usage in usages
+                len(rate_period(facts, usage, {"a": plan_of(_PLAN)}, engine_version=ENGINE_VERSION).charges.lines)
+                for usage in usages
             )
         if lines != len(usages) * _LINES:
             raise RuntimeError(f"{lines} lines of {len(usages)} periods")
         return Sample(count=lines, wall_s=spent.wall_s, cpu_s=spent.cpu_s)
 
-    charges = rate_period(facts, usages[0], {"a": _PLAN}, engine_version=1).charges.lines
+    charges = rate_period(facts, usages[0], {"a": plan_of(_PLAN)}, engine_version=ENGINE_VERSION).charges.lines
 
     async def floor() -> Sample:
         with stage.spending("driver") as spent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 import tollkeeper_ledger
 from hypothesis import given
 from hypothesis import strategies as st
-from tollkeeper_ledger.domain.money import EXACT, Currency, major, parse_decimal, plain, round_line
+from tollkeeper_ledger.domain.money import EXACT, Currency, major, parse_decimal, plain, plain_amount, round_line
 
 USD, JPY, BHD = (Currency.from_code(code) for code in ("USD", "JPY", "BHD"))
 
@@ -46,6 +46,29 @@ def test_division_never_moves_the_rounding(units: int, price: Decimal, per: int)
     exact = Fraction(units) * Fraction(price) / per * 100
     expected = (exact.numerator * 2 + exact.denominator) // (exact.denominator * 2)
     assert expected == round_line(amount, USD)
+
+
+_AMOUNTS = st.builds(
+    lambda negative, digits, exponent: Decimal((int(negative), tuple(map(int, str(digits))), exponent)),
+    st.booleans(),
+    st.integers(0, 10**45) | st.integers(0, 10**6),
+    st.integers(-45, 10),
+)
+"""Amounts of either sign, with zeros at the end and with exponents, some cut beyond what rounding looks at."""
+
+
+@given(_AMOUNTS, st.sampled_from([JPY, USD, BHD]))
+def test_written_digits_round_as_quantising_does(amount: Decimal, currency: Currency) -> None:
+    """Rounding by an amount's digits as they are written gives what quantising gives, for any sign and exponent."""
+    context = Context(prec=100, rounding=ROUND_HALF_UP)
+    exact = EXACT.quantize(EXACT.scaleb(amount, currency.digits), Decimal("1e-40"))
+    assert int(context.quantize(exact, Decimal(1))) == round_line(amount, currency)
+
+
+@given(_AMOUNTS)
+def test_amounts_are_written_as_quantised(amount: Decimal) -> None:
+    """An amount is written with at most 15 digits after the point, without exponent or needless zeros."""
+    assert plain(amount.quantize(Decimal("1e-15"), context=EXACT)) == plain_amount(amount)
 
 
 @pytest.mark.parametrize("text", ["1e3", "NaN", "Infinity", "1,5", "", " 1", "1.", ".5", "+1", "٣", "0x1", "1" * 16])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.billing_profile import NO_TAX, TaxRate, tax_for, taxes_from_json
 from tollkeeper_ledger.domain.invoiced import invoiced_line
-from tollkeeper_ledger.domain.money import EXACT, plain
+from tollkeeper_ledger.domain.money import plain, plain_amount
 from tollkeeper_ledger.domain.period_facts import instant_text
 from tollkeeper_ledger.domain.taxes import Taxable, tax_shares_by_size, taxes_of_lines
 
@@ -20,7 +20,6 @@ Json: TypeAlias = dict[str, Any]
 
 FIGURE_MAX = 2**63 - 1
 """Largest quantity and amount that an invoice carries."""
-_PART_SHOWN = Decimal("1e-15")
 _TAXED_EACH = 2
 """Engine version since which a line's tax is its own to less than a minor unit, whatever the signs of the others."""
 
@@ -163,7 +162,7 @@ def _line_json(line: Charge) -> Json:
                 "unit_price": plain(each.unit_price),
                 "per": each.per,
                 "scale": 0 if each.is_count else line.scale,
-                "amount": plain(each.amount.quantize(_PART_SHOWN, context=EXACT)),
+                "amount": plain_amount(each.amount),
             }
             for each in line.parts
         ],

@@ -46,17 +46,15 @@ def defining_json(value: Any) -> bytes:
 
 
 def _refuse_floats(value: Any) -> None:
-    # Most values are plain and need no call of their own: that would take as long as writing them.
-    if isinstance(value, dict):
-        for inner in value.values():
-            if inner.__class__ not in _PLAIN:
-                _refuse_floats(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            if inner.__class__ not in _PLAIN:
-                _refuse_floats(inner)
-    elif value is not None and not isinstance(value, (str, int)):
-        raise TypeError(f"no canonical form: {type(value).__name__}")
+    # Most values are plain, and a call for each table and list would take as long as writing it.
+    waiting = [value]
+    for one in waiting:
+        if isinstance(one, dict):
+            waiting.extend([inner for inner in one.values() if inner.__class__ not in _PLAIN])
+        elif isinstance(one, (list, tuple)):
+            waiting.extend([inner for inner in one if inner.__class__ not in _PLAIN])
+        elif one is not None and not isinstance(one, (str, int)):
+            raise TypeError(f"no canonical form: {type(one).__name__}")
 
 
 def digest_of(canonical: bytes) -> bytes:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_ONE = Decimal(1)
+
+
 @dataclass(frozen=True, slots=True)
 class BlockTier:
     """Blocks of one size at one price each, up to a number of them."""
@@ -23,16 +26,14 @@ class BlockTier:
     block_price: Decimal
 
 
-@exact
 def begun(quantity: Decimal, size: Decimal) -> Decimal:
     """Count blocks of `size` that `quantity` has begun; none below or at zero."""
-    return EXACT.divide(max(quantity, ZERO), size).quantize(Decimal(1), rounding=ROUND_CEILING)
+    return EXACT.divide(max(quantity, ZERO), size).quantize(_ONE, rounding=ROUND_CEILING, context=EXACT)
 
 
-@exact
 def package(quantity: Decimal, *, size: Decimal, price: Decimal, free_units: Decimal = ZERO) -> tuple[Part, ...]:
     """Price every begun package; free units are taken off first. No part where no package is begun."""
-    packages = begun(quantity - free_units, size)
+    packages = begun(EXACT.subtract(quantity, free_units) if free_units else quantity, size)
     return (part("packages", packages, price, is_count=True),) if packages else ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -19,11 +18,13 @@ from tollkeeper_ledger.domain.rating.quantity import Conversion, beyond, convert
 from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tollkeeper_ledger.domain.rating.case_fields import Fields
     from tollkeeper_ledger.domain.rating.charges import PriceJson
+    from tollkeeper_ledger.domain.rating.plan_models import Pricing
 
 Answer: TypeAlias = dict[str, Any]
-Pricing: TypeAlias = Callable[[Decimal], tuple[Part, ...]]
 """All parts of a period for its whole quantity."""
 
 _ENDS = ("only", "last_in_period", "last_or_only_in_period", "single_per_period")
@@ -130,7 +131,7 @@ _TERMS: Mapping[str, Callable[[Fields], PriceJson]] = MappingProxyType(
 
 def _pricing(model: str, params: Fields) -> Pricing:
     price = {"model": model, **_TERMS[model](params)}
-    parts_of = partial(MODELS_V1[model], price)
+    parts_of = MODELS_V1[model](price)
     if model != "per_unit":
         return parts_of
     return lambda quantity: parts_of(quantity) if quantity else ()

@@ -84,7 +84,8 @@ class Rated(NamedTuple):
     @property
     def is_converted(self) -> bool:
         """Whether the one price is for another unit than the meter's."""
-        return bool(self.unit_price) and any(each.is_count for each in self.parts)
+        # One price makes one part.
+        return bool(self.unit_price) and self.parts[0].is_count
 
     @property
     def shown_parts(self) -> tuple[Part, ...]:
@@ -138,8 +139,7 @@ class Charge(NamedTuple):
     that invoice's then, `discount_minor` what coupons took off there, below zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charges:
+class Charges(NamedTuple):
     """All lines of one period."""
 
     currency: Currency

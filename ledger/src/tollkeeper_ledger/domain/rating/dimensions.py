@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import Attributes, PriceJson
+    from tollkeeper_ledger.domain.rating.terms import PlanTerms, PriceTerms
 
 NOTHING = Total(meter="", unit="", scale=0, units=0)
 
@@ -47,21 +48,20 @@ def meters_priced(definitions: Iterable[bytes]) -> set[str]:
     return {price["meter"] for definition in definitions for price in plan_of(definition)["prices"]}
 
 
-def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[PriceJson, Attributes, Total]]:
+def priced(plan: PlanTerms, totals: Sequence[Total]) -> list[tuple[PriceTerms, Attributes, Total]]:
     """Give each price its usage, in the prices' order; a price without usage has a total of zero.
 
     Usage goes to the first price of its meter that matches its attribute values. A price with `group_by` has its usage
     split by these values, in order of value.
     """
-    of_meter: dict[str, list[int]] = {}
-    is_plain = True
-    for place_of_price, price in enumerate(prices):
-        of_meter.setdefault(price["meter"], []).append(place_of_price)
-        is_plain = is_plain and "match" not in price and "group_by" not in price
     by_meter = {total.meter: total for total in totals}
-    if is_plain and len(of_meter) == len(prices) and len(by_meter) == len(totals):
+    if plan.is_plain and len(by_meter) == len(totals):
         # One price and one sum for each meter, as in most plans.
-        return [(price, (), by_meter.get(price["meter"]) or _unused(price)) for price in prices]
+        return [(terms, (), by_meter.get(terms.meter) or _unused(terms)) for terms in plan.prices]
+    prices = [terms.price for terms in plan.prices]
+    of_meter: dict[str, list[int]] = {}
+    for place_of_price, terms in enumerate(plan.prices):
+        of_meter.setdefault(terms.meter, []).append(place_of_price)
     found: list[dict[Attributes, Total]] = [{} for _ in prices]
     for total in totals:
         place = _place_of(prices, of_meter.get(total.meter, ()), total)
@@ -70,19 +70,19 @@ def priced(prices: Sequence[PriceJson], totals: Sequence[Total]) -> list[tuple[P
         groups, key = found[place], _line_key(prices[place], total)
         before = groups.get(key)
         groups[key] = total if before is None else added(before, total)
-    lines: list[tuple[PriceJson, Attributes, Total]] = []
-    for price, groups in zip(prices, found, strict=True):
+    lines: list[tuple[PriceTerms, Attributes, Total]] = []
+    for terms, groups in zip(plan.prices, found, strict=True):
         if len(groups) == 1:
-            lines.extend((price, key, total) for key, total in groups.items())
+            lines.extend((terms, key, total) for key, total in groups.items())
         elif groups:
-            lines.extend((price, key, total) for key, total in sorted(groups.items()))
+            lines.extend((terms, key, total) for key, total in sorted(groups.items()))
         else:
-            lines.append((price, tuple(sorted(price.get("match", {}).items())), _unused(price)))
+            lines.append((terms, tuple(sorted(terms.price.get("match", {}).items())), _unused(terms)))
     return lines
 
 
-def _unused(price: PriceJson) -> Total:
-    return Total(meter=price["meter"], unit="", scale=0, units=0)
+def _unused(terms: PriceTerms) -> Total:
+    return Total(meter=terms.meter, unit="", scale=0, units=0)
 
 
 def added(first: Total, second: Total) -> Total:
@@ -110,10 +110,11 @@ def _line_key(price: PriceJson, total: Total) -> Attributes:
     return tuple((name, values.get(name, "")) for name in sorted(names))
 
 
-def with_dimensions(price: PriceJson, attributes: Attributes) -> str:
+def with_dimensions(terms: PriceTerms, attributes: Attributes) -> str:
     """Name a line for people: its price, and the values that it is for where the price's name doesn't say them."""
     if not attributes:
-        return str(price["description"] or price["meter"])
+        return terms.name
+    price = terms.price
     shown = [
         f"{name} {value or '(none)'}"
         for name, value in attributes

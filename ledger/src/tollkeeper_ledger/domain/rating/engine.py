@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.money import Currency, major, round_line
+from tollkeeper_ledger.domain.money import Currency, exact, major, round_line
 from tollkeeper_ledger.domain.rating.charges import (
     Attributes,
     Charge,
@@ -18,19 +18,20 @@ from tollkeeper_ledger.domain.rating.charges import (
 )
 from tollkeeper_ledger.domain.rating.dimensions import NOTHING, priced, with_dimensions
 from tollkeeper_ledger.domain.rating.fees import Share, fee_line
-from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_price
+from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_terms
 from tollkeeper_ledger.domain.rating.paid import usage_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
-from tollkeeper_ledger.domain.rating.plan_models import needs_events
 from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
+from tollkeeper_ledger.domain.rating.terms import terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import Usage
+    from tollkeeper_ledger.domain.rating.terms import PriceTerms
 
 PriceRater: TypeAlias = "Callable[..., Rated]"
-"""Rates all units of one meter in one period: price, units, currency; by name `events` and `granted`."""
+"""Rates all units of one meter in one period: terms, units, currency; by name `events` and `granted`."""
 
 ENGINE_VERSION = 2
 """Version that new invoices are rated with.
@@ -43,8 +44,8 @@ LATE_SEPARATOR = ", late usage of "
 """Stands in a line's description between what was used and the period that it belongs to."""
 
 
-# A new model is one entry in its version's table; a changed model is a new engine version with its own rate_price.
-_ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_price, 2: rate_price})
+# A new model is one entry in its version's table; a changed model is a new engine version with its own rate_terms.
+_ENGINES: Mapping[int, PriceRater] = MappingProxyType({1: rate_terms, 2: rate_terms})
 
 
 def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_version: int) -> Charges:
@@ -69,6 +70,7 @@ def _engine(version: int) -> PriceRater:
     return _ENGINES[version]
 
 
+@exact
 def rate_usage(
     plan: PriceJson,
     totals: Sequence[Total],
@@ -82,20 +84,22 @@ def rate_usage(
     Raises ValueError as `rate` does.
     """
     rate_one = _engine(engine_version)
-    currency = Currency.from_code(plan["currency"])
+    read = terms_of(plan)
+    currency = read.currency
     left = {} if granted is None else granted
     lines = []
-    for price, attributes, total in priced(plan["prices"], totals):
-        rated = rate_one(price, total.units, currency, events=total.events)
+    for terms, attributes, total in priced(read, totals):
+        rated = rate_one(terms, total.units, currency, events=total.events)
         free = min(left.get(total.meter, 0), rated.charged) if left else 0
-        if free and not needs_events(price):
+        if free and not terms.is_per_event:
             left[total.meter] -= free
-            rated = rate_one(price, total.units, currency, events=total.events, granted=free)
-        if (total.units or rated.amount) and not is_at_the_end(price):
-            lines.append(_usage_line(price, attributes, total, rated, facts))
+            rated = rate_one(terms, total.units, currency, events=total.events, granted=free)
+        if (total.units or rated.amount) and not is_at_the_end(terms.price):
+            lines.append(_usage_line(terms, attributes, total, rated, facts))
     return lines
 
 
+@exact
 def rate_late(lates: Sequence[LateUsage], currency: Currency, *, engine_version: int) -> list[Charge]:
     """Give the lines of usage that came after its own period was closed. Raises ValueError as `rate` does."""
     rate_one = _engine(engine_version)
@@ -108,14 +112,14 @@ def rounding_step(rated: Rated, amount_minor: int) -> tuple[str, ...]:
 
 
 def _usage_line(
-    price: PriceJson, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
+    terms: PriceTerms, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
 ) -> Charge:
     included, charged, unit_price, price_per, amount, _, currency, *_ = rated
     meter, unit, scale, units, _, _ = total
     amount_minor = round_line(amount, currency)
     # By place: a line has so many fields that naming them takes as long as rounding it.
     return Charge(
-        with_dimensions(price, attributes), meter, unit, scale, units, included, charged, unit_price, price_per,
+        with_dimensions(terms, attributes), meter, unit, scale, units, included, charged, unit_price, price_per,
         amount_minor, rounding_step(rated, amount_minor), facts.period_start, facts.period_end, False,  # noqa: FBT003 - late
         rated.shown_parts, 0, "", "", "usage", attributes,
     )  # fmt: skip
@@ -125,16 +129,17 @@ def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> li
     plan = plan_of(late.definition)
     if plan["currency"] != currency.code:
         raise ValueError(f"late usage is priced in {plan['currency']}, the invoice in {currency.code}")
-    before = {(price["meter"], attributes): total for price, attributes, total in priced(plan["prices"], late.before)}
+    read = terms_of(plan)
+    before = {(terms.meter, attributes): total for terms, attributes, total in priced(read, late.before)}
     lines = []
-    for price, attributes, total in priced(plan["prices"], late.added):
+    for terms, attributes, total in priced(read, late.added):
         if not total.units:
             continue
-        billed = before.get((price["meter"], attributes), NOTHING)
+        billed = before.get((terms.meter, attributes), NOTHING)
         # Below 0 where levels fell by more than they rose: that bills nothing.
-        old = rate_one(price, max(0, billed.units), currency, events=billed.events)
-        new = rate_one(price, max(0, billed.units + total.units), currency, events=(*billed.events, *total.events))
-        line = _late_line(late, price, attributes, total, old=old, new=new)
+        old = rate_one(terms, max(0, billed.units), currency, events=billed.events)
+        new = rate_one(terms, max(0, billed.units + total.units), currency, events=(*billed.events, *total.events))
+        line = _late_line(late, terms, attributes, total, old=old, new=new)
         if late.paid is None or line.amount_minor >= 0:
             lines.append(line)
         elif not late.paid.is_void:
@@ -143,13 +148,13 @@ def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> li
 
 
 def _late_line(
-    late: LateUsage, price: PriceJson, attributes: Attributes, total: Total, *, old: Rated, new: Rated
+    late: LateUsage, terms: PriceTerms, attributes: Attributes, total: Total, *, old: Rated, new: Rated
 ) -> Charge:
     currency = new.currency
     old_minor, new_minor = round_line(old.amount, currency), round_line(new.amount, currency)
     period = f"{late.period_start:%Y-%m-%d %H:%M} to {late.period_end:%Y-%m-%d %H:%M} UTC"
     return Charge(
-        description=f"{with_dimensions(price, attributes)}{LATE_SEPARATOR}{period}",
+        description=f"{with_dimensions(terms, attributes)}{LATE_SEPARATOR}{period}",
         meter=total.meter,
         unit=total.unit,
         scale=total.scale,

@@ -5,13 +5,12 @@ A share counts its start day and divides by the whole period; each share rounds 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
-from tollkeeper_ledger.domain.money import EXACT, major, round_minor
+from tollkeeper_ledger.domain.money import EXACT, Currency, major, round_minor
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.proration import prorate
 from tollkeeper_ledger.domain.rating.charges import Charge
@@ -19,14 +18,12 @@ from tollkeeper_ledger.domain.rating.charges import Charge
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tollkeeper_ledger.domain.money import Currency
     from tollkeeper_ledger.domain.rating.charges import PriceJson
 
 BY_DAY, BY_SECOND, NEVER = "day", "second", "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """The time that a fee is for, and how much of a period that is."""
 
     start: datetime
@@ -86,15 +83,9 @@ def share_minor(fee: PriceJson, share: Share, currency: Currency) -> int:
 def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "", is_credit: bool = False) -> Charge:
     """Give a fee's line; a credit takes it back. `words` stand between its name and the share."""
     per_seat = bool(fee.get("per_seat"))
+    of_whole = "" if share.is_whole else share.text
     amount_minor = share_minor(fee, share, currency) * (-1 if is_credit else 1)
-    steps = [f"flat fee per period: {fee['amount']} {currency.code}"]
-    if per_seat:
-        whole_minor = fee_minor(fee, currency, quantity=share.quantity)
-        steps.append(f"x {share.quantity:,} seats = {major(whole_minor, currency)} {currency.code}")
-    if not share.is_whole:
-        steps.append(f"for {share.text}")
-    steps.append(f"rounded half up: {major(amount_minor, currency)} {currency.code}")
-    shown = " ".join(word for word in (words, "" if share.is_whole else share.text) if word)
+    shown = " ".join(word for word in (words, of_whole) if word)
     return Charge(
         description=", ".join(word for word in (fee["name"], shown) if word),
         meter="",
@@ -106,9 +97,23 @@ def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "
         unit_price=fee["amount"],
         price_per=1,
         amount_minor=amount_minor,
-        explanation=tuple(steps),
+        explanation=_steps(fee["amount"], share.quantity if per_seat else None, of_whole, amount_minor, currency.code),
         period_start=share.start,
         period_end=share.end,
         late=False,
         kind="fee",
     )
+
+
+@lru_cache(maxsize=4096)
+def _steps(amount: str, seats: int | None, of_whole: str, amount_minor: int, code: str) -> tuple[str, ...]:
+    """Say how a fee came about; `seats` is None where they don't count. Most of a plan's tenants owe the same."""
+    currency = Currency.from_code(code)
+    steps = [f"flat fee per period: {amount} {code}"]
+    if seats is not None:
+        whole_minor = _times_minor(amount, seats, currency.digits)
+        steps.append(f"x {seats:,} seats = {major(whole_minor, currency)} {code}")
+    if of_whole:
+        steps.append(f"for {of_whole}")
+    steps.append(f"rounded half up: {major(amount_minor, currency)} {code}")
+    return tuple(steps)

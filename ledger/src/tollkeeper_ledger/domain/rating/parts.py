@@ -28,9 +28,12 @@ class Part(NamedTuple):
     """The quantity counts fees, packages or converted units; else it is in the meter's unit."""
 
 
+_multiply, _add = EXACT.multiply, EXACT.add
+
+
 def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_count: bool = False) -> Part:
     """Make a part whose amount is quantity times unit price, for each `per` units."""
-    amount = EXACT.multiply(quantity, unit_price)
+    amount = _multiply(quantity, unit_price)
     if per != 1:
         amount = EXACT.divide(amount, Decimal(per))
     return Part(name, quantity, unit_price, amount, per, is_count)
@@ -42,7 +45,7 @@ def total(parts: Sequence[Part]) -> Decimal:
         return parts[0].amount
     amount = ZERO
     for each in parts:
-        amount = EXACT.add(amount, each.amount)
+        amount = _add(amount, each.amount)
     return amount
 
 

@@ -8,9 +8,9 @@ the new one charged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, groupby, repeat
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tollkeeper_ledger.domain.money import Currency, exact, major, parse_decimal, round_line
 from tollkeeper_ledger.domain.periods import Period
@@ -118,8 +118,7 @@ class PeriodUsage:
     late: tuple[LateUsage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RatedPeriod:
+class RatedPeriod(NamedTuple):
     """What a period costs, and what of grants is used for it."""
 
     charges: Charges
@@ -202,7 +201,7 @@ def _used(
         stretch.plan == digest and stretch.state == "active" for stretch in facts.stretches
     )
     # What is owed without any use is owed for a plan that was in force, not for a trial or a pause alone.
-    return [line for line in lines if is_due or line.quantity]
+    return lines if is_due else [line for line in lines if line.quantity]
 
 
 def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int) -> Share:
@@ -363,7 +362,7 @@ def _commitment(
     missing_minor = true_up(full_minor, charged_minor=charged_minor, part=min(part, whole), whole=whole)
     if not missing_minor:
         return []
-    of_whole = "" if part >= whole else f" for {replace(shares[0], part=part).text}"
+    of_whole = "" if part >= whole else f" for {shares[0]._replace(part=part).text}"
     steps = (
         f"minimum of {plan['commitment']} {currency.code}{of_whole}",
         f"fees and usage: {major(charged_minor, currency)} {currency.code}",

@@ -6,11 +6,10 @@ The one reader of price fields: plans and worked cases both come through here.
 from __future__ import annotations
 
 from decimal import Decimal
-from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.money import exact
+from tollkeeper_ledger.domain.money import EXACT, exact
 from tollkeeper_ledger.domain.rating.blocks import BlockTier, graduated_blocks, package
 from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, Bounds
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import PriceJson
+
+Pricing: TypeAlias = "Callable[[Decimal], tuple[Part, ...]]"
+"""Gives all parts of a period for its whole priced quantity."""
 
 _PERCENT = Decimal("0.01")
 _PER_EVENT_TERMS = ("fixed_per_event", "free_events", "free_total", "per_event_min", "per_event_max")
@@ -41,15 +43,9 @@ def conversion_of(price: PriceJson) -> Conversion | None:
     )
 
 
-@lru_cache(maxsize=4096, typed=True)
-def _decimal(term: str | int) -> Decimal:
-    """Read a term; plans have few, and every period reads them again."""
-    return Decimal(term)
-
-
 def _amount(price: PriceJson, name: str) -> Decimal | None:
     term = price.get(name)
-    return None if term is None else _decimal(term)
+    return None if term is None else Decimal(term)
 
 
 def bounds_of(price: PriceJson) -> Bounds:
@@ -82,48 +78,47 @@ def needs_events(price: PriceJson) -> bool:
 
 
 def _tiers(price: PriceJson, unit: str = "unit_price", flat: str = "flat") -> tuple[Tier, ...]:
-    return _read_tiers(tuple([(tier.get("up_to"), tier.get(unit), tier.get(flat)) for tier in price["tiers"]]))
-
-
-@lru_cache(maxsize=4096, typed=True)
-def _read_tiers(terms: tuple[tuple[str | int | None, str | None, str | None], ...]) -> tuple[Tier, ...]:
-    """Read tiers from (up_to, unit, flat); plans have few, and every period reads them again."""
     return tuple(
         Tier(
-            up_to=None if up_to is None else Decimal(up_to),
-            unit=Decimal(unit or "0") or ZERO,
-            flat=Decimal(flat or "0") or ZERO,
+            up_to=_amount(tier, "up_to"),
+            unit=Decimal(tier.get(unit) or "0") or ZERO,
+            flat=Decimal(tier.get(flat) or "0") or ZERO,
         )
-        for up_to, unit, flat in terms
+        for tier in price["tiers"]
     )
 
 
-def _per_unit(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return (part("", quantity, _decimal(price["unit_price"]), per=int(price["per"])),)
+def _per_unit(price: PriceJson) -> Pricing:
+    unit_price, per = Decimal(price["unit_price"]), int(price["per"])
+    return lambda quantity: (part("", quantity, unit_price, per=per),)
 
 
-def _graduated(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return graduated(quantity, _tiers(price), per=int(price["per"]))
+def _graduated(price: PriceJson) -> Pricing:
+    tiers, per = _tiers(price), int(price["per"])
+    return lambda quantity: graduated(quantity, tiers, per=per)
 
 
-def _volume(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return volume(quantity, _tiers(price), per=int(price["per"]))
+def _volume(price: PriceJson) -> Pricing:
+    tiers, per = _tiers(price), int(price["per"])
+    return lambda quantity: volume(quantity, tiers, per=per)
 
 
-def _graduated_percentage(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return graduated(quantity, _tiers(price, "rate_percent"), percent=True)
+def _graduated_percentage(price: PriceJson) -> Pricing:
+    tiers = _tiers(price, "rate_percent")
+    return lambda quantity: graduated(quantity, tiers, percent=True)
 
 
-def _stair_step(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return volume(quantity, _tiers(price, "", "price"))
+def _stair_step(price: PriceJson) -> Pricing:
+    tiers = _tiers(price, "", "price")
+    return lambda quantity: volume(quantity, tiers)
 
 
-def _package(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    free_units = _amount(price, "free_units") or ZERO
-    return package(quantity, size=_decimal(price["size"]), price=_decimal(price["price"]), free_units=free_units)
+def _package(price: PriceJson) -> Pricing:
+    size, each, free_units = Decimal(price["size"]), Decimal(price["price"]), _amount(price, "free_units") or ZERO
+    return lambda quantity: package(quantity, size=size, price=each, free_units=free_units)
 
 
-def _blocks(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
+def _blocks(price: PriceJson) -> Pricing:
     tiers = [
         BlockTier(
             block_size=Decimal(tier["block_size"]),
@@ -132,22 +127,25 @@ def _blocks(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
         )
         for tier in price["tiers"]
     ]
-    return graduated_blocks(quantity, tiers)
+    return lambda quantity: graduated_blocks(quantity, tiers)
 
 
-def _percentage(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return (part("percentage", quantity, Decimal(price["rate_percent"]) * _PERCENT, is_count=True),)
+def _percentage(price: PriceJson) -> Pricing:
+    rate = EXACT.multiply(Decimal(price["rate_percent"]), _PERCENT)
+    return lambda quantity: (part("percentage", quantity, rate, is_count=True),)
 
 
-def _dynamic(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return (part("carried amounts", quantity, Decimal(price["multiplier"]), is_count=True),) if quantity else ()
+def _dynamic(price: PriceJson) -> Pricing:
+    multiplier = Decimal(price["multiplier"])
+    return lambda quantity: (part("carried amounts", quantity, multiplier, is_count=True),) if quantity else ()
 
 
-def _flat(price: PriceJson, quantity: Decimal) -> tuple[Part, ...]:
-    return (part("flat", Decimal(1), Decimal(price["amount"]), is_count=True),) if quantity else ()
+def _flat(price: PriceJson) -> Pricing:
+    flat = (part("flat", Decimal(1), Decimal(price["amount"]), is_count=True),)
+    return lambda quantity: flat if quantity else ()
 
 
-MODELS_V1: Mapping[str, Callable[[PriceJson, Decimal], tuple[Part, ...]]] = MappingProxyType(
+MODELS_V1: Mapping[str, Callable[[PriceJson], Pricing]] = MappingProxyType(
     {
         "per_unit": _per_unit,
         "graduated": _graduated,
@@ -161,7 +159,7 @@ MODELS_V1: Mapping[str, Callable[[PriceJson, Decimal], tuple[Part, ...]]] = Mapp
         "flat": _flat,
     }
 )
-"""Price models of engine version 1: all parts of a period for its whole priced quantity."""
+"""Price models of engine version 1: each reads a price's terms, once however much is priced by them."""
 
 
 @exact

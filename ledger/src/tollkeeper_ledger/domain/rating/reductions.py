@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tollkeeper_ledger.domain.money import exact, major, round_minor
 from tollkeeper_ledger.domain.rating.charges import Charge
@@ -79,8 +79,7 @@ def _off(coupon: Coupon, base_minor: int) -> int:
     return min(coupon.amount_minor or 0, base_minor)
 
 
-@dataclass(frozen=True, slots=True)
-class Reduced:
+class Reduced(NamedTuple):
     """Lines with their shares of coupons."""
 
     lines: list[Charge]
@@ -95,6 +94,8 @@ def with_coupons(coupons: Sequence[Coupon], lines: Sequence[Charge], currency: C
     that give back what was paid stand apart: what they give back is less what coupons took off then.
     """
     shown = list(lines)
+    if not coupons:
+        return Reduced(lines=shown, coupons_used=())
     base_minor = max(sum(line.amount_minor for line in lines if line.given_back is None), 0)
     used: list[str] = []
     for coupon in coupons:
@@ -120,6 +121,8 @@ def pay_with_credit(
     grants: Sequence[Grant], lines: Sequence[Charge], period: Period, currency: Currency
 ) -> tuple[list[Charge], list[GrantUse]]:
     """Pay charges with credit, grant after grant, never more than there is to pay."""
+    if not grants:
+        return [], []
     due_minor = max(sum(line.amount_minor - line.discount_minor for line in lines), 0)
     paid: list[Charge] = []
     used: list[GrantUse] = []
@@ -145,6 +148,8 @@ def units_granted(grants: Sequence[Grant]) -> dict[str, int]:
 
 def units_used(grants: Sequence[Grant], left: Mapping[str, int]) -> list[GrantUse]:
     """Say what each grant gave, in their order, where `left` is what of all of a meter's is left."""
+    if not grants:
+        return []
     taken = {meter: units - left[meter] for meter, units in units_granted(grants).items()}
     used = []
     for grant in grants:

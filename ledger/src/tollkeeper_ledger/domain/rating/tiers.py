@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tollkeeper_ledger.domain.money import exact
+from tollkeeper_ledger.domain.money import EXACT
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part
 
 _PERCENT = Decimal("0.01")
@@ -40,7 +40,6 @@ def check_tiers(tiers: tuple[Tier, ...]) -> None:
         last = tier.up_to
 
 
-@exact
 def graduated(quantity: Decimal, tiers: tuple[Tier, ...], *, per: int = 1, percent: bool = False) -> tuple[Part, ...]:
     """Price each tier's own units at its own price for each `per`; a tier's flat fee is due once it is entered.
 
@@ -52,25 +51,27 @@ def graduated(quantity: Decimal, tiers: tuple[Tier, ...], *, per: int = 1, perce
         is_first = number == 1
         if not is_first and quantity <= lower:
             break
-        inside = (quantity if tier.up_to is None else min(quantity, tier.up_to)) - lower
+        up_to = tier.up_to
+        inside = EXACT.subtract(quantity if up_to is None or quantity <= up_to else up_to, lower)
         if is_first or tier.unit:
-            parts.append(part(f"tier {number}", inside, tier.unit * _PERCENT if percent else tier.unit, per=per))
+            unit = EXACT.multiply(tier.unit, _PERCENT) if percent else tier.unit
+            parts.append(part(f"tier {number}", inside, unit, per=per))
         if tier.flat:
             parts.append(part(f"tier {number} flat", _ONE, tier.flat, is_count=True))
-        if tier.up_to is not None:
-            lower = tier.up_to
+        if up_to is not None:
+            lower = up_to
     return tuple(parts)
 
 
-@exact
 def volume(quantity: Decimal, tiers: tuple[Tier, ...], *, per: int = 1) -> tuple[Part, ...]:
     """Price all units at the price, for each `per`, of the tier that the whole quantity reaches, plus its flat fee."""
-    number, tier = next(
-        (number, tier) for number, tier in enumerate(tiers, start=1) if tier.up_to is None or quantity <= tier.up_to
-    )
-    parts = []
-    if quantity and tier.unit:
-        parts.append(part(f"tier {number}", quantity, tier.unit, per=per))
-    if tier.flat:
-        parts.append(part(f"tier {number} flat", _ONE, tier.flat, is_count=True))
-    return tuple(parts)
+    for number, tier in enumerate(tiers, start=1):
+        if tier.up_to is not None and quantity > tier.up_to:
+            continue
+        parts = []
+        if quantity and tier.unit:
+            parts.append(part(f"tier {number}", quantity, tier.unit, per=per))
+        if tier.flat:
+            parts.append(part(f"tier {number} flat", _ONE, tier.flat, is_count=True))
+        return tuple(parts)
+    raise ValueError("the last tier must have no upper bound")
