@@ -115,10 +115,15 @@ def period_at(schedule: Schedule, instant: datetime) -> Period | None:
     """Give the period that holds `instant`, or None where that is before the subscription's start."""
     if instant < schedule.started_at:
         return None
-    k = _index_at(schedule, instant)
-    return Period(start=max(boundary(schedule, k), schedule.started_at), end=boundary(schedule, k + 1))
+    return _begun(schedule, boundary_period(schedule, instant))
 
 
+def _begun(schedule: Schedule, whole: Period) -> Period:
+    """Give what of a whole period the subscription has."""
+    return whole if whole.start >= schedule.started_at else Period(start=schedule.started_at, end=whole.end)
+
+
+@lru_cache(maxsize=_INSTANTS_KEPT)
 def boundary_period(schedule: Schedule, instant: datetime) -> Period:
     """Give the whole period, boundary to boundary, that holds `instant`, whenever the subscription began."""
     k = _index_at(schedule, instant)
@@ -127,10 +132,13 @@ def boundary_period(schedule: Schedule, instant: datetime) -> Period:
 
 def periods_from(schedule: Schedule, instant: datetime) -> Iterator[Period]:
     """Give the period that holds `instant` (at the earliest the first) and all that follow, at most PERIODS_MAX."""
-    at = max(instant, schedule.started_at)
-    k = _index_at(schedule, at)
-    start = max(boundary(schedule, k), schedule.started_at)
-    for step in range(PERIODS_MAX):
+    whole = boundary_period(schedule, max(instant, schedule.started_at))
+    yield _begun(schedule, whole)
+    # Most who ask for a second one look no further; it is kept as the first one is.
+    following = boundary_period(schedule, whole.end)
+    yield following
+    start, k = following.end, _index_at(schedule, following.end)
+    for step in range(PERIODS_MAX - 2):
         end = boundary(schedule, k + step + 1)
         # A zone that skips a whole day (Samoa, 30 December 2011) makes two boundaries equal; nothing lies between.
         if end > start:

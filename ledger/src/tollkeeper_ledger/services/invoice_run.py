@@ -46,6 +46,8 @@ connections is small, so that others have one."""
 
 _PENDING_BATCH = 1_000
 _COUNTED_AT_ONCE = 200
+_PAGES_AT_ONCE = 2
+"""While Postgres reads one page of subscriptions, what is due of another is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +153,26 @@ async def _find_due(pool: Pool, *, only: str | None) -> list[_Subscribed]:
     """Give the subscriptions that have something due, in order of wire id."""
     async with transaction(pool) as conn:
         subscriptions = await closes.read_subscriptions_to_bill(conn, only=only)
-    found: list[_Subscribed] = []
-    for first in range(0, len(subscriptions), _COUNTED_AT_ONCE):
-        page = subscriptions[first : first + _COUNTED_AT_ONCE]
-        async with transaction(pool) as conn:
-            counts = await count_due(conn, sorted({tenant_id for tenant_id, _, _ in page}))
-        found.extend(_Subscribed(*one, left=counts[one[1]]) for one in page if one[1] in counts)
-    return found
+    pages = [
+        subscriptions[first : first + _COUNTED_AT_ONCE] for first in range(0, len(subscriptions), _COUNTED_AT_ONCE)
+    ]
+    counts: dict[UUID, int] = {}
+    waiting = iter(pages)
+
+    async def count() -> None:
+        for page in waiting:
+            async with transaction(pool) as conn:
+                counts.update(await count_due(conn, sorted({tenant_id for tenant_id, _, _ in page})))
+
+    at_once = min(_PAGES_AT_ONCE, max(1, pool.get_max_size() - 1))
+    counting = [asyncio.create_task(count()) for _ in range(at_once)]
+    try:
+        await asyncio.gather(*counting)
+    finally:
+        for task in counting:
+            task.cancel()
+        await asyncio.gather(*counting, return_exceptions=True)
+    return [_Subscribed(*one, left=counts[one[1]]) for one in subscriptions if one[1] in counts]
 
 
 def _batches(subscribed: Sequence[_Subscribed], *, at_once: int) -> list[_Batch]:

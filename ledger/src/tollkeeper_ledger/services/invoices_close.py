@@ -22,12 +22,13 @@ from tollkeeper_ledger.store.money import take_items
 from tollkeeper_ledger.store.tenant_locks import lock_tenants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
     from tollkeeper_ledger.domain.closing import ProducerState
     from tollkeeper_ledger.domain.invoice import RatedInputs
+    from tollkeeper_ledger.domain.periods import Period
     from tollkeeper_ledger.domain.rating.period import PeriodFacts
     from tollkeeper_ledger.services.billing_facts import PeriodPlans
     from tollkeeper_ledger.store.pool import Connection
@@ -65,12 +66,11 @@ async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, 
     now = await ledger_now(conn)
     schedules = [one for one in await read_schedules(conn, tenant_ids) if one.is_open]
     plans = await read_plans_of(conn, schedules)
-    opened = await closes.read_opened(conn, tenant_ids)
+    openings = await _openings(conn, plans, now=now)
     counts: dict[UUID, int] = {}
     for schedule in schedules:
         found = plans[schedule.subscription_id]
-        opening = found.opening(now=now)
-        due = 1 if opening is not None and schedule.subscription_id not in opened else 0
+        due = 1 if schedule.subscription_id in openings else 0
         for period in schedule.open_periods():
             if now < period.end + grace_of(found.terms_at(period.start)):
                 break
@@ -78,6 +78,15 @@ async def count_due(conn: Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, 
         if due:
             counts[schedule.subscription_id] = due
     return counts
+
+
+async def _openings(conn: Connection, plans: Mapping[UUID, PeriodPlans], *, now: datetime) -> dict[UUID, Period]:
+    """Give the first periods of those of these subscriptions whose first fees in advance are due and not yet billed."""
+    openings = {name: first for name, found in plans.items() if (first := found.opening(now=now)) is not None}
+    if not openings:
+        return {}
+    opened = await closes.read_opened(conn, {plans[name].schedule.tenant_id for name in openings})
+    return {name: first for name, first in openings.items() if name not in opened}
 
 
 async def close_due(
@@ -130,15 +139,14 @@ async def _due(
     tenant_ids = [tenant_id for tenant_id, _ in subscriptions]
     schedules = {one.subscription_id: one for one in await read_schedules(conn, tenant_ids) if one.is_open}
     plans = await read_plans_of(conn, [schedules[name] for _, name in subscriptions if name in schedules])
-    opened = await closes.read_opened(conn, tenant_ids)
+    openings = await _openings(conn, plans, now=now)
     producers = await closes.read_producers(conn, tenant_ids)
     topics = await closes.read_topic_states(conn)
     asked: list[PeriodAsked] = []
     outcomes: dict[UUID, Outcome] = {}
     for name, found in plans.items():
-        first = None if name in opened else found.opening(now=now)
-        if first is not None:
-            asked.append(PeriodAsked(found, first, is_opening=True))
+        if name in openings:
+            asked.append(PeriodAsked(found, openings[name], is_opening=True))
             continue
         judged = _judged(found, [*producers.get(found.schedule.tenant_id, ()), *topics], now=now)
         if isinstance(judged, PeriodAsked):

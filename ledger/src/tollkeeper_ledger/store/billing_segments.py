@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.periods import Interval, IntervalUnit, Schedule
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import asyncpg
 
     from tollkeeper_ledger.store.pool import Connection
+
+_SCHEDULES_KEPT = 4_096
+"""Schedules that are kept: subscriptions that began together have the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,13 @@ async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[S
 
 def schedule_from(row: asyncpg.Record | Mapping[str, Any], *, started_at: datetime) -> Schedule:
     """Give what periods are counted by from a time on."""
-    return Schedule(
-        anchor=row["anchor"],
-        time_zone=row["time_zone"],
-        interval=Interval(unit=IntervalUnit(row["interval_unit"]), count=row["interval_count"]),
-        started_at=started_at,
-    )
+    return _schedule_of(row["anchor"], row["time_zone"], row["interval_unit"], row["interval_count"], started_at)
+
+
+@lru_cache(maxsize=_SCHEDULES_KEPT)
+def _schedule_of(anchor: datetime, time_zone: str, unit: str, count: int, started_at: datetime) -> Schedule:
+    interval = Interval(unit=IntervalUnit(unit), count=count)
+    return Schedule(anchor=anchor, time_zone=time_zone, interval=interval, started_at=started_at)
 
 
 def _schedule(row: asyncpg.Record, eras: tuple[Schedule, ...], phases: tuple[Phase, ...]) -> SubscriptionSchedule:
