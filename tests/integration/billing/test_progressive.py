@@ -202,6 +202,23 @@ async def test_a_worker_that_died_after_a_cut_leaves_its_invoice_to_the_next(ben
     assert [1030, 777] == [document["total_minor"] for document in await bench.documents("many")]
 
 
+async def test_a_close_whose_invoice_can_not_be_made_is_named(bench: BillingBench) -> None:
+    """A cut was kept, its invoice not made, and Postgres refuses it: the run names its tenant and counts nothing."""
+    await prepare(bench)
+    log = await bench.new_log()
+    await bench.set_now(bench.start + timedelta(minutes=1))
+    await use_both(bench, log, "a", calls=100)
+    assert 1 == len([one async for one in cut_passed(bench.billing, only=None)])
+    await bench.rows("ALTER TABLE receivable ADD CONSTRAINT nothing_owed CHECK (subtotal_minor = 0) NOT VALID")
+    steps = await bench.run()
+    held = [(step.held_tenant, step.held_reason.startswith("can't be billed: ")) for step in steps if step.held_tenant]
+    assert ([("many", True)], (1, 0)) == (held, (steps[-1].due, steps[-1].done))
+    await bench.rows("ALTER TABLE receivable DROP CONSTRAINT nothing_owed")
+    steps = await bench.run()
+    assert (1, 1) == (steps[-1].due, steps[-1].done)
+    assert [1030] == [document["total_minor"] for document in await bench.documents("many")]
+
+
 async def test_what_a_void_invoice_within_a_period_said_is_billed_by_the_next(bench: BillingBench) -> None:
     """Void and not replaced: it counts no more. Issued again: it counts. Counted on already: it can't be void alone."""
     await prepare(bench)

@@ -100,7 +100,14 @@ async def run_invoices(
     done, due = 0, len(pending) + sum(one.left for one in subscribed)
     yield Progress(due=due, done=0)
     for first in range(0, len(pending), TENANTS_PER_BATCH):
-        async for step in biller.finalise(pending[first : first + TENANTS_PER_BATCH]):
+        batch = pending[first : first + TENANTS_PER_BATCH]
+        # Fewer than the batch has where it broke off; nothing follows then.
+        names = (wire_id for _, wire_id in batch)
+        async for step in biller.finalise([key for key, _ in batch]):
+            wire_id = next(names)
+            if step.held:
+                yield Progress(due=due, done=done, held_tenant=wire_id, held_reason=step.held)
+                continue
             done += 1
             yield Progress(due=due, done=done, invoice=step.invoice)
     url = "" if processes is None else processes.database_url

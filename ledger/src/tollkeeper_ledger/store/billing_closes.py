@@ -271,10 +271,10 @@ async def add_closes(conn: Connection, added: Sequence[NewClose], *, at: datetim
     await conn.execute(sql("billing.advance_billed_until"), tenants, subscriptions, ends)
 
 
-async def read_pending_closes(conn: Connection, *, only: str | None, count_max: int) -> list[CloseKey]:
-    """Read closes whose invoices are missing, oldest first."""
+async def read_pending_closes(conn: Connection, *, only: str | None, count_max: int) -> list[tuple[CloseKey, str]]:
+    """Read closes whose invoices are missing, each with its tenant's wire id, oldest first."""
     rows = await conn.fetch(sql("billing.pending_closes"), only, count_max)
-    return [CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]) for row in rows]
+    return [(CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]), row["wire_id"]) for row in rows]
 
 
 async def read_closes(conn: Connection, keys: Collection[CloseKey]) -> dict[CloseKey, bytes]:

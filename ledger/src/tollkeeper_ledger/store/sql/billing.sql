@@ -14,7 +14,7 @@ FROM plan_version v JOIN plan p USING (plan_id) WHERE v.plan_version_id = ANY ($
 
 -- name: pending_closes
 -- Gives closes whose invoices are missing, oldest first. $1 only this tenant's wire id, or null; $2 at most so many.
-SELECT c.tenant_id, c.subscription_id, c.period_start
+SELECT c.tenant_id, c.subscription_id, c.period_start, t.wire_id
 FROM billing_close c JOIN tenant t USING (tenant_id)
 WHERE c.billable AND NOT c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
   AND NOT EXISTS (SELECT FROM invoice i WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id
