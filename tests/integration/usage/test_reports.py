@@ -22,7 +22,7 @@ from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.usage import DAY_US, MINUTE_US
 from tollkeeper_ledger.domain.usage_buckets import BucketSize
 from tollkeeper_ledger.domain.usage_report import PERCENTILES_DEFAULT, read_where
-from tollkeeper_ledger.services.usage_query import Question, query_usage
+from tollkeeper_ledger.services.usage_query import Question, query_usage, time_zone_of
 from tollkeeper_ledger.services.usage_summaries import summarise, trend, value_of
 from tollkeeper_ledger.services.usage_voids import void_usage
 from tollkeeper_ledger.store.clock import ledger_now, set_clock, start_clock
@@ -159,6 +159,13 @@ async def test_reports_say_what_the_records_say(new_database: Callable[[], str],
             plain = [name for name in question.meters if KINDS.get(name, ("sum",))[0] in {"sum", "count", "avg"}]
             alone = told(await query_usage(pools, replace(question, meters=plain)), asked)
             assert {key: figure for key, figure in given.items() if key[0] in plain} == alone, asked
+            # Sums of nothing but a span are read without their dimensions.
+            together = told(await query_usage(pools, replace(question, meters=plain, group_by=(), where={})), asked)
+            assert {
+                (name, max(at, asked.start_us) if size == "whole" else at, group): figure[:2]
+                for (name, at, group), figure in answer(uses, "acme", replace(asked, group_by=())).items()
+                if name in plain and (figure[1] or figure[2])
+            } == {key: figure[:2] for key, figure in together.items()}, asked
             assert wanted.keys() == given.keys(), asked
             for key, (total, records, value) in wanted.items():
                 assert (total, records) == given[key][:2], (asked, key)
@@ -230,8 +237,11 @@ async def test_a_question_without_an_answer_is_refused(new_database: Callable[[]
             with pytest.raises(InvalidFieldError) as caught:
                 await query_usage(pools, Question(**{**plain, **changes}))
             assert field == caught.value.field
-        with pytest.raises(UnknownNameError):
-            await query_usage(pools, Question(tenant="acme", size=BucketSize.WHOLE, meters=["nothing"]))
+        for kind, tenant, meters in (("meter", "acme", ["requests", "nothing"]), ("tenant", "nobody", ["nothing"])):
+            with pytest.raises(UnknownNameError, match=f"no such {kind}: "):
+                await query_usage(pools, Question(tenant=tenant, size=BucketSize.WHOLE, meters=meters))
+        with pytest.raises(UnknownNameError, match="no such tenant: "):
+            await time_zone_of(pools, "nobody", "")
 
 
 async def test_a_plain_value_of_what_is_hidden_is_refused(new_database: Callable[[], str]) -> None:

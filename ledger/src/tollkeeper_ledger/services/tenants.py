@@ -35,8 +35,13 @@ async def need_tenant(pool: Pool, wire_id: str) -> UUID:
     async with connection(pool) as conn:
         found = await find_tenant_ids(conn, [wire_id])
     if wire_id not in found:
-        raise UnknownNameError("tenant", wire_id, remedy="declare it in the catalogue")
+        raise unknown_tenant(wire_id)
     return found[wire_id]
+
+
+def unknown_tenant(wire_id: str) -> UnknownNameError:
+    """Give the error for a tenant that nobody declared."""
+    return UnknownNameError("tenant", wire_id, remedy="declare it in the catalogue")
 
 
 async def set_tenant_state(conn: Connection, tenant_id: UUID, *, state: str, act: Act) -> None:

@@ -25,7 +25,7 @@ from tollkeeper_ledger.domain.usage_report import (
 )
 from tollkeeper_ledger.domain.usage_rollup import QUARTER_US, sign_of, void_id_of
 from tollkeeper_ledger.domain.usage_rules import text_problem
-from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.services.tenants import check_tenant, unknown_tenant
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.pool import connection, tenant_transaction
 from tollkeeper_ledger.store.subscriptions import read_time_zone
@@ -96,9 +96,12 @@ async def time_zone_of(pools: Pools, tenant: str, named: str) -> str:
     """
     if named:
         return check_time_zone(named)
-    tenant_id = await need_tenant(pools.billing, tenant)
+    check_tenant(tenant)
     async with connection(pools.billing) as conn:
-        return await read_time_zone(conn, tenant_id) or "UTC"
+        found = await read_time_zone(conn, tenant)
+    if found is None:
+        raise unknown_tenant(tenant)
+    return found or "UTC"
 
 
 async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
@@ -109,19 +112,28 @@ async def query_usage(pools: Pools, asked: Question) -> list[Bucketed]:
     """
     zone = check_time_zone(asked.time_zone)
     _check(asked)
-    tenant_id = await need_tenant(pools.billing, asked.tenant)
+    tenant_id, meters = await _named(pools, asked)
     async with tenant_transaction(pools.reader, tenant_id, readonly=True) as conn:
-        meters = await store.read_meters(conn, asked.meters or None)
-        for name in asked.meters:
-            if all(name != meter.name for meter in meters):
-                raise UnknownNameError("meter", name)
-        meters = _declaring(meters, asked.where)
         answer = _Answer(conn, tenant_id, asked, meters)
         found = await answer.give(zone)
     found.sort(key=lambda one: (one.meter.name, one.start, one.group))
     if len(found) > BUCKETS_MAX:
         raise too_many()
     return found
+
+
+async def _named(pools: Pools, asked: Question) -> tuple[UUID, list[MeterInfo]]:
+    """Give the tenant and the meters that the question is about; one statement finds both, as no report can do less."""
+    check_tenant(asked.tenant)
+    async with connection(pools.billing) as conn:
+        found = await store.read_tenant_and_meters(conn, asked.tenant, asked.meters or None)
+    if found is None:
+        raise unknown_tenant(asked.tenant)
+    tenant_id, meters = found
+    for name in asked.meters:
+        if all(name != meter.name for meter in meters):
+            raise UnknownNameError("meter", name)
+    return tenant_id, _declaring(meters, asked.where)
 
 
 def _declaring(meters: Sequence[MeterInfo], where: Where) -> list[MeterInfo]:
@@ -270,11 +282,13 @@ class _Answer:
         return self._figures.setdefault((meter_id, place, group), Figure())
 
     async def _add_sums(self, meter_ids: Sequence[int], *, by_minute: bool) -> None:
-        span = replace(self._span, meter_ids=meter_ids)
-        rows = await store.read_sums(
-            self._conn, span, edges=self._edges, by_minute=by_minute, count_max=4 * BUCKETS_MAX + 1,
-            where=self._asked.where,
-        )  # fmt: skip
+        span, most = replace(self._span, meter_ids=meter_ids), 4 * BUCKETS_MAX + 1
+        if self._asked.group_by or self._asked.where:
+            rows = await store.read_sums(
+                self._conn, span, edges=self._edges, by_minute=by_minute, count_max=most, where=self._asked.where
+            )
+        else:
+            rows = await store.read_totals(self._conn, span, edges=self._edges, by_minute=by_minute, count_max=most)
         if len(rows) > 4 * BUCKETS_MAX:
             raise too_many()
         for row in rows:

@@ -139,10 +139,10 @@ async def read_last_end(conn: Connection, tenant_id: UUID) -> datetime | None:
     return end
 
 
-async def read_time_zone(conn: Connection, tenant_id: UUID) -> str | None:
-    """Read the time zone of a tenant's subscription, else of its payer's; None where there is none."""
-    time_zone: str | None = await conn.fetchval(sql("subscriptions.tenant_time_zone"), tenant_id)
-    return time_zone
+async def read_time_zone(conn: Connection, wire_id: str) -> str | None:
+    """Read the time zone of a tenant's subscription, else of its payer's, else empty; None without the tenant."""
+    row = await conn.fetchrow(sql("subscriptions.tenant_time_zone"), wire_id)
+    return None if row is None else row["time_zone"] or ""
 
 
 async def read_seller_time_zone(conn: Connection, tenant_id: UUID) -> str:

@@ -106,11 +106,20 @@ class AuditRow:
     after: Any
 
 
-async def read_meters(conn: Connection, names: Sequence[str] | None) -> list[MeterInfo]:
-    """Give meters in name order; None = all. Names that don't exist are left out."""
-    return [
+async def read_tenant_and_meters(
+    conn: Connection, wire_id: str, names: Sequence[str] | None
+) -> tuple[UUID, list[MeterInfo]] | None:
+    """Give a tenant's id and meters in name order; None = all. None without the tenant; meters unknown are left out.
+
+    For a role that sees all tenants.
+    """
+    rows = await conn.fetch(sql("reports.tenant_and_meters"), wire_id, names)
+    if not rows:
+        return None
+    return rows[0]["tenant_id"], [
         MeterInfo(name=row["name"], unit=row["unit"], attributes=tuple(row["attributes"]), facts=meter_facts(row))
-        for row in await conn.fetch(sql("reports.meters"), names)
+        for row in rows
+        if row["meter_id"] is not None
     ]
 
 
@@ -150,6 +159,18 @@ async def read_sums(
             records=row["records"],
         )
         for row in rows
+    ]
+
+
+async def read_totals(
+    conn: Connection, span: Span, *, edges: Sequence[datetime], by_minute: bool, count_max: int
+) -> list[SumRow]:
+    """Sum usage in buckets likewise, whatever its dimensions: rows have none."""
+    statement = sql("reports.totals_by_minute") if by_minute else sql("reports.totals_by_quarter")
+    rows = await conn.fetch(statement, span.tenant_id, span.meter_ids, span.start, span.end, edges, count_max)
+    return [
+        SumRow(meter_id=meter_id, dims={}, place=place - 1, units=int(units), records=records)
+        for meter_id, place, units, records in rows
     ]
 
 

@@ -1,9 +1,12 @@
 -- Reports on usage. Statements of one tenant run as `reader` with that tenant set.
 
--- name: meters
--- Gives meters in name order. $1 names, null = all.
-SELECT meter_id, name, unit, aggregation, attributes, dimensions, value_attribute, pseudonymised, late_max_s, early_max_s FROM meter
-WHERE $1::text[] IS NULL OR name = ANY ($1) ORDER BY name COLLATE "C";
+-- name: tenant_and_meters
+-- Gives a tenant's id with meters in name order; one row without a meter where none is found, no row without the tenant.
+-- $1 wire id, $2 names, null = all.
+SELECT tenant_id, meter_id, name, unit, aggregation, attributes, dimensions, value_attribute, pseudonymised, late_max_s,
+       early_max_s
+FROM tenant LEFT JOIN meter ON $2::text[] IS NULL OR name = ANY ($2)
+WHERE wire_id = $1 ORDER BY name COLLATE "C";
 
 -- name: usage_extent
 -- Gives the first and last quarter of an hour with usage, and ledger time. $1 tenant id, $2 meter ids, $3 from, $4 to.
@@ -34,6 +37,23 @@ WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND minute >= $3 AND min
   AND ($7::jsonb IS NULL OR NOT EXISTS (SELECT FROM jsonb_each($7) AS w (name, allowed)
                                         WHERE NOT coalesce(w.allowed ? (dims::jsonb ->> w.name), false)))
 GROUP BY 1, 2, 3 LIMIT $6;
+
+-- name: totals_by_quarter
+-- Sums usage in buckets likewise, of all dimensions together. $1 tenant id, $2 meter ids, $3 from, $4 to, $5 edges,
+-- $6 most rows.
+SELECT meter_id, width_bucket(quarter, $5::timestamptz[]) AS place, sum(units)::text AS units,
+       sum(records)::bigint AS records
+FROM usage_rollup_quarter
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND quarter >= $3 AND quarter < $4
+GROUP BY 1, 2 LIMIT $6;
+
+-- name: totals_by_minute
+-- The same from minutes. Arguments as totals_by_quarter.
+SELECT meter_id, width_bucket(minute, $5::timestamptz[]) AS place, sum(units)::text AS units,
+       sum(records)::bigint AS records
+FROM usage_rollup_minute
+WHERE tenant_id = $1 AND meter_id = ANY ($2::integer[]) AND minute >= $3 AND minute < $4
+GROUP BY 1, 2 LIMIT $6;
 
 -- name: values_by_quarter
 -- Counts distinct values in buckets. $1 tenant id, $2 meter ids, $3 from, $4 to, $5 edges, $6 names to group by,

@@ -87,9 +87,10 @@ LEFT JOIN LATERAL (
 WHERE s.tenant_id = $1;
 
 -- name: tenant_time_zone
--- Gives the time zone of a tenant's subscription, else of its payer's; living ones first. $1 tenant id.
-SELECT s.time_zone FROM tenant t JOIN subscription s ON s.tenant_id IN (t.tenant_id, t.billing_tenant_id)
-WHERE t.tenant_id = $1
+-- Gives the time zone of a tenant's subscription, else of its payer's; living ones first. Null where there is none, no
+-- row without the tenant. $1 wire id.
+SELECT s.time_zone FROM tenant t LEFT JOIN subscription s ON s.tenant_id IN (t.tenant_id, t.billing_tenant_id)
+WHERE t.wire_id = $1
 ORDER BY s.ended_at IS NULL DESC, s.tenant_id = t.tenant_id DESC, s.started_at DESC LIMIT 1;
 
 -- name: seller_time_zone
