@@ -41,10 +41,21 @@ def test_only_pseudonyms_of_another_key_are_taken_for_the_same() -> None:
     """Of one key they are compared; of a turned one the stored one stands; what is not hidden is never replaced."""
     ann, bob, later = ONE.pseudonym("user", "ann"), ONE.pseudonym("user", "bob"), OTHER.pseudonym("user", "ann")
     stored = {"user": ann, "path": "/a"}
-    assert {"user": ann, "path": "/b"} == at_its_time({"user": later, "path": "/b"}, stored, {"user"})
-    assert at_its_time({"user": bob}, stored, {"user"}) is None
-    assert at_its_time({"user": later}, stored, ()) is None
-    assert at_its_time({"user": later}, {"user": "ann"}, {"user"}) is None
-    assert at_its_time({"user": "ann"}, stored, {"user"}) is None
-    assert at_its_time({}, stored, {"user"}) is None
-    assert at_its_time({"user": later}, {}, {"user"}) is None
+    assert {"user": ann, "path": "/b"} == at_its_time({"user": later, "path": "/b"}, stored, {"user"}, None)
+    assert at_its_time({"user": bob}, stored, {"user"}, None) is None
+    assert at_its_time({"user": later}, stored, (), None) is None
+    assert at_its_time({"user": later}, {"user": "ann"}, {"user"}, None) is None
+    assert at_its_time({"user": "ann"}, stored, {"user"}, None) is None
+    assert at_its_time({}, stored, {"user"}, None) is None
+    assert at_its_time({"user": later}, {}, {"user"}, None) is None
+
+
+def test_what_was_stored_plainly_is_compared_by_the_tenants_key() -> None:
+    """A pseudonym stands for the value that it is of; of one of another key nobody can say, and it is taken for it."""
+    ann, turned = ONE.pseudonym("user", "ann"), OTHER.pseudonym("user", "bob")
+    stored = {"user": "ann", "path": "/a"}
+    assert stored == at_its_time({"user": ann, "path": "/a"}, stored, {"user"}, ONE)
+    assert at_its_time({"user": ONE.pseudonym("user", "bob")}, stored, {"user"}, ONE) is None
+    assert at_its_time({"user": turned}, stored, {"user"}, ONE) == {"user": "ann"}
+    assert at_its_time({"user": "ann"}, stored, {"user"}, ONE) is None
+    assert at_its_time({"user": ann}, stored, (), ONE) is None

@@ -42,20 +42,22 @@ def version_of(text: str) -> int | None:
 
 
 def at_its_time(
-    attributes: Mapping[str, str], stored: Mapping[str, str], hidden: Collection[str]
+    attributes: Mapping[str, str], stored: Mapping[str, str], hidden: Collection[str], key: PseudonymKey | None
 ) -> dict[str, str] | None:
-    """Give a record's attributes with the pseudonyms that a stored one has from other keys; None where it has none.
+    """Give a record's attributes with what a stored one has from other times in their place; None where it has nothing.
 
-    Of two keys of which one is destroyed nobody can say whether two pseudonyms mean the same: they are taken to. Of one
-    key they are compared as they are.
+    That is pseudonyms of other keys, and values that were stored before they were hidden. Of two keys of which one is
+    destroyed nobody can say whether two pseudonyms mean the same: they are taken to. Of one key they are compared as
+    they are, and so is a value with a pseudonym of `key`, the tenant's own; None: nothing is stored plainly.
     """
-    turned = {
-        name: stored[name]
-        for name in hidden
-        if name in attributes
-        and name in stored
-        and (before := version_of(stored[name])) is not None
-        and (now := version_of(attributes[name])) is not None
-        and before != now
-    }
+    both = [name for name in hidden if name in attributes and name in stored]
+    turned = {name: stored[name] for name in both if _may_be_same(name, attributes[name], stored[name], key)}
     return {**attributes, **turned} if turned else None
+
+
+def _may_be_same(name: str, text: str, stored: str, key: PseudonymKey | None) -> bool:
+    """Say whether a pseudonym stands for what is stored in another form."""
+    now, before = version_of(text), version_of(stored)
+    if now is None or before is not None:
+        return now is not None and before != now
+    return key is not None and (now != key.version or text == key.pseudonym(name, stored))

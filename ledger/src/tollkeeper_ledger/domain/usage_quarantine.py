@@ -9,8 +9,9 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.pseudonyms import version_of
 from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID, SHIPPING_MAX_US, LevelChange, LevelName, Problem
-from tollkeeper_ledger.domain.usage_audit import hash_of_refused
+from tollkeeper_ledger.domain.usage_audit import hash_of_refused, hashes_of
 from tollkeeper_ledger.domain.usage_columns import Use, columns_of
 from tollkeeper_ledger.domain.usage_hash import row_check, string_bytes
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from tollkeeper_ledger.domain.usage import UsageColumns
-    from tollkeeper_ledger.domain.usage_audit import RefusedRecord
+    from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord
 
 RELEASE_MAX_US = 45 * DAY_US
 """How long after its event a record may be released that came too long ago for an append.
@@ -144,6 +145,20 @@ def release_problem(row: RefusedRecord, refused: RefusedUse, *, now_us: int) -> 
         return None
     named_by_caller = not refused.use.flags & FLAG_SYSTEM_ID
     return None if named_by_caller and now_us - refused.use.event_us <= RELEASE_MAX_US else EXPIRED
+
+
+def counted_as(counted: AuditedRecord, record: bytes) -> bytes:
+    """Give the content hash that a stored record had when `record` of quarantine was refused.
+
+    That is with what came where it is stored as a pseudonym: it was hidden since, or under another key.
+    """
+    came = dict(read_refused(record).use.attributes)
+    hidden = {
+        name: came[name]
+        for name, value in counted.attributes.items()
+        if name in came and version_of(value) not in (None, version_of(came[name]))
+    }
+    return hashes_of(counted._replace(attributes={**counted.attributes, **hidden}))[0]
 
 
 def act_problem(

@@ -22,6 +22,7 @@ from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, refused_h
 from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
 from tollkeeper_ledger.domain.usage_merge import Merged, merge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
+from tollkeeper_ledger.services.usage_hidden import hide_plain
 from tollkeeper_ledger.services.usage_levels import change_levels
 from tollkeeper_ledger.services.usage_store import store_records
 from tollkeeper_ledger.services.usage_turned import without_turned
@@ -99,6 +100,8 @@ class _Append:
     """0 while it takes no sequence numbers."""
     places: Sequence[int] = ()
     """Records that are still to be stored."""
+    content: Records | None = None
+    """All records as they are stored; None: as they came."""
     problems: dict[int, Problem] = field(default_factory=dict)
     taken: dict[int, bool] = field(default_factory=dict)
     """Records whose id another one has, and whether that is its like."""
@@ -113,7 +116,7 @@ class _Append:
     @property
     def stored(self) -> Records:
         """The records that are stored, once ids are claimed and levels changed."""
-        return self.batch.records.take(self.places)
+        return (self.content or self.batch.records).take(self.places)
 
     @property
     def conflicts(self) -> int:
@@ -256,6 +259,7 @@ async def _commit_entries(
         one.problems = judge(one.batch, skip=skip, tenant_ids=names.tenant_ids, meters=names.meters, now_us=to_us(now))
         one.places = range(skip, len(one.batch.records))
         one.drop(one.problems)
+        one.content = await hide_plain(conn, one.batch, one.places, tenant_ids=names.tenant_ids, meters=names.meters)
     merged = await _claim(conn, appends, names, guesses)
     if merged is not None:
         await share_tenants(conn, names.tenants([merged.tenants[at] for at in set(merged.records.tenant)]))

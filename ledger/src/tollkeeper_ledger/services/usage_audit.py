@@ -14,11 +14,10 @@ from tollkeeper_ledger.domain.usage_audit import (
     check_link,
     check_refused,
     compare_rollups,
-    hashes_of,
 )
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START
 from tollkeeper_ledger.domain.usage_proof import key_name, read_statement
-from tollkeeper_ledger.domain.usage_quarantine import act_problem
+from tollkeeper_ledger.domain.usage_quarantine import act_problem, counted_as
 from tollkeeper_ledger.domain.usage_rollup import roll_up
 from tollkeeper_ledger.services.archive_audit import check_archives
 from tollkeeper_ledger.services.closed_usage import check_usage, read_away
@@ -108,7 +107,7 @@ async def _acts(conn: Connection, names: Mapping[int, str]) -> AsyncIterator[Fin
                 one.act,
                 stored_check=one.row_check,
                 refused_hash=one.content_hash,
-                counted_hash=hashes_of(record)[0] if record is not None else None,
+                counted_hash=None if record is None or one.record is None else counted_as(record, one.record),
                 away=one.act.batch_id in away,
             )
             if problem or not one.noted:

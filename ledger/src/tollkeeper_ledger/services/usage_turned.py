@@ -1,4 +1,4 @@
-"""Tell a repeat from another record of its id where the tenant's key of pseudonyms has turned in between."""
+"""Tell a repeat from another record of its id where what it hides was hidden otherwise in between, or not yet."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.pseudonyms import at_its_time
+from tollkeeper_ledger.domain.pseudonyms import at_its_time, version_of
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID
 from tollkeeper_ledger.domain.usage_hash import content_hash
+from tollkeeper_ledger.store.pseudonyms import read_keys
 from tollkeeper_ledger.store.usage_batches import find_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.pseudonyms import PseudonymKey
     from tollkeeper_ledger.domain.usage_merge import Merged
     from tollkeeper_ledger.domain.usage_rollup import MeterFacts
     from tollkeeper_ledger.store.pool import Connection
@@ -30,8 +32,9 @@ async def without_turned(
 ) -> dict[int, bool]:
     """Give `taken` (places whose id another record has, and whether that is its like) with repeats told as such.
 
-    `tenant_ids`: of the tenants that the records point to. A record whose own key was destroyed is a repeat where all
-    but those pseudonyms is the same; with no pseudonym of another key nothing changes, and nothing is read.
+    `tenant_ids`: of the tenants that the records point to. A record whose own key was destroyed, or that was stored
+    before its attributes were hidden, is a repeat where all but those is the same. Of records without hidden attributes
+    nothing is read.
     """
     records = merged.records
     hidden = {
@@ -44,15 +47,25 @@ async def without_turned(
     pairs = {at: (tenant_ids[records.tenant[at]], records.ids[at]) for at in hidden}
     # The time is part of what must be the same, but where the system made the id.
     stored = await find_stored(conn, [(*pair, _time_of(merged, at)) for at, pair in pairs.items()])
-    return await asyncio.to_thread(_told, merged, dict(taken), hidden, pairs, stored)
+    plain = {
+        pairs[at][0] for at, names in hidden.items() if pairs[at] in stored and _is_plain(stored[pairs[at]][0], names)
+    }
+    keys = await read_keys(conn, plain) if plain else {}
+    return await asyncio.to_thread(_told, merged, dict(taken), hidden=hidden, pairs=pairs, stored=stored, keys=keys)
+
+
+def _is_plain(attributes: Mapping[str, str], hidden: set[str]) -> bool:
+    return any(version_of(attributes[name]) is None for name in hidden & attributes.keys())
 
 
 def _told(
     merged: Merged,
     taken: dict[int, bool],
+    *,
     hidden: Mapping[int, set[str]],
     pairs: Mapping[int, tuple[UUID, str]],
     stored: dict[tuple[UUID, str], tuple[dict[str, str], bytes]],
+    keys: Mapping[UUID, PseudonymKey],
 ) -> dict[int, bool]:
     """Judge the places of `hidden` by what is stored of them, or by the record of this very transaction."""
     records = merged.records
@@ -64,7 +77,8 @@ def _told(
     for at, names in hidden.items():
         if pairs[at] in stored:
             attributes, kept_hash = stored[pairs[at]]
-            taken[at] = _hash_at_its_time(merged, at, attributes, names) == kept_hash
+            key = keys.get(pairs[at][0])
+            taken[at] = _hash_at_its_time(merged, at, attributes, names, key) == kept_hash
     return taken
 
 
@@ -77,9 +91,11 @@ def _time_of(merged: Merged, at: int) -> int | None:
     return None if merged.records.flags[at] & FLAG_SYSTEM_ID else merged.records.event_us[at]
 
 
-def _hash_at_its_time(merged: Merged, at: int, stored: Mapping[str, str], hidden: set[str]) -> bytes | None:
+def _hash_at_its_time(
+    merged: Merged, at: int, stored: Mapping[str, str], hidden: set[str], key: PseudonymKey | None
+) -> bytes | None:
     records = merged.records
-    attributes = at_its_time(json.loads(records.attributes[at]), stored, hidden)
+    attributes = at_its_time(json.loads(records.attributes[at]), stored, hidden, key)
     if attributes is None:
         return None
     return content_hash(

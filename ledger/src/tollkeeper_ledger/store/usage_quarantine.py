@@ -63,6 +63,8 @@ class AuditedAct(NamedTuple):
     row_check: int
     content_hash: bytes | None
     """Of the record in quarantine; None where there is none."""
+    record: bytes | None
+    """That record."""
     noted: bool
     """Whether the audit log tells the same."""
 
@@ -136,7 +138,9 @@ async def all_acts(conn: Connection) -> AsyncIterator[list[AuditedAct]]:
     after: tuple[UUID, UUID, int, int] = _START
     while True:
         rows = await conn.fetch(sql("quarantine.all_acts"), *after, _PAGE, timeout=_LONG_READ_S)
-        page = [AuditedAct(_act(row), row["row_check"], row["content_hash"], row["noted"]) for row in rows]
+        page = [
+            AuditedAct(_act(row), row["row_check"], row["content_hash"], row["record"], row["noted"]) for row in rows
+        ]
         if page:
             yield page
         if len(page) < _PAGE:

@@ -48,9 +48,9 @@ SELECT known.tenant_id, known.id, known.batch_id, known.seq
 FROM usage_id known JOIN unnest($1::uuid[], $2::text[]) AS asked (tenant_id, id) USING (tenant_id, id);
 
 -- name: all_acts
--- Gives acts in order of their records, with the hash of what the record says. $1 to $4 after this tenant id, producer
+-- Gives acts in order of their records, with what the record says and its hash. $1 to $4 after this tenant id, producer
 -- id, number and act, $5 at most so many.
-SELECT a.*, q.content_hash, l.subject IS NOT NULL AS noted
+SELECT a.*, q.content_hash, q.record, l.subject IS NOT NULL AS noted
 FROM usage_quarantine_act a
 LEFT JOIN usage_quarantine q USING (tenant_id, producer_id, seq)
 LEFT JOIN (SELECT subject, after->>'outcome' AS outcome FROM audit_log WHERE subject LIKE 'quarantine/%') AS l
