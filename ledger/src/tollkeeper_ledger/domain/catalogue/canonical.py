@@ -50,9 +50,13 @@ def _refuse_floats(value: Any) -> None:
     waiting = [value]
     for one in waiting:
         if isinstance(one, dict):
-            waiting.extend([inner for inner in one.values() if inner.__class__ not in _PLAIN])
+            for inner in one.values():
+                if inner.__class__ not in _PLAIN:
+                    waiting.append(inner)  # noqa: PERF401 - a comprehension is a call
         elif isinstance(one, (list, tuple)):
-            waiting.extend([inner for inner in one if inner.__class__ not in _PLAIN])
+            for inner in one:
+                if inner.__class__ not in _PLAIN:
+                    waiting.append(inner)  # noqa: PERF401 - a comprehension is a call
         elif one is not None and not isinstance(one, (str, int)):
             raise TypeError(f"no canonical form: {type(one).__name__}")
 
