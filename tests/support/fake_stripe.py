@@ -54,6 +54,7 @@ class FakeStripe:
         self.keys: dict[str, tuple[datetime, tuple[str, str, bytes], int, Json]] = {}
         self.log: list[tuple[str, str, bytes, str]] = []
         self.events: list[Json] = []
+        self.numbered: dict[str, str] = {}
         self.met: dict[str, int] = {}
         self.wrong_total = 0
         self.charged_min = 0
@@ -183,13 +184,15 @@ class FakeStripe:
         if rest:
             return 200, self.objects[kind][rest[0]]
         limit, since = int(fields.pop("limit", "10")), int(fields.pop("created[gte]", "0"))
-        after = fields.pop("starting_after", "")
-        found = [
-            one for one in reversed(list(self.objects.get(kind, {}).values()))
-            if one["created"] >= since and all(one.get(name) == value for name, value in fields.items())
-        ]  # fmt: skip
+        after, wanted = fields.pop("starting_after", ""), list(fields.items())
+        newest = reversed(self.objects.get(kind, {}).values())
         if after:
-            found = found[[one["id"] for one in found].index(after) + 1 :]
+            next(one for one in newest if one["id"] == after)
+        matching = (
+            one for one in newest
+            if one["created"] >= since and all(one.get(name) == value for name, value in wanted)
+        )  # fmt: skip
+        found = list(itertools.islice(matching, limit + 1))
         return 200, {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
 
     def _delete(self, name: str) -> tuple[int, Json]:
@@ -223,14 +226,16 @@ class FakeStripe:
 
     def _post_invoices(self, fields: dict[str, str], *_: str) -> tuple[int, Json]:
         customer = self.objects["customers"][fields["customer"]]["id"]
-        if fields["number"] in {one["number"] for one in self.objects.get("invoices", {}).values()}:
+        if self.numbered.get(fields["number"]) in self.objects.get("invoices", {}):
             return 400, _error("the number is taken")
-        return 200, self._new("invoices", "in", {
+        made = self._new("invoices", "in", {
             "object": "invoice", "customer": customer, "currency": fields["currency"], "status": "draft",
             "number": fields["number"], "auto_advance": fields["auto_advance"] == "true", "total": 0,
             "amount_due": 0, "amount_paid": 0, "metadata": _metadata(fields), "lines": {"data": []},
             "paid_out_of_band": False, "payment_intent": None, "hosted_invoice_url": None,
         })  # fmt: skip
+        self.numbered[fields["number"]] = made["id"]
+        return 200, made
 
     def _post_invoices_add_lines(self, fields: dict[str, str], name: str) -> tuple[int, Json]:
         invoice = self.objects["invoices"][name]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.store.pool import Connection
 
 HOUR = timedelta(hours=1)
+AS_FAST_AS_IT_GOES = 1_000_000
 GRACE = timedelta(minutes=5)
 BY_CARD = BillingProfile(provider="stripe", taxes=(TaxRate(name="VAT", percent="19"),), email="a@example.com")
 
@@ -37,12 +38,12 @@ BY_CARD = BillingProfile(provider="stripe", taxes=(TaxRate(name="VAT", percent="
 class Shop:
     """A ledger, a provider, and what carries one to the other."""
 
-    def __init__(self, bench: BillingBench, fake: FakeStripe, clock: Clock) -> None:
+    def __init__(self, bench: BillingBench, fake: FakeStripe, clock: Clock, *, at_once: int = 1) -> None:
         self.bench, self.fake, self.clock = bench, fake, clock
-        self.stripe = StripeHttp.connect(fake.url, api_key="sk_test")
+        self.stripe = StripeHttp.connect(fake.url, api_key="sk_test", requests_per_s=AS_FAST_AS_IT_GOES)
         log = structlog.wrap_logger(structlog.ReturnLogger())
         cards = Cards(bench.billing, self.stripe, clock)
-        self.collector = Collector(bench.billing, self.stripe, cards, "acct", clock, log)
+        self.collector = Collector(bench.billing, self.stripe, cards, "acct", clock, log, at_once=at_once)
         self.events = Events(bench.billing, self.stripe, cards, SECRET, is_live=False, account="", now=clock)
         self.pages = Pages(bench.billing, self.stripe, cards, "acct", clock)
 
@@ -67,10 +68,15 @@ class Shop:
         raise AssertionError("jobs don't come to an end")
 
     async def hear(self) -> None:
-        """Take in everything that the provider says."""
-        for event in list(self.fake.events):
-            header, body = self.fake.signed(event)
-            await self.events.receive(header=header, body=body)
+        """Take in everything that the provider says, each event after the one before, or `at_once` of them together."""
+        told = iter(list(self.fake.events))
+
+        async def listen() -> None:
+            for event in told:
+                header, body = self.fake.signed(event)
+                await self.events.receive(header=header, body=body)
+
+        await asyncio.gather(*(listen() for _ in range(self.collector.at_once)))
 
     async def jobs(self) -> list[tuple[str, str, str]]:
         """Give kind, step and state of every job."""
@@ -91,11 +97,11 @@ async def act_on(conn: Connection) -> Act:
 
 
 @asynccontextmanager
-async def open_shop(bench: BillingBench, *, seed: int = 0, rate: float = 0.0) -> AsyncIterator[Shop]:
-    """Give a shop whose provider meets every request with a fault at this rate."""
+async def open_shop(bench: BillingBench, *, seed: int = 0, rate: float = 0.0, at_once: int = 1) -> AsyncIterator[Shop]:
+    """Give a shop whose provider meets every request with a fault at this rate; so many jobs are carried at once."""
     clock = Clock()
     fake = FakeStripe(clock, seed=seed, rate=rate)
-    shop = Shop(bench, fake, clock)
+    shop = Shop(bench, fake, clock, at_once=at_once)
     try:
         yield shop
     finally:

@@ -79,6 +79,19 @@ class Settings(BaseSettings):
     )
     stripe_url: str = Field(default="https://api.stripe.com", description="Where Stripe's API is.")
     stripe_account: str = Field(default="", description="Stripe account id; events of another one are refused.")
+    stripe_at_once: int = Field(
+        default=20,
+        ge=1,
+        le=100,
+        description="Invoices that one ledger carries through at Stripe at once; each has one request under way.",
+    )
+    stripe_requests_per_s: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Requests that one ledger sends to Stripe in a second at most; none: 80 with a live key, else 20"
+        " (of an account Stripe takes 100 and 25). An invoice takes five. Several ledgers share what the account has.",
+    )
     stripe_live: bool = Field(default=False, description="The key is a live one; events of the other mode are refused.")
     webhook_private: bool = Field(
         default=False,

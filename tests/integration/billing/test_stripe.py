@@ -87,7 +87,7 @@ async def test_exactly_once_to_the_cent_at_30_percent_faults(bench: BillingBench
 
     `make stripe-faults` does it with 10,000 invoices.
     """
-    async with open_shop(bench, seed=7, rate=0.3) as shop:
+    async with open_shop(bench, seed=7, rate=0.3, at_once=8) as shop:
         fake = shop.fake
         per_tenant = 10
         names = [f"t{n}" for n in range(max(1, INVOICES // per_tenant))]

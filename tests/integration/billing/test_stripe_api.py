@@ -26,7 +26,7 @@ from tollkeeper_ledger.services.provider_lookup import look_up
 from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
 from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.store.pool import transaction
-from tollkeeper_ledger.store.provider_jobs import lock_job, read_work
+from tollkeeper_ledger.store.provider_jobs import Job, lock_job, read_work
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ async def everything(shop: Shop) -> None:
         await credit_invoice(conn, paid, amount_minor=1000, note="", refund=True, act=await act_on(conn))
     await shop.work()
     await shop.pages.remove_method(payer["tenant_id"], request_id="x")
-    for row in await shop.bench.rows("SELECT job_id FROM provider_job"):
+    for row in await shop.bench.rows("SELECT * FROM provider_job"):
         async with transaction(shop.bench.billing) as conn:
-            job = await lock_job(conn, row["job_id"])
-            work = work_of(job, await read_work(conn, row["job_id"]))
+            job = await lock_job(conn, Job(**{**row, "facts": {}}))
+            work = work_of(job, await read_work(conn, job))
         for step in (
             ("customer", "draft", "lines", "credit", "refund") if "payment" in job.facts else ("void", "discard")
         ):

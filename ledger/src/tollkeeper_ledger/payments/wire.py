@@ -85,6 +85,14 @@ def meaning_of(reply: Reply | None) -> Meaning:
     return Meaning.DONE if _OK <= reply.status < _ERRORS else Meaning.REFUSED
 
 
+def is_too_many(reply: Reply) -> bool:
+    """Say whether an answer refuses a request for how many there are; one object that is busy is not meant by that."""
+    if reply.status != _TOO_MANY:
+        return False
+    error = reply.read().get("error")
+    return not isinstance(error, dict) or error.get("code") != "lock_timeout"
+
+
 def form(fields: Mapping[str, object]) -> bytes:
     """Encode fields in their order."""
     return urlencode([(name, str(value)) for name, value in fields.items()]).encode("ascii")

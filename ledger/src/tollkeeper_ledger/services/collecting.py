@@ -6,8 +6,10 @@ or that the provider may have forgotten, is given up: the object is looked for f
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,12 @@ from tollkeeper_ledger.services.receivables import need_billed
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.clock import ledger_now
-from tollkeeper_ledger.store.pool import transaction
+from tollkeeper_ledger.store.pool import connection, transaction
 from tollkeeper_ledger.store.provider_jobs import Attempt
 from tollkeeper_ledger.store.tenant_locks import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
     from structlog.typing import FilteringBoundLogger
@@ -43,11 +45,24 @@ LEASE = timedelta(minutes=2)
 """A worker that has a job keeps it so long; a dead one's is taken up again after it."""
 
 _STEPS_AT_ONCE = 20
+_CONNECTIONS = 2
+"""Connections to Postgres that collecting uses at once, however many jobs it carries; others have the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a job does next: a request that was frozen, or the read-back of its total where there is none."""
+
+    job: Job
+    work: Work
+    step: str = ""
+    build: Callable[[Work], Request] | None = None
+    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Works through the jobs of one account. Any number may run at once."""
+    """Works through the jobs of one account, several at once. Any number may run at once."""
 
     pool: Pool
     stripe: StripeHttp
@@ -57,87 +72,150 @@ class Collector:
     now: Callable[[], datetime]
     """Real time: the provider forgets keys by it."""
     log: FilteringBoundLogger
+    at_once: int = 1
+    """Jobs that this process carries at once; each has one request under way at most."""
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONNECTIONS))
 
     async def run_once(self) -> bool:
         """Take one job as far as it goes; False where none is ready."""
-        async with transaction(self.pool) as conn:
-            job = await jobs.claim_job(conn, now=self.now())
+        job = await self._claim()
         if job is None:
             return False
-        for _ in range(_STEPS_AT_ONCE):
-            if job.state != "ready" or not await self._step(job):
-                break
-            async with transaction(self.pool) as conn:
-                job = await jobs.lock_job(conn, job.job_id)
+        await self._carry(job)
         return True
 
     async def run_all(self) -> int:
-        """Take every ready job as far as it goes; give how many were taken up."""
+        """Take every ready job as far as it goes, `at_once` of them at a time; give how many were taken up.
+
+        A job that fails is left to be taken up again two minutes after it was; what it failed of is raised when those
+        beside it have ended, and no other is begun.
+        """
         taken = 0
-        while await self.run_once():
-            taken += 1
+        broke: BaseException | None = None
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                job = await self._claim() if broke is None else None
+                if job is not None:
+                    taken += 1
+                    running.add(asyncio.create_task(self._carry(job)))
+                if not running:
+                    break
+                if job is None or len(running) >= self.at_once:
+                    ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    broke = broke or next((error for error in map(_error_of, ended) if error is not None), None)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if broke is not None:
+            raise broke
         return taken
 
-    async def _step(self, job: Job) -> bool:
-        """Do the job's step; False where it must wait."""
-        async with transaction(self.pool) as conn:
-            row = await jobs.read_work(conn, job.job_id)
-        if UNMOVED in job.facts and row["owed"] != "void" and row["due_minor"]:
-            await self._fall_back_again(job)
-            return False
-        work = work_of(job, row)
-        decided = decide(job, row)
-        if decided.job is not None and decided.job.state == "waiting":
-            return await self._wait(decided.job)
-        if decided.job is not None:
-            await self._keep(decided.job)
-            return decided.goes_on
-        try:
-            if decided.request is None:
-                return await self._check(job, work)
-            return await self._send(job, work, decided.step, decided.request)
-        except UnreadableError as error:
-            await self._save(self._later(job, str(error)))
-            return False
+    async def _claim(self) -> Job | None:
+        """Take the job that waits longest; committed at once, so that one that fails doesn't hold the others up."""
+        async with self._turns, connection(self.pool) as conn:
+            return await jobs.claim_job(conn, now=self.now())
 
-    async def _send(self, job: Job, work: Work, step: str, build: Callable[[Work], Request]) -> bool:
-        attempt = await self._attempt(job, work, step, build)
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """Begin a transaction on one of the few connections that collecting has."""
+        async with self._turns, transaction(self.pool) as conn:
+            yield conn
+
+    async def _carry(self, job: Job) -> None:
+        """Take a job as far as it goes."""
+        async with self._transaction() as conn:
+            decided = await self._decide(conn, job)
+        for _ in range(_STEPS_AT_ONCE):
+            if decided is None:
+                return
+            decided = await (self._take(decided) if isinstance(decided, Turn) else self._aside(decided))
+
+    async def _decide(self, conn: Connection, job: Job, *, is_new_step: bool = False) -> Turn | Job | None:
+        """Decide a job's next turn, its request frozen; None: none now. A job that is given needs locks of its own.
+
+        Of a step that this transaction began there is no attempt yet.
+        """
+        row = await jobs.read_work(conn, job)
+        if UNMOVED in job.facts and row["owed"] != "void" and row["due_minor"]:
+            return job
+        decided = decide(job, row)
+        while decided.job is not None:
+            if decided.job.state in ("waiting", "failed"):
+                return decided.job
+            job = decided.job
+            await _keep(conn, job)
+            if not decided.goes_on or job.state != "ready":
+                return None
+            decided = decide(job, row)
+        work = work_of(job, row)
+        if decided.request is None:
+            return Turn(job, work)
+        attempt = None
+        if not is_new_step or decided.step != job.step:
+            attempt = await jobs.last_attempt(conn, job, decided.step)
+        if attempt is None:
+            attempt = await self._freeze(conn, job, work, decided.step, decided.request, number=1)
+        return Turn(job, work, decided.step, decided.request, attempt)
+
+    async def _aside(self, job: Job) -> Turn | Job | None:
+        """Do what locks more than the job: let it wait for a card, fail, or move its tenant."""
+        if job.state == "failed":
+            await self._fail(job, job.step, job.error)
+            return None
+        if job.state != "waiting":
+            await self._fall_back_again(job)
+            return None
+        async with self._transaction() as conn:
+            if not await jobs.hold_method(conn, job.tenant_id, provider=job.provider):
+                await jobs.lock_job(conn, job)
+                if (await jobs.read_work(conn, job))["due_minor"]:
+                    await jobs.save_job(conn, job)
+                    return None
+        # A card, or money, has come meanwhile, which would not wake it any more.
+        async with self._transaction() as conn:
+            now = await jobs.lock_job(conn, job)
+            return await self._decide(conn, now) if now.state == "ready" else None
+
+    async def _take(self, turn: Turn) -> Turn | Job | None:
+        """Take a turn; give what comes after it, None where the job must wait."""
+        try:
+            if turn.attempt is None or turn.build is None:
+                return await self._check(turn.job, turn.work)
+            return await self._send(turn.job, turn.work, turn.step, turn.build, turn.attempt)
+        except UnreadableError as error:
+            await self._save(self._later(turn.job, str(error)))
+            return None
+
+    async def _send(
+        self, job: Job, work: Work, step: str, build: Callable[[Work], Request], attempt: Attempt
+    ) -> Turn | Job | None:
         if attempt.status is not None or self.now() - attempt.frozen_at > KEY_TRUSTED:
             found = await look_up(self.stripe, work, step, frozen_at=attempt.frozen_at)
             if found is not None:
                 return await self._done(job, step, found)
-            attempt = await self._freeze(job, work, step, build, number=attempt.attempt + 1)
+            async with self._transaction() as conn:
+                attempt = await self._freeze(conn, job, work, step, build, number=attempt.attempt + 1)
         request = Request(attempt.method, attempt.path, attempt.body, attempt.idempotency_key)
         reply = await self.stripe.send(request)
         meaning = meaning_of(reply)
         if reply is None or meaning is Meaning.AGAIN:
             await self._save(self._later(job, reply.problem() if reply else "no answer", reply=reply))
-            return False
-        async with transaction(self.pool) as conn:
-            await jobs.answer_attempt(conn, job, step, attempt.attempt, status=reply.status, body=reply.body)
+            return None
         if meaning is Meaning.DONE:
-            return await self._done(job, step, reply.read())
-        await self._not_done(job, work, step, reply, attempt)
-        return False
-
-    async def _wait(self, job: Job) -> bool:
-        """Let a job wait for a card; True where one, or money, has come meanwhile, which would not wake it any more."""
-        async with transaction(self.pool) as conn:
-            if await jobs.hold_method(conn, job.tenant_id, provider=job.provider):
-                return True
-            await jobs.lock_job(conn, job.job_id)
-            if not (await jobs.read_work(conn, job.job_id))["due_minor"]:
-                return True
-            await jobs.save_job(conn, job)
-        return False
+            return await self._done(job, step, reply.read(), answered=(attempt, reply))
+        async with self._transaction() as conn:
+            await jobs.answer_attempt(conn, job, step, attempt.attempt, status=reply.status, body=reply.body)
+            if meaning is Meaning.BURNT:
+                await _keep(conn, self._later(job, reply.problem()))
+        if meaning is not Meaning.BURNT:
+            await self._not_done(job, work, step, reply, attempt)
+        return None
 
     async def _not_done(self, job: Job, work: Work, step: str, reply: Reply, attempt: Attempt) -> None:
         """Go on after an answer that says no."""
-        meaning = meaning_of(reply)
-        if meaning is Meaning.BURNT:
-            await self._save(self._later(job, reply.problem()))
-            return
-        if meaning is Meaning.DECLINED and step.startswith("pay"):
+        if meaning_of(reply) is Meaning.DECLINED and step.startswith("pay"):
             await self._declined(job, reply, attempt)
             return
         # Refused, perhaps because it is so already: paid on the provider's page, voided by hand.
@@ -157,20 +235,15 @@ class Collector:
         """Go on after a card could not even be tried: with the payer's present one, else as after one that failed."""
         async with self.cards.turn() as conn:
             await self.cards.follow(conn, work.facts["customer"])
-        async with transaction(self.pool) as conn:
-            row = await jobs.read_work(conn, job.job_id)
+        async with self._transaction() as conn:
+            row = await jobs.read_work(conn, job)
         if _is_other_card(job, row, attempt):
             await self._save(replace(job, next_at=self.now(), error=reply.problem()))
         else:
             await self._declined(job, reply, attempt)
 
-    async def _attempt(self, job: Job, work: Work, step: str, build: Callable[[Work], Request]) -> Attempt:
-        async with transaction(self.pool) as conn:
-            found = await jobs.last_attempt(conn, job, step)
-        return found or await self._freeze(job, work, step, build, number=1)
-
     async def _freeze(
-        self, job: Job, work: Work, step: str, build: Callable[[Work], Request], *, number: int
+        self, conn: Connection, job: Job, work: Work, step: str, build: Callable[[Work], Request], *, number: int
     ) -> Attempt:
         """Keep the exact bytes before they are sent. A customer's key is the payer's: two jobs make one."""
         request = build(work)
@@ -184,17 +257,23 @@ class Collector:
             frozen_at=self.now(),
             status=None,
         )
-        async with transaction(self.pool) as conn:
-            await jobs.add_attempt(conn, job, step, attempt)
+        await jobs.add_attempt(conn, job, step, attempt)
         return attempt
 
-    async def _done(self, job: Job, step: str, answer: dict[str, Any]) -> bool:
-        """Take in what a step gave and go on to the next one."""
-        async with transaction(self.pool) as conn:
+    async def _done(
+        self, job: Job, step: str, answer: dict[str, Any], *, answered: tuple[Attempt, Reply] | None = None
+    ) -> Turn | Job | None:
+        """Take in what a step gave and freeze what follows, in one transaction."""
+        async with self._transaction() as conn:
+            if answered is not None:
+                attempt, reply = answered
+                await jobs.answer_attempt(conn, job, step, attempt.attempt, status=reply.status, body=reply.body)
             if step.startswith(("pay", "settled")) or step == "finalise":
                 await apply_invoice(conn, job.invoice_id, answer, provider=job.provider)
-            now = await jobs.lock_job(conn, job.job_id)
-            facts = {**now.facts, **_facts_from(step, answer)}
+            now = await jobs.lock_job(conn, job)
+            if now.step != job.step:
+                # Its lease was over, and another worker has gone on with it.
+                return None
             if step == "customer":
                 await jobs.put_customer(
                     conn, job.tenant_id, provider=job.provider, customer=answer["id"], now=self.now()
@@ -208,32 +287,39 @@ class Collector:
                 state="ready" if following else "done",
                 next_at=self.now() + LEASE,
                 tries=0,
-                facts=facts,
+                facts={**now.facts, **_facts_from(step, answer)},
                 error=now.error if step == "discard" else "",
             )
             if step == "discard" and now.error:
                 saved = replace(saved, state="failed")
             await jobs.save_job(conn, saved)
-        return bool(following)
+            return await self._decide(conn, saved, is_new_step=True) if following else None
 
-    async def _check(self, job: Job, work: Work) -> bool:
+    async def _check(self, job: Job, work: Work) -> Turn | Job | None:
         """Read the total back and compare it with the ledger's, to the cent; discard the draft where they differ."""
         invoice = await self.stripe.read(wire.object_path("invoices", work.facts["invoice"]))
         said = (invoice.get("total"), str(invoice.get("currency", "")).upper(), invoice.get("status"))
         if said == (work.amount_minor, work.currency, "draft") or (
             said[:2] == (work.amount_minor, work.currency) and invoice.get("status") in ("open", "paid")
         ):
-            await self._save(
-                replace(job, step=next_step(job.kind, job.step), tries=0, next_at=self.now() + LEASE, error="")
-            )
-            return True
+            checked = replace(job, step=next_step(job.kind, job.step), tries=0, next_at=self.now() + LEASE, error="")
+            async with self._transaction() as conn:
+                if (await jobs.lock_job(conn, job)).step != job.step:
+                    return None
+                await jobs.save_job(conn, checked)
+                return await self._decide(conn, checked, is_new_step=True)
         problem = f"the provider's total is {said[0]} {said[1]}, the ledger's {work.amount_minor} {work.currency}"
         self.log.error("provider disagrees", invoice=work.number, problem=problem)
-        await self._save(replace(job, error=problem))
-        return await self._send(replace(job, error=problem), work, "discard", wire.discard_request)
+        wrong = replace(job, error=problem)
+        async with self._transaction() as conn:
+            await _keep(conn, wrong)
+            attempt = await jobs.last_attempt(conn, job, "discard")
+            if attempt is None:
+                attempt = await self._freeze(conn, job, work, "discard", wire.discard_request, number=1)
+        return await self._send(wrong, work, "discard", wire.discard_request, attempt)
 
     async def _declined(self, job: Job, reply: Reply, attempt: Attempt) -> None:
-        async with transaction(self.pool) as conn:
+        async with self._transaction() as conn:
             # Payers' cards are locked before tenants. A card that comes from here on wakes the job.
             await jobs.hold_method(conn, job.tenant_id, provider=job.provider)
             now, row = await _hold(conn, job)
@@ -245,38 +331,31 @@ class Collector:
                 conn, now, row, problem=reply.problem(), now=self.now(), ledger_time=await ledger_now(conn)
             )
             if row["method"] and _is_other_card(now, row, attempt):
-                after = await jobs.lock_job(conn, job.job_id)
+                after = await jobs.lock_job(conn, job)
                 facts = {name: fact for name, fact in after.facts.items() if name != UNMOVED}
                 await jobs.save_job(conn, replace(after, state="ready", next_at=self.now(), facts=facts))
 
     async def _fall_back_again(self, job: Job) -> None:
-        async with transaction(self.pool) as conn:
+        async with self._transaction() as conn:
             now, row = await _hold(conn, job)
             # A card that was entered meanwhile comes first.
             if UNMOVED in now.facts:
                 await fall_back_again(conn, now, row, now=self.now(), ledger_time=await ledger_now(conn))
 
-    async def _keep(self, job: Job) -> None:
-        if job.state == "failed":
-            await self._fail(job, job.step, job.error)
-        else:
-            await self._save(job)
-
     async def _fail(self, job: Job, step: str, problem: str) -> None:
         self.log.error("provider refused", job=str(job.job_id), step=step, problem=problem)
-        async with transaction(self.pool) as conn:
+        async with self._transaction() as conn:
             if job.kind == "refund" and job.subject_id is not None:
                 await refund_ended(conn, job.subject_id, state="failed")
-            await jobs.save_job(conn, replace(job, state="failed", error=problem))
+            await _keep(conn, replace(job, state="failed", error=problem))
 
     def _later(self, job: Job, problem: str, *, reply: Reply | None = None) -> Job:
         wait_s = max(min(2**job.tries, BACKOFF_S_MAX), reply.retry_after_s if reply else 0)
         return replace(job, tries=job.tries + 1, next_at=self.now() + timedelta(seconds=wait_s), error=problem)
 
     async def _save(self, job: Job) -> None:
-        async with transaction(self.pool) as conn:
-            await jobs.lock_job(conn, job.job_id)
-            await jobs.save_job(conn, job)
+        async with self._transaction() as conn:
+            await _keep(conn, job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +465,17 @@ async def _hold(conn: Connection, job: Job) -> tuple[Job, Row]:
     # A move to the fallback plan needs the tenant alone; tenants are locked before accounts.
     await lock_tenant(conn, billed.tenant_id)
     await money.lock_account(conn, billed.account)
-    return await jobs.lock_job(conn, job.job_id), await jobs.read_work(conn, job.job_id)
+    return await jobs.lock_job(conn, job), await jobs.read_work(conn, job)
+
+
+async def _keep(conn: Connection, job: Job) -> None:
+    """Lock a job and keep where it is."""
+    await jobs.lock_job(conn, job)
+    await jobs.save_job(conn, job)
+
+
+def _error_of(ended: asyncio.Task[None]) -> BaseException | None:
+    return None if ended.cancelled() else ended.exception()
 
 
 def _is_other_card(job: Job, row: Row, attempt: Attempt) -> bool:

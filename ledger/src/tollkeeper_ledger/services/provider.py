@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.payments.stripe_http import StripeHttp
+from tollkeeper_ledger.payments.stripe_http import REQUESTS_PER_S_LIVE, REQUESTS_PER_S_TEST, StripeHttp
 from tollkeeper_ledger.services.collecting import Collector
 from tollkeeper_ledger.services.provider_cards import Cards
 from tollkeeper_ledger.services.provider_events import Events
@@ -37,7 +37,12 @@ def open_provider(
     """Give what speaks to Stripe; nothing is sent yet. Without a signing secret events are refused."""
     if settings.stripe_key is None:
         return None
-    stripe = StripeHttp.connect(settings.stripe_url, api_key=settings.stripe_key.get_secret_value())
+    usual = REQUESTS_PER_S_LIVE if settings.stripe_live else REQUESTS_PER_S_TEST
+    stripe = StripeHttp.connect(
+        settings.stripe_url,
+        api_key=settings.stripe_key.get_secret_value(),
+        requests_per_s=settings.stripe_requests_per_s or usual,
+    )
     account = settings.stripe_account
     secret = settings.stripe_webhook_secret
     cards = Cards(pool, stripe, now)
@@ -47,7 +52,7 @@ def open_provider(
         events = Events(pool, stripe, cards, signed_by, is_live=settings.stripe_live, account=account, now=now, log=log)
     return Provider(
         stripe=stripe,
-        collector=Collector(pool, stripe, cards, account or "own", now, log),
+        collector=Collector(pool, stripe, cards, account or "own", now, log, at_once=settings.stripe_at_once),
         events=events,
         pages=Pages(pool, stripe, cards, account or "own", now),
     )

@@ -143,15 +143,13 @@ class Events:
 
     async def _apply(self, conn: Connection, event: Event, said: dict[str, Any]) -> None:
         if event.object_kind == "invoice":
-            job_id = await jobs.job_of_object(conn, event.object_id)
-            if job_id is not None:
-                row = await jobs.read_work(conn, job_id)
-                await apply_invoice(conn, row["invoice_id"], said, provider=PROVIDER)
+            invoice_id = await jobs.invoice_of_object(conn, event.object_id)
+            if invoice_id is not None:
+                await apply_invoice(conn, invoice_id, said, provider=PROVIDER)
         elif event.object_kind == "dispute":
-            job_id = await jobs.job_of_object(conn, said["invoice"])
-            if job_id is not None:
-                row = await jobs.read_work(conn, job_id)
-                await dispute_said(conn, row["invoice_id"], said, provider=PROVIDER, now=self.now(), log=self.log)
+            invoice_id = await jobs.invoice_of_object(conn, said["invoice"])
+            if invoice_id is not None:
+                await dispute_said(conn, invoice_id, said, provider=PROVIDER, now=self.now(), log=self.log)
         else:
             mark = (said.get("metadata") or {}).get("tollkeeper_refund")
             if mark:

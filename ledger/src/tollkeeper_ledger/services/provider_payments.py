@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from tollkeeper_ledger.store.money import Billed
     from tollkeeper_ledger.store.pool import Connection
+    from tollkeeper_ledger.store.provider_jobs import Job
+
+_UNDER_WAY = ("draft", "open")
 
 
 async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any], *, provider: str) -> int:
@@ -25,13 +28,19 @@ async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any]
 
     The provider's sum only grows, so a late or repeated answer records nothing.
     """
-    billed = await need_billed(conn, invoice_id)
     waiting = await jobs.read_collect_job(conn, invoice_id)
+    paid = 0 if said.get("paid_out_of_band") else int(said.get("amount_paid") or 0)
+    if paid == 0 and said.get("status") in _UNDER_WAY:
+        # No money came and nothing ended, so no account is kept from others for it.
+        if waiting is not None and _told(waiting, said) != waiting.facts:
+            job = await jobs.lock_job(conn, waiting)
+            await jobs.save_job(conn, replace(job, facts=_told(job, said)))
+        return 0
+    billed = await need_billed(conn, invoice_id)
     if waiting is not None and waiting.failures:
         # Late money may move the tenant back to its plan; tenants are locked before accounts.
         await lock_tenant(conn, billed.tenant_id)
     await money.lock_account(conn, billed.account)
-    paid = 0 if said.get("paid_out_of_band") else int(said.get("amount_paid") or 0)
     missing = paid - await jobs.recorded_minor(conn, invoice_id, provider=provider)
     if missing > 0:
         await record_payment(
@@ -42,20 +51,25 @@ async def apply_invoice(conn: Connection, invoice_id: UUID, said: dict[str, Any]
             amount_minor=missing,
             now=await ledger_now(conn),
         )
-    job = await jobs.read_collect_job(conn, invoice_id)
-    if job is not None:
-        await _finish(conn, job.job_id, billed, said)
+    if waiting is not None:
+        await _finish(conn, waiting, billed, said)
     return max(0, missing)
 
 
-async def _finish(conn: Connection, job_id: UUID, billed: Billed, said: dict[str, Any]) -> None:
-    """Keep what the answer tells, and end the job where the provider has nothing more to collect."""
-    job = await jobs.lock_job(conn, job_id)
+def _told(job: Job, said: dict[str, Any]) -> dict[str, str]:
+    """Give a job's facts with those that the answer tells."""
     facts = dict(job.facts)
     if isinstance(said.get("payment_intent"), str):
         facts["payment"] = said["payment_intent"]
     if said.get("hosted_invoice_url"):
         facts["pay_url"] = str(said["hosted_invoice_url"])
+    return facts
+
+
+async def _finish(conn: Connection, job: Job, billed: Billed, said: dict[str, Any]) -> None:
+    """Keep what the answer tells, and end the job where the provider has nothing more to collect."""
+    job = await jobs.lock_job(conn, job)
+    facts = _told(job, said)
     is_over = said.get("status") in ("paid", "void") and job.step == "pay"
     if is_over and facts.pop("suspended", ""):
         await lift_suspension(conn, job, now=await ledger_now(conn))

@@ -90,19 +90,19 @@ async def claim_job(conn: Connection, *, now: datetime) -> Job | None:
     return None if row is None else _job(row)
 
 
-async def lock_job(conn: Connection, job_id: UUID) -> Job:
-    """Lock a job until the transaction ends."""
-    row = await conn.fetchrow(sql("providers.lock_job"), job_id)
+async def lock_job(conn: Connection, job: Job) -> Job:
+    """Lock a job until the transaction ends and read it anew."""
+    row = await conn.fetchrow(sql("providers.lock_job"), job.tenant_id, job.job_id)
     if row is None:
-        raise RuntimeError(f"job {job_id} is gone")
+        raise RuntimeError(f"job {job.job_id} is gone")
     return _job(row)
 
 
-async def read_work(conn: Connection, job_id: UUID) -> Row:
+async def read_work(conn: Connection, job: Job) -> Row:
     """Read what a job's requests are made of."""
-    row = await conn.fetchrow(sql("providers.work"), job_id)
+    row = await conn.fetchrow(sql("providers.work"), job.tenant_id, job.job_id)
     if row is None:
-        raise RuntimeError(f"job {job_id} is gone")
+        raise RuntimeError(f"job {job.job_id} is gone")
     return row
 
 
@@ -110,6 +110,7 @@ async def save_job(conn: Connection, job: Job) -> None:
     """Keep where a job is."""
     await conn.execute(
         sql("providers.save_job"),
+        job.tenant_id,
         job.job_id,
         job.step,
         job.state,
@@ -124,7 +125,7 @@ async def save_job(conn: Connection, job: Job) -> None:
 
 async def last_attempt(conn: Connection, job: Job, step: str) -> Attempt | None:
     """Read the newest attempt of a step."""
-    row = await conn.fetchrow(sql("providers.last_request"), job.job_id, step)
+    row = await conn.fetchrow(sql("providers.last_request"), job.tenant_id, job.job_id, step)
     if row is None:
         return None
     return Attempt(
@@ -156,7 +157,7 @@ async def add_attempt(conn: Connection, job: Job, step: str, attempt: Attempt) -
 
 async def answer_attempt(conn: Connection, job: Job, step: str, attempt: int, *, status: int, body: bytes) -> None:
     """Keep what an attempt was answered."""
-    await conn.execute(sql("providers.answer_request"), job.job_id, step, attempt, status, body)
+    await conn.execute(sql("providers.answer_request"), job.tenant_id, job.job_id, step, attempt, status, body)
 
 
 async def put_customer(conn: Connection, payer_id: UUID, *, provider: str, customer: str, now: datetime) -> None:
@@ -199,10 +200,10 @@ async def read_account(conn: Connection, payer_id: UUID, *, provider: str) -> Ro
     return await conn.fetchrow(sql("providers.account"), payer_id, provider)
 
 
-async def job_of_object(conn: Connection, object_id: str) -> UUID | None:
-    """Find the job that made an invoice at the provider."""
-    row = await conn.fetchrow(sql("providers.job_of_object"), object_id)
-    return None if row is None else row["job_id"]
+async def invoice_of_object(conn: Connection, object_id: str) -> UUID | None:
+    """Find which invoice of ours one at the provider is; None where it is none."""
+    found: UUID | None = await conn.fetchval(sql("providers.invoice_of_object"), object_id)
+    return found
 
 
 async def read_collect_job(conn: Connection, invoice_id: UUID) -> Job | None:

@@ -18,11 +18,11 @@ WHERE (tenant_id, job_id) = (
 RETURNING *;
 
 -- name: lock_job
--- Locks a job until the transaction ends. $1 job id.
-SELECT * FROM provider_job WHERE job_id = $1 FOR UPDATE;
+-- Locks a job until the transaction ends. $1 tenant id, $2 job id.
+SELECT * FROM provider_job WHERE tenant_id = $1 AND job_id = $2 FOR UPDATE;
 
 -- name: work
--- Gives what a job's requests are made of. $1 job id.
+-- Gives what a job's requests are made of. $1 tenant id, $2 job id.
 SELECT j.*, i.number, i.issue, i.currency, p.wire_id, p.display_name, coalesce(f.email, '') AS email, r.state AS owed,
        r.due_minor, r.subtotal_minor, r.tax_minor, r.balance_minor, i.document,
        coalesce(a.customer, '') AS customer, coalesce(a.method, '') AS method,
@@ -36,18 +36,18 @@ JOIN tenant p ON p.tenant_id = j.tenant_id
 LEFT JOIN billing_profile f ON f.tenant_id = j.tenant_id
 LEFT JOIN provider_account a ON a.tenant_id = j.tenant_id AND a.provider = j.provider
 LEFT JOIN provider_job c ON c.invoice_id = j.invoice_id AND c.kind = 'collect'
-WHERE j.job_id = $1;
+WHERE j.tenant_id = $1 AND j.job_id = $2;
 
 -- name: save_job
--- Keeps where a job is. $1 job id, $2 step, $3 state, $4 next time, $5 tries, $6 failures, $7 first failure, $8 facts,
--- $9 error.
-UPDATE provider_job SET step = $2, state = $3, next_at = $4, tries = $5, failures = $6, failed_at = $7, facts = $8,
-       error = $9
-WHERE job_id = $1;
+-- Keeps where a job is. $1 tenant id, $2 job id, $3 step, $4 state, $5 next time, $6 tries, $7 failures, $8 first
+-- failure, $9 facts, $10 error.
+UPDATE provider_job SET step = $3, state = $4, next_at = $5, tries = $6, failures = $7, failed_at = $8, facts = $9,
+       error = $10
+WHERE tenant_id = $1 AND job_id = $2;
 
 -- name: last_request
--- Gives the newest attempt of a step. $1 job id, $2 step.
-SELECT * FROM provider_request WHERE job_id = $1 AND step = $2 ORDER BY attempt DESC LIMIT 1;
+-- Gives the newest attempt of a step. $1 tenant id, $2 job id, $3 step.
+SELECT * FROM provider_request WHERE tenant_id = $1 AND job_id = $2 AND step = $3 ORDER BY attempt DESC LIMIT 1;
 
 -- name: add_request
 -- Freezes an attempt. Columns of provider_request in order, without the answer.
@@ -55,8 +55,9 @@ INSERT INTO provider_request (tenant_id, job_id, step, attempt, method, path, bo
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: answer_request
--- Keeps what an attempt was answered. $1 job id, $2 step, $3 attempt, $4 status, $5 body.
-UPDATE provider_request SET status = $4, answer = $5 WHERE job_id = $1 AND step = $2 AND attempt = $3;
+-- Keeps what an attempt was answered. $1 tenant id, $2 job id, $3 step, $4 attempt, $5 status, $6
+-- body.
+UPDATE provider_request SET status = $5, answer = $6 WHERE tenant_id = $1 AND job_id = $2 AND step = $3 AND attempt = $4;
 
 -- name: put_customer
 -- Keeps who a payer is at a provider; the first one stays. $1 tenant id, $2 provider, $3 customer, $4 time.
@@ -98,9 +99,9 @@ SELECT method FROM provider_account WHERE tenant_id = $1 AND provider = $2 FOR S
 -- Gives who a payer is at a provider. $1 tenant id, $2 provider.
 SELECT * FROM provider_account WHERE tenant_id = $1 AND provider = $2;
 
--- name: job_of_object
--- Gives the job that made an invoice at the provider. $1 the provider's id.
-SELECT job_id, invoice_id FROM provider_job WHERE kind = 'collect' AND facts ->> 'invoice' = $1;
+-- name: invoice_of_object
+-- Gives which invoice one at the provider is. $1 the provider's id.
+SELECT invoice_id FROM provider_job WHERE kind = 'collect' AND facts ->> 'invoice' = $1;
 
 -- name: collect_job
 -- Gives the job that collects an invoice. $1 invoice id.
