@@ -143,7 +143,15 @@ def _mailing(resources: Resources) -> list[Coroutine[Any, Any, None]]:
     except ValueError as error:
         raise ConfigurationError(f"TOLLKEEPER_SMTP_URL: {error}") from error
     settings = resources.settings
-    mailer = Mailer(resources.pools.billing, server, settings.mail_from, _now, resources.log, fonts=settings.font_dir)
+    mailer = Mailer(
+        resources.pools.billing,
+        server,
+        settings.mail_from,
+        _now,
+        resources.log,
+        fonts=settings.font_dir,
+        cards_at=settings.stripe_portal_url,
+    )
     return [every(1.0, mailer.run_all, log=resources.log)]
 
 

@@ -93,6 +93,13 @@ class Settings(BaseSettings):
         " (of an account Stripe takes 100 and 25). An invoice takes five. Several ledgers share what the account has.",
     )
     stripe_live: bool = Field(default=False, description="The key is a live one; events of the other mode are refused.")
+    stripe_portal_url: str = Field(
+        default="",
+        pattern=r"^(https://\S+)?$",
+        max_length=2_000,
+        description="Login link of Stripe's customer portal, https://billing.stripe.com/p/login/…: mails about a card"
+        " that expires lead there; without it they have no link.",
+    )
     webhook_private: bool = Field(
         default=False,
         description="Webhooks may be sent to private and link-local addresses, to this machine, and without TLS.",

@@ -13,6 +13,7 @@ from tollkeeper_ledger.services.pdf.mail_words import SENTENCES, SUBJECTS
 
 DUE = datetime(2031, 6, 15, tzinfo=UTC)
 PAY = "https://pay.example/i?a=1&b=2"
+CARDS = "https://cards.example/login?prefilled_email=a%40b.example"
 
 
 def told(kind: str = "invoice", *, due_minor: int = 2380, stage: str = "", **changes: Any) -> MailTexts:
@@ -30,7 +31,8 @@ def told(kind: str = "invoice", *, due_minor: int = 2380, stage: str = "", **cha
         "billing": {"locale": "en", "paper": "a4"},
         **changes,
     }
-    return mail_texts(kind, json.dumps(document).encode(), due_at=DUE, due_minor=due_minor, pay_url=PAY, stage=stage)
+    read = json.dumps(document).encode()
+    return mail_texts(kind, read, due_at=DUE, due_minor=due_minor, pay_url=PAY, card_url=CARDS, stage=stage)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ class Page(HTMLParser):
 def test_a_page_says_what_the_text_says(kind: str, locale: str) -> None:
     """Each kind of mail in each language: the page holds every paragraph of the text, names are shown as they are.
 
-    It has no image or script, and leads nowhere but to where the invoice is paid.
+    It has no image or script, and leads nowhere but to where the invoice is paid or the card is changed.
     """
     stage = "visa 4242/2030-12" if kind == "card_expires" else "1"
     mail = told(kind, stage=stage, billing={"locale": locale, "paper": "a4"})
@@ -88,12 +90,14 @@ def test_a_page_says_what_the_text_says(kind: str, locale: str) -> None:
     page.feed(mail.html)
     shown = " ".join(page.text.split())
     for paragraph in mail.body.split("\n\n"):
-        if PAY not in paragraph:
+        if PAY not in paragraph and CARDS not in paragraph:
             assert "".join(paragraph.split()) in "".join(shown.split())
     assert "Payer & Söhne <KG>" in shown
     assert mail.subject in shown
     assert not page.tags & {"img", "script", "link", "form", "iframe", "svg"}
-    assert page.addresses == ([PAY] if kind in {"invoice", "payment_failed"} else [])
+    leads_to = {"invoice": [PAY], "payment_failed": [PAY], "card_expires": [CARDS]}.get(kind, [])
+    assert page.addresses == leads_to
+    assert all(address in mail.body for address in leads_to)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ LOG = structlog.wrap_logger(structlog.ReturnLogger())
     ],
 )
 async def test_who_has_a_card_that_expires_is_warned_once(bench: BillingBench, locale: str, words: str) -> None:
-    """30 days before its last month ends, in the payer's language, without a PDF; once, whatever is billed after it."""
+    """30 days before its last month ends, in the payer's language, without a PDF; once, whatever is billed after it.
+
+    The mail leads to where the card is changed, where the operator says where that is.
+    """
     async with open_shop(bench) as shop:
         await shop.bill(1, "code", profile=replace(BY_CARD, locale=locale))
         await shop.work()
@@ -53,11 +56,16 @@ async def test_who_has_a_card_that_expires_is_warned_once(bench: BillingBench, l
             mail = await mails.claim_mail(conn, now=datetime(2031, 1, 3, tzinfo=UTC))
             assert mail is not None
             content = await mails.read_content(conn, mail.invoice_id, credit_note="")
-        message = make_message(mail, content, sender="billing@example.com", logo="")
+        login = "https://billing.stripe.com/p/login/abc"
+        message = make_message(mail, content, sender="billing@example.com", logo="", cards_at=login)
         assert not list(message.iter_attachments())
         body = message.get_body(("plain",))
         assert body is not None
         assert words.lower() in body.get_content().replace("\r\n", "\n").lower()
+        assert f": {login}?prefilled_email=a%40example.com\n" in body.get_content().replace("\r\n", "\n")
+        unlinked = make_message(mail, content, sender="billing@example.com", logo="").get_body(("plain",))
+        assert unlinked is not None
+        assert "https://" not in unlinked.get_content()
 
 
 async def test_runners_of_jobs_do_the_duties_of_money(bench: BillingBench) -> None:

@@ -11,6 +11,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from tollkeeper_ledger.payments.smtp import NotSentError, UnknownError
 from tollkeeper_ledger.services.alert_mail import make_alert_message
@@ -49,6 +50,8 @@ class Mailer:
     log: FilteringBoundLogger
     fonts: str = ""
     """Folder of fonts for letters that the shipped ones lack; empty: none."""
+    cards_at: str = ""
+    """Page on which payers log in to change their cards; empty: there is none."""
 
     async def run_all(self) -> int:
         """Try every mail that waits; give how many were tried."""
@@ -82,7 +85,9 @@ class Mailer:
             conn, mail.invoice_id, credit_note=mail.stage if mail.kind == "credit_note" else ""
         )
         logo = await logo_of(conn, content["document"])
-        return partial(make_message, mail, content, sender=self.sender, logo=logo, fonts=self.fonts)
+        return partial(
+            make_message, mail, content, sender=self.sender, logo=logo, fonts=self.fonts, cards_at=self.cards_at
+        )
 
     async def _send(self, mail: Mail, number: int, message: EmailMessage) -> None:
 
@@ -110,7 +115,9 @@ class Mailer:
             await mails.set_state(conn, mail, state, next_at=self.now() + wait)
 
 
-def make_message(mail: Mail, content: Row, *, sender: str, logo: str, fonts: str = "") -> EmailMessage:
+def make_message(
+    mail: Mail, content: Row, *, sender: str, logo: str, fonts: str = "", cards_at: str = ""
+) -> EmailMessage:
     """Give a mail with its PDF, a warning without: the same bytes on every try but for the boundary, one Message-ID."""
     texts = mail_texts(
         mail.kind,
@@ -118,6 +125,7 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str, fonts: str
         due_at=content["due_at"],
         due_minor=content["due_minor"],
         pay_url=content["pay_url"],
+        card_url=_login_of(cards_at, mail.recipient),
         stage=mail.stage,
     )
     address = sender or texts.seller_email
@@ -138,3 +146,10 @@ def make_message(mail: Mail, content: Row, *, sender: str, logo: str, fonts: str
     pdf = render_pdf(content["document"], digest=content["digest"], paper=texts.paper, logo=logo, fonts=fonts)
     message.add_attachment(pdf, maintype="application", subtype="pdf", filename=f"{texts.number}.pdf")
     return message
+
+
+def _login_of(page: str, address: str) -> str:
+    """Give the page on which cards are changed, with the payer's address filled in; empty where there is none."""
+    if not page:
+        return ""
+    return f"{page}{'&' if '?' in page else '?'}{urlencode({'prefilled_email': address})}"

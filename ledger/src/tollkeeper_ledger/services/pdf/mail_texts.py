@@ -43,12 +43,13 @@ class MailTexts:
 
 
 def mail_texts(
-    kind: str, document: bytes, *, due_at: datetime, due_minor: int, pay_url: str, stage: str = ""
+    kind: str, document: bytes, *, due_at: datetime, due_minor: int, pay_url: str, card_url: str = "", stage: str = ""
 ) -> MailTexts:
     """Give a mail's texts. Pure: depends on what it is given, not on clock or machine locale.
 
     `stage` of a warning is a card and the last month in which it is good, `visa 4242/2030-12`, or a dispute and where
-    it is; of a failed payment its count, `3`, or `4/last` where no other try follows.
+    it is; of a failed payment its count, `3`, or `4/last` where no other try follows. On `pay_url` the invoice is paid,
+    on `card_url` the card is changed; where one is empty, the mail has no link.
     """
     read = json.loads(document)
     # Of disputes the seller hears, not the payer.
@@ -59,9 +60,10 @@ def mail_texts(
     hello = [] if kind == "dispute" else [said["hello"].format(**fields)]
     before = [*hello, " ".join(sentences).format(**fields)]
     asks = due_minor > 0 and kind in ("invoice", "payment_failed")
-    button = (said["pay"], pay_url) if pay_url and asks else None
+    does, url = ("change", card_url) if kind == "card_expires" else ("pay", pay_url if asks else "")
+    button = (said[does], url) if url else None
     after = [f"{said['bye']}\n{fields['seller']}"]
-    link = [] if button is None else [said["pay at"].format(url=pay_url)]
+    link = [] if button is None else [said[f"{does} at"].format(url=url)]
     subject = SUBJECTS[words.locale][kind].format(**fields)
     facts = _facts(kind, fields, words, asks=asks)
     return MailTexts(

@@ -54,6 +54,8 @@ SENTENCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "now. `tollkeeper payment disputes` tells amount, reason, and until when evidence can be sent.",
             "pay": "Pay here",
             "pay at": "Pay here: {url}",
+            "change": "Change your card here",
+            "change at": "Change your card here: {url}",
         },
         "de": {
             "hello": "Guten Tag {payer},",
@@ -73,6 +75,8 @@ SENTENCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Bitte hinterlegen Sie rechtzeitig eine neue.",
             "pay": "Hier bezahlen",
             "pay at": "Hier bezahlen: {url}",
+            "change": "Karte hier ändern",
+            "change at": "Karte hier ändern: {url}",
         },
         "fr": {
             "hello": "Bonjour {payer},",
@@ -92,6 +96,8 @@ SENTENCES: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Veuillez en enregistrer une nouvelle à temps.",
             "pay": "Payer ici",
             "pay at": "Payer ici : {url}",
+            "change": "Changer de carte ici",
+            "change at": "Changer de carte ici : {url}",
         },
     }
 )
