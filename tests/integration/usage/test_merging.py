@@ -15,6 +15,7 @@ import pytest
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome, Verdict
 from tollkeeper_ledger.domain.usage_batch import read_batch
+from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
 from tollkeeper_ledger.services import chain_slot, usage_append, usage_claims
 from tollkeeper_ledger.services import usage as usage_service
 from tollkeeper_ledger.services.chain_slot import ChainSlot
@@ -123,7 +124,10 @@ async def test_a_wrong_guess_about_ids_costs_nothing_but_time(bench: Bench, monk
         return await claim_ids(conn, claim)
 
     monkeypatch.setattr(usage_append, "claim_ids", claim_and_tell)
-    first, second = [await bench.new_log() for _ in range(2)]
+    first, second, opening = [await bench.new_log() for _ in range(3)]
+    # So that the stream has a head to be held at.
+    opening.record(bench.use("guess-opening"))
+    assert 1 == (await bench.ingest.append(opening.cut())).stored
     first.record(*[bench.use(f"guess-{at}") for at in range(150)])
     second.record(*[bench.use(f"guess-{at}") for at in range(100, 250)], bench.use("guess-249"))
     async with held(bench, "SELECT FROM usage_chain_head FOR UPDATE"):
@@ -136,10 +140,18 @@ async def test_a_wrong_guess_about_ids_costs_nothing_but_time(bench: Bench, monk
     assert (100, 51, 0) == (outcome.stored, outcome.duplicates, outcome.conflicts)
     assert [Verdict(seq, None) for seq in (*range(1, 51), 151)] == list(outcome.verdicts)
     assert [(at - 99, f"guess-{at}") for at in range(150, 250)] == await bench.stored(second)
+    # The chain is over what is stored, not over what came.
+    rows = await bench.rows(
+        "SELECT merkle_root, content_hash FROM usage_chain JOIN usage_id USING (batch_id)"
+        " WHERE producer_id = $1 ORDER BY seq",
+        second.producer_id,
+    )
+    hashes = [row["content_hash"] for row in rows]
+    assert {merkle_root_by_tenant({second.entries[0].tenant: hashes})} == {row["merkle_root"] for row in rows}
     for number in range(2):
         second.record(*[bench.use(f"guess-more-{number}-{at}") for at in range(100)])
         assert 100 == (await guessing.append(second.cut(151 + 100 * number))).stored
-    assert [True, True, False, True] == claims
+    assert [False, True, True, False, True] == claims
     assert [] == await bench.rows(ROLLUP_DIFFERENCES)
 
 

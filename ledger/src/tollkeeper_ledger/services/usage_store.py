@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import from_us
@@ -11,6 +12,7 @@ from tollkeeper_ledger.domain.usage_aggregate import Aggregation
 from tollkeeper_ledger.domain.usage_hash import row_checks, row_hashes, rows_digest
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
+from tollkeeper_ledger.services.usage_beside import beside
 from tollkeeper_ledger.services.usage_rollups import add_rollups, derive
 from tollkeeper_ledger.store.billing_segments import segments_of_span
 from tollkeeper_ledger.store.usage_batches import NewRecords, add_records, texts_of
@@ -53,25 +55,41 @@ async def store_records(
     # A shape that only refused records have may hold unknown meters: nobody points at it.
     shapes = [[meters.get(meter, _NO_METER) for meter in shape] for shape in merged.shapes]
     # CPU-bound, a few microseconds a record: in a thread, so that heartbeats of this process go on.
-    texts, rollups, digests = await asyncio.to_thread(
-        _rows_and_rollups, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, stamps=stamps, shapes=shapes
+    rows = await asyncio.to_thread(
+        _make_rows, merged, batch_ids=batch_ids, tenant_ids=tenant_ids, stamps=stamps, shapes=shapes
     )
-    await add_records(conn, texts)
+    _, (rollups, digests) = await beside(add_records(conn, rows.texts), lambda: rows.derive(merged.records, shapes))
     await add_rollups(conn, rollups)
     return digests
 
 
-def _rows_and_rollups(
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows to store, and what is derived of them."""
+
+    parts: Sequence[Part]
+    part: Sequence[int]
+    hashed: Sequence[Sequence[bytes]]
+    """Per batch: the hashes of its rows."""
+    texts: RecordTexts
+
+    def derive(self, records: Records, shapes: Sequence[Sequence[MeterFacts]]) -> tuple[BatchRollups, list[bytes]]:
+        """Give what the records add to rollups, and the digest of each batch's rows."""
+        rollups = derive(records, parts=self.parts, part=self.part, shape_meters=shapes, texts=self.texts)
+        return rollups, [rows_digest(own) for own in self.hashed]
+
+
+def _make_rows(
     merged: Merged,
     *,
     batch_ids: Sequence[int],
     tenant_ids: Sequence[UUID],
     stamps: _Stamps,
     shapes: Sequence[Sequence[MeterFacts]],
-) -> tuple[RecordTexts, BatchRollups, list[bytes]]:
+) -> _Rows:
     records = merged.records
     parts, part = _parts(records, tenant_ids, stamps)
-    hashed, digests = _hash_rows(merged, batch_ids=batch_ids, parts=parts, part=part)
+    hashed = _hash_rows(merged, batch_ids=batch_ids, parts=parts, part=part)
     new = NewRecords(
         batch_ids=batch_ids,
         starts=merged.starts,
@@ -85,11 +103,9 @@ def _rows_and_rollups(
         received_us=records.received_us,
         units=records.units,
         attributes=records.attributes,
-        checks=row_checks(hashed),
+        checks=row_checks(list(chain.from_iterable(hashed))),
     )
-    texts = texts_of(new)
-    rollups = derive(records, parts=parts, part=part, shape_meters=shapes, texts=texts)
-    return texts, rollups, digests
+    return _Rows(parts, part, hashed, texts_of(new))
 
 
 def _parts(records: Records, tenant_ids: Sequence[UUID], stamps: _Stamps) -> tuple[list[Part], Sequence[int]]:
@@ -110,14 +126,12 @@ def _parts(records: Records, tenant_ids: Sequence[UUID], stamps: _Stamps) -> tup
 
 def _hash_rows(
     merged: Merged, *, batch_ids: Sequence[int], parts: Sequence[Part], part: Sequence[int]
-) -> tuple[list[bytes], list[bytes]]:
-    """Give the hash of every row, and each batch's digest over its own."""
+) -> list[Sequence[bytes]]:
+    """Give the hash of every row, by batch."""
     records = merged.records
     segments = [one.segment_id.bytes for one in parts]
-    hashed: list[bytes] = []
-    digests: list[bytes] = []
-    for batch_id, first, last in zip(batch_ids, merged.starts, [*merged.starts[1:], len(records)], strict=True):
-        own = row_hashes(
+    return [
+        row_hashes(
             records.hashes[first:last],
             record_ids=records.ids[first:last],
             batch_id=batch_id,
@@ -127,9 +141,8 @@ def _hash_rows(
             flags=records.flags[first:last],
             segment_ids=[segments[at] for at in part[first:last]],
         )
-        digests.append(rows_digest(own))
-        hashed += own
-    return hashed, digests
+        for batch_id, first, last in zip(batch_ids, merged.starts, [*merged.starts[1:], len(records)], strict=True)
+    ]
 
 
 async def _stamp(conn: Connection, records: Records, tenant_ids: Sequence[UUID]) -> _Stamps:
