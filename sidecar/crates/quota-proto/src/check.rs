@@ -11,7 +11,6 @@ use crate::{
         units,
     },
     quota::{self, CheckMode, Detail, ErrorReason},
-    raw::{Quantity, Text},
 };
 
 const TTL_DEFAULT_US: i64 = 600_000_000;
@@ -187,56 +186,41 @@ fn costs(values: Vec<quota::Cost>) -> FieldResult<Vec<Cost>> {
             "at most 16 costs",
         ));
     }
-    meter_units(
-        "costs",
-        values.into_iter().map(|cost| (cost.meter, cost.units)),
-        cost,
-    )
-}
-
-/// Units of a meter.
-pub(crate) trait Metered {
-    /// Names the meter, in UTF-8.
-    fn meter(&self) -> &[u8];
-}
-
-impl Metered for Cost {
-    fn meter(&self) -> &[u8] {
-        self.meter.as_bytes()
-    }
-}
-
-impl Metered for Quantity {
-    fn meter(&self) -> &[u8] {
-        &self.meter
-    }
-}
-
-/// Makes a cost.
-pub(crate) fn cost(meter: String, units: Units) -> Cost {
-    Cost {
-        meter: meter.into(),
-        units,
-    }
+    let values = values.into_iter().map(|cost| (cost.meter, cost.units));
+    meter_units("costs", values)
 }
 
 /// Parses (meter, units) pairs, each of another meter, under the path `list[i]`.
-pub(crate) fn meter_units<M: Text, T: Metered>(
+pub(crate) fn meter_units(
     list: &str,
-    values: impl ExactSizeIterator<Item = (M, i64)>,
-    made: impl Fn(M, Units) -> T,
-) -> FieldResult<Vec<T>> {
-    let mut parsed: Vec<T> = Vec::with_capacity(values.len());
+    values: impl ExactSizeIterator<Item = (String, i64)>,
+) -> FieldResult<Vec<Cost>> {
+    let mut parsed: Vec<Cost> = Vec::with_capacity(values.len());
     for (index, (meter, amount)) in values.enumerate() {
-        let name = meter.text();
-        text("meter", name).map_err(|error| at(error, list, index, ".meter"))?;
-        if parsed.iter().any(|known| known.meter() == name.as_bytes()) {
-            return Err(FieldError::repeated(format!("{list}[{index}].meter"), name));
-        }
-        let units = units(|| format!("{list}[{index}].units"), amount)?;
-        parsed.push(made(meter, units));
+        let is_repeated = parsed.iter().any(|known| *known.meter == *meter);
+        let units = metered(list, index, &meter, amount, is_repeated)?;
+        let meter = meter.into();
+        parsed.push(Cost { meter, units });
     }
     Ok(parsed)
+}
+
+/// Parses one of such pairs.
+pub(crate) fn metered(
+    list: &str,
+    index: usize,
+    meter: &str,
+    amount: i64,
+    is_repeated: bool,
+) -> FieldResult<Units> {
+    text("meter", meter).map_err(|error| at(error, list, index, ".meter"))?;
+    if is_repeated {
+        return Err(FieldError::repeated(
+            format!("{list}[{index}].meter"),
+            meter,
+        ));
+    }
+    units(|| format!("{list}[{index}].units"), amount)
 }
 
 fn at(mut error: FieldError, list: &str, index: usize, rest: &str) -> FieldError {

@@ -4,10 +4,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Display, hash::BuildHasher};
 
 use quota_core::{UNITS_MAX, Units};
 
-use crate::{
-    quota::ErrorReason,
-    raw::{Attribute, Text as _},
-};
+use crate::quota::ErrorReason;
 
 /// Longest name, id or attribute in bytes.
 pub(crate) const TEXT_BYTES_MAX: usize = 128;
@@ -233,27 +230,8 @@ pub fn attributes(values: HashMap<String, String, impl BuildHasher>) -> FieldRes
     Ok(sorted)
 }
 
-/// Parses up to 16 attributes as they came and sorts them by name; of several of one name the last counts.
-///
-/// # Errors
-/// As [`attributes`].
-pub(crate) fn raw_attributes(mut values: Vec<Attribute>) -> FieldResult<Vec<Attribute>> {
-    values.sort_by(|left, right| left.name.cmp(&right.name));
-    values.dedup_by(|later, earlier| {
-        let is_same = later.name == earlier.name;
-        if is_same {
-            std::mem::swap(later, earlier);
-        }
-        is_same
-    });
-    attribute_count(values.len())?;
-    for pair in &values {
-        attribute(pair.name.text(), pair.value.text())?;
-    }
-    Ok(values)
-}
-
-fn attribute_count(count: usize) -> FieldResult<()> {
+/// Checks how many attributes there are.
+pub(crate) fn attribute_count(count: usize) -> FieldResult<()> {
     if count <= LIST_MAX {
         return Ok(());
     }
@@ -261,7 +239,8 @@ fn attribute_count(count: usize) -> FieldResult<()> {
     Err(FieldError::too_long("attributes", count, bound))
 }
 
-fn attribute(name: &str, value: &str) -> FieldResult<()> {
+/// Parses a name with its value.
+pub(crate) fn attribute(name: &str, value: &str) -> FieldResult<()> {
     text("attributes.key", name)?;
     if value.len() > TEXT_BYTES_MAX || !is_plain(value) {
         optional_text(&format!("attributes[{}]", shown(name)), value)?;

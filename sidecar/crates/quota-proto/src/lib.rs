@@ -31,9 +31,12 @@ pub mod decision;
 pub mod decisions;
 mod field;
 mod limits;
+pub mod logged;
 pub mod raw;
+pub mod results;
 pub mod usage;
 pub mod watch;
+pub mod wire;
 
 pub use field::{Attributes, FieldError, FieldResult, attributes, reason_name, text, units};
 pub use generated::{bridge::v1 as bridge, ledger::v1 as ledger, quota::v1 as quota};

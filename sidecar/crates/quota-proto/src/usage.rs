@@ -1,18 +1,16 @@
 //! Usage records and settlements as callers send them.
 
-use prost::bytes::Bytes;
 use prost_types::Timestamp;
-use quota_core::{Cost, Units};
+use quota_core::Cost;
 
 use crate::{
-    check::{Metered, cost, meter_units},
-    decision::signed,
+    check::{meter_units, metered},
     field::{
-        Attributes, FieldError, FieldResult, LIST_MAX, attributes, optional_text, raw_attributes,
-        tenant,
+        Attributes, FieldError, FieldResult, LIST_MAX, attribute, attribute_count, attributes,
+        optional_text, tenant,
     },
     quota::{self, Acknowledgement, ErrorReason},
-    raw::{self, Text},
+    raw::UsageRecord,
 };
 
 /// Prefixes of ids that only the system makes.
@@ -22,46 +20,46 @@ const SECONDS_MAX: i64 = 253_402_300_799;
 /// Most records of one call.
 const RECORDS_MAX: usize = 1_000;
 
-/// A usage record whose every field keeps its rule; its text is what was received.
-#[derive(Clone, PartialEq, Debug)]
-pub struct ParsedRecord {
+/// A usage record whose every field keeps its rule.
+#[derive(Clone, Copy, Debug)]
+pub struct ParsedRecord<'a> {
     /// Idempotency id; empty = the sidecar makes one.
-    pub id: Bytes,
+    pub id: &'a str,
     /// Wire id of the tenant.
-    pub tenant: Bytes,
+    pub tenant: &'a str,
     /// Event time in microseconds; `None` = now.
     pub event_time_us: Option<i64>,
-    /// Quantities, each of another meter, in the caller's order.
-    pub quantities: Vec<raw::Quantity>,
-    /// Attributes sorted by name.
-    pub attributes: Vec<raw::Attribute>,
     /// It is taken from limits as well.
     pub counts: bool,
+    record: UsageRecord<'a>,
 }
 
-impl ParsedRecord {
-    /// Gives what is logged of it, in the order in which it is hashed, under an id.
+impl<'a> ParsedRecord<'a> {
+    /// Gives its quantities, each of another meter, in the caller's order; units are 0 to 2^53 − 1.
     #[must_use]
-    pub fn logged(mut self, id: String, received_us: i64) -> raw::LoggedUsage {
-        self.quantities
-            .sort_unstable_by(|left, right| left.meter.cmp(&right.meter));
-        raw::LoggedUsage {
-            tenant: self.tenant,
-            id,
-            event_time_us: self.event_time_us.unwrap_or(received_us),
-            received_us,
-            quantities: self.quantities,
-            attributes: self.attributes,
-        }
+    pub fn quantities(self) -> impl ExactSizeIterator<Item = (&'a str, i64)> + Clone {
+        self.record.quantities()
+    }
+
+    /// Gives its meters in the caller's order.
+    #[must_use]
+    pub fn meters(self) -> impl ExactSizeIterator<Item = &'a str> + Clone {
+        self.record.quantities().map(|(meter, _)| meter)
+    }
+
+    /// Gives its attributes, sorted by name.
+    #[must_use]
+    pub fn attributes(self) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> + Clone {
+        self.record.attributes()
     }
 }
 
-impl TryFrom<raw::UsageRecord> for ParsedRecord {
+impl<'a> TryFrom<UsageRecord<'a>> for ParsedRecord<'a> {
     type Error = FieldError;
 
-    fn try_from(record: raw::UsageRecord) -> FieldResult<Self> {
-        let id = record.id.text();
-        tenant("tenant", record.tenant.text())?;
+    fn try_from(record: UsageRecord<'a>) -> FieldResult<Self> {
+        let (id, event_time) = (record.id(), record.event_time());
+        tenant("tenant", record.tenant())?;
         optional_text("id", id)?;
         if let Some(prefix) = RESERVED_PREFIXES
             .iter()
@@ -75,33 +73,37 @@ impl TryFrom<raw::UsageRecord> for ParsedRecord {
                 "choose another id",
             ));
         }
-        if !id.is_empty() && record.event_time.is_none() {
+        if !id.is_empty() && event_time.is_none() {
             return Err(FieldError::required(
                 "event_time",
                 "set where id is set",
                 "send the time of use with your id, so that a retry is the same record",
             ));
         }
-        if record.quantities.is_empty() {
+        if record.quantities().len() == 0 {
             return Err(FieldError::required(
                 "quantities",
                 "1 to 16 quantities",
                 "name a meter with its units",
             ));
         }
-        let event_time_us = record.event_time.map(event_time_us).transpose()?;
-        let came = record.quantities.into_iter();
-        let made = |meter, units| raw::Quantity {
-            meter,
-            units: signed(units),
-        };
+        let event_time_us = event_time.map(event_time_us).transpose()?;
+        quantity_count(record.quantities().len())?;
+        for (index, (meter, amount)) in record.quantities().enumerate() {
+            let mut before = record.quantities().take(index);
+            let is_repeated = before.any(|(other, _)| other == meter);
+            metered("quantities", index, meter, amount, is_repeated)?;
+        }
+        attribute_count(record.attributes().len())?;
+        for (name, value) in record.attributes() {
+            attribute(name, value)?;
+        }
         Ok(Self {
-            id: record.id,
-            tenant: record.tenant,
+            id,
+            tenant: record.tenant(),
             event_time_us,
-            quantities: quantities(came.map(|one| (one.meter, one.units)), made)?,
-            attributes: raw_attributes(record.attributes)?,
-            counts: record.count_against_limits,
+            counts: record.counts(),
+            record,
         })
     }
 }
@@ -125,13 +127,7 @@ impl TryFrom<quota::SettleReservationRequest> for ParsedSettle {
     fn try_from(request: quota::SettleReservationRequest) -> FieldResult<Self> {
         Ok(Self {
             token: token(request.token)?,
-            quantities: quantities(
-                request
-                    .quantities
-                    .into_iter()
-                    .map(|one| (one.meter, one.units)),
-                cost,
-            )?,
+            quantities: quantities(request.quantities)?,
             attributes: attributes(request.attributes)?,
             event_time_us: request.event_time.map(event_time_us).transpose()?,
         })
@@ -210,18 +206,18 @@ impl TryFrom<quota::GetQuotaRequest> for ParsedQuery {
     }
 }
 
-fn quantities<M: Text, T: Metered>(
-    values: impl ExactSizeIterator<Item = (M, i64)>,
-    made: impl Fn(M, Units) -> T,
-) -> FieldResult<Vec<T>> {
-    if values.len() > LIST_MAX {
-        return Err(FieldError::too_long(
-            "quantities",
-            values.len(),
-            "at most 16 quantities",
-        ));
+fn quantities(values: Vec<quota::Quantity>) -> FieldResult<Vec<Cost>> {
+    quantity_count(values.len())?;
+    let values = values.into_iter().map(|one| (one.meter, one.units));
+    meter_units("quantities", values)
+}
+
+fn quantity_count(count: usize) -> FieldResult<()> {
+    if count <= LIST_MAX {
+        return Ok(());
     }
-    meter_units("quantities", values, made)
+    let bound = "at most 16 quantities";
+    Err(FieldError::too_long("quantities", count, bound))
 }
 
 fn event_time_us(time: Timestamp) -> FieldResult<i64> {

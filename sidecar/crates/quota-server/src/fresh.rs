@@ -1,14 +1,12 @@
 //! The records of one call that are new: they go into the log together, or none of them does.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use hashbrown::HashMap;
-use prost::Message as _;
 use quota_core::Now;
 use quota_proto::{
-    content::raw_content_hash,
+    logged::Logged,
     quota::{RecordOutcome, RecordResult},
-    raw::{LoggedUsage, Text as _},
     usage::ParsedRecord,
 };
 use usage_log::{Append, Hash, Position};
@@ -17,81 +15,21 @@ use crate::{
     directory::{Directory, Standing},
     handlers::counted::Use,
     recent::{Key, Recent, Seen},
-    refusal::{Answer, Refusal},
+    refusal::Answer,
     service::Service,
 };
 
-/// A record as it would be logged.
-pub(crate) struct Draft {
-    logged: LoggedUsage,
-    content_hash: Hash,
-    /// What tells it from others of its id here: the hash of what came, which no turn of the tenant's key changes. Never
-    /// leaves this process.
-    identity: Hash,
-    /// Its id is the caller's.
-    is_named: bool,
-    /// What is to be taken from limits.
-    used: Option<Use>,
-}
+/// Bytes that most records take in the log.
+const USUAL_BYTES: usize = 160;
 
-impl Draft {
-    /// Makes what is logged of a record that was checked: with an id, without attributes that nobody declared, and with
-    /// pseudonyms of those that are hidden.
-    ///
-    /// # Errors
-    /// There is no randomness for an id; the tenant's key of pseudonyms has not come.
-    pub(crate) fn of(
-        service: &Service,
-        directory: &Directory,
-        mut record: ParsedRecord,
-        now: Now,
-    ) -> Answer<Self> {
-        let used = record.counts.then(|| Use::of(&record));
-        let is_named = !record.id.is_empty();
-        let id = if is_named {
-            record.id.text().to_owned()
-        } else {
-            service.record_id(now)?
-        };
-        let meters = record
-            .quantities
-            .iter()
-            .map(|quantity| quantity.meter.text());
-        let attributes = &mut record.attributes;
-        attributes
-            .retain(|pair| directory.standing(&meters, pair.name.text()) != Standing::Dropped);
-        let mut logged = record.logged(id, now.ledger_us);
-        let identity = raw_content_hash(&logged);
-        let content_hash = if hide(directory, &mut logged)? {
-            raw_content_hash(&logged)
-        } else {
-            identity
-        };
-        Ok(Self {
-            logged,
-            content_hash,
-            identity,
-            is_named,
-            used,
-        })
-    }
-}
-
-/// Puts pseudonyms in place of what a record's meters hide; answers whether there was anything.
-fn hide(directory: &Directory, logged: &mut LoggedUsage) -> Answer<bool> {
-    let mut is_hidden = false;
-    let meters = logged
-        .quantities
-        .iter()
-        .map(|quantity| quantity.meter.text());
-    for pair in &mut logged.attributes {
-        if directory.standing(&meters, pair.name.text()) == Standing::Hidden {
-            let (tenant, name) = (logged.tenant.text(), pair.name.text());
-            pair.value = directory.pseudonym(tenant, name, pair.value.text())?.into();
-            is_hidden = true;
-        }
-    }
-    Ok(is_hidden)
+/// What tells what becomes of a record that was checked.
+pub(crate) struct Known<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) directory: &'a Directory,
+    pub(crate) recent: &'a Recent,
+    pub(crate) now: Now,
+    /// The caller waits for the ledger's word.
+    pub(crate) to_ledger: bool,
 }
 
 /// Where the record stands that a result is about.
@@ -105,69 +43,174 @@ pub(crate) enum Place {
     Fresh(usize),
 }
 
+/// What is told of a record.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// What the record with an id is, see [`Appended::id`].
+    Of {
+        outcome: RecordOutcome,
+        id: Range<usize>,
+        place: Place,
+    },
+    /// It was refused.
+    Refused(Box<RecordResult>),
+}
+
+impl Told {
+    const fn of(outcome: RecordOutcome, id: Range<usize>, place: Place) -> Self {
+        Self::Of { outcome, id, place }
+    }
+}
+
 /// A new record.
 struct Entry {
     payload: Range<usize>,
     content_hash: Hash,
+    /// What tells it from others of its id here: the hash of what came, which no turn of the tenant's key changes. Never
+    /// leaves this process.
     identity: Hash,
     /// Where its id is the caller's and was not seen before.
     key: Option<Key>,
 }
 
-/// New records of one call.
+/// Where one record at a time is put in order.
 #[derive(Default)]
-pub(crate) struct Fresh {
-    payloads: Vec<u8>,
-    entries: Vec<Entry>,
-    named: HashMap<Key, usize>,
-    uses: Vec<Use>,
+struct Desk<'a> {
+    quantities: Vec<(&'a str, i64)>,
+    attributes: Vec<(&'a str, Cow<'a, str>)>,
 }
 
-impl Fresh {
-    /// Takes a record in unless it is known already; tells its result, which holds once all of them are appended.
+impl<'a> Desk<'a> {
+    /// Puts there what is logged of a record: no attributes that nobody declared.
+    fn put(&mut self, directory: &Directory, record: &ParsedRecord<'a>) {
+        self.quantities.clear();
+        self.quantities.extend(record.quantities());
+        self.quantities.sort_unstable();
+        let meters = record.meters();
+        let stored = record
+            .attributes()
+            .filter(|(name, _)| directory.standing(&meters, name) != Standing::Dropped);
+        self.attributes.clear();
+        self.attributes
+            .extend(stored.map(|(name, value)| (name, value.into())));
+    }
+
+    /// Puts pseudonyms in place of what the record's meters hide; answers whether there was anything.
     ///
     /// # Errors
-    /// It can't be encoded.
-    pub(crate) fn take(
-        &mut self,
-        draft: Draft,
-        recent: &Recent,
-        to_ledger: bool,
-    ) -> Answer<(RecordResult, Place)> {
-        let Draft {
-            logged,
-            content_hash,
-            identity,
-            is_named,
-            used,
-        } = draft;
-        let seen = is_named.then(|| recent.look(logged.tenant.text(), &logged.id, &identity));
+    /// The tenant's key of pseudonyms has not come.
+    fn hide(&mut self, directory: &Directory, tenant: &str) -> Answer<bool> {
+        let mut is_hidden = false;
+        let meters = self.quantities.iter().map(|(meter, _)| *meter);
+        for (name, value) in &mut self.attributes {
+            if directory.standing(&meters, name) == Standing::Hidden {
+                *value = directory.pseudonym(tenant, name, value)?.into();
+                is_hidden = true;
+            }
+        }
+        Ok(is_hidden)
+    }
+
+    fn logged<'l>(
+        &'l self,
+        record: &ParsedRecord<'l>,
+        id: &'l str,
+        received_us: i64,
+    ) -> Logged<'l> {
+        Logged {
+            tenant: record.tenant,
+            id,
+            event_time_us: record.event_time_us.unwrap_or(received_us),
+            received_us,
+            quantities: &self.quantities,
+            attributes: &self.attributes,
+        }
+    }
+}
+
+/// New records of one call.
+pub(crate) struct Fresh<'a> {
+    payloads: Vec<u8>,
+    entries: Vec<Entry>,
+    ids: String,
+    named: HashMap<Key, usize>,
+    uses: Vec<Use>,
+    desk: Desk<'a>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Fresh<'a> {
+    /// Begins with none, of a call of so many records.
+    pub(crate) fn of(count: usize) -> Self {
+        Self {
+            payloads: Vec::with_capacity(count.saturating_mul(USUAL_BYTES)),
+            entries: Vec::with_capacity(count),
+            ids: String::new(),
+            named: HashMap::new(),
+            uses: Vec::new(),
+            desk: Desk::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes in a record that was checked, unless it is known already: with an id, without attributes that nobody
+    /// declared, and with pseudonyms of those that are hidden. What is told of it holds once all of them are appended.
+    ///
+    /// # Errors
+    /// There is no randomness for an id; the tenant's key of pseudonyms has not come. Nothing was taken in.
+    pub(crate) fn take(&mut self, record: &ParsedRecord<'a>, known: &Known<'_>) -> Answer<Told> {
+        let (is_named, received_us) = (!record.id.is_empty(), known.now.ledger_us);
+        let start = self.ids.len();
+        if is_named {
+            self.ids.push_str(record.id);
+        } else {
+            known.service.add_record_id(known.now, &mut self.ids)?;
+        }
+        let (id, name) = (
+            start..self.ids.len(),
+            self.ids.get(start..).unwrap_or_default(),
+        );
+        self.desk.put(known.directory, record);
+        let came = self.desk.logged(record, name, received_us);
+        let identity = came.content_hash(&mut self.scratch);
+        let is_hidden = self.desk.hide(known.directory, record.tenant)?;
+        let logged = self.desk.logged(record, name, received_us);
+        let content_hash = if is_hidden {
+            logged.content_hash(&mut self.scratch)
+        } else {
+            identity
+        };
+        let seen = is_named.then(|| known.recent.look(record.tenant, record.id, &identity));
         let (seen, place) = match seen {
             Some(Seen::New(key)) => self.look(key, &identity),
             Some(Seen::Same(position)) => (seen, Place::Logged(position)),
             other => (other, Place::Nowhere),
         };
-        let result = |outcome: RecordOutcome, id: String| RecordResult {
-            outcome: outcome.into(),
-            id,
-            ..RecordResult::default()
-        };
         if place != Place::Nowhere {
-            return Ok((result(RecordOutcome::Duplicate, logged.id), place));
+            return Ok(Told::of(RecordOutcome::Duplicate, id, place));
         }
+        let is_other = seen == Some(Seen::Other);
         // The ledger may have refused what was seen here first: who waits for it hears its word.
-        if seen == Some(Seen::Other) && !to_ledger {
-            return Ok((result(RecordOutcome::Conflict, logged.id), place));
+        if is_other && !known.to_ledger {
+            return Ok(Told::of(RecordOutcome::Conflict, id, place));
         }
-        if seen != Some(Seen::Other) {
-            self.uses.extend(used);
+        if record.counts && !is_other {
+            self.uses.push(Use::of(record));
         }
         let key = match seen {
             Some(Seen::New(key)) => Some(key),
             _ => None,
         };
-        let place = Place::Fresh(self.push(&logged, content_hash, identity, key)?);
-        Ok((result(RecordOutcome::Recorded, logged.id), place))
+        let (at, start) = (self.entries.len(), self.payloads.len());
+        logged.encode(&mut self.payloads);
+        self.entries.push(Entry {
+            payload: start..self.payloads.len(),
+            content_hash,
+            identity,
+            key,
+        });
+        self.named.extend(key.map(|key| (key, at)));
+        Ok(Told::of(RecordOutcome::Recorded, id, Place::Fresh(at)))
     }
 
     /// Looks among the call's own records for one that no earlier call had.
@@ -178,27 +221,6 @@ impl Fresh {
             Some((at, twin)) if twin.identity == *identity => (None, Place::Fresh(at)),
             Some(_) => (Some(Seen::Other), Place::Nowhere),
         }
-    }
-
-    fn push(
-        &mut self,
-        logged: &LoggedUsage,
-        content_hash: Hash,
-        identity: Hash,
-        key: Option<Key>,
-    ) -> Answer<usize> {
-        let (at, start) = (self.entries.len(), self.payloads.len());
-        logged
-            .encode(&mut self.payloads)
-            .map_err(|_| Refusal::internal())?;
-        self.entries.push(Entry {
-            payload: start..self.payloads.len(),
-            content_hash,
-            identity,
-            key,
-        });
-        self.named.extend(key.map(|key| (key, at)));
-        Ok(at)
     }
 
     /// Gives what to append.
@@ -223,9 +245,11 @@ impl Fresh {
 
 /// What came of a call's records.
 pub(crate) struct Appended {
-    /// Each record's result, and where in the log the record stands that it is about.
-    pub(crate) results: Vec<(RecordResult, Option<Position>)>,
-    /// The last position that a result rests on.
+    /// What is told of each record.
+    pub(crate) told: Vec<Told>,
+    ids: String,
+    positions: Vec<Position>,
+    /// The last position that something told rests on.
     pub(crate) last: Option<Position>,
     /// Ids that this call brought.
     pub(crate) fresh: Vec<Key>,
@@ -236,27 +260,36 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Puts positions to the results.
-    pub(crate) fn of(
-        results: Vec<(RecordResult, Place)>,
-        positions: &[Position],
-        fresh: Fresh,
-    ) -> Self {
-        let placed = |place| match place {
+    /// Puts positions to what is told.
+    pub(crate) fn of(told: Vec<Told>, positions: Vec<Position>, fresh: Fresh<'_>) -> Self {
+        let mut appended = Self {
+            told,
+            ids: fresh.ids,
+            last: None,
+            fresh: fresh.entries.iter().filter_map(|entry| entry.key).collect(),
+            count: u64::try_from(positions.len()).unwrap_or(u64::MAX),
+            positions,
+            uses: fresh.uses,
+        };
+        let rests_on = |told: &Told| match told {
+            Told::Of { place, .. } => appended.position(*place),
+            Told::Refused(_) => None,
+        };
+        appended.last = appended.told.iter().filter_map(rests_on).max();
+        appended
+    }
+
+    /// Tells where in the log a record stands.
+    pub(crate) fn position(&self, place: Place) -> Option<Position> {
+        match place {
             Place::Nowhere => None,
             Place::Logged(position) => Some(position),
-            Place::Fresh(at) => positions.get(at).copied(),
-        };
-        let results: Vec<_> = results
-            .into_iter()
-            .map(|(result, place)| (result, placed(place)))
-            .collect();
-        Self {
-            last: results.iter().filter_map(|(_, position)| *position).max(),
-            results,
-            count: u64::try_from(positions.len()).unwrap_or(u64::MAX),
-            fresh: fresh.entries.iter().filter_map(|entry| entry.key).collect(),
-            uses: fresh.uses,
+            Place::Fresh(at) => self.positions.get(at).copied(),
         }
+    }
+
+    /// Gives an id that is told of.
+    pub(crate) fn id(&self, id: &Range<usize>) -> &str {
+        self.ids.get(id.clone()).unwrap_or_default()
     }
 }

@@ -7,6 +7,10 @@ const POOL: usize = 4_096;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
+/// Characters of a UUID, and where its bytes stand among them.
+const UUID: usize = 36;
+const UUID_PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 /// Where randomness comes from.
 pub trait Randomness: Send {
     /// Fills `bytes` with unpredictable bytes.
@@ -63,8 +67,8 @@ impl Ids {
         self.sixteen().map(ReservationId)
     }
 
-    /// Makes a `UUIDv7` of ledger time, as text.
-    pub(crate) fn uuid_v7(&mut self, ledger_us: i64) -> std::io::Result<String> {
+    /// Makes a `UUIDv7` of ledger time and adds it to a text.
+    pub(crate) fn add_uuid_v7(&mut self, ledger_us: i64, text: &mut String) -> std::io::Result<()> {
         let mut bytes = self.sixteen()?;
         let ms = u64::try_from(ledger_us.div_euclid(1_000))
             .unwrap_or(0)
@@ -72,14 +76,14 @@ impl Ids {
         bytes[..6].copy_from_slice(&ms[2..]);
         bytes[6] = (bytes[6] & 0x0f) | 0x70;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
-        let mut text = String::with_capacity(36);
-        for (index, byte) in bytes.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                text.push('-');
+        let mut written = [b'-'; UUID];
+        for (byte, place) in bytes.into_iter().zip(UUID_PLACES) {
+            if let Some(pair) = written.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+                *pair = digits(byte);
             }
-            push_hex(&mut text, *byte);
         }
-        Ok(text)
+        text.push_str(std::str::from_utf8(&written).unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -93,9 +97,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn push_hex(text: &mut String, byte: u8) {
-    for digit in [byte >> 4, byte & 0x0f] {
-        text.push(char::from(DIGITS[usize::from(digit)]));
-    }
+    text.extend(digits(byte).map(char::from));
+}
+
+const fn digits(byte: u8) -> [u8; 2] {
+    [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 0x0f) as usize]]
 }
 
 #[cfg(test)]
@@ -110,7 +116,9 @@ mod tests {
         for _ in 0..1_000 {
             assert!(seen.insert(ids.sixteen().unwrap()));
         }
-        let id = ids.uuid_v7(0x0123_4567_89ab_i64 * 1_000).unwrap();
+        let mut id = String::new();
+        ids.add_uuid_v7(0x0123_4567_89ab_i64 * 1_000, &mut id)
+            .unwrap();
         assert_eq!("01234567-89ab-7", &id[..15]);
         assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
         assert_eq!(36, id.len());

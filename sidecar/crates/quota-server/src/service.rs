@@ -97,9 +97,15 @@ impl Service {
 
     /// Makes a record's id.
     pub(crate) fn record_id(&self, now: Now) -> Answer<String> {
+        let mut id = String::new();
+        self.add_record_id(now, &mut id).map(|()| id)
+    }
+
+    /// Makes a record's id and adds it to a text.
+    pub(crate) fn add_record_id(&self, now: Now, text: &mut String) -> Answer<()> {
         self.ids
             .lock()
-            .uuid_v7(now.ledger_us)
+            .add_uuid_v7(now.ledger_us, text)
             .map_err(|_| Refusal::internal())
     }
 

@@ -193,13 +193,17 @@ async fn oversized_messages_are_refused_with_the_bound() {
     );
 }
 
+/// A `RecordUsageRequest` whose records' ids are any bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct BytesOfRecords {
+    #[prost(message, repeated, tag = "1")]
+    ids: Vec<quota_proto::bridge::LoggedExpiry>,
+}
+
 /// Bytes that are no message, or strings that are no UTF-8, are the caller's error.
 #[tokio::test]
 async fn undecodable_messages_are_refused() {
-    use quota_proto::{
-        bridge::{Channels, LoggedExpiry},
-        raw,
-    };
+    use quota_proto::bridge::{Channels, LoggedExpiry};
     let folder = tempdir().unwrap();
     let plane = Plane::start(&folder, Script::with_amount(10)).await;
     let not_utf8 = LoggedExpiry {
@@ -207,7 +211,7 @@ async fn undecodable_messages_are_refused() {
     };
     let status = plane
         .client
-        .call::<_, CheckQuotaResponse>("CheckQuota", not_utf8)
+        .call::<_, CheckQuotaResponse>("CheckQuota", not_utf8.clone())
         .await
         .unwrap_err();
     assert_refused(
@@ -217,22 +221,8 @@ async fn undecodable_messages_are_refused() {
         "FIELD_INVALID",
         "message",
     );
-    let records = raw::RecordUsageRequest {
-        records: vec![
-            raw::UsageRecord {
-                tenant: "acme".into(),
-                quantities: vec![raw::Quantity {
-                    meter: "tokens".into(),
-                    units: 1,
-                }],
-                ..raw::UsageRecord::default()
-            },
-            raw::UsageRecord {
-                id: vec![0xff].into(),
-                ..raw::UsageRecord::default()
-            },
-        ],
-        acknowledgement: 0,
+    let records = BytesOfRecords {
+        ids: vec![LoggedExpiry::default(), not_utf8],
     };
     let status = plane
         .client

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use quota_core::{CheckRequest, Cost, HoldKind, Mode, Reason};
-use quota_proto::{
-    Attributes,
-    raw::{Attribute, Quantity, Text as _},
-    usage::ParsedRecord,
-};
+use quota_proto::{Attributes, usage::ParsedRecord};
 use tokio::task::JoinSet;
 
 use crate::{handlers::check::decide, refusal::Answer, service::Service};
@@ -24,16 +20,16 @@ pub(crate) struct Use {
 
 impl Use {
     /// Reads it from a record, whose undeclared attributes a limit may match all the same.
-    pub(crate) fn of(record: &ParsedRecord) -> Self {
-        let cost = |quantity: &Quantity| Cost {
-            meter: quantity.meter.text().into(),
-            units: u64::try_from(quantity.units).unwrap_or(0),
+    pub(crate) fn of(record: &ParsedRecord<'_>) -> Self {
+        let cost = |(meter, units): (&str, i64)| Cost {
+            meter: meter.into(),
+            units: u64::try_from(units).unwrap_or(0),
         };
-        let pair = |pair: &Attribute| (pair.name.text().into(), pair.value.text().into());
+        let pair = |(name, value): (&str, &str)| (name.into(), value.into());
         Self {
-            tenant: record.tenant.text().into(),
-            quantities: record.quantities.iter().map(cost).collect(),
-            attributes: record.attributes.iter().map(pair).collect(),
+            tenant: record.tenant.into(),
+            quantities: record.quantities().map(cost).collect(),
+            attributes: record.attributes().map(pair).collect(),
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use quota_core::Now;
 use quota_proto::{
     FieldError, FieldResult,
-    quota::{ErrorReason, RecordOutcome, RecordResult, RecordUsageResponse},
-    raw::{RecordUsageRequest, Text as _},
+    quota::{ErrorReason, RecordOutcome, RecordResult},
+    raw::RecordUsageRequest,
     reason_name,
+    results::RecordUsageResults,
     usage::{ParsedRecord, record_count, wants_ledger},
 };
 use tokio::time::timeout;
@@ -17,12 +17,16 @@ use usage_log::Position;
 
 use crate::{
     directory::Directory,
-    fresh::{Appended, Draft, Fresh, Place},
+    fresh::{Appended, Fresh, Known, Told},
     handlers::counted::{Use, count},
     journal::{committed, durable},
     refusal::{Answer, Refusal},
     service::Service,
+    verdicts::Verdict,
 };
+
+/// A record, or the field that broke its rule.
+type Parsed<'a> = FieldResult<ParsedRecord<'a>>;
 
 /// How long a call without a deadline waits for the ledger.
 const LEDGER_WAIT: Duration = Duration::from_secs(30);
@@ -39,7 +43,7 @@ pub async fn record_usage(
     service: &Arc<Service>,
     request: RecordUsageRequest,
     deadline: Option<Duration>,
-) -> Answer<RecordUsageResponse> {
+) -> Answer<RecordUsageResults> {
     let answer = record_all(service, request, deadline).await;
     service.counted(answer)
 }
@@ -48,26 +52,19 @@ async fn record_all(
     service: &Arc<Service>,
     request: RecordUsageRequest,
     deadline: Option<Duration>,
-) -> Answer<RecordUsageResponse> {
+) -> Answer<RecordUsageResults> {
     let to_ledger = wants_ledger(request.acknowledgement)?;
-    record_count(request.records.len())?;
-    if !request.is_text() {
-        return Err(Refusal::undecodable("a string is not UTF-8"));
-    }
-    let parsed: Vec<FieldResult<ParsedRecord>> = request
-        .records
-        .into_iter()
-        .map(ParsedRecord::try_from)
-        .collect();
-    let known = Known::of(service, &parsed).await?;
+    record_count(request.len())?;
+    let parsed: Vec<Parsed<'_>> = request.records().map(ParsedRecord::try_from).collect();
+    let tenants = Tenants::of(service, &parsed).await?;
     can_hide(service, &parsed).await?;
     service.room()?;
     // Read only now: between the receive time and the append nothing may be waited for, or a watermark could overtake.
     let now = service.hub.now()?;
-    let appended = append_all(service, parsed, &known, now, to_ledger)?;
+    let mut appended = append_all(service, parsed, &tenants, now, to_ledger)?;
     if let Some(last) = appended.last {
-        if let Err(refusal) = acknowledged(service, last, appended.uses, to_ledger, deadline).await
-        {
+        let uses = std::mem::take(&mut appended.uses);
+        if let Err(refusal) = acknowledged(service, last, uses, to_ledger, deadline).await {
             if refusal.reason == ErrorReason::UsageLogIo {
                 let mut recent = service.recent.lock();
                 let fresh = appended.fresh.into_iter();
@@ -77,30 +74,35 @@ async fn record_all(
         }
     }
     service.stats.recorded(appended.count);
-    let told = service.verdicts.any();
-    let results = appended.results.into_iter().enumerate();
-    let judged = results.map(|(index, (result, position))| match position {
-        Some(position) if told => judged(service, index, result, position),
-        _ => result,
-    });
-    Ok(RecordUsageResponse {
-        results: judged.collect(),
-    })
+    Ok(results(service, &appended))
 }
 
-/// Tells what the ledger said of a record where it was not stored; what was only meant to be is no result.
-fn judged(
-    service: &Service,
-    index: usize,
-    result: RecordResult,
-    position: Position,
-) -> RecordResult {
-    let Some(verdict) = service.verdicts.on(position.record_number()) else {
-        return result;
-    };
+/// Says what became of records that are as durable as their caller wants.
+fn results(service: &Service, appended: &Appended) -> RecordUsageResults {
+    let has_verdicts = service.verdicts.any();
+    let mut results = RecordUsageResults::with_room(appended.told.len());
+    for (index, told) in appended.told.iter().enumerate() {
+        match told {
+            Told::Refused(result) => results.push_result(result),
+            Told::Of { outcome, id, place } => {
+                let id = appended.id(id);
+                let position = appended.position(*place).filter(|_| has_verdicts);
+                let number = position.map(Position::record_number);
+                match number.and_then(|number| service.verdicts.on(number)) {
+                    Some(verdict) => results.push_result(&judged(verdict, index, id)),
+                    None => results.push(*outcome, id),
+                }
+            }
+        }
+    }
+    results
+}
+
+/// Tells what the ledger said of a record that was not stored; what was only meant to be is no result.
+fn judged(verdict: Verdict, index: usize, id: &str) -> RecordResult {
     let mut told = RecordResult {
         outcome: verdict.outcome.into(),
-        id: result.id,
+        id: id.to_owned(),
         ..RecordResult::default()
     };
     if verdict.outcome == RecordOutcome::Invalid {
@@ -146,24 +148,24 @@ async fn acknowledged(
 }
 
 /// Tenants of one call, and whether they exist.
-struct Known(HashMap<Bytes, bool>);
+struct Tenants<'a>(HashMap<&'a str, bool>);
 
-impl Known {
-    async fn of(service: &Service, parsed: &[FieldResult<ParsedRecord>]) -> Answer<Self> {
-        let mut names: Vec<Bytes> = Vec::new();
-        let mut seen: HashSet<&Bytes> = HashSet::new();
+impl<'a> Tenants<'a> {
+    async fn of(service: &Service, parsed: &[Parsed<'a>]) -> Answer<Self> {
+        let mut names: Vec<&str> = Vec::new();
+        let mut seen: HashSet<&str> = HashSet::new();
         for record in parsed.iter().flatten() {
             // Most calls are of one tenant.
-            if names.last() != Some(&record.tenant) && seen.insert(&record.tenant) {
-                names.push(record.tenant.clone());
+            if names.last() != Some(&record.tenant) && seen.insert(record.tenant) {
+                names.push(record.tenant);
             }
         }
-        let tenants: Vec<Arc<str>> = names.iter().map(|name| name.text().into()).collect();
+        let tenants: Vec<Arc<str>> = names.iter().map(|name| Arc::from(*name)).collect();
         let known = service.tenants_known(&tenants).await?;
         Ok(Self(names.into_iter().zip(known).collect()))
     }
 
-    fn exists(&self, tenant: &Bytes) -> bool {
+    fn exists(&self, tenant: &str) -> bool {
         self.0.get(tenant).is_some_and(|exists| *exists)
     }
 }
@@ -171,34 +173,40 @@ impl Known {
 /// Judges a call's records and appends the good ones, all of them or none.
 fn append_all(
     service: &Service,
-    parsed: Vec<FieldResult<ParsedRecord>>,
-    known: &Known,
+    parsed: Vec<Parsed<'_>>,
+    tenants: &Tenants<'_>,
     now: Now,
     to_ledger: bool,
 ) -> Answer<Appended> {
-    let mut fresh = Fresh::default();
-    let mut results = Vec::with_capacity(parsed.len());
+    let mut fresh = Fresh::of(parsed.len());
+    let mut told = Vec::with_capacity(parsed.len());
     let directory = service.hub.directory.lock();
     let mut recent = service.recent.lock();
+    let known = Known {
+        service,
+        directory: &directory,
+        recent: &recent,
+        now,
+        to_ledger,
+    };
     for (index, record) in parsed.into_iter().enumerate() {
-        let mut id = String::new();
-        let draft = record.map_err(Refusal::from).and_then(|record| {
-            if let Err(refusal) = checked(&directory, &record, known, now.ledger_us) {
-                record.id.text().clone_into(&mut id);
-                return Err(refusal);
-            }
-            Draft::of(service, &directory, record, now)
-        });
-        results.push(match draft {
-            Ok(draft) => fresh.take(draft, &recent, to_ledger)?,
+        let (id, outcome) = match record {
+            Err(error) => ("", Err(error.into())),
+            Ok(record) => match checked(&directory, &record, tenants, now.ledger_us) {
+                Err(refusal) => (record.id, Err(refusal)),
+                Ok(()) => ("", fresh.take(&record, &known)),
+            },
+        };
+        told.push(match outcome {
+            Ok(told) => told,
             Err(refusal) if is_of_the_call(refusal.reason) => return Err(refusal),
-            Err(refusal) => (invalid(id, index, &refusal), Place::Nowhere),
+            Err(refusal) => Told::Refused(invalid(id, index, &refusal).into()),
         });
     }
     drop(directory);
     let positions = service.journal.append_all(&fresh.entries())?;
     fresh.remember(&mut recent, &positions);
-    Ok(Appended::of(results, &positions, fresh))
+    Ok(Appended::of(told, positions, fresh))
 }
 
 /// Whether a reason says nothing of the record, which is as good when it is sent again.
@@ -210,25 +218,21 @@ fn is_of_the_call(reason: ErrorReason) -> bool {
 }
 
 /// Waits for the keys that records need which hide something.
-async fn can_hide(service: &Service, parsed: &[FieldResult<ParsedRecord>]) -> Answer<()> {
-    let lacks = |directory: &Directory, record: &ParsedRecord| {
-        let meters = record
-            .quantities
-            .iter()
-            .map(|quantity| quantity.meter.text());
-        let names = record.attributes.iter().map(|pair| pair.name.text());
-        directory.lacks_key(record.tenant.text(), &meters, names)
+async fn can_hide(service: &Service, parsed: &[Parsed<'_>]) -> Answer<()> {
+    let lacks = |directory: &Directory, record: &ParsedRecord<'_>| {
+        let names = record.attributes().map(|(name, _)| name);
+        directory.lacks_key(record.tenant, &record.meters(), names)
     };
     let lacking: HashSet<Arc<str>> = {
         let directory = service.hub.directory.lock();
         let records = parsed.iter().flatten();
         records
             .filter(|record| lacks(&directory, record))
-            .map(|record| record.tenant.text().into())
+            .map(|record| record.tenant.into())
             .collect()
     };
     for tenant in &lacking {
-        let of_it = |record: &&ParsedRecord| record.tenant.text() == &**tenant;
+        let of_it = |record: &&ParsedRecord<'_>| record.tenant == &**tenant;
         let waits = |directory: &Directory| {
             let mut records = parsed.iter().flatten().filter(of_it);
             records.any(|record| lacks(directory, record))
@@ -239,20 +243,21 @@ async fn can_hide(service: &Service, parsed: &[FieldResult<ParsedRecord>]) -> An
 }
 
 /// Checks what only the catalogue and the clock can tell.
-fn checked(directory: &Directory, record: &ParsedRecord, known: &Known, now_us: i64) -> Answer<()> {
-    if !known.exists(&record.tenant) {
-        let (reason, tenant) = (ErrorReason::TenantUnknown, record.tenant.text());
-        return Err(Refusal::unknown(reason, "tenant", "tenant", tenant));
+fn checked(
+    directory: &Directory,
+    record: &ParsedRecord<'_>,
+    tenants: &Tenants<'_>,
+    now_us: i64,
+) -> Answer<()> {
+    if !tenants.exists(record.tenant) {
+        let reason = ErrorReason::TenantUnknown;
+        return Err(Refusal::unknown(reason, "tenant", "tenant", record.tenant));
     }
-    let meters = record
-        .quantities
-        .iter()
-        .map(|quantity| quantity.meter.text());
-    for (index, meter) in meters.clone().enumerate() {
+    for (index, meter) in record.meters().enumerate() {
         directory.require_meter(|| format!("quantities[{index}].meter"), meter)?;
     }
     if let Some(at_us) = record.event_time_us {
-        event_time(directory, meters, at_us, now_us)?;
+        event_time(directory, record.meters(), at_us, now_us)?;
     }
     Ok(())
 }
@@ -284,11 +289,11 @@ pub(crate) fn event_time<'m>(
     .into())
 }
 
-fn invalid(id: String, index: usize, refusal: &Refusal) -> RecordResult {
+fn invalid(id: &str, index: usize, refusal: &Refusal) -> RecordResult {
     let path = format!("records[{index}]");
     RecordResult {
         outcome: RecordOutcome::Invalid.into(),
-        id,
+        id: id.to_owned(),
         reason: reason_name(refusal.reason).to_owned(),
         field: refusal
             .get("field")

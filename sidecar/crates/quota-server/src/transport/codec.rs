@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use bytes::Buf as _;
-use prost::Message;
+use quota_proto::wire::{FromWire, ToWire};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -28,8 +28,8 @@ impl<Request, Response> Default for Typed<Request, Response> {
 
 impl<Request, Response> Codec for Typed<Request, Response>
 where
-    Request: Message + Default + Send + 'static,
-    Response: Message + Send + 'static,
+    Request: FromWire + Send + 'static,
+    Response: ToWire + Send + 'static,
 {
     type Encode = Response;
     type Decode = Request;
@@ -45,24 +45,23 @@ where
     }
 }
 
-impl<M: Message> Encoder for Writer<M> {
+impl<M: ToWire> Encoder for Writer<M> {
     type Item = M;
     type Error = Status;
 
     fn encode(&mut self, message: M, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         message
-            .encode(buffer)
+            .to_wire(buffer)
             .map_err(|_| status(Refusal::internal()))
     }
 }
 
-impl<M: Message + Default> Decoder for Reader<M> {
+impl<M: FromWire> Decoder for Reader<M> {
     type Item = M;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        // In one piece, so that fields of bytes are slices of it.
-        M::decode(buffer.copy_to_bytes(buffer.remaining()))
+        M::from_wire(buffer.copy_to_bytes(buffer.remaining()))
             .map(Some)
             .map_err(|error| status(Refusal::undecodable(&error.to_string())))
     }

@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
-use quota_proto::quota::{StreamQuotaRequest, StreamQuotaResponse};
+use quota_proto::{
+    quota::{StreamQuotaRequest, StreamQuotaResponse},
+    wire::{FromWire, ToWire},
+};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{
@@ -141,8 +143,8 @@ async fn unary<B, M, T, Answered>(
 where
     B: HttpBody + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
-    M: Message + Default + Send + 'static,
-    T: Message + Send + 'static,
+    M: FromWire + Send + 'static,
+    T: ToWire + Send + 'static,
     Answered: Future<Output = Result<Response<T>, Status>> + Send,
 {
     let mut grpc = Grpc::new(Typed::<M, T>::default())
