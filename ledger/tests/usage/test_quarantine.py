@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 from tollkeeper_ledger.domain.usage import DAY_US, FLAG_DECREASE, FLAG_SYSTEM_ID, SHIPPING_MAX_US, Problem, UsageAppend
-from tollkeeper_ledger.domain.usage_audit import RefusedRecord, hash_of_refused
+from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord, hash_of_refused
 from tollkeeper_ledger.domain.usage_batch import read_batch
 from tollkeeper_ledger.domain.usage_hash import h_start, row_check
 from tollkeeper_ledger.domain.usage_judgement import describe_records
@@ -18,8 +19,10 @@ from tollkeeper_ledger.domain.usage_quarantine import (
     RELEASE_MAX_US,
     ActOutcome,
     QuarantineAct,
+    RefusedUse,
     act_problem,
     columns_again,
+    counted_as,
     read_refused,
     release_problem,
 )
@@ -54,11 +57,18 @@ USES = (
 )
 
 
+def refused_use(record: bytes) -> RefusedUse:
+    """Read a record that nobody changed."""
+    refused = read_refused(record)
+    assert refused is not None
+    return refused
+
+
 def test_a_record_is_kept_whole_whatever_it_holds() -> None:
     """What is read from quarantine makes the batch that came: every column's meaning, hashes, homes and levels."""
     before = read_batch(recorded(*USES))
     kept = describe_records(before, range(len(USES)))
-    columns = columns_again([read_refused(kept[at]) for at in range(len(USES))])
+    columns = columns_again([refused_use(kept[at]) for at in range(len(USES))])
     source = replace(before.source, columns=columns, h_before=h_start(PRODUCER.bytes))
     after = read_batch(source)
     assert before.records.hashes == after.records.hashes
@@ -102,6 +112,30 @@ def test_a_row_that_was_changed_is_not_released() -> None:
     changed = kept._replace(record=kept.record.replace(b'["requests",1]', b'["requests",9]'))
     assert changed.record != kept.record
     assert CHANGED == release_problem(changed, read_refused(changed.record), now_us=NOW_US)
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: repr(use.id))
+def test_a_row_is_dealt_with_whatever_became_of_it(use: Use) -> None:
+    """Any bit of a record turned, or its JSON of another shape: nothing breaks, and nothing is released."""
+    kept = row(use)
+    counted = AuditedRecord("acme", "x", 7, 0, NOW_US, NOW_US, 0, UUID(int=2), [("m", 1)], {"a": "b"}, 0, None)
+    turned = [
+        kept.record[:at] + bytes([kept.record[at] ^ 1 << bit]) + kept.record[at + 1 :]
+        for at in range(len(kept.record))
+        for bit in range(8)
+    ]
+    shapes = [b"", b"{}", b"[]", b"null", b"[" * 100_000, json.dumps({**json.loads(kept.record), "more": 1}).encode()]
+    for record in [*turned, *shapes]:
+        changed = kept._replace(record=record)
+        assert release_problem(changed, read_refused(record), now_us=NOW_US) == CHANGED
+        assert len(counted_as(counted, record)) == 32
+        # As one who knows how rows are checked would leave it.
+        forged = changed._replace(row_check=row_check(hash_of_refused(changed)))
+        refused = read_refused(record)
+        if release_problem(forged, refused, now_us=NOW_US) is None:
+            assert refused is not None
+            columns_again([refused])
+    assert any(read_refused(record) is None for record in turned)
 
 
 ACT = QuarantineAct(

@@ -48,17 +48,22 @@ async def test_the_audit_sums_every_closed_period_again(bench: BillingBench) -> 
     closes = await bench.rows("SELECT inputs FROM billing_close")
     assert ([], len(closes)) == ((await audit(bench))[0], (await audit(bench))[1].periods)
     assert len(closes) >= 4
-    async with superuser(bench.url) as conn:
-        await conn.execute("SET session_replication_role = replica")
-        changed = await conn.execute(
-            """
-            UPDATE billing_close c SET inputs =
-              convert_to(replace(convert_from(inputs, 'UTF8'), '"units":700', '"units":701'), 'UTF8')
-            FROM tenant t
-            WHERE t.tenant_id = c.tenant_id AND t.wire_id = 'chat' AND c.period_start = $1""",
-            bench.start,
-        )
-    assert "UPDATE 1" == changed
-    (finding,), _ = await audit(bench)
-    assert ("billing_close", f"tenant chat, period from {bench.start.isoformat()}") == (finding.table, finding.row)
-    assert "billed 701, the records sum to 700" in finding.problem
+    for old, new, problem in (
+        ('"units":700', '"units":701', "billed 701, the records sum to 700"),
+        ('"units":701', "", "its inputs can't be read: JSONDecodeError("),
+    ):
+        async with superuser(bench.url) as conn:
+            await conn.execute("SET session_replication_role = replica")
+            changed = await conn.execute(
+                """
+                UPDATE billing_close c SET inputs = convert_to(replace(convert_from(inputs, 'UTF8'), $2, $3), 'UTF8')
+                FROM tenant t
+                WHERE t.tenant_id = c.tenant_id AND t.wire_id = 'chat' AND c.period_start = $1""",
+                bench.start,
+                old,
+                new,
+            )
+        assert "UPDATE 1" == changed
+        (finding,), _ = await audit(bench)
+        assert ("billing_close", f"tenant chat, period from {bench.start.isoformat()}") == (finding.table, finding.row)
+        assert problem in finding.problem

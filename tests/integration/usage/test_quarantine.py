@@ -254,6 +254,40 @@ async def test_an_act_that_was_changed_or_is_gone_is_found(bench: Bench, stateme
     assert [("usage_quarantine_act", True)] == [(one.table, log.producer_id.hex in one.row) for one in found]
 
 
+@pytest.mark.parametrize("record", [b"{2}", b'{"attributes":[[1]]}', b"\xff"])
+async def test_a_record_that_can_not_be_read_any_more_is_named_and_stays(
+    bench: Bench, admin: Any, record: bytes
+) -> None:
+    """Changed behind the ledger's back: audit and lists go on, and it is neither released nor found by a tenant."""
+    name = f"unread-{record.hex()}"
+    log = await refused_log(bench, name, meter=f"meter_{record.hex()}", count=2)
+    await declare(bench, f"meter_{record.hex()}")
+    assert [(RELEASED, None, False)] == told(await release(bench, keys_of(log, 1)))
+    async with superuser(bench.url) as conn:
+        await conn.set_type_codec("jsonb", encoder=str, decoder=json.loads, schema="pg_catalog")
+        await conn.execute("SET session_replication_role = replica")
+        statement = "UPDATE usage_quarantine SET record = $2 WHERE producer_id = $1"
+        before = await conn.fetch("SELECT seq, record FROM usage_quarantine WHERE producer_id = $1", log.producer_id)
+        await conn.execute(statement, log.producer_id, record)
+        try:
+            async with conn.transaction(isolation="repeatable_read", readonly=True):
+                found = [one async for one in verify_usage(conn) if hasattr(one, "problem")]
+            assert [("usage_quarantine", True)] * 2 == [(one.table, log.producer_id.hex in one.row) for one in found]
+            changed = Problem("RECORD_CHANGED", "")
+            assert [(REFUSED, changed, False)] == told(await release(bench, keys_of(log, 2)))
+            with pytest.raises(UnknownNameError):
+                await release(bench, keys_of(log, 2), tenant="acme")
+            key = str(keys_of(log, 2)[0])
+            shown = await admin.GetQuarantined(quarantine_pb2.GetQuarantinedRequest(record=key))
+            assert ("", "", "RECORD_CHANGED") == (shown.record.tenant, shown.record.id, shown.record.reason)
+            listed = await admin.ListQuarantine(quarantine_pb2.ListQuarantineRequest(reason="RECORD_CHANGED"))
+            assert key in [one.record for one in listed.records]
+        finally:
+            await conn.executemany(f"{statement} AND seq = $3", [(log.producer_id, *row[::-1]) for row in before])
+    assert [(RELEASED, None, False)] == told(await release(bench, keys_of(log, 2)))
+    await clean(bench)
+
+
 async def test_what_was_received_long_ago_is_released_while_its_id_is_kept(bench: Bench) -> None:
     """A record that came too long ago for an append is stored by a release with both of its times."""
     day_us = 86_400_000_000

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from pydantic import BaseModel, Field, ValidationError
 
 from tollkeeper_ledger.domain.pseudonyms import version_of
 from tollkeeper_ledger.domain.usage import DAY_US, FLAG_SYSTEM_ID, SHIPPING_MAX_US, LevelChange, LevelName, Problem
@@ -89,6 +90,24 @@ class QuarantineAct:
         return row_check(sha256(_ACT_HEAD + self.tenant_id.bytes + self.producer_id.bytes + numbers + told).digest())
 
 
+_Number: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Hex: TypeAlias = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2})*$")]
+
+
+class _Described(BaseModel, strict=True, extra="forbid"):
+    """What `usage_judgement.describe_records` writes."""
+
+    attributes: list[tuple[str, str]]
+    event_time_us: _Number
+    flags: _Number
+    id: str
+    quantities: list[tuple[str, _Number]]
+    received_us: _Number
+    tenant: str
+    home: _Hex = ""
+    levels: list[tuple[str, str, _Hex, _Hex, _Number, _Number]] = []
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedUse:
     """What a record in quarantine says."""
@@ -101,23 +120,26 @@ class RefusedUse:
     """With places of 0."""
 
 
-def read_refused(record: bytes) -> RefusedUse:
-    """Read a record as `usage_judgement.describe_records` wrote it."""
-    content = json.loads(record)
+def read_refused(record: bytes) -> RefusedUse | None:
+    """Read a record as `usage_judgement.describe_records` wrote it; None = it was changed, and can't be read."""
+    try:
+        told = _Described.model_validate_json(record)
+    except ValidationError:
+        return None
     return RefusedUse(
         use=Use(
-            tenant=content["tenant"],
-            id=content["id"],
-            event_us=content["event_time_us"],
-            quantities=[(meter, units) for meter, units in content["quantities"]],
-            attributes=[(name, value) for name, value in content["attributes"]],
-            flags=content["flags"],
+            tenant=told.tenant,
+            id=told.id,
+            event_us=told.event_time_us,
+            quantities=told.quantities,
+            attributes=told.attributes,
+            flags=told.flags,
         ),
-        received_us=content["received_us"],
-        home=bytes.fromhex(content.get("home", "")),
+        received_us=told.received_us,
+        home=bytes.fromhex(told.home),
         levels=tuple(
             LevelChange(0, LevelName(tenant, limit, bytes.fromhex(key)), bytes.fromhex(holder), units, over)
-            for tenant, limit, key, holder, units, over in content.get("levels", ())
+            for tenant, limit, key, holder, units, over in told.levels
         ),
     )
 
@@ -137,9 +159,9 @@ def columns_again(records: Sequence[RefusedUse]) -> UsageColumns:
     )
 
 
-def release_problem(row: RefusedRecord, refused: RefusedUse, *, now_us: int) -> Problem | None:
+def release_problem(row: RefusedRecord, refused: RefusedUse | None, *, now_us: int) -> Problem | None:
     """Say why a record can't even be tried again: its row was changed, or an id like its own may have expired."""
-    if row_check(hash_of_refused(row)) != row.row_check:
+    if refused is None or row_check(hash_of_refused(row)) != row.row_check:
         return CHANGED
     if now_us - refused.received_us <= SHIPPING_MAX_US:
         return None
@@ -150,9 +172,11 @@ def release_problem(row: RefusedRecord, refused: RefusedUse, *, now_us: int) -> 
 def counted_as(counted: AuditedRecord, record: bytes) -> bytes:
     """Give the content hash that a stored record had when `record` of quarantine was refused.
 
-    That is with what came where it is stored as a pseudonym: it was hidden since, or under another key.
+    That is with what came where it is stored as a pseudonym: it was hidden since, or under another key. Of a `record`
+    that can't be read nothing is taken.
     """
-    came = dict(read_refused(record).use.attributes)
+    refused = read_refused(record)
+    came = dict(refused.use.attributes) if refused else {}
     hidden = {
         name: came[name]
         for name, value in counted.attributes.items()

@@ -105,7 +105,7 @@ class AdminQuarantine:
             found = await find_refused(conn, key, tenant=request.tenant)
             acts = await read_acts(conn, found.row)
         return quarantine_pb2.GetQuarantinedResponse(
-            record=_record(found), json=found.row.record.decode(), acts=map(_act, acts)
+            record=_record(found), json=found.row.record.decode(errors="replace"), acts=map(_act, acts)
         )
 
     async def ReleaseQuarantined(
@@ -154,18 +154,20 @@ def _key(name: str, *, field: str) -> RefusedKey:
 
 
 def _record(found: Waiting) -> quarantine_pb2.QuarantinedRecord:
-    use = read_refused(found.row.record).use
-    return quarantine_pb2.QuarantinedRecord(
+    told = quarantine_pb2.QuarantinedRecord(
         record=str(found.key),
-        tenant=use.tenant,
-        id=use.id,
         reason=found.problem.reason,
         field=found.problem.field,
-        event_time=_event_time(use.event_us),
         quarantined_at=timestamp(from_us(found.row.at_us)),
         state=_STATES[found.outcome or ActOutcome.REFUSED],
-        quantities=[usage_pb2.Quantity(meter=meter, units=units) for meter, units in use.quantities],
     )
+    if refused := read_refused(found.row.record):
+        use = refused.use
+        told.tenant, told.id = use.tenant, use.id
+        told.quantities.extend(usage_pb2.Quantity(meter=meter, units=units) for meter, units in use.quantities)
+        if event_time := _event_time(use.event_us):
+            told.event_time.CopyFrom(event_time)
+    return told
 
 
 def _event_time(event_us: int) -> timestamp_pb2.Timestamp | None:

@@ -136,15 +136,24 @@ async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
     after: closes.CloseKey | None = None
     while page := await closes.read_closes_after(conn, after, count_max=_PERIODS_AT_ONCE):
         for one in page:
-            inputs = json.loads(one.inputs)
-            away = await read_away(conn, inputs, one.key.tenant_id)
-            told = await check_usage(conn, inputs, one.key.tenant_id, away=away)
-            if not told.ok:
+            if problem := await _billed_otherwise(conn, one):
                 row = f"tenant {one.tenant}, period from {one.key.period_start.isoformat()}"
-                yield Finding("billing_close", row, told.detail)
+                yield Finding("billing_close", row, problem)
             checked.periods += 1
         after = page[-1].key
         yield checked
+
+
+async def _billed_otherwise(conn: Connection, close: closes.StoredClose) -> str:
+    """Say what is wrong with what a period was billed for; empty where nothing is."""
+    try:
+        inputs = json.loads(close.inputs)
+        away = await read_away(conn, inputs, close.key.tenant_id)
+        told = await check_usage(conn, inputs, close.key.tenant_id, away=away)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # Whoever changed them may have left anything there.
+        return f"its inputs can't be read: {error!r}"
+    return "" if told.ok else told.detail
 
 
 async def _roots(conn: Connection, outside: Sequence[SignedRoot], checked: Checked) -> AsyncIterator[Found]:

@@ -85,7 +85,7 @@ async def event_times(conn: Connection, asked: Asked) -> list[int]:
     Raises as `release_records`.
     """
     found = await _find(conn, asked)
-    return [read_refused(one.row.record).use.event_us for one in found]
+    return [refused.use.event_us for one in found if (refused := read_refused(one.row.record))]
 
 
 async def release_records(
@@ -106,10 +106,11 @@ async def release_records(
     for one in found:
         if not one.is_over:
             refused = read_refused(one.row.record)
-            if problem := release_problem(one.row, refused, now_us=now_us):
-                tried[one.key] = _Tried(ActOutcome.REFUSED, problem)
-            else:
+            problem = release_problem(one.row, refused, now_us=now_us)
+            if refused and not problem:
                 fit[one.key] = refused
+            else:
+                tried[one.key] = _Tried(ActOutcome.REFUSED, problem)
     tried |= dict(zip(fit, await _append(conn, ingest, producer_id, list(fit.values())), strict=True))
     return await _note(conn, found, tried, asked, act)
 
@@ -140,9 +141,15 @@ async def _find(conn: Connection, asked: Asked) -> list[Waiting]:
         )
     found = await store.read_refused(conn, keys)
     for key in keys:
-        if key not in found or (asked.tenant and read_refused(found[key].row.record).use.tenant != asked.tenant):
+        if key not in found or (asked.tenant and _tenant_of(found[key]) != asked.tenant):
             raise UnknownNameError("usage", str(key), remedy="name a record that `ListQuarantine` lists")
     return [found[key] for key in keys]
+
+
+def _tenant_of(one: Waiting) -> str:
+    """Give the wire id that a record came with; empty where it can't be read any more."""
+    refused = read_refused(one.row.record)
+    return refused.use.tenant if refused else ""
 
 
 async def _append(
