@@ -18,6 +18,7 @@ from tollkeeper_ledger.services.billing_processes import (
     told,
 )
 from tollkeeper_ledger.services.invoice_batches import BatchBiller
+from tollkeeper_ledger.services.tasks import end_all
 from tollkeeper_ledger.store.pool import open_pool
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ async def bill(reader: StreamReader, writer: StreamWriter) -> None:
             running.add(task)
             task.add_done_callback(running.discard)
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end_all(running)
         pool.terminate()
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
-from tollkeeper_ledger.domain.money import Currency
-from tollkeeper_ledger.domain.rating.charges import LateUsage, SubscriptionFacts, Total, Usage
+from tollkeeper_ledger.domain.money import Currency, exact
+from tollkeeper_ledger.domain.rating.charges import LateUsage, Rated, SubscriptionFacts, Total, Usage
 from tollkeeper_ledger.domain.rating.engine import is_free, rate
-from tollkeeper_ledger.domain.rating.metered import rate_price
+from tollkeeper_ledger.domain.rating.metered import rate_terms
+from tollkeeper_ledger.domain.rating.terms import read_price
 
 CASES = {
     case["id"]: case for case in json.loads((Path(__file__).parent / "data" / "pricing.json").read_text())["cases"]
@@ -24,6 +25,12 @@ CASES = {
 START = datetime(2023, 11, 16, 18, 15, tzinfo=UTC)
 FACTS = SubscriptionFacts(period_start=START, period_end=START + timedelta(hours=1))
 USD = Currency.from_code("USD")
+
+
+@exact
+def rate_price(one: dict[str, Any], quantity: int, currency: Currency) -> Rated:
+    """Rate units at one price."""
+    return rate_terms(read_price(one), quantity, currency)
 
 
 def price(unit_price: str, *, meter: str = "tokens", per: int = 1, included: int = 0) -> dict[str, Any]:

@@ -153,9 +153,5 @@ def major(amount_minor: int, currency: Currency) -> str:
     """Write minor units as major units, for example 1234 of USD as 12.34."""
     if not currency.digits:
         return str(amount_minor)
-    places = currency.digits
-    digits = str(amount_minor)
-    if amount_minor < 0 or len(digits) <= places:
-        sign, digits = "-" if amount_minor < 0 else "", str(abs(amount_minor)).zfill(places + 1)
-        return f"{sign}{digits[:-places]}.{digits[-places:]}"
-    return f"{digits[:-places]}.{digits[-places:]}"
+    digits = str(abs(amount_minor)).zfill(currency.digits + 1)
+    return f"{'-' if amount_minor < 0 else ''}{digits[: -currency.digits]}.{digits[-currency.digits :]}"

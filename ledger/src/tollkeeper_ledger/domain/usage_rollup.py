@@ -54,6 +54,11 @@ class MeterFacts:
         return self.aggregation in STATEFUL or self.aggregation is Aggregation.UNIQUE
 
 
+def hidden_by(meters: Iterable[str], facts: Mapping[str, MeterFacts]) -> set[str]:
+    """Give the attributes that some of these meters hide; who is unknown hides none."""
+    return {name for meter in meters if meter in facts for name in facts[meter].hidden}
+
+
 class RollupKey(NamedTuple):
     """Name one sum. Sorted keys are the order in which transactions lock them."""
 

@@ -47,7 +47,7 @@ class Pace:
         self.per_s = min(self.per_s_max, self.per_s + self.per_s_max / _STEPS_BACK)
 
     def was_too_many(self, now: float, *, wait_s: float = 0.0) -> None:
-        """Note a refusal: half as fast from here on, and nothing leaves for `wait_s`.
+        """Note a refusal: half as fast from here on, and no place is given for `wait_s`.
 
         It is never less than a twentieth of the fastest.
         """

@@ -34,7 +34,6 @@ _SIZES = {
     reports_pb2.BUCKET_SIZE_WEEK: BucketSize.WEEK,
     reports_pb2.BUCKET_SIZE_MONTH: BucketSize.MONTH,
 }
-_US_PER_S = 1_000_000
 
 
 class UsageReports:
@@ -123,8 +122,7 @@ def _fill(bucket: reports_pb2.UsageBucket, one: Bucketed, permilles: Sequence[in
     bucket.aggregation = one.meter.facts.aggregation.value
     bucket.value = value_of(one, permilles[0])
     if not whole:
-        bucket.start.seconds, us = divmod(to_us(one.start), _US_PER_S)
-        bucket.start.nanos = us * 1000
+        bucket.start.FromMicroseconds(to_us(one.start))
     for name, value in one.group:
         bucket.group[name] = value
     for permille, units in one.figure.percentiles(permilles):

@@ -21,6 +21,7 @@ from tollkeeper_ledger.services.dunning import UNMOVED, fall_back_again, payment
 from tollkeeper_ledger.services.provider_lookup import look_up
 from tollkeeper_ledger.services.provider_payments import apply_invoice, refund_ended, refund_said
 from tollkeeper_ledger.services.receivables import need_billed
+from tollkeeper_ledger.services.tasks import end_all
 from tollkeeper_ledger.store import money
 from tollkeeper_ledger.store import provider_jobs as jobs
 from tollkeeper_ledger.store.clock import ledger_now
@@ -105,9 +106,7 @@ class Collector:
                     ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     broke = broke or next((error for error in map(_error_of, ended) if error is not None), None)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await end_all(running)
         if broke is not None:
             raise broke
         return taken

@@ -24,6 +24,7 @@ from tollkeeper_ledger.services.invoice_batches import BatchBiller, Outcome
 from tollkeeper_ledger.services.invoice_issue import Run
 from tollkeeper_ledger.services.invoices_close import count_due
 from tollkeeper_ledger.services.progressive import cut_passed
+from tollkeeper_ledger.services.tasks import end_all
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.pool import transaction
 from tollkeeper_ledger.store.tenant_locks import tenant_lock_key
@@ -176,9 +177,7 @@ async def _find_due(pool: Pool, *, only: str | None) -> list[_Subscribed]:
     try:
         await asyncio.gather(*counting)
     finally:
-        for task in counting:
-            task.cancel()
-        await asyncio.gather(*counting, return_exceptions=True)
+        await end_all(counting)
     return [_Subscribed(*one, left=counts[one[1]]) for one in subscriptions if one[1] in counts]
 
 
@@ -264,9 +263,7 @@ async def _bill(batches: Sequence[_Batch], lanes: Sequence[_Lane]) -> AsyncGener
         if broke is not None:
             raise broke
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end_all(running)
 
 
 async def _bill_passed(biller: BatchBiller, *, only: str | None) -> AsyncIterator[StoredInvoice | ToldInvoice | None]:

@@ -51,12 +51,11 @@ async def follow(
     return True
 
 
-async def follow_payment(
-    conn: Connection, billed: Billed, before: Receivable, after: Receivable, payment: UUID
-) -> None:
+async def follow_payment(conn: Connection, billed: Billed, after: Receivable, paid_minor: int, payment: UUID) -> None:
     """Have the provider, where it collects an invoice, collect no more than what is left after a payment elsewhere."""
     if after.open_minor > 0:
-        await follow(conn, billed, "credit", before.open_minor - after.open_minor, subject_id=payment)
+        # So all that was paid is off what is due.
+        await follow(conn, billed, "credit", paid_minor, subject_id=payment)
     else:
         await wake_collect_job(conn, billed.invoice_id, now=_AT_ONCE)
 

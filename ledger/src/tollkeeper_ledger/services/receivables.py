@@ -137,12 +137,11 @@ async def record_payment(
         now=now,
     )
     if added:
-        before = await money.lock_receivable(conn, billed)
         change = await change_receivable(
             conn, billed, lambda before: owed.pay(before, amount_minor), subject=f"{provider}/{reference}", now=now
         )
         if provider == BY_HAND:
-            await follow_payment(conn, billed, before, change.receivable, payment_id)
+            await follow_payment(conn, billed, change.receivable, amount_minor, payment_id)
     return added
 
 
@@ -158,7 +157,7 @@ async def pay_by_hand(conn: Connection, invoice_id: UUID, *, amount_minor: int, 
         )
     await money.lock_account(conn, billed.account)
     before = await money.lock_receivable(conn, billed)
-    amount = amount_minor or before.due_minor + before.written_off_minor
+    amount = amount_minor or before.open_minor
     if amount <= 0:
         raise refused(billed.number, "nothing is due on it")
     if not await record_payment(conn, billed, provider=BY_HAND, reference=reference, amount_minor=amount, now=act.now):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.pseudonyms import version_of
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID, FLAG_VOID
 from tollkeeper_ledger.domain.usage_hash import content_hash
+from tollkeeper_ledger.domain.usage_rollup import hidden_by
 from tollkeeper_ledger.store.pseudonyms import read_keys
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def hide_plain(
     back what is stored. What has the form of a pseudonym is taken for one. Tenants and meters of `places` are known; in
     a transaction that has no ids yet, for a tenant may get its key here.
     """
-    hidden = {name for meter in batch.meters if meter in meters for name in meters[meter].hidden}
+    hidden = hidden_by(batch.meters, meters)
     if not hidden:
         return batch.records
     # As large batches are read in a thread: heartbeats of this process go on.
@@ -68,9 +69,7 @@ def _find_plain(
     if not _has_plain(batch, names):
         return {}
     records = batch.records
-    hidden = [
-        {name for meter in shape for name in meters[batch.meters[meter]].hidden} for shape in _known(batch, meters)
-    ]
+    hidden = [hidden_by([batch.meters[meter] for meter in shape], meters) for shape in batch.shapes]
     found = {}
     for place in places:
         own = hidden[records.shape[place]]
@@ -80,11 +79,6 @@ def _find_plain(
             if plain:
                 found[place] = (attributes, plain)
     return found
-
-
-def _known(batch: UsageBatch, meters: Mapping[str, MeterFacts]) -> list[list[int]]:
-    """Give the shapes without unknown meters, which only refused records have."""
-    return [[meter for meter in shape if batch.meters[meter] in meters] for shape in batch.shapes]
 
 
 def _hide(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.pseudonyms import at_its_time, version_of
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID
 from tollkeeper_ledger.domain.usage_hash import content_hash
+from tollkeeper_ledger.domain.usage_rollup import hidden_by
 from tollkeeper_ledger.store.pseudonyms import read_keys
 from tollkeeper_ledger.store.usage_batches import find_stored
 
@@ -40,7 +41,7 @@ async def without_turned(
     hidden = {
         at: names
         for at, same in taken.items()
-        if not same and (names := _hidden(merged.shapes[records.shape[at]], meters))
+        if not same and (names := hidden_by(merged.shapes[records.shape[at]], meters))
     }
     if not hidden:
         return dict(taken)
@@ -80,10 +81,6 @@ def _told(
             key = keys.get(pairs[at][0])
             taken[at] = _hash_at_its_time(merged, at, attributes, names, key) == kept_hash
     return taken
-
-
-def _hidden(shape: Sequence[str], meters: Mapping[str, MeterFacts]) -> set[str]:
-    return {name for meter in shape if meter in meters for name in meters[meter].hidden}
 
 
 def _time_of(merged: Merged, at: int) -> int | None:

@@ -118,7 +118,7 @@ mod tests {
         text("m", &mut bytes);
         bytes.extend(1_u32.to_le_bytes());
         bytes.extend(1_700_000_000_000_000_i64.to_le_bytes());
-        let expected: [u8; 32] = Sha256::digest(&*bytes).into();
+        let expected: [u8; 32] = Sha256::digest(&bytes).into();
         assert_eq!(expected, content_hash(&record()));
     }
 

@@ -111,7 +111,8 @@ impl Fold {
         }
     }
 
-    /// Folds one segment's records, which the scan has checked. A number above `seq_max`, which the next segment's header tells, is damage.
+    /// Folds one segment's records, which the scan has checked. A number above `seq_max`, which the next segment's header
+    /// tells, is damage.
     pub(crate) fn segment(
         &mut self,
         number: u64,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.rating.plan_models import Pricing
 
 Answer: TypeAlias = dict[str, Any]
-"""All parts of a period for its whole quantity."""
 
 _ENDS = ("only", "last_in_period", "last_or_only_in_period", "single_per_period")
 _MIDDLES = ("mid_period", "mid_period_split", "first_in_period")

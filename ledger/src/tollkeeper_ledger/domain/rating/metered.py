@@ -9,13 +9,12 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tollkeeper_ledger.domain.money import exact, plain, plain_amount
+from tollkeeper_ledger.domain.money import plain, plain_amount
 from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, bound_parts, bounded
 from tollkeeper_ledger.domain.rating.charges import Rated
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, total
 from tollkeeper_ledger.domain.rating.plan_models import parts_of_events, values_of
 from tollkeeper_ledger.domain.rating.quantity import converted
-from tollkeeper_ledger.domain.rating.terms import read_price
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
 _AMOUNTS = ("unit_price", "price", "minimum", "amount", "multiplier", "rate_percent", "fixed_per_event",
             "per_event_min")  # fmt: skip
 _TIER_AMOUNTS = ("unit_price", "flat", "block_price", "price", "rate_percent")
-
-
-@exact
-def rate_price(
-    price: PriceJson, quantity: int, currency: Currency, *, events: Sequence[tuple[int, int]] = (), granted: int = 0
-) -> Rated:
-    """Read a price and rate with it as `rate_terms` does, in the EXACT context."""
-    return rate_terms(read_price(price), quantity, currency, events=events, granted=granted)
 
 
 def rate_terms(

@@ -59,7 +59,7 @@ def read_price(price: PriceJson) -> PriceTerms:
         meter=price["meter"],
         name=str(price.get("description") or price["meter"]),
         included=int(price["included"]),
-        conversion=conversion_of(price) if "convert" in price else None,
+        conversion=conversion_of(price),
         pricing=None if model is None else model(price),
         is_per_event=needs_events(price),
         bounds=bounds_of(price),

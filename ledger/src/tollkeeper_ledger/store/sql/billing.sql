@@ -159,16 +159,10 @@ WHERE tenant_id = $1 AND subscription_id = $2 AND period_start = $3 AND NOT is_c
 -- name: inputs_late_for
 -- Reads the inputs of closes that bill late usage of a closed period, as their newest invoices have them, but of void
 -- ones. $1 tenant id, $2 subscription id, $3 start of the closed period.
-SELECT coalesce(i.inputs, c.inputs) AS inputs
+SELECT c.inputs
 FROM billing_close own
-JOIN billing_close c ON c.tenant_id = own.tenant_id AND c.period_start > own.period_start AND NOT c.is_cut
-LEFT JOIN LATERAL (
-  SELECT n.tenant_id, n.invoice_id, n.inputs FROM invoice n
-  WHERE n.tenant_id = c.tenant_id AND n.subscription_id = c.subscription_id AND n.period_start = c.period_start
-  ORDER BY n.issue DESC LIMIT 1
-) i ON true
-LEFT JOIN receivable r ON r.tenant_id = i.tenant_id AND r.invoice_id = i.invoice_id
-WHERE own.tenant_id = $1 AND own.subscription_id = $2 AND own.period_start = $3 AND r.state IS DISTINCT FROM 'void'
+JOIN close_as_billed c ON c.tenant_id = own.tenant_id AND c.period_start > own.period_start AND NOT c.is_cut
+WHERE own.tenant_id = $1 AND own.subscription_id = $2 AND own.period_start = $3 AND NOT c.is_void
   AND EXISTS (
     SELECT FROM billing_segment base
     JOIN billing_segment late ON late.tenant_id = base.tenant_id AND late.late_for = base.segment_id
