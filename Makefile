@@ -118,9 +118,13 @@ sim-replay: sim-build ## Replay the recorded seeds: each breaks a rule with its 
 test-rust: install ## Run the Rust tests
 	@cd sidecar && cargo test --quiet --locked
 
+# Whole platforms under load and faults: nothing runs beside them. All others run on every core, file by file.
+ALONE := tests/bench tests/conformance tests/e2e tests/faults tests/kafka
+
 .PHONY: test-python
 test-python: install ## Run the Python tests, those with real servers and kill -9 included
-	@$(RUN)/pytest -q
+	@$(RUN)/pytest -q -n logical --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ALONE))
+	@$(RUN)/pytest -q $(ALONE)
 
 .PHONY: stripe-faults
 stripe-faults: install ## Collect 10,000 invoices from a provider that fails 30 % of all requests: each once, cents equal
