@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
+from email import message_from_bytes
+from email.policy import default
 from html.parser import HTMLParser
 from typing import Any
+from uuid import UUID
 
 import pytest
+from tollkeeper_ledger.services.alert_mail import make_alert_message
 from tollkeeper_ledger.services.pdf.mail_texts import MailTexts, mail_texts
 from tollkeeper_ledger.services.pdf.mail_words import SENTENCES, SUBJECTS
+from tollkeeper_ledger.store.mails import Mail
 
 DUE = datetime(2031, 6, 15, tzinfo=UTC)
 PAY = "https://pay.example/i?a=1&b=2"
@@ -122,3 +128,26 @@ def test_every_language_has_every_sentence() -> None:
         assert {locale: set(phrases["en"]) - {"dispute"} for locale in phrases} == {
             locale: set(said) - {"dispute"} for locale, said in phrases.items()
         }
+
+
+def test_values_of_attributes_can_add_no_header() -> None:
+    """A key's values are whatever callers said: line ends and marks of direction are shown as what they are."""
+    content: Any = {
+        "locale": "en",
+        "time_zone": "UTC",
+        "kind": "limit",
+        "threshold": "75%",
+        "key_values": ["a\r\nBcc: other@example.com", "\u202etxt"],
+        "subject": "daily",
+        "display_name": "Acme",
+        "value": Decimal(75),
+        "base": Decimal(100),
+        "starts_at": DUE,
+        "ends_at": DUE,
+        "seller": "Seller GmbH",
+        "seller_email": "s@example.com",
+    }
+    mail = Mail(UUID(int=1), UUID(int=2), "alert", None, "", "ap@customer.example")
+    sent = message_from_bytes(make_alert_message(mail, content, sender="").as_bytes(), policy=default)
+    assert sent["Subject"].strip() == "Acme: limit daily (a\\r\\nBcc: other@example.com, \\u202etxt) has reached 75%"
+    assert sent["Bcc"] is None

@@ -214,7 +214,7 @@ async def test_a_tenant_that_fails_holds_up_no_other(bench: BillingBench, monkey
     ("locale", "subject", "words"),
     [
         ("en", "code: spend has reached 75%", "$30.00 of $40.00"),
-        ("de", "code: Ausgaben hat 75% erreicht", "30,00\N{NO-BREAK SPACE}$ von 40,00\N{NO-BREAK SPACE}$"),
+        ("de", "code: Ausgaben, 75% erreicht", "30,00\N{NO-BREAK SPACE}$ von 40,00\N{NO-BREAK SPACE}$"),
         ("fr", "code : dépenses, 75% atteint", "30,00\N{NO-BREAK SPACE}$US sur 40,00\N{NO-BREAK SPACE}$US"),
     ],
 )
@@ -242,6 +242,7 @@ async def test_a_payer_is_told_by_mail_in_its_language(
         (mail,) = [one for one in map(_parsed, sent) if "75%" in one["Subject"]]
         assert subject == mail["Subject"]
         assert words in mail.get_content()
+        assert "(UTC)." in mail.get_content()
 
 
 async def test_a_check_tells_how_far_everything_is(bench: BillingBench) -> None:

@@ -193,3 +193,23 @@ async def test_a_server_that_is_away_is_tried_for_days_and_then_given_up(bench: 
         post.now += timedelta(days=4)
     assert 0 == await post.mailer.run_all()
     assert [("invoice", "failed", TRIES_MAX)] == await post.states()
+
+
+async def test_a_mail_that_cant_be_made_is_given_up(bench: BillingBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails while a mail is made, it is tried as often as one that no server takes, and then is `failed`."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise LookupError("no such letter")
+
+    monkeypatch.setattr("tollkeeper_ledger.services.mailing.render_pdf", fails)
+    async with mail_server() as box:
+        post = Post(bench, box)
+        await post.bill()
+        for _ in range(TRIES_MAX):
+            with pytest.raises(LookupError):
+                await post.mailer.run_all()
+            assert [("invoice", "queued")] == [state[:2] for state in await post.states()]
+            post.now += HOUR
+        assert 1 == await post.mailer.run_all()
+        assert 0 == await post.mailer.run_all()
+        assert [("invoice", "failed", TRIES_MAX)] == await post.states()

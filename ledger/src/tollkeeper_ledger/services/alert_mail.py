@@ -16,6 +16,7 @@ from babel.dates import format_datetime
 from babel.numbers import format_decimal
 
 from tollkeeper_ledger.domain.money import Currency, round_line
+from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.services.pdf.figures import money_text
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
 
@@ -45,7 +46,7 @@ _TEXTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "limit": "Limit {subject}",
             "meter": "Nutzung von {subject}",
             "spend": "Ausgaben",
-            "subject": "{tenant}: {what} hat {threshold} erreicht",
+            "subject": "{tenant}: {what}, {threshold} erreicht",
             "body": "{what} von {tenant}: {threshold} erreicht, {value} von {base}.",
             "span": "Das zählt vom {start} bis zum {end}.",
             "trial": "{tenant}: Die Probezeit von {plan} endet am {end}",
@@ -78,7 +79,8 @@ def make_alert_message(mail: Mail, content: Row, *, sender: str) -> EmailMessage
     zone = ZoneInfo(content["time_zone"])
     kind, threshold = content["kind"], content["threshold"]
     other = content["key_values"][1:] if kind == "trial" else ()
-    keys = ", ".join(content["key_values"])
+    # Values of attributes are anybody's: a line's end in them would be another header.
+    keys = ", ".join(telling(value) for value in content["key_values"])
     subject = f"{content['subject']} ({keys})" if keys else content["subject"]
     fields = {
         "tenant": " ".join(content["display_name"].split()),
@@ -89,7 +91,7 @@ def make_alert_message(mail: Mail, content: Row, *, sender: str) -> EmailMessage
         "value": _figure(content["value"], content, words),
         "base": _figure(content["base"], content, words),
         "start": format_datetime(content["starts_at"], "medium", tzinfo=zone, locale=words.locale),
-        "end": format_datetime(content["ends_at"], "medium", tzinfo=zone, locale=words.locale),
+        "end": f"{format_datetime(content['ends_at'], 'medium', tzinfo=zone, locale=words.locale)} ({zone.key})",
     }
     seller = " ".join(content["seller"].split())
     title, said = _said(texts, content, fields)

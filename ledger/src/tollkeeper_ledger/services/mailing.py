@@ -72,6 +72,11 @@ class Mailer:
                 await mails.set_state(conn, mail, "unknown", next_at=self.now())
                 return True
             number = 1 if last is None else last.attempt + 1
+            if number > TRIES_MAX:
+                # Whoever tried last died, or found nothing that could be sent: else it would have ended there.
+                await mails.set_state(conn, mail, "failed", next_at=self.now())
+                self.log.error("mail not sent", mail=str(mail.mail_id), state="failed", reply="")
+                return True
             await mails.begin_try(conn, mail, number, now=self.now())
             make = await self._content_of(conn, mail)
         await self._send(mail, number, await asyncio.to_thread(make))
