@@ -150,6 +150,31 @@ async def test_a_record_is_proved_by_the_first_root_that_covers_it(
             assert [] == list(proof.later_batches)
 
 
+async def test_a_spoiled_root_stops_neither_signing_nor_proofs(new_database: Callable[[], str], tmp_path: Path) -> None:
+    """Where the newest root can't be read the heads are signed anew, and a record is proved by the next good root."""
+    url = await asyncio.to_thread(new_database)
+    settings = Settings(database_url=url, redis_url="redis://unused.invalid")
+    spoiled = (b"[" * 100_000, b"null", b'{"heads": [], "signed_us": 1e999}', b'{"heads": [{"stream": "x"}]}')
+    async with open_bench(url) as bench, open_pools(settings) as pools:
+        signer = RootSigner(pools.billing, tmp_path, installation_id=bytes(16))
+        log = await bench.new_log()
+        log.record(bench.use("one"))
+        await bench.ingest.append(log.cut(0))
+        for statement in spoiled:
+            assert await signer.tick()
+            assert not await signer.tick()
+            async with auditing(url) as conn:
+                await conn.execute("SET session_replication_role = replica")
+                newest = "root_id = (SELECT max(root_id) FROM usage_root)"
+                await conn.execute(f"UPDATE usage_root SET statement = $1 WHERE {newest}", statement)  # noqa: S608
+        assert await signer.tick()
+        _, proof = await prove_usage(pools, tenant="acme", record_id="one")
+        assert proof.root is not None
+        assert read_roots_file(tmp_path)[-1].statement == proof.root.statement
+        async with auditing(url) as conn:
+            assert ["usage_root"] * len(spoiled) == [one.table for one in await audit(conn)]
+
+
 async def test_a_history_that_was_rewritten_as_a_whole_is_found(bench: Bench, tmp_path: Path) -> None:
     """Whoever cuts off the end of the chain, or signs anew, is found out by the roots that are kept outside."""
     log = await bench.new_log()

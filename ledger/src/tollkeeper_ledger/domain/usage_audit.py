@@ -201,7 +201,7 @@ def compare_rollups(
     )
     for table, stored, wanted in pairs:
         for key in sorted(stored.keys() | wanted.keys()):
-            if stored.get(key) != wanted.get(key):
+            if (key in stored) != (key in wanted) or stored.get(key) != wanted.get(key):
                 problem = "says" if key in stored else "is missing; it should say"
                 row = f"tenant {tenants.get(key.tenant_id)}, meter {names.get(key.meter_id)}, {key.dims}"
                 at = from_us(key.start_us).isoformat()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_hash import merkle_root, merkle_tenant_leaf
 
 if TYPE_CHECKING:
@@ -98,10 +99,21 @@ def read_statement(statement: bytes) -> tuple[int, list[Head]]:
     """Give when a root was signed, in microseconds, and its heads. Raises ValueError for what is no statement."""
     try:
         told = json.loads(statement)
-        heads = [Head(head["stream"], head["position"], bytes.fromhex(head["hash"])) for head in told["heads"]]
-        return int(told["signed_us"]), heads
-    except (KeyError, TypeError, ValueError) as error:
+        heads = [
+            Head(_number(head["stream"], 31), _number(head["position"], 63), bytes.fromhex(head["hash"]))
+            for head in told["heads"]
+        ]
+        signed_us = _number(told["signed_us"], 63)
+        from_us(signed_us)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError("no statement of a root") from error
+    return signed_us, heads
+
+
+def _number(value: Any, bits: int) -> int:
+    if type(value) is not int or not 0 <= value < 1 << bits:
+        raise ValueError(f"no whole number of {bits} bits")
+    return value
 
 
 def key_name(public_key: bytes) -> str:

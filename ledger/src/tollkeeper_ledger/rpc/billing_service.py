@@ -11,6 +11,7 @@ from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
 
 from tollkeeper_ledger.domain.catalogue.canonical import digest_of, rate_card_of
 from tollkeeper_ledger.domain.errors import InvalidFieldError
+from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.rpc.acting import act_of, actor_of, timestamp
 from tollkeeper_ledger.rpc.credit_notes import CreditNotes
 from tollkeeper_ledger.rpc.idempotent import answer_once
@@ -262,7 +263,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             checks = await verify_invoice(conn, invoice_id)
         return billing_pb2.VerifyInvoiceResponse(
-            checks=[billing_pb2.InvoiceCheck(name=one.name, ok=one.ok, detail=one.detail) for one in checks]
+            checks=[billing_pb2.InvoiceCheck(name=one.name, ok=one.ok, detail=telling(one.detail)) for one in checks]
         )
 
     async def ListPayments(

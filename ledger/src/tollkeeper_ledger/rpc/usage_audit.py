@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tollkeeper.ledger.v1 import reports_pb2
 
 from tollkeeper_ledger.domain.periods import from_us
+from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.domain.usage_audit import Checked, Finding
 from tollkeeper_ledger.rpc.acting import timestamp
 from tollkeeper_ledger.rpc.spans import instant_of
@@ -51,8 +52,8 @@ class UsageAudits:
             async for found in verify_usage(conn, outside=outside, archive=archive):
                 if isinstance(found, Finding):
                     message = _progress(last)
-                    message.finding.table, message.finding.row = found.table, found.row
-                    message.finding.problem = found.problem
+                    message.finding.table, message.finding.row = found.table, telling(found.row)
+                    message.finding.problem = telling(found.problem)
                     yield message
                 else:
                     last = found

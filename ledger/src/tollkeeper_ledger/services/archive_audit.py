@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.periods import from_us, to_us
-from tollkeeper_ledger.domain.usage_archive import span_of_month
+from tollkeeper_ledger.domain.usage_archive import named_file, span_of_month
 from tollkeeper_ledger.domain.usage_audit import Finding, check_batch, compare_rollups, hashes_of
 from tollkeeper_ledger.domain.usage_rollup import RawRecord, roll_up
 from tollkeeper_ledger.services.archive_file import file_digest, read_month_file, records_between
@@ -17,6 +17,7 @@ from tollkeeper_ledger.services.batch_records import records_of_batch
 from tollkeeper_ledger.store import usage_archive as store
 from tollkeeper_ledger.store import usage_audit as audit
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.damaged import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -82,7 +83,7 @@ async def check_archives(
         yield checked
         if directory is not None:
             months.append(_Month(directory, archived))
-            async for finding in _check_month(conn, months[-1], meters):
+            for finding in await _wrong_with(conn, months[-1], meters):
                 yield finding
     for batch_id, day in await store.stray_parts(conn):
         yield Finding("usage_archive_batch", _part(batch_id, f"{day:%Y-%m}"), "is of no archived month")
@@ -95,9 +96,23 @@ async def check_archives(
             yield found
 
 
+async def _wrong_with(conn: Connection, month: _Month, meters: Mapping[str, MeterFacts]) -> list[Finding]:
+    """Give what is wrong with a month's file; that it can't be read, where somebody left anything there."""
+    try:
+        async with conn.transaction():
+            return [finding async for finding in _check_month(conn, month, meters)]
+    except UNREADABLE as error:
+        return [month.finding(f"its file can't be read: {error!r}")]
+
+
 async def _check_month(conn: Connection, month: _Month, meters: Mapping[str, MeterFacts]) -> AsyncIterator[Finding]:
     """Hold a month's file against what Postgres has of it."""
     archived = month.archived
+    try:
+        named_file(archived.month, archived.file)
+    except ValueError as error:
+        yield month.finding(str(error))
+        return
     try:
         found = await asyncio.to_thread(file_digest, month.path)
     except OSError as error:

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.errors import PreconditionError
-from tollkeeper_ledger.domain.usage_archive import away_text, need_records
+from tollkeeper_ledger.domain.usage_archive import away_text, named_file, need_records
 from tollkeeper_ledger.services.archive_file import find_in_file
 from tollkeeper_ledger.store import usage_archive as archives
+from tollkeeper_ledger.store.damaged import UNREADABLE
 from tollkeeper_ledger.store.usage_audit import batch_rows
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ async def archived_records(
     records = []
     for month, file in months.items():
         try:
-            records += await asyncio.to_thread(find_in_file, directory / file, **values)
-        except (OSError, ValueError) as error:
+            records += await asyncio.to_thread(find_in_file, directory / named_file(month, file), **values)
+        except (OSError, *UNREADABLE) as error:
             told = f"{away_text([month])}, and their file can't be read here: {error}"
             raise PreconditionError(told, reason="USAGE_ARCHIVED", metadata={"months": f"{month:%Y-%m}"}) from error
     return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
@@ -15,18 +15,18 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     make_document,
 )
-from tollkeeper_ledger.domain.usage_archive import away_text, need_records
+from tollkeeper_ledger.domain.usage_archive import RecordsAwayError, away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
 from tollkeeper_ledger.services.closed_usage import Check, check_usage, read_away, span_of, used_again
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import verifying
 from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
+from tollkeeper_ledger.store.damaged import UNREADABLE
 from tollkeeper_ledger.store.money import invoice_accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import date
+    from collections.abc import Awaitable, Mapping
     from uuid import UUID
 
     from tollkeeper_ledger.store.billing_invoices import StoredInputs
@@ -41,19 +41,30 @@ async def verify_invoice(conn: Connection, invoice_id: UUID) -> list[Check]:
     stored = await read_stored_inputs(conn, invoice_id)
     if stored is None:
         raise UnknownNameError("invoice", str(invoice_id))
+    checks = {"chain": _chain, "usage": _usage, "charges": _charges, "total": _total, "journal": _journal}
+    return [await _checked(conn, name, check(conn, stored, invoice_id)) for name, check in checks.items()]
+
+
+async def _checked(conn: Connection, name: str, check: Awaitable[Check]) -> Check:
+    """Give a check; where somebody left what it can't read, that."""
+    try:
+        async with conn.transaction():
+            return await check
+    except UNREADABLE as error:
+        return Check(name, ok=False, detail=f"what it rests on can't be read: {error!r}")
+
+
+async def _usage(conn: Connection, stored: StoredInputs, _: UUID) -> Check:
+    """Sum the raw records again and compare them with the inputs."""
     inputs = json.loads(stored.inputs)
     away = await read_away(conn, inputs, stored.tenant_id)
-    return [
-        await _chain(conn, inputs, stored, away),
-        await check_usage(conn, inputs, stored.tenant_id, away=away),
-        await _charges(conn, stored, invoice_id),
-        await _total(conn, stored, invoice_id),
-        await _journal(conn, stored, invoice_id),
-    ]
+    return await check_usage(conn, inputs, stored.tenant_id, away=away)
 
 
-async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs, away: Sequence[date]) -> Check:
+async def _chain(conn: Connection, stored: StoredInputs, _: UUID) -> Check:
     """Recompute every link up to the heads at the cut, and the roots of the batches that the usage came in."""
+    inputs = json.loads(stored.inputs)
+    away = await read_away(conn, inputs, stored.tenant_id)
     batches = set() if away else set(await verifying.read_batches(conn, span_of(inputs, stored.tenant_id)))
     hashes = await verifying.read_content_hashes(conn, sorted(batches))
     links, roots = 0, 0
@@ -80,22 +91,25 @@ async def _chain(conn: Connection, inputs: dict[str, Any], stored: StoredInputs,
     return Check("chain", ok=True, detail=f"{links} links, {away_text(away) if away else f'{roots} batches of usage'}")
 
 
-async def _made_again(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> tuple[dict[str, Any], str]:
-    """Make the document again; say what is wrong with the prices where it can't be made."""
-    definitions: Mapping[str, bytes] = await closes.read_definitions_by_digest(conn, digests_named(stored.inputs))
+async def _made_again(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> tuple[bytes, str]:
+    """Make the document's bytes again; say what is wrong with the prices where they can't be made."""
     finalised = Finalised(invoice_id=str(invoice_id), number=stored.number, at=stored.finalised_at)
     try:
-        return make_document(stored.inputs, definitions, finalised), ""
-    except (ValueError, KeyError) as error:
-        return {}, f"the inputs can't be rated: {error}"
+        async with conn.transaction():
+            definitions: Mapping[str, bytes] = await closes.read_definitions_by_digest(
+                conn, digests_named(stored.inputs)
+            )
+        return document_to_bytes(make_document(stored.inputs, definitions, finalised)), ""
+    except UNREADABLE as error:
+        return b"", f"the inputs can't be rated: {error!r}"
 
 
 async def _charges(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Check:
     """Rate the inputs again and compare every line with the document's and with the stored rows."""
-    made, problem = await _made_again(conn, stored, invoice_id)
+    again, problem = await _made_again(conn, stored, invoice_id)
     if problem:
         return Check("charges", ok=False, detail=problem)
-    document = json.loads(stored.document)
+    made, document = json.loads(again), json.loads(stored.document)
     rows = await verifying.read_lines(conn, invoice_id)
     for number in range(max(len(made["lines"]), len(document["lines"]), len(rows))):
         lines = [source["lines"][number] if number < len(source["lines"]) else None for source in (made, document)]
@@ -121,11 +135,12 @@ async def _total(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Ch
     if document["subtotal_minor"] + document["tax_minor"] != document["total_minor"]:
         return Check("total", ok=False, detail="subtotal and tax do not make the total")
     sums = await verifying.read_sums(conn, invoice_id)
-    for name in ("subtotal_minor", "tax_minor", "total_minor"):
-        if sums.get(name) != document[name]:
-            return Check("total", ok=False, detail=f"{name} of the row is {sums.get(name)}, not {document[name]}")
+    said = document | {"seller_id": document["seller"]["id"]}
+    for name in ("subtotal_minor", "tax_minor", "total_minor", "currency", "record_count", "seller_id"):
+        if sums.get(name) != said[name]:
+            return Check("total", ok=False, detail=f"{name} of the row is {sums.get(name)}, not {said[name]}")
     made, problem = await _made_again(conn, stored, invoice_id)
-    if problem or document_to_bytes(made) != stored.document:
+    if problem or made != stored.document:
         return Check("total", ok=False, detail=problem or "made again, the document has other bytes")
     return Check("total", ok=True, detail=f"{document['total_minor']} {document['currency']}")
 
@@ -134,10 +149,14 @@ async def _journal(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> 
     """Compare what is due with what the invoice's transfers left on the account `receivable`."""
     accounts = await invoice_accounts(conn, invoice_id)
     sums = await verifying.read_sums(conn, invoice_id)
+    if not sums:
+        return Check("journal", ok=False, detail="what became of the invoice is gone")
     due = 0 if sums["state"] == "void" else sums["due_minor"]
     if accounts.get("receivable", 0) != due:
         detail = f"account receivable stands at {accounts.get('receivable', 0)}, due is {due}"
         return Check("journal", ok=False, detail=detail)
+    if sums["strange"]:
+        return Check("journal", ok=False, detail=f"{sums['strange']} transfers are of another currency or seller")
     if sum(accounts.values()) != 0:
         return Check("journal", ok=False, detail=f"the accounts sum to {sum(accounts.values())}")
     return Check("journal", ok=True, detail=f"{stored.number} is {sums['state']}, due {due}")
@@ -161,14 +180,21 @@ async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records:
     if stored is None:
         raise UnknownNameError("invoice", str(invoice_id))
     if from_records:
-        inputs = json.loads(stored.inputs)
-        need_records(await read_away(conn, inputs, stored.tenant_id))
-        usage = await check_usage(conn, inputs, stored.tenant_id, away=())
+        try:
+            async with conn.transaction():
+                inputs = json.loads(stored.inputs)
+                need_records(await read_away(conn, inputs, stored.tenant_id))
+                usage = await check_usage(conn, inputs, stored.tenant_id, away=())
+                again = canonical_json(inputs | await used_again(conn, inputs, stored.tenant_id))
+        except RecordsAwayError:
+            raise
+        except UNREADABLE as error:
+            told = f"what it rests on can't be read: {error!r}"
+            raise PreconditionError(told, reason="INVOICE_STATE", metadata={"invoice": stored.number}) from error
         if not usage.ok:
             raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
-        again = canonical_json(inputs | await used_again(conn, inputs, stored.tenant_id))
         stored = replace(stored, inputs=again)
     made, problem = await _made_again(conn, stored, invoice_id)
     if problem:
         raise PreconditionError(problem, reason="INVOICE_STATE", metadata={"invoice": stored.number})
-    return Reproduced(document=document_to_bytes(made), stored=stored.document)
+    return Reproduced(document=made, stored=stored.document)

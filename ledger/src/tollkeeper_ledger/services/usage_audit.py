@@ -28,6 +28,7 @@ from tollkeeper_ledger.store import usage_audit as store
 from tollkeeper_ledger.store import usage_quarantine as quarantine
 from tollkeeper_ledger.store import usage_roots as roots
 from tollkeeper_ledger.store.clock import ledger_now
+from tollkeeper_ledger.store.damaged import UNREADABLE
 from tollkeeper_ledger.store.usage_rollups import all_meters
 from tollkeeper_ledger.store.verifying import read_links
 
@@ -133,6 +134,8 @@ async def _rollups(conn: Connection, meters: Mapping[str, MeterFacts], checked: 
 
 async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
     """Sum what every closed period was billed for again, from the records of its segments."""
+    for tenant, start in await closes.read_closes_beyond(conn, count_max=store.FINDINGS_MAX):
+        yield Finding("billing_close", f"tenant {tenant}, period from {start}", "begins when no calendar has a day")
     after: closes.CloseKey | None = None
     while page := await closes.read_closes_after(conn, after, count_max=_PERIODS_AT_ONCE):
         for one in page:
@@ -147,11 +150,12 @@ async def _periods(conn: Connection, checked: Checked) -> AsyncIterator[Found]:
 async def _billed_otherwise(conn: Connection, close: closes.StoredClose) -> str:
     """Say what is wrong with what a period was billed for; empty where nothing is."""
     try:
-        inputs = json.loads(close.inputs)
-        away = await read_away(conn, inputs, close.key.tenant_id)
-        told = await check_usage(conn, inputs, close.key.tenant_id, away=away)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        # Whoever changed them may have left anything there.
+        async with conn.transaction():
+            inputs = json.loads(close.inputs)
+            away = await read_away(conn, inputs, close.key.tenant_id)
+            told = await check_usage(conn, inputs, close.key.tenant_id, away=away)
+    except UNREADABLE as error:
+        # Whoever changed them, or what they name, may have left anything there.
         return f"its inputs can't be read: {error!r}"
     return "" if told.ok else told.detail
 

@@ -11,6 +11,7 @@ from tollkeeper_ledger.domain.usage_audit import hashes_of
 from tollkeeper_ledger.domain.usage_proof import UsageProof, batch_paths, read_statement
 from tollkeeper_ledger.services.batch_records import archived_records, records_of_batch
 from tollkeeper_ledger.services.tenants import need_tenant
+from tollkeeper_ledger.services.usage_roots import is_signed
 from tollkeeper_ledger.store import usage_archive as archives
 from tollkeeper_ledger.store import usage_roots as store
 from tollkeeper_ledger.store.pool import connection
@@ -113,15 +114,25 @@ async def _proof(
     )
 
 
+def _signed_position(root: SignedRoot, stream: int) -> int:
+    """Give how far a root signs a stream; 0 where it doesn't, or is not as it was signed: a later one may."""
+    try:
+        _, heads = read_statement(root.statement)
+    except ValueError:
+        return 0
+    signed = max((head.position for head in heads if head.stream == stream), default=0)
+    return signed if signed and is_signed(root) else 0
+
+
 async def _root_after(conn: Connection, stream: int, position: int, at_us: int) -> tuple[SignedRoot | None, int]:
     """Give the first root that covers a link and the position that it signs; none and the link's own without one."""
     # The link's time was read before its commit waited for locks: roots of others may lie in between.
     for skip in count(0, _ROOTS_AT_ONCE):
         roots = await store.roots_since(conn, from_us(at_us), skip=skip, count_max=_ROOTS_AT_ONCE)
         for root in roots:
-            for head in read_statement(root.statement)[1]:
-                if head.stream == stream and head.position >= position:
-                    return root, head.position
+            signed = _signed_position(root, stream)
+            if signed >= position:
+                return root, signed
         if len(roots) < _ROOTS_AT_ONCE:
             break
     return None, position

@@ -18,8 +18,10 @@ from tollkeeper_ledger.store.clock import ledger_now
 from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from tollkeeper_ledger.domain.usage_proof import Head
     from tollkeeper_ledger.store.pool import Pool
 
 KEY_FILE = "signing-key.pem"
@@ -47,7 +49,7 @@ class RootSigner:
         async with transaction(self._pool) as conn:
             heads = await store.read_heads(conn)
             newest = await store.last_root(conn)
-            if not heads or (newest is not None and read_statement(newest.statement)[1] == heads):
+            if not heads or (newest is not None and _says(newest, heads)):
                 return False
             now = await ledger_now(conn)
             statement = root_statement(installation_id=self._installation_id, signed_us=to_us(now), heads=heads)
@@ -55,6 +57,14 @@ class RootSigner:
             await asyncio.to_thread(_append, self._directory / ROOTS_FILE, root)
             await store.add_root(conn, root, at=now)
         return True
+
+
+def _says(root: SignedRoot, heads: Sequence[Head]) -> bool:
+    """Say whether a root is about these heads; one that was changed is about none, and another is signed."""
+    try:
+        return read_statement(root.statement)[1] == list(heads)
+    except ValueError:
+        return False
 
 
 def open_key(directory: Path) -> Ed25519PrivateKey:

@@ -370,6 +370,12 @@ async def read_closes_after(conn: Connection, after: CloseKey | None, *, count_m
     return [_close(row) for row in await conn.fetch(sql("billing.closes_after"), *place, count_max)]
 
 
+async def read_closes_beyond(conn: Connection, *, count_max: int) -> list[tuple[str, str]]:
+    """Give (tenant, start) of closes that begin when no calendar has a day: `read_closes_after` leaves them out."""
+    rows = await conn.fetch(sql("billing.closes_beyond"), count_max)
+    return [(row["wire_id"], row["period_start"]) for row in rows]
+
+
 def _close(row: Row) -> StoredClose:
     return StoredClose(
         key=CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]),

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord
-from tollkeeper_ledger.domain.usage_rollup import RollupKey, Rollups, RollupSum, StateKey, ValueKey
+from tollkeeper_ledger.domain.usage_rollup import RawRecord, RollupKey, Rollups, RollupSum, StateKey, ValueKey
+from tollkeeper_ledger.store.damaged import attributes_of, json_of, quantities_of
 from tollkeeper_ledger.store.queries import sql
-from tollkeeper_ledger.store.usage_rollups import raw_record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from tollkeeper_ledger.domain.usage_rollup import RawRecord
     from tollkeeper_ledger.store.pool import Connection, Row
 
 FINDINGS_MAX = 1_000
@@ -25,6 +24,8 @@ FINDINGS_MAX = 1_000
 HOUR = timedelta(hours=1)
 LONG_READ_S = 3_600.0
 """Bound of a statement that reads everything that is stored."""
+_NO_SUM = 10**38
+"""More than a sum can be: what stands for one that is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,6 @@ async def placed_rows(
 
 
 def _audited(row: Row, meters: Mapping[int, str]) -> AuditedRecord:
-    names = [meters.get(meter_id, f"#{meter_id}") for meter_id in row["meter_ids"]]
     return AuditedRecord(
         tenant=row["wire_id"],
         id=row["id"],
@@ -81,8 +81,8 @@ def _audited(row: Row, meters: Mapping[int, str]) -> AuditedRecord:
         received_us=to_us(row["received_at"]),
         flags=row["flags"],
         segment_id=row["segment_id"],
-        quantities=list(zip(names, row["units"], strict=True)),
-        attributes=row["attributes"],
+        quantities=[(meters.get(meter_id, f"#{meter_id}"), units) for meter_id, units in quantities_of(row)],
+        attributes=attributes_of(row["attributes"]),
         row_check=row["row_check"],
         kept=None if row["kept_batch"] is None else (row["kept_batch"], row["kept_seq"], row["kept_hash"]),
     )
@@ -134,7 +134,18 @@ async def read_hours(conn: Connection) -> list[datetime]:
 async def records_of_hour(conn: Connection, hour: datetime, meter_ids: Collection[int]) -> list[RawRecord]:
     """Give the records of an hour, voids as well."""
     rows = await conn.fetch(sql("audit.records_of_hour"), hour, hour + HOUR)
-    return [raw_record(row, meter_ids) for row in rows]
+    return [
+        RawRecord(
+            tenant_id=row["tenant_id"],
+            segment_id=row["segment_id"],
+            flags=row["flags"],
+            event_us=to_us(row["event_time"]),
+            id=row["id"],
+            quantities=[one for one in quantities_of(row) if one[0] in meter_ids],
+            attributes=attributes_of(row["attributes"]),
+        )
+        for row in rows
+    ]
 
 
 async def rollups_of_hour(conn: Connection, hour: datetime) -> Rollups:
@@ -143,7 +154,7 @@ async def rollups_of_hour(conn: Connection, hour: datetime) -> Rollups:
     async def summed(statement: str) -> dict[RollupKey, RollupSum]:
         found = {}
         for row in await conn.fetch(statement, hour, hour + HOUR):
-            total = RollupSum(int(row["units"]), row["records"])
+            total = RollupSum(_NO_SUM if row["units"] == "NaN" else int(row["units"]), row["records"])
             # A void and a later record may leave a row that says nothing.
             if any(total):
                 key = RollupKey(row["tenant_id"], row["segment_id"], row["meter_id"], row["dims"], to_us(row["start"]))
@@ -156,7 +167,7 @@ async def rollups_of_hour(conn: Connection, hour: datetime) -> Rollups:
         minutes=await summed(sql("audit.minutes_of_hour")),
         quarters=await summed(sql("audit.quarters_of_hour")),
         states={
-            StateKey(row["tenant_id"], row["meter_id"], row["dims"], to_us(row["start"])): row["state"]
+            StateKey(row["tenant_id"], row["meter_id"], row["dims"], to_us(row["start"])): json_of(row["state"])
             for row in states
         },
         values={

@@ -9,6 +9,7 @@ from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage import FLAG_SYSTEM_ID
 from tollkeeper_ledger.domain.usage_chain import BatchBody
 from tollkeeper_ledger.domain.usage_hash import content_hash
+from tollkeeper_ledger.store.damaged import attributes_of, quantities_of
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.usage_reports import meter_names
 
@@ -91,12 +92,13 @@ async def read_content_hashes(conn: Connection, batches: Sequence[int]) -> dict[
     """Hash every stored record of batches again: by batch and tenant, in order."""
     found: dict[int, dict[str, list[bytes]]] = {}
     rows = await conn.fetch(sql("verify.batch_records"), batches)
-    meters = await meter_names(conn, {meter for row in rows for meter in row["meter_ids"]})
-    for row in rows:
+    quantities = [quantities_of(row) for row in rows]
+    meters = await meter_names(conn, {meter for of_row in quantities for meter, _ in of_row})
+    for row, of_row in zip(rows, quantities, strict=True):
         hashed = content_hash(
             tenant=row["wire_id"],
-            quantities=[(meters[meter], units) for meter, units in zip(row["meter_ids"], row["units"], strict=True)],
-            attributes=row["attributes"].items(),
+            quantities=[(meters.get(meter, f"#{meter}"), units) for meter, units in of_row],
+            attributes=attributes_of(row["attributes"]).items(),
             event_time_us=None if row["flags"] & FLAG_SYSTEM_ID else to_us(row["event_time"]),
         )
         found.setdefault(row["batch_id"], {}).setdefault(row["wire_id"], []).append(hashed)

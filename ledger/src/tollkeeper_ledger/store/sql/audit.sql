@@ -1,4 +1,5 @@
--- Stored usage, read again in order to check it.
+-- Stored usage, read again in order to check it. Whoever changed a row may have left anything there: instants of no year
+-- from 1 to 9999 are given as the nearest of one, JSON as text, so that the row is found to be wrong, not unreadable.
 
 -- name: allow_pauses
 -- Lets a transaction be idle for an hour.
@@ -13,21 +14,23 @@ LOCK TABLE ONLY usage_record IN ACCESS SHARE MODE;
 SELECT stream, head.position, head.hash, head.stored_total, head.quarantined_total, links.last, links.stored, links.refused
 FROM (SELECT stream, position, hash, stored_total, quarantined_total FROM usage_chain_head) AS head
 FULL JOIN (SELECT stream, max(position) AS last, sum(stored)::bigint AS stored,
-                  sum(conflicts + quarantined)::bigint AS refused
+                  sum(conflicts::bigint + quarantined)::bigint AS refused
            FROM usage_chain GROUP BY stream) AS links USING (stream)
 ORDER BY stream;
 
 -- name: batch_rows
 -- Gives the records of batches with their ids, in sequence order. $1 batches.
-SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.received_at, r.flags, r.segment_id, r.meter_ids, r.units,
-       r.attributes, r.row_check, i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
+SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.flags, r.segment_id, r.meter_ids, r.units, r.row_check,
+       least(greatest(r.received_at, '0001-01-02Z'), '9999-12-30Z') AS received_at, r.attributes::text AS attributes,
+       i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
 FROM usage_record r JOIN tenant t USING (tenant_id) LEFT JOIN usage_id i ON i.tenant_id = r.tenant_id AND i.id = r.id
 WHERE r.batch_id = ANY ($1::bigint[]) ORDER BY r.batch_id, r.seq;
 
 -- name: placed_rows
 -- Gives the records that stand at places, as batch_rows does. Columns $1 batches, $2 numbers.
-SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.received_at, r.flags, r.segment_id, r.meter_ids, r.units,
-       r.attributes, r.row_check, i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
+SELECT t.wire_id, r.id, r.batch_id, r.seq, r.event_time, r.flags, r.segment_id, r.meter_ids, r.units, r.row_check,
+       least(greatest(r.received_at, '0001-01-02Z'), '9999-12-30Z') AS received_at, r.attributes::text AS attributes,
+       i.batch_id AS kept_batch, i.seq AS kept_seq, i.content_hash AS kept_hash
 FROM usage_record r JOIN tenant t USING (tenant_id) LEFT JOIN usage_id i ON i.tenant_id = r.tenant_id AND i.id = r.id
 WHERE r.batch_id = ANY ($1::bigint[]) AND (r.batch_id, r.seq) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]));
 
@@ -66,7 +69,7 @@ SELECT tenant_id, wire_id FROM tenant;
 
 -- name: records_of_hour
 -- Gives the records of a span. $1 from, $2 to.
-SELECT tenant_id, segment_id, flags, event_time, id, meter_ids, units, attributes
+SELECT tenant_id, segment_id, flags, event_time, id, meter_ids, units, attributes::text AS attributes
 FROM usage_record WHERE event_time >= $1 AND event_time < $2;
 
 -- name: minutes_of_hour
@@ -81,7 +84,8 @@ FROM usage_rollup_quarter WHERE quarter >= $1 AND quarter < $2;
 
 -- name: states_of_hour
 -- Gives states of a span. $1 from, $2 to.
-SELECT tenant_id, meter_id, dims, quarter AS start, state FROM usage_rollup_state WHERE quarter >= $1 AND quarter < $2;
+SELECT tenant_id, meter_id, dims, quarter AS start, state::text AS state
+FROM usage_rollup_state WHERE quarter >= $1 AND quarter < $2;
 
 -- name: values_of_hour
 -- Gives distinct values of a span. $1 from, $2 to.
@@ -102,7 +106,8 @@ SELECT statement, signature, public_key FROM usage_root ORDER BY root_id DESC LI
 
 -- name: roots
 -- Gives signed roots in order. $1 after this number, $2 most.
-SELECT root_id, signed_at, statement, signature, public_key FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
+SELECT root_id, least(greatest(signed_at, '0001-01-02Z'), '9999-12-30Z') AS signed_at, statement, signature, public_key
+FROM usage_root WHERE root_id > $1 ORDER BY root_id LIMIT $2;
 
 -- name: roots_since
 -- Gives signed roots of a time and later, in order. $1 ledger time, $2 most, $3 how many to leave out at first.
@@ -122,7 +127,10 @@ SELECT batch_id FROM usage_record WHERE tenant_id = $1 AND id = $2 AND event_tim
 
 -- name: link_of
 -- Gives the link of a batch, and the hash before it. $1 batch.
-SELECT link.*, before.hash AS previous_hash
+SELECT link.stream, link.position, link.batch_id, link.producer_id, link.incarnation, link.first_seq, link.last_seq, link.h,
+       link.merkle_root, link.rows_digest, link.refused_digest, link.stored, link.duplicates, link.conflicts, link.quarantined,
+       link.holes, link.hash, least(greatest(link.committed_at, '0001-01-02Z'), '9999-12-30Z') AS committed_at,
+       before.hash AS previous_hash
 FROM usage_chain link
 LEFT JOIN usage_chain before ON before.stream = link.stream AND before.position = link.position - 1
 WHERE link.batch_id = $1;
@@ -205,7 +213,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0));
 
 -- name: batch_refused
 -- Gives what of batches went to quarantine, in sequence order. $1 batches.
-SELECT tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record, quarantined_at, row_check
+SELECT tenant_id, producer_id, seq, batch_id, reason, field, content_hash, record,
+       least(greatest(quarantined_at, '0001-01-02Z'), '9999-12-30Z') AS quarantined_at, row_check
 FROM usage_quarantine WHERE batch_id = ANY ($1::bigint[]) ORDER BY batch_id, seq, producer_id, tenant_id;
 
 -- name: unchained_refused

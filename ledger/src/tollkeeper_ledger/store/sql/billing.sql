@@ -366,9 +366,10 @@ LEFT JOIN invoice v ON v.tenant_id = i.tenant_id AND v.invoice_id = i.replaces
 WHERE i.number = $1 OR i.invoice_id = $2 ORDER BY (i.invoice_id = $2) DESC NULLS LAST LIMIT 1;
 
 -- name: stored_inputs
--- Gives the inputs that an invoice was made of. $1 invoice id.
-SELECT coalesce(i.inputs, c.inputs) AS inputs, i.tenant_id, i.number, i.finalised_at, i.document, i.digest
-FROM invoice i JOIN billing_close c USING (tenant_id, subscription_id, period_start)
+-- Gives the inputs that an invoice was made of, nothing where they are gone. $1 invoice id.
+SELECT coalesce(i.inputs, c.inputs, '') AS inputs, i.tenant_id, i.number,
+       least(greatest(i.finalised_at, '0001-01-02Z'), '9999-12-30Z') AS finalised_at, i.document, i.digest
+FROM invoice i LEFT JOIN billing_close c USING (tenant_id, subscription_id, period_start)
 WHERE i.invoice_id = $1;
 
 -- name: drafts
@@ -381,11 +382,18 @@ WHERE c.billable AND c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
 ORDER BY c.closed_at, c.tenant_id, c.period_start LIMIT $2;
 
 -- name: closes_after
--- Gives a page of all closes. $1 tenant, $2 subscription and $3 period to begin after, nulls at first; $4 most.
+-- Gives a page of all closes that begin in the years 1 to 9999. $1 tenant, $2 subscription and $3 period to begin after, nulls at first; $4 most.
 SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs, t.wire_id
-FROM billing_close c JOIN tenant t USING (tenant_id)
-WHERE $1::uuid IS NULL OR (c.tenant_id, c.subscription_id, c.period_start) > ($1, $2::uuid, $3::timestamptz)
+FROM billing_close c LEFT JOIN tenant t USING (tenant_id)
+WHERE ($1::uuid IS NULL OR (c.tenant_id, c.subscription_id, c.period_start) > ($1, $2::uuid, $3::timestamptz))
+  AND c.period_start BETWEEN '0001-01-02Z' AND '9999-12-30Z'
 ORDER BY c.tenant_id, c.subscription_id, c.period_start LIMIT $4;
+
+-- name: closes_beyond
+-- Gives closes that begin in no year from 1 to 9999. $1 most.
+SELECT coalesce(t.wire_id, c.tenant_id::text) AS wire_id, c.period_start::text AS period_start
+FROM billing_close c LEFT JOIN tenant t USING (tenant_id)
+WHERE NOT c.period_start BETWEEN '0001-01-02Z' AND '9999-12-30Z' ORDER BY c.tenant_id, c.subscription_id LIMIT $1;
 
 -- name: closes_between
 -- Gives closes of periods, but no cuts, that begin in a span, of tenants in order of wire id. $1 from, $2 to.

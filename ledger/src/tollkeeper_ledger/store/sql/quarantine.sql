@@ -50,7 +50,9 @@ FROM usage_id known JOIN unnest($1::uuid[], $2::text[]) AS asked (tenant_id, id)
 -- name: all_acts
 -- Gives acts in order of their records, with what the record says and its hash. $1 to $4 after this tenant id, producer
 -- id, number and act, $5 at most so many.
-SELECT a.*, q.content_hash, q.record, l.subject IS NOT NULL AS noted
+SELECT a.tenant_id, a.producer_id, a.seq, a.number, a.outcome, a.reason, a.field, a.note, a.actor, a.batch_id, a.batch_seq,
+       a.row_check, least(greatest(a.at, '0001-01-02Z'), '9999-12-30Z') AS at, q.content_hash, q.record,
+       l.subject IS NOT NULL AS noted
 FROM usage_quarantine_act a
 LEFT JOIN usage_quarantine q USING (tenant_id, producer_id, seq)
 LEFT JOIN (SELECT subject, after->>'outcome' AS outcome FROM audit_log WHERE subject LIKE 'quarantine/%') AS l
