@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 import asyncpg
 import grpc
 import grpc.aio
+import pyarrow as pa
 import pytest
 import structlog
+from pyarrow import parquet
 from rollup_support import add_kinds
 from rpc_support import error_info
 from tampering import ARCHIVE_TABLES, is_located, tamper
@@ -42,7 +45,7 @@ from tollkeeper_ledger.store.pool import open_pool, open_pools
 from usage_bench import TENANTS, open_bench, superuser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -213,6 +216,73 @@ async def test_a_month_comes_back_as_it_was(old: Bench, tmp_path: Path) -> None:
     assert ([], len(before)) == ((await found_by_audit(old, tmp_path))[0], (await found_by_audit(old))[1].archived)
 
 
+async def test_a_month_that_comes_and_goes_stays_in_its_file(
+    old: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where today's Parquet has other bytes for the same records, the file that Postgres knows is kept and is good.
+
+    Without that file, or with another in its place, the records stay where they are.
+    """
+    first, _ = months_of(old)
+    work = archiver(old, tmp_path)
+    archived = await work.archive(first)
+    assert archived is not None
+    await work.bring_back(first)
+    writer = parquet.ParquetWriter
+    monkeypatch.setattr(parquet, "ParquetWriter", lambda *told, **more: writer(*told, **more | {"compression": "gzip"}))
+    assert archived == await work.archive(first)
+    assert [] == (await found_by_audit(old, tmp_path))[0]
+    assert archived.records == await work.bring_back(first)
+    path = tmp_path / archived.file
+    kept = path.read_bytes()
+    for spoil in (path.unlink, lambda: path.write_bytes(kept[:-1])):
+        spoil()
+        with pytest.raises(ArchiveError, match="put that back"):
+            await work.archive(first)
+        assert 120 == len(await old.rows(RECORDS))
+    path.write_bytes(kept)
+    assert archived == await work.archive(first)
+    assert [archived.file] == files_in(tmp_path)
+
+
+async def test_whoever_lost_the_claim_drops_nothing(
+    old: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archiver whose session ended while it wrote puts no file in place and drops nothing: another may be at it."""
+    first, _ = months_of(old)
+    finish = MonthFile.finish
+
+    def ends(file: MonthFile) -> tuple[bytes, bytes]:
+        told = finish(file)
+        asyncio.run_coroutine_threadsafe(end_claims(), loop).result(10)
+        return told
+
+    async def end_claims() -> None:
+        async with superuser(old.url) as conn:
+            await conn.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+                " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(MonthFile, "finish", ends)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            await archiver(old, tmp_path).archive(first)
+    assert ([], 120) == (files_in(tmp_path), len(await old.rows(RECORDS)))
+    assert await archiver(old, tmp_path).archive(first) is not None
+
+
+async def test_two_who_bring_a_month_back_bring_it_once(old: Bench, tmp_path: Path) -> None:
+    """Of two at once one brings it back, the other says why it doesn't."""
+    first, _ = months_of(old)
+    assert await archiver(old, tmp_path).archive(first) is not None
+    done = await asyncio.gather(*[archiver(old, tmp_path).bring_back(first) for _ in range(2)], return_exceptions=True)
+    assert [60] == [one for one in done if isinstance(one, int)]
+    assert [ArchiveError] == [type(one) for one in done if not isinstance(one, int)]
+    assert 120 == len(await old.rows(RECORDS))
+
+
 async def found_records(bench: Bench, directory: Path, month: date) -> dict[str, AuditedRecord]:
     """Archive a month, bring it back, and give its records as the file has them, by id."""
     archived = await archiver(bench, directory).archive(month)
@@ -300,6 +370,7 @@ async def test_a_file_that_was_forged_with_its_digests_is_found_by_the_chain(old
     with MonthFile(path) as file:
         file.add(forged)
         rows_digest, digest = file.finish()
+        file.place()
     async with superuser(old.url) as conn:
         await conn.execute("SET session_replication_role = replica")
         await conn.execute("UPDATE usage_archive SET rows_digest = $1, file_digest = $2", rows_digest, digest)
@@ -307,6 +378,61 @@ async def test_a_file_that_was_forged_with_its_digests_is_found_by_the_chain(old
     batch = next(one.batch_id for one in records if one.id == "1-2-3")
     assert ("usage_record", f"batch {batch}") == (findings[0].table, findings[0].row)
     assert {"usage_record", "usage_rollup_minute", "usage_rollup_quarter"} == {one.table for one in findings}
+
+
+def spoiled_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Give files that somebody may leave in the place of a month's, each with what is wrong with it."""
+    yield "nothing", b""
+    yield "no Parquet", b"PAR1" * 9
+    yield "cut short", path.read_bytes()[:-9]
+    table = parquet.read_table(path)
+    nothing = {name: pa.nulls(len(table), table.schema.field(name).type) for name in table.column_names}
+    texts = pa.array(["x"] * len(table))
+    others = [(f"{name} is null", name, column) for name, column in nothing.items()]
+    others += [(f"{name} is text", name, texts) for name in ("batch_id", "seq", "event_time", "units", "segment_id")]
+    others += [
+        ("units are fewer", "units", pa.array([[1]] * len(table))),
+        (
+            "a meter is null",
+            "meters",
+            pa.array([[None] * len(one.as_py()) for one in table["meters"]], pa.list_(pa.string())),
+        ),
+        ("beyond the calendar", "received_at", pa.array([2**62] * len(table), pa.timestamp("us", tz="UTC"))),
+        ("too large", "flags", pa.array([2**63] * len(table), pa.uint64())),
+    ]
+    for problem, name, column in others:
+        sink = io.BytesIO()
+        parquet.write_table(table.set_column(table.column_names.index(name), name, column), sink)
+        yield problem, sink.getvalue()
+    for name in table.column_names:
+        sink = io.BytesIO()
+        parquet.write_table(table.drop_columns([name]), sink)
+        yield f"{name} is missing", sink.getvalue()
+
+
+async def test_a_file_can_hold_anything_and_the_audit_goes_on(old: Bench, tmp_path: Path) -> None:
+    """Whatever stands in a file with a forged digest, and whatever its name, is told of the month; none comes back."""
+    first, _ = months_of(old)
+    archived = await archiver(old, tmp_path).archive(first)
+    assert archived is not None
+    path = tmp_path / archived.file
+    for problem, data in list(spoiled_files(path)):
+        path.write_bytes(data)
+        async with superuser(old.url) as conn:
+            await conn.execute("SET session_replication_role = replica")
+            await conn.execute("UPDATE usage_archive SET file_digest = sha256($1)", data)
+        findings, _ = await found_by_audit(old, tmp_path)
+        assert {"usage_archive", "usage_record"} >= {one.table for one in findings[:1]} != set(), problem
+        with pytest.raises(ArchiveError):
+            await archiver(old, tmp_path).bring_back(first)
+        assert 60 == len(await old.rows(RECORDS)), problem
+    async with superuser(old.url) as conn:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute("UPDATE usage_archive SET file = '/dev/zero'")
+    ((finding,), _) = await found_by_audit(old, tmp_path)
+    assert "is called '/dev/zero'" in finding.problem
+    with pytest.raises(ArchiveError, match="is called"):
+        await archiver(old, tmp_path).bring_back(first)
 
 
 async def test_what_is_not_as_committed_stays(old: Bench, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class MonthFile:
         self.records += len(records)
 
     def finish(self) -> tuple[bytes, bytes]:
-        """Put the file in its place; gives the digests of its records and of its bytes.
+        """Write the rest, all of it to disk; gives the digests of its records and of its bytes. It is not in its place.
 
         Raises ValueError where what is read back is not what was written.
         """
@@ -75,9 +75,12 @@ class MonthFile:
             raise ValueError(f"{self._part.name}: what is read back is not what was written")
         digest = file_digest(self._part)
         _sync(self._part)
+        return read.digest(), digest
+
+    def place(self) -> None:
+        """Put what is finished in its place."""
         self._part.replace(self._path)
         _sync(self._path.parent)
-        return read.digest(), digest
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -85,8 +88,18 @@ class MonthFile:
 
     def __exit__(self, *_: object) -> None:
         """Leave nothing half done behind."""
-        self._writer.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            self._writer.close()
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, so that a crash leaves what is synced in it where it is."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
 
 
 def read_month_file(path: Path) -> Iterator[AuditedRecord]:

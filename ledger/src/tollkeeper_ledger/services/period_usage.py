@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from tollkeeper_ledger.domain.invoice import LateInput, SegmentInput, merge_totals
 from tollkeeper_ledger.domain.period_facts import instant_text
 from tollkeeper_ledger.domain.rating.dimensions import demands_of, meters_priced
+from tollkeeper_ledger.domain.usage_archive import need_records
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_closes import CloseKey, ClosingSpan, SegmentSpan
 from tollkeeper_ledger.store.billing_usage import Wanted, read_demanded, read_unique_meters, read_uniques
+from tollkeeper_ledger.store.usage_archive import archived_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +55,8 @@ async def read_period_usage(
 ) -> tuple[tuple[SegmentInput, ...], tuple[LateInput, ...]]:
     """Give a period's own segments and late ones with their sums, open or closed; `also` are plans that will rate it.
 
-    Of all segments those that are meant. Raises ValueError for more records than a price per record takes.
+    Of all segments those that are meant. Raises ValueError for more records than a price per record takes, and
+    RecordsAwayError where they are in files only.
     """
     used = (await read_usage_of(conn, [UsageAsked(found, period, is_meant)], also=also))[found.schedule.subscription_id]
     if isinstance(used, ValueError):
@@ -164,6 +167,8 @@ async def _with_segments(conn: Connection, periods: Sequence[UsageAsked]) -> lis
 async def _used(conn: Connection, asked: _Asked, wanted: Wanted, demands: _Demands, stored: _Stored) -> Used:
     found, tenant_id = asked.found, wanted.tenant_id
     sums: Mapping[UUID, Sequence[Total]] = stored.totals
+    if any(demand.events for demand in demands.by_meter.values()):
+        need_records(await archived_between(conn, wanted.first, wanted.last))
     if demands.by_meter or demands.uniques:
         own = await read_demanded(conn, wanted, demands.by_meter, stored.totals)
         groups = _groups(found, asked.segments, asked.before)

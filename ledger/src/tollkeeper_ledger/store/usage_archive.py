@@ -94,9 +94,12 @@ async def bodies_of(conn: Connection, batches: Sequence[int]) -> dict[int, Batch
     return {row["batch_id"]: link_of_row(row).body for row in rows}
 
 
-async def open_period(conn: Connection, first: datetime, end: datetime) -> datetime | None:
-    """Give the end of a billed period that is still open and has records of a span; None where all are billed."""
-    found: datetime | None = await conn.fetchval(sql("audit.open_periods"), first, end)
+async def open_period(conn: Connection, first: datetime, end: datetime, *, late_after: datetime) -> datetime | None:
+    """Give the end of a period that has records of a span and is not billed for good; None where all are.
+
+    `late_after`: late usage may still come of periods that end after it.
+    """
+    found: datetime | None = await conn.fetchval(sql("audit.open_periods"), first, end, late_after, timeout=LONG_READ_S)
     return found
 
 

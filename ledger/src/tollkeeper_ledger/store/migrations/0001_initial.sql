@@ -1185,7 +1185,7 @@ GRANT EXECUTE ON FUNCTION archived_months(timestamptz, timestamptz)
 
 -- Drops a month's records, which are in a file now; gives whether they were there. Refuses a month that records could
 -- still come to, another number of records than there are, and, where the month was archived before and brought back,
--- other records than then. `in_batches` records are of `batches`.
+-- other records or another file than then. `in_batches` records are of `batches`.
 CREATE FUNCTION archive_usage_month(
   of_month date, of_records bigint, of_rows_digest bytea, of_file text, of_file_digest bytea,
   batches bigint[], in_batches integer[]
@@ -1215,8 +1215,10 @@ BEGIN
   IF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month) THEN
     INSERT INTO usage_archive VALUES (of_month, of_records, of_rows_digest, of_file, of_file_digest);
     INSERT INTO usage_archive_batch SELECT batch, of_month, number FROM unnest(batches, in_batches) AS part (batch, number);
-  ELSIF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month AND rows_digest = of_rows_digest) THEN
-    RAISE EXCEPTION '% was archived with other records', of_month USING ERRCODE = 'invalid_parameter_value';
+  ELSIF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month AND rows_digest = of_rows_digest
+                    AND (file, file_digest) = (of_file, of_file_digest)) THEN
+    RAISE EXCEPTION '% was archived with other records, or in another file', of_month
+      USING ERRCODE = 'invalid_parameter_value';
   END IF;
   EXECUTE format('DROP TABLE %I', partition_name);
   RETURN true;
@@ -1309,9 +1311,11 @@ CREATE TABLE invoice_line (
 );
 
 GRANT SELECT, INSERT ON billing_close, invoice, invoice_line TO tollkeeper_billing;
+GRANT SELECT (tenant_id, subscription_id, period_start, period_end, is_cut) ON billing_close TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON invoice_number TO tollkeeper_billing;
 GRANT SELECT ON invoice, invoice_line TO tollkeeper_admin, tollkeeper_reader;
-CALL secure_tenant_table('billing_close', 'tollkeeper_billing');
+-- Who archives records asks which periods may still get late usage.
+CALL secure_tenant_table('billing_close', 'tollkeeper_billing', 'tollkeeper_ingest');
 CALL secure_tenant_table('invoice', 'tollkeeper_billing');
 CALL secure_tenant_table('invoice_line', 'tollkeeper_billing');
 

@@ -51,7 +51,7 @@ GRANT EXECUTE ON FUNCTION archived_months(timestamptz, timestamptz)
 
 -- Drops a month's records, which are in a file now; gives whether they were there. Refuses a month that records could
 -- still come to, another number of records than there are, and, where the month was archived before and brought back,
--- other records than then. `in_batches` records are of `batches`.
+-- other records or another file than then. `in_batches` records are of `batches`.
 CREATE FUNCTION archive_usage_month(
   of_month date, of_records bigint, of_rows_digest bytea, of_file text, of_file_digest bytea,
   batches bigint[], in_batches integer[]
@@ -81,8 +81,10 @@ BEGIN
   IF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month) THEN
     INSERT INTO usage_archive VALUES (of_month, of_records, of_rows_digest, of_file, of_file_digest);
     INSERT INTO usage_archive_batch SELECT batch, of_month, number FROM unnest(batches, in_batches) AS part (batch, number);
-  ELSIF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month AND rows_digest = of_rows_digest) THEN
-    RAISE EXCEPTION '% was archived with other records', of_month USING ERRCODE = 'invalid_parameter_value';
+  ELSIF NOT EXISTS (SELECT FROM usage_archive WHERE month = of_month AND rows_digest = of_rows_digest
+                    AND (file, file_digest) = (of_file, of_file_digest)) THEN
+    RAISE EXCEPTION '% was archived with other records, or in another file', of_month
+      USING ERRCODE = 'invalid_parameter_value';
   END IF;
   EXECUTE format('DROP TABLE %I', partition_name);
   RETURN true;

@@ -82,9 +82,11 @@ CREATE TABLE invoice_line (
 );
 
 GRANT SELECT, INSERT ON billing_close, invoice, invoice_line TO tollkeeper_billing;
+GRANT SELECT (tenant_id, subscription_id, period_start, period_end, is_cut) ON billing_close TO tollkeeper_ingest;
 GRANT SELECT, INSERT, UPDATE ON invoice_number TO tollkeeper_billing;
 GRANT SELECT ON invoice, invoice_line TO tollkeeper_admin, tollkeeper_reader;
-CALL secure_tenant_table('billing_close', 'tollkeeper_billing');
+-- Who archives records asks which periods may still get late usage.
+CALL secure_tenant_table('billing_close', 'tollkeeper_billing', 'tollkeeper_ingest');
 CALL secure_tenant_table('invoice', 'tollkeeper_billing');
 CALL secure_tenant_table('invoice_line', 'tollkeeper_billing');
 

@@ -181,12 +181,25 @@ SELECT DISTINCT batch_id FROM usage_record WHERE event_time >= $1 AND event_time
 
 -- name: links_of_batches
 -- Gives the links of batches. $1 batches.
-SELECT * FROM usage_chain WHERE batch_id = ANY ($1::bigint[]) ORDER BY batch_id;
+SELECT position, batch_id, producer_id, incarnation, first_seq, last_seq, h, merkle_root, rows_digest, refused_digest, stored,
+       duplicates, conflicts, quarantined, holes, hash,
+       least(greatest(committed_at, '0001-01-02Z'), '9999-12-30Z') AS committed_at
+FROM usage_chain WHERE batch_id = ANY ($1::bigint[]) ORDER BY batch_id;
 
 -- name: open_periods
--- Gives the ends of billed periods that are still open and have records of a span. $1 from, $2 to.
-SELECT DISTINCT b.period_end FROM billing_segment b
-WHERE b.state = 'open' AND b.subscription_id IS NOT NULL
+-- Gives the end of a billed segment that has records of a span which an invoice still needs: it is open; or what it is of
+-- is, or may still get late usage, or has some that is not billed yet, which is priced beside all that was billed. $1
+-- from, $2 to, $3 late usage may come of periods that end after it.
+SELECT b.period_end FROM billing_segment b
+JOIN billing_segment own ON own.tenant_id = b.tenant_id AND own.segment_id = coalesce(b.late_for, b.segment_id)
+LEFT JOIN billing_close c ON c.tenant_id = own.tenant_id AND c.subscription_id = own.subscription_id AND NOT c.is_cut
+  AND c.period_start <= own.period_start AND own.period_start < c.period_end
+WHERE b.subscription_id IS NOT NULL
+  AND (b.state = 'open' OR b.state = 'parted' AND c.tenant_id IS NULL OR c.period_end > $3
+       OR EXISTS (SELECT FROM billing_segment late
+                  JOIN billing_segment was ON was.tenant_id = late.tenant_id AND was.segment_id = late.late_for
+                  WHERE late.tenant_id = c.tenant_id AND late.subscription_id = c.subscription_id
+                    AND late.state = 'open' AND was.period_start >= c.period_start AND was.period_start < c.period_end))
   AND EXISTS (SELECT FROM usage_record r WHERE r.tenant_id = b.tenant_id AND r.segment_id = b.segment_id
               AND r.event_time >= $1 AND r.event_time < $2)
 ORDER BY b.period_end LIMIT 1;
