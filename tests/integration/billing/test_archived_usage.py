@@ -6,9 +6,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import grpc.aio
 import pytest
 import structlog
 from billing_bench import catalogue, use
+from tollkeeper.ledger.v1 import billing_pb2, billing_pb2_grpc
+from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.windows import add_months
 from tollkeeper_ledger.jobs.upkeep import Upkeep
@@ -18,8 +21,12 @@ from tollkeeper_ledger.store.pool import transaction
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from uuid import UUID
 
     from billing_bench import BillingBench
+    from tollkeeper_ledger.config import Settings
+    from tollkeeper_ledger.services.closed_usage import Check
+    from tollkeeper_ledger.store.pool import Connection
 
 pytestmark = pytest.mark.asyncio
 LOG = structlog.get_logger()
@@ -54,6 +61,34 @@ async def test_an_archived_months_invoice_is_checked_as_far_as_its_inputs(bench:
         assert row["document"] == (await reproduce_invoice(conn, row["invoice_id"], from_records=True)).document
         checks = {check.name: check for check in await verify_invoice(conn, row["invoice_id"])}
         assert "1 records, 1 sums" == checks["usage"].detail
+
+
+async def test_no_month_leaves_while_an_invoice_is_checked(
+    bench: BillingBench, ledger_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a check sees as still there is still there when it reads it: the month waits for its next turn."""
+    await bench.apply(catalogue(bench.start, "code"))
+    log = await bench.new_log()
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.send(log, use("a", bench.start, context_tokens=5_000_000), watermark=bench.start + HOUR)
+    await bench.run()
+    await bench.set_now(bench.start + timedelta(days=470))
+    await Upkeep(bench.ingest_pool, LOG).expire_ids()
+    archiver = Archiver(bench.ingest_pool, tmp_path, months_kept=13, log=LOG)
+
+    async def meanwhile(conn: Connection, invoice_id: UUID) -> list[Check]:
+        await conn.fetchval("SELECT count(*) FROM invoice")
+        assert [] == await archiver.archive_due()
+        return await verify_invoice(conn, invoice_id)
+
+    (row,) = await bench.rows("SELECT number FROM invoice")
+    settings = ledger_settings.model_copy(update={"database_url": bench.url})
+    async with running(settings) as ledger, grpc.aio.insecure_channel(f"127.0.0.1:{ledger.port}") as channel:
+        monkeypatch.setattr("tollkeeper_ledger.rpc.billing_service.verify_invoice", meanwhile)
+        service = billing_pb2_grpc.BillingServiceStub(channel)
+        answer = await service.VerifyInvoice(billing_pb2.VerifyInvoiceRequest(invoice=row["number"]))
+    assert [] == [check.detail for check in answer.checks if not check.ok]
+    assert 1 == len(await archiver.archive_due())
 
 
 PER_RECORD = """

@@ -39,6 +39,7 @@ from tollkeeper_ledger.store.idempotency import REQUEST_ID_BYTES_MAX
 from tollkeeper_ledger.store.logos import logo_of
 from tollkeeper_ledger.store.money import find_credit_note, read_payments
 from tollkeeper_ledger.store.pool import connection, transaction
+from tollkeeper_ledger.store.usage_archive import hold_months
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -247,6 +248,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         """Make an invoice's bytes again and compare them."""
         invoice_id = (await self._find(request.invoice)).invoice_id
         async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await hold_months(conn)
             made = await reproduce_invoice(conn, invoice_id, from_records=request.from_records)
         return billing_pb2.ReproduceInvoiceResponse(
             digest=digest_of(made.document).hex(),
@@ -261,6 +263,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
         """Check an invoice against everything that it rests on."""
         invoice_id = (await self._find(request.invoice)).invoice_id
         async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await hold_months(conn)
             checks = await verify_invoice(conn, invoice_id)
         return billing_pb2.VerifyInvoiceResponse(
             checks=[billing_pb2.InvoiceCheck(name=one.name, ok=one.ok, detail=telling(one.detail)) for one in checks]
@@ -296,6 +299,7 @@ class BillingService(OverageReports, CreditNotes, billing_pb2_grpc.BillingServic
     ) -> AsyncIterator[billing_pb2.SimulatePlansResponse]:
         """Price a closed month's real usage under other plans."""
         async with connection(self._pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await hold_months(conn)
             differences = what_if(conn, yaml_text=request.yaml, source_name=request.source_name, period=request.period)
             async for one in differences:
                 yield billing_pb2.SimulatePlansResponse(

@@ -29,7 +29,7 @@ from tollkeeper_ledger.services.tenants import check_tenant, unknown_tenant
 from tollkeeper_ledger.store import usage_reports as store
 from tollkeeper_ledger.store.pool import connection, tenant_transaction
 from tollkeeper_ledger.store.subscriptions import read_time_zone
-from tollkeeper_ledger.store.usage_archive import archived_between
+from tollkeeper_ledger.store.usage_archive import archived_between, hold_months
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -345,6 +345,7 @@ class _Answer:
         gauges = meter_ids & self._of(Aggregation.TIME_WEIGHTED)
         start_us = to_us(max(self._span.start, BEGINNING))
         span = replace(self._span, meter_ids=sorted(meter_ids), start=from_us(start_us - start_us % QUARTER_US))
+        await hold_months(self._conn)
         need_records(await archived_between(self._conn, span.start, span.end))
         voids = await store.void_ids(self._conn, span)
         place, count = (span.start, ""), 0
