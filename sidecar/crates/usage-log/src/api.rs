@@ -109,6 +109,15 @@ impl Position {
     }
 }
 
+/// How far the log has grown; either figure is enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Growth {
+    /// Last durable sequence number.
+    pub durable_seq: u64,
+    /// Bytes written by this process, as [`Stats::written_bytes`].
+    pub written_bytes: u64,
+}
+
 /// Something that outlives its segment: an open reservation or a mark.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {

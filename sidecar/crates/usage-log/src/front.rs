@@ -9,8 +9,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     api::{
-        Append, Committed, Config, Damage, Hash, Key, LogError, NewProducer, Position, Recovered,
-        Stats,
+        Append, Committed, Config, Damage, Growth, Hash, Key, LogError, NewProducer, Position,
+        Recovered, Stats,
     },
     entry::{Need, Parts},
     format::{COMMIT_BYTES, Kind, PAYLOAD_MAX, push_record, wide},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Called once with how it ended.
 pub type Notify = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Called once when the log has grown.
+pub type Grown = Box<dyn FnOnce() + Send>;
 
 /// Spans of lost entries that are kept; beyond that writing is not tried again.
 const LOST_SPANS: usize = 1_024;
@@ -113,6 +116,7 @@ pub(crate) struct State {
     durable_waiters: BTreeMap<(u64, u64), Notify>,
     committed_waiters: BTreeMap<(u64, u64), Notify>,
     waiters_made: u64,
+    grown: Option<(Growth, Grown)>,
     /// Sequence number minus usage count of this process: constant until the producer changes.
     base: i64,
     /// Usage records of this process that the ledger has.
@@ -209,6 +213,17 @@ impl Front {
         }
         let id = state.waiter_id();
         state.committed_waiters.insert((position.usage, id), notify);
+    }
+
+    /// Calls back when it has grown so far; see [`crate::UsageLog::on_grown`].
+    pub(crate) fn on_grown(&self, growth: Growth, notify: Grown) {
+        let mut state = self.state.lock();
+        state.grown = Some((growth, notify));
+        let ready = state.take_grown();
+        drop(state);
+        if let Some(notify) = ready {
+            notify();
+        }
     }
 
     /// Tells the number in this process of the record that has a sequence number.
@@ -329,8 +344,12 @@ impl Front {
         if state.spare.len() < 4 {
             state.spare.push(group);
         }
+        let grown = state.take_grown();
         drop(state);
         self.done.notify_all();
+        if let Some(notify) = grown {
+            notify();
+        }
         for notify in ready.into_values() {
             notify(Ok(()));
         }
@@ -394,6 +413,7 @@ impl Front {
             .saturating_sub(usage);
         state.stats.appended_seq = state.seq_of(state.next.usage);
         state.stats.committed_seq = committed_seq;
+        state.grown = None;
     }
 }
 
@@ -441,6 +461,16 @@ impl State {
             return Some(Ok(()));
         }
         self.failure.clone().map(Err)
+    }
+
+    /// Takes who waits for the log to grow, where it has.
+    fn take_grown(&mut self) -> Option<Grown> {
+        let (durable_seq, written_bytes) = (self.stats.durable_seq, self.stats.written_bytes);
+        let has_grown = |growth: &Growth| {
+            growth.durable_seq <= durable_seq || growth.written_bytes <= written_bytes
+        };
+        let waiting = self.grown.take_if(|(growth, _)| has_grown(growth));
+        waiting.map(|(_, notify)| notify)
     }
 
     fn update(&mut self, update: &Update) {

@@ -35,11 +35,11 @@ mod storage;
 mod writer;
 
 pub use api::{
-    Append, Batch, Committed, Config, ContentHash, Damage, Entry, EntryBody, Hash, Hole, Kept, Key,
-    LogError, NewProducer, Position, Recovered, Stats,
+    Append, Batch, Committed, Config, ContentHash, Damage, Entry, EntryBody, Growth, Hash, Hole,
+    Kept, Key, LogError, NewProducer, Position, Recovered, Stats,
 };
 pub use chain::{chain_next, chain_start, hole_hash};
-pub use front::Notify;
+pub use front::{Grown, Notify};
 pub use log::UsageLog;
 
 #[cfg(test)]

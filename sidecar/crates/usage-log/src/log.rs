@@ -6,11 +6,11 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{
-        Append, Batch, Committed, Config, ContentHash, Damage, Hash, Hole, LogError, NewProducer,
-        Position, Recovered, Stats,
+        Append, Batch, Committed, Config, ContentHash, Damage, Growth, Hash, Hole, LogError,
+        NewProducer, Position, Recovered, Stats,
     },
     directory::{Directory, PARTIAL, RETIRED},
-    front::{Front, Notify, Renewal},
+    front::{Front, Grown, Notify, Renewal},
     index::Index,
     reader::{Bounds, read},
     recover::{Recovery, read_kept, recover},
@@ -163,6 +163,13 @@ impl UsageLog {
     /// Survives a change of producer. Called with [`LogError::Closed`] when the log closes before.
     pub fn on_committed(&self, position: Position, notify: Notify) {
         self.shared.front.on_committed(position, notify);
+    }
+
+    /// Calls back once the log has grown so far; at once when it has. One may wait: a later call takes its place.
+    ///
+    /// Never called for numbers of a producer that was left, nor when the log closes before.
+    pub fn on_grown(&self, growth: Growth, notify: Grown) {
+        self.shared.front.on_grown(growth, notify);
     }
 
     /// Tells which usage record of this process has a sequence number now, as [`Position::record_number`]; none where

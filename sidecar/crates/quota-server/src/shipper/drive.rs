@@ -28,7 +28,15 @@ pub async fn drive(
         let command = shipper.lock().poll(real_us, ledger_us);
         match command {
             None => {
-                let wait = Duration::from_micros(shipper.lock().wait_us(real_us));
+                let (wait_us, growth) = {
+                    let shipper = shipper.lock();
+                    (shipper.wait_us(real_us), shipper.growth(real_us))
+                };
+                if let Some(growth) = growth {
+                    let wake = Arc::clone(&wake);
+                    log.on_grown(growth, Box::new(move || wake.notify_one()));
+                }
+                let wait = Duration::from_micros(wait_us);
                 tokio::select! {
                     () = sleep(wait) => {}
                     () = wake.notified() => {}

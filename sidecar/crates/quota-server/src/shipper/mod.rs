@@ -22,6 +22,7 @@ mod filling;
     clippy::panic
 )]
 mod ledger_model;
+mod looks;
 mod samples;
 #[cfg(test)]
 #[allow(
@@ -69,8 +70,6 @@ const PAYLOAD_BYTES: usize = 448 << 10;
 const BYTES_DUE: u64 = 512 << 10;
 /// Real time between watermarks when idle.
 const IDLE_US: u64 = 10_000_000;
-/// Longest real time between looks at the log.
-const LOOK_US: u64 = 50_000;
 /// First and longest wait after a failure. Usage is in the ledger again within 2 s of its coming back.
 const RETRY_US: (u64, u64) = (100_000, 1_000_000);
 /// Wait when the log is looking for entries.
@@ -224,14 +223,6 @@ impl Shipper {
             State::Ready if self.is_due(now_us, &stats) => self.append(now_us, &stats),
             _ => None,
         }
-    }
-
-    /// Says when to poll again: real time until something can be due, if nothing else happens.
-    #[must_use]
-    pub fn wait_us(&self, now_us: u64) -> u64 {
-        // A new record is noticed by looking, often enough to add little to the interval.
-        let look = (self.interval_us / 4).clamp(1_000, LOOK_US);
-        look.min(self.not_before_us.saturating_sub(now_us).max(1_000))
     }
 
     /// Takes the reply to the outstanding command.

@@ -55,10 +55,16 @@ impl Samples {
         }
     }
 
+    /// Tells when an entry was first seen to be there; none while it was not.
+    pub(super) fn seen_us(&self, seq: u64) -> Option<u64> {
+        let first = self.0.iter().find(|sample| sample.appended_seq >= seq);
+        first.map(|sample| sample.real_us)
+    }
+
     /// Tells for how long an entry has been seen to be there.
     pub(super) fn age_us(&self, seq: u64, now_us: u64) -> u64 {
-        let first = self.0.iter().find(|sample| sample.appended_seq >= seq);
-        first.map_or(0, |sample| now_us.saturating_sub(sample.real_us))
+        let seen_us = self.seen_us(seq);
+        seen_us.map_or(0, |seen_us| now_us.saturating_sub(seen_us))
     }
 
     /// Finds the latest moment before which everything received is at or below a number; 0 = none is known.

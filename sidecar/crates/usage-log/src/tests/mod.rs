@@ -13,6 +13,7 @@ mod damage;
 mod disk;
 mod full;
 mod fuzz;
+mod grown;
 mod larger;
 mod memory;
 mod model;

@@ -156,6 +156,19 @@ impl World {
         true
     }
 
+    /// Whether the log has grown so far that the driver looks at once.
+    fn has_grown(&self) -> bool {
+        let Some(growth) = self.shipper.growth(self.now_us) else {
+            return false;
+        };
+        let (sender, told) = std::sync::mpsc::channel();
+        self.log.on_grown(
+            growth,
+            Box::new(move || sender.send(()).unwrap_or_default()),
+        );
+        told.try_recv().is_ok()
+    }
+
     fn pass(&mut self, real_us: u64) {
         self.now_us += real_us;
     }

@@ -18,6 +18,71 @@ fn batches_wait_for_the_interval() {
     world.check();
 }
 
+/// A second without usage takes few looks at the log, whatever time has passed since the last batch.
+#[test]
+fn idleness_takes_few_looks() {
+    let mut world = World::new();
+    world.settle();
+    world.turn(Fate::Works);
+    world.pass(1_000_000);
+    let (end_us, mut looks) = (world.now_us + 1_000_000, 0);
+    while world.now_us < end_us {
+        assert!(!world.turn(Fate::Works));
+        world.pass(world.shipper.wait_us(world.now_us));
+        looks += 1;
+    }
+    assert_eq!(20, looks);
+    assert!(!world.has_grown());
+}
+
+/// Looks are rare, and yet a record leaves when its interval is over, and a failed batch when it is to be tried again.
+#[test]
+fn looks_are_in_time() {
+    let mut world = World::new();
+    world.settle();
+    let wait = |world: &mut World, fate: Fate| {
+        let (from_us, mut looks) = (world.now_us, 0);
+        while !world.turn(fate) {
+            let wait_us = world.shipper.wait_us(world.now_us);
+            world.pass(wait_us);
+            looks += 1;
+        }
+        (world.now_us - from_us, looks)
+    };
+    world.pass(7_000);
+    world.write(1);
+    assert_eq!((INTERVAL_US, 4), wait(&mut world, Fate::NeverSent));
+    assert_eq!((RETRY_US.0, 2), wait(&mut world, Fate::Works));
+    world.check();
+}
+
+/// What need not wait for a look says so: the first record after idleness, a full batch, whatever is left when a drain
+/// begins; and nothing does while the ledger is not to be asked.
+#[test]
+fn growth_ends_a_wait() {
+    let mut world = World::new();
+    world.settle();
+    assert!(!world.has_grown());
+    world.write(1);
+    assert!(world.has_grown());
+    assert!(!world.turn(Fate::Works));
+    assert!(!world.has_grown());
+    world.write(1_000);
+    assert!(!world.has_grown());
+    let before = world.ledger.batches.len();
+    world.write(4_000);
+    assert!(world.has_grown());
+    assert!(world.turn(Fate::NeverSent));
+    assert!(!world.has_grown());
+    world.settle();
+    assert!(world.ledger.batches.len() > before);
+    world.shipper.drain();
+    world.write(1);
+    assert!(world.has_grown());
+    assert!(world.turn(Fate::Works));
+    world.check();
+}
+
 /// A full batch goes at once and no batch exceeds its bounds.
 #[test]
 fn full_batches_go_at_once() {
