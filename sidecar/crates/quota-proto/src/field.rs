@@ -242,6 +242,11 @@ pub(crate) fn attribute_count(count: usize) -> FieldResult<()> {
 /// Parses a name with its value.
 pub(crate) fn attribute(name: &str, value: &str) -> FieldResult<()> {
     text("attributes.key", name)?;
+    attribute_value(name, value)
+}
+
+/// Parses the value of a name that was parsed.
+pub(crate) fn attribute_value(name: &str, value: &str) -> FieldResult<()> {
     if value.len() > TEXT_BYTES_MAX || !is_plain(value) {
         optional_text(&format!("attributes[{}]", shown(name)), value)?;
     }

@@ -14,7 +14,13 @@ use prost::{
 };
 use prost_types::Timestamp;
 
-use crate::wire::{FromWire, WireError};
+use crate::{
+    field::LIST_MAX,
+    wire::{FromWire, WireError},
+};
+
+/// Records for which there is room before they are read, more than which no good call has.
+const EXPECTED_MAX: usize = 1_000;
 
 /// A call's records, decoded: every text is UTF-8, nothing else was looked at.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -50,6 +56,7 @@ struct Record {
     quantities: Range<usize>,
     attributes: Range<usize>,
     counts: bool,
+    is_alike: bool,
 }
 
 impl RecordUsageRequest {
@@ -102,6 +109,12 @@ impl<'a> UsageRecord<'a> {
         self.record.counts
     }
 
+    /// Whether it has the tenant, the meters and the names of attributes of the record before it, in their order.
+    #[must_use]
+    pub const fn is_alike(self) -> bool {
+        self.record.is_alike
+    }
+
     /// Meters with units in the caller's order, of one meter perhaps several.
     #[must_use]
     pub fn quantities(self) -> impl ExactSizeIterator<Item = (&'a str, i64)> + Clone {
@@ -145,7 +158,13 @@ impl Reader {
         while !wire.is_empty() {
             let (tag, kind) = decode_key(&mut wire)?;
             match tag {
-                1 => self.record(within(kind, &mut wire)?)?,
+                1 => {
+                    let record = within(kind, &mut wire)?;
+                    self.record(record)?;
+                    if self.call.records.len() == 1 {
+                        self.expect_more(wire.len().checked_div(record.len()));
+                    }
+                }
                 2 => encoding::int32::merge(
                     kind,
                     &mut self.call.acknowledgement,
@@ -156,6 +175,19 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Makes room for so many records like the one that was read.
+    fn expect_more(&mut self, count: Option<usize>) {
+        let count = count.unwrap_or(0).min(EXPECTED_MAX);
+        let (quantities, attributes) = (self.call.quantities.len(), self.call.attributes.len());
+        self.call.records.reserve(count);
+        self.call
+            .quantities
+            .reserve(count.saturating_mul(quantities.min(LIST_MAX)));
+        self.call
+            .attributes
+            .reserve(count.saturating_mul(attributes.min(LIST_MAX)));
     }
 
     fn record(&mut self, mut wire: &[u8]) -> Result<(), WireError> {
@@ -189,8 +221,36 @@ impl Reader {
         self.sort_attributes(attributes);
         record.quantities = quantities..self.call.quantities.len();
         record.attributes = attributes..self.call.attributes.len();
+        record.is_alike = self.are_alike(&before, &record);
         self.call.records.push(record);
         Ok(())
+    }
+
+    /// Whether two records name the same tenant, meters and attributes; one without meters is like no other.
+    fn are_alike(&self, before: &Record, record: &Record) -> bool {
+        let same =
+            |left: Piece, right: Piece| left == right || self.bytes(left) == self.bytes(right);
+        let meters = |record: &Record| self.call.quantities.get(record.quantities.clone());
+        let names = |record: &Record| self.call.attributes.get(record.attributes.clone());
+        let both = (
+            meters(before).zip(meters(record)),
+            names(before).zip(names(record)),
+        );
+        let (Some((meters_before, meters)), Some((names_before, names))) = both else {
+            return false;
+        };
+        !meters.is_empty()
+            && meters.len() == meters_before.len()
+            && names.len() == names_before.len()
+            && same(before.tenant, record.tenant)
+            && meters_before
+                .iter()
+                .zip(meters)
+                .all(|(left, right)| same(left.0, right.0))
+            && names_before
+                .iter()
+                .zip(names)
+                .all(|(left, right)| same(left.0, right.0))
     }
 
     fn quantity(&mut self, mut wire: &[u8], like: Option<usize>) -> Result<(), WireError> {
@@ -288,7 +348,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::{bridge, content, logged::Logged, quota, usage::ParsedRecord};
+    use crate::{bridge, content, logged::Logged, quota, usage::parsed_records};
 
     /// A record whose text is any bytes, and whose attributes may be of one name.
     #[derive(Clone, PartialEq, prost::Message)]
@@ -430,7 +490,7 @@ mod tests {
         fn records_are_logged_as_generated_ones(record in good_record(), received_us in 1..i64::MAX) {
             let request = quota::RecordUsageRequest { records: vec![record.clone()], acknowledgement: 0 };
             let raw = read(&request).unwrap();
-            let parsed = ParsedRecord::try_from(raw.records().next().unwrap()).unwrap();
+            let parsed = parsed_records(&raw).next().unwrap().unwrap();
             let mut quantities: Vec<_> = parsed.quantities().collect();
             quantities.sort_unstable();
             let attributes: Vec<_> = parsed.attributes().map(|(name, value)| (name, Cow::Borrowed(value))).collect();

@@ -6,11 +6,11 @@ use quota_core::Cost;
 use crate::{
     check::{meter_units, metered},
     field::{
-        Attributes, FieldError, FieldResult, LIST_MAX, attribute, attribute_count, attributes,
-        optional_text, tenant,
+        Attributes, FieldError, FieldResult, LIST_MAX, attribute, attribute_count, attribute_value,
+        attributes, optional_text, tenant, units,
     },
     quota::{self, Acknowledgement, ErrorReason},
-    raw::UsageRecord,
+    raw::{RecordUsageRequest, UsageRecord},
 };
 
 /// Prefixes of ids that only the system makes.
@@ -31,7 +31,22 @@ pub struct ParsedRecord<'a> {
     pub event_time_us: Option<i64>,
     /// It is taken from limits as well.
     pub counts: bool,
+    /// The record before it in its call was good as well and had the same tenant, meters and names of attributes.
+    pub is_alike: bool,
     record: UsageRecord<'a>,
+}
+
+/// Parses a call's records, each with its own outcome, in the caller's order. Names that a good record had are not
+/// checked again in one that is like it and follows it.
+pub fn parsed_records(
+    call: &RecordUsageRequest,
+) -> impl Iterator<Item = FieldResult<ParsedRecord<'_>>> {
+    let mut was_good = false;
+    call.records().map(move |record| {
+        let parsed = parsed(record, was_good && record.is_alike());
+        was_good = parsed.is_ok();
+        parsed
+    })
 }
 
 impl<'a> ParsedRecord<'a> {
@@ -54,58 +69,76 @@ impl<'a> ParsedRecord<'a> {
     }
 }
 
-impl<'a> TryFrom<UsageRecord<'a>> for ParsedRecord<'a> {
-    type Error = FieldError;
-
-    fn try_from(record: UsageRecord<'a>) -> FieldResult<Self> {
-        let (id, event_time) = (record.id(), record.event_time());
+/// Parses a record; `is_alike`: its names are those of a good one.
+fn parsed(record: UsageRecord<'_>, is_alike: bool) -> FieldResult<ParsedRecord<'_>> {
+    let (id, event_time) = (record.id(), record.event_time());
+    if !is_alike {
         tenant("tenant", record.tenant())?;
-        optional_text("id", id)?;
-        if let Some(prefix) = RESERVED_PREFIXES
-            .iter()
-            .find(|prefix| id.starts_with(**prefix))
-        {
-            return Err(FieldError::new(
-                ErrorReason::FieldInvalid,
-                "id",
-                id,
-                format!("free of the system's prefix {prefix}"),
-                "choose another id",
-            ));
+    }
+    record_id(id, event_time.is_some())?;
+    let count = record.quantities().len();
+    if count == 0 {
+        return Err(FieldError::required(
+            "quantities",
+            "1 to 16 quantities",
+            "name a meter with its units",
+        ));
+    }
+    let event_time_us = event_time.map(event_time_us).transpose()?;
+    quantity_count(count)?;
+    for (index, (meter, amount)) in record.quantities().enumerate() {
+        if is_alike {
+            units(|| format!("quantities[{index}].units"), amount)?;
+            continue;
         }
-        if !id.is_empty() && event_time.is_none() {
-            return Err(FieldError::required(
-                "event_time",
-                "set where id is set",
-                "send the time of use with your id, so that a retry is the same record",
-            ));
-        }
-        if record.quantities().len() == 0 {
-            return Err(FieldError::required(
-                "quantities",
-                "1 to 16 quantities",
-                "name a meter with its units",
-            ));
-        }
-        let event_time_us = event_time.map(event_time_us).transpose()?;
-        quantity_count(record.quantities().len())?;
-        for (index, (meter, amount)) in record.quantities().enumerate() {
-            let mut before = record.quantities().take(index);
-            let is_repeated = before.any(|(other, _)| other == meter);
-            metered("quantities", index, meter, amount, is_repeated)?;
-        }
-        attribute_count(record.attributes().len())?;
-        for (name, value) in record.attributes() {
+        let mut before = record.quantities().take(index);
+        let is_repeated = before.any(|(other, _)| other == meter);
+        metered("quantities", index, meter, amount, is_repeated)?;
+    }
+    attribute_count(record.attributes().len())?;
+    for (name, value) in record.attributes() {
+        if is_alike {
+            attribute_value(name, value)?;
+        } else {
             attribute(name, value)?;
         }
-        Ok(Self {
-            id,
-            tenant: record.tenant(),
-            event_time_us,
-            counts: record.counts(),
-            record,
-        })
     }
+    Ok(ParsedRecord {
+        id,
+        tenant: record.tenant(),
+        event_time_us,
+        counts: record.counts(),
+        is_alike,
+        record,
+    })
+}
+
+/// Parses the id of a record; empty is none.
+fn record_id(id: &str, has_event_time: bool) -> FieldResult<()> {
+    if id.is_empty() {
+        return Ok(());
+    }
+    optional_text("id", id)?;
+    if let Some(prefix) = RESERVED_PREFIXES
+        .iter()
+        .find(|prefix| id.starts_with(**prefix))
+    {
+        return Err(FieldError::new(
+            ErrorReason::FieldInvalid,
+            "id",
+            id,
+            format!("free of the system's prefix {prefix}"),
+            "choose another id",
+        ));
+    }
+    if has_event_time {
+        return Ok(());
+    }
+    Err(FieldError::required(
+        "event_time",
+        "set where id is set",
+        "send the time of use with your id, so that a retry is the same record",
+    ))
 }
 
 /// What a settlement says, with every field keeping its rule.
@@ -235,5 +268,84 @@ fn event_time_us(time: Timestamp) -> FieldResult<i64> {
             "1970 to 9999, nanos 0 to 999999999",
             "send the time of use as a valid timestamp",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::wire::FromWire as _;
+
+    /// A record of few names, so that those of a call are often alike; some break a rule.
+    fn record() -> impl Strategy<Value = quota::UsageRecord> {
+        let units = prop_oneof![9 => 0..9_i64, 1 => Just(-1)];
+        let quantities = prop::collection::vec(("a|b|c{127,129}", units), 0..3);
+        let attributes = prop::collection::btree_map("a|b|", "x|y|\u{7f}|", 0..3);
+        ("|i|r/", "t|u|u ", any::<bool>(), quantities, attributes).prop_map(
+            |(id, tenant, has_time, quantities, attributes)| quota::UsageRecord {
+                id,
+                tenant,
+                event_time: has_time.then(Timestamp::default),
+                quantities: quantities
+                    .into_iter()
+                    .map(|(meter, units)| quota::Quantity { meter, units })
+                    .collect(),
+                attributes: attributes.into_iter().collect(),
+                count_against_limits: false,
+            },
+        )
+    }
+
+    fn call(records: &[quota::UsageRecord]) -> RecordUsageRequest {
+        let request = quota::RecordUsageRequest {
+            records: records.to_vec(),
+            acknowledgement: 0,
+        };
+        RecordUsageRequest::from_wire(request.encode_to_vec().into()).unwrap()
+    }
+
+    type Names<'a> = (&'a str, Vec<&'a str>, Vec<&'a str>);
+
+    fn names<'a>(record: &ParsedRecord<'a>) -> Names<'a> {
+        let attributes = record.attributes().map(|(name, _)| name);
+        (
+            record.tenant,
+            record.meters().collect(),
+            attributes.collect(),
+        )
+    }
+
+    proptest! {
+        /// A record of a call is parsed as if it were the only one, and is alike where it has the names of a good one
+        /// right before it.
+        #[test]
+        fn records_are_parsed_as_if_alone(
+            some in prop::collection::vec(record(), 1..4),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 1..9),
+        ) {
+            let records: Vec<_> = order.iter().map(|at| some[at.index(some.len())].clone()).collect();
+            let together = call(&records);
+            let mut before: Option<Names<'_>> = None;
+            for (record, parsed) in records.iter().zip(parsed_records(&together)) {
+                let alone = call(std::slice::from_ref(record));
+                let expected = parsed_records(&alone).next().unwrap();
+                let Ok(parsed) = parsed else {
+                    prop_assert_eq!(expected.unwrap_err(), parsed.unwrap_err());
+                    before = None;
+                    continue;
+                };
+                let expected = expected.unwrap();
+                prop_assert!(!expected.is_alike);
+                prop_assert_eq!(before == Some(names(&parsed)), parsed.is_alike);
+                before = Some(names(&parsed));
+                prop_assert_eq!(names(&expected), names(&parsed));
+                prop_assert_eq!((expected.id, expected.event_time_us), (parsed.id, parsed.event_time_us));
+                prop_assert!(expected.quantities().eq(parsed.quantities()));
+                prop_assert!(expected.attributes().eq(parsed.attributes()));
+            }
+        }
     }
 }

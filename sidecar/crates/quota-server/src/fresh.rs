@@ -14,6 +14,7 @@ use usage_log::{Append, Hash, Position};
 use crate::{
     directory::{Directory, Standing},
     handlers::counted::Use,
+    ids::UUID,
     recent::{Key, Recent, Seen},
     refusal::Answer,
     service::Service,
@@ -82,28 +83,35 @@ struct Desk<'a> {
 
 impl<'a> Desk<'a> {
     /// Puts there what is logged of a record: no attributes that nobody declared.
-    fn put(&mut self, directory: &Directory, record: &ParsedRecord<'a>) {
+    fn put(&mut self, record: &ParsedRecord<'a>, standings: &[Standing]) {
         self.quantities.clear();
         self.quantities.extend(record.quantities());
         self.quantities.sort_unstable();
-        let meters = record.meters();
         let stored = record
             .attributes()
-            .filter(|(name, _)| directory.standing(&meters, name) != Standing::Dropped);
+            .zip(standings)
+            .filter(|(_, standing)| **standing != Standing::Dropped);
         self.attributes.clear();
         self.attributes
-            .extend(stored.map(|(name, value)| (name, value.into())));
+            .extend(stored.map(|((name, value), _)| (name, value.into())));
     }
 
     /// Puts pseudonyms in place of what the record's meters hide; answers whether there was anything.
     ///
     /// # Errors
     /// The tenant's key of pseudonyms has not come.
-    fn hide(&mut self, directory: &Directory, tenant: &str) -> Answer<bool> {
+    fn hide(
+        &mut self,
+        directory: &Directory,
+        tenant: &str,
+        standings: &[Standing],
+    ) -> Answer<bool> {
         let mut is_hidden = false;
-        let meters = self.quantities.iter().map(|(meter, _)| *meter);
-        for (name, value) in &mut self.attributes {
-            if directory.standing(&meters, name) == Standing::Hidden {
+        let stored = standings
+            .iter()
+            .filter(|standing| **standing != Standing::Dropped);
+        for ((name, value), standing) in self.attributes.iter_mut().zip(stored) {
+            if *standing == Standing::Hidden {
                 *value = directory.pseudonym(tenant, name, value)?.into();
                 is_hidden = true;
             }
@@ -145,7 +153,7 @@ impl<'a> Fresh<'a> {
         Self {
             payloads: Vec::with_capacity(count.saturating_mul(USUAL_BYTES)),
             entries: Vec::with_capacity(count),
-            ids: String::new(),
+            ids: String::with_capacity(count.saturating_mul(UUID)),
             named: HashMap::new(),
             uses: Vec::new(),
             desk: Desk::default(),
@@ -154,11 +162,17 @@ impl<'a> Fresh<'a> {
     }
 
     /// Takes in a record that was checked, unless it is known already: with an id, without attributes that nobody
-    /// declared, and with pseudonyms of those that are hidden. What is told of it holds once all of them are appended.
+    /// declared, and with pseudonyms of those that are hidden, as `standings` says of each. What is told of it holds once
+    /// all of them are appended.
     ///
     /// # Errors
     /// There is no randomness for an id; the tenant's key of pseudonyms has not come. Nothing was taken in.
-    pub(crate) fn take(&mut self, record: &ParsedRecord<'a>, known: &Known<'_>) -> Answer<Told> {
+    pub(crate) fn take(
+        &mut self,
+        record: &ParsedRecord<'a>,
+        standings: &[Standing],
+        known: &Known<'_>,
+    ) -> Answer<Told> {
         let (is_named, received_us) = (!record.id.is_empty(), known.now.ledger_us);
         let start = self.ids.len();
         if is_named {
@@ -170,10 +184,10 @@ impl<'a> Fresh<'a> {
             start..self.ids.len(),
             self.ids.get(start..).unwrap_or_default(),
         );
-        self.desk.put(known.directory, record);
+        self.desk.put(record, standings);
         let came = self.desk.logged(record, name, received_us);
         let identity = came.content_hash(&mut self.scratch);
-        let is_hidden = self.desk.hide(known.directory, record.tenant)?;
+        let is_hidden = self.desk.hide(known.directory, record.tenant, standings)?;
         let logged = self.desk.logged(record, name, received_us);
         let content_hash = if is_hidden {
             logged.content_hash(&mut self.scratch)

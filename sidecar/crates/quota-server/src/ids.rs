@@ -1,5 +1,7 @@
 //! Random names: reservations, and time-ordered ids of usage records.
 
+use std::ops::Range;
+
 use quota_core::ReservationId;
 
 /// Bytes of randomness fetched at once, so that an id costs no system call.
@@ -7,9 +9,15 @@ const POOL: usize = 4_096;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Characters of a UUID, and where its bytes stand among them.
-const UUID: usize = 36;
-const UUID_PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+/// Characters of a UUID, and which of its 32 digits stand where among them.
+pub(crate) const UUID: usize = 36;
+const UUID_PARTS: [(Range<usize>, usize); 5] = [
+    (0..8, 0),
+    (8..12, 9),
+    (12..16, 14),
+    (16..20, 19),
+    (20..32, 24),
+];
 
 /// Where randomness comes from.
 pub trait Randomness: Send {
@@ -48,12 +56,17 @@ impl Ids {
 
     /// Makes sixteen random bytes.
     pub(crate) fn sixteen(&mut self) -> std::io::Result<[u8; 16]> {
-        if self.used.saturating_add(16) > POOL {
+        self.random()
+    }
+
+    /// Gives random bytes that were never given before.
+    fn random<const BYTES: usize>(&mut self) -> std::io::Result<[u8; BYTES]> {
+        if self.used.saturating_add(BYTES) > POOL {
             self.source.fill(&mut self.pool[..])?;
             self.used = 0;
         }
-        let end = self.used.saturating_add(16);
-        let mut bytes = [0; 16];
+        let end = self.used.saturating_add(BYTES);
+        let mut bytes = [0; BYTES];
         if let Some(fresh) = self.pool.get_mut(self.used..end) {
             bytes.copy_from_slice(fresh);
             fresh.fill(0);
@@ -69,18 +82,23 @@ impl Ids {
 
     /// Makes a `UUIDv7` of ledger time and adds it to a text.
     pub(crate) fn add_uuid_v7(&mut self, ledger_us: i64, text: &mut String) -> std::io::Result<()> {
-        let mut bytes = self.sixteen()?;
+        let mut bytes = [0; 16];
+        bytes[6..].copy_from_slice(&self.random::<10>()?);
         let ms = u64::try_from(ledger_us.div_euclid(1_000))
             .unwrap_or(0)
             .to_be_bytes();
         bytes[..6].copy_from_slice(&ms[2..]);
         bytes[6] = (bytes[6] & 0x0f) | 0x70;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        let mut digits = [0; 32];
+        for (eight, four) in digits.chunks_exact_mut(8).zip(bytes.chunks_exact(4)) {
+            let four = four.first_chunk().copied().unwrap_or_default();
+            eight.copy_from_slice(&eight_digits(u32::from_be_bytes(four)));
+        }
         let mut written = [b'-'; UUID];
-        for (byte, place) in bytes.into_iter().zip(UUID_PLACES) {
-            if let Some(pair) = written.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
-                *pair = digits(byte);
-            }
+        for (part, place) in UUID_PARTS {
+            let part = &digits[part];
+            written[place..][..part.len()].copy_from_slice(part);
         }
         text.push_str(std::str::from_utf8(&written).unwrap_or_default());
         Ok(())
@@ -98,6 +116,22 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 fn push_hex(text: &mut String, byte: u8) {
     text.extend(digits(byte).map(char::from));
+}
+
+/// Writes four bytes as lower-case hex, all digits at once: a byte of a word for each.
+const fn eight_digits(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let halves = ((number as u64) << 16 | number as u64) & 0x0000_ffff_0000_ffff;
+    let bytes = (halves << 8 | halves) & 0x00ff_00ff_00ff_00ff;
+    let nibbles = (bytes << 4 | bytes) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 10 and more reach the next four bits when 6 is added.
+    let letters = (nibbles.wrapping_add(EACH.wrapping_mul(6)) >> 4) & EACH;
+    let zero = EACH.wrapping_mul(b'0' as u64);
+    let from_letters = letters.wrapping_mul((b'a' - b'0' - 10) as u64);
+    nibbles
+        .wrapping_add(zero)
+        .wrapping_add(from_letters)
+        .to_be_bytes()
 }
 
 const fn digits(byte: u8) -> [u8; 2] {
@@ -122,6 +156,10 @@ mod tests {
         assert_eq!("01234567-89ab-7", &id[..15]);
         assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
         assert_eq!(36, id.len());
+        for number in [0, 0x0123_4567, 0x89ab_cdef, 0x9a09_90af, u32::MAX] {
+            let expected = format!("{number:08x}");
+            assert_eq!(expected.as_bytes(), eight_digits(number));
+        }
         assert_eq!("000f10a9ff", hex(&[0, 0x0f, 0x10, 0xa9, 0xff]));
     }
 

@@ -380,6 +380,78 @@ async fn undeclared_attributes_are_dropped() {
     );
 }
 
+/// A record is told of and stored in the same way whatever stands before it in its call: like it, and good, refused for
+/// its names, or refused for something of its own.
+#[tokio::test]
+async fn neighbours_change_nothing() {
+    let with = |id: &str, meter: &str, pairs: &[(&str, &str)]| UsageRecord {
+        quantities: vec![Quantity {
+            meter: meter.into(),
+            units: 1,
+        }],
+        attributes: pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..record(id, 1)
+    };
+    let late = |id: &str| UsageRecord {
+        event_time: Some(Timestamp::default()),
+        ..with(id, "tokens", &[])
+    };
+    let of = |tenant: &str, record: UsageRecord| UsageRecord {
+        tenant: tenant.into(),
+        ..record
+    };
+    let mut records = vec![
+        with("a", "tokens", &[("model", "x")]),
+        with("b", "tokens", &[("model", "y")]),
+        with("c", "unheard-of", &[("model", "x")]),
+        with("d", "unheard-of", &[("model", "x")]),
+        with("e", "tokens", &[("model", "x"), ("colour", "red")]),
+        with("f", "tokens", &[("model", "y"), ("colour", "blue")]),
+        with("g", "tokens", &[("colour", "red"), ("secret", "ann")]),
+        with("h", "tokens", &[("colour", "red"), ("secret", "bob")]),
+        with("i", "tokens", &[("colour", "red"), ("secret", "\u{7f}")]),
+        with("j", "tokens", &[("colour", "red"), ("secret", "ann")]),
+        late("k"),
+        with("l", "tokens", &[]),
+        of("nobody", with("m", "tokens", &[])),
+        of("nobody", with("n", "tokens", &[])),
+        with("o", "requests", &[("secret", "ann")]),
+        with("p", "requests", &[("model", "ann")]),
+        record("q", -1),
+        record("r", 1),
+    ];
+    let folder = tempdir().unwrap();
+    let script = || Script {
+        key_version: Some(1),
+        ..Script::with_amount(10)
+    };
+    let together = Plane::start(&folder, script()).await;
+    let results = recorded(&together, records.clone()).await;
+    let folder = tempdir().unwrap();
+    let alone = Plane::start(&folder, script()).await;
+    for (record, result) in records.drain(..).zip(&results) {
+        let single = recorded(&alone, vec![record]).await;
+        let said =
+            |result: &RecordResult| (result.outcome, result.id.clone(), result.reason.clone());
+        assert_eq!(said(&single[0]), said(result));
+    }
+    let good = outcomes(&results)
+        .into_iter()
+        .filter(|outcome| *outcome == RecordOutcome::Recorded)
+        .count();
+    assert_eq!(11, good);
+    for plane in [&together, &alone] {
+        plane
+            .until(|_| plane.control.record_ids().len() == good)
+            .await;
+    }
+    let stored = |plane: &Plane| plane.control.script.lock().attributes.clone();
+    assert_eq!(stored(&alone), stored(&together));
+}
+
 fn counting(id: &str, units: i64) -> UsageRecord {
     UsageRecord {
         count_against_limits: true,

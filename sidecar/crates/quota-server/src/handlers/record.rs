@@ -10,13 +10,13 @@ use quota_proto::{
     raw::RecordUsageRequest,
     reason_name,
     results::RecordUsageResults,
-    usage::{ParsedRecord, record_count, wants_ledger},
+    usage::{ParsedRecord, parsed_records, record_count, wants_ledger},
 };
 use tokio::time::timeout;
 use usage_log::Position;
 
 use crate::{
-    directory::Directory,
+    directory::{Directory, Standing},
     fresh::{Appended, Fresh, Known, Told},
     handlers::counted::{Use, count},
     journal::{committed, durable},
@@ -55,7 +55,7 @@ async fn record_all(
 ) -> Answer<RecordUsageResults> {
     let to_ledger = wants_ledger(request.acknowledgement)?;
     record_count(request.len())?;
-    let parsed: Vec<Parsed<'_>> = request.records().map(ParsedRecord::try_from).collect();
+    let parsed: Vec<Parsed<'_>> = parsed_records(&request).collect();
     let tenants = Tenants::of(service, &parsed).await?;
     can_hide(service, &parsed).await?;
     service.room()?;
@@ -147,6 +147,11 @@ async fn acknowledged(
     })
 }
 
+/// The good records of a call that are not like the one before them: whose names say something new.
+fn leaders<'p, 'a>(parsed: &'p [Parsed<'a>]) -> impl Iterator<Item = &'p ParsedRecord<'a>> + Clone {
+    parsed.iter().flatten().filter(|record| !record.is_alike)
+}
+
 /// Tenants of one call, and whether they exist.
 struct Tenants<'a>(HashMap<&'a str, bool>);
 
@@ -154,9 +159,8 @@ impl<'a> Tenants<'a> {
     async fn of(service: &Service, parsed: &[Parsed<'a>]) -> Answer<Self> {
         let mut names: Vec<&str> = Vec::new();
         let mut seen: HashSet<&str> = HashSet::new();
-        for record in parsed.iter().flatten() {
-            // Most calls are of one tenant.
-            if names.last() != Some(&record.tenant) && seen.insert(record.tenant) {
+        for record in leaders(parsed) {
+            if seen.insert(record.tenant) {
                 names.push(record.tenant);
             }
         }
@@ -189,12 +193,13 @@ fn append_all(
         now,
         to_ledger,
     };
+    let mut catalogue = Catalogue::of(&directory, tenants, now.ledger_us);
     for (index, record) in parsed.into_iter().enumerate() {
         let (id, outcome) = match record {
             Err(error) => ("", Err(error.into())),
-            Ok(record) => match checked(&directory, &record, tenants, now.ledger_us) {
+            Ok(record) => match catalogue.check(&record) {
                 Err(refusal) => (record.id, Err(refusal)),
-                Ok(()) => ("", fresh.take(&record, &known)),
+                Ok(standings) => ("", fresh.take(&record, standings, &known)),
             },
         };
         told.push(match outcome {
@@ -225,8 +230,7 @@ async fn can_hide(service: &Service, parsed: &[Parsed<'_>]) -> Answer<()> {
     };
     let lacking: HashSet<Arc<str>> = {
         let directory = service.hub.directory.lock();
-        let records = parsed.iter().flatten();
-        records
+        leaders(parsed)
             .filter(|record| lacks(&directory, record))
             .map(|record| record.tenant.into())
             .collect()
@@ -234,7 +238,7 @@ async fn can_hide(service: &Service, parsed: &[Parsed<'_>]) -> Answer<()> {
     for tenant in &lacking {
         let of_it = |record: &&ParsedRecord<'_>| record.tenant == &**tenant;
         let waits = |directory: &Directory| {
-            let mut records = parsed.iter().flatten().filter(of_it);
+            let mut records = leaders(parsed).filter(of_it);
             records.any(|record| lacks(directory, record))
         };
         service.can_hide(tenant, waits).await?;
@@ -242,24 +246,58 @@ async fn can_hide(service: &Service, parsed: &[Parsed<'_>]) -> Answer<()> {
     Ok(())
 }
 
-/// Checks what only the catalogue and the clock can tell.
-fn checked(
-    directory: &Directory,
-    record: &ParsedRecord<'_>,
-    tenants: &Tenants<'_>,
+/// What only the catalogue and the clock can tell of a call's records, each name looked up once for all records alike.
+struct Catalogue<'a> {
+    directory: &'a Directory,
+    tenants: &'a Tenants<'a>,
     now_us: i64,
-) -> Answer<()> {
-    if !tenants.exists(record.tenant) {
-        let reason = ErrorReason::TenantUnknown;
-        return Err(Refusal::unknown(reason, "tenant", "tenant", record.tenant));
+    /// The names of the record before are good: what follows is of them.
+    is_known: bool,
+    span_us: (i64, i64),
+    standings: Vec<Standing>,
+}
+
+impl<'a> Catalogue<'a> {
+    fn of(directory: &'a Directory, tenants: &'a Tenants<'a>, now_us: i64) -> Self {
+        Self {
+            directory,
+            tenants,
+            now_us,
+            is_known: false,
+            span_us: (0, 0),
+            standings: Vec::new(),
+        }
     }
-    for (index, meter) in record.meters().enumerate() {
-        directory.require_meter(|| format!("quantities[{index}].meter"), meter)?;
+
+    /// Checks a record; says what becomes of each of its attributes.
+    fn check(&mut self, record: &ParsedRecord<'_>) -> Answer<&[Standing]> {
+        if !(self.is_known && record.is_alike) {
+            self.is_known = false;
+            self.look_up(record)?;
+            self.is_known = true;
+        }
+        if let Some(at_us) = record.event_time_us {
+            in_span(self.span_us, at_us, self.now_us)?;
+        }
+        Ok(&self.standings)
     }
-    if let Some(at_us) = record.event_time_us {
-        event_time(directory, record.meters(), at_us, now_us)?;
+
+    fn look_up(&mut self, record: &ParsedRecord<'_>) -> Answer<()> {
+        if !self.tenants.exists(record.tenant) {
+            let reason = ErrorReason::TenantUnknown;
+            return Err(Refusal::unknown(reason, "tenant", "tenant", record.tenant));
+        }
+        let (directory, meters) = (self.directory, record.meters());
+        for (index, meter) in meters.clone().enumerate() {
+            directory.require_meter(|| format!("quantities[{index}].meter"), meter)?;
+        }
+        self.span_us = directory.span(meters.clone());
+        let names = record.attributes().map(|(name, _)| name);
+        self.standings.clear();
+        self.standings
+            .extend(names.map(|name| directory.standing(&meters, name)));
+        Ok(())
     }
-    Ok(())
 }
 
 /// Checks that an event time is neither too late nor too far ahead for any of these meters.
@@ -269,7 +307,10 @@ pub(crate) fn event_time<'m>(
     at_us: i64,
     now_us: i64,
 ) -> Answer<i64> {
-    let (late_us, early_us) = directory.span(meters);
+    in_span(directory.span(meters), at_us, now_us)
+}
+
+fn in_span((late_us, early_us): (i64, i64), at_us: i64, now_us: i64) -> Answer<i64> {
     let least = now_us.saturating_sub(late_us);
     let most = now_us.saturating_add(early_us);
     if (least..=most).contains(&at_us) {
