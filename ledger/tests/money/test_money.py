@@ -11,7 +11,16 @@ import pytest
 import tollkeeper_ledger
 from hypothesis import given
 from hypothesis import strategies as st
-from tollkeeper_ledger.domain.money import EXACT, Currency, major, parse_decimal, plain, plain_amount, round_line
+from tollkeeper_ledger.domain.money import (
+    EXACT,
+    Currency,
+    major,
+    parse_decimal,
+    plain,
+    plain_amount,
+    round_line,
+    rounded_line,
+)
 
 USD, JPY, BHD = (Currency.from_code(code) for code in ("USD", "JPY", "BHD"))
 
@@ -58,11 +67,18 @@ _AMOUNTS = st.builds(
 
 
 @given(_AMOUNTS, st.sampled_from([JPY, USD, BHD]))
-def test_written_digits_round_as_quantising_does(amount: Decimal, currency: Currency) -> None:
-    """Rounding by an amount's digits as they are written gives what quantising gives, for any sign and exponent."""
+def test_lines_round_as_exact_quantising_does(amount: Decimal, currency: Currency) -> None:
+    """Few digits are rounded at once and give what bringing them back from a cut first gives, for any exponent."""
     context = Context(prec=100, rounding=ROUND_HALF_UP)
     exact = EXACT.quantize(EXACT.scaleb(amount, currency.digits), Decimal("1e-40"))
     assert int(context.quantize(exact, Decimal(1))) == round_line(amount, currency)
+
+
+@given(_AMOUNTS, st.sampled_from([JPY, USD, BHD]))
+def test_a_rounded_line_is_written_as_its_minor_units_are(amount: Decimal, currency: Currency) -> None:
+    """The text of a rounded amount is that of its minor units, and nothing is below zero that is zero."""
+    minor, text = rounded_line(amount, currency)
+    assert major(minor, currency) == text
 
 
 @given(_AMOUNTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tollkeeper_ledger.domain.money import EXACT
 from tollkeeper_ledger.domain.proration import prorate
-from tollkeeper_ledger.domain.rating.blocks import BlockTier, graduated_blocks, package
+from tollkeeper_ledger.domain.rating.blocks import BlockTier, begun, graduated_blocks, package
 from tollkeeper_ledger.domain.rating.bounds import Bounds, bounded
 from tollkeeper_ledger.domain.rating.case_fields import CaseError
 from tollkeeper_ledger.domain.rating.cases import MODELS, rate_case
-from tollkeeper_ledger.domain.rating.parts import Part, since, total
+from tollkeeper_ledger.domain.rating.parts import Part, part, share_of, since, total
 from tollkeeper_ledger.domain.rating.percentage import Percentage, percentage_of_events
 from tollkeeper_ledger.domain.rating.progressive import progressive_invoices
 from tollkeeper_ledger.domain.rating.tiers import Tier, check_tiers, graduated, volume
@@ -31,6 +32,7 @@ CASES: list[dict[str, Any]] = [
 
 quantities = st.decimals(min_value=0, max_value=10**9, places=3)
 prices = st.decimals(min_value=0, max_value=1_000, places=6)
+_PERS = (1, 8, 1_000, 1_000_000, 2**40)
 amounts_minor = st.integers(min_value=0, max_value=10**12)
 
 
@@ -48,6 +50,30 @@ def add(*amounts: Decimal) -> Decimal:
     for amount in amounts:
         result = EXACT.add(result, amount)
     return result
+
+
+@given(st.integers(0, 2**63 - 1), st.decimals(0, 10**6, places=9), st.integers(1, 10**16) | st.sampled_from(_PERS))
+def test_a_unit_for_itself_costs_its_share_of_the_price_for_many(units: int, price: Decimal, per: int) -> None:
+    """What one unit costs, times the units, is the amount that dividing each amount gives; or it is not known."""
+    of_one = share_of(price, per)
+    divided = part("", Decimal(units), price, per=per).amount
+    assert of_one is None or EXACT.multiply(Decimal(units), of_one) == divided
+    assert (of_one is None) == (len(_digits(price, per)) > 40)
+
+
+def _digits(price: Decimal, per: int) -> str:
+    """Give the digits of a quotient, 41 where there are more."""
+    ratio = Fraction(price) / per
+    factor = 0
+    while ratio.denominator != 1 and factor < 200:
+        ratio, factor = ratio * 10, factor + 1
+    return str(ratio.numerator) if ratio.denominator == 1 else "9" * 41
+
+
+@given(st.decimals(-10, 10**9, places=6), st.decimals("0.001", 10**6, places=3))
+def test_begun_blocks_are_counted_as_fractions_count_them(quantity: Decimal, size: Decimal) -> None:
+    """A block is begun by the smallest share of it, and not by an end that it only touches."""
+    assert max(-(-Fraction(quantity) // Fraction(size)), 0) == begun(quantity, size)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["group"] != "divergence"], ids=lambda case: case["id"])

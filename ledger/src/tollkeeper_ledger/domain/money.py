@@ -51,9 +51,11 @@ def exact(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Resu
 
 
 DECIMAL_DIGITS_MAX = 15
-_BEYOND_CUTS = Decimal("1e-40")
+_QUANTA = tuple(Decimal(1).scaleb(-digits) for digits in range(4))
+"""A minor unit by how many digits after the point it has."""
 _CUT_DIGITS = 40
-_WHOLE = Decimal(1)
+_BEYOND_CUTS = tuple(quantum.scaleb(-_CUT_DIGITS) for quantum in _QUANTA)
+_UNCUT_LENGTH_MAX = 36
 _SHOWN = Decimal(1).scaleb(-DECIMAL_DIGITS_MAX)
 _DECIMAL = re.compile(rf"-?[0-9]{{1,{DECIMAL_DIGITS_MAX}}}(\.[0-9]{{1,{DECIMAL_DIGITS_MAX}}})?")
 _TWO_DIGITS = (
@@ -117,36 +119,40 @@ def plain(value: Decimal, *, digits_min: int = 0) -> str:
 
 def plain_amount(amount: Decimal) -> str:
     """Write an amount in major units as `plain` does, rounded to 15 digits after the point where it has more."""
-    whole, _, fraction = unscaled(amount).partition(".")
-    if len(fraction) > DECIMAL_DIGITS_MAX:
+    text = unscaled(amount)
+    if "." not in text:
+        return text
+    if len(text) > DECIMAL_DIGITS_MAX + 2 and len(text) - text.index(".") > DECIMAL_DIGITS_MAX + 1:
         return plain(amount.quantize(_SHOWN, context=EXACT))
-    fraction = fraction.rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole
+    return text.rstrip("0").rstrip(".")
 
 
 def round_line(amount: Decimal, currency: Currency) -> int:
     """Round a line's exact amount in major units to minor units, half away from zero."""
-    return _half_up(amount, currency.digits)
+    return rounded_line(amount, currency)[0]
+
+
+def rounded_line(amount: Decimal, currency: Currency) -> tuple[int, str]:
+    """Round as `round_line` does; give the minor units, and what `major` writes for them."""
+    text = str(_half_up(amount, currency.digits))
+    minor = int(text.replace(".", ""))
+    return (minor, text) if minor else (0, text.lstrip("-"))
 
 
 def round_minor(amount_minor: Decimal) -> int:
     """Round an exact amount in minor units, half away from zero."""
-    return _half_up(amount_minor, 0)
+    return int(_half_up(amount_minor, 0))
 
 
-def _half_up(amount: Decimal, digits: int) -> int:
-    """Round an exact amount to so many digits after the point, and give them as whole units. The one rounding of money.
+def _half_up(amount: Decimal, digits: int) -> Decimal:
+    """Round an exact amount to so many digits after the point, and keep these. The one rounding of money.
 
     Sums of quotients that were cut after 100 digits are brought back to what they stand for first.
     """
-    whole, _, fraction = str(amount).partition(".")
-    # Digits as they are written, where nothing was cut: quantising takes three times as long.
-    if len(fraction) <= _CUT_DIGITS and (fraction.isdecimal() or not fraction) and whole.lstrip("-").isdecimal():
-        kept = int(whole + fraction[:digits].ljust(digits, "0"))
-        if fraction[digits : digits + 1] < "5":
-            return kept
-        return kept - 1 if whole[0] == "-" else kept + 1
-    return int(_HALF_UP.quantize(EXACT.quantize(EXACT.scaleb(amount, digits), _BEYOND_CUTS), _WHOLE))
+    # What has few digits was not cut: it ends within the 40 that are looked at, or it is too small to round up.
+    if len(str(amount)) > _UNCUT_LENGTH_MAX:
+        amount = EXACT.quantize(amount, _BEYOND_CUTS[digits])
+    return _HALF_UP.quantize(amount, _QUANTA[digits])
 
 
 def major(amount_minor: int, currency: Currency) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import EXACT, exact
@@ -28,7 +28,10 @@ class BlockTier:
 
 def begun(quantity: Decimal, size: Decimal) -> Decimal:
     """Count blocks of `size` that `quantity` has begun; none below or at zero."""
-    return EXACT.divide(max(quantity, ZERO), size).quantize(_ONE, rounding=ROUND_CEILING, context=EXACT)
+    if quantity <= ZERO:
+        return ZERO
+    whole, rest = EXACT.divmod(quantity, size)
+    return EXACT.add(whole, _ONE) if rest else whole
 
 
 def package(quantity: Decimal, *, size: Decimal, price: Decimal, free_units: Decimal = ZERO) -> tuple[Part, ...]:

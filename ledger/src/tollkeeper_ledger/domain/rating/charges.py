@@ -57,8 +57,7 @@ class Usage:
     """In order of their periods."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionFacts:
+class SubscriptionFacts(NamedTuple):
     """What rating needs to know of the subscription: the period, both ends UTC."""
 
     period_start: datetime

@@ -5,13 +5,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from tollkeeper_ledger.domain.money import Currency, exact, major, round_line
+from tollkeeper_ledger.domain.money import Currency, exact, major, round_line, rounded_line
 from tollkeeper_ledger.domain.rating.charges import (
     Attributes,
     Charge,
     Charges,
     LateUsage,
-    PriceJson,
     Rated,
     SubscriptionFacts,
     Total,
@@ -21,14 +20,13 @@ from tollkeeper_ledger.domain.rating.fees import Share, fee_line
 from tollkeeper_ledger.domain.rating.metered import is_price_free, rate_terms
 from tollkeeper_ledger.domain.rating.paid import usage_given_back
 from tollkeeper_ledger.domain.rating.plan_bytes import plan_of
-from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
 from tollkeeper_ledger.domain.rating.terms import terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tollkeeper_ledger.domain.rating.charges import Usage
-    from tollkeeper_ledger.domain.rating.terms import PriceTerms
+    from tollkeeper_ledger.domain.rating.terms import PlanTerms, PriceTerms
 
 PriceRater: TypeAlias = "Callable[..., Rated]"
 """Rates all units of one meter in one period: terms, units, currency; by name `events` and `granted`."""
@@ -59,7 +57,7 @@ def rate(definition: bytes, usage: Usage, facts: SubscriptionFacts, *, engine_ve
     plan = plan_of(definition)
     currency = Currency.from_code(plan["currency"])
     lines = [fee_line(fee, Share(facts.period_start, facts.period_end), currency) for fee in plan["fees"]]
-    lines.extend(rate_usage(plan, usage.totals, facts, engine_version=engine_version))
+    lines.extend(rate_usage(terms_of(plan), usage.totals, facts, engine_version=engine_version))
     lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
     return Charges(currency=currency, lines=tuple(lines))
 
@@ -72,7 +70,7 @@ def _engine(version: int) -> PriceRater:
 
 @exact
 def rate_usage(
-    plan: PriceJson,
+    plan: PlanTerms,
     totals: Sequence[Total],
     facts: SubscriptionFacts,
     *,
@@ -84,17 +82,15 @@ def rate_usage(
     Raises ValueError as `rate` does.
     """
     rate_one = _engine(engine_version)
-    read = terms_of(plan)
-    currency = read.currency
-    left = {} if granted is None else granted
+    currency = plan.currency
     lines = []
-    for terms, attributes, total in priced(read, totals):
+    for terms, attributes, total in priced(plan, totals):
         rated = rate_one(terms, total.units, currency, events=total.events)
-        free = min(left.get(total.meter, 0), rated.charged) if left else 0
-        if free and not terms.is_per_event:
-            left[total.meter] -= free
+        free = min(granted.get(total.meter, 0), rated.charged) if granted else 0
+        if granted and free and not terms.is_per_event:
+            granted[total.meter] -= free
             rated = rate_one(terms, total.units, currency, events=total.events, granted=free)
-        if (total.units or rated.amount) and not is_at_the_end(terms.price):
+        if (total.units or rated.amount) and not terms.is_at_the_end:
             lines.append(_usage_line(terms, attributes, total, rated, facts))
     return lines
 
@@ -106,23 +102,18 @@ def rate_late(lates: Sequence[LateUsage], currency: Currency, *, engine_version:
     return [line for late in lates for line in _late_lines(late, rate_one, currency)]
 
 
-def rounding_step(rated: Rated, amount_minor: int) -> tuple[str, ...]:
-    """Give a line's explanation: the steps of its price and the rounding that ends them."""
-    return (*rated.steps, f"rounded half up: {major(amount_minor, rated.currency)} {rated.currency.code}")
-
-
 def _usage_line(
     terms: PriceTerms, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
 ) -> Charge:
-    included, charged, unit_price, price_per, amount, _, currency, *_ = rated
+    included, charged, unit_price, price_per, amount, steps, currency, *_ = rated
     meter, unit, scale, units, _, _ = total
-    amount_minor = round_line(amount, currency)
+    amount_minor, amount_text = rounded_line(amount, currency)
     # By place: a line has so many fields that naming them takes as long as rounding it.
-    return Charge(
-        with_dimensions(terms, attributes), meter, unit, scale, units, included, charged, unit_price, price_per,
-        amount_minor, rounding_step(rated, amount_minor), facts.period_start, facts.period_end, False,  # noqa: FBT003 - late
-        rated.shown_parts, 0, "", "", "usage", attributes,
-    )  # fmt: skip
+    return Charge._make((
+        with_dimensions(terms, attributes) if attributes else terms.name, meter, unit, scale, units, included, charged,
+        unit_price, price_per, amount_minor, (*steps, f"rounded half up: {amount_text} {currency.code}"),
+        facts.period_start, facts.period_end, False, rated.shown_parts, 0, "", "", "usage", attributes, None,
+    ))  # fmt: skip
 
 
 def _late_lines(late: LateUsage, rate_one: PriceRater, currency: Currency) -> list[Charge]:

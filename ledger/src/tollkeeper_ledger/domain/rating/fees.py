@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tollkeeper_ledger.domain.rating.charges import PriceJson
 
 BY_DAY, BY_SECOND, NEVER = "day", "second", "none"
+_LINES_KEPT = 1024
+"""Lines of fees that are kept; one takes about a kilobyte."""
 
 
 class Share(NamedTuple):
@@ -76,28 +78,50 @@ def _times_minor(amount: str, count: int, digits: int) -> int:
 
 def share_minor(fee: PriceJson, share: Share, currency: Currency) -> int:
     """Give a fee for a share of a period, rounded."""
-    whole_minor = fee_minor(fee, currency, quantity=share.quantity)
+    return _share_minor(fee_minor(fee, currency, quantity=share.quantity), share)
+
+
+def _share_minor(whole_minor: int, share: Share) -> int:
     return whole_minor if share.is_whole else prorate(whole_minor, part=share.part, whole=share.whole)
 
 
 def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "", is_credit: bool = False) -> Charge:
     """Give a fee's line; a credit takes it back. `words` stand between its name and the share."""
-    per_seat = bool(fee.get("per_seat"))
+    seats = share.quantity if fee.get("per_seat") else None
+    return _line(_Due(fee["name"], fee["amount"], seats, currency.code), share, words, -1 if is_credit else 1)
+
+
+class _Due(NamedTuple):
+    """A fee for a whole period."""
+
+    name: str
+    amount: str
+    seats: int | None
+    """None: they don't count."""
+    code: str
+
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _line(due: _Due, share: Share, words: str, sign: int) -> Charge:
+    """Give a fee's line. Most of a plan's tenants owe the same for a period."""
+    name, amount, seats, code = due
+    currency = Currency.from_code(code)
     of_whole = "" if share.is_whole else share.text
-    amount_minor = share_minor(fee, share, currency) * (-1 if is_credit else 1)
+    count = 1 if seats is None else seats
+    amount_minor = _share_minor(_times_minor(amount, count, currency.digits), share) * sign
     shown = " ".join(word for word in (words, of_whole) if word)
     return Charge(
-        description=", ".join(word for word in (fee["name"], shown) if word),
+        description=", ".join(word for word in (name, shown) if word),
         meter="",
-        unit="seats" if per_seat else "",
+        unit="" if seats is None else "seats",
         scale=0,
-        quantity=share.quantity if per_seat else 1,
+        quantity=count,
         included=0,
-        charged=share.quantity if per_seat else 1,
-        unit_price=fee["amount"],
+        charged=count,
+        unit_price=amount,
         price_per=1,
         amount_minor=amount_minor,
-        explanation=_steps(fee["amount"], share.quantity if per_seat else None, of_whole, amount_minor, currency.code),
+        explanation=_steps(amount, seats, of_whole, amount_minor, code),
         period_start=share.start,
         period_end=share.end,
         late=False,
@@ -107,7 +131,7 @@ def fee_line(fee: PriceJson, share: Share, currency: Currency, *, words: str = "
 
 @lru_cache(maxsize=4096)
 def _steps(amount: str, seats: int | None, of_whole: str, amount_minor: int, code: str) -> tuple[str, ...]:
-    """Say how a fee came about; `seats` is None where they don't count. Most of a plan's tenants owe the same."""
+    """Say how a fee came about. Most of a plan's tenants owe the same, for one period or another."""
     currency = Currency.from_code(code)
     steps = [f"flat fee per period: {amount} {code}"]
     if seats is not None:

@@ -39,46 +39,47 @@ def rate_terms(
     `events` are (units, how many records in a row), in order of event time and id, for prices that need them; they add
     up to the quantity. `granted` units beyond the included ones cost nothing.
     """
-    if terms.pricing is None:
+    pricing, included, code = terms.pricing, terms.included, currency.code
+    if pricing is None:
         raise ValueError(f"no price model {terms.price['model']!r} in this engine version")
-    included = terms.included
-    charged = max(quantity - included - granted, 0)
+    free = included + granted
+    charged = quantity - free if quantity > free else 0
     steps = [f"used: {quantity:,}"]
-    if included or granted:
-        free = f"included {included:,}" + (f" and granted {granted:,}" if granted else "")
-        steps.append(f"less {free}: {charged:,} to charge")
-    parts = _parts(terms, terms.pricing, charged, events, steps)
+    if free:
+        words = f"included {included:,} and granted {granted:,}" if granted else f"included {included:,}"
+        steps.append(f"less {words}: {charged:,} to charge")
+    if terms.conversion is None and not terms.is_per_event:
+        parts = pricing(Decimal(charged))
+    else:
+        parts = _parts(terms, pricing, charged, events, steps)
     if terms.is_per_event:
         steps.extend([_step_per_event(each, currency) for each in parts])
     else:
-        steps.extend([_step(each, currency.code) for each in parts])
-    amount = total(parts)
-    if len(parts) > 1:
-        steps.append(f"together {plain_amount(amount)} {currency.code}")
+        _say_parts(parts, code, steps)
+    if len(parts) == 1:
+        amount = parts[0].amount
+    else:
+        amount = total(parts)
+        if parts:
+            steps.append(f"together {plain_amount(amount)} {code}")
     limited: tuple[Part, ...] = ()
     if terms.bounds is not UNBOUNDED:
         result = bounded(amount, terms.bounds, billed_before=ZERO, is_period_end=True)
         amount, limited = result.amount, bound_parts(result, terms.bounds)
         if result.discount:
-            steps.append(f"less discount and maximum: -{plain_amount(result.discount)} {currency.code}")
+            steps.append(f"less discount and maximum: -{plain_amount(result.discount)} {code}")
         if result.true_up:
-            steps.append(
-                f"up to the minimum of {terms.price['minimum']}: +{plain_amount(result.true_up)} {currency.code}"
-            )
-    return Rated(
-        included + granted, charged, terms.unit_price, terms.price_per, amount, tuple(steps), currency, parts, limited
-    )
+            steps.append(f"up to the minimum of {terms.price['minimum']}: +{plain_amount(result.true_up)} {code}")
+    return Rated(free, charged, terms.unit_price, terms.price_per, amount, tuple(steps), currency, parts, limited)
 
 
 def _parts(
     terms: PriceTerms, pricing: Pricing, charged: int, events: Sequence[tuple[int, int]], steps: list[str]
 ) -> tuple[Part, ...]:
-    """Give what the charged units are made of, and say where they are converted."""
+    """Give what the charged units, or single records, are made of, and say where they are converted."""
     conversion = terms.conversion
     if conversion is None:
-        if terms.is_per_event:
-            return parts_of_events(terms.price, [Decimal(units) for units in values_of(events)])
-        return pricing(Decimal(charged))
+        return parts_of_events(terms.price, [Decimal(units) for units in values_of(events)])
     priced = converted(Decimal(charged), conversion)
     steps.append(f"converted: {plain(priced)}")
     if terms.is_per_event:
@@ -97,17 +98,18 @@ def is_price_free(price: PriceJson) -> bool:
     return not any(Decimal(amount) for amount in amounts)
 
 
+def _say_parts(parts: Sequence[Part], code: str, steps: list[str]) -> None:
+    for name, quantity, unit_price, amount, per, _ in parts:
+        at = _price_text(unit_price, per, code)
+        said = f"{quantity:,}{at}{plain_amount(amount)} {code}"
+        steps.append(f"{name}: {said}" if name else said)
+
+
 @lru_cache(maxsize=4096)
-def _price_text(unit_price: Decimal) -> str:
-    """Write a unit price; plans have few, and every line writes them again. 2.5 and 2.50 are written alike."""
-    return plain(unit_price, digits_min=2)
-
-
-def _step(each: Part, code: str) -> str:
-    name, quantity, unit_price, amount, per, _ = each
-    name = f"{name}: " if name else ""
+def _price_text(unit_price: Decimal, per: int, code: str) -> str:
+    """Say a unit price; plans have few, and every line says them again. 2.5 and 2.50 are written alike."""
     shared = "" if per == 1 else f" / {per:,}"
-    return f"{name}{quantity:,}{shared} x {_price_text(unit_price)} {code} = {plain_amount(amount)} {code}"
+    return f"{shared} x {plain(unit_price, digits_min=2)} {code} = "
 
 
 def _step_per_event(each: Part, currency: Currency) -> str:

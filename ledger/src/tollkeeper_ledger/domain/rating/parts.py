@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from typing import TYPE_CHECKING, NamedTuple
 
 from tollkeeper_ledger.domain.money import EXACT, exact
@@ -29,6 +29,8 @@ class Part(NamedTuple):
 
 
 _multiply, _add = EXACT.multiply, EXACT.add
+_SHARE_DIGITS_MAX = 40
+"""Leaves room for a quantity's digits in an exact product."""
 
 
 def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_count: bool = False) -> Part:
@@ -37,6 +39,18 @@ def part(name: str, quantity: Decimal, unit_price: Decimal, *, per: int = 1, is_
     if per != 1:
         amount = EXACT.divide(amount, Decimal(per))
     return Part(name, quantity, unit_price, amount, per, is_count)
+
+
+def share_of(unit_price: Decimal, per: int) -> Decimal | None:
+    """Give exactly what one unit costs where a price is for each `per`; None where that has many digits or no end.
+
+    Times a quantity of units it is the same amount as `part` gives, without a division for each.
+    """
+    context = Context(prec=_SHARE_DIGITS_MAX, traps=[Inexact])
+    try:
+        return context.divide(unit_price, Decimal(per))
+    except Inexact:
+        return None
 
 
 def total(parts: Sequence[Part]) -> Decimal:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from tollkeeper_ledger.domain.money import Currency, exact, major, parse_decimal, round_line
+from tollkeeper_ledger.domain.money import exact, major, parse_decimal, round_line
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.proration import prorate, true_up
 from tollkeeper_ledger.domain.rating.charges import Charge, Charges, SubscriptionFacts
@@ -23,7 +23,6 @@ from tollkeeper_ledger.domain.rating.fees import (
     Share,
     fee_line,
     length,
-    proration_of,
     share_minor,
 )
 from tollkeeper_ledger.domain.rating.paid import PaidFee, PaidPeriod, give_back
@@ -38,12 +37,15 @@ from tollkeeper_ledger.domain.rating.reductions import (
     units_used,
     with_coupons,
 )
+from tollkeeper_ledger.domain.rating.terms import terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from tollkeeper_ledger.domain.money import Currency
     from tollkeeper_ledger.domain.rating.charges import LateUsage, PriceJson, Total
     from tollkeeper_ledger.domain.rating.reductions import Reduced
+    from tollkeeper_ledger.domain.rating.terms import PlanTerms
 
 _USED_WHERE_TAKEN = 2
 """Engine version since which a coupon is used up by what it takes something off alone."""
@@ -137,14 +139,16 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
     In a trial nothing is due: no fee, and no usage, which is left out of `usage`. While paused no fee is due, and what
     is used all the same is charged. A cut charges usage alone.
     """
-    digests = list(dict.fromkeys([stretch.plan for stretch in facts.stretches] or [_only_plan(facts)]))
-    currency = Currency.from_code(plans[digests[-1]]["currency"])
     if facts.is_cut:
         plans = {digest: without_end(plan) for digest, plan in plans.items()}
+    read = {digest: terms_of(plan) for digest, plan in plans.items()}
+    digests = list(dict.fromkeys([stretch.plan for stretch in facts.stretches])) or [_only_plan(facts)]
+    currency = read[digests[-1]].currency
     granted = units_granted(facts.grants)
-    fees = {digest: _arrears(facts, digest, plans[digest], currency) for digest in digests}
+    fees = {digest: _arrears(facts, digest, read[digest], currency) for digest in digests}
+    span = SubscriptionFacts(period_start=facts.period.start, period_end=facts.period.end)
     used = {
-        digest: _used(facts, digest, usage, plans[digest], granted=granted, engine_version=engine_version)
+        digest: _used(facts, digest, usage, read[digest], span, granted=granted, engine_version=engine_version)
         for digest in dict.fromkeys([*digests, *usage.by_plan])
     }
     lines = [line for of_plan in fees.values() for line in of_plan]
@@ -153,13 +157,13 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
         used_lines[digest] = range(len(lines), len(lines) + len(of_plan))
         lines.extend(of_plan)
     lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
-    lines.extend(_corrections(facts, plans, currency))
+    lines.extend(_corrections(facts, read, currency))
     for digest in digests:
-        lines.extend(_commitment(facts, digest, plans[digest], [*fees[digest], *used[digest]], currency))
+        lines.extend(_commitment(facts, digest, read[digest], [*fees[digest], *used[digest]], currency))
     before = len(lines)
     if facts.advance is not None:
         lines.extend(
-            _fees_ahead(facts.advance, plans[facts.advance.plan], facts.advance.time_zone or facts.time_zone, currency)
+            _fees_ahead(facts.advance, read[facts.advance.plan], facts.advance.time_zone or facts.time_zone, currency)
         )
     reduced = with_coupons(facts.coupons, lines, currency)
     paid, credit_used = pay_with_credit(facts.grants, reduced.lines, facts.period, currency)
@@ -189,28 +193,29 @@ def _used(
     facts: PeriodFacts,
     digest: str,
     usage: PeriodUsage,
-    plan: PriceJson,
+    plan: PlanTerms,
+    span: SubscriptionFacts,
     *,
     granted: dict[str, int],
     engine_version: int,
 ) -> list[Charge]:
-    span = SubscriptionFacts(period_start=facts.period.start, period_end=facts.period.end)
     totals = usage.by_plan.get(digest, ())
     lines = rate_usage(plan, totals, span, engine_version=engine_version, granted=granted)
-    is_due = not facts.is_cut and any(
-        stretch.plan == digest and stretch.state == "active" for stretch in facts.stretches
-    )
+    if not facts.is_cut:
+        for stretch in facts.stretches:
+            if stretch.plan == digest and stretch.state == "active":
+                return lines
     # What is owed without any use is owed for a plan that was in force, not for a trial or a pause alone.
-    return lines if is_due else [line for line in lines if line.quantity]
+    return [line for line in lines if line.quantity]
 
 
-def _share(facts: PeriodFacts, span: Period, plan: PriceJson, quantity: int) -> Share:
+def _share(facts: PeriodFacts, span: Period, plan: PlanTerms, quantity: int) -> Share:
     """Say how much of the whole period a span is, as the plan measures it."""
     return _share_of(span, facts.whole, plan, quantity, facts.time_zone)
 
 
-def _share_of(span: Period, whole: Period, plan: PriceJson, quantity: int, time_zone: str) -> Share:
-    by = proration_of(plan)
+def _share_of(span: Period, whole: Period, plan: PlanTerms, quantity: int, time_zone: str) -> Share:
+    by = plan.proration
     if by == NEVER or span == whole:
         return Share(span.start, span.end, quantity=quantity)
     count = length(whole.start, whole.end, by=by, time_zone=time_zone)
@@ -238,46 +243,42 @@ def _runs(stretches: Sequence[Stretch], fee: PriceJson | None = None) -> list[tu
     return runs
 
 
-def _fees(plan: PriceJson, timing: str) -> list[PriceJson]:
-    return [fee for fee in plan["fees"] if fee["timing"] == timing]
-
-
-def _arrears(facts: PeriodFacts, digest: str, plan: PriceJson, currency: Currency) -> list[Charge]:
+def _arrears(facts: PeriodFacts, digest: str, plan: PlanTerms, currency: Currency) -> list[Charge]:
     """Give the lines of a plan's fees after the period. Unshared ones are due whole, to the last plan in force."""
     lines: list[Charge] = []
-    for fee in _fees(plan, "arrears"):
+    for fee in plan.arrears:
         runs = _runs(facts.stretches, fee)
-        for (of_plan, quantity), span in runs[-1:] if proration_of(plan) == NEVER else runs:
+        for (of_plan, quantity), span in runs[-1:] if plan.proration == NEVER else runs:
             share = _share(facts, span, plan, quantity)
             if of_plan == digest and share.part:
                 lines.append(fee_line(fee, share, currency))
     return lines
 
 
-def _fees_ahead(ahead: Ahead, plan: PriceJson, time_zone: str, currency: Currency) -> list[Charge]:
+def _fees_ahead(ahead: Ahead, plan: PlanTerms, time_zone: str, currency: Currency) -> list[Charge]:
     share = _share_of(ahead.span, ahead.whole, plan, ahead.quantity, time_zone)
     if not share.part:
         return []
-    return [fee_line(fee, share, currency, words="in advance") for fee in _fees(plan, "advance")]
+    return [fee_line(fee, share, currency, words="in advance") for fee in plan.advance]
 
 
-def _corrections(facts: PeriodFacts, plans: Plans, currency: Currency) -> list[Charge]:
+def _corrections(facts: PeriodFacts, plans: Mapping[str, PlanTerms], currency: Currency) -> list[Charge]:
     """Take back what was billed ahead and not used, and charge the fees in advance that nobody billed ahead."""
     ahead = facts.ahead
     lines: list[Charge] = []
-    if ahead is not None and not ahead.is_void and proration_of(plans[ahead.plan]) != NEVER:
+    if ahead is not None and not ahead.is_void and plans[ahead.plan].proration != NEVER:
         lines.extend(_taken_back(facts, ahead, plans[ahead.plan], currency))
-    for digest in dict.fromkeys(stretch.plan for stretch in facts.stretches):
+    for digest in dict.fromkeys([stretch.plan for stretch in facts.stretches]):
         plan = plans[digest]
-        if ahead is None or proration_of(plan) != NEVER:
-            for fee in _fees(plan, "advance"):
+        if ahead is None or plan.proration != NEVER:
+            for fee in plan.advance:
                 lines.extend(_not_billed_ahead(facts, digest, fee, plan, currency))
     return lines
 
 
-def _taken_back(facts: PeriodFacts, ahead: Ahead, plan: PriceJson, currency: Currency) -> Iterator[Charge]:
+def _taken_back(facts: PeriodFacts, ahead: Ahead, plan: PlanTerms, currency: Currency) -> Iterator[Charge]:
     """Give the lines that take back what was billed ahead and is not used, as it was paid where that is known."""
-    for fee, paid in zip(_fees(plan, "advance"), chain(ahead.paid, repeat(None)), strict=False):
+    for fee, paid in zip(plan.advance, chain(ahead.paid, repeat(None)), strict=False):
         before_minor = 0
         for span in _unused(facts, ahead, fee):
             share = _share(facts, span, plan, ahead.quantity)
@@ -292,7 +293,8 @@ def paid_instead(ahead: Ahead, plan: PriceJson, time_zone: str) -> tuple[PaidFee
     """Say what would have been paid ahead under another plan, without tax: as much off each fee as was off all."""
     amount_minor = sum(fee.amount_minor for fee in ahead.paid)
     off_minor = sum(fee.discount_minor for fee in ahead.paid)
-    lines = _fees_ahead(ahead, plan, ahead.time_zone or time_zone, Currency.from_code(plan["currency"]))
+    read = terms_of(plan)
+    lines = _fees_ahead(ahead, read, ahead.time_zone or time_zone, read.currency)
     return tuple(
         PaidFee(
             amount_minor=line.amount_minor,
@@ -316,7 +318,7 @@ def is_given_back(facts: PeriodFacts) -> bool:
 
 
 def _not_billed_ahead(
-    facts: PeriodFacts, digest: str, fee: PriceJson, plan: PriceJson, currency: Currency
+    facts: PeriodFacts, digest: str, fee: PriceJson, plan: PlanTerms, currency: Currency
 ) -> Iterator[Charge]:
     """Give the lines of a fee in advance for the time that nobody billed ahead."""
     ahead = facts.ahead
@@ -346,25 +348,25 @@ def _unused(facts: PeriodFacts, ahead: Ahead, fee: PriceJson) -> list[Period]:
 
 
 def _commitment(
-    facts: PeriodFacts, digest: str, plan: PriceJson, lines: Sequence[Charge], currency: Currency
+    facts: PeriodFacts, digest: str, plan: PlanTerms, lines: Sequence[Charge], currency: Currency
 ) -> list[Charge]:
     """Give what is missing to a plan's minimum for the time that it was in force, whatever was billed ahead."""
-    if "commitment" not in plan:
+    if plan.commitment is None:
         return []
     spans = [(span, quantity) for (of_plan, quantity), span in _runs(facts.stretches) if of_plan == digest]
     shares = [_share(facts, span, plan, quantity) for span, quantity in spans]
     if not shares:
         return []
     charged_minor = sum(line.amount_minor for line in lines)
-    charged_minor += sum(share_minor(fee, share, currency) for fee in _fees(plan, "advance") for share in shares)
-    full_minor = round_line(parse_decimal(plan["commitment"]), currency)
+    charged_minor += sum(share_minor(fee, share, currency) for fee in plan.advance for share in shares)
+    full_minor = round_line(parse_decimal(plan.commitment), currency)
     part, whole = sum(share.part for share in shares), shares[0].whole
     missing_minor = true_up(full_minor, charged_minor=charged_minor, part=min(part, whole), whole=whole)
     if not missing_minor:
         return []
     of_whole = "" if part >= whole else f" for {shares[0]._replace(part=part).text}"
     steps = (
-        f"minimum of {plan['commitment']} {currency.code}{of_whole}",
+        f"minimum of {plan.commitment} {currency.code}{of_whole}",
         f"fees and usage: {major(charged_minor, currency)} {currency.code}",
         f"missing: {major(missing_minor, currency)} {currency.code}",
     )

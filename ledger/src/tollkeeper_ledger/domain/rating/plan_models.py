@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tollkeeper_ledger.domain.money import EXACT, exact
 from tollkeeper_ledger.domain.rating.blocks import BlockTier, graduated_blocks, package
 from tollkeeper_ledger.domain.rating.bounds import UNBOUNDED, Bounds
-from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part
+from tollkeeper_ledger.domain.rating.parts import ZERO, Part, part, share_of
 from tollkeeper_ledger.domain.rating.percentage import Percentage, percentage_of_events
 from tollkeeper_ledger.domain.rating.quantity import Conversion
 from tollkeeper_ledger.domain.rating.tiers import Tier, graduated, volume
@@ -26,6 +26,7 @@ Pricing: TypeAlias = "Callable[[Decimal], tuple[Part, ...]]"
 """Gives all parts of a period for its whole priced quantity."""
 
 _PERCENT = Decimal("0.01")
+_multiply = EXACT.multiply
 _PER_EVENT_TERMS = ("fixed_per_event", "free_events", "free_total", "per_event_min", "per_event_max")
 
 
@@ -90,7 +91,10 @@ def _tiers(price: PriceJson, unit: str = "unit_price", flat: str = "flat") -> tu
 
 def _per_unit(price: PriceJson) -> Pricing:
     unit_price, per = Decimal(price["unit_price"]), int(price["per"])
-    return lambda quantity: (part("", quantity, unit_price, per=per),)
+    of_one = share_of(unit_price, per) if price.get("convert") is None else None
+    if of_one is None:
+        return lambda quantity: (part("", quantity, unit_price, per=per),)
+    return lambda quantity: (Part("", quantity, unit_price, _multiply(quantity, of_one), per),)
 
 
 def _graduated(price: PriceJson) -> Pricing:

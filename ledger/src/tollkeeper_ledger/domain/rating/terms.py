@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.money import Currency
+from tollkeeper_ledger.domain.rating.fees import proration_of
 from tollkeeper_ledger.domain.rating.plan_bytes import Definition
 from tollkeeper_ledger.domain.rating.plan_models import MODELS_V1, bounds_of, conversion_of, needs_events
+from tollkeeper_ledger.domain.rating.progressive import is_at_the_end
 
 if TYPE_CHECKING:
     from tollkeeper_ledger.domain.rating.bounds import Bounds
@@ -33,6 +35,8 @@ class PriceTerms:
     unit_price: str
     """Empty where one price doesn't say what a unit costs."""
     price_per: int
+    is_at_the_end: bool
+    """Whether it makes no line before the period's end."""
 
     @property
     def is_plain(self) -> bool:
@@ -42,9 +46,17 @@ class PriceTerms:
 
 @dataclass(frozen=True, slots=True)
 class PlanTerms:
-    """A plan version's prices as they are read."""
+    """A plan version's fees and prices as they are read."""
 
     currency: Currency
+    arrears: tuple[PriceJson, ...]
+    """Fees after their period."""
+    advance: tuple[PriceJson, ...]
+    """Fees before their period."""
+    proration: str
+    """How fees are shared out: `day`, `second` or `none`."""
+    commitment: str | None
+    """The least that a period costs, decimal."""
     prices: tuple[PriceTerms, ...]
     is_plain: bool
     """One price for each meter, on one line."""
@@ -65,11 +77,12 @@ def read_price(price: PriceJson) -> PriceTerms:
         bounds=bounds_of(price),
         unit_price=price["unit_price"] if is_one_price else "",
         price_per=int(price["per"]) if is_one_price else 1,
+        is_at_the_end=is_at_the_end(price),
     )
 
 
 def terms_of(plan: PriceJson) -> PlanTerms:
-    """Give a plan's prices as they are read; of a definition that was read from bytes the same ones each time."""
+    """Give a plan's fees and prices as they are read; of a definition made of bytes the same ones each time."""
     found: PlanTerms | None = plan.terms if isinstance(plan, Definition) else None
     if found is None:
         found = _read_plan(plan)
@@ -81,4 +94,12 @@ def terms_of(plan: PriceJson) -> PlanTerms:
 def _read_plan(plan: PriceJson) -> PlanTerms:
     prices = tuple(read_price(price) for price in plan["prices"])
     one_each = len({one.meter for one in prices}) == len(prices)
-    return PlanTerms(Currency.from_code(plan["currency"]), prices, one_each and all(one.is_plain for one in prices))
+    return PlanTerms(
+        currency=Currency.from_code(plan["currency"]),
+        arrears=tuple(fee for fee in plan["fees"] if fee["timing"] == "arrears"),
+        advance=tuple(fee for fee in plan["fees"] if fee["timing"] == "advance"),
+        proration=proration_of(plan),
+        commitment=plan.get("commitment"),
+        prices=prices,
+        is_plain=one_each and all(one.is_plain for one in prices),
+    )
