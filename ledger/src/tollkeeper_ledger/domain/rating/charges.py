@@ -86,13 +86,6 @@ class Rated(NamedTuple):
         # One price makes one part.
         return bool(self.unit_price) and self.parts[0].is_count
 
-    @property
-    def shown_parts(self) -> tuple[Part, ...]:
-        """Give what a reader needs beside quantity and unit price to come to the amount."""
-        if self.unit_price and not self.is_converted:
-            return self.bounds
-        return (*self.parts, *self.bounds) if self.bounds else self.parts
-
 
 class TaxPaid(NamedTuple):
     """Tax that was paid with what a line gives back."""

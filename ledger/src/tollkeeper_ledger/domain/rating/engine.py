@@ -105,14 +105,16 @@ def rate_late(lates: Sequence[LateUsage], currency: Currency, *, engine_version:
 def _usage_line(
     terms: PriceTerms, attributes: Attributes, total: Total, rated: Rated, facts: SubscriptionFacts
 ) -> Charge:
-    included, charged, unit_price, price_per, amount, steps, currency, *_ = rated
+    included, charged, unit_price, price_per, amount, steps, currency, parts, bounds = rated
     meter, unit, scale, units, _, _ = total
     amount_minor, amount_text = rounded_line(amount, currency)
+    shown = parts if terms.shows_parts else ()
+    explained = (*steps, f"rounded half up: {amount_text} {currency.code}")
     # By place: a line has so many fields that naming them takes as long as rounding it.
     return Charge._make((
         with_dimensions(terms, attributes) if attributes else terms.name, meter, unit, scale, units, included, charged,
-        unit_price, price_per, amount_minor, (*steps, f"rounded half up: {amount_text} {currency.code}"),
-        facts.period_start, facts.period_end, False, rated.shown_parts, 0, "", "", "usage", attributes, None,
+        unit_price, price_per, amount_minor, explained, facts.period_start, facts.period_end, False,
+        (*shown, *bounds) if bounds else shown, 0, "", "", "usage", attributes, None,
     ))  # fmt: skip
 
 

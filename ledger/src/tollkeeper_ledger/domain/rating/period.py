@@ -156,10 +156,12 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
     for digest, of_plan in used.items():
         used_lines[digest] = range(len(lines), len(lines) + len(of_plan))
         lines.extend(of_plan)
-    lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
+    if usage.late:
+        lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
     lines.extend(_corrections(facts, read, currency))
     for digest in digests:
-        lines.extend(_commitment(facts, digest, read[digest], [*fees[digest], *used[digest]], currency))
+        if read[digest].commitment is not None:
+            lines.extend(_commitment(facts, digest, read[digest], [*fees[digest], *used[digest]], currency))
     before = len(lines)
     if facts.advance is not None:
         lines.extend(

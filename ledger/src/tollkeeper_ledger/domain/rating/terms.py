@@ -35,6 +35,8 @@ class PriceTerms:
     unit_price: str
     """Empty where one price doesn't say what a unit costs."""
     price_per: int
+    shows_parts: bool
+    """Whether a reader needs its parts beside quantity and unit price to come to the amount."""
     is_at_the_end: bool
     """Whether it makes no line before the period's end."""
 
@@ -66,17 +68,21 @@ def read_price(price: PriceJson) -> PriceTerms:
     """Read a price. Raises what its fields raise; a model that there isn't is found when something is to be rated."""
     model = MODELS_V1.get(price["model"])
     is_one_price = price["model"] == "per_unit"
+    unit_price = price["unit_price"] if is_one_price else ""
+    conversion = conversion_of(price)
     return PriceTerms(
         price=price,
         meter=price["meter"],
         name=str(price.get("description") or price["meter"]),
         included=int(price["included"]),
-        conversion=conversion_of(price),
+        conversion=conversion,
         pricing=None if model is None else model(price),
         is_per_event=needs_events(price),
         bounds=bounds_of(price),
-        unit_price=price["unit_price"] if is_one_price else "",
+        unit_price=unit_price,
         price_per=int(price["per"]) if is_one_price else 1,
+        # One price for another unit than the quantity's explains nothing without what was converted.
+        shows_parts=not unit_price or conversion is not None,
         is_at_the_end=is_at_the_end(price),
     )
 
