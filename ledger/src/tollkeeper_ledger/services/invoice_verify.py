@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     make_document,
 )
+from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.domain.usage_archive import RecordsAwayError, away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
@@ -192,7 +193,7 @@ async def reproduce_invoice(conn: Connection, invoice_id: UUID, *, from_records:
             told = f"what it rests on can't be read: {error!r}"
             raise PreconditionError(told, reason="INVOICE_STATE", metadata={"invoice": stored.number}) from error
         if not usage.ok:
-            raise PreconditionError(usage.detail, reason="INVOICE_STATE", metadata={"invoice": stored.number})
+            raise PreconditionError(telling(usage.detail), reason="INVOICE_STATE", metadata={"invoice": stored.number})
         stored = replace(stored, inputs=again)
     made, problem = await _made_again(conn, stored, invoice_id)
     if problem:

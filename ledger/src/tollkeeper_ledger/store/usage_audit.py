@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from tollkeeper_ledger.domain.periods import to_us
 from tollkeeper_ledger.domain.usage_audit import AuditedRecord, RefusedRecord
-from tollkeeper_ledger.domain.usage_rollup import RawRecord, RollupKey, Rollups, RollupSum, StateKey, ValueKey
+from tollkeeper_ledger.domain.usage_rollup import RollupKey, Rollups, RollupSum, StateKey, ValueKey
 from tollkeeper_ledger.store.damaged import attributes_of, json_of, quantities_of
 from tollkeeper_ledger.store.queries import sql
+from tollkeeper_ledger.store.usage_rollups import raw_record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
+    from tollkeeper_ledger.domain.usage_rollup import RawRecord
     from tollkeeper_ledger.store.pool import Connection, Row
 
 FINDINGS_MAX = 1_000
@@ -134,18 +136,7 @@ async def read_hours(conn: Connection) -> list[datetime]:
 async def records_of_hour(conn: Connection, hour: datetime, meter_ids: Collection[int]) -> list[RawRecord]:
     """Give the records of an hour, voids as well."""
     rows = await conn.fetch(sql("audit.records_of_hour"), hour, hour + HOUR)
-    return [
-        RawRecord(
-            tenant_id=row["tenant_id"],
-            segment_id=row["segment_id"],
-            flags=row["flags"],
-            event_us=to_us(row["event_time"]),
-            id=row["id"],
-            quantities=[one for one in quantities_of(row) if one[0] in meter_ids],
-            attributes=attributes_of(row["attributes"]),
-        )
-        for row in rows
-    ]
+    return [raw_record(row, quantities_of(row), attributes_of(row["attributes"]), meter_ids) for row in rows]
 
 
 async def rollups_of_hour(conn: Connection, hour: datetime) -> Rollups:

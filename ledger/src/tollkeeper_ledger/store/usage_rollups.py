@@ -192,21 +192,21 @@ async def records_of_quarters(
         [tenant_id for tenant_id, _ in quarters],
         [from_us(start_us) for _, start_us in quarters],
     )
-    return [raw_record(row, meter_ids) for row in rows]
+    return [
+        raw_record(row, zip(row["meter_ids"], row["units"], strict=True), row["attributes"], meter_ids) for row in rows
+    ]
 
 
-def raw_record(row: Row, meter_ids: Collection[int]) -> RawRecord:
-    """Give a stored record as rollups see it."""
+def raw_record(
+    row: Row, quantities: Iterable[tuple[int, int]], attributes: Mapping[str, str], meter_ids: Collection[int]
+) -> RawRecord:
+    """Give a stored record as rollups see it, with what it says of these meters."""
     return RawRecord(
         tenant_id=row["tenant_id"],
         segment_id=row["segment_id"],
         flags=row["flags"],
         event_us=to_us(row["event_time"]),
         id=row["id"],
-        quantities=[
-            (meter_id, units)
-            for meter_id, units in zip(row["meter_ids"], row["units"], strict=True)
-            if meter_id in meter_ids
-        ],
-        attributes=row["attributes"],
+        quantities=[one for one in quantities if one[0] in meter_ids],
+        attributes=attributes,
     )

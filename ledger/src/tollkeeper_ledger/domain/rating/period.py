@@ -160,8 +160,7 @@ def rate_period(facts: PeriodFacts, usage: PeriodUsage, plans: Plans, *, engine_
         lines.extend(rate_late(usage.late, currency, engine_version=engine_version))
     lines.extend(_corrections(facts, read, currency))
     for digest in digests:
-        if read[digest].commitment is not None:
-            lines.extend(_commitment(facts, digest, read[digest], [*fees[digest], *used[digest]], currency))
+        lines.extend(_commitment(facts, digest, read[digest], [*fees[digest], *used[digest]], currency))
     before = len(lines)
     if facts.advance is not None:
         lines.extend(

@@ -382,7 +382,8 @@ WHERE c.billable AND c.is_draft AND ($1::text IS NULL OR t.wire_id = $1)
 ORDER BY c.closed_at, c.tenant_id, c.period_start LIMIT $2;
 
 -- name: closes_after
--- Gives a page of all closes that begin in the years 1 to 9999. $1 tenant, $2 subscription and $3 period to begin after, nulls at first; $4 most.
+-- Gives a page of all closes that begin in the years 1 to 9999. $1 tenant, $2 subscription and $3 period to begin after,
+-- nulls at first; $4 most.
 SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs, t.wire_id
 FROM billing_close c LEFT JOIN tenant t USING (tenant_id)
 WHERE ($1::uuid IS NULL OR (c.tenant_id, c.subscription_id, c.period_start) > ($1, $2::uuid, $3::timestamptz))
