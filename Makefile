@@ -160,7 +160,7 @@ kafka: install ## Take usage in from a real Kafka broker, with readers killed (n
 
 .PHONY: tamper
 tamper: install ## Change single stored fields of usage at random, 10,000 times: the audit finds and names each
-	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py tests/integration/usage/test_archive.py tests/integration/billing/test_tampered_bytes.py
+	@TAMPERINGS=10000 $(RUN)/pytest -q -p no:cacheprovider tests/integration/usage/test_audit.py tests/integration/usage/test_archive.py tests/integration/billing/test_tampered_bytes.py tests/integration/billing/test_books.py
 
 ONLY ?=
 

@@ -228,6 +228,19 @@ async def test_drafts_wait_and_items_are_on_the_next_invoice(bench: BillingBench
     await check_books(bench)
 
 
+async def test_an_invoice_is_due_when_it_says(bench: BillingBench) -> None:
+    """The day is the document's, which is frozen when the period closes, whatever the payer's profile says by then."""
+    await bench.apply(catalogue(bench.start, "code"))
+    await profile(bench, "code", BillingProfile(review=True, due_days=10))
+    await bench.set_now(bench.start + HOUR + GRACE)
+    await bench.run()
+    await profile(bench, "code", BillingProfile(review=True, due_days=40))
+    async with transaction(bench.billing) as conn:
+        made = await finalise_draft(conn, "code", period_start=None, run=RUN)
+    assert 10 == made.read()["billing"]["due_days"]
+    assert made.finalised_at + timedelta(days=10) == (await receivable(bench, made.invoice_id))["due_at"]
+
+
 async def test_an_invoice_falls_past_due_and_is_given_up(bench: BillingBench) -> None:
     """On its day an open invoice is past due, a paid one not; written off it is a loss, and late money undoes that."""
     first, second = await billed_hours(bench, 2, BillingProfile(due_days=0))

@@ -20,7 +20,7 @@ from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.domain.usage_audit import Finding
 from tollkeeper_ledger.services.invoice_verify import reproduce_invoice, verify_invoice
 from tollkeeper_ledger.services.overrides import Act
-from tollkeeper_ledger.services.receivables import credit_invoice
+from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
 from tollkeeper_ledger.services.usage_audit import verify_usage
 from tollkeeper_ledger.services.usage_roots import RootSigner
 from tollkeeper_ledger.store.clock import ledger_now
@@ -66,7 +66,7 @@ USAGE = (
     "usage_rollup_minute", "usage_rollup_quarter", "usage_rollup_state", "usage_rollup_value", "usage_root", "producer",
 )  # fmt: skip
 MONEY = (
-    "billing_close", "billing_segment", "invoice", "invoice_line", "receivable", "journal", "credit_note",
+    "billing_close", "billing_segment", "invoice", "invoice_line", "receivable", "journal", "payment", "credit_note",
     "plan_version", "subscription", "subscription_phase",
 )  # fmt: skip
 ARRAYS = ["array_fill(NULL::{0}, ARRAY[cardinality({1})])", "array_fill(7::{0}, ARRAY[cardinality({1}), 1])", "'{}'"]
@@ -139,6 +139,7 @@ async def fill(bench: BillingBench, directory: Path) -> list[UUID]:
     invoices = [row["invoice_id"] for row in await bench.rows("SELECT invoice_id FROM invoice ORDER BY serial")]
     async with transaction(bench.billing) as conn:
         act = Act("test", "credit", await ledger_now(conn))
+        await pay_by_hand(conn, invoices[0], amount_minor=50, reference="half", act=act)
         await credit_invoice(conn, invoices[0], amount_minor=100, note="sorry", refund=False, act=act)
     return invoices
 

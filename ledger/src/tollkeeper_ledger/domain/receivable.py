@@ -247,7 +247,8 @@ def write_off(receivable: Receivable) -> Change:
     if receivable.state not in (State.FINALISED, State.PAST_DUE):
         raise RefusedError(f"the invoice is {receivable.state}")
     due = receivable.due_minor
-    now = replace(receivable, state=State.UNCOLLECTIBLE, written_off_minor=due)
+    # Some of it may be given up already, where a lost dispute opened it again.
+    now = replace(receivable, state=State.UNCOLLECTIBLE, written_off_minor=receivable.written_off_minor + due)
     return Change(receivable=now, transfers=_moved("write_off", Account.BAD_DEBT, Account.RECEIVABLE, due))
 
 

@@ -104,7 +104,7 @@ async def issue(
     profiles = await read_profiles(conn, {one.account.payer_id for one in billed})
     await queue_all(conn, billed, profiles, "invoice")
     bookings = [
-        Booking(of_it, one.document["subtotal_minor"], one.document["tax_minor"])
+        Booking(of_it, one.document["subtotal_minor"], one.document["tax_minor"], one.document["billing"]["due_days"])
         for of_it, one in zip(billed, added, strict=True)
     ]
     owed = await book_invoices(conn, bookings, profiles, now=at)

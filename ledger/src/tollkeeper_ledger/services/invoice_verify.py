@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tollkeeper_ledger.domain.catalogue.canonical import canonical_json
 from tollkeeper_ledger.domain.errors import PreconditionError, UnknownNameError
@@ -15,20 +17,20 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     make_document,
 )
+from tollkeeper_ledger.domain.period_facts import instant_of, period_from_json
 from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.domain.usage_archive import RecordsAwayError, away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
 from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant
 from tollkeeper_ledger.services.closed_usage import Check, check_usage, read_away, span_of, used_again
+from tollkeeper_ledger.services.invoice_books import wrong_in_books
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store import verifying
 from tollkeeper_ledger.store.billing_invoices import read_stored_inputs
 from tollkeeper_ledger.store.damaged import UNREADABLE
-from tollkeeper_ledger.store.money import invoice_accounts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
-    from uuid import UUID
 
     from tollkeeper_ledger.store.billing_invoices import StoredInputs
     from tollkeeper_ledger.store.pool import Connection
@@ -135,32 +137,51 @@ async def _total(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Ch
         )
     if document["subtotal_minor"] + document["tax_minor"] != document["total_minor"]:
         return Check("total", ok=False, detail="subtotal and tax do not make the total")
-    sums = await verifying.read_sums(conn, invoice_id)
-    said = document | {"seller_id": document["seller"]["id"]}
-    for name in ("subtotal_minor", "tax_minor", "total_minor", "currency", "record_count", "seller_id"):
-        if sums.get(name) != said[name]:
-            return Check("total", ok=False, detail=f"{name} of the row is {sums.get(name)}, not {said[name]}")
+    if wrong := await _wrong_row(conn, document, invoice_id):
+        return Check("total", ok=False, detail=wrong)
     made, problem = await _made_again(conn, stored, invoice_id)
     if problem or made != stored.document:
         return Check("total", ok=False, detail=problem or "made again, the document has other bytes")
     return Check("total", ok=True, detail=f"{document['total_minor']} {document['currency']}")
 
 
+async def _wrong_row(conn: Connection, document: Mapping[str, Any], invoice_id: UUID) -> str:
+    """Say which column of an invoice's row is not what its document says; empty where all are."""
+    row = await verifying.read_invoice(conn, invoice_id)
+    for name, said in _row_of(document).items():
+        if row[name] != said:
+            return f"{name} of the row is {row[name]}, not {said}"
+    return "" if row["follows"] else "the row is not that of the issue after the one that it replaces"
+
+
+def _row_of(document: Mapping[str, Any]) -> dict[str, object]:
+    """Give what the columns of an invoice's row must be."""
+    seller, period = document["seller"], period_from_json(document["period"])
+    names = ("number", "currency", "subtotal_minor", "tax_minor", "total_minor", "record_count")
+    return {
+        **{name: document[name] for name in names},
+        "replaces": document.get("replaces"),
+        "tenant": document["tenant"]["id"],
+        "seller_id": seller["id"],
+        "serial": int(document["number"].removeprefix(f"{seller['invoice_prefix']}-")),
+        "subscription_id": UUID(document["subscription_id"]),
+        "billing_tenant_id": UUID(document["billing_tenant"]["tenant_id"]),
+        "period_start": period.start,
+        "period_end": period.end,
+        "finalised_at": instant_of(document["finalised_at"]),
+    }
+
+
 async def _journal(conn: Connection, stored: StoredInputs, invoice_id: UUID) -> Check:
-    """Compare what is due with what the invoice's transfers left on the account `receivable`."""
-    accounts = await invoice_accounts(conn, invoice_id)
-    sums = await verifying.read_sums(conn, invoice_id)
-    if not sums:
-        return Check("journal", ok=False, detail="what became of the invoice is gone")
-    due = 0 if sums["state"] == "void" else sums["due_minor"]
-    if accounts.get("receivable", 0) != due:
-        detail = f"account receivable stands at {accounts.get('receivable', 0)}, due is {due}"
-        return Check("journal", ok=False, detail=detail)
-    if sums["strange"]:
-        return Check("journal", ok=False, detail=f"{sums['strange']} transfers are of another currency or seller")
-    if sum(accounts.values()) != 0:
-        return Check("journal", ok=False, detail=f"the accounts sum to {sum(accounts.values())}")
-    return Check("journal", ok=True, detail=f"{stored.number} is {sums['state']}, due {due}")
+    """Compare the invoice's transfers with what it owes, and with its payments, refunds, disputes and credit notes."""
+    invoice = await verifying.read_invoice(conn, invoice_id)
+    due_after = timedelta(days=json.loads(stored.document)["billing"]["due_days"])
+    wrong, receivable = await wrong_in_books(
+        conn, invoice_id, invoice=invoice, document=stored.document, due_after=due_after
+    )
+    if wrong:
+        return Check("journal", ok=False, detail=wrong)
+    return Check("journal", ok=True, detail=f"{stored.number} is {receivable.state}, due {receivable.due_minor}")
 
 
 @dataclass(frozen=True, slots=True)

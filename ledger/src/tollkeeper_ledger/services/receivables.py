@@ -54,6 +54,8 @@ class Booking:
     billed: Billed
     subtotal_minor: int
     tax_minor: int
+    due_days: int
+    """Days from its booking to the day that it says."""
 
 
 async def book_invoices(
@@ -72,7 +74,7 @@ async def book_invoices(
         balance_minor = balances[account] + moved[account]
         change = owed.issue(subtotal_minor=one.subtotal_minor, tax_minor=one.tax_minor, balance_minor=balance_minor)
         moved[account] += owed.balance_change(change)
-        due_at = now + timedelta(days=profiles[account.payer_id].due_days)
+        due_at = now + timedelta(days=one.due_days)
         added.append(money.NewReceivable(one.billed, change.receivable, due_at))
         transfers.extend(_transfers(one.billed, change, subject=one.billed.number))
     await money.add_receivables(conn, added, now=now)

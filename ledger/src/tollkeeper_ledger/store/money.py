@@ -115,6 +115,11 @@ async def lock_receivable(conn: Connection, billed: Billed) -> Receivable:
     row = await conn.fetchrow(sql("money.lock_receivable"), billed.tenant_id, billed.invoice_id)
     if row is None:
         raise RuntimeError(f"invoice {billed.number} has no receivable")
+    return receivable_of(row)
+
+
+def receivable_of(row: Row) -> Receivable:
+    """Give what a row of `receivable` says. Raises ValueError: there is no such state."""
     return Receivable(
         subtotal_minor=row["subtotal_minor"],
         tax_minor=row["tax_minor"],
@@ -175,11 +180,6 @@ async def add_transfers(conn: Connection, added: Sequence[NewTransfer], *, now: 
         array_literal(one.billed.invoice_id for one in added),
         [one.subject for one in added],
     )
-
-
-async def invoice_accounts(conn: Connection, invoice_id: UUID) -> dict[str, int]:
-    """Sum an invoice's transfers by account: debits less credits."""
-    return {row["account"]: row["sum_minor"] for row in await conn.fetch(sql("money.invoice_accounts"), invoice_id)}
 
 
 async def read_accounts(conn: Connection, *, only: UUID | None) -> list[tuple[str, str, int]]:

@@ -111,7 +111,41 @@ async def read_lines(conn: Connection, invoice_id: UUID) -> list[tuple[str, str,
     return [(row["description"], row["meter"], row["quantity"], row["amount_minor"]) for row in rows]
 
 
-async def read_sums(conn: Connection, invoice_id: UUID) -> dict[str, int | str]:
-    """Read an invoice's sums and what it owes."""
-    row = await conn.fetchrow(sql("verify.stored_sums"), invoice_id)
-    return {} if row is None else dict(row)
+async def read_invoice(conn: Connection, invoice_id: UUID) -> Row:
+    """Read an invoice's row beside its documents. Raises LookupError: it is gone."""
+    return _need(await conn.fetchrow(sql("verify.stored_sums"), invoice_id), "the invoice's row")
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Everything that moved for an invoice, each as rows of its own query in `verify.sql`."""
+
+    receivable: Row
+    transfers: Sequence[Row]
+    payments: Sequence[Row]
+    refunds: Sequence[Row]
+    disputes: Sequence[Row]
+    credit_notes: Sequence[Row]
+
+
+async def read_books(conn: Connection, invoice_id: UUID, *, payer_id: UUID) -> Books:
+    """Read all that moved for an invoice. Raises LookupError: what became of it is gone."""
+    return Books(
+        receivable=_need(await conn.fetchrow(sql("verify.receivable"), invoice_id), "what became of the invoice"),
+        transfers=await conn.fetch(sql("verify.transfers"), invoice_id),
+        payments=await conn.fetch(sql("verify.payments"), invoice_id),
+        refunds=await conn.fetch(sql("verify.refunds"), payer_id, invoice_id),
+        disputes=await conn.fetch(sql("verify.disputes"), payer_id, invoice_id),
+        credit_notes=await conn.fetch(sql("verify.credit_notes"), invoice_id),
+    )
+
+
+def _need(row: Row | None, what: str) -> Row:
+    if row is None:
+        raise LookupError(f"{what} is gone")
+    return row
+
+
+async def read_balances(conn: Connection, payer_id: UUID, currency: str, *, seller_id: str) -> Row:
+    """Read what a payer has with a seller: `kept_minor` by its account, `moved_minor` by the journal."""
+    return _need(await conn.fetchrow(sql("verify.balances"), payer_id, seller_id, currency), "the account")

@@ -58,12 +58,6 @@ FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text[], $5::text[], $6::text
             $9::text[], $10::text::uuid[], $11::text[])
   AS added (tenant_id, transfer_id, seller_id, kind, debit, credit, amount_minor, currency, invoice_id, subject);
 
--- name: invoice_accounts
--- Sums an invoice's transfers by account: debits less credits. $1 invoice id.
-SELECT account, sum(amount)::bigint AS sum_minor
-FROM journal, LATERAL (VALUES (debit, amount_minor), (credit, -amount_minor)) AS moved (account, amount)
-WHERE invoice_id = $1 GROUP BY account ORDER BY account;
-
 -- name: accounts
 -- Sums the journal by currency and account: debits less credits. $1 only this payer's tenant id, or null.
 SELECT currency, account, sum(amount)::bigint AS sum_minor

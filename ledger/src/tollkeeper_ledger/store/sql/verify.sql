@@ -37,9 +37,48 @@ WHERE r.batch_id = ANY ($1::bigint[]) ORDER BY r.batch_id, r.seq;
 SELECT line, description, meter, quantity, amount_minor FROM invoice_line WHERE invoice_id = $1 ORDER BY line;
 
 -- name: stored_sums
--- Gives an invoice's sums, what they are of, what it owes, and how many of its transfers are of something else. $1 invoice
--- id.
-SELECT i.subtotal_minor, i.tax_minor, i.total_minor, i.currency, i.record_count, i.seller_id, r.state, r.due_minor,
-       (SELECT count(*) FROM journal j
-        WHERE j.invoice_id = i.invoice_id AND (j.currency, j.seller_id) <> (i.currency, i.seller_id)) AS strange
-FROM invoice i JOIN receivable r USING (tenant_id, invoice_id) WHERE i.invoice_id = $1;
+-- Gives an invoice's row beside its documents, and what became of it. $1 invoice id.
+SELECT i.tenant_id, t.wire_id AS tenant, i.subscription_id, i.billing_tenant_id, i.seller_id, i.number, i.serial,
+       i.period_start, i.period_end, i.currency, i.subtotal_minor, i.tax_minor, i.total_minor, i.finalised_at, i.record_count,
+       i.replaces IS NULL AND i.issue = 1 OR o.issue = i.issue - 1 AND o.subscription_id = i.subscription_id AS follows,
+       o.number AS replaces
+FROM invoice i JOIN tenant t USING (tenant_id)
+LEFT JOIN invoice o ON o.tenant_id = i.tenant_id AND o.invoice_id = i.replaces
+WHERE i.invoice_id = $1;
+
+-- name: receivable
+-- Gives what became of an invoice. $1 invoice id.
+SELECT * FROM receivable WHERE invoice_id = $1;
+
+-- name: transfers
+-- Gives an invoice's transfers. $1 invoice id.
+SELECT tenant_id, seller_id, at, kind, debit, credit, amount_minor, currency, subject
+FROM journal WHERE invoice_id = $1 ORDER BY at, transfer_id;
+
+-- name: payments
+-- Gives an invoice's payments. $1 invoice id.
+SELECT tenant_id, currency, provider || '/' || reference AS subject, amount_minor, received_at AS at
+FROM payment WHERE invoice_id = $1 ORDER BY at, payment_id;
+
+-- name: refunds
+-- Gives an invoice's refunds. $1 payer's tenant id, $2 invoice id.
+SELECT tenant_id, currency, 'refund/' || refund_id AS subject, amount_minor, asked_at AS at, state = 'failed' AS failed
+FROM refund WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY at, refund_id;
+
+-- name: disputes
+-- Gives an invoice's disputes. $1 payer's tenant id, $2 invoice id.
+SELECT tenant_id, currency, dispute_id AS subject, amount_minor, stage, fee_minor
+FROM dispute WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY opened_at, dispute_id;
+
+-- name: credit_notes
+-- Gives an invoice's credit notes in the order of their numbers. $1 invoice id.
+SELECT tenant_id, seller_id, number, serial, issued_at AS at, currency, amount_minor, document, digest
+FROM credit_note WHERE invoice_id = $1 ORDER BY serial;
+
+-- name: balances
+-- Gives what a payer has with a seller, as its account and as the journal say. $1 payer's tenant id, $2 seller, $3 currency.
+SELECT coalesce((SELECT balance_minor FROM billing_account WHERE tenant_id = $1 AND seller_id = $2 AND currency = $3), 0)
+         AS kept_minor,
+       coalesce((SELECT sum(CASE WHEN credit = 'balance' THEN amount_minor ELSE -amount_minor END) FROM journal
+                 WHERE tenant_id = $1 AND seller_id = $2 AND currency = $3 AND 'balance' IN (debit, credit)), 0)::bigint
+         AS moved_minor;
