@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,7 +70,7 @@ def play(step: str, amount: int, now: Receivable, balance: int) -> Change | None
         "void": lambda: void(now),
         "write_off": lambda: write_off(now),
         "undo": lambda: undo_refund(now, min(amount, now.refunded_minor)),
-        "lose": lambda: in_turn(now, amount, dispute_lost),
+        "lose": lambda: in_turn(now, amount, partial(dispute_lost, balance_minor=balance)),
         "win": lambda: in_turn(now, amount, dispute_won),
         "late": lambda: past_due(now),
     }
@@ -137,6 +138,18 @@ def test_what_a_step_may_not_do() -> None:
     ):
         with pytest.raises(RefusedError):
             attempt()
+
+
+def test_a_lost_dispute_takes_back_what_was_paid_beyond_the_invoice() -> None:
+    """100 due, 300 paid, all taken back: 100 is due again, the 200 leave the balance as far as they are there."""
+    paid = pay(issue(subtotal_minor=100, tax_minor=0, balance_minor=0).receivable, 300)
+    assert 200 == balance_change(paid)
+    for left, lost in ((200, 0), (150, 50), (0, 200)):
+        change = dispute_lost(paid.receivable, 300, left)
+        sums = standing_of([*dispute(paid.receivable, 300).transfers, *change.transfers])
+        assert (-left, 100, lost, 0) == (
+            balance_change(change), sums[Account.RECEIVABLE], sums[Account.BAD_DEBT], sums[Account.DISPUTED]
+        )  # fmt: skip
 
 
 def test_an_invoice_may_be_given_up_twice() -> None:

@@ -100,6 +100,9 @@ async def fill(bench: BillingBench) -> list[UUID]:
         await pay_by_hand(conn, ids[1], amount_minor=200, reference="late", act=act)
         await void_invoice(conn, ids[2], note="wrong", reissue=True, act=act)
         await void_invoice(conn, ids[3], note="wrong", reissue=False, act=act)
+        await pay_by_hand(conn, ids[4], amount_minor=5_000, reference="much", act=act)
+        said = {"id": "dp_all", "amount": 3_000, "currency": "usd", "status": "lost"}
+        await dispute_said(conn, ids[4], said, provider="stripe", now=act.now, log=None)
     return [row["invoice_id"] for row in await bench.rows("SELECT invoice_id FROM invoice ORDER BY serial")]
 
 

@@ -17,6 +17,7 @@ from tollkeeper_ledger.app import running
 from tollkeeper_ledger.services.invoice_verify import verify_invoice
 from tollkeeper_ledger.services.mailing import make_message
 from tollkeeper_ledger.services.profiles import set_profile
+from tollkeeper_ledger.services.receivables import pay_by_hand
 from tollkeeper_ledger.services.reconciling import reconcile
 from tollkeeper_ledger.store import mails
 from tollkeeper_ledger.store.catalogue import find_tenant_ids
@@ -87,6 +88,22 @@ async def test_a_dispute_moves_money_as_far_as_the_bank_does(
         assert [standing] == await shop.standing()
         assert books == await accounts(bench)
         assert (1, []) == await reconcile(bench.billing, shop.stripe, since=datetime(2020, 1, 1, tzinfo=UTC))
+
+
+async def test_a_lost_dispute_takes_what_was_paid_too_much_out_of_the_balance(bench: BillingBench) -> None:
+    """Money for an invoice that was paid already is the payer's balance; it is not when its bank took it back."""
+    async with open_shop(bench) as shop:
+        invoice = await paid(shop)
+        (row,) = await bench.rows("SELECT invoice_id FROM invoice")
+        async with transaction(bench.billing) as conn:
+            act = await act_on(conn)
+            await pay_by_hand(conn, row["invoice_id"], amount_minor=500, reference="twice", act=act)
+        shop.fake.objects["invoices"][invoice]["amount_paid"] += 300
+        shop.fake.dispute(invoice, "lost")
+        await shop.hear()
+        assert {"cash": 200, "receivable": 2380} == await accounts(bench)
+        (kept,) = await bench.rows("SELECT balance_minor FROM billing_account")
+        assert 200 == kept["balance_minor"]
 
 
 async def test_a_late_word_of_a_dispute_changes_nothing(bench: BillingBench) -> None:

@@ -29,6 +29,7 @@ BOOKED: Mapping[tuple[str, Account, Account], Mapping[str, int]] = MappingProxyT
         ("dispute", Account.DISPUTED, Account.CASH): {},
         ("dispute_won", Account.CASH, Account.DISPUTED): {},
         ("dispute_lost", Account.RECEIVABLE, Account.DISPUTED): {"paid": -1},
+        ("dispute_lost", Account.BALANCE, Account.DISPUTED): {},
         ("dispute_lost", Account.BAD_DEBT, Account.DISPUTED): {},
         ("dispute_fee", Account.FEES, Account.CASH): {},
         ("dispute_fee_back", Account.CASH, Account.FEES): {},

@@ -214,12 +214,17 @@ def dispute_won(receivable: Receivable, amount_minor: int) -> Change:
     return Change(receivable, _moved("dispute_won", Account.CASH, Account.DISPUTED, amount_minor))
 
 
-def dispute_lost(receivable: Receivable, amount_minor: int) -> Change:
-    """Book that the payer has it back: what it paid of the invoice is due again, the rest is lost."""
+def dispute_lost(receivable: Receivable, amount_minor: int, balance_minor: int = 0) -> Change:
+    """Book that the payer has it back: what it paid of the invoice is due again.
+
+    What it had paid beyond that went into its balance of `balance_minor` and comes out of it; what is spent is lost.
+    """
     taken = min(amount_minor, receivable.paid_minor)
+    kept = min(amount_minor - taken, balance_minor)
     transfers = (
         *_moved("dispute_lost", Account.RECEIVABLE, Account.DISPUTED, taken),
-        *_moved("dispute_lost", Account.BAD_DEBT, Account.DISPUTED, amount_minor - taken),
+        *_moved("dispute_lost", Account.BALANCE, Account.DISPUTED, kept),
+        *_moved("dispute_lost", Account.BAD_DEBT, Account.DISPUTED, amount_minor - taken - kept),
     )
     now = replace(receivable, paid_minor=receivable.paid_minor - taken)
     is_open_again = now.due_minor > 0 and now.state in (State.PAID, State.UNCOLLECTIBLE)

@@ -42,7 +42,7 @@ async def dispute_said(
     the invoice's is not booked, only told.
     """
     billed = await need_billed(conn, invoice_id)
-    await money.lock_account(conn, billed.account)
+    balance_minor = await money.lock_account(conn, billed.account)
     dispute_id = str(said["id"])
     before = await lock_dispute(conn, provider, dispute_id)
     stage, amount_minor, fee_before = before or ("", int(said["amount"]), 0)
@@ -54,8 +54,10 @@ async def dispute_said(
     steps: list[Callable[..., Change]] = []
     if _RANKS[stage] < _RANKS["open"] <= _RANKS[reached]:
         steps.append(owed.dispute)
-    if _RANKS[stage] < _RANKS[reached]:
-        steps.extend({"won": [owed.dispute_won], "lost": [owed.dispute_lost]}.get(reached, []))
+    if reached == "won" != stage:
+        steps.append(owed.dispute_won)
+    elif reached == "lost" != stage:
+        steps.append(partial(owed.dispute_lost, balance_minor=balance_minor))
     fee_minor = _fee_of(said, billed.account.currency)
     amounts = [(step, amount_minor) for step in steps]
     if fee_minor != fee_before:
