@@ -6,9 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from babel.numbers import format_currency, format_decimal, get_currency_symbol
+from hypothesis import given
+from hypothesis import strategies as st
 from pdf_support import PERIOD, document, line
-from tollkeeper_ledger.domain.money import Currency
-from tollkeeper_ledger.services.pdf.figures import money_text, price_text
+from tollkeeper_ledger.domain.money import EXACT, Currency, exact
+from tollkeeper_ledger.services.pdf.figures import money_text, number_text, price_text
 from tollkeeper_ledger.services.pdf.texts import invoice_texts
 from tollkeeper_ledger.services.pdf.words import LANGUAGES
 
@@ -142,6 +145,33 @@ def test_long_prices_keep_every_digit() -> None:
     price = Decimal("123456789012345.123456789012345")
     shown = price_text(price, Currency.from_code("EUR"), LANGUAGES["en"])
     assert shown == f"{EURO}123,456,789,012,345.123456789012345"
+
+
+FIGURES = st.decimals(min_value=-(10**30), max_value=10**30, allow_nan=False, allow_infinity=False)
+"""With and without zeros and exponents, some with more digits than prices may have."""
+
+
+@exact
+def babel_money(amount: Decimal, currency: Currency, locale: str) -> str:
+    """Write an amount with babel's own patterns: slow and obvious."""
+    pattern = LANGUAGES[locale].money.replace("#,##0", f"#,##0.{'0' * currency.digits}{'#' * 15}")
+    if get_currency_symbol(currency.code, locale)[-1:].isalpha():
+        pattern = pattern.replace("\N{CURRENCY SIGN}#", f"\N{CURRENCY SIGN}{NO_BREAK}#")
+    options: Any = {"locale": locale, "currency_digits": False, "decimal_quantization": False}
+    return str(format_currency(amount, currency.code, pattern, **options)).replace("-", "\N{MINUS SIGN}")
+
+
+@given(figure=FIGURES, minor=st.integers(-(10**20), 10**20), locale=st.sampled_from(sorted(LANGUAGES)),
+       code=st.sampled_from(["EUR", "USD", "GBP", "CHF", "JPY", "KWD", "XOF"]))  # fmt: skip
+def test_figures_are_written_as_babel_writes_them(figure: Decimal, minor: int, locale: str, code: str) -> None:
+    """Any number, price and amount, in each language and with signs and codes of any length, is as babel has it."""
+    words, currency = LANGUAGES[locale], Currency.from_code(code)
+    for number in (figure, minor):
+        shown = exact(format_decimal)(number, locale=locale, decimal_quantization=False)
+        assert number_text(number, words) == shown.replace("-", "\N{MINUS SIGN}")
+    assert price_text(figure, currency, words) == babel_money(figure, currency, locale)
+    amount = EXACT.scaleb(Decimal(minor), -currency.digits)
+    assert money_text(minor, code, words) == babel_money(amount, currency, locale)
 
 
 def test_a_plan_has_its_own_name() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from babel.core import Locale
 from babel.dates import format_date, format_datetime
-from babel.numbers import format_currency, format_decimal, get_currency_symbol
+from babel.numbers import get_currency_symbol, get_decimal_symbol, get_group_symbol
 
-from tollkeeper_ledger.domain.money import EXACT, Currency, exact
+from tollkeeper_ledger.domain.money import EXACT, Currency
 
 if TYPE_CHECKING:
     from datetime import date
@@ -23,8 +23,8 @@ Json: TypeAlias = dict[str, Any]
 
 _MINUS = "\N{MINUS SIGN}"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_PRICE_DIGITS_MAX = 15
 _SIGN = "\N{CURRENCY SIGN}"
+_FIGURE = "#,##0"
 _LETTERS_EM_MAX = {
     **dict.fromkeys(" .,:;'()-/|!\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{RIGHT SINGLE QUOTATION MARK}", 40),
     **dict.fromkeys("0123456789$\N{EURO SIGN}\N{POUND SIGN}\N{YEN SIGN}\N{MINUS SIGN}", 55),
@@ -64,11 +64,10 @@ def period_text(period: Json, zone: ZoneInfo, words: Words) -> str:
     return f"{first} {dash} {format_datetime(end, pattern, locale=_locale(words.locale))} {zone_name}"
 
 
-@exact
 def number_text(value: int | Decimal, words: Words) -> str:
     """Write a number with all of its digits."""
-    shown = format_decimal(value, locale=_locale(words.locale), decimal_quantization=False)
-    return str(shown).replace("-", _MINUS)
+    group, point = _marks(words.locale)
+    return f"{_MINUS if _is_negative(value) else ''}{_digits(value, 0, group, point)}"
 
 
 def units_text(quantity: int | Decimal, scale: int, words: Words) -> str:
@@ -84,26 +83,49 @@ def percent_text(percent: str, words: Words) -> str:
 def money_text(amount_minor: int, currency_code: str, words: Words) -> str:
     """Write an amount of minor units."""
     currency = Currency.from_code(currency_code)
-    digits = f"#,##0{'.' if currency.digits else ''}{'0' * currency.digits}"
-    return _currency_text(EXACT.scaleb(Decimal(amount_minor), -currency.digits), currency, digits, words)
+    return _currency_text(EXACT.scaleb(Decimal(amount_minor), -currency.digits), currency, words)
 
 
 def price_text(price: Decimal, currency: Currency, words: Words) -> str:
     """Write a price in major units with all of its digits, and at least those of the currency."""
-    more = "#" * (_PRICE_DIGITS_MAX - currency.digits)
-    return _currency_text(price, currency, f"#,##0.{'0' * currency.digits}{more}", words)
+    return _currency_text(price, currency, words)
 
 
-@exact
-def _currency_text(amount: Decimal, currency: Currency, digits: str, words: Words) -> str:
-    pattern = words.money.replace("#,##0", digits)
-    if get_currency_symbol(currency.code, _locale(words.locale))[-1:].isalpha():
+def _currency_text(amount: Decimal, currency: Currency, words: Words) -> str:
+    before, after = _around(words.locale, words.money, currency.code)
+    group, point = _marks(words.locale)
+    figure = _digits(amount, currency.digits, group, point)
+    return f"{_MINUS if _is_negative(amount) else ''}{before}{figure}{after}"
+
+
+def _is_negative(value: int | Decimal) -> bool:
+    return value.is_signed() if isinstance(value, Decimal) else value < 0
+
+
+def _digits(value: int | Decimal, fraction_min: int, group: str, point: str) -> str:
+    """Write a number without its sign: thousands apart, zeros behind the point only as many as are asked for."""
+    whole, _, fraction = (f"{value.copy_abs():,f}" if isinstance(value, Decimal) else f"{abs(value):,}").partition(".")
+    fraction = fraction.rstrip("0").ljust(fraction_min, "0")
+    whole = whole if group == "," else whole.replace(",", group)
+    return f"{whole}{point}{fraction}" if fraction else whole
+
+
+@cache
+def _marks(locale: str) -> tuple[str, str]:
+    """Give what a language writes between thousands, and before the fraction."""
+    known = _locale(locale)
+    return get_group_symbol(known), get_decimal_symbol(known)
+
+
+@cache
+def _around(locale: str, pattern: str, code: str) -> tuple[str, str]:
+    """Give what a language writes before and behind the figure of an amount."""
+    sign = get_currency_symbol(code, _locale(locale))
+    if sign[-1:].isalpha():
         # A code needs a space before the figure, a sign does not.
         pattern = pattern.replace(f"{_SIGN}#", f"{_SIGN}{_NO_BREAK}#")
-    shown = format_currency(
-        amount, currency.code, pattern, locale=_locale(words.locale), currency_digits=False, decimal_quantization=False
-    )
-    return str(shown).replace("-", _MINUS)
+    before, after = pattern.split(_FIGURE)
+    return before.replace(_SIGN, sign), after.replace(_SIGN, sign)
 
 
 def is_narrower(text: str, bound: int) -> bool:
