@@ -17,7 +17,7 @@ from tollkeeper_ledger.domain.invoice import (
     document_to_bytes,
     make_document,
 )
-from tollkeeper_ledger.domain.period_facts import instant_of, period_from_json
+from tollkeeper_ledger.domain.period_facts import instant_of
 from tollkeeper_ledger.domain.telling import telling
 from tollkeeper_ledger.domain.usage_archive import RecordsAwayError, away_text, need_records
 from tollkeeper_ledger.domain.usage_chain import CHAIN_START, link_hash
@@ -155,8 +155,8 @@ async def _wrong_row(conn: Connection, document: Mapping[str, Any], invoice_id: 
 
 
 def _row_of(document: Mapping[str, Any]) -> dict[str, object]:
-    """Give what the columns of an invoice's row must be."""
-    seller, period = document["seller"], period_from_json(document["period"])
+    """Give what the columns of an invoice's row must be; by its `period_start` its inputs were found."""
+    seller = document["seller"]
     names = ("number", "currency", "subtotal_minor", "tax_minor", "total_minor", "record_count")
     return {
         **{name: document[name] for name in names},
@@ -166,8 +166,7 @@ def _row_of(document: Mapping[str, Any]) -> dict[str, object]:
         "serial": int(document["number"].removeprefix(f"{seller['invoice_prefix']}-")),
         "subscription_id": UUID(document["subscription_id"]),
         "billing_tenant_id": UUID(document["billing_tenant"]["tenant_id"]),
-        "period_start": period.start,
-        "period_end": period.end,
+        "period_end": instant_of(document["period"]["end"]),
         "finalised_at": instant_of(document["finalised_at"]),
     }
 

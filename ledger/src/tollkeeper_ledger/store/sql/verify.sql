@@ -40,7 +40,8 @@ SELECT line, description, meter, quantity, amount_minor FROM invoice_line WHERE 
 -- Gives an invoice's row beside its documents, and what became of it. $1 invoice id.
 SELECT i.tenant_id, t.wire_id AS tenant, i.subscription_id, i.billing_tenant_id, i.seller_id, i.number, i.serial,
        i.period_start, i.period_end, i.currency, i.subtotal_minor, i.tax_minor, i.total_minor, i.finalised_at, i.record_count,
-       i.replaces IS NULL AND i.issue = 1 OR o.issue = i.issue - 1 AND o.subscription_id = i.subscription_id AS follows,
+       i.replaces IS NULL AND i.issue = 1
+         OR (o.issue, o.subscription_id, o.period_start) = (i.issue - 1, i.subscription_id, i.period_start) AS follows,
        o.number AS replaces
 FROM invoice i JOIN tenant t USING (tenant_id)
 LEFT JOIN invoice o ON o.tenant_id = i.tenant_id AND o.invoice_id = i.replaces
