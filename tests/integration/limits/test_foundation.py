@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import grpc.aio
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tollkeeper_ledger.app import running
+from tollkeeper_ledger.store.listener import Listener
 from tollkeeper_ledger.store.pool import connection, open_pool, tenant_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tollkeeper_ledger.config import Settings
     from tollkeeper_ledger.store.pool import Connection, Pool
@@ -44,6 +47,62 @@ async def test_a_session_that_postgres_ended_is_a_lost_connection_at_any_moment(
                 assert await conn.fetchval("SELECT 1") == 1
         finally:
             pool.terminate()
+
+
+class Breaking:
+    """A pool whose driver meets a session that ended while it gives a connection back."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Take a connection."""
+        async with self._pool.acquire() as conn:
+            yield conn
+        raise asyncpg.InternalClientError("PoolConnectionHolder.release() called on a free connection holder")
+
+
+async def test_a_session_that_ends_while_it_is_given_back_is_a_lost_connection(ledger_settings: Settings) -> None:
+    """Whoever tries again after a lost connection tries again after that, too."""
+    async with running(ledger_settings):
+        pool = await open_pool(ledger_settings.database_url, role="tollkeeper_ingest", size=1)
+        broken: Any = Breaking(pool)
+        try:
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                async with connection(broken) as conn:
+                    assert await conn.fetchval("SELECT 1") == 1
+        finally:
+            pool.terminate()
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("cannot switch to state 11"), OSError("gone")], ids=type)
+async def test_a_listener_comes_back_whatever_the_driver_calls_it(
+    ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Postgres may die between two messages of LISTEN: the process lives on and hears again."""
+    heard, connected = asyncio.Queue[str](), asyncio.Queue[None]()
+    listener = Listener(ledger_settings.database_url, role="tollkeeper_ingest", log=structlog.get_logger())
+    listener.on("told", heard.put_nowait)
+    listener.on_connected(lambda: connected.put_nowait(None))
+    real, failures = asyncpg.Connection.add_listener, list[Exception]()
+
+    async def add_listener(conn: Any, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await real(conn, *arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
+    async with running(ledger_settings) as ledger, asyncio.TaskGroup() as group:
+        failures[:] = [error, error]
+        task = group.create_task(listener.run())
+        async with asyncio.timeout(30):
+            await connected.get()
+            async with connection(ledger.resources.pools.ingest) as conn:
+                await conn.execute("SELECT pg_notify('told', 'news')")
+            assert await heard.get() == "news"
+        assert failures == []
+        task.cancel()
 
 
 async def test_a_transaction_that_reads_for_a_tenant_changes_and_leaves_nothing(ledger_settings: Settings) -> None:

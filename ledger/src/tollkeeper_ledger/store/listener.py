@@ -49,8 +49,8 @@ class Listener:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                self._log.warning("listener lost its connection", error=str(error))
+            except Exception as error:  # noqa: BLE001 - a loop's top: whatever the driver calls it, the next turn may succeed
+                self._log.warning("listener lost its connection", error=str(error), kind=type(error).__name__)
             await asyncio.sleep(_RETRY_S)
 
     async def _listen(self) -> None:

@@ -112,14 +112,18 @@ async def open_pools(settings: Settings, *, warm_billing: Warming | None = None)
 async def connection(pool: Pool) -> AsyncIterator[Connection]:
     """Take a connection; one that broke is an error of the connection whatever moment it broke in.
 
-    asyncpg answers with an internal error where Postgres ended the session between two messages of one exchange.
+    asyncpg answers with an internal error where Postgres ended the session between two messages of one exchange: of the
+    caller's, or of taking the connection and giving it back.
     """
-    async with pool.acquire() as conn:
-        try:
-            yield conn
-        except asyncpg.InternalClientError as error:
-            conn.terminate()
-            raise asyncpg.ConnectionDoesNotExistError("the connection to Postgres broke") from error
+    try:
+        async with pool.acquire() as conn:
+            try:
+                yield conn
+            except asyncpg.InternalClientError:
+                conn.terminate()
+                raise
+    except asyncpg.InternalClientError as error:
+        raise asyncpg.ConnectionDoesNotExistError("the connection to Postgres broke") from error
 
 
 @asynccontextmanager
