@@ -10,7 +10,6 @@ from tollkeeper_ledger.domain.invoice import Parties, PlanReference
 from tollkeeper_ledger.domain.periods import Period
 from tollkeeper_ledger.domain.rating.charges import Total
 from tollkeeper_ledger.domain.seller_taxes import TaxPlace, seller_taxes_from
-from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.logos import logo_digest
 from tollkeeper_ledger.store.queries import sql
 from tollkeeper_ledger.store.usage_topics import read_topics
@@ -122,7 +121,7 @@ async def read_list_version(conn: Connection, digest: bytes, name: str) -> bytes
 async def read_producers(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, list[ProducerState]]:
     """Read the producers that served tenants; tenants that none served are left out."""
     found: dict[UUID, list[ProducerState]] = {}
-    for row in await conn.fetch(sql("billing.producers"), array_literal(tenant_ids)):
+    for row in await conn.fetch(sql("billing.producers"), list(tenant_ids)):
         state = ProducerState(
             producer=row["producer_id"].hex,
             state=row["state"],
@@ -141,11 +140,11 @@ async def read_topic_states(conn: Connection) -> list[ProducerState]:
     ]
 
 
-def columns_of(spans: Collection[ClosingSpan]) -> tuple[str, str, list[datetime], list[datetime]]:
-    """Give tenants and subscriptions as array literals, starts and ends."""
+def columns_of(spans: Collection[ClosingSpan]) -> tuple[list[UUID], list[UUID], list[datetime], list[datetime]]:
+    """Give tenants, subscriptions, starts and ends."""
     return (
-        array_literal(span.key.tenant_id for span in spans),
-        array_literal(span.key.subscription_id for span in spans),
+        [span.key.tenant_id for span in spans],
+        [span.key.subscription_id for span in spans],
         [span.key.period_start for span in spans],
         [span.period_end for span in spans],
     )
@@ -186,10 +185,10 @@ async def read_billed_before(
     return found
 
 
-def _span_columns(spans: Collection[SegmentSpan]) -> tuple[str, str, list[datetime], list[datetime]]:
+def _span_columns(spans: Collection[SegmentSpan]) -> tuple[list[UUID], list[UUID], list[datetime], list[datetime]]:
     return (
-        array_literal(span.tenant_id for span in spans),
-        array_literal(span.segment_id for span in spans),
+        [span.tenant_id for span in spans],
+        [span.segment_id for span in spans],
         [span.first for span in spans],
         [span.end for span in spans],
     )
@@ -218,7 +217,7 @@ async def read_chain_heads(conn: Connection) -> tuple[Json, ...]:
 
 async def read_parties(conn: Connection, tenant_ids: Collection[UUID]) -> dict[UUID, Parties]:
     """Read tenants' sellers, themselves and their payers as they are now."""
-    rows = await conn.fetch(sql("billing.parties"), array_literal(tenant_ids))
+    rows = await conn.fetch(sql("billing.parties"), list(tenant_ids))
     sellers = await conn.fetch(sql("billing.seller_taxes"))
     taxes = {row["seller_id"]: seller_taxes_from(row["taxes"]) for row in sellers}
     return {row["tenant_id"]: _parties(row, taxes[row["seller_id"]]) for row in rows}
@@ -293,10 +292,10 @@ async def read_with_invoice(conn: Connection, keys: Collection[CloseKey]) -> set
     return {CloseKey(row["tenant_id"], row["subscription_id"], row["period_start"]) for row in rows}
 
 
-def _key_columns(keys: Collection[CloseKey]) -> tuple[str, str, list[datetime]]:
+def _key_columns(keys: Collection[CloseKey]) -> tuple[list[UUID], list[UUID], list[datetime]]:
     return (
-        array_literal(key.tenant_id for key in keys),
-        array_literal(key.subscription_id for key in keys),
+        [key.tenant_id for key in keys],
+        [key.subscription_id for key in keys],
         [key.period_start for key in keys],
     )
 

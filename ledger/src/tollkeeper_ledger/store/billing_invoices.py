@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from tollkeeper_ledger.store.literals import array_literal
+from tollkeeper_ledger.store.literals import number_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -133,23 +133,23 @@ async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: dat
     await conn.execute(
         sql("billing.add_invoices"),
         at,
-        array_literal(one.key.tenant_id for one in added),
-        array_literal(one.invoice_id for one in added),
-        array_literal(one.key.subscription_id for one in added),
-        array_literal(document["billing_tenant"]["tenant_id"] for document in documents),
+        [one.key.tenant_id for one in added],
+        [one.invoice_id for one in added],
+        [one.key.subscription_id for one in added],
+        [document["billing_tenant"]["tenant_id"] for document in documents],
         [document["seller"]["id"] for document in documents],
         [document["number"] for document in documents],
-        array_literal(one.serial for one in added),
+        number_literal([one.serial for one in added]),
         [one.key.period_start for one in added],
         [datetime.fromisoformat(document["period"]["end"]) for document in documents],
         [document["currency"] for document in documents],
         *(
-            array_literal(document[name] for document in documents)
+            number_literal([document[name] for document in documents])
             for name in ("subtotal_minor", "tax_minor", "total_minor", "record_count")
         ),
         [one.document_bytes for one in added],
         [one.digest for one in added],
-        array_literal(one.issue for one in added),
+        number_literal([one.issue for one in added]),
         [one.replaces for one in added],
         [one.inputs for one in added],
     )
@@ -157,26 +157,23 @@ async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: dat
 
 
 async def _add_lines(conn: Connection, added: Sequence[NewInvoice]) -> None:
-    lines = [(one, number, line) for one in added for number, line in enumerate(one.document["lines"], start=1)]
-    instants: dict[str, datetime] = {}
-
-    def instant(text: str) -> datetime:
-        # Most lines of a run are of one span.
-        if text not in instants:
-            instants[text] = datetime.fromisoformat(text)
-        return instants[text]
-
+    lines = [line for one in added for line in one.document["lines"]]
+    # Most lines of a run are of one span, which is sent once, as the ids of a line's invoice are.
+    spans: dict[tuple[str, str], int] = {}
+    span_of = [spans.setdefault((line["period"]["start"], line["period"]["end"]), len(spans) + 1) for line in lines]
     await conn.execute(
         sql("billing.add_lines"),
-        array_literal(one.key.tenant_id for one, _, _ in lines),
-        array_literal(one.invoice_id for one, _, _ in lines),
-        array_literal(number for _, number, _ in lines),
-        [line["description"] for _, _, line in lines],
-        [line["meter"] for _, _, line in lines],
-        array_literal(line["quantity"] for _, _, line in lines),
-        array_literal(line["amount_minor"] for _, _, line in lines),
-        [instant(line["period"]["start"]) for _, _, line in lines],
-        [instant(line["period"]["end"]) for _, _, line in lines],
+        [one.key.tenant_id for one in added],
+        [one.invoice_id for one in added],
+        [datetime.fromisoformat(start) for start, _ in spans],
+        [datetime.fromisoformat(end) for _, end in spans],
+        number_literal([place for place, one in enumerate(added, start=1) for _ in one.document["lines"]]),
+        number_literal([number for one in added for number, _ in enumerate(one.document["lines"], start=1)]),
+        [line["description"] for line in lines],
+        [line["meter"] for line in lines],
+        number_literal([line["quantity"] for line in lines]),
+        number_literal([line["amount_minor"] for line in lines]),
+        number_literal(span_of),
     )
 
 

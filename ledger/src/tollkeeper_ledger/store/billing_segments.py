@@ -62,7 +62,7 @@ class NewSegment:
 
 async def read_schedules(conn: Connection, tenant_ids: Sequence[UUID]) -> list[SubscriptionSchedule]:
     """Read the subscriptions of these tenants, ended ones as well, in order of their start."""
-    rows = await conn.fetch(sql("segments.schedules"), array_literal(tenant_ids))
+    rows = await conn.fetch(sql("segments.schedules"), list(tenant_ids))
     phases: dict[UUID, list[Phase]] = {}
     for row in rows:
         phase = Phase(

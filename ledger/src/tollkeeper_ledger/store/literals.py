@@ -1,4 +1,7 @@
-"""Columns as one text each: Postgres and asyncpg take an array literal many times faster than an array of values."""
+"""Columns as one text each: Postgres and asyncpg take an array literal of numbers faster than an array of values.
+
+Not so UUIDs where each is sent once: Postgres reads one that is text in ten times the time of one that is bytes.
+"""
 
 from __future__ import annotations
 

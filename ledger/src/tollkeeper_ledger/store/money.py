@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.receivable import Receivable, State
-from tollkeeper_ledger.store.literals import array_literal
+from tollkeeper_ledger.store.literals import number_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ async def add_to_balances(conn: Connection, changes: Mapping[AccountKey, int]) -
         await conn.execute(sql("money.add_to_balances"), *_account_columns(list(changed)), list(changed.values()))
 
 
-def _account_columns(keys: Sequence[AccountKey]) -> tuple[str, list[str], list[str]]:
-    return array_literal(key.payer_id for key in keys), [key.seller_id for key in keys], [key.currency for key in keys]
+def _account_columns(keys: Sequence[AccountKey]) -> tuple[list[UUID], list[str], list[str]]:
+    return [key.payer_id for key in keys], [key.seller_id for key in keys], [key.currency for key in keys]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ async def add_receivables(conn: Connection, added: Sequence[NewReceivable], *, n
     await conn.execute(
         sql("money.add_receivables"),
         now,
-        array_literal(one.billed.tenant_id for one in added),
-        array_literal(one.billed.invoice_id for one in added),
-        array_literal(one.billed.account.payer_id for one in added),
+        [one.billed.tenant_id for one in added],
+        [one.billed.invoice_id for one in added],
+        [one.billed.account.payer_id for one in added],
         [one.receivable.state.value for one in added],
         [one.due_at for one in added],
-        array_literal(one.receivable.subtotal_minor for one in added),
-        array_literal(one.receivable.tax_minor for one in added),
-        array_literal(one.receivable.balance_minor for one in added),
+        number_literal([one.receivable.subtotal_minor for one in added]),
+        number_literal([one.receivable.tax_minor for one in added]),
+        number_literal([one.receivable.balance_minor for one in added]),
     )
 
 
@@ -169,15 +169,15 @@ async def add_transfers(conn: Connection, added: Sequence[NewTransfer], *, now: 
     await conn.execute(
         sql("money.add_transfers"),
         now,
-        array_literal(one.billed.account.payer_id for one in added),
-        array_literal(one.transfer_id for one in added),
+        [one.billed.account.payer_id for one in added],
+        [one.transfer_id for one in added],
         [one.billed.account.seller_id for one in added],
         [one.transfer.kind for one in added],
         [one.transfer.debit.value for one in added],
         [one.transfer.credit.value for one in added],
-        array_literal(one.transfer.amount_minor for one in added),
+        number_literal([one.transfer.amount_minor for one in added]),
         [one.billed.account.currency for one in added],
-        array_literal(one.billed.invoice_id for one in added),
+        [one.billed.invoice_id for one in added],
         [one.subject for one in added],
     )
 
@@ -337,7 +337,7 @@ async def read_waiting_items(
 ) -> dict[tuple[UUID, str], tuple[dict[str, Any], ...]]:
     """Read items that no close has taken, as they stand in inputs, by tenant and currency."""
     found: dict[tuple[UUID, str], tuple[dict[str, Any], ...]] = {}
-    for row in await conn.fetch(sql("money.waiting_items"), array_literal(tenant_ids)):
+    for row in await conn.fetch(sql("money.waiting_items"), list(tenant_ids)):
         key = (row["tenant_id"], row["currency"])
         item = {"item_id": str(row["item_id"]), "description": row["description"], "amount_minor": row["amount_minor"]}
         found[key] = (*found.get(key, ()), item)
@@ -349,9 +349,9 @@ async def take_items(conn: Connection, taken: Sequence[tuple[UUID, CloseKey]]) -
     if taken:
         await conn.execute(
             sql("money.take_items"),
-            array_literal(item_id for item_id, _ in taken),
-            array_literal(key.tenant_id for _, key in taken),
-            array_literal(key.subscription_id for _, key in taken),
+            [item_id for item_id, _ in taken],
+            [key.tenant_id for _, key in taken],
+            [key.subscription_id for _, key in taken],
             [key.period_start for _, key in taken],
         )
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tollkeeper_ledger.domain.rating.reductions import Coupon
-from tollkeeper_ledger.store.literals import array_literal
 from tollkeeper_ledger.store.queries import sql
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ async def read_coupons(
     `before` has tenant, subscription and instant; subscriptions without a coupon are left out.
     """
     tenants, subscriptions, instants = zip(*before, strict=True)
-    rows = await conn.fetch(
-        sql("billing.coupons"), array_literal(tenants), array_literal(subscriptions), list(instants)
-    )
+    rows = await conn.fetch(sql("billing.coupons"), list(tenants), list(subscriptions), list(instants))
     found: dict[UUID, tuple[Coupon, ...]] = {}
     for row in rows:
         coupon = Coupon(
@@ -89,7 +86,7 @@ async def read_coupons(
 async def use_coupons(conn: Connection, tenant_ids: Iterable[UUID], coupon_ids: Sequence[UUID]) -> None:
     """Count one invoice for these coupons of these tenants."""
     if coupon_ids:
-        await conn.execute(sql("billing.use_coupons"), array_literal(tenant_ids), coupon_ids)
+        await conn.execute(sql("billing.use_coupons"), list(tenant_ids), coupon_ids)
 
 
 async def return_coupons(conn: Connection, tenant_id: UUID, coupon_ids: Sequence[UUID]) -> None:
@@ -136,7 +133,7 @@ async def has_coupon(conn: Connection, tenant_id: UUID, coupon_id: UUID) -> bool
 async def read_grants(conn: Connection, tenant_ids: Iterable[UUID]) -> dict[UUID, list[StoredGrant]]:
     """Read tenants' grants in the order in which they are used, also those that are used up; none = left out."""
     found: dict[UUID, list[StoredGrant]] = {}
-    for row in await conn.fetch(sql("billing.grants"), array_literal(tenant_ids)):
+    for row in await conn.fetch(sql("billing.grants"), list(tenant_ids)):
         tenant_id, *fields = row
         found.setdefault(tenant_id, []).append(StoredGrant(*fields))
     return found

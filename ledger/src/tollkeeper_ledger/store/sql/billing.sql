@@ -27,17 +27,17 @@ SELECT v.definition FROM plan_version own, plan p JOIN plan_version v USING (pla
 WHERE own.digest = $1 AND p.name = $2 AND v.created_at <= own.created_at ORDER BY v.version DESC LIMIT 1;
 
 -- name: producers
--- Gives the producers that served tenants. $1 tenant ids as an array literal.
+-- Gives the producers that served tenants. $1 tenant ids.
 SELECT pt.tenant_id, p.producer_id, p.state, p.watermark,
        greatest(clock_timestamp() - p.seen_at, interval '0') AS silent_for
 FROM producer_tenant pt JOIN producer p USING (producer_id)
-WHERE pt.tenant_id = ANY ($1::text::uuid[]) ORDER BY p.producer_id;
+WHERE pt.tenant_id = ANY ($1::uuid[]) ORDER BY p.producer_id;
 
 -- name: close_segments
--- Closes every segment of periods, late ones as well. Columns $1 tenants and $2 subscriptions as array literals, $3
--- starts, $4 ends; $5 time.
+-- Closes every segment of periods, late ones as well. Columns $1 tenants, $2 subscriptions, $3 starts, $4 ends; $5
+-- time.
 UPDATE billing_segment b SET state = 'closed', closed_at = $5
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[])
   AS asked (tenant_id, subscription_id, first, last)
 WHERE b.tenant_id = asked.tenant_id AND b.subscription_id = asked.subscription_id AND b.period_start >= asked.first
   AND b.period_start < asked.last AND b.state = 'open';
@@ -46,7 +46,7 @@ WHERE b.tenant_id = asked.tenant_id AND b.subscription_id = asked.subscription_i
 -- Gives every segment of periods. Columns as in close_segments.
 SELECT b.tenant_id, b.subscription_id, asked.first AS start, b.segment_id, b.late_for, own.period_start AS own_start,
        own.period_end AS own_end, p.name, v.version, v.digest, b.state = 'parted' AS is_parted, b.part
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[])
   AS asked (tenant_id, subscription_id, first, last)
 JOIN billing_segment b ON b.tenant_id = asked.tenant_id AND b.subscription_id = asked.subscription_id
   AND b.period_start >= asked.first AND b.period_start < asked.last
@@ -73,11 +73,11 @@ ORDER BY asked.segment_id, base.period_start, b.segment_id;
 -- name: segment_totals
 -- Sums segments by meter, or counts their records, never below 0: a level that fell by more than it rose bills nothing.
 -- Distinct values don't add up: count_values. A late segment may well be below 0: it takes back what was billed and then
--- voided; and so may a part of a segment, whose parts are added up first. Columns $1 tenants and $2 segments as array literals, $3 and $4 spans that hold all their usage.
+-- voided; and so may a part of a segment, whose parts are added up first. Columns $1 tenants, $2 segments, $3 and $4 spans that hold all their usage.
 SELECT used.segment_id, m.name AS meter, m.unit, m.scale,
        greatest(CASE WHEN b.late_for IS NULL AND b.part = 0 AND b.state <> 'parted' THEN 0 END,
                 CASE m.aggregation WHEN 'count' THEN used.records ELSE used.units END) AS units
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[])
   AS asked (tenant_id, segment_id, first, last)
 CROSS JOIN LATERAL (
   SELECT asked.segment_id, r.meter_id, sum(r.records) AS records, sum(r.units) AS units
@@ -105,7 +105,7 @@ SELECT count(*) FROM (
 -- name: segment_records
 -- Counts the records of segments whose events lie in their spans. Columns as in segment_totals.
 SELECT asked.segment_id, counted.records
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[])
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[])
   AS asked (tenant_id, segment_id, first, last)
 CROSS JOIN LATERAL (
   SELECT count(*) AS records FROM usage_record r
@@ -138,9 +138,9 @@ ORDER BY r.event_time, r.flags & 32, r.id LIMIT $7;
 
 -- name: inputs_ending
 -- Reads the inputs of the closes that end where periods begin, as their newest invoices have them, and whether these are
--- void. Columns $1 tenants and $2 subscriptions as array literals, $3 period starts.
+-- void. Columns $1 tenants, $2 subscriptions, $3 period starts.
 SELECT c.subscription_id, c.inputs, c.is_void
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
 JOIN close_as_billed c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
   AND c.period_end = asked.start AND NOT c.is_cut;
 
@@ -178,17 +178,17 @@ SELECT c.subscription_id FROM billing_close c JOIN subscription s USING (tenant_
 WHERE c.tenant_id = ANY ($1::uuid[]) AND c.period_end = s.started_at;
 
 -- name: coupons
--- Gives the coupons that are still good. Columns $1 tenants and $2 subscriptions as array literals, $3 the periods' ends.
+-- Gives the coupons that are still good. Columns $1 tenants, $2 subscriptions, $3 the periods' ends.
 SELECT c.subscription_id, c.coupon_id, c.name, c.percent, c.amount_minor
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, last)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, last)
 JOIN subscription_coupon c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
   AND coalesce(c.periods_left, 1) > 0 AND c.removed_at IS NULL AND c.created_at < asked.last
 ORDER BY c.created_at, c.coupon_id;
 
 -- name: use_coupons
--- Counts an invoice for coupons. $1 tenant ids as an array literal, $2 coupon ids.
+-- Counts an invoice for coupons. $1 tenant ids, $2 coupon ids.
 UPDATE subscription_coupon SET periods_left = periods_left - 1
-WHERE tenant_id = ANY ($1::text::uuid[]) AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
+WHERE tenant_id = ANY ($1::uuid[]) AND coupon_id = ANY ($2::uuid[]) AND periods_left > 0;
 
 -- name: return_coupons
 -- Takes an invoice that became void off coupons' count. $1 tenant id, $2 coupon ids.
@@ -196,7 +196,7 @@ UPDATE subscription_coupon SET periods_left = periods_left + 1
 WHERE tenant_id = $1 AND coupon_id = ANY ($2::uuid[]);
 
 -- name: grants
--- Gives tenants' grants with their balances in the order in which they are used. $1 tenant ids as an array literal.
+-- Gives tenants' grants with their balances in the order in which they are used. $1 tenant ids.
 SELECT g.tenant_id, g.grant_id, g.name, g.meter, g.currency, g.amount, g.priority, g.expires_at, g.recurs, g.rollover_max,
        g.created_at, e.balance, g.revoked_at
 FROM prepaid_grant g
@@ -204,7 +204,7 @@ CROSS JOIN LATERAL (
   SELECT balance FROM prepaid_entry WHERE tenant_id = g.tenant_id AND grant_id = g.grant_id
   ORDER BY entry_id DESC LIMIT 1
 ) e
-WHERE g.tenant_id = ANY ($1::text::uuid[])
+WHERE g.tenant_id = ANY ($1::uuid[])
 ORDER BY g.priority, g.expires_at NULLS LAST, g.created_at, g.grant_id;
 
 -- name: add_grant
@@ -260,7 +260,7 @@ UPDATE prepaid_grant SET revoked_at = $3 WHERE tenant_id = $1 AND grant_id = $2;
 SELECT stream, position, hash FROM usage_chain_head ORDER BY stream;
 
 -- name: parties
--- Gives seller, tenant and payer of tenants. $1 tenant ids as an array literal.
+-- Gives seller, tenant and payer of tenants. $1 tenant ids.
 SELECT t.tenant_id, s.seller_id, s.name AS seller_name, s.address AS seller_address, s.tax_id AS seller_tax_id, s.email, s.website,
        s.tax_note, s.payment_note, s.invoice_prefix, s.logo, t.wire_id, t.display_name, t.address, t.tax_id,
        coalesce(p.tenant_id, t.tenant_id) AS payer_id, coalesce(p.wire_id, t.wire_id) AS payer_wire_id,
@@ -268,32 +268,32 @@ SELECT t.tenant_id, s.seller_id, s.name AS seller_name, s.address AS seller_addr
        coalesce(p.tax_id, t.tax_id) AS payer_tax_id, coalesce(p.country, t.country) AS payer_country,
        coalesce(p.region, t.region) AS payer_region
 FROM tenant t JOIN seller s USING (seller_id) LEFT JOIN tenant p ON p.tenant_id = t.billing_tenant_id
-WHERE t.tenant_id = ANY ($1::text::uuid[]);
+WHERE t.tenant_id = ANY ($1::uuid[]);
 
 -- name: seller_taxes
 -- Gives what sellers say of taxes.
 SELECT seller_id, taxes FROM seller;
 
 -- name: add_closes
--- Keeps closes. Columns $1 tenants and $2 subscriptions as array literals, $3 starts, $4 ends, $6 billable, $7 draft, $8
--- inputs, $9 cut; $5 time.
+-- Keeps closes. Columns $1 tenants, $2 subscriptions, $3 starts, $4 ends, $6 billable, $7 draft, $8 inputs, $9 cut; $5
+-- time.
 INSERT INTO billing_close (tenant_id, subscription_id, period_start, period_end, closed_at, billable, is_draft, inputs,
                            is_cut)
 SELECT tenant_id, subscription_id, first, last, $5, billable, is_draft, inputs, is_cut
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[], $4::timestamptz[], $6::boolean[], $7::boolean[],
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], $6::boolean[], $7::boolean[],
             $8::bytea[], $9::boolean[])
   AS added (tenant_id, subscription_id, first, last, billable, is_draft, inputs, is_cut);
 
 -- name: advance_billed_until
--- Moves subscriptions' billing on to periods' ends. Columns $1 tenants and $2 subscriptions as array literals, $3 ends.
+-- Moves subscriptions' billing on to periods' ends. Columns $1 tenants, $2 subscriptions, $3 ends.
 UPDATE subscription s SET billed_until = moved.last
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS moved (tenant_id, subscription_id, last)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS moved (tenant_id, subscription_id, last)
 WHERE s.tenant_id = moved.tenant_id AND s.subscription_id = moved.subscription_id;
 
 -- name: closes
--- Reads closes. Columns $1 tenants and $2 subscriptions as array literals, $3 period starts.
+-- Reads closes. Columns $1 tenants, $2 subscriptions, $3 period starts.
 SELECT c.tenant_id, c.subscription_id, c.period_start, c.inputs
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
 JOIN billing_close c ON c.tenant_id = asked.tenant_id AND c.subscription_id = asked.subscription_id
   AND c.period_start = asked.start;
 
@@ -317,18 +317,19 @@ SELECT next FROM invoice_number WHERE seller_id = $1 FOR UPDATE;
 -- name: invoiced
 -- Gives those of these closes that have their invoices. Columns as in closes.
 SELECT DISTINCT i.tenant_id, i.subscription_id, i.period_start
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS asked (tenant_id, subscription_id, start)
 JOIN invoice i ON i.tenant_id = asked.tenant_id AND i.subscription_id = asked.subscription_id
   AND i.period_start = asked.start;
 
 -- name: add_invoices
--- Adds finalised invoices. $1 time of finalising; then columns of invoice in order, without that, ids as array literals.
+-- Adds finalised invoices. $1 time of finalising; then columns of invoice in order, without that, numbers as array
+-- literals.
 INSERT INTO invoice (tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start,
                      period_end, currency, subtotal_minor, tax_minor, total_minor, finalised_at, record_count,
                      document, digest, issue, replaces, inputs)
 SELECT tenant_id, invoice_id, subscription_id, billing_tenant_id, seller_id, number, serial, period_start, period_end,
        currency, subtotal_minor, tax_minor, total_minor, $1, record_count, document, digest, issue, replaces, inputs
-FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text::uuid[], $6::text[], $7::text[],
+FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
             $8::text::bigint[], $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text::bigint[],
             $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::bytea[], $17::bytea[], $18::text::int[],
             $19::uuid[], $20::bytea[])
@@ -337,14 +338,16 @@ FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text::uuid
             replaces, inputs);
 
 -- name: add_lines
--- Adds invoices' lines. Columns $1 tenants, $2 invoices and $3 numbers as array literals, $4 descriptions, $5 meters, $6
--- quantities and $7 amounts as array literals, $8 period starts, $9 period ends.
+-- Adds invoices' lines. $1 tenants and $2 ids of the invoices, $3 starts and $4 ends of the spans that lines are of;
+-- columns $5 place of its invoice, $6 number, $7 description, $8 meter, $9 quantity, $10 amount, $11 place of its span,
+-- numbers as array literals.
 INSERT INTO invoice_line (tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start,
                           period_end)
-SELECT tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start, period_end
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::text::int[], $4::text[], $5::text[], $6::text::bigint[],
-            $7::text::bigint[], $8::timestamptz[], $9::timestamptz[])
-  AS added (tenant_id, invoice_id, line, description, meter, quantity, amount_minor, period_start, period_end);
+SELECT ($1::uuid[])[invoice], ($2::uuid[])[invoice], line, description, meter, quantity, amount_minor,
+       ($3::timestamptz[])[span], ($4::timestamptz[])[span]
+FROM unnest($5::text::int[], $6::text::int[], $7::text[], $8::text[], $9::text::bigint[], $10::text::bigint[],
+            $11::text::int[])
+  AS added (invoice, line, description, meter, quantity, amount_minor, span);
 
 -- name: invoices
 -- Lists invoices, newest first. $1 before this time and $2 this invoice id, or null; $3 at most so many, $4 only this

@@ -1,23 +1,23 @@
 -- Receivables, the journal, payments, credit notes, profiles.
 
 -- name: begin_accounts
--- Makes payers' accounts where there are none. Columns $1 tenants as an array literal, $2 sellers, $3 currencies.
+-- Makes payers' accounts where there are none. Columns $1 tenants, $2 sellers, $3 currencies.
 INSERT INTO billing_account (tenant_id, seller_id, currency)
 SELECT tenant_id, seller_id, currency
-FROM unnest($1::text::uuid[], $2::text[], $3::text[]) AS wanted (tenant_id, seller_id, currency)
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (tenant_id, seller_id, currency)
 ORDER BY tenant_id, seller_id, currency ON CONFLICT DO NOTHING;
 
 -- name: lock_accounts
 -- Locks payers' accounts until the transaction ends, in order of their keys. Columns as in begin_accounts.
 SELECT a.tenant_id, a.seller_id, a.currency, a.balance_minor
-FROM unnest($1::text::uuid[], $2::text[], $3::text[]) AS wanted (tenant_id, seller_id, currency)
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (tenant_id, seller_id, currency)
 JOIN billing_account a USING (tenant_id, seller_id, currency)
 ORDER BY a.tenant_id, a.seller_id, a.currency FOR UPDATE OF a;
 
 -- name: add_to_balances
 -- Changes payers' balances. Columns as in begin_accounts; $4 by so much.
 UPDATE billing_account a SET balance_minor = a.balance_minor + changed.by_minor
-FROM unnest($1::text::uuid[], $2::text[], $3::text[], $4::bigint[])
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[])
   AS changed (tenant_id, seller_id, currency, by_minor)
 WHERE a.tenant_id = changed.tenant_id AND a.seller_id = changed.seller_id AND a.currency = changed.currency;
 
@@ -28,12 +28,12 @@ SELECT tenant_id, invoice_id, billing_tenant_id, seller_id, currency, number, su
 FROM invoice WHERE invoice_id = $1;
 
 -- name: add_receivables
--- Adds what invoices owe. $1 time; columns of receivable as far as they are known when it is made, ids and amounts as
--- array literals.
+-- Adds what invoices owe. $1 time; columns of receivable as far as they are known when it is made, amounts as array
+-- literals.
 INSERT INTO receivable (tenant_id, invoice_id, payer_tenant_id, state, due_at, subtotal_minor, tax_minor, balance_minor,
                         changed_at)
 SELECT tenant_id, invoice_id, payer_tenant_id, state, due_at, subtotal_minor, tax_minor, balance_minor, $1
-FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text[], $6::timestamptz[], $7::text::bigint[],
+FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text::bigint[],
             $8::text::bigint[], $9::text::bigint[])
   AS added (tenant_id, invoice_id, payer_tenant_id, state, due_at, subtotal_minor, tax_minor, balance_minor);
 
@@ -49,13 +49,13 @@ UPDATE receivable SET state = $3, balance_minor = $4, paid_minor = $5, credited_
 WHERE tenant_id = $1 AND invoice_id = $2;
 
 -- name: add_transfers
--- Adds transfers to the journal. $1 time; columns $2 tenants and $3 ids as array literals, $4 sellers, $5 kinds, $6
--- debits, $7 credits, $8 amounts as an array literal, $9 currencies, $10 invoices as an array literal, $11 subjects.
+-- Adds transfers to the journal. $1 time; columns $2 tenants, $3 ids, $4 sellers, $5 kinds, $6 debits, $7
+-- credits, $8 amounts as an array literal, $9 currencies, $10 invoices, $11 subjects.
 INSERT INTO journal (tenant_id, transfer_id, seller_id, at, kind, debit, credit, amount_minor, currency, invoice_id,
                      subject)
 SELECT tenant_id, transfer_id, seller_id, $1, kind, debit, credit, amount_minor, currency, invoice_id, subject
-FROM unnest($2::text::uuid[], $3::text::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text::bigint[],
-            $9::text[], $10::text::uuid[], $11::text[])
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text::bigint[],
+            $9::text[], $10::uuid[], $11::text[])
   AS added (tenant_id, transfer_id, seller_id, kind, debit, credit, amount_minor, currency, invoice_id, subject);
 
 -- name: accounts
@@ -164,14 +164,14 @@ DELETE FROM invoice_item WHERE tenant_id = $1 AND item_id = $2 AND period_start 
 RETURNING description, amount_minor, currency;
 
 -- name: waiting_items
--- Gives items that no close has taken. $1 tenant ids as an array literal.
+-- Gives items that no close has taken. $1 tenant ids.
 SELECT tenant_id, currency, item_id, description, amount_minor FROM invoice_item
-WHERE tenant_id = ANY ($1::text::uuid[]) AND period_start IS NULL ORDER BY added_at, item_id;
+WHERE tenant_id = ANY ($1::uuid[]) AND period_start IS NULL ORDER BY added_at, item_id;
 
 -- name: take_items
--- Marks items as taken by closes. Columns $1 items, $2 tenants and $3 subscriptions as array literals, $4 period starts.
+-- Marks items as taken by closes. Columns $1 items, $2 tenants, $3 subscriptions, $4 period starts.
 UPDATE invoice_item i SET subscription_id = taken.subscription_id, period_start = taken.start
-FROM unnest($1::text::uuid[], $2::text::uuid[], $3::text::uuid[], $4::timestamptz[])
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[])
   AS taken (item_id, tenant_id, subscription_id, start)
 WHERE i.tenant_id = taken.tenant_id AND i.item_id = taken.item_id;
 

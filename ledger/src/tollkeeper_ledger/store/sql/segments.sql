@@ -31,14 +31,13 @@ WHERE tenant_id = ANY ($1::text::uuid[]) AND subscription_id IS NOT NULL AND lat
   AND state <> 'parted' AND period_end > $2 AND period_start <= $3;
 
 -- name: schedules
--- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids as an
--- array literal.
+-- Gives what periods and their plan versions depend on, one row per subscription and phase. $1 tenant ids.
 SELECT s.tenant_id, s.subscription_id, s.ended_at, s.billed_until, p.starts_at, p.plan_version_id, p.state, p.quantity,
        p.anchor, p.time_zone, p.interval_unit, p.interval_count,
        EXISTS (SELECT FROM billing_segment b WHERE b.tenant_id = s.tenant_id AND b.subscription_id = s.subscription_id
                AND b.late_for IS NOT NULL AND b.state = 'open') AS has_late
 FROM subscription s JOIN subscription_phase p USING (tenant_id, subscription_id)
-WHERE s.tenant_id = ANY ($1::text::uuid[])
+WHERE s.tenant_id = ANY ($1::uuid[])
 ORDER BY s.tenant_id, s.started_at, s.subscription_id, p.starts_at;
 
 -- name: add_segments
