@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tollkeeper_ledger.domain.invoice import Finalised, document_to_bytes, make_document
+from tollkeeper_ledger.domain.invoice import Finalised, document_to_bytes, make_document, rate_and_sum, unnumbered
 
 DATA = Path(__file__).parent / "data"
 # Recorded by the last commit whose engine was version 1: never to be recorded anew. A test that fails here says that
@@ -25,3 +25,15 @@ def test_an_earlier_engines_invoice_has_its_bytes(case: dict[str, Any]) -> None:
     made = document_to_bytes(make_document(case["inputs"].encode(), definitions, FINALISED))
     assert case["document"] == made.decode()
     assert case["sha256"] == hashlib.sha256(made).hexdigest()
+
+
+@pytest.mark.parametrize("prefix", ["TK", 'Ü"\\/Ω', "{}"])
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: case["name"].replace(" ", "-"))
+def test_a_number_given_afterwards_leaves_the_bytes_as_they_are(case: dict[str, Any], prefix: str) -> None:
+    """An invoice that is written before its number is known is the one that is written with it."""
+    definitions = {digest: definition.encode() for digest, definition in case["definitions"].items()}
+    rated = rate_and_sum(case["inputs"].encode(), definitions)
+    number, at = f"{prefix}-000042", datetime(2031, 5, 2, 7, 8, 9, 12, tzinfo=UTC)
+    document, written = unnumbered(rated, "an-id").finalise(number, at)
+    whole = make_document(case["inputs"].encode(), definitions, Finalised("an-id", number, at))
+    assert (document, written) == (whole, document_to_bytes(whole))

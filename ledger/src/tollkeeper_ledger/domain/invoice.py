@@ -7,6 +7,7 @@ finalising adds (id, number, time): it can be made again on another machine and 
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -429,6 +430,34 @@ def document_of(found: RatedInputs, finalised: Finalised) -> Json:
         **found.sums,
         "manifest": manifest,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Unnumbered:
+    """An invoice as it is written before its number is known: whoever waits for the number waits for nothing else."""
+
+    document: Json
+    """The whole invoice; its number and time are to come."""
+    parts: tuple[bytes, bytes, bytes]
+    """Its canonical bytes before the time, between time and number, and after that."""
+
+    def finalise(self, number: str, at: datetime) -> tuple[Json, bytes]:
+        """Give the invoice with its number and the moment at which it gets it, and its canonical bytes."""
+        before, between, after = self.parts
+        moment = instant_text(at)
+        written = b"".join((before, canonical_json(moment), between, canonical_json(number), after))
+        return self.document | {"number": number, "finalised_at": moment}, written
+
+
+def unnumbered(found: RatedInputs, invoice_id: str) -> Unnumbered:
+    """Write the invoice of rated inputs, but for number and time."""
+    document = document_of(found, Finalised(invoice_id=invoice_id, number=_GAP, at=None)) | {"finalised_at": _GAP}
+    before, between, after = document_to_bytes(document).split(canonical_json(_GAP))
+    return Unnumbered(document, (before, between, after))
+
+
+_GAP = secrets.token_hex(16)
+"""Stands for what is not known yet; nobody can have written it into an invoice."""
 
 
 def _finalised_json(finalised: Finalised) -> Json:

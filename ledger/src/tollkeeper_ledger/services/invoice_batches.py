@@ -99,7 +99,7 @@ class BatchBiller:
                 for one in outcomes
                 if isinstance(one, Closed) and one.billable and not one.is_draft and one.rated is not None
             ]
-            made = await finalise_closes(conn, ready, run=self.run, new_id=self.new_id)
+            made = await finalise_closes(conn, ready, run=self.run, new_id=self.new_id, are_new=True)
         return [
             Step(is_closed=True, invoice=made.get(outcome.key))
             if isinstance(outcome, Closed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tollkeeper_ledger.domain.catalogue.canonical import digest_of
-from tollkeeper_ledger.domain.invoice import Finalised, document_of, document_to_bytes
+from tollkeeper_ledger.domain.invoice import unnumbered
 from tollkeeper_ledger.services.mail_queue import queue_all
 from tollkeeper_ledger.services.receivables import Booking, book_invoices
 from tollkeeper_ledger.store.billing_closes import read_with_invoice
@@ -17,6 +17,7 @@ from tollkeeper_ledger.store.billing_invoices import (
     Standing,
     StoredInvoice,
     add_invoices,
+    add_lines,
     lock_numbers,
 )
 from tollkeeper_ledger.store.billing_profiles import read_profiles
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from tollkeeper_ledger.domain.invoice import RatedInputs
+    from tollkeeper_ledger.domain.invoice import RatedInputs, Unnumbered
     from tollkeeper_ledger.store.billing_closes import CloseKey
     from tollkeeper_ledger.store.money import NewReceivable
     from tollkeeper_ledger.store.pool import Connection
@@ -52,24 +53,56 @@ class Issuing:
     """The void invoice that it replaces."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An invoice that has everything but its number."""
+
+    issuing: Issuing
+    invoice_id: UUID
+    unnumbered: Unnumbered
+
+
 async def finalise_closes(
-    conn: Connection, closed: Sequence[Issuing], *, run: Run, new_id: Callable[[], UUID] = uuid.uuid4
+    conn: Connection,
+    closed: Sequence[Issuing],
+    *,
+    run: Run,
+    new_id: Callable[[], UUID] = uuid.uuid4,
+    are_new: bool = False,
 ) -> dict[CloseKey, StoredInvoice]:
     """Make the invoices of closed periods, in this order; those that were made before are left out.
 
-    All was rated before the numbers are locked: a fault in a price must not hold up the seller's other invoices.
+    `are_new`: this transaction closed the periods, so nobody can have made them. Numbers are locked until it commits,
+    and every other invoice of the seller waits meanwhile: what needs no number is done before.
     """
-    serials = await lock_sellers(conn, {_seller(one) for one in closed})
-    made = await read_with_invoice(conn, [one.key for one in closed])
-    missing = [one for one in closed if one.key not in made]
-    if not missing:
-        return {}
-    return await issue(conn, missing, serials, action="RunInvoices", run=run, new_id=new_id)
+    sellers = {_seller(one) for one in closed}
+    if are_new:
+        prepared = await prepare(conn, closed, new_id=new_id)
+        serials = await lock_sellers(conn, sellers)
+    else:
+        serials = await lock_sellers(conn, sellers)
+        made = await read_with_invoice(conn, [one.key for one in closed])
+        prepared = await prepare(conn, [one for one in closed if one.key not in made], new_id=new_id)
+    return await issue(conn, prepared, serials, action="RunInvoices", run=run) if prepared else {}
 
 
 async def lock_sellers(conn: Connection, sellers: set[str]) -> dict[str, int]:
     """Lock sellers' numbers until the transaction ends, in one order whoever locks them, and give the next ones."""
     return {seller_id: await lock_numbers(conn, seller_id) for seller_id in sorted(sellers)}
+
+
+async def prepare(
+    conn: Connection, issuing: Sequence[Issuing], *, new_id: Callable[[], UUID] = uuid.uuid4
+) -> list[Prepared]:
+    """Write invoices and add their lines; `issue` gives them numbers, in the same transaction and order."""
+    # Invoices of one moment are listed in order of their ids, so ids follow the numbers.
+    ids = sorted(new_id() for _ in issuing)
+    prepared = [
+        Prepared(one, invoice_id, unnumbered(one.rated, str(invoice_id)))
+        for one, invoice_id in zip(issuing, ids, strict=True)
+    ]
+    await add_lines(conn, [(one.issuing.key, one.invoice_id, one.unnumbered.document["lines"]) for one in prepared])
+    return prepared
 
 
 def _seller(issuing: Issuing) -> str:
@@ -78,13 +111,7 @@ def _seller(issuing: Issuing) -> str:
 
 
 async def issue(
-    conn: Connection,
-    issuing: Sequence[Issuing],
-    serials: Mapping[str, int],
-    *,
-    action: str,
-    run: Run,
-    new_id: Callable[[], UUID] = uuid.uuid4,
+    conn: Connection, prepared: Sequence[Prepared], serials: Mapping[str, int], *, action: str, run: Run
 ) -> dict[CloseKey, StoredInvoice]:
     """Add invoices under the sellers' next numbers, book them, and note them in the audit log.
 
@@ -93,12 +120,11 @@ async def issue(
     at = await ledger_now(conn)
     following = dict(serials)
     added: list[NewInvoice] = []
-    # Invoices of one moment are listed in order of their ids, so ids follow the numbers.
-    ids = sorted(new_id() for _ in issuing)
-    for one, invoice_id in zip(issuing, ids, strict=True):
-        serial = following[_seller(one)]
-        following[_seller(one)] = serial + 1
-        added.append(_invoice(one, serial, invoice_id=invoice_id, at=at))
+    for one in prepared:
+        seller_id = _seller(one.issuing)
+        serial = following[seller_id]
+        following[seller_id] = serial + 1
+        added.append(_invoice(one, serial, at=at))
     await add_invoices(conn, added, at=at)
     billed = [_billed(one) for one in added]
     profiles = await read_profiles(conn, {one.account.payer_id for one in billed})
@@ -112,26 +138,25 @@ async def issue(
         AuditEntry(
             subject=f"invoice/{one.document['number']}",
             tenant_id=one.key.tenant_id,
-            before=None if of_it.replaces is None else {"invoice": of_it.replaces.number},
+            before=None if (void := of_it.issuing.replaces) is None else {"invoice": void.number},
             after={"total_minor": one.document["total_minor"], "currency": one.document["currency"]},
         )
-        for of_it, one in zip(issuing, added, strict=True)
+        for of_it, one in zip(prepared, added, strict=True)
     ]
     await add_audit(conn, entries, now=at, actor=run.actor, action=action, request_id=run.request_id)
     return {
-        of_it.key: _stored(one, receivable, of_it.replaces, at=at)
-        for of_it, one, receivable in zip(issuing, added, owed, strict=True)
+        of_it.issuing.key: _stored(one, receivable, of_it.issuing.replaces, at=at)
+        for of_it, one, receivable in zip(prepared, added, owed, strict=True)
     }
 
 
-def _invoice(issuing: Issuing, serial: int, *, invoice_id: UUID, at: datetime) -> NewInvoice:
+def _invoice(prepared: Prepared, serial: int, *, at: datetime) -> NewInvoice:
+    issuing, void = prepared.issuing, prepared.issuing.replaces
     number = f"{issuing.rated.stored['seller']['invoice_prefix']}-{serial:06d}"
-    document = document_of(issuing.rated, Finalised(invoice_id=str(invoice_id), number=number, at=at))
-    document_bytes = document_to_bytes(document)
-    void = issuing.replaces
+    document, document_bytes = prepared.unnumbered.finalise(number, at)
     return NewInvoice(
         key=issuing.key,
-        invoice_id=invoice_id,
+        invoice_id=prepared.invoice_id,
         serial=serial,
         document=document,
         document_bytes=document_bytes,

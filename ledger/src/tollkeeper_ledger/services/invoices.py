@@ -24,7 +24,7 @@ from tollkeeper_ledger.domain.period_facts import facts_from_json
 from tollkeeper_ledger.domain.seller_taxes import frozen_terms
 from tollkeeper_ledger.services.billing_facts import return_reductions
 from tollkeeper_ledger.services.close_inputs import running_inputs, unbillable, warm
-from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes, issue, lock_sellers
+from tollkeeper_ledger.services.invoice_issue import Issuing, Run, finalise_closes, issue, lock_sellers, prepare
 from tollkeeper_ledger.services.receivables import need_billed, void_receivable
 from tollkeeper_ledger.store import billing_closes as closes
 from tollkeeper_ledger.store.billing_closes import CloseKey
@@ -91,7 +91,8 @@ async def void_invoice(
     definitions = await closes.read_definitions_by_digest(conn, digests_named(inputs))
     issuing = Issuing(key=key, rated=rate_and_sum(inputs, definitions), replaces=billed)
     run = Run(actor=act.actor, request_id=act.request_id)
-    return (await issue(conn, [issuing], serials, action="ReissueInvoice", run=run))[key]
+    prepared = await prepare(conn, [issuing])
+    return (await issue(conn, prepared, serials, action="ReissueInvoice", run=run))[key]
 
 
 async def _need_kept(conn: Connection, billed: Billed, facts: PeriodFacts) -> None:

@@ -121,7 +121,7 @@ async def lock_numbers(conn: Connection, seller_id: str) -> int:
 
 
 async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: datetime) -> None:
-    """Take the numbers that `lock_numbers` gave and add the invoices with their lines, finalised at a time."""
+    """Take the numbers that `lock_numbers` gave and add the invoices, finalised at a time; see `add_lines`."""
     serials: dict[str, list[int]] = {}
     for one in added:
         serials.setdefault(one.document["seller"]["id"], []).append(one.serial)
@@ -153,22 +153,22 @@ async def add_invoices(conn: Connection, added: Sequence[NewInvoice], *, at: dat
         [one.replaces for one in added],
         [one.inputs for one in added],
     )
-    await _add_lines(conn, added)
 
 
-async def _add_lines(conn: Connection, added: Sequence[NewInvoice]) -> None:
-    lines = [line for one in added for line in one.document["lines"]]
+async def add_lines(conn: Connection, added: Sequence[tuple[CloseKey, UUID, Sequence[Any]]]) -> None:
+    """Add lines of invoices that follow before the commit: close, invoice id and the document's lines of each."""
+    lines = [line for _, _, of_one in added for line in of_one]
     # Most lines of a run are of one span, which is sent once, as the ids of a line's invoice are.
     spans: dict[tuple[str, str], int] = {}
     span_of = [spans.setdefault((line["period"]["start"], line["period"]["end"]), len(spans) + 1) for line in lines]
     await conn.execute(
         sql("billing.add_lines"),
-        [one.key.tenant_id for one in added],
-        [one.invoice_id for one in added],
+        [key.tenant_id for key, _, _ in added],
+        [invoice_id for _, invoice_id, _ in added],
         [datetime.fromisoformat(start) for start, _ in spans],
         [datetime.fromisoformat(end) for _, end in spans],
-        number_literal([place for place, one in enumerate(added, start=1) for _ in one.document["lines"]]),
-        number_literal([number for one in added for number, _ in enumerate(one.document["lines"], start=1)]),
+        number_literal([place for place, (_, _, of_one) in enumerate(added, start=1) for _ in of_one]),
+        number_literal([number for _, _, of_one in added for number, _ in enumerate(of_one, start=1)]),
         [line["description"] for line in lines],
         [line["meter"] for line in lines],
         number_literal([line["quantity"] for line in lines]),

@@ -1308,7 +1308,9 @@ CREATE TABLE invoice_line (
   period_start timestamptz NOT NULL,
   period_end timestamptz NOT NULL,
   PRIMARY KEY (tenant_id, invoice_id, line),
+  -- Lines are added before their invoice has its number, for which others wait.
   CONSTRAINT invoice_line_invoice FOREIGN KEY (tenant_id, invoice_id) REFERENCES invoice (tenant_id, invoice_id)
+    DEFERRABLE INITIALLY DEFERRED
 );
 
 GRANT SELECT, INSERT ON billing_close, invoice, invoice_line TO tollkeeper_billing;
