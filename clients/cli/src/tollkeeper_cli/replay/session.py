@@ -111,9 +111,10 @@ async def _running(
     driver: Driver, requests: Sequence[ReplayRequest], ledger: LedgerCalls, speed: int, *, timing: Timing
 ) -> Tally:
     """Replay with a clock that runs."""
-    pace = await _running_pace(ledger, speed, timing)
+    brake = Brake(speed) if timing.scaled else None
+    pace = await _running_pace(ledger, brake.speed if brake else speed, timing)
     async with asyncio.TaskGroup() as group:
-        braking = group.create_task(_keep_up(driver, ledger, pace, Brake(speed))) if timing.scaled else None
+        braking = group.create_task(_keep_up(driver, ledger, pace, brake)) if brake else None
         tally = await driver.run_timed(requests, pace)
         if braking is not None:
             braking.cancel()
