@@ -148,6 +148,17 @@ def test_summary_shouts_problems() -> None:
     assert "20.01 USD" in texts[0]
 
 
+def test_summary_says_how_long_the_machine_was_too_slow() -> None:
+    """A replay that was slowed down says so; one that wasn't says nothing of it."""
+    console, busy = Console(file=io.StringIO(), width=160), summary([])
+    print_summary(console, busy)
+    busy.tally.braked_s = 12.5
+    print_summary(console, busy)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("slower for 12.5 s, because the machine was busy") == 1
+    assert shown.count("ms late") == 2
+
+
 def test_example_limits_deny_what_they_should() -> None:
     """The example's limits deny 2 to 10 % of the trace offline, by several limits; the trace is the whole trace."""
     spec = importlib.util.spec_from_file_location("size_limits", EXAMPLES / "size_limits.py")

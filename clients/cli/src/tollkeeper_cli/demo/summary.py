@@ -195,7 +195,7 @@ def _figures(summary: Summary) -> Table:
                               f"{burst.checks:,} checks)")),
         ("usage lag", f"{summary.usage_lag_ms:,} ms from the last acknowledgement to the ledger's commit"),
         ("replay", (f"{summary.replay_seconds:,.1f} s at speed {summary.speed}, {summary.tally.retries:,} retries, "
-                   f"at most {summary.tally.late_max_us / 1000:,.0f} ms late")),
+                   f"at most {summary.tally.late_max_us / 1000:,.0f} ms late{_braked(summary)}")),
         ("whole journey", f"{summary.seconds:,.1f} s"),
         ("sidecar", f"{addresses.sidecar_listen}  unix:{addresses.sidecar_socket}"),
         ("ledger", addresses.ledger_listen),
