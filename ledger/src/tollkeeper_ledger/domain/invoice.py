@@ -432,6 +432,11 @@ def document_of(found: RatedInputs, finalised: Finalised) -> Json:
     }
 
 
+def invoice_number(prefix: str, serial: int) -> str:
+    """Give an invoice's number."""
+    return f"{prefix}-{serial:06d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Unnumbered:
     """An invoice as it is written before its number is known: whoever waits for the number waits for nothing else."""

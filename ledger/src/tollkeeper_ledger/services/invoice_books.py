@@ -42,8 +42,8 @@ async def wrong_in_books(
         return "what it owes is another tenant's", receivable
     if row["due_at"] != invoice["finalised_at"] + due_after:
         return f"it is due at {row['due_at']}, not as it says", receivable
-    strange = [one for one in books.transfers if (one["tenant_id"], one["currency"]) != owner]
-    strange += [one for one in books.transfers if one["seller_id"] != invoice["seller_id"]]
+    moved_by = (*owner, invoice["seller_id"])
+    strange = [one for one in books.transfers if (one["tenant_id"], one["currency"], one["seller_id"]) != moved_by]
     if strange:
         return f"{len(strange)} transfers are of another payer, currency or seller", receivable
     wrong = (
@@ -147,7 +147,7 @@ def _wrong_credit_notes(books: Books, invoice: Row, document: bytes) -> str:
             return f"credit note {note['number']} is another payer's, seller's or currency's"
         moved[note["at"]] += note["amount_minor"]
     credited: dict[Any, int] = defaultdict(int)
-    for one in map(dict, books.transfers):
+    for one in books.transfers:
         if one["kind"] == "credit_note" and "receivable" not in (one["debit"], one["credit"]):
             credited[one["at"]] += one["amount_minor"] * (1 if one["credit"] == "balance" else -1)
     return "" if moved == credited else "its credit notes are not what was booked of them"

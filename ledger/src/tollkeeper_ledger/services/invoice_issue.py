@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tollkeeper_ledger.domain.catalogue.canonical import digest_of
-from tollkeeper_ledger.domain.invoice import unnumbered
+from tollkeeper_ledger.domain.invoice import invoice_number, unnumbered
 from tollkeeper_ledger.services.mail_queue import queue_all
 from tollkeeper_ledger.services.receivables import Booking, book_invoices
 from tollkeeper_ledger.store.billing_closes import read_with_invoice
@@ -152,7 +152,7 @@ async def issue(
 
 def _invoice(prepared: Prepared, serial: int, *, at: datetime) -> NewInvoice:
     issuing, void = prepared.issuing, prepared.issuing.replaces
-    number = f"{issuing.rated.stored['seller']['invoice_prefix']}-{serial:06d}"
+    number = invoice_number(issuing.rated.stored["seller"]["invoice_prefix"], serial)
     document, document_bytes = prepared.unnumbered.finalise(number, at)
     return NewInvoice(
         key=issuing.key,

@@ -15,6 +15,7 @@ from tollkeeper_ledger.domain.invoice import (
     Finalised,
     digests_named,
     document_to_bytes,
+    invoice_number,
     make_document,
 )
 from tollkeeper_ledger.domain.period_facts import instant_of
@@ -151,19 +152,19 @@ async def _wrong_row(conn: Connection, document: Mapping[str, Any], invoice_id: 
     for name, said in _row_of(document).items():
         if row[name] != said:
             return f"{name} of the row is {row[name]}, not {said}"
+    if row["number"] != invoice_number(document["seller"]["invoice_prefix"], row["serial"]):
+        return f"serial of the row is {row['serial']}, its number {row['number']}"
     return "" if row["follows"] else "the row is not that of the issue after the one that it replaces"
 
 
 def _row_of(document: Mapping[str, Any]) -> dict[str, object]:
     """Give what the columns of an invoice's row must be; by its `period_start` its inputs were found."""
-    seller = document["seller"]
     names = ("number", "currency", "subtotal_minor", "tax_minor", "total_minor", "record_count")
     return {
         **{name: document[name] for name in names},
         "replaces": document.get("replaces"),
         "tenant": document["tenant"]["id"],
-        "seller_id": seller["id"],
-        "serial": int(document["number"].removeprefix(f"{seller['invoice_prefix']}-")),
+        "seller_id": document["seller"]["id"],
         "subscription_id": UUID(document["subscription_id"]),
         "billing_tenant_id": UUID(document["billing_tenant"]["tenant_id"]),
         "period_end": instant_of(document["period"]["end"]),
