@@ -6,6 +6,8 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from bench.machine import watching_stolen
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -107,6 +109,8 @@ class Outcome:
     floor: Mapping[str, float]
     ratio: Mapping[str, float]
     beside: Mapping[str, Beside]
+    stolen_percent: float
+    """Share of the cores' time that others on the same hardware took, in the repeat where it was largest."""
 
     def value(self, figure: str) -> float | None:
         """Give a figure by the name that goals use; None where it was not measured."""
@@ -124,17 +128,20 @@ _OURS, _FLOOR = "ours", "floor"
 async def run_interleaved(benches: Mapping[str, Bench], *, repeats: int, say: Callable[[str], None]) -> list[Outcome]:
     """Sample every side of every bench once per repeat, in turns, and give the medians."""
     samples: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in benches}
+    taken = dict.fromkeys(benches, 0.0)
     for repeat in range(repeats):
         for name, bench in benches.items():
             say(f"{repeat + 1}/{repeats} {name}")
             sides = {_OURS: bench.ours, **({} if bench.floor is None else {_FLOOR: bench.floor}), **bench.beside}
             # Whoever comes first may find colder caches: they take turns.
             order = list(sides)[:: -1 if repeat % 2 else 1]
-            samples[name].append({side: (await sides[side]()).figures() for side in order})
-    return [_outcome(bench, samples[name]) for name, bench in benches.items()]
+            with watching_stolen() as stolen:
+                samples[name].append({side: (await sides[side]()).figures() for side in order})
+            taken[name] = max(taken[name], stolen.percent)
+    return [_outcome(bench, samples[name], stolen_percent=taken[name]) for name, bench in benches.items()]
 
 
-def _outcome(bench: Bench, turns: Sequence[Mapping[str, Mapping[str, float]]]) -> Outcome:
+def _outcome(bench: Bench, turns: Sequence[Mapping[str, Mapping[str, float]]], *, stolen_percent: float) -> Outcome:
     beside = {who: Beside(_medians([turn[who] for turn in turns]), _ratio(turns, who)) for who in bench.beside}
     return Outcome(
         bench=bench,
@@ -142,6 +149,7 @@ def _outcome(bench: Bench, turns: Sequence[Mapping[str, Mapping[str, float]]]) -
         floor=_medians([turn.get(_FLOOR, {}) for turn in turns]),
         ratio=_ratio(turns, _FLOOR),
         beside=beside,
+        stolen_percent=stolen_percent,
     )
 
 

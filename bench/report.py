@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 REPORT_VERSION = 1
 _DIGITS = 4
 _WHOLE_FROM = 1_000
+_STOLEN_TOLD = 1.0
+"""Percent from which on it is said."""
 
 
 def report_of(
@@ -61,6 +63,7 @@ def _entry(name: str, outcome: Outcome, *, is_quick: bool) -> dict[str, Any]:
             for who, beside in outcome.beside.items()
         },
         "goals": goals,
+        "stolen_percent": _rounded(outcome.stolen_percent),
     }
 
 
@@ -90,6 +93,11 @@ def table_of(report: Mapping[str, Any]) -> str:
             sign = ">=" if goal["at_least"] else "<="
             met = {True: "met", False: "NOT MET", None: "not judged"}[goal["met"]]
             lines.append(f"    goal: {goal['figure']} {sign} {goal['bound']:,}: {_shown(goal['value'])}, {met}")
+        if entry["stolen_percent"] >= _STOLEN_TOLD:
+            lines.append(
+                f"    stolen: others on this hardware took up to {_shown(entry['stolen_percent'])} % of the cores"
+                " meanwhile: figures by the clock say little, and CPU time is dearer than it is alone"
+            )
     lines.extend(f"missing: {name}" for name in report["missing"])
     return "\n".join(lines)
 

@@ -80,7 +80,7 @@ FROM unnest($1::uuid[]) AS added (invoice_id), generate_series(1, $2) AS line
 @asynccontextmanager
 async def open_run(stage: Stage, effort: Effort) -> AsyncIterator[Bench]:
     """Be ready to subscribe tenants, send their usage, and bill them."""
-    count = effort.of(2_000, quick=100)
+    count = effort.of(10_000, quick=100)
     async with AsyncExitStack() as opened:
         channel = await opened.enter_async_context(stage.ledger())
         owner = await opened.enter_async_context(stage.owner())

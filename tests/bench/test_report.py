@@ -50,7 +50,7 @@ def test_a_quick_run_reports_every_field(tmp_path: Path) -> None:
     assert {"python", "rustc", "asyncpg", "h2load", "nghttpd"} <= set(report["machine"]["versions"])
     assert NAMES == [entry["name"] for entry in report["benches"]]
     for entry in report["benches"]:
-        assert {"name", "unit", "floor_is", "ours", "floor", "ratio", "beside", "goals"} == set(entry)
+        assert {"name", "unit", "floor_is", "ours", "floor", "ratio", "beside", "goals", "stolen_percent"} == set(entry)
         for side in ("ours", "floor"):
             assert set(entry[side]) >= FIGURES
             assert entry[side]["per_s"] > 0
