@@ -57,8 +57,9 @@ install: tools $(UV) ## Install and build into .venv (again after a change: only
 
 .PHONY: dev
 dev: $(UV) ## Rebuild the Rust part in the dev profile, in seconds
-	@cd sidecar && cargo build --quiet --package sidecar-py --features pyo3/extension-module
+	@cd sidecar && cargo build --quiet --package sidecar-py --package ledger-native --features pyo3/extension-module
 	@cp sidecar/target/debug/lib_native.so sidecar/python/tollkeeper_sidecar/_native.abi3.so
+	@cp sidecar/target/debug/lib_columns.so ledger/src/tollkeeper_ledger/domain/_columns.abi3.so
 
 .PHONY: clean
 clean: ## Remove what was built and what runs left behind

@@ -127,14 +127,17 @@ def test_no_query_is_unused() -> None:
     assert [name for name in names if f'"{name}"' not in code] == []
 
 
-def test_one_file_imports_the_native_module() -> None:
-    """The bridge is crossed in one place."""
-    importers = [
-        named(path)
-        for path in tracked(".py")
-        if re.search(r"^\s*(from|import) .*\b_native\b", path.read_text(), re.MULTILINE)
-    ]
-    assert importers == ["sidecar/python/tollkeeper_sidecar/native.py"]
+@pytest.mark.parametrize(
+    ("module", "importer"),
+    [
+        ("_native", "sidecar/python/tollkeeper_sidecar/native.py"),
+        ("_columns", "ledger/src/tollkeeper_ledger/domain/columns.py"),
+    ],
+)
+def test_one_file_imports_each_native_module(module: str, importer: str) -> None:
+    """A bridge to Rust is crossed in one place."""
+    imports = re.compile(rf"^\s*(from|import) .*\b{module}\b", re.MULTILINE)
+    assert [named(path) for path in tracked(".py") if imports.search(path.read_text())] == [importer]
 
 
 @pytest.mark.parametrize(

@@ -12,30 +12,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_CONTENT_TAG = b"tollkeeper.content.v1"
+_CONTENT_TAG = "tollkeeper.content.v1"
 _HOLE_TAG = b"tollkeeper.hole.v1"
 _MERKLE_NODE = b"\x01"
 _MERKLE_TENANT_TAG = b"tollkeeper.merkle.tenant.v1"
 _MERKLE_TENANT_HEAD = len(_MERKLE_TENANT_TAG).to_bytes(4, "little") + _MERKLE_TENANT_TAG
 
-EVENT_TIME_PRESENT = (1).to_bytes(4, "little")
-EVENT_TIME_ABSENT = (0).to_bytes(4, "little")
+_EVENT_TIME_PRESENT = (1).to_bytes(4, "little")
+_EVENT_TIME_ABSENT = (0).to_bytes(4, "little")
+_HASH_BYTES = 32
 
 
 def string_bytes(text: str) -> bytes:
     """Give a string as hashes take it: its UTF-8 length as u32 little-endian, then its bytes."""
     encoded = text.encode()
     return len(encoded).to_bytes(4, "little") + encoded
-
-
-def count_bytes(count: int) -> bytes:
-    """Give a count as hashes take it: u32 little-endian."""
-    return count.to_bytes(4, "little")
-
-
-def content_head(tenant: str) -> bytes:
-    """Give the bytes that every record of this tenant begins with."""
-    return len(_CONTENT_TAG).to_bytes(4, "little") + _CONTENT_TAG + string_bytes(tenant)
 
 
 def content_hash(
@@ -47,20 +38,20 @@ def content_hash(
 ) -> bytes:
     """Give a record's content hash; `event_time_us` is None where the system made the id.
 
-    The obvious form. Batches are hashed by `usage_batch.read_batch`, which must agree with it.
+    The obvious form. Batches are hashed by `columns.hash_records`, which must agree with it.
     """
     ordered = sorted(quantities, key=lambda quantity: quantity[0].encode())
     named = sorted(attributes, key=lambda attribute: attribute[0].encode())
-    parts = [content_head(tenant), count_bytes(len(ordered))]
+    parts = [string_bytes(_CONTENT_TAG), string_bytes(tenant), _LENGTH.pack(len(ordered))]
     for meter, units in ordered:
         parts += [string_bytes(meter), units.to_bytes(8, "little", signed=True)]
-    parts.append(count_bytes(len(named)))
+    parts.append(_LENGTH.pack(len(named)))
     for name, value in named:
         parts += [string_bytes(name), string_bytes(value)]
     if event_time_us is None:
-        parts.append(EVENT_TIME_ABSENT)
+        parts.append(_EVENT_TIME_ABSENT)
     else:
-        parts += [EVENT_TIME_PRESENT, event_time_us.to_bytes(8, "little", signed=True)]
+        parts += [_EVENT_TIME_PRESENT, event_time_us.to_bytes(8, "little", signed=True)]
     return sha256(b"".join(parts)).digest()
 
 
@@ -135,36 +126,9 @@ def row_hash(
     return sha256(_ROW_HEAD + content_hash + string_bytes(record_id) + numbers + segment_id).digest()
 
 
-def row_hashes(
-    content_hashes: Iterable[bytes],
-    *,
-    record_ids: Iterable[str],
-    batch_id: int,
-    seqs: Iterable[int],
-    events_us: Iterable[int],
-    received_us: Iterable[int],
-    flags: Iterable[int],
-    segment_ids: Iterable[bytes],
-) -> list[bytes]:
-    """Give `row_hash` of every row of a batch, in one pass."""
-    numbers, length, head = _ROW_NUMBERS.pack, _LENGTH.pack, _ROW_HEAD
-    rows = zip(content_hashes, record_ids, seqs, events_us, received_us, flags, segment_ids, strict=True)
-    return [
-        sha256(
-            head
-            + content
-            + length(len(name := record_id.encode()))
-            + name
-            + numbers(batch_id, seq, event_us, at_us, bits)
-            + segment_id
-        ).digest()
-        for content, record_id, seq, event_us, at_us, bits, segment_id in rows
-    ]
-
-
-def row_checks(hashed: Sequence[bytes]) -> tuple[int, ...]:
-    """Give `row_check` of every row."""
-    return struct.unpack("<" + "q24x" * len(hashed), b"".join(hashed))
+def row_checks(hashed: bytes) -> tuple[int, ...]:
+    """Give `row_check` of every row, of their hashes one behind the other."""
+    return struct.unpack("<" + "q24x" * (len(hashed) // _HASH_BYTES), hashed)
 
 
 def refused_hash(

@@ -7,18 +7,18 @@ in key order, head of the chain. A batch that its producer may not send is refus
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from tollkeeper_ledger.domain.columns import merkle_root
 from tollkeeper_ledger.domain.errors import PreconditionError
 from tollkeeper_ledger.domain.periods import from_us, to_us
 from tollkeeper_ledger.domain.settlement import outcomes_elsewhere
 from tollkeeper_ledger.domain.usage import CONFLICT, AppendOutcome
 from tollkeeper_ledger.domain.usage_batch import holes_after
 from tollkeeper_ledger.domain.usage_chain import BatchBody
-from tollkeeper_ledger.domain.usage_hash import merkle_root_by_tenant, refused_hash, row_check, rows_digest
+from tollkeeper_ledger.domain.usage_hash import refused_hash, row_check, rows_digest
 from tollkeeper_ledger.domain.usage_judgement import NOBODY, describe_records, judge, verdicts_of
 from tollkeeper_ledger.domain.usage_merge import Merged, merge
 from tollkeeper_ledger.domain.usage_producer import HOLDER_BYTES, place, unknown
@@ -434,13 +434,10 @@ def _refused(one: _Append, names: _Names, now: datetime) -> tuple[list[Refused],
 
 
 def _make_roots(appends: Sequence[_Append]) -> None:
-    """Make the Merkle root over what is to be stored of each. CPU-bound, some microseconds a record."""
+    """Make the Merkle root over what is to be stored of each. CPU-bound, about a microsecond a record."""
     for one in appends:
-        hashes: dict[str, list[bytes]] = defaultdict(list)
-        tenants, stored = one.batch.tenants, one.stored
-        for tenant, content_hash in zip(stored.tenant, stored.hashes, strict=True):
-            hashes[tenants[tenant]].append(content_hash)
-        one.root, one.rooted = merkle_root_by_tenant(hashes), one.places
+        stored = one.stored
+        one.root, one.rooted = merkle_root(one.batch.tenants, stored.tenant, stored.hashes), one.places
 
 
 def _watermark(watermark_us: int, now: datetime) -> datetime | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.columns import row_hashes
 from tollkeeper_ledger.domain.periods import from_us
 from tollkeeper_ledger.domain.usage_aggregate import Aggregation
-from tollkeeper_ledger.domain.usage_hash import row_checks, row_hashes, rows_digest
+from tollkeeper_ledger.domain.usage_hash import row_checks, rows_digest
 from tollkeeper_ledger.domain.usage_rollup import MeterFacts, Part
 from tollkeeper_ledger.services.segments import ensure_segments
 from tollkeeper_ledger.services.usage_beside import beside
@@ -69,14 +69,14 @@ class _Rows:
 
     parts: Sequence[Part]
     part: Sequence[int]
-    hashed: Sequence[Sequence[bytes]]
-    """Per batch: the hashes of its rows."""
+    hashed: Sequence[bytes]
+    """Per batch: the hashes of its rows, one behind the other."""
     texts: RecordTexts
 
     def derive(self, records: Records, shapes: Sequence[Sequence[MeterFacts]]) -> tuple[BatchRollups, list[bytes]]:
         """Give what the records add to rollups, and the digest of each batch's rows."""
         rollups = derive(records, parts=self.parts, part=self.part, shape_meters=shapes, texts=self.texts)
-        return rollups, [rows_digest(own) for own in self.hashed]
+        return rollups, [rows_digest([own]) for own in self.hashed]
 
 
 def _make_rows(
@@ -103,7 +103,7 @@ def _make_rows(
         received_us=records.received_us,
         units=records.units,
         attributes=records.attributes,
-        checks=row_checks(list(chain.from_iterable(hashed))),
+        checks=row_checks(b"".join(hashed)),
     )
     return _Rows(parts, part, hashed, texts_of(new))
 
@@ -124,22 +124,21 @@ def _parts(records: Records, tenant_ids: Sequence[UUID], stamps: _Stamps) -> tup
     return [Part(tenant_ids[tenant], segment, flags) for tenant, segment, flags in places], part
 
 
-def _hash_rows(
-    merged: Merged, *, batch_ids: Sequence[int], parts: Sequence[Part], part: Sequence[int]
-) -> list[Sequence[bytes]]:
-    """Give the hash of every row, by batch."""
+def _hash_rows(merged: Merged, *, batch_ids: Sequence[int], parts: Sequence[Part], part: Sequence[int]) -> list[bytes]:
+    """Give the hashes of every row, one behind the other, by batch."""
     records = merged.records
     segments = [one.segment_id.bytes for one in parts]
     return [
         row_hashes(
             records.hashes[first:last],
-            record_ids=records.ids[first:last],
-            batch_id=batch_id,
-            seqs=records.seqs[first:last],
-            events_us=records.event_us[first:last],
-            received_us=records.received_us[first:last],
-            flags=records.flags[first:last],
-            segment_ids=[segments[at] for at in part[first:last]],
+            records.ids[first:last],
+            batch_id,
+            records.seqs[first:last],
+            records.event_us[first:last],
+            records.received_us[first:last],
+            records.flags[first:last],
+            segments,
+            part[first:last],
         )
         for batch_id, first, last in zip(batch_ids, merged.starts, [*merged.starts[1:], len(records)], strict=True)
     ]

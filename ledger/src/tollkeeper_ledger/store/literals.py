@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tollkeeper_ledger.domain.columns import number_literal, number_literals
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from uuid import UUID
 
-
-def number_literal(values: Sequence[int]) -> str:
-    """Give numbers as an array literal: what a list says of itself is that but for its brackets, and made in C."""
-    return "{" + str(values if isinstance(values, list) else list(values))[1:-1] + "}"
+__all__ = ["array_literal", "number_literal", "number_literals"]
 
 
 def array_literal(values: Iterable[int | str | UUID]) -> str:
