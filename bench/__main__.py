@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cases import CASES
-from bench.frame import Effort, run_interleaved
+from bench.frame import TRIES, Effort, run_interleaved
 from bench.machine import machine_facts, missing_tools
 from bench.report import report_of, table_of, write_report
 from bench.stage import running_stage
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REPORT = Path(__file__).parent / "report.json"
 
 
-async def run(names: Sequence[str], effort: Effort, directory: Path) -> dict[str, Any]:
+async def run(names: Sequence[str], effort: Effort, directory: Path, *, stolen_max: float) -> dict[str, Any]:
     """Run these benches, all where none is named, on processes of their own, and give the report."""
     machine = machine_facts()
     async with AsyncExitStack() as opened:
@@ -30,7 +30,7 @@ async def run(names: Sequence[str], effort: Effort, directory: Path) -> dict[str
         for name in names or CASES:
             _say(f"preparing {name}")
             benches[name] = await opened.enter_async_context(CASES[name](stage, effort))
-        outcomes = await run_interleaved(benches, repeats=effort.repeats, say=_say)
+        outcomes = await run_interleaved(benches, repeats=effort.repeats, say=_say, stolen_max=stolen_max)
     found = dict(zip(benches, outcomes, strict=True))
     return report_of(found, machine=machine, missing=missing_tools(), is_quick=effort.is_quick, repeats=effort.repeats)
 
@@ -44,10 +44,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*CASES, []], help="which benches; none = all")
     parser.add_argument("--quick", action="store_true", help="one short repeat, to try that everything runs")
+    parser.add_argument(
+        "--stolen-max",
+        type=float,
+        default=100.0,
+        metavar="PERCENT",
+        help=f"take a turn again, {TRIES} times at most, in which others on this hardware took more of the cores",
+    )
     parser.add_argument("--out", type=Path, default=REPORT, help="where the report goes")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tollkeeper-bench-") as directory:
-        report = asyncio.run(run(given.names, Effort(is_quick=given.quick), Path(directory)))
+        report = asyncio.run(
+            run(given.names, Effort(is_quick=given.quick), Path(directory), stolen_max=given.stolen_max)
+        )
     write_report(report, given.out)
     _say(table_of(report))
 
