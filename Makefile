@@ -9,6 +9,7 @@ RUN := .venv/bin
 ARGS ?=
 PY_CODE := ledger sidecar/python sidecar/tests clients examples tests tools bench proto/generate.py
 MYPY_CODE := ledger/src sidecar/python clients/python/src clients/cli/src tools bench proto/generate.py
+RUST_CODE := sidecar ledger/native
 export MATURIN_NO_INSTALL_RUST = 1
 export UV_PYTHON_DOWNLOADS = never
 # Else each process that tests and demo start compiles all that it imports: two thirds of its start.
@@ -57,13 +58,14 @@ install: tools $(UV) ## Install and build into .venv (again after a change: only
 
 .PHONY: dev
 dev: $(UV) ## Rebuild the Rust part in the dev profile, in seconds
-	@cd sidecar && cargo build --quiet --package sidecar-py --package ledger-native --features pyo3/extension-module
+	@cd sidecar && cargo build --quiet --package sidecar-py --features pyo3/extension-module
 	@cp sidecar/target/debug/lib_native.so sidecar/python/tollkeeper_sidecar/_native.abi3.so
-	@cp sidecar/target/debug/lib_columns.so ledger/src/tollkeeper_ledger/domain/_columns.abi3.so
+	@cd ledger/native && cargo build --quiet --features pyo3/extension-module
+	@cp ledger/native/target/debug/lib_columns.so ledger/src/tollkeeper_ledger/domain/_columns.abi3.so
 
 .PHONY: clean
 clean: ## Remove what was built and what runs left behind
-	rm -rf .venv .uv .run sidecar/target .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .uv .run sidecar/target ledger/native/target .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ## ---- work on it ---------------------------------------------------------------------------------------------------
 
@@ -79,13 +81,14 @@ gen-check: install ## Check that the committed generated code and tables are fre
 
 .PHONY: fmt
 fmt: install ## Format everything
-	@$(RUN)/ruff format $(PY_CODE) && $(RUN)/ruff check --fix --quiet $(PY_CODE); cd sidecar && cargo fmt
+	@$(RUN)/ruff format $(PY_CODE) && $(RUN)/ruff check --fix --quiet $(PY_CODE); for part in $(RUST_CODE); do (cd $$part && cargo fmt); done
 
 .PHONY: lint
 lint: install ## Check form: ruff, rustfmt, clippy, import contracts
 	@$(RUN)/ruff check $(PY_CODE) && $(RUN)/ruff format --check --quiet $(PY_CODE)
 	@$(RUN)/lint-imports
-	@cd sidecar && cargo fmt --check && cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@set -e; for part in $(RUST_CODE); do \
+	  (cd $$part && cargo fmt --check && cargo clippy --quiet --locked --workspace --all-targets -- -D warnings); done
 
 .PHONY: types
 types: install ## Check types strictly

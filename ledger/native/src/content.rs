@@ -7,6 +7,9 @@ use sha2::{Digest as _, Sha256};
 use crate::{Hash, Misfit};
 
 const TAG: &[u8] = b"tollkeeper.content.v1";
+/// What records may say together: four times as much as the most that can be stored of 10,000. Dictionaries are short,
+/// what points into them is not.
+const BYTES_MAX: usize = 256 << 20;
 
 /// Records as columns: dictionaries, then one value per record, quantity or attribute. Unchecked.
 pub(crate) struct Columns {
@@ -66,6 +69,7 @@ struct Form {
 
 /// Hashes every record. What repeats is put together once: this sets the rate of ingest.
 pub(crate) fn hash(columns: &Columns) -> Result<Hashed<'_>, Misfit> {
+    let mut left = Left(BYTES_MAX);
     let heads = heads(&columns.tenants)?;
     let mut found = Hashed {
         shapes: Vec::new(),
@@ -92,9 +96,12 @@ pub(crate) fn hash(columns: &Columns) -> Result<Hashed<'_>, Misfit> {
         let own = units.take(quantities)?;
         let form = match forms.entry(meters) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(free) => {
-                free.insert(form_of(meters, &columns.meters, &mut found.shapes)?)
-            }
+            Entry::Vacant(free) => free.insert(form_of(
+                meters,
+                &columns.meters,
+                &mut found.shapes,
+                &mut left,
+            )?),
         };
         found.shape.push(form.shape);
         if form.order.is_empty() {
@@ -111,7 +118,7 @@ pub(crate) fn hash(columns: &Columns) -> Result<Hashed<'_>, Misfit> {
         let place = match places.entry(key) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(free) => {
-                tails.push(tail_of(key, columns)?);
+                tails.push(tail_of(key, columns, &mut left)?);
                 found.attributes.push(key);
                 *free.insert(found.attributes.len().saturating_sub(1))
             }
@@ -124,9 +131,20 @@ pub(crate) fn hash(columns: &Columns) -> Result<Hashed<'_>, Misfit> {
             count(&mut bytes, 1)?;
             bytes.extend_from_slice(&nth(&columns.event_us, record)?.to_le_bytes());
         }
+        left.spend(bytes.len())?;
         found.hashes.push(Sha256::digest(&bytes).into());
     }
     Ok(found)
+}
+
+/// How many bytes may still be put together.
+struct Left(usize);
+
+impl Left {
+    fn spend(&mut self, bytes: usize) -> Result<(), Misfit> {
+        self.0 = self.0.checked_sub(bytes).ok_or(Misfit::Bytes)?;
+        Ok(())
+    }
 }
 
 /// A column of which records take their parts, one after the other.
@@ -152,7 +170,12 @@ fn heads(tenants: &[String]) -> Result<Vec<Vec<u8>>, Misfit> {
         .collect()
 }
 
-fn form_of(meters: &[u32], names: &[String], shapes: &mut Vec<Vec<u32>>) -> Result<Form, Misfit> {
+fn form_of(
+    meters: &[u32],
+    names: &[String],
+    shapes: &mut Vec<Vec<u32>>,
+    left: &mut Left,
+) -> Result<Form, Misfit> {
     let mut quantities = meters
         .iter()
         .enumerate()
@@ -167,6 +190,7 @@ fn form_of(meters: &[u32], names: &[String], shapes: &mut Vec<Vec<u32>>) -> Resu
     });
     let mut before = Vec::with_capacity(quantities.len());
     for (place, &(name, _, _)) in quantities.iter().enumerate() {
+        left.spend(name.len())?;
         let mut constant = Vec::with_capacity(64);
         if place == 0 {
             count(&mut constant, quantities.len())?;
@@ -181,7 +205,11 @@ fn form_of(meters: &[u32], names: &[String], shapes: &mut Vec<Vec<u32>>) -> Resu
     })
 }
 
-fn tail_of((names, values): (&[u32], &[u32]), columns: &Columns) -> Result<Vec<u8>, Misfit> {
+fn tail_of(
+    (names, values): (&[u32], &[u32]),
+    columns: &Columns,
+    left: &mut Left,
+) -> Result<Vec<u8>, Misfit> {
     let mut pairs = names
         .iter()
         .zip(values)
@@ -196,6 +224,7 @@ fn tail_of((names, values): (&[u32], &[u32]), columns: &Columns) -> Result<Vec<u
     let mut tail = Vec::with_capacity(64);
     count(&mut tail, pairs.len())?;
     for (name, value) in pairs {
+        left.spend(name.len().saturating_add(value.len()))?;
         text(&mut tail, name)?;
         text(&mut tail, value)?;
     }

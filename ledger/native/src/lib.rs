@@ -29,13 +29,16 @@ enum Misfit {
     Columns,
     /// A length is beyond 32 bits, or a number beyond 64.
     Number,
+    /// Records say more than is hashed at once.
+    Bytes,
 }
 
 impl From<Misfit> for PyErr {
     fn from(misfit: Misfit) -> Self {
         match misfit {
-            Misfit::Columns => PyValueError::new_err("columns do not fit each other"),
+            Misfit::Columns => PyValueError::new_err("do not fit each other"),
             Misfit::Number => PyOverflowError::new_err("a number is too large"),
+            Misfit::Bytes => PyValueError::new_err("say too much"),
         }
     }
 }

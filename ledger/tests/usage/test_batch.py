@@ -200,6 +200,25 @@ def test_holes_that_fit_no_run_are_malformed(holes: list[tuple[int, int]]) -> No
     assert caught.value.reason == "BATCH_MALFORMED"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"meters": ["m" * 100_000], "quantity_count": [3_000, 2], "meter": [0] * 3_002, "units": [1] * 3_002},
+        {"attribute_values": ["v" * 1_000_000], "attribute_count": [300, 2], "attribute_name": [0] * 302}
+        | {"attribute_value": [0] * 302},
+        {"tenants": ["t" * 200_000_000], "tenant": [0, 0]},
+        {"tenants": ["\ud800"], "tenant": [0, 0]},
+    ],
+    ids=["meters", "attributes", "tenant", "no UTF-8"],
+)
+def test_a_short_message_can_not_ask_for_any_amount_of_memory(change: dict[str, Any]) -> None:
+    """Records that point into dictionaries again and again are refused before all of that is put together."""
+    append = log_of([GOOD, GOOD]).cut()
+    with pytest.raises(InvalidFieldError, match="can't be hashed") as caught:
+        read_batch(replace(append, columns=replace(append.columns, **change)))
+    assert caught.value.reason == "BATCH_MALFORMED"
+
+
 def test_a_batch_has_bounds() -> None:
     """More records, holes or words about a hole than one transaction takes are refused."""
     append = log_of([GOOD]).cut()

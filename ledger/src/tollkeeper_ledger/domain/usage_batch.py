@@ -107,6 +107,8 @@ def read_batch(append: UsageAppend, *, own: bool = False) -> UsageBatch:
         struct.pack(f"<{len(received_us)}q", *received_us)
     except (struct.error, OverflowError) as error:
         raise malformed("records", "holds a number that 64 bits can't") from error
+    except ValueError as error:
+        raise malformed("records", "can't be hashed", value=str(error)) from error
     attributes = _attributes(found, columns)
     seqs, ends, chained = _number(append, hashes)
     records = Records(
