@@ -53,6 +53,24 @@ def test_one_bad_case_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFi
     assert answers["a"]["amount"] == "0.5"
 
 
+def test_a_table_shows_what_an_amount_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step has a line below its case, and CSV one column; where something is expected, that alone is told."""
+    priced = {**GOOD, "params": {"unit": "0.10", "maximum": "0.4"}}
+    assert run(tmp_path, priced, output="table") == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert {"use: 5 x 0.1 = 0.5", "maximum 0.4: -0.1"} <= set(lines)
+    assert run(tmp_path, priced, priced | {"id": "b", "expect": {"amount": "0.4"}}, output="csv") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].endswith(",use: 5 x 0.1 = 0.5; maximum 0.4: -0.1")
+    assert told[2] == "b,,amount 0.4,agrees,"
+
+
+def test_an_id_names_one_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody's answer takes the place of another's."""
+    assert run(tmp_path, GOOD, GOOD) == 2
+    assert "several cases have one id: a" in capsys.readouterr().err
+
+
 def test_a_file_without_cases_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 names the file and what it should hold."""
     file = tmp_path / "none.json"

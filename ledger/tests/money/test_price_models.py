@@ -148,6 +148,80 @@ def test_what_is_wrong_within_a_price_is_named(model: str, params: dict[str, Any
     assert caught.value.case == "a"
 
 
+BOUNDED = {
+    "per_unit": {"unit": "0.7"},
+    "package": {"package_size": "10", "package_amount": "1.5", "free_units": "5"},
+    "graduated": {"tiers": [{"up_to": "10", "unit": "1", "flat": "3"}, {"up_to": None, "unit": "0.2"}]},
+    "stair_step": {"tiers": [{"up_to": "10", "flat": "50"}, {"up_to": "40", "flat": "20"}, {"flat": "90"}]},
+}
+"""Prices that rise with use, and one that falls on the way."""
+
+
+@given(
+    model=st.sampled_from(sorted(BOUNDED)),
+    bounds=st.fixed_dictionaries(
+        {},
+        optional={
+            "minimum": st.integers(0, 20).map(str),
+            "maximum": st.integers(20, 60).map(str),
+            "discount_percent": st.sampled_from(["0", "10", "33.3", "100"]),
+        },
+    ),
+    runs=st.lists(st.integers(-30, 60), min_size=1, max_size=5),
+    is_told=st.booleans(),
+)
+def test_cutting_a_bounded_price_into_runs_changes_nothing(
+    model: str, bounds: dict[str, str], runs: list[int], *, is_told: bool
+) -> None:
+    """Whatever was at its maximum before, fell since, or was taken back: all runs together bill what one would.
+
+    So they do where a run is told what those before it billed.
+    """
+    params = BOUNDED[model] | bounds
+    used, billed = 0, Decimal(0)
+    for place, wanted in enumerate(runs, start=1):
+        # A fee that is due at no use at all is billed by whoever comes first: some use there is.
+        quantity = max(wanted, 1 - used)
+        given_ = {"previous_quantity": str(used), "quantity": str(quantity)}
+        given_["position"] = "last_in_period" if place == len(runs) else "mid_period"
+        if is_told:
+            given_["previously_billed"] = f"{billed:f}"
+        case = {"id": "run", "model": model, "params": params, "input": given_}
+        billed += Decimal(rate_case(case).answer["amount"])
+        used += quantity
+    at_once = {"id": "once", "model": model, "params": params, "input": {"quantity": str(used)}}
+    assert billed == Decimal(rate_case(at_once).answer["amount"])
+
+
+def test_the_steps_of_an_amount_add_up_to_it() -> None:
+    """Parts, discount, maximum and minimum are told one by one."""
+    params = {"unit": "2", "discount_percent": "10", "maximum": "100"}
+    case: dict[str, Any] = {"id": "a", "model": "per_unit", "params": params, "input": {"quantity": "60"}}
+    assert rate_case(case).answer["steps"] == ["use: 60 x 2 = 120", "discount of 10 %: -12", "maximum 100: -8"]
+    params = {"tiers": [{"up_to": "10", "unit": "1"}, {"up_to": None, "unit": "2"}], "minimum": "25"}
+    case |= {"model": "graduated", "params": params, "input": {"quantity": "13"}}
+    assert rate_case(case).answer["steps"] == ["tier 1: 10 x 1 = 10", "tier 2: 3 x 2 = 6", "minimum 25: 9"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"params": {"unit": "1", "discount_percent": "101"}}, "0 to 100"),
+        ({"params": {"unit": "1", "discount_percent": "-1"}}, "0 to 100"),
+        ({"params": {"unit": "1", "minimum": "3", "maximum": "2"}}, "must not be above"),
+        (
+            {"model": "coupon_then_tax", "params": {"coupon_cents": "0"}, "input": {"fees": [["10.9", "0"]]}},
+            "whole minor units",
+        ),
+    ],
+)
+def test_terms_that_no_catalogue_may_have_are_refused(change: dict[str, Any], problem: str) -> None:
+    """A worked case is held to what `apply` holds a plan to."""
+    case = {"id": "a", "model": "per_unit", "params": {"unit": "1"}, "input": {"quantity": "1"}} | change
+    with pytest.raises(CaseError, match=problem):
+        rate_case(case)
+
+
 @pytest.mark.parametrize(
     ("model", "params", "given_"),
     [

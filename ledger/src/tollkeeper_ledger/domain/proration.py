@@ -11,8 +11,8 @@ from tollkeeper_ledger.domain.money import EXACT, exact, round_minor
 def prorate(amount_minor: int, *, part: int, whole: int) -> int:
     """Give the rounded share `part / whole` of an amount in minor units; both in the same unit, days or seconds.
 
-    The start day counts, and the divisor is the whole period. Raises ValueError unless 0 <= part <= whole, whole > 0;
-    a part longer than the whole happens where a notice spans periods and is refused here: cut it first.
+    The start day counts, and the divisor is the whole period. A part longer than the whole costs more than the whole:
+    callers cut it first. Raises ValueError unless 0 <= part and 0 < whole.
     """
     if whole <= 0 or part < 0:
         raise ValueError(f"not a part of a period: {part} of {whole}")

@@ -22,6 +22,9 @@ _MONTH_COLUMNS = (
 )  # fmt: skip
 _MONTH_BRIEF = _MONTH_COLUMNS[:7]
 _MONTH_TIMEOUT_S = 3_600.0
+_CASE_COLUMNS = ("id", "group", "answer", "verdict")
+_STEPS = "steps"
+"""What an answer consists of, one by one, where its author expects nothing."""
 _REPORTED_ONLY = "divergence"
 """Cases of this group show where others price differently; they are not required to agree."""
 
@@ -55,15 +58,22 @@ def rate(
 
 def _rate_cases(cases: Path, output: Output) -> None:
     rows = _rated(cases)
+    named = [row["id"] for row in rows]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise UsageError(f"{cases}: several cases have one id: {', '.join(twice)}. Give each its own")
     if output is Output.JSON:
         answers = {row["id"]: row.get("answer", {"error": row.get("error")}) for row in rows}
         sys.stdout.write(json.dumps(answers, indent=2, ensure_ascii=False) + "\n")
     else:
-        shown: list[Row] = [
-            {"id": row["id"], "group": row["group"], "answer": _answer_text(row), "verdict": _verdict(row)}
-            for row in rows
-        ]
-        show(shown, ("id", "group", "answer", "verdict"), output)
+        shown: list[Row] = []
+        for row in rows:
+            steps = row.get("answer", {}).pop(_STEPS, [])
+            told = {"id": row["id"], "group": row["group"], "answer": _answer_text(row), "verdict": _verdict(row)}
+            shown.append({**told, _STEPS: "; ".join(steps)})
+            if output is Output.TABLE:
+                shown += [{"answer": f"  {step}"} for step in steps]
+        show(shown, (*_CASE_COLUMNS, _STEPS), output, brief=_CASE_COLUMNS)
     wrong = [row["id"] for row in rows if _is_wrong(row)]
     if wrong:
         raise FoundProblemsError(f"{len(wrong)} of {len(rows)} cases are wrong: {', '.join(wrong)}")

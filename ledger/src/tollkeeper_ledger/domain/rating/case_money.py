@@ -68,9 +68,15 @@ def _rate_upgrade(params: Fields, given: Fields) -> Answer:
     return {"amount_cents": str(net)}
 
 
+def _whole(amount: Decimal) -> int:
+    if amount != amount.to_integral_value():
+        raise ValueError(f"a fee must be whole minor units, not {amount}")
+    return int(amount)
+
+
 def _rate_coupon(params: Fields, given: Fields) -> Answer:
     """Spread a coupon over fees, then tax what is left of each."""
-    fees = [Taxable(amount_minor=int(amount), tax_percent=rate) for amount, rate in given.rows("fees", 2)]
+    fees = [Taxable(amount_minor=_whole(amount), tax_percent=rate) for amount, rate in given.rows("fees", 2)]
     shares = coupon_shares(params.whole("coupon_cents"), fees)
     left = [
         Taxable(amount_minor=fee.amount_minor - share, tax_percent=fee.tax_percent)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tollkeeper_ledger.domain.money import EXACT, Currency, exact, plain, round_line
 from tollkeeper_ledger.domain.rating.blocks import begun
-from tollkeeper_ledger.domain.rating.bounds import Bounds, bounded
+from tollkeeper_ledger.domain.rating.bounds import Bounded, Bounds, bounded
 from tollkeeper_ledger.domain.rating.parts import ZERO, Part, since, total
 from tollkeeper_ledger.domain.rating.percentage import percentage_of_events, percentage_of_total
 from tollkeeper_ledger.domain.rating.plan_models import MODELS_V1, bounds_of, conversion_of, percentage_of
@@ -29,6 +29,8 @@ Answer: TypeAlias = dict[str, Any]
 _ENDS = ("only", "last_in_period", "last_or_only_in_period", "single_per_period")
 _MIDDLES = ("mid_period", "mid_period_split", "first_in_period")
 _SHOWN_DIGITS = 40
+_PERCENT_MAX = 100
+_PERCENT = Decimal("0.01")
 
 
 def text_of(value: Decimal) -> str:
@@ -160,17 +162,47 @@ def _is_period_end(given: Fields) -> bool:
 
 def _bounds(params: Fields) -> Bounds:
     names = ("minimum", "maximum", "discount_percent")
-    return bounds_of({name: _decimal(params.optional_decimal(name)) for name in names})
+    bounds = bounds_of({name: _decimal(params.optional_decimal(name)) for name in names})
+    if not 0 <= bounds.discount_percent <= _PERCENT_MAX:
+        raise ValueError(f"discount_percent must be 0 to 100, not {bounds.discount_percent}")
+    if bounds.minimum is not None and bounds.maximum is not None and bounds.minimum > bounds.maximum:
+        raise ValueError(f"the minimum must not be above the maximum: {bounds.minimum} and {bounds.maximum}")
+    return bounds
+
+
+def _bounded(run: Run, bounds: Bounds, billed_before: Decimal | None) -> Bounded:
+    """Bound what a run adds: by the whole period, or by what earlier runs are said to have billed otherwise.
+
+    Where they billed under the same bounds it makes no difference into how many runs the period is cut.
+    """
+    earlier = bounded(total(run.before), bounds, billed_before=ZERO, is_period_end=False).amount
+    if billed_before not in (None, earlier):
+        return bounded(total(run.added), bounds, billed_before=billed_before, is_period_end=run.is_period_end)
+    gross = total(run.added)
+    so_far = bounded(total(run.now), bounds, billed_before=ZERO, is_period_end=run.is_period_end)
+    return Bounded(gross=gross, discount=gross - (so_far.gross - so_far.discount - earlier), true_up=so_far.true_up)
+
+
+@exact
+def _steps(added: tuple[Part, ...], result: Bounded, bounds: Bounds) -> list[str]:
+    """Say what an amount is made of: parts, then what each bound takes off or adds."""
+    found = []
+    for one in added:
+        each = text_of(one.unit_price) if one.per == 1 else f"{text_of(one.unit_price)} per {one.per}"
+        found.append(f"{one.name or 'use'}: {text_of(one.quantity)} x {each} = {text_of(one.amount)}")
+    by_percent = result.gross * bounds.discount_percent * _PERCENT
+    changes = (
+        (f"discount of {text_of(bounds.discount_percent)} %", -by_percent),
+        (f"maximum {text_of(bounds.maximum or ZERO)}", by_percent - result.discount),
+        (f"minimum {text_of(bounds.minimum or ZERO)}", result.true_up),
+    )
+    return found + [f"{name}: {text_of(change)}" for name, change in changes if change]
 
 
 @exact
 def _answer(run: Run, bounds: Bounds, *, billed_before: Decimal | None, currency: Currency | None) -> Answer:
-    if billed_before is None:
-        # What earlier runs billed, had they billed under the same bounds.
-        earlier = total(run.before)
-        billed_before = bounded(earlier, bounds, billed_before=ZERO, is_period_end=False).amount
     added = run.added
-    result = bounded(total(added), bounds, billed_before=billed_before, is_period_end=run.is_period_end)
+    result = _bounded(run, bounds, billed_before)
     amounts = [each.amount for each in added]
     if result.true_up:
         amounts.append(result.true_up)
@@ -184,6 +216,7 @@ def _answer(run: Run, bounds: Bounds, *, billed_before: Decimal | None, currency
         "true_up": text_of(result.true_up),
         "lines": len(amounts),
         "lines_amounts": [text_of(each) for each in amounts],
+        "steps": _steps(added, result, bounds),
     }
 
 
