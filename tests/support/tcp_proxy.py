@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,8 @@ _T = TypeVar("_T")
 
 _CHUNK_BYTES = 65_536
 _CALL_TIMEOUT_S = 10.0
+_TURNS = 10
+"""More than asyncio takes from an accepted socket to whoever is told of it, and from closing to a closed socket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,11 @@ class _Way:
     queue: asyncio.Queue[tuple[float, bytes]] = field(default_factory=lambda: asyncio.Queue(256))
 
 
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+
+
 class Proxy:
     """One listening port in front of one server. Use it with `with`."""
 
@@ -69,6 +77,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._cut_reply_after: int | None = None
+        self._accepted: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self.port = 0
         self.reply_bytes = 0
         """Bytes that clients were given."""
@@ -117,6 +126,9 @@ class Proxy:
 
     async def _close(self) -> None:
         if self._server is not None:
+            # What was accepted just before gets here some turns later; a server that is closed by then drops it open.
+            self._loop.remove_reader(self._server.sockets[0])
+            await _turns()
             self._server.close()
         await self._cut()
 
@@ -130,8 +142,14 @@ class Proxy:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        # One that was cancelled before it began has closed nothing.
+        for writer in list(self._accepted):
+            writer.transport.abort()
+        await _turns()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine, so that whoever closes knows of it from its first moment.
+        self._accepted.add(writer)
         connection = asyncio.ensure_future(self._carry(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
