@@ -71,7 +71,7 @@ impl Engine {
 
     fn plan_upkeep(&mut self, now: Now, key: Key) {
         self.watch_end(now, key);
-        let is_unsure = self.is_standing_unsure(key);
+        self.watch_unsure(now, key);
         let Some(bucket) = self.buckets.get_mut(key) else {
             return;
         };
@@ -85,7 +85,7 @@ impl Engine {
             .current
             .as_ref()
             .is_some_and(crate::bucket::window::Window::is_timed);
-        let is_idle = !bucket.is_active && !owes && !is_timed && !is_unsure;
+        let is_idle = !bucket.is_active && !owes && !is_timed;
         let pause_us = if is_idle
             && bucket
                 .tokens
@@ -114,7 +114,7 @@ impl Engine {
             || bucket.has_flight()
             || bucket.has_moved
             || bucket.is_dirty
-            || self.is_standing_unsure(key)
+            || self.is_unsure(key)
             || self.has_tokens_to_give(now, bucket)
             || bucket
                 .tokens

@@ -89,6 +89,8 @@ pub(crate) struct Bucket {
     pub(crate) has_moved: bool,
     /// It was used lately, so that it is looked after every second.
     pub(crate) is_active: bool,
+    /// Real time before which nobody is asked again for an answer that was lost.
+    pub(crate) again_us: u64,
     /// Real time of the last call that asked.
     pub(crate) asked_us: u64,
     /// Real time of the last use.
@@ -138,6 +140,7 @@ impl Bucket {
             is_dirty: false,
             has_moved: false,
             is_active: false,
+            again_us: 0,
             asked_us: 0,
             used_us: 0,
             due_us: u64::MAX,

@@ -82,7 +82,7 @@ impl Engine {
             .iter()
             .any(|source| source.is_pools(lost) && source.told_ledger < source.returned_ledger);
         if is_due {
-            self.tell_fault(now, key, id);
+            self.ask_for_nothing(now, key, id);
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::{
     bucket::window::{Flight, Pool, Window},
-    check::charge::UPKEEP_US,
     effect::{AllotAsk, PoolFault},
     engine::Engine,
     event::{AllotAnswer, CommandFailure, FailureKind, WindowInfo},
@@ -80,8 +79,8 @@ impl Engine {
         self.send_ask(key, at_us, request_seq, (need, want), known, origin);
     }
 
-    /// Tells the ledger that a pool is lost, and asks for nothing.
-    pub(crate) fn tell_fault(&mut self, now: Now, key: Key, id: WindowId) {
+    /// Asks the ledger for no units: it hears that a pool is lost, if it is, and tells what an ask before brought.
+    pub(crate) fn ask_for_nothing(&mut self, now: Now, key: Key, id: WindowId) {
         let fault = self
             .buckets
             .get_mut(key)
@@ -183,12 +182,7 @@ impl Engine {
                 }
             }
         }
-        if self.is_standing_unsure(key)
-            && let Some(bucket) = self.buckets.get_mut(key)
-        {
-            let again_us = now.real_us.saturating_add(UPKEEP_US);
-            self.timers.arm(key, bucket, again_us);
-        }
+        self.watch_unsure(now, key);
         self.fall_behind(key);
         self.stir(key);
     }

@@ -12,4 +12,5 @@ pub(crate) mod standing;
 pub(crate) mod tokens;
 pub(crate) mod turn;
 pub(crate) mod unclaimed;
+pub(crate) mod unsure;
 pub(crate) mod values;

@@ -211,6 +211,7 @@ impl Engine {
             self.keeps_due.push(key);
         }
         self.go_on_returning(now, key);
+        self.watch_unsure(now, key);
     }
 }
 

@@ -7,7 +7,6 @@
 use crate::{
     bucket::window::Window,
     engine::Engine,
-    lease::pursue::Size,
     limit::LimitKind,
     matching,
     mutant::{self, Mutant},
@@ -200,34 +199,6 @@ impl Engine {
         let bucket = entry.bucket.and_then(|key| self.buckets.get_mut(key));
         if let Some(window) = bucket.and_then(|bucket| bucket.window_mut(entry.window)) {
             window.renewing = false;
-        }
-    }
-
-    /// Whether nobody knows what came of an ask of a level or of units in flight: no window's end brings that back.
-    pub(crate) fn is_standing_unsure(&self, key: Key) -> bool {
-        let bucket = self.buckets.get(key).filter(|_| self.is_standing(key));
-        bucket.is_some_and(|bucket| match &bucket.current {
-            Some(window) => window.unsure.is_some(),
-            None => bucket.opening.is_some(),
-        })
-    }
-
-    /// Asks again where the answer to an ask of a level or of units in flight was lost and nobody waits any more: what it
-    /// may have brought is to go back.
-    pub(crate) fn ask_again(&mut self, now: Now, key: Key) {
-        if !self.is_standing_unsure(key) {
-            return;
-        }
-        let Some(bucket) = self.buckets.get(key) else {
-            return;
-        };
-        let is_busy = bucket.has_flight() || !bucket.waiters.is_empty();
-        if is_busy || bucket.is_ledger_away(&self.links, now) {
-            return;
-        }
-        match bucket.current.as_ref().map(|window| window.info.id) {
-            Some(id) => self.ask_window(now, key, id, (0, 0), None),
-            None => self.open(now, key, now.ledger_us, Size { need: 1, all: 1 }),
         }
     }
 
