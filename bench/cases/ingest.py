@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from bench.frame import Effort
     from bench.stage import Stage
 
-_PRODUCERS = 4
+_PRODUCERS = 16
+"""Sidecars that send at the same time: what waits meanwhile shares a transaction."""
+
+_BATCHES = 48
+_FLOOR_CONNECTIONS = 4
+"""More make the floor no faster: its transactions then share two cores and one log."""
+
 _TIMEOUT_S = 300.0
 _PLAN = "bench-ingest"
 _SHARE_OF_FLOOR = 0.6
@@ -81,12 +87,12 @@ async def open_ingest(stage: Stage, effort: Effort, *, tenants: int, per_s: int)
     """Have tenants with subscriptions, and producers of one ledger replica."""
     names = [f"ingest-{number}" for number in range(effort.of(tenants, quick=min(tenants, 200)))]
     await declare(stage, _PLAN, names)
-    size, count = effort.of(RECORDS_MAX, quick=500), effort.of(20, quick=4)
+    size, count = effort.of(RECORDS_MAX, quick=500), effort.of(_BATCHES, quick=_PRODUCERS)
     randoms = random.Random(tenants)
     async with AsyncExitStack() as opened:
         channel = await opened.enter_async_context(stage.ledger())
         # Open all the time: a session's CPU time is lost with it.
-        connections = [await opened.enter_async_context(stage.owner()) for _ in range(_PRODUCERS)]
+        connections = [await opened.enter_async_context(stage.owner()) for _ in range(_FLOOR_CONNECTIONS)]
         owner = connections[0]
         stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
         await owner.execute(_FLOOR_TABLES)
@@ -116,7 +122,7 @@ async def open_ingest(stage: Stage, effort: Effort, *, tenants: int, per_s: int)
             ours=ours,
             floor=floor,
             floor_is="asyncpg, one transaction a batch: unnest into ids (ON CONFLICT) and records, each with its key;"
-            f" {_PRODUCERS} connections",
+            f" {_FLOOR_CONNECTIONS} connections ({_PRODUCERS} producers beside)",
             goals=(Goal("ratio.per_s", _SHARE_OF_FLOOR), Goal("ours.per_s", per_s)),
         )
 
