@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 HOUR = timedelta(hours=1)
 AS_FAST_AS_IT_GOES = 1_000_000
 GRACE = timedelta(minutes=5)
+SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+"""Before all that is compared: the provider's clock stands at one date, the ledger's at the day of the test."""
 BY_CARD = BillingProfile(provider="stripe", taxes=(TaxRate(name="VAT", percent="19"),), email="a@example.com")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 from billing_bench import catalogue
-from stripe_shop import BY_CARD, GRACE, HOUR, act_on, open_shop
+from stripe_shop import BY_CARD, GRACE, HOUR, SINCE, act_on, open_shop
 from tollkeeper_cli.main import main
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.services.invoice_verify import verify_invoice
@@ -87,7 +86,7 @@ async def test_a_dispute_moves_money_as_far_as_the_bank_does(
         assert (stage, 2380) == tuple(row)
         assert [standing] == await shop.standing()
         assert books == await accounts(bench)
-        assert (1, []) == await reconcile(bench.billing, shop.stripe, since=datetime(2020, 1, 1, tzinfo=UTC))
+        assert (1, []) == await reconcile(bench.billing, shop.stripe, since=SINCE)
 
 
 async def test_a_lost_dispute_takes_what_was_paid_too_much_out_of_the_balance(bench: BillingBench) -> None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 from billing_bench import catalogue
-from stripe_shop import GRACE, HOUR, Shop, act_on, open_shop
+from stripe_shop import GRACE, HOUR, SINCE, Shop, act_on, open_shop
 from tollkeeper_ledger.domain.billing_profile import BillingProfile
 from tollkeeper_ledger.services.profiles import set_profile
 from tollkeeper_ledger.services.receivables import credit_invoice, pay_by_hand
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
-SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 SUSPENDED = BillingProfile(provider="stripe", dunning_policy="suspend", dunning_days=(1,))
 
 

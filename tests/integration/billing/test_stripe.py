@@ -8,14 +8,14 @@ import json
 import os
 import uuid
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 import structlog
 from billing_bench import catalogue, use
-from stripe_shop import Shop, act_on, open_shop
+from stripe_shop import SINCE, Shop, act_on, open_shop
 from tollkeeper_cli.main import main
 from tollkeeper_ledger.app import running
 from tollkeeper_ledger.domain.billing_profile import BillingProfile
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio
 
-SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 INVOICES = int(os.environ.get("STRIPE_INVOICES", "100"))
 
 
