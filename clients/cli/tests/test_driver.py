@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 from tollkeeper_cli.errors import UnreachableError
-from tollkeeper_cli.replay.brake import Brake
 from tollkeeper_cli.replay.driver import Driver, Reserved, RetryableError, RetryPolicy, Settled
 from tollkeeper_cli.replay.model import ReplayRequest
 from tollkeeper_cli.replay.pace import RunningPace, SteppingPace, shift_to_present
@@ -166,47 +165,3 @@ async def test_pace_follows_a_change_of_speed() -> None:
     pace.restart(start_us=5_000_000, speed=10, started_s=clock_s[0])
     assert await pace.reach(5_300_000) == 0
     assert pace.now_us() >= 5_300_000
-
-
-SLOW, FINE, QUICK_S, STALLED = [0.05] * 9, [0.02] * 9, [0.005] * 9, [0.2] * 9
-WARM = [(FINE, 0)] * 12
-WARMING = [*[None] * 3, 30, *[None] * 3, 60, *[None] * 3, 120]
-
-
-@pytest.mark.parametrize(
-    ("pulses", "expected"),
-    [
-        ([(SLOW, 0)], [None]),
-        ([(SLOW, 0), (SLOW, 0)], [None, 60]),
-        ([(SLOW, 0), (FINE, 0), (SLOW, 0)], [None, None, None]),
-        ([(QUICK_S, 200_000), ([], 200_000)], [None, 60]),
-        ([(SLOW, 0)] * 4, [None, 60, None, 30]),
-        ([(SLOW, 0)] * 12, [None, 60, None, 30, None, 15, None, 7, None, None, None, None]),
-        ([(SLOW, 0)] * 2 + [(QUICK_S, 0)] * 9, [None, 60, *[None] * 7, 120, None]),
-        ([(SLOW, 0)] * 2 + [(QUICK_S, 0)] * 7 + [(FINE, 0), (QUICK_S, 0)], [None, 60, *[None] * 9]),
-        ([(STALLED, 0), (STALLED, 0), (FINE, 0)], [7, None, None]),
-        ([([], 0)] * 20, [None] * 20),
-    ],
-)
-def test_brake(pulses: list[tuple[list[float], int]], expected: list[int | None]) -> None:
-    """Two slow intervals in a row halve the speed, down to a sixteenth; two quick seconds double it, up to full.
-
-    One interval in which calls waited as long as they may is enough for a sixteenth.
-    """
-    brake = Brake(120)
-    assert [brake.decide(taken_s, late_us) for taken_s, late_us in WARM + pulses] == WARMING + expected
-    assert brake.is_on == (brake.speed < 120)
-
-
-@pytest.mark.parametrize(("full", "first"), [(120, 15), (8, 1), (1, 1)])
-def test_a_replay_begins_slowly(full: int, first: int) -> None:
-    """While everything is asked for the first time the clock runs at an eighth, for as long as it is slow."""
-    brake = Brake(full)
-    assert (brake.speed, brake.is_on) == (first, False)
-    for _ in range(20):
-        brake.decide(SLOW, 0)
-    assert brake.speed == (max(1, full // 16) if full > 1 else 1)
-    assert not brake.is_on
-    for _ in range(30):
-        brake.decide(QUICK_S, 0)
-    assert (brake.speed, brake.is_on) == (full, False)

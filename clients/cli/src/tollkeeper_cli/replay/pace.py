@@ -19,7 +19,7 @@ SetClock = Callable[[int], Awaitable[None]]
 """Sets ledger time, in microseconds, and returns when every sidecar has it."""
 
 # A sleeper looks again so often whether the clock's speed has changed.
-_LONGEST_SLEEP_S = 0.25
+_LONGEST_SLEEP_S = 0.1
 _HOUR_US = 3_600 * MICROSECONDS
 
 

@@ -111,7 +111,7 @@ async def _running(
     driver: Driver, requests: Sequence[ReplayRequest], ledger: LedgerCalls, speed: int, *, timing: Timing
 ) -> Tally:
     """Replay with a clock that runs."""
-    brake = Brake(speed) if timing.scaled else None
+    brake = Brake(speed, [request.at_us for request in requests]) if timing.scaled else None
     pace = await _running_pace(ledger, brake.speed if brake else speed, timing)
     async with asyncio.TaskGroup() as group:
         braking = group.create_task(_keep_up(driver, ledger, pace, brake)) if brake else None
@@ -127,7 +127,7 @@ async def _keep_up(driver: Driver, ledger: LedgerCalls, pace: RunningPace, brake
         await asyncio.sleep(INTERVAL_S)
         if brake.is_on:
             driver.tally.braked_s += INTERVAL_S
-        speed = brake.decide(*driver.take_pulse())
+        speed = brake.decide(*driver.take_pulse(), now_us=pace.now_us())
         if speed is not None:
             await ledger.set_clock(speed=speed)
             await _follow(ledger, pace, speed)
