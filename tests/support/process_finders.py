@@ -182,24 +182,23 @@ async def a_change_behind_a_cut_is_heard_of(fleet: Fleet, environment: Mapping[s
     more than once.
     """
     async with fleet.channel() as other:
-        rest = quota_pb2_grpc.QuotaServiceStub(other)
-        cell = await limit_heard_of(fleet, rest)
-        second = await fleet.do(fleet.add_behind_lines, cell, **environment)
-        line = fleet.ledger_lines[-1]
-        async with fleet.channel(second.target) as channel:
-            stub = quota_pb2_grpc.QuotaServiceStub(channel)
-            await until_known(stub, cell)
-            for amount in range(7, 12):
-                await asyncio.sleep(HEARTBEATS_S)
-                line.cut(refuse=True)
-                await fleet.set_amount(TENANT, cell, amount)
-                # The ledger tells it once: who listens only afterwards has missed it.
-                await until_known(rest, cell, amount)
-                line.heal()
-                try:
-                    await until_known(stub, cell, amount, wait_s=wait_s)
-                except NotTried as late:
-                    raise AssertionError(str(late)) from late
+        cell = await limit_heard_of(fleet, quota_pb2_grpc.QuotaServiceStub(other))
+    second = await fleet.do(fleet.add_behind_lines, cell, **environment)
+    line = fleet.ledger_lines[-1]
+    async with fleet.channel(second.target) as channel, fleet.channel() as other:
+        stub, rest = quota_pb2_grpc.QuotaServiceStub(channel), quota_pb2_grpc.QuotaServiceStub(other)
+        await until_known(stub, cell)
+        for amount in range(7, 12):
+            await asyncio.sleep(HEARTBEATS_S)
+            line.cut(refuse=True)
+            await fleet.set_amount(TENANT, cell, amount)
+            # The ledger tells it once: who listens only afterwards has missed it.
+            await until_known(rest, cell, amount)
+            line.heal()
+            try:
+                await until_known(stub, cell, amount, wait_s=wait_s)
+            except NotTried as late:
+                raise AssertionError(str(late)) from late
 
 
 async def record(stub: quota_pb2_grpc.QuotaServiceStub, fleet: Fleet, name: str, *, ledger: bool) -> bool:

@@ -7,8 +7,8 @@ import random
 
 import pytest
 from tollkeeper_cli.replay.brake import INTERVAL_S, Brake
+from tollkeeper_cli.replay.model import MICROSECONDS as US
 
-US = 1_000_000
 SLOWEST = 2
 EVEN = [at * 100_000 for at in range(36_000)]
 """Ten requests a second of the recording, for an hour."""
@@ -49,6 +49,16 @@ def test_one_stall_is_enough_for_a_sixtieth() -> None:
     assert brake.decide(STALLED, 0, now_us=0) is None
 
 
+def test_requests_that_are_sent_late_are_too_many_as_well() -> None:
+    """A client that can't send in time is as busy as a sidecar that can't answer, though no answer was slow."""
+    brake = Brake(120, EVEN)
+    for _ in range(40):
+        brake.decide(QUICK_S, 0, now_us=0)
+    slower = brake.decide(QUICK_S, 200_000, now_us=0)
+    assert slower is not None
+    assert SLOWEST < slower < 120
+
+
 def test_a_burst_is_gone_into_slowly() -> None:
     """What the machine took before it is asked for again, no more: the recording says that more would come."""
     quiet = range(0, 3_000 * US, US // 10)
@@ -64,7 +74,7 @@ def test_a_burst_is_gone_into_slowly() -> None:
 @pytest.mark.parametrize(("per_s", "waiting_max"), [(150, 0.05), (400, 0.025), (1_500, 0.005)])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_machine_that_takes_so_many_is_asked_for_hardly_more(per_s: int, waiting_max: float, seed: int) -> None:
-    """Of a recording in bursts few requests wait as long as calls wait at most, and the replay takes 2.6 times as long.
+    """Of a recording in bursts few requests wait as long as calls wait at most, and it takes at most 2.6 times as long.
 
     The machine is a queue that takes so many a second, and for a second in ten only a third of it.
     """
