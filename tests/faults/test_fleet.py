@@ -105,9 +105,8 @@ async def stored_at_last(fleet: Fleet, tenant: str, acknowledged: set[str]) -> l
 async def test_no_window_admits_more_than_its_limit(fleet: Fleet, fault: str, report: Callable[[str], None]) -> None:
     """Whatever happens to Redis, the ledger, and the sidecars: per window, callers are told at most the limit.
 
-    Auditor A: admitted <= limit; where nothing fails, nobody hears that a limit is used up of which more is over
-    than may lie with others. B: acknowledged usage is stored, once. F: every denial and error has an expected reason.
-    G: every sidecar admits again in time.
+    Auditor A: admitted <= limit; where nothing fails, nobody hears that a limit is used up that isn't. B: acknowledged
+    usage is stored, once. F: every denial and error has an expected reason. G: every sidecar admits again in time.
     """
     tenant = tenant_of(fault)
     await fleet.do(fleet.heal)

@@ -120,10 +120,6 @@ def flows(
     return planned
 
 
-LEASED_SHARE = 0.05
-"""So much of a limit may lie with sidecars that don't need it, while others are told that nothing is left."""
-
-
 @dataclass(slots=True)
 class Verdict:
     """What the callers of one cell were told, all sidecars together. Units, except the counts of checks."""
@@ -149,17 +145,9 @@ class Verdict:
 
     @property
     def wrongly_denied(self) -> int:
-        """Return how many checks were told that a limit was used up of which a part was never asked for.
-
-        Where less is over than `LEASED_SHARE`, it may lie with other sidecars for the moment, as units do that came for
-        calls which had waited long enough: of such a limit no more than that share may be missing.
-        """
-        if self.cell.per_minute or self.asked > self.cell.amount:
-            return 0
-        leased = self.cell.amount * LEASED_SHARE
-        if self.asked > self.cell.amount - leased and self.admitted >= self.asked - leased:
-            return 0
-        return self.decisions["QUOTA_EXHAUSTED"]
+        """Return how many checks were told that a limit was used up of which less than all was ever asked for."""
+        is_enough = not self.cell.per_minute and self.asked <= self.cell.amount
+        return self.decisions["QUOTA_EXHAUSTED"] if is_enough else 0
 
     @property
     def untyped(self) -> int:
